@@ -1,0 +1,100 @@
+"""The L2 norm of the residual stream as a signal of reasoning, on any TransformerLens model.
+
+Names are imported when they are first used, so that `import tl_l2norm` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tl_l2norm import widgets
+    from tl_l2norm.analysis.accuracy import accuracy_table
+    from tl_l2norm.analysis.curves import compare_late, layer_curve
+    from tl_l2norm.backends import backend_of
+    from tl_l2norm.collect import collect
+    from tl_l2norm.evaluation import run_modes
+    from tl_l2norm.figures import norm_curves, token_heatmap
+    from tl_l2norm.generation import Completion, Generations, generate
+    from tl_l2norm.models import load_model
+    from tl_l2norm.norms import l2_norms
+    from tl_l2norm.prompts import ChatPrompt, chat_prompt
+    from tl_l2norm.report import report
+    from tl_l2norm.selfcheck import selfcheck
+    from tl_l2norm.storage import load_traces, save_traces
+    from tl_l2norm.tasks import Problem, is_correct, load_problems, make_mixture, make_problems
+    from tl_l2norm.trace import Trace, to_frame
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ChatPrompt": "prompts",
+    "Completion": "generation",
+    "Generations": "generation",
+    "Problem": "tasks",
+    "Trace": "trace",
+    "accuracy_table": "analysis.accuracy",
+    "backend_of": "backends",
+    "chat_prompt": "prompts",
+    "collect": "collect",
+    "compare_late": "analysis.curves",
+    "generate": "generation",
+    "is_correct": "tasks",
+    "l2_norms": "norms",
+    "layer_curve": "analysis.curves",
+    "load_model": "models",
+    "load_problems": "tasks",
+    "load_traces": "storage",
+    "make_mixture": "tasks",
+    "make_problems": "tasks",
+    "norm_curves": "figures",
+    "report": "report",
+    "run_modes": "evaluation",
+    "save_traces": "storage",
+    "selfcheck": "selfcheck",
+    "to_frame": "trace",
+    "token_heatmap": "figures",
+}
+
+__all__ = [
+    "ChatPrompt",
+    "Completion",
+    "Generations",
+    "Problem",
+    "Trace",
+    "accuracy_table",
+    "backend_of",
+    "chat_prompt",
+    "collect",
+    "compare_late",
+    "generate",
+    "is_correct",
+    "l2_norms",
+    "layer_curve",
+    "load_model",
+    "load_problems",
+    "load_traces",
+    "make_mixture",
+    "make_problems",
+    "norm_curves",
+    "report",
+    "run_modes",
+    "save_traces",
+    "selfcheck",
+    "to_frame",
+    "token_heatmap",
+    "widgets",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "widgets":
+        return import_module("tl_l2norm.widgets")
+    if name not in _HOME:
+        raise AttributeError(f"module 'tl_l2norm' has no attribute {name!r}")
+    value = getattr(import_module(f"tl_l2norm.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

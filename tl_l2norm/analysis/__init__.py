@@ -1,0 +1,1 @@
+"""Traces to tables: statistics only, never a model, never a figure."""

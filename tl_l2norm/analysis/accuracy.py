@@ -1,0 +1,64 @@
+"""Accuracy by mode, family and level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from tl_l2norm.evaluation import Result
+
+_Z = 1.959963984540054  # 97.5% point of the standard normal
+
+
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """95% score interval of a proportion (Wilson, 1927); unlike the bootstrap it has a width at 0 and at 1."""
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    p, z2 = successes / n, _Z**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z * (p * (1 - p) / n + z2 / (4 * n * n)) ** 0.5 / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def accuracy_table(results: Sequence[Result], *, by: Sequence[str] = ("mode",)) -> pd.DataFrame:
+    """Share of correct answers with its 95% Wilson interval, grouped by any of mode, family and level.
+
+    Columns: those of `by`, then accuracy, low, high, n (problems with a known answer), not_direct (share of direct responses
+    that were not direct; NaN in thinking mode) and cut_off (share that ran into max_new_tokens). Accuracy is NaN where no
+    answer is known.
+    """
+    if not results:
+        raise ValueError("no results given")
+    rows = [
+        {
+            "mode": r.mode,
+            "family": r.problem.family,
+            "level": r.problem.level,
+            "correct": r.correct,
+            "direct": r.direct,
+            "cut_off": r.finish_reason == "length",
+        }
+        for r in results
+    ]
+    if unknown := set(by) - {"mode", "family", "level"}:
+        raise ValueError(f"can't group by {sorted(unknown)}: give any of mode, family, level")
+    groups = pd.DataFrame(rows).groupby(list(by), sort=True)
+    return pd.DataFrame([_row(dict(zip(by, key, strict=True)), group) for key, group in groups])
+
+
+def _row(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
+    known = group["correct"].dropna().astype(bool)
+    checked = group["direct"].dropna().astype(bool)
+    low, high = wilson_interval(int(known.sum()), len(known)) if len(known) else (float("nan"), float("nan"))
+    return {
+        **key,
+        "accuracy": known.mean() if len(known) else float("nan"),
+        "low": low,
+        "high": high,
+        "n": len(known),
+        "not_direct": 1 - checked.mean() if len(checked) else float("nan"),
+        "cut_off": group["cut_off"].mean(),
+    }

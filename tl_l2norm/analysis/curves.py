@@ -1,0 +1,138 @@
+"""Norm per layer and mode, and whether thinking is above direct in the late layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tl_l2norm.analysis.resampling import RESAMPLES, Estimate, bootstrap_mean, estimate
+from tl_l2norm.hook_names import late_layers
+from tl_l2norm.trace import Trace, require_comparable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayerCurve:
+    """Mean norm of response tokens per layer, with a 95% interval over prompts."""
+
+    mode: str
+    layers: tuple[int, ...]
+    mean: NDArray[np.float64]
+    """[layer]"""
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    n: int
+    """Prompts."""
+    n_tokens: int
+    seed: int
+    model: str
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer: mode, layer, mean, low, high, n, n_tokens, seed, model."""
+            columns = {name: getattr(self, name) for name in ("layers", "mean", "low", "high")}
+        frame = pd.DataFrame(columns).rename(columns={"layers": "layer"})
+        frame.insert(0, "mode", self.mode)
+        return frame.assign(n=self.n, n_tokens=self.n_tokens, seed=self.seed, model=self.model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateComparison:
+    """Thinking minus direct, mean norm over the late layers' response tokens, paired by prompt."""
+
+    difference: Estimate
+    ratio: Estimate
+    layers: tuple[int, ...]
+    seed: int
+    model: str
+
+    @property
+    def verdict(self) -> str:
+        """In words, whichever way it falls."""
+        found, where = self.difference, f"layers {self.layers[0]} to {self.layers[-1]}"
+        figures = f"difference {found} prompts, ratio {self.ratio.mean:.3f} [{self.ratio.low:.3f}, {self.ratio.high:.3f}]"
+        if found.n < MIN_PROMPTS:
+            return f"With {found.n} prompts nothing can be said of the late layers ({where}): {figures}; give at least {MIN_PROMPTS}."
+        if not found.excludes_zero:
+            return f"Thinking norms are neither higher nor lower than direct ones in the late layers ({where}): {figures}."
+        word = "higher" if found.mean > 0 else "lower"
+        return f"Thinking norms are {word} than direct ones in the late layers ({where}): {figures}."
+
+
+MIN_PROMPTS = 8
+"""Below this a bootstrap interval is fiction."""
+
+
+def mean_response_norms(trace: Trace) -> Float[Tensor, " layer"]:
+    """Mean norm over the response tokens that were read back, sinks left out; NaN where there is none."""
+    keep = trace.is_response[None] & ~trace.is_sink
+    return (trace.l2_norms * keep).sum(1) / keep.sum(1)
+
+
+def layer_curve(traces: Sequence[Trace], *, mode: str, seed: int = 0, resamples: int = RESAMPLES) -> LayerCurve:
+    """The curve of one mode. Several traces of one prompt (label "prompt") are averaged first: prompts are what is resampled.
+
+    Raises:
+        ValueError: no traces, traces that are not comparable, or none with a response.
+    """
+    require_comparable(traces)
+    values = np.stack(list(_by_prompt(traces).values()))
+    if np.isnan(values).all():
+        raise ValueError(f"no {mode!r} trace has a response token: collect over prompts with responses, or use generate")
+    mean, low, high = bootstrap_mean(values, seed=seed, resamples=resamples)
+    return LayerCurve(
+        mode=mode,
+        layers=traces[0].layers,
+        mean=mean,
+        low=low,
+        high=high,
+        n=int((~np.isnan(values).all(1)).sum()),
+        n_tokens=int(sum(int(trace.is_response.sum()) for trace in traces)),
+        seed=seed,
+        model=traces[0].provenance.model,
+    )
+
+
+def compare_late(
+    think: Sequence[Trace], direct: Sequence[Trace], *, seed: int = 0, resamples: int = RESAMPLES
+) -> LateComparison:
+    """Compare the modes over the late layers (last quarter of those recorded), paired by the label "prompt".
+
+    A prompt without a response token in either mode is left out; `difference.n` says how many are left.
+
+    Raises:
+        ValueError: traces that are not comparable, or modes whose prompts differ.
+    """
+    require_comparable([*think, *direct])
+    by_think, by_direct = _by_prompt(think), _by_prompt(direct)
+    if by_think.keys() != by_direct.keys():
+        odd = sorted(map(str, by_think.keys() ^ by_direct.keys()))
+        raise ValueError(f"the modes have different prompts ({len(odd)} only in one, such as {odd[0]!r}): pair them by prompt")
+    layers = think[0].layers
+    rows = list(late_layers(len(layers)))
+    late_think = np.array([by_think[prompt][rows].mean() for prompt in by_think])
+    late_direct = np.array([by_direct[prompt][rows].mean() for prompt in by_think])
+    return LateComparison(
+        difference=estimate(late_think - late_direct, seed=seed, resamples=resamples),
+        ratio=estimate(late_think / late_direct, seed=seed, resamples=resamples),
+        layers=tuple(layers[row] for row in rows),
+        seed=seed,
+        model=think[0].provenance.model,
+    )
+
+
+def _by_prompt(traces: Sequence[Trace]) -> Mapping[object, NDArray[np.float64]]:
+    """Mean norms [layer] of each prompt, over its samples; without the label "prompt" each trace is its own."""
+    groups: dict[object, list[NDArray[np.float64]]] = {}
+    for i, trace in enumerate(traces):
+        groups.setdefault(trace.labels.get("prompt", i), []).append(mean_response_norms(trace).double().numpy())
+    means = {}
+    for prompt, values in groups.items():
+        stacked = np.stack(values)
+        held = ~np.isnan(stacked).all(1)
+        means[prompt] = stacked[held].mean(0) if held.any() else stacked[0]
+    return means

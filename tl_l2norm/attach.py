@@ -1,0 +1,44 @@
+"""Put hooks on hook points and take exactly those off again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+from transformer_lens.hook_points import HookPoint
+
+HookFn = Callable[..., Any]
+"""`fn(tensor, hook=hook_point)`, returning a new tensor or None, as everywhere in TransformerLens."""
+
+
+@contextmanager
+def attached(hooks: Sequence[tuple[HookPoint, HookFn]]) -> Iterator[None]:
+    """Keep these hooks on these hook points inside the context, in this order, after those that are there already.
+
+    Works on the `HookPoint` objects and keeps its own handles. `model.hooks` removes by context level instead, and takes
+    the wrong hooks away when contexts don't nest.
+    """
+    with ExitStack() as stack:
+        for point, fn in hooks:
+            point.add_hook(fn)
+            stack.callback(_detach, point, point.fwd_hooks[-1])
+        yield
+
+
+def _detach(point: HookPoint, handle: Any) -> None:
+    handle.hook.remove()
+    point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
+
+
+@contextmanager
+def muted(*modules: nn.Module) -> Iterator[None]:
+    """Silence every hook inside these modules, for a computation that is none of the forward pass's business."""
+    with ExitStack() as stack:
+        for module in modules:
+            for point in module.modules():
+                if isinstance(point, HookPoint) and point._forward_hooks:
+                    stack.callback(setattr, point, "_forward_hooks", point._forward_hooks)
+                    point._forward_hooks = type(point._forward_hooks)()
+        yield

