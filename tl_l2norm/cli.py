@@ -1,0 +1,135 @@
+"""The command line: `tl-l2norm report` and `tl-l2norm doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tl_l2norm import __version__
+
+if TYPE_CHECKING:
+    from tl_l2norm.tasks import Problem
+
+_FAULTS = (ValueError, TypeError, FileNotFoundError, ImportError, FloatingPointError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code (2 for bad input, 1 for a failed check)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except _FAULTS as error:
+        print(f"tl-l2norm {options.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tl-l2norm", description="The L2 norm of the residual stream as a signal of reasoning, on any TransformerLens model."
+    )
+    parser.add_argument("--version", action="version", version=f"tl-l2norm {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_report(commands)
+    _add_doctor(commands)
+    return parser
+
+
+def _add_report(commands: Any) -> None:
+    command = commands.add_parser(
+        "report",
+        help="ask a model problems, thinking and directly, and write what its norms did",
+        description="Ask a model problems in both modes, record its norms, and write one self-contained HTML report.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_model(command)
+    command.add_argument(
+        "--prompts",
+        metavar="FILE.jsonl",
+        help='one problem a line, {"question": ..., "answer": ...}; a mixture of our own tasks by default',
+    )
+    command.add_argument("--out", default="report.html", metavar="FILE.html", help="where to write the report")
+    command.add_argument("--n", type=int, default=None, help="how many problems; 24 of our own, all of a file")
+    command.add_argument("--max-new-tokens", type=int, default=160, help="length of a thinking response")
+    command.add_argument("--max-direct-tokens", type=int, default=32, help="length of a direct response")
+    command.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    command.add_argument("--seed", type=int, default=0, help="of problems, sampling and resampling")
+    command.add_argument("--batch-size", type=int, default=16, help="responses decoded at once")
+    command.add_argument("--layer", type=int, default=None, help="layer that colours the tokens; a late one by default")
+    command.add_argument("--examples", type=int, default=3, help="problems shown token by token")
+    command.add_argument("--save", metavar="DIR", default=None, help="keep results here as they come, and go on from them")
+    command.set_defaults(run=_report)
+
+
+def _add_doctor(commands: Any) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="check that norms of a model are right on this machine",
+        description="Check that norms of a model, as it is loaded on this machine, are right. Exit code 1 if a check fails.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_model(command)
+    command.set_defaults(run=_doctor)
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", default="smollm2", help="hub id, Hugging Face folder, .gguf file, or the short name smollm2"
+    )
+    command.add_argument("--backend", choices=("bridge", "hooked"), default="bridge", help="TransformerBridge or HookedTransformer")
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
+    command.add_argument("--device", default=None, help="such as cuda or cpu; a GPU where there is one by default")
+
+
+def _report(options: argparse.Namespace) -> int:
+    problems = _problems(options)  # a broken file should fail before a model is loaded
+    model = _load(options)
+    from tl_l2norm.evaluation import run_modes
+    from tl_l2norm.report import report, summary
+
+    results = run_modes(
+        model,
+        problems,
+        max_new_tokens=options.max_new_tokens,
+        max_direct_tokens=options.max_direct_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        save_to=options.save,
+    )
+    path = report(results, path=options.out, layer=options.layer, examples=options.examples, seed=options.seed)
+    print(summary(results, seed=options.seed))
+    print(f"\nreport: {path}")
+    return 0
+
+
+def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
+    from tl_l2norm.tasks import load_problems, make_mixture
+
+    if options.n is not None and options.n < 1:
+        raise ValueError(f"--n must be at least 1, got {options.n}")
+    if options.prompts:
+        return load_problems(options.prompts)[: options.n]
+    return make_mixture(options.n or 24, seed=options.seed)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    model = _load(options)
+    from tl_l2norm.selfcheck import selfcheck
+
+    found = selfcheck(model)
+    print(found)
+    return 0 if found.passed else 1
+
+
+def _load(options: argparse.Namespace) -> Any:
+    print(f"loading {options.model} ...", file=sys.stderr, flush=True)
+    import torch
+
+    from tl_l2norm.models import load_model
+
+    return load_model(options.model, backend=options.backend, device=options.device, dtype=getattr(torch, options.dtype))

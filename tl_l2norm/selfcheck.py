@@ -1,0 +1,192 @@
+"""Check on the user's own model that the numbers are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from tl_l2norm.backends import Backend, BridgeBackend, backend_of
+from tl_l2norm.collect import collect
+from tl_l2norm.generation import generate
+from tl_l2norm.recording import NormRecorder, library_versions
+from tl_l2norm.sequences import pad_left, tokenize
+from tl_l2norm.tables import render_table
+
+_TEXTS = (
+    "The norm of the residual stream is the length of a vector that every block reads and writes.",
+    "Seventeen and twenty-five make forty-two.",
+)
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Relative, on norms: half precision rounds differently in a batch, with a cache and alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One property of a model under this library."""
+
+    name: str
+    measured: float
+    bound: float
+    meaning: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is within its bound; NaN is not."""
+        return self.measured <= self.bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfCheck:
+    """What `selfcheck` found; prints as a table."""
+
+    checks: tuple[Check, ...]
+    model: str
+    backend: str
+    dtype: str
+    device: str
+    versions: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    def to_frame(self) -> Any:
+        """One row per check: check, result, measured, bound, meaning."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "check": check.name,
+                    "result": "pass" if check.passed else "FAIL",
+                    "measured": f"{check.measured:.2g}",
+                    "bound": f"{check.bound:.2g}",
+                    "meaning": check.meaning,
+                }
+                for check in self.checks
+            ]
+        )
+
+    def __str__(self) -> str:
+        """The table, with the model and the versions above it."""
+        versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        head = f"{self.model} on {self.backend}, {self.dtype}, {self.device}\n{versions}\n"
+        return head + render_table(self.to_frame())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(index=False))
+
+
+def selfcheck(model: Any) -> SelfCheck:
+    """Check in under a minute that norms of this model, as it is loaded, are what they should be.
+
+    Norms against an independent source (Hugging Face's hidden states on the bridge, `run_with_cache` on HookedTransformer),
+    decoding with a cache against one pass, a sequence in a batch against alone, logits with and without recording, the logit
+    lens at the last layer, and that no hook is left behind.
+    """
+    backend = backend_of(model)
+    before = count_hooks(model)
+    checks: list[Check] = []
+    with torch.no_grad():
+        for name, meaning, exact, measure in _measures():
+            bound = 0.0 if exact else _TOLERANCE.get(backend.dtype, 1e-1)
+            checks.append(Check(name=name, measured=measure(backend), bound=bound, meaning=meaning))
+    checks.append(
+        Check(name="hooks left", measured=float(count_hooks(model) - before), bound=0, meaning="hooks of ours still attached")
+    )
+    return SelfCheck(
+        checks=tuple(checks),
+        model=backend.model_name,
+        backend=backend.name,
+        dtype=str(backend.dtype).removeprefix("torch."),
+        device=str(backend.device),
+        versions=library_versions(),
+    )
+
+
+def count_hooks(model: Any) -> int:
+    """Hooks on all hook points of a model, whoever put them there."""
+    return sum(len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules() if isinstance(m, HookPoint))
+
+
+def _measures() -> Iterator[tuple[str, str, bool, Callable[[Backend], float]]]:
+    yield "norms", "our norms against an independent source", False, _norms
+    yield "cache", "norms while decoding against one pass over the result", False, _cache
+    yield "batch", "norms in a left-padded batch against alone", False, _batch
+    yield "logits", "logits with recording against without (bit for bit)", True, _logits
+    yield "logit lens", "unembed(last layer) against the model's logits", False, _logit_lens
+
+
+def _tokens(backend: Backend) -> list[list[int]]:
+    if backend.tokenizer is None:
+        size = int(backend.model.cfg.d_vocab)
+        return [[(7 * i + 3) % size for i in range(19)], [(5 * i + 2) % size for i in range(8)]]
+    return [list(item.tokens) for item in tokenize(backend, _TEXTS)]
+
+
+def _one(backend: Backend) -> tuple[Tensor, Tensor]:
+    return pad_left(_tokens(backend)[:1], backend.device)
+
+
+def _relative(found: Tensor, truth: Tensor) -> float:
+    return float(((found.float() - truth.float()).abs() / truth.float().abs().clamp_min(1e-6)).max())
+
+
+def _norms(backend: Backend) -> float:
+    tokens, mask = _one(backend)
+    trace = collect(backend.model, tokens[0], progress=False)[0]
+    truth = _reference_norms(backend, tokens, mask)
+    return _relative(trace.l2_norms[: len(truth)], truth)
+
+
+def _reference_norms(backend: Backend, tokens: Tensor, mask: Tensor) -> Float[Tensor, "layer pos"]:
+    if isinstance(backend, BridgeBackend):
+        out = backend.model.original_model(tokens, attention_mask=mask, output_hidden_states=True, use_cache=False)
+        states = out.hidden_states[1:-1]  # the last one is behind the final norm
+    else:
+        names = [backend.resid_post(layer).name for layer in range(backend.n_layers)]
+        _, cache = backend.model.run_with_cache(tokens, names_filter=names)
+        states = [cache[name] for name in names]
+    return torch.stack([state[0].float().norm(dim=-1).cpu() for state in states])
+
+
+def _cache(backend: Backend) -> float:
+    done = generate(backend.model, _tokens(backend)[0], max_new_tokens=8, ignore_eos=True, progress=False)[0]
+    assert done.trace is not None
+    whole = collect(backend.model, done.trace, progress=False)[0]
+    return _relative(done.trace.l2_norms, whole.l2_norms)
+
+
+def _batch(backend: Backend) -> float:
+    tokens = _tokens(backend)
+    together = collect(backend.model, tokens, progress=False)
+    alone = [collect(backend.model, one, progress=False)[0] for one in tokens]
+    return max(_relative(a.l2_norms, b.l2_norms) for a, b in zip(together, alone, strict=True))
+
+
+def _logits(backend: Backend) -> float:
+    tokens, mask = _one(backend)
+    plain, _ = backend.forward(tokens, mask, logits="all")
+    recorder = NormRecorder(backend, range(backend.n_layers))
+    with recorder.attached():
+        recorded, _ = backend.forward(tokens, mask, logits="all")
+    assert plain is not None and recorded is not None
+    return float((plain - recorded).abs().max())
+
+
+def _logit_lens(backend: Backend) -> float:
+    """Largest difference over the logits' own spread: single logits may be near zero."""
+    tokens, mask = _one(backend)
+    with backend.capture_stream(backend.n_layers - 1) as streams:
+        logits, _ = backend.forward(tokens, mask, logits="all")
+    assert logits is not None
+    return float((backend.unembed(streams[0]) - logits).float().abs().max() / logits.float().std())

@@ -1,0 +1,32 @@
+"""Frames as plain text, for a terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 100
+
+
+def render_table(frame: pd.DataFrame, *, title: str | None = None, width: int = WIDTH) -> str:
+    """A frame as text of at most `width` columns; numbers on the right, floats to four figures."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in frame.columns:
+        numeric = pd.api.types.is_numeric_dtype(frame[name])
+        table.add_column(str(name), justify="right" if numeric else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in row))
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None, markup=False, highlight=False, emoji=False)
+    console.print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+
+
+def _cell(value: object) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
