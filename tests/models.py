@@ -46,7 +46,6 @@ _SMALL = {
     "max_position_embeddings": 256,
     "bos_token_id": 1,
     "eos_token_id": 2,
-    "pad_token_id": 2,
     "initializer_range": 0.15,  # wide enough for greedy decoding not to sit on ties
 }
 

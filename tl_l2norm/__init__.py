@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from tl_l2norm.analysis.accuracy import accuracy_table
     from tl_l2norm.analysis.curves import compare_late, layer_curve
     from tl_l2norm.backends import backend_of
-    from tl_l2norm.collect import collect
+    from tl_l2norm.collection import collect
     from tl_l2norm.evaluation import run_modes
     from tl_l2norm.figures import norm_curves, token_heatmap
     from tl_l2norm.generation import Completion, Generations, generate
     from tl_l2norm.models import load_model
     from tl_l2norm.norms import l2_norms
     from tl_l2norm.prompts import ChatPrompt, chat_prompt
-    from tl_l2norm.report import report
-    from tl_l2norm.selfcheck import selfcheck
+    from tl_l2norm.reporting import report
+    from tl_l2norm.checks import selfcheck
     from tl_l2norm.storage import load_traces, save_traces
     from tl_l2norm.tasks import Problem, is_correct, load_problems, make_mixture, make_problems
     from tl_l2norm.trace import Trace, to_frame
@@ -35,7 +35,7 @@ _HOME = {
     "accuracy_table": "analysis.accuracy",
     "backend_of": "backends",
     "chat_prompt": "prompts",
-    "collect": "collect",
+    "collect": "collection",
     "compare_late": "analysis.curves",
     "generate": "generation",
     "is_correct": "tasks",
@@ -47,10 +47,10 @@ _HOME = {
     "make_mixture": "tasks",
     "make_problems": "tasks",
     "norm_curves": "figures",
-    "report": "report",
+    "report": "reporting",
     "run_modes": "evaluation",
     "save_traces": "storage",
-    "selfcheck": "selfcheck",
+    "selfcheck": "checks",
     "to_frame": "trace",
     "token_heatmap": "figures",
 }

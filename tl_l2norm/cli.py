@@ -89,7 +89,7 @@ def _report(options: argparse.Namespace) -> int:
     problems = _problems(options)  # a broken file should fail before a model is loaded
     model = _load(options)
     from tl_l2norm.evaluation import run_modes
-    from tl_l2norm.report import report, summary
+    from tl_l2norm.reporting import report, summary
 
     results = run_modes(
         model,
@@ -119,7 +119,7 @@ def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
 
 def _doctor(options: argparse.Namespace) -> int:
     model = _load(options)
-    from tl_l2norm.selfcheck import selfcheck
+    from tl_l2norm.checks import selfcheck
 
     found = selfcheck(model)
     print(found)

@@ -151,12 +151,12 @@ def generate(
         raise ValueError(f"unknown metrics {sorted(unknown)}: known is 'l2_norm'")
     chosen = resolve_layers(layers, backend.n_layers)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos)
+    stops = _Stops.of(backend, stop, ignore_eos)
+    rows = _make_rows(items, n, _seeds(seed, len(items), n))
     _check_context(backend, items, max_new_tokens)
     if labels is not None and len(labels) != len(items):
         raise ValueError(f"labels has {len(labels)} entries for {len(items)} prompts")
     recorder = NormRecorder(backend, chosen) if metrics else None
-    rows = _make_rows(items, n, _seeds(seed, len(items), n))
-    stops = _Stops.of(backend, stop, ignore_eos)
     decoder = _Decoder(backend, recorder, sampling, stops, max_new_tokens)
     with torch.inference_mode(), recorder.attached() if recorder else nullcontext():
         decoder.run(rows, n, batch_size, progress)

@@ -177,7 +177,9 @@ def _hooked_config(hf_config: Any) -> dict[str, Any]:
     from transformer_lens.loading_from_pretrained import convert_hf_model_config
 
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(hf_config.to_dict(), default=str))
+        described = hf_config.to_dict()
+        described.setdefault("n_ctx", described.get("n_positions"))  # GPT-2's old name, which the conversion reads
+        Path(folder, "config.json").write_text(json.dumps(described, default=str))
         try:
             config = dict(convert_hf_model_config(folder))
         except NotImplementedError as error:

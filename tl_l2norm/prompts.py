@@ -128,8 +128,8 @@ def think_tag_ids(tokenizer: Tokenizer) -> tuple[int, int] | None:
 
 def _pair_ids(tokenizer: Tokenizer, pair: tuple[str, str]) -> tuple[int, int] | None:
     start, end = (tokenizer.convert_tokens_to_ids(tag) for tag in pair)
-    missing = {None, getattr(tokenizer, "unk_token_id", None)}
-    return None if missing & {start, end} else (start, end)
+    missing = getattr(tokenizer, "unk_token_id", None)
+    return None if missing in (start, end) else (start, end)
 
 
 def is_direct(response: str, *, max_words: int = 12) -> bool:

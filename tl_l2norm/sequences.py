@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +142,7 @@ def _encode(tokenizer: Tokenizer | None, item: SequenceLike, prepend_bos: bool |
         if item.ndim != 1 or item.is_floating_point():
             raise TypeError(f"a tensor of token ids is one-dimensional and integer, got {item.dtype} of shape {tuple(item.shape)}")
         return item.tolist(), None
-    values: list[Any] = list(item)
+    values: list[Any] = list(item) if isinstance(item, Iterable) else [item]
     if values and all(isinstance(value, Mapping) for value in values):
         if tokenizer is None:
             raise ValueError("the model has no tokenizer: give token ids instead of chat messages")

@@ -248,25 +248,29 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 # Verifying
 
 _NUMBER = re.compile(
-    r"""(?<![\w.]) (?<![A-Za-z]-)                      # not within a word, a decimal or COVID-19
+    r"""(?<![\w.]) (?<![A-Za-z]-) (?<!\d:)               # not within a word, a decimal, COVID-19 or 10:30
     (?P<sign> (?<![\w)\]}]) [-−–] | (?:minus|negative)\s )? [$€£]?
     (?P<digits> (?:\d{1,3}(?:,\d{3})+ | \d+) (?:\.\d+)? (?:e[+-]?\d+)? | \.\d+ )
-    (?! \w | \.\d | -[A-Za-z] )""",
+    (?! \w | \.\d | -[A-Za-z] | :\d )""",
     re.VERBOSE | re.IGNORECASE,
 )
 _NAMED_OPTIONS = {word: pair for pair in (("true", "false"), ("yes", "no")) for word in pair}
 
 # Two values with nothing but this between them are the terms of an expression, a list or a choice, not an answer.
 _JOINT = re.compile(
-    r"""[ \t(){}$]* (?: [-+−–*/×÷^x,;&] | \\(?:times|cdot|div) | ,?\s*\b(?:and|or|nor|to|vs\.?)\b )?
-    [ \t(){}$]* (?: (?:the|not)\s+ )*""",
+    r"""[ \t]+ | \}\{ | \)[ \t]*\(
+    | [ \t(){}$]* (?: [-+−–*/×÷^x,;&] | \\(?:times|cdot|div) | ,?[ ]*\b(?:and|or|nor|to|vs\.?)\b ) [ \t(){}$]*
+      (?: (?:the|not)[ ] )?""",
     re.VERBOSE | re.IGNORECASE,
 )
 _DENIED_BEFORE = re.compile(
-    r"(?:\b(?:not|neither|nor|either|or|than|at least|at most|step)|n['’]t)\s+(?:the\s+)?[*_\"'$]*$", re.IGNORECASE
+    r"""(?: (?: \b(?:not|cannot) | n['’]t ) (?:\s+be)? | \b(?:neither|nor|either|or|than|at\ least|at\ most|step) )
+    \s+ (?:the\s+)? [*_"'$]* $""",
+    re.VERBOSE | re.IGNORECASE,
 )
 _DENIED_AFTER = re.compile(
-    r"[*_\"'$.]*\s*(?:\?|(?:is|was|would be)\s*(?:not|n['’]t|wrong|incorrect)\b|['’]s\b)", re.IGNORECASE
+    r"""[*_"'$.]*\s* (?: \? | ['’]s\b | (?:is|was|would\ be)\s*(?:not|n['’]t|wrong|incorrect)\b )""",
+    re.VERBOSE | re.IGNORECASE,
 )
 _ANNOUNCED = r"\banswer(?:\ to\ [^.\n]{1,60}?)?[*_\s]*(?:\bis\b|\bwould\ be\b|:|=)"
 _STATED_BEFORE = re.compile(

@@ -34,7 +34,7 @@ class LayerCurve:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer: mode, layer, mean, low, high, n, n_tokens, seed, model."""
-            columns = {name: getattr(self, name) for name in ("layers", "mean", "low", "high")}
+        columns = {name: getattr(self, name) for name in ("layers", "mean", "low", "high")}
         frame = pd.DataFrame(columns).rename(columns={"layers": "layer"})
         frame.insert(0, "mode", self.mode)
         return frame.assign(n=self.n, n_tokens=self.n_tokens, seed=self.seed, model=self.model)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from functools import cache
 from pathlib import Path
-from uuid import uuid4
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from tl_l2norm.storage import replace_file
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
@@ -22,9 +22,9 @@ def render(template: str, **context: object) -> Markup:
     return Markup(_environment().get_template(template).render(csp=CONTENT_SECURITY_POLICY, **context))
 
 
-def asset(name: str) -> Markup:
+def asset(name: str) -> str:
     """Source of a style sheet or script of this package."""
-    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def inline_script(source: str) -> Markup:
@@ -49,17 +49,12 @@ def circuitsvis_bundle() -> str:
 
 
 def write_page(path: str | Path, html: str) -> Path:
-    """Write a page in one step (a reader sees the old page or the new one), making its folder if need be."""
+    """Write a page in one step (a reader sees the old one or the new one), making its folder if need be."""
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"{target} is a folder: give the name of a file, such as {target / 'page.html'}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{uuid4().hex}.part")
-    try:
-        draft.write_text(html, encoding="utf-8", errors="replace", newline="\n")
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_file(target, html.encode("utf-8", errors="replace"))
     return target
 
 

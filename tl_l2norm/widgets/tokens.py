@@ -28,6 +28,11 @@ def visible_text(token: str) -> str:
     return token.translate(_VISIBLE | {ord(" "): "·"} if token.isspace() else _VISIBLE)
 
 
+def norm_text(norm: float) -> str:
+    """Four digits that a reader can compare: 231.4, 25,094."""
+    return f"{norm:,.0f}" if norm >= 1000 else f"{norm:.4g}"
+
+
 class _Token(NamedTuple):
     text: str
     title: str
@@ -76,7 +81,7 @@ class TokensWidget:
         return render(
             "widgets/tokens.html.jinja",
             caption=f"L2 norm of the residual stream after layer {self.layer}, {self.traces[0].provenance.model}",
-            scale=[f"{bound:.4g}" for bound in scale] if scale else None,
+            scale=[norm_text(bound) for bound in scale] if scale else None,
             sinks=self._sinks_text(),
             sequences=[self._sequence(i, scale or (0.0, 0.0)) for i in range(len(self.traces))],
             high_colour=HIGH_COLOUR,
@@ -86,7 +91,7 @@ class TokensWidget:
     @staticmethod
     def styles() -> list[Markup]:
         """Style sheets that fragments need, once per page."""
-        return [asset("tokens.css")]
+        return [Markup(asset("tokens.css"))]
 
     @staticmethod
     def scripts() -> list[Markup]:
@@ -98,7 +103,7 @@ class TokensWidget:
         return render(
             "widgets/page.html.jinja",
             title=f"Norms at layer {self.layer}",
-            styles=[Markup("body { margin: 0; }"), *self.styles()],
+            styles=[Markup("body { margin: .3rem; }"), *self.styles()],
             scripts=self.scripts(),
             body=self.fragment(),
         )
@@ -116,7 +121,7 @@ class TokensWidget:
     def __repr__(self) -> str:
         """One line for a terminal."""
         n_tokens = sum(map(len, self.traces))
-        norms = "norms {:.4g} to {:.4g}".format(*self.scale) if self.scale else "only sinks"
+        norms = "norms {} to {}".format(*map(norm_text, self.scale)) if self.scale else "only sinks"
         return (
             f"TokensWidget({len(self.traces)} sequences, {n_tokens} tokens, layer {self.layer}, {norms}, "
             f"{self.n_sinks} sinks; .save('tokens.html') writes a page)"
@@ -130,7 +135,7 @@ class TokensWidget:
             return ""
         greatest = max(float(t.at(self.layer)[self._sinks(t)].max()) for t in self.traces if self._sinks(t).any())
         what = "an attention sink" if self.n_sinks == 1 else f"{self.n_sinks} attention sinks"
-        return f"{what}, norm up to {greatest:,.0f}, off the scale"
+        return f"{what}, norm up to {norm_text(greatest)}, off the scale"
 
     def _sequence(self, index: int, scale: tuple[float, float]) -> _Sequence:
         trace = self.traces[index]
@@ -147,7 +152,7 @@ class TokensWidget:
         low, high = scale
         is_sink = bool(self._sinks(trace)[position])
         place = _SINK_PLACE if is_sink else (norm - low) / (high - low) if high > low else 0.0
-        notes = [f"norm {norm:.4g}", f"position {position}"]
+        notes = [f"norm {norm_text(norm)}", f"position {position}"]
         notes += ["attention sink, off the scale"] * is_sink + ["part of a character"] * (not text)
         marks = ["l2-sink"] * is_sink + ["l2-part"] * (not text)
         return _Token(

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from tl_l2norm.backends import Backend, BridgeBackend, backend_of
-from tl_l2norm.collect import collect
+from tl_l2norm.collection import collect
 from tl_l2norm.generation import generate
 from tl_l2norm.recording import NormRecorder, library_versions
 from tl_l2norm.sequences import pad_left, tokenize

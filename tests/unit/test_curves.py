@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+import tl_l2norm as l2
+from tests.traces import trace_of
+from tl_l2norm.analysis.curves import mean_response_norms
+from tl_l2norm.trace import Trace
+
+
+def response(values: list[float], prompt: str, layers: int = 4) -> Trace:
+    """A response of these norms in every layer, behind a prompt that must not count."""
+    return trace_of([[1e6, *values]] * layers, prompt_len=1).with_labels(prompt=prompt)
+
+
+def test_the_mean_is_over_response_tokens_without_sinks() -> None:
+    sinks = torch.tensor([[False, False, True, False], [False] * 4])
+    trace = trace_of([[9.0, 2, 1000, 4], [9, 2, 6, 4]], prompt_len=1, is_sink=sinks)
+    assert mean_response_norms(trace).tolist() == [3.0, 4.0]
+    assert torch.isnan(mean_response_norms(trace_of([[9.0, 2]]))).all()
+
+
+def test_a_curve_averages_prompts_not_tokens() -> None:
+    curve = l2.layer_curve([response([1.0] * 99, "long"), response([3.0], "short")], mode="think")
+    assert curve.mean.tolist() == [2.0] * 4
+    assert (curve.n, curve.n_tokens) == (2, 100)
+    assert list(curve.to_frame().columns) == ["mode", "layer", "mean", "low", "high", "n", "n_tokens", "seed", "model"]
+
+
+def test_samples_of_one_prompt_are_one_prompt() -> None:
+    curve = l2.layer_curve([response([1.0], "a"), response([5.0], "a"), response([4.0], "b")], mode="think")
+    assert curve.mean.tolist() == [3.5] * 4
+    assert curve.n == 2
+
+
+@pytest.mark.parametrize(("shift", "word"), [(30.0, "are higher"), (-30.0, "are lower"), (0.0, "neither higher nor lower")])
+def test_the_verdict_says_what_was_planted(shift: float, word: str) -> None:
+    rng = np.random.default_rng(1)
+    base = rng.normal(200, 20, size=40)
+    direct = [response([float(v)], str(i)) for i, v in enumerate(base)]
+    think = [response([float(v + shift + e)], str(i)) for i, (v, e) in enumerate(zip(base, rng.normal(0, 5, 40), strict=True))]
+    found = l2.compare_late(think, direct)
+    assert word in found.verdict
+    assert found.layers == (3,)
+    assert found.difference.low <= shift <= found.difference.high
+    assert found.difference.n == 40
+
+
+def test_pairing_is_by_prompt_not_by_order() -> None:
+    base = [100.0, 200, 300, 400, 500, 600, 700, 800]
+    direct = [response([v], str(i)) for i, v in enumerate(base)]
+    think = [response([v + 1], str(i)) for i, v in enumerate(base)][::-1]
+    found = l2.compare_late(think, direct).difference
+    assert (found.mean, found.low, found.high) == (1.0, 1.0, 1.0)
+
+
+def test_a_prompt_without_a_response_in_one_mode_is_left_out() -> None:
+    think = [response([2.0], str(i)) for i in range(10)]
+    direct = [response([1.0], str(i)) for i in range(9)] + [response([], "9")]
+    assert l2.compare_late(think, direct).difference.n == 9
+
+
+def test_few_prompts_prove_nothing() -> None:
+    think, direct = ([response([v], str(i)) for i in range(7)] for v in (9.0, 1.0))
+    assert "nothing can be said" in l2.compare_late(think, direct).verdict
+
+
+def test_modes_with_different_prompts_are_refused() -> None:
+    with pytest.raises(ValueError, match="different prompts"):
+        l2.compare_late([response([1.0], "a")], [response([1.0], "b")])
+    with pytest.raises(ValueError, match="no 'think' trace has a response"):
+        l2.layer_curve([response([], "a")], mode="think")

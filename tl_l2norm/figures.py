@@ -1,0 +1,232 @@
+"""Tables to pictures: Plotly figures for notebooks and reports, plain text for the terminal. No statistic is made here."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tl_l2norm.analysis.curves import LayerCurve
+from tl_l2norm.analysis.sinks import layer_medians, norms_without_sinks
+from tl_l2norm.hook_names import late_layers
+from tl_l2norm.trace import Trace
+from tl_l2norm.widgets.tokens import norm_text, visible_text
+
+MODE_NAMES = {"think": "thinking", "direct": "direct"}
+
+_TERMINAL_WIDTH = 100
+_GREY, _GRID = "#808080", "rgba(128,128,128,0.25)"  # legible on white and on black
+_STYLES = (
+    # colour, band, dash, marker, pattern: told apart in grey, too
+    ("#d55e00", "rgba(213,94,0,0.18)", "solid", "circle", ""),
+    ("#2b8cce", "rgba(43,140,206,0.18)", "dash", "square-open", "/"),
+    ("#009e73", "rgba(0,158,115,0.18)", "dot", "diamond", "x"),
+    ("#a05fa0", "rgba(160,95,160,0.18)", "dashdot", "triangle-up-open", "."),
+)
+_TEMPLATE = go.layout.Template(
+    layout={
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
+        "margin": {"l": 60, "r": 20, "t": 50, "b": 50},
+        "height": 420,
+        "xaxis": {"gridcolor": _GRID, "linecolor": _GREY, "zeroline": False, "ticks": "outside", "title": {"standoff": 8}},
+        "yaxis": {"gridcolor": _GRID, "linecolor": _GREY, "zeroline": False, "title": {"standoff": 8}},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": {"text": ""}},
+        "hoverlabel": {"bgcolor": "#222", "font": {"color": "#fff"}},
+    }
+)
+
+
+def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figure:
+    """Mean norm per layer with its 95% band, one line per mode; the late layers are shaded."""
+    if not curves:
+        raise ValueError("no curves to draw")
+    figure = go.Figure(layout={"template": _TEMPLATE, "hovermode": "x unified"})
+    for curve in curves:
+        colour, band, dash, marker, _ = _style(curve.mode)
+        name = f"{_mode_name(curve.mode)} (n = {curve.n} prompts)"
+        x = [*curve.layers, *reversed(curve.layers)]
+        y = [*curve.high, *reversed(curve.low)]
+        if not np.isnan(y).any():
+            figure.add_scatter(x=x, y=y, fill="toself", fillcolor=band, line={"width": 0}, mode="lines", legendgroup=name,
+                               showlegend=False, hoverinfo="skip")  # fmt: skip
+        figure.add_scatter(
+            x=curve.layers,
+            y=curve.mean,
+            customdata=np.stack([curve.low, curve.high], axis=-1),
+            hovertemplate="%{y:.4g} [%{customdata[0]:.4g}, %{customdata[1]:.4g}]",
+            name=_plain(name),
+            legendgroup=name,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2},
+            marker={"symbol": marker, "size": 6},
+        )
+    layers = curves[0].layers
+    late = [layers[row] for row in late_layers(len(layers))]
+    figure.add_vrect(late[0] - 0.5, late[-1] + 0.5, fillcolor=_GREY, opacity=0.1, line_width=0, layer="below",
+                     annotation={"text": "late layers", "font": {"size": 11}}, annotation_position="top left")  # fmt: skip
+    figure.update_xaxes(title_text="layer", range=[layers[0] - 0.7, layers[-1] + 0.7])
+    figure.update_yaxes(title_text="mean L2 norm of response tokens")
+    figure.update_yaxes(type="log") if log_y else figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def token_heatmap(
+    trace: Trace,
+    *,
+    include_sinks: bool = False,
+    relative_to: Literal["layer_median"] | None = "layer_median",
+) -> go.Figure:
+    """Norms of every layer and token.
+
+    Norms grow 20-fold from the first layer to the last, so by default the colour is the ratio to the layer's median: which
+    tokens stand out, at every depth. `relative_to=None` shows the norms themselves.
+
+    Args:
+        trace: what to draw.
+        include_sinks: draw attention sinks too; by default they are blank, and never part of the median.
+        relative_to: "layer_median" or None.
+    """
+    if relative_to not in ("layer_median", None):
+        raise ValueError(f"relative_to must be 'layer_median' or None, got {relative_to!r}")
+    norms = trace.l2_norms.double().numpy()
+    shown = norms if include_sinks else norms_without_sinks(trace)
+    if relative_to:
+        shown = shown / layer_medians(trace)[:, None]
+    quantity = "norm / layer median" if relative_to else "norm"
+    low, high = _colour_range(shown)
+    figure = go.Figure(layout={"template": _TEMPLATE, "height": 480})
+    figure.add_heatmap(
+        z=shown,
+        x=np.arange(len(trace)),
+        y=trace.layers,
+        zmin=low,
+        zmax=high,
+        colorscale="Cividis",
+        colorbar={"title": {"text": quantity, "side": "right"}, "thickness": 14, "outlinewidth": 0},
+        customdata=_hover(trace, norms),
+        hovertemplate="layer %{y}, %{customdata}<extra></extra>",
+        hoverongaps=False,
+    )
+    for segment, start, end in _runs(trace.segments):
+        figure.add_vline(start - 0.5, line={"color": _GREY, "width": 1})
+        figure.add_annotation(x=start - 0.5, y=1, yref="paper", yanchor="bottom", xanchor="left", showarrow=False,
+                              text=f"{segment} ({end - start})", font={"size": 11})  # fmt: skip
+    figure.update_xaxes(title_text="position", showgrid=False, range=[-0.5, len(trace) - 0.5])
+    figure.update_yaxes(title_text="layer", showgrid=False)
+    return figure
+
+
+def accuracy_bars(table: pd.DataFrame) -> go.Figure:
+    """Accuracy with its 95% interval, from `accuracy_table`: one bar per mode and, where the table has them, family and level."""
+    if missing := {"accuracy", "low", "high", "n"} - set(table.columns):
+        raise ValueError(f"the table lacks the columns {sorted(missing)}: give what accuracy_table returns")
+    figure = go.Figure(layout={"template": _TEMPLATE, "barmode": "group", "height": 360})
+    for mode, rows in table.groupby("mode", sort=False) if "mode" in table else [("all", table)]:
+        colour, _, _, _, pattern = _style(str(mode))
+        groups = [_plain(_group_name(row)) for _, row in rows.iterrows()]
+        figure.add_bar(
+            x=groups,
+            y=rows["accuracy"],
+            error_y={"array": rows["high"] - rows["accuracy"], "arrayminus": rows["accuracy"] - rows["low"], "color": _GREY},
+            name=_plain(_mode_name(str(mode))),
+            customdata=rows[["low", "high", "n"]],
+            hovertemplate="%{y:.1%} [%{customdata[0]:.1%}, %{customdata[1]:.1%}], n = %{customdata[2]}<extra></extra>",
+            marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": "rgba(255,255,255,0.6)"}},
+        )
+    figure.update_yaxes(title_text="accuracy", range=[0, 1.02], tickformat=".0%")
+    figure.update_xaxes(type="category", showgrid=False)
+    return figure
+
+
+def curves_table(curves: Sequence[LayerCurve]) -> str:
+    """Mean norm per layer as text: `mean [low, high]` per mode and, for two modes, the difference of the means."""
+    return render_table(curves_frame(curves))
+
+
+def curves_frame(curves: Sequence[LayerCurve]) -> pd.DataFrame:
+    """The table behind `curves_table`: one row per layer, numbers as text."""
+    if not curves:
+        raise ValueError("no curves to show")
+    if any(curve.layers != curves[0].layers for curve in curves):
+        raise ValueError("the curves have different layers: make them from traces with the same layers")
+    frame = pd.DataFrame({"layer": curves[0].layers})
+    for curve in curves:
+        bounds = zip(curve.mean, curve.low, curve.high, strict=True)
+        frame[f"{_mode_name(curve.mode)} (n = {curve.n})"] = [interval_text(*row) for row in bounds]
+    if len(curves) == 2:
+        first, second = (_mode_name(curve.mode) for curve in curves)
+        frame[f"{first} - {second}"] = [f"{value:+.4g}" for value in curves[0].mean - curves[1].mean]
+    return frame
+
+
+def interval_text(mean: float, low: float, high: float) -> str:
+    """`231.4 [210.2, 250]`; the interval is left out where there is none."""
+    return f"{mean:.4g}" if np.isnan(low) else f"{mean:.4g} [{low:.4g}, {high:.4g}]"
+
+
+def render_table(frame: pd.DataFrame) -> str:
+    """A frame as text that fits 100 columns."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in frame.columns:
+        table.add_column(Text(str(name)), justify="right" if pd.api.types.is_numeric_dtype(frame[name]) else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row))
+    out = io.StringIO()
+    Console(file=out, width=_TERMINAL_WIDTH, no_color=True).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
+
+
+def _style(mode: str) -> tuple[str, str, str, str, str]:
+    return _STYLES[{"think": 0, "direct": 1}.get(mode, 2)]
+
+
+def _mode_name(mode: str) -> str:
+    return MODE_NAMES.get(mode, mode)
+
+
+def _group_name(row: pd.Series[Any]) -> str:
+    parts = [str(row["family"])] if "family" in row else []
+    parts += [f"level {row['level']}"] if "level" in row else []
+    return ", ".join(parts) or _mode_name(str(row.get("mode", "all")))
+
+
+def _plain(text: str) -> str:
+    """Text that Plotly shows as it is: it would take `<b>` for markup."""
+    return html.escape(visible_text(text), quote=False)
+
+
+def _hover(trace: Trace, norms: NDArray[np.float64]) -> NDArray[np.object_]:
+    """[layer, pos] what the pointer shows."""
+    tokens = [f"position {i}, {_plain(text) or '(part of a character)'}" for i, text in enumerate(trace.str_tokens)]
+    return np.array([[f"{tok}<br>norm {norm_text(norm)}" for tok, norm in zip(tokens, row, strict=True)] for row in norms], object)
+
+
+def _runs(segments: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Runs of equal segments: name, first position, position after the last."""
+    runs = []
+    for name, members in groupby(enumerate(segments), key=lambda member: member[1]):
+        positions = [position for position, _ in members]
+        runs.append((name, positions[0], positions[-1] + 1))
+    return runs
+
+
+def _colour_range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Ends of the colour scale; a few outliers saturate rather than flatten all the rest."""
+    present = values[~np.isnan(values)]
+    if not len(present):
+        return 0.0, 1.0
+    low, high = np.quantile(present, [0.005, 0.995])
+    return float(low), float(high)
