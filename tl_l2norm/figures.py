@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Literal
@@ -12,20 +11,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from tl_l2norm.analysis.curves import LayerCurve
 from tl_l2norm.analysis.sinks import layer_medians, norms_without_sinks
 from tl_l2norm.hook_names import late_layers
+from tl_l2norm.tables import render_table
 from tl_l2norm.trace import Trace
-from tl_l2norm.widgets.tokens import norm_text, visible_text
+from tl_l2norm.widgets.token_view import norm_text, visible_text
 
 MODE_NAMES = {"think": "thinking", "direct": "direct"}
 
-_TERMINAL_WIDTH = 100
 _GREY, _GRID = "#808080", "rgba(128,128,128,0.25)"  # legible on white and on black
 _STYLES = (
     # colour, band, dash, marker, pattern: told apart in grey, too
@@ -79,7 +74,7 @@ def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figu
                      annotation={"text": "late layers", "font": {"size": 11}}, annotation_position="top left")  # fmt: skip
     figure.update_xaxes(title_text="layer", range=[layers[0] - 0.7, layers[-1] + 0.7])
     figure.update_yaxes(title_text="mean L2 norm of response tokens")
-    figure.update_yaxes(type="log") if log_y else figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes({"type": "log", "dtick": "D2"} if log_y else {"rangemode": "tozero"})
     return figure
 
 
@@ -124,7 +119,7 @@ def token_heatmap(
         figure.add_vline(start - 0.5, line={"color": _GREY, "width": 1})
         figure.add_annotation(x=start - 0.5, y=1, yref="paper", yanchor="bottom", xanchor="left", showarrow=False,
                               text=f"{segment} ({end - start})", font={"size": 11})  # fmt: skip
-    figure.update_xaxes(title_text="position", showgrid=False, range=[-0.5, len(trace) - 0.5])
+    figure.update_xaxes(title_text="position" if include_sinks else "position (blank: attention sinks)", showgrid=False, range=[-0.5, len(trace) - 0.5])
     figure.update_yaxes(title_text="layer", showgrid=False)
     return figure
 
@@ -133,19 +128,21 @@ def accuracy_bars(table: pd.DataFrame) -> go.Figure:
     """Accuracy with its 95% interval, from `accuracy_table`: one bar per mode and, where the table has them, family and level."""
     if missing := {"accuracy", "low", "high", "n"} - set(table.columns):
         raise ValueError(f"the table lacks the columns {sorted(missing)}: give what accuracy_table returns")
-    figure = go.Figure(layout={"template": _TEMPLATE, "barmode": "group", "height": 360})
+    figure = go.Figure(layout={"template": _TEMPLATE, "barmode": "group", "bargap": 0.4, "height": 360})
     for mode, rows in table.groupby("mode", sort=False) if "mode" in table else [("all", table)]:
         colour, _, _, _, pattern = _style(str(mode))
         groups = [_plain(_group_name(row)) for _, row in rows.iterrows()]
         figure.add_bar(
             x=groups,
             y=rows["accuracy"],
-            error_y={"array": rows["high"] - rows["accuracy"], "arrayminus": rows["accuracy"] - rows["low"], "color": _GREY},
+            error_y={"array": rows["high"] - rows["accuracy"], "arrayminus": rows["accuracy"] - rows["low"],
+                     "color": _GREY, "thickness": 2},
             name=_plain(_mode_name(str(mode))),
             customdata=rows[["low", "high", "n"]],
             hovertemplate="%{y:.1%} [%{customdata[0]:.1%}, %{customdata[1]:.1%}], n = %{customdata[2]}<extra></extra>",
-            marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": "rgba(255,255,255,0.6)"}},
-        )
+            marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay", "fgcolor": "rgba(255,255,255,0.6)"}},
+            opacity=0.75,
+        )  # fmt: skip
     figure.update_yaxes(title_text="accuracy", range=[0, 1.02], tickformat=".0%")
     figure.update_xaxes(type="category", showgrid=False)
     return figure
@@ -175,18 +172,6 @@ def curves_frame(curves: Sequence[LayerCurve]) -> pd.DataFrame:
 def interval_text(mean: float, low: float, high: float) -> str:
     """`231.4 [210.2, 250]`; the interval is left out where there is none."""
     return f"{mean:.4g}" if np.isnan(low) else f"{mean:.4g} [{low:.4g}, {high:.4g}]"
-
-
-def render_table(frame: pd.DataFrame) -> str:
-    """A frame as text that fits 100 columns."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in frame.columns:
-        table.add_column(Text(str(name)), justify="right" if pd.api.types.is_numeric_dtype(frame[name]) else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row))
-    out = io.StringIO()
-    Console(file=out, width=_TERMINAL_WIDTH, no_color=True).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
 
 
 def _style(mode: str) -> tuple[str, str, str, str, str]:

@@ -11,7 +11,7 @@ LEVELS = {
     3: {"generation", "analysis"},
     4: {"evaluation", "checks"},
     5: {"figures", "widgets", "reporting"},
-    6: {"cli"},
+    6: {"cli", "__main__"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 

@@ -1,5 +1,5 @@
 """Views of traces for notebooks and reports."""
 
-from tl_l2norm.widgets.tokens import TokensWidget, tokens, visible_text
+from tl_l2norm.widgets.token_view import TokensWidget, tokens, visible_text
 
 __all__ = ["TokensWidget", "tokens", "visible_text"]

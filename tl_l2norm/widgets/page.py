@@ -24,7 +24,7 @@ def render(template: str, **context: object) -> Markup:
 
 def asset(name: str) -> str:
     """Source of a style sheet or script of this package."""
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+    return (Path(__file__).parents[1] / name).read_text(encoding="utf-8")
 
 
 def inline_script(source: str) -> Markup:

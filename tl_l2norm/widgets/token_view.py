@@ -91,12 +91,12 @@ class TokensWidget:
     @staticmethod
     def styles() -> list[Markup]:
         """Style sheets that fragments need, once per page."""
-        return [Markup(asset("tokens.css"))]
+        return [Markup(asset("widgets/tokens.css"))]
 
     @staticmethod
     def scripts() -> list[Markup]:
         """Script elements that fragments need, once per page."""
-        return [inline_script(circuitsvis_bundle()), inline_script(asset("tokens.js"))]
+        return [inline_script(circuitsvis_bundle()), inline_script(asset("widgets/tokens.js"))]
 
     def page(self) -> Markup:
         """A self-contained page."""

@@ -1,0 +1,191 @@
+"""What recording costs: ratios of medians, both sides timed in turn in one run.
+
+python -m benchmarks.run [collect] [decode] [batch] [start] [--repeats 5] [--source smollm2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import tl_l2norm as l2
+from tl_l2norm.backends import backend_of
+from tl_l2norm.models import _load_hugging_face
+from tl_l2norm.tables import render_table
+
+Row = dict[str, Any]
+
+
+def seconds(*calls: Callable[[], object], repeats: int) -> list[float]:
+    """Median seconds of each call, taken in turn after one warm-up."""
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in range(repeats + 1):
+        for call, found in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            if turn:
+                found.append(time.perf_counter() - start)
+    return [statistics.median(found) for found in times]
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Most bytes of tensors held at once during a call, over what was held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        kept = call()
+    del kept
+    held = peak = 0
+    for event in sorted(found.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+def collect_rows(models: dict[str, Any], repeats: int) -> list[Row]:
+    torch.manual_seed(0)
+    tokens = torch.randint(5, 40_000, (4, 256))
+    sequences = tokens.tolist()
+    rows = []
+    for name, model in models.items():
+        names = [backend_of(model).resid_post(layer).name for layer in range(backend_of(model).n_layers)]
+
+        def bare(model: Any = model) -> Any:
+            with torch.no_grad():
+                return model(tokens)
+
+        def cached(model: Any = model, names: list[str] = names) -> Any:
+            with torch.no_grad():
+                _, cache = model.run_with_cache(tokens, names_filter=names)
+                return [cache[n].norm(dim=-1) for n in names], cache
+
+        def ours(model: Any = model) -> Any:
+            return l2.collect(model, sequences, batch_size=4, progress=False)
+
+        def silent(model: Any = model) -> None:
+            backend = backend_of(model)
+            with torch.no_grad():
+                backend.forward(tokens, torch.ones_like(tokens))
+
+        base, with_cache, recorded = seconds(bare, cached, ours, repeats=repeats)
+        bound = {"bridge": 0.85, "hooked": 0.88}[name]
+        rows.append({"what": f"collect, all layers, 4 x 256 ({name})", "seconds": recorded, "against": "its own forward with logits", "theirs": base, "ratio": recorded / base, "wanted": f"<= {bound}"})
+        rows.append({"what": f"run_with_cache and norms ({name})", "seconds": with_cache, "against": "its own forward with logits", "theirs": base, "ratio": with_cache / base, "wanted": ""})
+        extra, theirs = peak_bytes(ours) - peak_bytes(silent), peak_bytes(cached) - peak_bytes(bare)
+        rows.append({"what": f"extra peak memory, MB ({name})", "seconds": extra / 1e6, "against": "run_with_cache on resid_post", "theirs": theirs / 1e6, "ratio": extra / theirs, "wanted": "<= 0.02"})
+    return rows
+
+
+def decode_rows(models: dict[str, Any], plain: Any, repeats: int) -> list[Row]:
+    n = 48
+    prompt = list(range(100, 130))
+    ids = torch.tensor([prompt])
+    rows = []
+    for name, model in models.items():
+        count = n if name == "bridge" else n // 3
+        kept = {"ignore_eos": True, "max_new_tokens": count, "progress": False}
+        calls = [
+            lambda m=model, k=kept: l2.generate(m, [prompt], **k),
+            lambda m=model, k=kept: l2.generate(m, [prompt], metrics=(), **k),
+            lambda m=model, c=count: m.generate(ids, max_new_tokens=c, do_sample=False, stop_at_eos=False, verbose=False),
+        ]
+        recorded, unrecorded, own = (count / s for s in seconds(*calls, repeats=repeats))
+        bound = {"bridge": ">= 1.0", "hooked": ">= 1.05"}[name]
+        rows.append({"what": f"generate, all layers, batch 1, tok/s ({name})", "seconds": recorded, "against": f"{type(model).__name__}.generate", "theirs": own, "ratio": recorded / own, "wanted": bound})
+        rows.append({"what": f"time with recording ({name})", "seconds": count / recorded, "against": "our loop without", "theirs": count / unrecorded, "ratio": unrecorded / recorded, "wanted": "<= 1.05"})
+    bridge, hf = seconds(
+        lambda: l2.generate(models["bridge"], [prompt], ignore_eos=True, max_new_tokens=n, progress=False),
+        lambda: plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, min_new_tokens=n, do_sample=False),
+        repeats=repeats,
+    )
+    rows.append({"what": "generate, all layers, batch 1, tok/s (bridge)", "seconds": n / bridge, "against": "Hugging Face generate", "theirs": n / hf, "ratio": hf / bridge, "wanted": ""})
+    return rows
+
+
+def batch_rows(models: dict[str, Any], plain: Any, repeats: int) -> list[Row]:
+    """Real answers of many lengths: 16 and 48 prompts whose lengths are spread from 16 to 128 tokens."""
+    model = models["bridge"]
+    tokenizer = model.tokenizer
+    questions = [p.question for p in l2.make_mixture(160, seed=1)]
+    prompts = [list(l2.chat_prompt(tokenizer, q).tokens) for q in questions]
+    pool = l2.generate(model, prompts, max_new_tokens=128, metrics=(), batch_size=32)
+    order = sorted(range(len(pool)), key=lambda i: len(pool[i].tokens))
+    order = [i for i in order if len(pool[i].tokens) >= 16]
+    rows = []
+    for count in (16, 48):
+        targets = [16 * 8 ** (k / (count - 1)) for k in range(count)]
+        left, chosen = list(order), []
+        for target in targets:
+            best = min(left, key=lambda i: abs(len(pool[i].tokens) - target))
+            left.remove(best)
+            chosen.append(best)
+        picked = [prompts[i] for i in sorted(chosen)]
+        lengths = [len(pool[i].tokens) for i in sorted(chosen)]
+
+        def theirs(picked: list[list[int]] = picked) -> None:
+            for start in range(0, len(picked), 16):
+                batch = picked[start : start + 16]
+                width = max(map(len, batch))
+                tokens = torch.tensor([[2] * (width - len(p)) + p for p in batch])
+                mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch])
+                plain.generate(tokens, attention_mask=mask, max_new_tokens=128, do_sample=False)
+
+        ours, hf = seconds(
+            lambda picked=picked: l2.generate(model, picked, max_new_tokens=128, batch_size=16, progress=False),
+            theirs,
+            repeats=max(1, repeats // 2),
+        )
+        spread = f"{min(lengths)} to {max(lengths)}, mean {statistics.mean(lengths):.0f}"
+        rows.append({"what": f"generate, {count} prompts, 16 at once, lengths {spread}: s", "seconds": ours, "against": "Hugging Face generate, batches of 16", "theirs": hf, "ratio": hf / ours, "wanted": ">= 1.5"})
+    return rows
+
+
+def start_rows(repeats: int) -> list[Row]:
+    rows = []
+    for what, command in (("import tl_l2norm", ["-c", "import tl_l2norm"]), ("tl-l2norm --help", ["-m", "tl_l2norm", "--help"])):
+        found, empty = seconds(
+            lambda c=command: subprocess.run([sys.executable, *c], check=True, capture_output=True),
+            lambda: subprocess.run([sys.executable, "-c", ""], check=True, capture_output=True),
+            repeats=repeats,
+        )
+        rows.append({"what": f"{what}: s", "seconds": found, "against": "python -c ''", "theirs": empty, "ratio": found / empty, "wanted": "< 0.7 s"})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["collect", "decode", "batch", "start"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--source", default="smollm2")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    if set(options.parts) - {"start"}:
+        models = {"bridge": l2.load_model(options.source, device="cpu")}
+        plain, _, _ = _load_hugging_face(options.source, torch.float32)
+        try:
+            models["hooked"] = l2.load_model(options.source, backend="hooked", device="cpu")
+        except ImportError:
+            print("HookedTransformer is not there (TransformerLens 4): bridge only", file=sys.stderr)
+    if "start" in options.parts:
+        rows += start_rows(options.repeats)
+    if "collect" in options.parts:
+        rows += collect_rows(models, options.repeats)
+    if "decode" in options.parts:
+        rows += decode_rows(models, plain.eval(), options.repeats)
+    if "batch" in options.parts:
+        rows += batch_rows(models, plain.eval(), options.repeats)
+    frame = pd.DataFrame(rows).rename(columns={"seconds": "ours"})
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, median of {options.repeats}")
+    print(render_table(frame, width=160))
+
+
+if __name__ == "__main__":
+    main()

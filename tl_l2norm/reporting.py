@@ -1,0 +1,262 @@
+"""One self-contained HTML page that says what was run and what came of it, whichever way it fell."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from tl_l2norm.analysis.accuracy import accuracy_table
+from tl_l2norm.analysis.curves import MIN_PROMPTS, LayerCurve, compare_late, layer_curve
+from tl_l2norm.analysis.sinks import sink_table
+from tl_l2norm.figures import MODE_NAMES, accuracy_bars, curves_frame, norm_curves, token_heatmap
+from tl_l2norm.hook_names import late_layers
+from tl_l2norm.tables import WIDTH, render_table
+from tl_l2norm.trace import Trace, require_comparable
+from tl_l2norm.trace import _ranges as layer_ranges
+from tl_l2norm.widgets import TokensWidget, tokens
+from tl_l2norm.widgets.page import asset, inline_script, render, write_page
+from tl_l2norm.widgets.token_view import norm_text, visible_text
+
+if TYPE_CHECKING:
+    from tl_l2norm.evaluation import Result
+
+_MAX_TOKENS = 600  # of an example; a page with tens of thousands of drawn tokens is slow
+_MAX_SINK_ROWS = 15
+
+
+def report(
+    results: Sequence[Result],
+    *,
+    path: str | Path,
+    layer: int | None = None,
+    examples: int = 3,
+    seed: int = 0,
+    title: str = "The norm of the residual stream",
+) -> Path:
+    """Write one HTML file about results in one or both modes; it fetches nothing and can be mailed.
+
+    Args:
+        results: of one model, from `run_modes`.
+        path: where to write; its folder is made, an older file is replaced in one step.
+        layer: whose norms colour the tokens; default the last recorded.
+        examples: how many prompts to show token by token.
+        seed: of the resampling and of the choice of examples.
+        title: heading of the page.
+
+    Raises:
+        ValueError: no results, norms that are not comparable, a layer that was not recorded, or a negative `examples`.
+    """
+    if examples < 0:
+        raise ValueError(f"examples must be at least 0, got {examples}")
+    traces = _traces(results)
+    accuracy = accuracy_table(results)
+    groups = [by for by in ("family", "level") if len({getattr(r.problem, by) for r in results}) > 1]
+    detailed = accuracy_table(results, by=(*groups, "mode")) if groups else None
+    curves, sinks = _curves(traces, seed), sink_table(traces)
+    shown = _examples(results, examples, seed)
+    first = traces[0] if not shown else _labelled(shown[0][0])
+    page = render(
+        "report.html.jinja",
+        title=title,
+        styles=[Markup(asset("report.css")), *TokensWidget.styles()],
+        scripts=[inline_script(get_plotlyjs()), *TokensWidget.scripts()],
+        facts=_facts(results, seed),
+        verdict=_verdict(traces, seed).partition(": "),
+        caveats=_caveats(accuracy),
+        accuracy=_table(accuracy_text(accuracy)),
+        accuracy_figure=_figure(accuracy_bars(accuracy if detailed is None else detailed), "accuracy"),
+        detailed=None if detailed is None else _table(accuracy_text(detailed)),
+        known=bool(accuracy["n"].sum()),
+        curves=_table(curves_frame(curves)) if curves else None,
+        curves_figure=_figure(norm_curves(curves), "curves") if curves else None,
+        sinks=_table(sinks_text(sinks.head(_MAX_SINK_ROWS))),
+        more_sinks=max(0, len(sinks) - _MAX_SINK_ROWS),
+        heatmap=_figure(token_heatmap(first), "heatmap"),
+        heatmap_title=_example_title(shown[0][0]) if shown else ", ".join(map(str, first.labels.values())),
+        heatmap_table=_table(_norms_text(first)),
+        examples=[
+            (pair[0].problem.question, _widget(pair, -1 if layer is None else layer).fragment()) for pair in shown
+        ],
+        late=layer_ranges([traces[0].layers[row] for row in late_layers(len(traces[0].layers))]),
+        sink_ratio=traces[0].provenance.sink_ratio,
+        min_prompts=MIN_PROMPTS,
+    )
+    return write_page(path, page)
+
+
+def summary(results: Sequence[Result], *, seed: int = 0) -> str:
+    """Accuracy by mode and the verdict on the late layers, as text of 100 columns."""
+    traces = _traces(results)
+    accuracy = accuracy_table(results)
+    words = [_verdict(traces, seed), *_caveats(accuracy)]
+    return "\n\n".join([render_table(accuracy_text(accuracy)), *(textwrap.fill(text, WIDTH) for text in words)])
+
+
+def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
+    """What `accuracy_table` returns, for people."""
+    columns = {name: table[name] for name in ("family", "level") if name in table}
+    return pd.DataFrame(
+        {
+            **columns,
+            "mode": [MODE_NAMES.get(mode, mode) for mode in table["mode"]],
+            "accuracy": [_share(value, "not known") for value in table["accuracy"]],
+            "95% interval": [
+                f"{_share(low)} to {_share(high)}" if n else "-"
+                for low, high, n in zip(table["low"], table["high"], table["n"], strict=True)
+            ],
+            "n": table["n"],
+            "not direct": [_share(value) for value in table["not_direct"]],
+            "cut off": [_share(value) for value in table["cut_off"]],
+        }
+    )
+
+
+def sinks_text(table: pd.DataFrame) -> pd.DataFrame:
+    """What `sink_table` returns, for people."""
+    return pd.DataFrame(
+        {
+            "position": table["position"],
+            "token": [visible_text(token) or "(part of a character)" for token in table["token"]],
+            "over the bound at layers": [layer_ranges(layers) or "none" for layers in table["layers"]],
+            "greatest norm": [norm_text(norm) for norm in table["max_norm"]],
+            "sequences": [f"{k} of {n}" for k, n in zip(table["sequences"], table["n"], strict=True)],
+        }
+    )
+
+
+def _traces(results: Sequence[Result]) -> list[Trace]:
+    if not results:
+        raise ValueError("no results to report")
+    traces = [_labelled(result) for result in results]
+    require_comparable(traces)
+    return traces
+
+
+def _labelled(result: Result) -> Trace:
+    return result.trace.with_labels(mode=result.mode, prompt=result.problem.id)
+
+
+def _by_mode(traces: Iterable[Trace]) -> Mapping[str, list[Trace]]:
+    groups: dict[str, list[Trace]] = {mode: [] for mode in MODE_NAMES}
+    for trace in traces:
+        groups[str(trace.labels["mode"])].append(trace)
+    return {mode: members for mode, members in groups.items() if members}
+
+
+def _curves(traces: Sequence[Trace], seed: int) -> list[LayerCurve]:
+    """Of each mode that has response tokens."""
+    return [
+        layer_curve(members, mode=mode, seed=seed)
+        for mode, members in _by_mode(traces).items()
+        if any(trace.is_response.any() for trace in members)
+    ]
+
+
+def _verdict(traces: Sequence[Trace], seed: int) -> str:
+    modes = _by_mode(traces)
+    if missing := [name for mode, name in MODE_NAMES.items() if mode not in modes]:
+        return f"No comparison of the modes: there are no {missing[0]} responses."
+    prompts = [{trace.labels["prompt"] for trace in members} for members in modes.values()]
+    both, either = set.intersection(*prompts), set.union(*prompts)
+    if not both:
+        return "No comparison of the modes: no prompt was asked in both."
+    think, direct = ([trace for trace in modes[mode] if trace.labels["prompt"] in both] for mode in MODE_NAMES)
+    found = compare_late(think, direct, seed=seed)
+    if not found.difference.n:
+        return "No comparison of the modes: no prompt has response tokens in both."
+    left_out = f" {_count(len(either - both), 'prompt')} asked in one mode only are left out." if either - both else ""
+    return found.verdict + left_out
+
+
+def _caveats(accuracy: pd.DataFrame) -> list[str]:
+    """What weakens a comparison of the modes, in words."""
+    caveats = []
+    for row in accuracy.itertuples():
+        name = MODE_NAMES.get(str(row.mode), str(row.mode))
+        if float(row.not_direct) > 0:  # NaN in thinking mode
+            caveats.append(f"{_share(row.not_direct)} of the direct responses were not direct: they reason in the open.")
+        if float(row.cut_off) > 0:
+            caveats.append(f"{_share(row.cut_off)} of the {name} responses were cut off at the token limit.")
+        if not row.n:
+            caveats.append(f"No answer is known for the {name} responses, so there is no accuracy.")
+    return caveats
+
+
+def _facts(results: Sequence[Result], seed: int) -> dict[str, str]:
+    """What was run, as label and text."""
+    sources = [result.trace.provenance for result in results]
+    first, modes = sources[0], [result.mode for result in results]
+    seeds = sorted({source.seed for source in sources if source.seed is not None})
+    return {
+        "Model": first.model,
+        "Backend": ", ".join(sorted({source.backend for source in sources})),
+        "Data type": first.dtype,
+        "Weights": "centred" if first.centred else "as loaded",
+        "Prompts": str(len({result.problem.id for result in results})),
+        "Families": ", ".join(sorted({result.problem.family for result in results})),
+        "Levels": ", ".join(map(str, sorted({result.problem.level for result in results}))),
+        "Responses": ", ".join(f"{modes.count(mode)} {name}" for mode, name in MODE_NAMES.items() if mode in modes),
+        "Layers recorded": layer_ranges(results[0].trace.layers),
+        "Decoding": f"sampled, {_count(len(seeds), 'seed')}, from {seeds[0]}" if seeds else "greedy",
+        "Seed of the intervals": str(seed),
+        "Versions": ", ".join(f"{name} {version}" for name, version in sorted(first.versions.items())),
+        "Written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _examples(results: Sequence[Result], n: int, seed: int) -> list[list[Result]]:
+    """Responses to some prompts, one per mode; prompts that were asked in every mode come first."""
+    by_prompt: dict[str, dict[str, Result]] = {}
+    for result in results:
+        by_prompt.setdefault(result.problem.id, {}).setdefault(result.mode, result)
+    groups = [[modes[mode] for mode in MODE_NAMES if mode in modes] for modes in by_prompt.values()]
+    most = max(map(len, groups))
+    full = [group for group in groups if len(group) == most]
+    chosen = np.random.default_rng(seed).choice(len(full), size=min(n, len(full)), replace=False)
+    return [full[i] for i in sorted(chosen.tolist())]
+
+
+def _widget(pair: Sequence[Result], layer: int) -> TokensWidget:
+    return tokens([result.trace for result in pair], layer=layer, max_tokens=_MAX_TOKENS, titles=[*map(_example_title, pair)])
+
+
+def _example_title(result: Result) -> str:
+    judged = {True: "right", False: "wrong", None: "answer not known"}[result.correct]
+    notes = [judged if result.problem.answer is None or result.correct else f"{judged}, expected {result.problem.answer}"]
+    notes += ["not a direct answer"] * (result.direct is False) + ["cut off"] * (result.finish_reason == "length")
+    return f"{MODE_NAMES.get(result.mode, result.mode)}: {', '.join(notes)}"
+
+
+def _norms_text(trace: Trace) -> pd.DataFrame:
+    """Tokens down, layers across; a sink in brackets."""
+    norms, sinks = trace.l2_norms.tolist(), trace.is_sink.tolist()
+    columns: dict[str, Any] = {"position": range(len(trace)), "token": [visible_text(text) for text in trace.str_tokens]}
+    for layer, row, marks in zip(trace.layers, norms, sinks, strict=True):
+        columns[str(layer)] = [f"({norm:,.0f})" if sink else norm_text(norm) for norm, sink in zip(row, marks, strict=True)]
+    return pd.DataFrame(columns)
+
+
+def _figure(figure: go.Figure, name: str) -> Markup:
+    config = {"displaylogo": False, "responsive": True}
+    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=config))
+
+
+def _table(frame: pd.DataFrame) -> Markup:
+    return Markup(frame.to_html(index=False, escape=True, border=0, justify="left"))
+
+
+def _share(value: float, unknown: str = "-") -> str:
+    return unknown if np.isnan(value) else f"{value:.0%}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
