@@ -232,7 +232,15 @@ class HookedBackend(Backend):
 
         if self.model.cfg.normalization_type is not None:
             stream = self.model.ln_final(stream)
-        return apply_softcap(self.model.unembed(stream), self.model.cfg.output_logits_soft_cap)
+        return apply_softcap(self._unembed(stream), self.model.cfg.output_logits_soft_cap)
+
+    def _unembed(self, stream: Tensor) -> Tensor:
+        """The unembedding; where nobody listens, without the transposed copy of W_U that TransformerLens makes at each call."""
+        unembed = self.model.unembed
+        heard = any(isinstance(m, HookPoint) and m._forward_hooks for m in unembed.modules())
+        if heard or not isinstance(unembed.W_U, nn.Parameter):
+            return unembed(stream)  # type: ignore[no-any-return]
+        return nn.functional.linear(stream, unembed.W_U.T, unembed.b_U)
 
     def unembed(self, stream):  # type: ignore[no-untyped-def] # noqa: D102
         with muted(*(module for name in ("ln_final", "unembed") if (module := getattr(self.model, name, None)))):

@@ -55,8 +55,17 @@ def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figu
         x = [*curve.layers, *reversed(curve.layers)]
         y = [*curve.high, *reversed(curve.low)]
         if not np.isnan(y).any():
-            figure.add_scatter(x=x, y=y, fill="toself", fillcolor=band, line={"width": 0}, mode="lines", legendgroup=name,
-                               showlegend=False, hoverinfo="skip")  # fmt: skip
+            figure.add_scatter(
+                x=x,
+                y=y,
+                fill="toself",
+                fillcolor=band,
+                line={"width": 0},
+                mode="lines",
+                legendgroup=name,
+                showlegend=False,
+                hoverinfo="skip",
+            )
         figure.add_scatter(
             x=curve.layers,
             y=curve.mean,
@@ -70,8 +79,16 @@ def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figu
         )
     layers = curves[0].layers
     late = [layers[row] for row in late_layers(len(layers))]
-    figure.add_vrect(late[0] - 0.5, late[-1] + 0.5, fillcolor=_GREY, opacity=0.1, line_width=0, layer="below",
-                     annotation={"text": "late layers", "font": {"size": 11}}, annotation_position="top left")  # fmt: skip
+    figure.add_vrect(
+        late[0] - 0.5,
+        late[-1] + 0.5,
+        fillcolor=_GREY,
+        opacity=0.1,
+        line_width=0,
+        layer="below",
+        annotation={"text": "late layers", "font": {"size": 11}},
+        annotation_position="top left",
+    )
     figure.update_xaxes(title_text="layer", range=[layers[0] - 0.7, layers[-1] + 0.7])
     figure.update_yaxes(title_text="mean L2 norm of response tokens")
     figure.update_yaxes({"type": "log", "dtick": "D2"} if log_y else {"rangemode": "tozero"})
@@ -83,6 +100,7 @@ def token_heatmap(
     *,
     include_sinks: bool = False,
     relative_to: Literal["layer_median"] | None = "layer_median",
+    max_tokens: int | None = None,
 ) -> go.Figure:
     """Norms of every layer and token.
 
@@ -92,7 +110,8 @@ def token_heatmap(
     Args:
         trace: what to draw.
         include_sinks: draw attention sinks too; by default they are blank, and never part of the median.
-        relative_to: "layer_median" or None.
+        relative_to: "layer_median" (over all tokens but sinks) or None.
+        max_tokens: draw so many tokens from the start; default all.
     """
     if relative_to not in ("layer_median", None):
         raise ValueError(f"relative_to must be 'layer_median' or None, got {relative_to!r}")
@@ -100,12 +119,13 @@ def token_heatmap(
     shown = norms if include_sinks else norms_without_sinks(trace)
     if relative_to:
         shown = shown / layer_medians(trace)[:, None]
+    norms, shown = norms[:, :max_tokens], shown[:, :max_tokens]
     quantity = "norm / layer median" if relative_to else "norm"
     low, high = _colour_range(shown)
     figure = go.Figure(layout={"template": _TEMPLATE, "height": 480})
     figure.add_heatmap(
         z=shown,
-        x=np.arange(len(trace)),
+        x=np.arange(shown.shape[1]),
         y=trace.layers,
         zmin=low,
         zmax=high,
@@ -115,17 +135,26 @@ def token_heatmap(
         hovertemplate="layer %{y}, %{customdata}<extra></extra>",
         hoverongaps=False,
     )
-    for segment, start, end in _runs(trace.segments):
+    for segment, start, end in _runs(trace.segments[:max_tokens]):
         figure.add_vline(start - 0.5, line={"color": _GREY, "width": 1})
-        figure.add_annotation(x=start - 0.5, y=1, yref="paper", yanchor="bottom", xanchor="left", showarrow=False,
-                              text=f"{segment} ({end - start})", font={"size": 11})  # fmt: skip
-    figure.update_xaxes(title_text="position" if include_sinks else "position (blank: attention sinks)", showgrid=False, range=[-0.5, len(trace) - 0.5])
+        figure.add_annotation(
+            x=start - 0.5,
+            y=1,
+            yref="paper",
+            yanchor="bottom",
+            xanchor="left",
+            showarrow=False,
+            text=f"{segment} ({end - start})",
+            font={"size": 11},
+        )
+    title = "position" if include_sinks else "position (blank: attention sinks)"
+    figure.update_xaxes(title_text=title, showgrid=False, range=[-0.5, shown.shape[1] - 0.5])
     figure.update_yaxes(title_text="layer", showgrid=False)
     return figure
 
 
 def accuracy_bars(table: pd.DataFrame) -> go.Figure:
-    """Accuracy with its 95% interval, from `accuracy_table`: one bar per mode and, where the table has them, family and level."""
+    """Accuracy with its 95% interval, from `accuracy_table`: a bar per mode within family and level, where it has them."""
     if missing := {"accuracy", "low", "high", "n"} - set(table.columns):
         raise ValueError(f"the table lacks the columns {sorted(missing)}: give what accuracy_table returns")
     figure = go.Figure(layout={"template": _TEMPLATE, "barmode": "group", "bargap": 0.4, "height": 360})
@@ -135,14 +164,18 @@ def accuracy_bars(table: pd.DataFrame) -> go.Figure:
         figure.add_bar(
             x=groups,
             y=rows["accuracy"],
-            error_y={"array": rows["high"] - rows["accuracy"], "arrayminus": rows["accuracy"] - rows["low"],
-                     "color": _GREY, "thickness": 2},
+            error_y={
+                "array": rows["high"] - rows["accuracy"],
+                "arrayminus": rows["accuracy"] - rows["low"],
+                "color": _GREY,
+                "thickness": 2,
+            },
             name=_plain(_mode_name(str(mode))),
             customdata=rows[["low", "high", "n"]],
             hovertemplate="%{y:.1%} [%{customdata[0]:.1%}, %{customdata[1]:.1%}], n = %{customdata[2]}<extra></extra>",
             marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay", "fgcolor": "rgba(255,255,255,0.6)"}},
             opacity=0.75,
-        )  # fmt: skip
+        )
     figure.update_yaxes(title_text="accuracy", range=[0, 1.02], tickformat=".0%")
     figure.update_xaxes(type="category", showgrid=False)
     return figure
@@ -195,8 +228,9 @@ def _plain(text: str) -> str:
 
 def _hover(trace: Trace, norms: NDArray[np.float64]) -> NDArray[np.object_]:
     """[layer, pos] what the pointer shows."""
-    tokens = [f"position {i}, {_plain(text) or '(part of a character)'}" for i, text in enumerate(trace.str_tokens)]
-    return np.array([[f"{tok}<br>norm {norm_text(norm)}" for tok, norm in zip(tokens, row, strict=True)] for row in norms], object)
+    texts = [_plain(text) or "(part of a character)" for text in trace.str_tokens[: norms.shape[1]]]
+    tokens = [f"position {position}, {text}<br>norm " for position, text in enumerate(texts)]
+    return np.array([[token + norm_text(norm) for token, norm in zip(tokens, row, strict=True)] for row in norms], object)
 
 
 def _runs(segments: Sequence[str]) -> list[tuple[str, int, int]]:

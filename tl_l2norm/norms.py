@@ -15,7 +15,8 @@ _CHUNK = 1 << 22  # elements: half precision is copied to float32 before it is r
 
 def l2_norms(stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes"]:
     """`||h||` over the last axis in float32 whatever the dtype: a float16 stream of norm 76,800 doesn't overflow."""
-    stream = stream.detach()
+    if stream.requires_grad:
+        stream = stream.detach()
     if stream.dtype == torch.float32 or stream.numel() <= _CHUNK:
         return torch.linalg.vector_norm(stream, dim=-1, dtype=torch.float32)
     rows = stream.reshape(-1, stream.shape[-1]).split(max(1, _CHUNK // stream.shape[-1]))

@@ -58,36 +58,39 @@ def report(
     if examples < 0:
         raise ValueError(f"examples must be at least 0, got {examples}")
     traces = _traces(results)
-    accuracy = accuracy_table(results)
+    accuracy = _accuracy(results)
     groups = [by for by in ("family", "level") if len({getattr(r.problem, by) for r in results}) > 1]
-    detailed = accuracy_table(results, by=(*groups, "mode")) if groups else None
+    detailed = {by: _accuracy(results, by) for by in groups}
     curves, sinks = _curves(traces, seed), sink_table(traces)
     shown = _examples(results, examples, seed)
-    first = traces[0] if not shown else _labelled(shown[0][0])
+    first = shown[0][0] if shown else results[0]
     page = render(
         "report.html.jinja",
         title=title,
         styles=[Markup(asset("report.css")), *TokensWidget.styles()],
-        scripts=[inline_script(get_plotlyjs()), *TokensWidget.scripts()],
+        scripts=[
+            inline_script("document.documentElement.classList.add('scripted')"),
+            inline_script(get_plotlyjs()),
+            *TokensWidget.scripts(),
+        ],
         facts=_facts(results, seed),
         verdict=_verdict(traces, seed).partition(": "),
         caveats=_caveats(accuracy),
         accuracy=_table(accuracy_text(accuracy)),
-        accuracy_figure=_figure(accuracy_bars(accuracy if detailed is None else detailed), "accuracy"),
-        detailed=None if detailed is None else _table(accuracy_text(detailed)),
+        accuracy_figure=_figure(accuracy_bars(detailed[groups[0]] if groups else accuracy), "accuracy"),
+        detailed={by: _table(accuracy_text(table)) for by, table in detailed.items()},
         known=bool(accuracy["n"].sum()),
         curves=_table(curves_frame(curves)) if curves else None,
         curves_figure=_figure(norm_curves(curves), "curves") if curves else None,
         sinks=_table(sinks_text(sinks.head(_MAX_SINK_ROWS))),
         more_sinks=max(0, len(sinks) - _MAX_SINK_ROWS),
-        heatmap=_figure(token_heatmap(first), "heatmap"),
-        heatmap_title=_example_title(shown[0][0]) if shown else ", ".join(map(str, first.labels.values())),
-        heatmap_table=_table(_norms_text(first)),
-        examples=[
-            (pair[0].problem.question, _widget(pair, -1 if layer is None else layer).fragment()) for pair in shown
-        ],
+        heatmap=_figure(token_heatmap(first.trace, max_tokens=_MAX_TOKENS), "heatmap"),
+        heatmap_question=first.problem.question,
+        heatmap_title=_example_title(first),
+        heatmap_table=_table(_norms_text(first.trace)),
+        examples=[(pair[0].problem.question, _widget(pair, -1 if layer is None else layer).fragment()) for pair in shown],
         late=layer_ranges([traces[0].layers[row] for row in late_layers(len(traces[0].layers))]),
-        sink_ratio=traces[0].provenance.sink_ratio,
+        sink_ratio=f"{traces[0].provenance.sink_ratio:g}",
         min_prompts=MIN_PROMPTS,
     )
     return write_page(path, page)
@@ -96,7 +99,7 @@ def report(
 def summary(results: Sequence[Result], *, seed: int = 0) -> str:
     """Accuracy by mode and the verdict on the late layers, as text of 100 columns."""
     traces = _traces(results)
-    accuracy = accuracy_table(results)
+    accuracy = _accuracy(results)
     words = [_verdict(traces, seed), *_caveats(accuracy)]
     return "\n\n".join([render_table(accuracy_text(accuracy)), *(textwrap.fill(text, WIDTH) for text in words)])
 
@@ -145,6 +148,13 @@ def _labelled(result: Result) -> Trace:
     return result.trace.with_labels(mode=result.mode, prompt=result.problem.id)
 
 
+def _accuracy(results: Sequence[Result], *by: str) -> pd.DataFrame:
+    """Grouped by these and mode, thinking first."""
+    table = accuracy_table(results, by=(*by, "mode"))
+    order = table["mode"].map([*MODE_NAMES].index)
+    return table.assign(order=order).sort_values([*by, "order"], ignore_index=True).drop(columns="order")
+
+
 def _by_mode(traces: Iterable[Trace]) -> Mapping[str, list[Trace]]:
     groups: dict[str, list[Trace]] = {mode: [] for mode in MODE_NAMES}
     for trace in traces:
@@ -183,7 +193,7 @@ def _caveats(accuracy: pd.DataFrame) -> list[str]:
     for row in accuracy.itertuples():
         name = MODE_NAMES.get(str(row.mode), str(row.mode))
         if float(row.not_direct) > 0:  # NaN in thinking mode
-            caveats.append(f"{_share(row.not_direct)} of the direct responses were not direct: they reason in the open.")
+            caveats.append(f"{_share(row.not_direct)} of the direct responses were not direct: they hold more than an answer.")
         if float(row.cut_off) > 0:
             caveats.append(f"{_share(row.cut_off)} of the {name} responses were cut off at the token limit.")
         if not row.n:
@@ -238,8 +248,9 @@ def _example_title(result: Result) -> str:
 
 def _norms_text(trace: Trace) -> pd.DataFrame:
     """Tokens down, layers across; a sink in brackets."""
-    norms, sinks = trace.l2_norms.tolist(), trace.is_sink.tolist()
-    columns: dict[str, Any] = {"position": range(len(trace)), "token": [visible_text(text) for text in trace.str_tokens]}
+    norms, sinks = trace.l2_norms[:, :_MAX_TOKENS].tolist(), trace.is_sink[:, :_MAX_TOKENS].tolist()
+    texts = [visible_text(text) for text in trace.str_tokens[:_MAX_TOKENS]]
+    columns: dict[str, Any] = {"position": range(len(texts)), "token": texts}
     for layer, row, marks in zip(trace.layers, norms, sinks, strict=True):
         columns[str(layer)] = [f"({norm:,.0f})" if sink else norm_text(norm) for norm, sink in zip(row, marks, strict=True)]
     return pd.DataFrame(columns)

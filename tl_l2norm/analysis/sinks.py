@@ -26,8 +26,8 @@ def layer_medians(trace: Trace) -> NDArray[np.float64]:
 def sink_table(traces: Sequence[Trace]) -> pd.DataFrame:
     """Where sinks are: one row per position and token, the most frequent first.
 
-    Columns: position, token, sequences (in how many it is a sink at some layer), n (all sequences), layers (tuple: where its norm
-    is over the bound; empty for a first token that is a sink by position alone) and max_norm (over all layers and sequences).
+    Columns: position, token, sequences (in how many it is a sink at some layer), n (all sequences), layers (tuple: where its
+    norm is over the bound; empty for a first token that is a sink by position alone), max_norm (as a sink, over all of them).
     """
     require_comparable(traces)
     found: dict[tuple[int, str], list[tuple[set[int], float]]] = {}

@@ -20,12 +20,12 @@ HIGH_COLOUR, SINK_COLOUR = "#e69f00", "#c4c4c4"
 
 _SINK_PLACE = -1  # ColoredTokens gives negative values a colour of their own
 
-_VISIBLE = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421, ord("\n"): "↵", ord("\t"): "⇥"}
+_VISIBLE = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421", ord("\n"): "↵", ord("\t"): "⇥"}
 
 
 def visible_text(token: str) -> str:
     """Token text whose newlines, tabs and control characters can be seen, and its blanks where there is nothing else."""
-    return token.translate(_VISIBLE | {ord(" "): "·"} if token.isspace() else _VISIBLE)
+    return (token.replace(" ", "·") if token.isspace() else token).translate(_VISIBLE)
 
 
 def norm_text(norm: float) -> str:
