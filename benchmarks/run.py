@@ -77,10 +77,37 @@ def collect_rows(models: dict[str, Any], repeats: int) -> list[Row]:
 
         base, with_cache, recorded = seconds(bare, cached, ours, repeats=repeats)
         bound = {"bridge": 0.85, "hooked": 0.88}[name]
-        rows.append({"what": f"collect, all layers, 4 x 256 ({name})", "seconds": recorded, "against": "its own forward with logits", "theirs": base, "ratio": recorded / base, "wanted": f"<= {bound}"})
-        rows.append({"what": f"run_with_cache and norms ({name})", "seconds": with_cache, "against": "its own forward with logits", "theirs": base, "ratio": with_cache / base, "wanted": ""})
+        rows.append(
+            {
+                "what": f"collect, all layers, 4 x 256 ({name})",
+                "seconds": recorded,
+                "against": "its own forward with logits",
+                "theirs": base,
+                "ratio": recorded / base,
+                "wanted": f"<= {bound}",
+            }
+        )
+        rows.append(
+            {
+                "what": f"run_with_cache and norms ({name})",
+                "seconds": with_cache,
+                "against": "its own forward with logits",
+                "theirs": base,
+                "ratio": with_cache / base,
+                "wanted": "",
+            }
+        )
         extra, theirs = peak_bytes(ours) - peak_bytes(silent), peak_bytes(cached) - peak_bytes(bare)
-        rows.append({"what": f"extra peak memory, MB ({name})", "seconds": extra / 1e6, "against": "run_with_cache on resid_post", "theirs": theirs / 1e6, "ratio": extra / theirs, "wanted": "<= 0.02"})
+        rows.append(
+            {
+                "what": f"extra peak memory, MB ({name})",
+                "seconds": extra / 1e6,
+                "against": "run_with_cache on resid_post",
+                "theirs": theirs / 1e6,
+                "ratio": extra / theirs,
+                "wanted": "<= 0.02",
+            }
+        )
     return rows
 
 
@@ -99,14 +126,41 @@ def decode_rows(models: dict[str, Any], plain: Any, repeats: int) -> list[Row]:
         ]
         recorded, unrecorded, own = (count / s for s in seconds(*calls, repeats=repeats))
         bound = {"bridge": ">= 1.0", "hooked": ">= 1.05"}[name]
-        rows.append({"what": f"generate, all layers, batch 1, tok/s ({name})", "seconds": recorded, "against": f"{type(model).__name__}.generate", "theirs": own, "ratio": recorded / own, "wanted": bound})
-        rows.append({"what": f"time with recording ({name})", "seconds": count / recorded, "against": "our loop without", "theirs": count / unrecorded, "ratio": unrecorded / recorded, "wanted": "<= 1.05"})
+        rows.append(
+            {
+                "what": f"generate, all layers, batch 1, tok/s ({name})",
+                "seconds": recorded,
+                "against": f"{type(model).__name__}.generate",
+                "theirs": own,
+                "ratio": recorded / own,
+                "wanted": bound,
+            }
+        )
+        rows.append(
+            {
+                "what": f"time with recording ({name})",
+                "seconds": count / recorded,
+                "against": "our loop without",
+                "theirs": count / unrecorded,
+                "ratio": unrecorded / recorded,
+                "wanted": "<= 1.05",
+            }
+        )
     bridge, hf = seconds(
         lambda: l2.generate(models["bridge"], [prompt], ignore_eos=True, max_new_tokens=n, progress=False),
         lambda: plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, min_new_tokens=n, do_sample=False),
         repeats=repeats,
     )
-    rows.append({"what": "generate, all layers, batch 1, tok/s (bridge)", "seconds": n / bridge, "against": "Hugging Face generate", "theirs": n / hf, "ratio": hf / bridge, "wanted": ""})
+    rows.append(
+        {
+            "what": "generate, all layers, batch 1, tok/s (bridge)",
+            "seconds": n / bridge,
+            "against": "Hugging Face generate",
+            "theirs": n / hf,
+            "ratio": hf / bridge,
+            "wanted": "",
+        }
+    )
     return rows
 
 
@@ -144,19 +198,40 @@ def batch_rows(models: dict[str, Any], plain: Any, repeats: int) -> list[Row]:
             repeats=max(1, repeats // 2),
         )
         spread = f"{min(lengths)} to {max(lengths)}, mean {statistics.mean(lengths):.0f}"
-        rows.append({"what": f"generate, {count} prompts, 16 at once, lengths {spread}: s", "seconds": ours, "against": "Hugging Face generate, batches of 16", "theirs": hf, "ratio": hf / ours, "wanted": ">= 1.5"})
+        rows.append(
+            {
+                "what": f"generate, {count} prompts, 16 at once, lengths {spread}: s",
+                "seconds": ours,
+                "against": "Hugging Face generate, batches of 16",
+                "theirs": hf,
+                "ratio": hf / ours,
+                "wanted": ">= 1.5",
+            }
+        )
     return rows
 
 
 def start_rows(repeats: int) -> list[Row]:
     rows = []
-    for what, command in (("import tl_l2norm", ["-c", "import tl_l2norm"]), ("tl-l2norm --help", ["-m", "tl_l2norm", "--help"])):
+    for what, command in (
+        ("import tl_l2norm", ["-c", "import tl_l2norm"]),
+        ("tl-l2norm --help", ["-m", "tl_l2norm", "--help"]),
+    ):
         found, empty = seconds(
             lambda c=command: subprocess.run([sys.executable, *c], check=True, capture_output=True),
             lambda: subprocess.run([sys.executable, "-c", ""], check=True, capture_output=True),
             repeats=repeats,
         )
-        rows.append({"what": f"{what}: s", "seconds": found, "against": "python -c ''", "theirs": empty, "ratio": found / empty, "wanted": "< 0.7 s"})
+        rows.append(
+            {
+                "what": f"{what}: s",
+                "seconds": found,
+                "against": "python -c ''",
+                "theirs": empty,
+                "ratio": found / empty,
+                "wanted": "< 0.7 s",
+            }
+        )
     return rows
 
 

@@ -60,11 +60,20 @@ def _config(architecture: str) -> Any:
             return transformers.MistralConfig(**_SMALL, sliding_window=12)
         case "gemma3":
             return transformers.Gemma3TextConfig(
-                **_SMALL, head_dim=16, sliding_window=8, layer_types=["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]
+                **_SMALL,
+                head_dim=16,
+                sliding_window=8,
+                layer_types=["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
             )
         case "gpt2":
             return transformers.GPT2Config(
-                vocab_size=49152, n_embd=48, n_layer=5, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2,
+                vocab_size=49152,
+                n_embd=48,
+                n_layer=5,
+                n_head=4,
+                n_positions=256,
+                bos_token_id=1,
+                eos_token_id=2,
                 initializer_range=0.15,
             )
     raise ValueError(architecture)
@@ -107,9 +116,7 @@ _held: list[Any] = []  # until the process ends
 @functools.cache
 def hugging_face(architecture: str) -> Any:
     """The plain model, never touched by TransformerLens."""
-    return AutoModelForCausalLM.from_pretrained(
-        folder(architecture), dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    return AutoModelForCausalLM.from_pretrained(folder(architecture), dtype=torch.float32, attn_implementation="eager").eval()
 
 
 @functools.cache

@@ -8,7 +8,14 @@ import torch
 
 from tl_l2norm.trace import Provenance, Trace
 
-PROVENANCE = {"model": "by hand", "backend": "bridge", "dtype": "float32", "centred": False, "sink_ratio": 5.0, "versions": {"torch": "0"}}
+PROVENANCE = {
+    "model": "by hand",
+    "backend": "bridge",
+    "dtype": "float32",
+    "centred": False,
+    "sink_ratio": 5.0,
+    "versions": {"torch": "0"},
+}
 
 
 def trace_of(norms: list[list[float]], *, provenance: dict[str, Any] | None = None, **fields: Any) -> Trace:

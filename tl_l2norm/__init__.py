@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tl_l2norm.analysis.accuracy import accuracy_table
     from tl_l2norm.analysis.curves import compare_late, layer_curve
     from tl_l2norm.backends import backend_of
+    from tl_l2norm.checks import selfcheck
     from tl_l2norm.collection import collect
     from tl_l2norm.evaluation import run_modes
     from tl_l2norm.figures import norm_curves, token_heatmap
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from tl_l2norm.norms import l2_norms
     from tl_l2norm.prompts import ChatPrompt, chat_prompt
     from tl_l2norm.reporting import report
-    from tl_l2norm.checks import selfcheck
     from tl_l2norm.storage import load_traces, save_traces
     from tl_l2norm.tasks import Problem, is_correct, load_problems, make_mixture, make_problems
     from tl_l2norm.trace import Trace, to_frame

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
+from typing_extensions import override
 
 from tl_l2norm.attach import attached, muted
 from tl_l2norm.hook_names import resid_post, unknown_name
@@ -39,7 +40,8 @@ class BlockCall:
     @property
     def stream(self) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream that the block read."""
-        return self.args[0] if self.args else self.kwargs["hidden_states"]
+        stream: Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
+        return stream
 
     def with_stream(self, stream: Float[Tensor, "batch pos d_model"]) -> BlockCall:
         """The same call on another stream."""
@@ -83,7 +85,8 @@ class Backend(ABC):
 
     @cached_property
     def _embedding(self) -> Tensor:
-        return next(self.model.embed.parameters())
+        embedding: Tensor = next(self.model.embed.parameters())
+        return embedding
 
     @property
     def device(self) -> torch.device:
@@ -97,7 +100,7 @@ class Backend(ABC):
 
     @property
     def centred(self) -> bool:
-        """Whether weights that write to the stream were centred (`center_writing_weights`): every row of W_E then has mean 0."""
+        """Whether weights that write to the stream were centred (`center_writing_weights`): rows of W_E then have mean 0."""
         rows = self._embedding.detach()[:256].float()
         return bool(rows.mean(-1).abs().max() < 1e-3 * rows.std())
 
@@ -215,7 +218,16 @@ class HookedBackend(Backend):
     name = "hooked"
     _RESID_PRE, _RESID_POST = "hook_resid_pre", "hook_resid_post"
 
-    def forward(self, tokens, mask, *, cache=None, keep_cache=False, logits="none"):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch total"],
+        *,
+        cache: Cache | None = None,
+        keep_cache: bool = False,
+        logits: LogitsAt = "none",
+    ) -> tuple[Float[Tensor, "batch kept d_vocab"] | None, Cache | None]:
         if cache is None and keep_cache:
             from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
@@ -232,7 +244,8 @@ class HookedBackend(Backend):
 
         if self.model.cfg.normalization_type is not None:
             stream = self.model.ln_final(stream)
-        return apply_softcap(self._unembed(stream), self.model.cfg.output_logits_soft_cap)
+        logits: Tensor = apply_softcap(self._unembed(stream), self.model.cfg.output_logits_soft_cap)
+        return logits
 
     def _unembed(self, stream: Tensor) -> Tensor:
         """The unembedding; where nobody listens, without the transposed copy of W_U that TransformerLens makes at each call."""
@@ -242,34 +255,40 @@ class HookedBackend(Backend):
             return unembed(stream)  # type: ignore[no-any-return]
         return nn.functional.linear(stream, unembed.W_U.T, unembed.b_U)
 
-    def unembed(self, stream):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def unembed(self, stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_vocab"]:
         with muted(*(module for name in ("ln_final", "unembed") if (module := getattr(self.model, name, None)))):
             return self._head(stream.reshape(1, -1, stream.shape[-1])).reshape(*stream.shape[:-1], -1)
 
-    def select_rows(self, cache, rows):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def select_rows(self, cache: Cache, rows: Int[Tensor, " rows"]) -> Cache:
         for entry in cache.entries:
             entry.past_keys = entry.past_keys[rows.to(entry.past_keys.device)]
             entry.past_values = entry.past_values[rows.to(entry.past_values.device)]
         cache.previous_attention_mask = cache.previous_attention_mask[rows.to(cache.previous_attention_mask.device)]
         return cache
 
-    def trim_left(self, cache, columns):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def trim_left(self, cache: Cache, columns: int) -> Cache:
         for entry in cache.entries:
             entry.past_keys, entry.past_values = entry.past_keys[:, columns:], entry.past_values[:, columns:]
         cache.previous_attention_mask = cache.previous_attention_mask[:, columns:]
         return cache
 
-    def can_join(self, cache):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def can_join(self, cache: Cache) -> bool:
         return True
 
-    def join_rows(self, first, second):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def join_rows(self, first: Cache, second: Cache) -> Cache:
         for mine, other in zip(first.entries, second.entries, strict=True):
             mine.past_keys = _cat_rows(mine.past_keys, other.past_keys, dim=1)
             mine.past_values = _cat_rows(mine.past_values, other.past_values, dim=1)
         first.previous_attention_mask = _cat_rows(first.previous_attention_mask, second.previous_attention_mask, dim=1)
         return first
 
-    def eos_token_ids(self):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def eos_token_ids(self) -> frozenset[int]:
         return _ids(getattr(self.tokenizer, "eos_token_id", None))
 
 
@@ -284,7 +303,16 @@ class BridgeBackend(Backend):
         parameters = inspect.signature(model.original_model.forward).parameters
         self._skips_logits = "logits_to_keep" in parameters
 
-    def forward(self, tokens, mask, *, cache=None, keep_cache=False, logits="none"):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch total"],
+        *,
+        cache: Cache | None = None,
+        keep_cache: bool = False,
+        logits: LogitsAt = "none",
+    ) -> tuple[Float[Tensor, "batch kept d_vocab"] | None, Cache | None]:
         call: dict[str, Any] = {"attention_mask": mask, "use_cache": keep_cache or cache is not None}
         if cache is not None:
             call["past_key_values"] = cache
@@ -295,20 +323,23 @@ class BridgeBackend(Backend):
             return None, cache
         return (found if logits == "all" else found[:, -1:]), cache
 
-    def unembed(self, stream):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def unembed(self, stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_vocab"]:
         model = self.model
         with muted(model.ln_final, model.unembed):
-            logits = model.unembed(model.ln_final(stream.reshape(1, -1, stream.shape[-1])))
+            logits: Tensor = model.unembed(model.ln_final(stream.reshape(1, -1, stream.shape[-1])))
         cap = getattr(model.original_model.config.get_text_config(), "final_logit_softcapping", None)
         if cap:
             logits = torch.tanh(logits / cap) * cap
         return logits.reshape(*stream.shape[:-1], -1)
 
-    def select_rows(self, cache, rows):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def select_rows(self, cache: Cache, rows: Int[Tensor, " rows"]) -> Cache:
         cache.batch_select_indices(rows)
         return cache
 
-    def trim_left(self, cache, columns):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def trim_left(self, cache: Cache, columns: int) -> Cache:
         # A sliding layer keeps its last window - 1 keys: only what reaches past the new length goes.
         for layer in cache.layers:
             kept = min(layer.get_seq_length() - columns, layer.keys.shape[2])
@@ -317,12 +348,14 @@ class BridgeBackend(Backend):
                 layer.cumulative_length -= columns
         return cache
 
-    def can_join(self, cache):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def can_join(self, cache: Cache) -> bool:
         from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
         return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
 
-    def join_rows(self, first, second):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def join_rows(self, first: Cache, second: Cache) -> Cache:
         # Keys are aligned on the right in sliding layers too: padding on the left is all that both kinds need.
         for mine, other in zip(first.layers, second.layers, strict=True):
             mine.keys, mine.values = _cat_rows(mine.keys, other.keys, 2), _cat_rows(mine.values, other.values, 2)
@@ -330,7 +363,8 @@ class BridgeBackend(Backend):
                 mine.cumulative_length = max(mine.cumulative_length, other.cumulative_length)
         return first
 
-    def eos_token_ids(self):  # type: ignore[no-untyped-def] # noqa: D102
+    @override
+    def eos_token_ids(self) -> frozenset[int]:
         generation = getattr(self.model.original_model, "generation_config", None)
         return _ids(getattr(generation, "eos_token_id", None)) | _ids(getattr(self.tokenizer, "eos_token_id", None))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -57,10 +58,8 @@ class SelfCheck:
         """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
-    def to_frame(self) -> Any:
+    def to_frame(self) -> pd.DataFrame:
         """One row per check: check, result, measured, bound, meaning."""
-        import pandas as pd
-
         return pd.DataFrame(
             [
                 {

@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="tl-l2norm", description="The L2 norm of the residual stream as a signal of reasoning, on any TransformerLens model."
+        prog="tl-l2norm",
+        description="The L2 norm of the residual stream as a signal of reasoning, on any TransformerLens model.",
     )
     parser.add_argument("--version", action="version", version=f"tl-l2norm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -80,7 +81,9 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", default="smollm2", help="hub id, Hugging Face folder, .gguf file, or the short name smollm2"
     )
-    command.add_argument("--backend", choices=("bridge", "hooked"), default="bridge", help="TransformerBridge or HookedTransformer")
+    command.add_argument(
+        "--backend", choices=("bridge", "hooked"), default="bridge", help="TransformerBridge or HookedTransformer"
+    )
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
     command.add_argument("--device", default=None, help="such as cuda or cpu; a GPU where there is one by default")
 

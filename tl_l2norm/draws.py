@@ -21,7 +21,7 @@ def _mix(x: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
     return x ^ _shift_right(x, 31)
 
 
-def hash_keys(*keys: Int64[Tensor, "..."] | int) -> Int64[Tensor, "..."]:
+def hash_keys(*keys: Int64[Tensor, ...] | int) -> Int64[Tensor, ...]:
     """SplitMix64 (Steele et al., 2014) folded over the keys: broadcasts, wraps at 64 bits, the same on every device."""
     state = torch.zeros((), dtype=torch.int64)
     for key in keys:
@@ -30,7 +30,7 @@ def hash_keys(*keys: Int64[Tensor, "..."] | int) -> Int64[Tensor, "..."]:
     return state
 
 
-def uniform(*keys: Int64[Tensor, "..."] | int) -> Float[Tensor, "..."]:
+def uniform(*keys: Int64[Tensor, ...] | int) -> Float[Tensor, ...]:
     """One float64 in [0, 1) for each tuple of keys, such as (seed, sequence, layer, position); float32 where float64 is not."""
     bits = _shift_right(hash_keys(*keys), 11)
     dtype = torch.float32 if bits.device.type == "mps" else torch.float64

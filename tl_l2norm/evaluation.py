@@ -15,7 +15,7 @@ from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.prompts import ChatPrompt, Mode, chat_prompt, is_direct
 from tl_l2norm.storage import load_traces, replace_file, save_traces
 from tl_l2norm.tasks import Problem, is_correct
-from tl_l2norm.trace import Trace
+from tl_l2norm.trace import Label, Trace
 
 MODES: tuple[Mode, ...] = ("think", "direct")
 
@@ -81,11 +81,12 @@ def run_modes(
         raise ValueError("some problems are the same: the modes are paired by problem, so give each once")
     limits = {"think": max_new_tokens, "direct": max_direct_tokens}
     chosen = resolve_layers(layers, backend.n_layers)
-    options = {"temperature": temperature, "layers": chosen, "batch_size": batch_size, "progress": progress}
+    options = {"temperature": temperature, "layers": chosen, "batch_size": batch_size}
     found: list[Result] = []
     for mode in modes:
         for start in range(0, len(problems), _CHUNK if save_to else len(problems)):
             chunk = problems[start : start + _CHUNK] if save_to else problems
+            options["progress"] = f"{mode}, {len(problems)} problems" if progress else False
             options["seed"] = [_seed(seed, mode, problem) for problem in chunk]
             run = _Run(backend, mode, limits[mode], options)
             found.extend(run.resume(chunk, Path(save_to)) if save_to else run.ask(chunk))
@@ -103,10 +104,10 @@ class _Run:
 
     def ask(self, problems: Sequence[Problem]) -> list[Result]:
         prompts = [chat_prompt(self.backend.tokenizer, p.question, mode=self.mode) for p in problems]  # type: ignore[arg-type]
-        labels = [{"mode": self.mode, "prompt": p.id, "family": p.family, "level": p.level} for p in problems]
-        completions = generate(
-            self.backend.model, prompts, max_new_tokens=self.max_new_tokens, labels=labels, **self.options
-        )
+        labels: list[dict[str, Label]] = [
+            {"mode": self.mode, "prompt": p.id, "family": p.family, "level": p.level} for p in problems
+        ]
+        completions = generate(self.backend.model, prompts, max_new_tokens=self.max_new_tokens, labels=labels, **self.options)
         return [self._judge(*row) for row in zip(problems, prompts, completions, strict=True)]
 
     def _judge(self, problem: Problem, prompt: ChatPrompt, completion: Completion) -> Result:
@@ -128,9 +129,7 @@ class _Run:
         if (place / "results.json").is_file():
             fields = json.loads((place / "results.json").read_text())
             traces = load_traces(place)
-            return [
-                Result(problem=p, mode=self.mode, trace=t, **f) for p, t, f in zip(problems, traces, fields, strict=True)
-            ]
+            return [Result(problem=p, mode=self.mode, trace=t, **f) for p, t, f in zip(problems, traces, fields, strict=True)]
         results = self.ask(problems)
         save_traces(place, [result.trace for result in results])
         names = ("prompt", "response", "finish_reason", "correct", "direct")

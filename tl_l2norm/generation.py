@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, overload
 
 import pandas as pd
@@ -87,8 +88,7 @@ class Generations(Sequence[Completion]):
         """One row per response: prompt_index, sample, prompt, text, n_prompt_tokens, n_tokens, finish_reason, seed."""
         names = ("prompt_index", "sample", "prompt", "text", "finish_reason", "seed")
         rows = [
-            {name: getattr(c, name) for name in names}
-            | {"n_prompt_tokens": len(c.prompt_tokens), "n_tokens": len(c.tokens)}
+            {name: getattr(c, name) for name in names} | {"n_prompt_tokens": len(c.prompt_tokens), "n_tokens": len(c.tokens)}
             for c in self.completions
         ]
         return pd.DataFrame(rows)
@@ -112,7 +112,7 @@ def generate(
     batch_size: int = 8,
     prepend_bos: bool | None = None,
     sink_ratio: float = SINK_RATIO,
-    progress: bool = True,
+    progress: bool | str = True,
 ) -> Generations:
     """Generate responses and record the norm of every token as it is read back.
 
@@ -136,7 +136,7 @@ def generate(
         batch_size: responses that are decoded at once.
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink.
-        progress: show a progress bar.
+        progress: show a progress bar, under this name if it is one.
 
     Raises:
         ValueError: bad input; the message says what to do.
@@ -162,7 +162,19 @@ def generate(
         decoder.run(rows, n, batch_size, progress)
     return Generations(
         tuple(
-            _complete(backend, row, stops, chosen, sink_ratio, dict(labels[row.prompt]) if labels else {})
+            _complete(
+                backend,
+                row,
+                stops,
+                partial(
+                    make_trace,
+                    backend,
+                    layers=chosen,
+                    sink_ratio=sink_ratio,
+                    seed=row.seed if temperature else None,
+                    labels=dict(labels[row.prompt]) if labels else {},
+                ),
+            )
             for row in rows
         )
     )
@@ -223,10 +235,11 @@ class _Decoder:
         self.mask = self.tokens = self.seeds = torch.empty(0)
         self.steps: list[Float[Tensor, "row batch 1"]] = []
 
-    def run(self, rows: Sequence[_Row], n: int, batch_size: int, progress: bool) -> None:
+    def run(self, rows: Sequence[_Row], n: int, batch_size: int, progress: bool | str) -> None:
         """Decode every row to its end."""
         queue = deque(_groups(rows, min(n, batch_size)))
-        with tqdm(total=len(rows), desc="generate", unit="seq", disable=not progress, delay=2) as bar:
+        name = progress if isinstance(progress, str) else "generate"
+        with tqdm(total=len(rows), desc=name, unit="seq", disable=not progress, delay=2) as bar:
             read = 0
             while queue or self.rows:
                 if admitted := list(self._admissible(queue, batch_size)):
@@ -251,6 +264,7 @@ class _Decoder:
         self._flush()
         tokens, mask = pad_left([group[0].item.tokens for group in groups], self.backend.device)
         logits, cache = self.backend.forward(tokens, mask, keep_cache=True, logits="last")
+        assert logits is not None
         if self.recorder:
             recorded = self.recorder.take().cpu()
             for index, group in enumerate(groups):
@@ -275,6 +289,7 @@ class _Decoder:
         """Read every row's last token back and choose its next."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
         logits, self.cache = self.backend.forward(self.tokens[:, None], self.mask, cache=self.cache, logits="last")
+        assert logits is not None
         if self.recorder:
             self.steps.append(self.recorder.take())
             if len(self.steps) >= _FLUSH_EVERY:
@@ -324,9 +339,7 @@ class _Decoder:
 
 
 def _make_rows(items: Sequence[TokenSequence], n: int, seeds: Sequence[int]) -> list[_Row]:
-    return [
-        _Row(item, prompt, sample, seeds[prompt * n + sample]) for prompt, item in enumerate(items) for sample in range(n)
-    ]
+    return [_Row(item, prompt, sample, seeds[prompt * n + sample]) for prompt, item in enumerate(items) for sample in range(n)]
 
 
 def _groups(rows: Sequence[_Row], size: int) -> list[list[_Row]]:
@@ -359,14 +372,7 @@ def _widen(mask: Int[Tensor, "rows total"], width: int) -> Int[Tensor, "rows wid
     return torch.nn.functional.pad(mask, (width - mask.shape[1], 0))
 
 
-def _complete(
-    backend: Backend,
-    row: _Row,
-    stops: _Stops,
-    layers: tuple[int, ...],
-    sink_ratio: float,
-    labels: dict[str, Label],
-) -> Completion:
+def _complete(backend: Backend, row: _Row, stops: _Stops, trace: Callable[..., Trace]) -> Completion:
     tokenizer = backend.tokenizer
     text, prompt = "", ""
     if tokenizer is not None:
@@ -384,19 +390,12 @@ def _complete(
         prompt_index=row.prompt,
         sample=row.sample,
         seed=row.seed,
-        trace=_trace(backend, row, layers, sink_ratio, labels) if row.norms else None,
+        trace=trace(_read_back(backend, row), torch.cat(row.norms, dim=1)) if row.norms else None,
     )
 
 
-def _trace(
-    backend: Backend, row: _Row, layers: tuple[int, ...], sink_ratio: float, labels: dict[str, Label]
-) -> Trace:
-    tokens = (*row.item.tokens, *row.new[:-1])
+def _read_back(backend: Backend, row: _Row) -> TokenSequence:
+    """The prompt and the response without its last token, which was sampled but never read."""
+    tokens, start = (*row.item.tokens, *row.new[:-1]), len(row.item)
     tags = think_tag_ids(backend.tokenizer) if backend.tokenizer is not None else None
-    sequence = TokenSequence(
-        tokens=tokens, prompt_len=len(row.item), segments=find_segments(tokens, len(row.item), tags)
-    )
-    norms = torch.cat(row.norms, dim=1)
-    return make_trace(
-        backend, sequence, norms, layers=layers, sink_ratio=sink_ratio, seed=row.seed, labels=labels
-    )
+    return TokenSequence(tokens=tokens, prompt_len=start, segments=find_segments(tokens, start, tags))

@@ -199,7 +199,9 @@ def _hooked_config(hf_config: Any) -> dict[str, Any]:
             ) from error
     head_dim = getattr(hf_config, "head_dim", None)
     if head_dim and head_dim != config["d_head"]:
-        raise ValueError(f"HookedTransformer would take d_head={config['d_head']}, the model has {head_dim}: use backend='bridge'")
-    config["n_ctx"] = min(getattr(hf_config, "max_position_embeddings", config["n_ctx"]), _MAX_HOOKED_CTX)
+        raise ValueError(
+            f"HookedTransformer would take d_head={config['d_head']}, the model has {head_dim}: use backend='bridge'"
+        )
+    config["n_ctx"] = min(int(getattr(hf_config, "max_position_embeddings", None) or config["n_ctx"]), _MAX_HOOKED_CTX)
     config["trust_remote_code"] = False
     return config

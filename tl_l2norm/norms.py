@@ -18,15 +18,17 @@ def l2_norms(stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes"]:
     if stream.requires_grad:
         stream = stream.detach()
     if stream.dtype == torch.float32 or stream.numel() <= _CHUNK:
-        return torch.linalg.vector_norm(stream, dim=-1, dtype=torch.float32)
-    rows = stream.reshape(-1, stream.shape[-1]).split(max(1, _CHUNK // stream.shape[-1]))
-    norms = [torch.linalg.vector_norm(part, dim=-1, dtype=torch.float32) for part in rows]
-    return torch.cat(norms).reshape(stream.shape[:-1])
+        return _reduce(stream)
+    parts = torch.split(stream.reshape(-1, stream.shape[-1]), max(1, _CHUNK // stream.shape[-1]))
+    return torch.cat([_reduce(part) for part in parts]).reshape(stream.shape[:-1])
 
 
-def sink_bounds(
-    norms: Float[Tensor, "layer pos"], *, prompt_len: int, ratio: float = SINK_RATIO
-) -> Float[Tensor, " layer"]:
+def _reduce(stream: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(stream, dim=-1, dtype=torch.float32)
+    return norms
+
+
+def sink_bounds(norms: Float[Tensor, "layer pos"], *, prompt_len: int, ratio: float = SINK_RATIO) -> Float[Tensor, " layer"]:
     """Norm above which a token counts as an attention sink: `ratio` times the median over the prompt, first token left out.
 
     The bound rests on the prompt alone, so it is the same while decoding and in one pass over the finished text. A prompt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -14,10 +14,17 @@ class Tokenizer(Protocol):
     eos_token_id: int | None
     chat_template: Any
 
-    def __call__(self, text: str, *, add_special_tokens: bool = ...) -> Any: ...
-    def decode(self, token_ids: Any, *, skip_special_tokens: bool = ..., clean_up_tokenization_spaces: bool = ...) -> str: ...
-    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any: ...
-    def convert_tokens_to_ids(self, tokens: Any) -> Any: ...
+    def __call__(self, text: str, *, add_special_tokens: bool = ...) -> Any:
+        """Encode a text."""
+
+    def decode(self, token_ids: Any, *, skip_special_tokens: bool = ..., clean_up_tokenization_spaces: bool = ...) -> str:
+        """Text of token ids."""
+
+    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
+        """Render chat messages."""
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        """Ids of tokens named by their text."""
 
 
 @runtime_checkable
@@ -25,7 +32,8 @@ class HasTokens(Protocol):
     """A prompt that is tokenised already, such as what `chat_prompt` returns."""
 
     @property
-    def tokens(self) -> Sequence[int]: ...
+    def tokens(self) -> Any:
+        """Token ids, as integers or a one-dimensional tensor."""
 
 
 Message = Mapping[str, Any]

@@ -110,7 +110,7 @@ def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             **columns,
-            "mode": [MODE_NAMES.get(mode, mode) for mode in table["mode"]],
+            "mode": [MODE_NAMES[mode] for mode in table["mode"]],
             "accuracy": [_share(value, "not known") for value in table["accuracy"]],
             "95% interval": [
                 f"{_share(low)} to {_share(high)}" if n else "-"
@@ -190,13 +190,15 @@ def _verdict(traces: Sequence[Trace], seed: int) -> str:
 def _caveats(accuracy: pd.DataFrame) -> list[str]:
     """What weakens a comparison of the modes, in words."""
     caveats = []
-    for row in accuracy.itertuples():
-        name = MODE_NAMES.get(str(row.mode), str(row.mode))
-        if float(row.not_direct) > 0:  # NaN in thinking mode
-            caveats.append(f"{_share(row.not_direct)} of the direct responses were not direct: they hold more than an answer.")
-        if float(row.cut_off) > 0:
-            caveats.append(f"{_share(row.cut_off)} of the {name} responses were cut off at the token limit.")
-        if not row.n:
+    for row in accuracy.to_dict("records"):
+        name = MODE_NAMES[row["mode"]]
+        if row["not_direct"] > 0:  # NaN in thinking mode
+            caveats.append(
+                f"{_share(row['not_direct'])} of the direct responses were not direct: they hold more than an answer."
+            )
+        if row["cut_off"] > 0:
+            caveats.append(f"{_share(row['cut_off'])} of the {name} responses were cut off at the token limit.")
+        if not row["n"]:
             caveats.append(f"No answer is known for the {name} responses, so there is no accuracy.")
     return caveats
 
@@ -243,7 +245,7 @@ def _example_title(result: Result) -> str:
     judged = {True: "right", False: "wrong", None: "answer not known"}[result.correct]
     notes = [judged if result.problem.answer is None or result.correct else f"{judged}, expected {result.problem.answer}"]
     notes += ["not a direct answer"] * (result.direct is False) + ["cut off"] * (result.finish_reason == "length")
-    return f"{MODE_NAMES.get(result.mode, result.mode)}: {', '.join(notes)}"
+    return f"{MODE_NAMES[result.mode]}: {', '.join(notes)}"
 
 
 def _norms_text(trace: Trace) -> pd.DataFrame:

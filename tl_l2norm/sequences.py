@@ -86,8 +86,11 @@ def tokenize(
 
 
 def find_segments(tokens: Sequence[int], prompt_len: int, tags: tuple[int, int] | None) -> tuple[str, ...]:
-    """Segment of each position: after the prompt, thinking runs from the opening tag (or the prompt's unclosed one) through
-    the closing tag; the rest is the answer."""
+    """Segment of each position.
+
+    After the prompt, thinking runs from the opening tag, or the prompt's unclosed one, through the closing tag; the rest is
+    the answer.
+    """
     thinking = False
     found = []
     for position, token in enumerate(tokens):
@@ -115,9 +118,7 @@ def token_texts(tokenizer: Tokenizer | None, tokens: Sequence[int]) -> tuple[str
 
 def decode(tokenizer: Tokenizer, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:
     """Text of tokens, exactly: no cleaning of spaces."""
-    return tokenizer.decode(
-        list(tokens), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-    )
+    return tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
 
 
 def pad_left(
@@ -140,7 +141,9 @@ def _encode(tokenizer: Tokenizer | None, item: SequenceLike, prepend_bos: bool |
         return [int(token) for token in item.tokens], getattr(item, "prompt_len", None)
     if isinstance(item, Tensor):
         if item.ndim != 1 or item.is_floating_point():
-            raise TypeError(f"a tensor of token ids is one-dimensional and integer, got {item.dtype} of shape {tuple(item.shape)}")
+            raise TypeError(
+                f"a tensor of token ids is one-dimensional and integer, got {item.dtype} of shape {tuple(item.shape)}"
+            )
         return item.tolist(), None
     values: list[Any] = list(item) if isinstance(item, Iterable) else [item]
     if values and all(isinstance(value, Mapping) for value in values):

@@ -111,5 +111,6 @@ def _to_json(trace: Trace) -> dict[str, Any]:
 
 
 def _from_json(entry: dict[str, Any], tensors: dict[str, Any]) -> Trace:
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
-    return Trace(**{**fields, "provenance": Provenance(**entry["provenance"])}, **tensors)
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    fields["provenance"] = Provenance(**entry["provenance"])
+    return Trace(**fields, **tensors)

@@ -16,7 +16,7 @@ from torch import Tensor
 from tl_l2norm.hook_names import Layers, resolve_layers
 
 SEGMENTS = ("prompt", "think", "answer")
-"""What a position belongs to: the prompt, the thinking between the tokenizer's own tags (tags included), the rest of the response."""
+"""What a position belongs to: the prompt, the thinking from opening to closing tag, or the rest of the response."""
 
 Label = str | int | float | bool
 
@@ -114,8 +114,10 @@ class Trace:
 
     def select(self, layers: Layers) -> Trace:
         """The same trace with fewer layers; names are those of `collect`, `"late"` and negatives are of what was recorded."""
-        numbers = isinstance(layers, Sequence) and not isinstance(layers, str)
-        rows = tuple(self.row(i) for i in layers) if numbers else resolve_layers(layers, len(self.layers))  # type: ignore[union-attr]
+        if isinstance(layers, Sequence) and not isinstance(layers, str):
+            rows = tuple(self.row(layer) for layer in layers)
+        else:
+            rows = resolve_layers(layers, len(self.layers))
         index = torch.tensor(rows)
         return dataclasses.replace(
             self,

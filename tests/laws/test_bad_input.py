@@ -102,7 +102,8 @@ def test_values_of_another_type() -> None:
     code = f"""
 import tl_l2norm as l2
 model = l2.load_model({models.folder("llama")!r})
-for call in (lambda: l2.collect(model, [["a", "b"]]), lambda: l2.collect(model, [5.0]), lambda: l2.load_model("x", backend="hooky")):
+calls = lambda: l2.collect(model, [["a", "b"]]), lambda: l2.collect(model, [5.0]), lambda: l2.load_model("x", backend="hooky")
+for call in calls:
     try:
         call()
     except (TypeError, ValueError) as error:

@@ -30,7 +30,10 @@ def test_a_fault_leaves_no_hook_and_the_users_own_still_work(tiny: Any, fault: t
     backend.resid_post(2).add_hook(user)
     try:
         before = count_hooks(tiny)
-        run = {"collect": lambda: [l2.collect(tiny, [ids("Hi")]) for _ in range(5)], "generate": lambda: l2.generate(tiny, [ids("Hi")])}
+        run = {
+            "collect": lambda: [l2.collect(tiny, [ids("Hi")]) for _ in range(5)],
+            "generate": lambda: l2.generate(tiny, [ids("Hi")]),
+        }
         with pytest.raises(fault):
             run[call]()
         assert count_hooks(tiny) == before == 1
@@ -90,7 +93,9 @@ def test_the_recorder_sees_what_the_next_block_reads(tiny: Any) -> None:
 
 def test_nothing_of_size_d_model_is_kept(tiny: Any) -> None:
     trace = l2.collect(tiny, [list(range(5, 60))])[0]
-    held = sum(v.untyped_storage().nbytes() for f in trace.__dataclass_fields__ if isinstance(v := getattr(trace, f), torch.Tensor))
+    held = sum(
+        v.untyped_storage().nbytes() for f in trace.__dataclass_fields__ if isinstance(v := getattr(trace, f), torch.Tensor)
+    )
     n_pos, n_layers = 55, backend_of(tiny).n_layers
     assert held == n_pos * (8 + 4 + (4 + 1) * n_layers) + 4 * n_layers  # tokens, embedding, norms and sinks, bounds
 

@@ -35,7 +35,7 @@ def test_a_draw_does_not_depend_on_those_beside_it() -> None:
 
 def test_draws_are_uniform_and_independent_of_each_key() -> None:
     draws = uniform(torch.arange(100)[:, None], torch.arange(1000)[None])
-    assert 0 <= float(draws.min()) and float(draws.max()) < 1
+    assert float(draws.min()) >= 0 and float(draws.max()) < 1
     counts = torch.histc(draws.float(), bins=20, min=0, max=1)
     chi2 = float(((counts - 5000) ** 2 / 5000).sum())
     assert chi2 < 43.8  # 99.9% point of chi-squared with 19 degrees of freedom

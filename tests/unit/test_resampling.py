@@ -33,5 +33,10 @@ def test_one_prompt_has_no_interval() -> None:
 
 def test_wilson_against_published_values() -> None:
     # Newcombe (1998), Statistics in Medicine 17, table I, method 3 (score without continuity correction)
-    for successes, n, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]:
+    for successes, n, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
         assert wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)

@@ -27,7 +27,9 @@ def test_tokens_come_as_often_as_their_probability(sampling: Sampling, expected:
 
 def test_greedy_takes_the_most_likely() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [9.0, 3.0, 1.0]])
-    assert choose(logits, Sampling().warpers(), torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)).tolist() == [1, 0]
+    assert choose(
+        logits, Sampling().warpers(), torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    ).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ class LateComparison:
         found, where = self.difference, f"layers {self.layers[0]} to {self.layers[-1]}"
         figures = f"difference {found} prompts, ratio {self.ratio.mean:.3f} [{self.ratio.low:.3f}, {self.ratio.high:.3f}]"
         if found.n < MIN_PROMPTS:
-            return f"With {found.n} prompts nothing can be said of the late layers ({where}): {figures}; give at least {MIN_PROMPTS}."
+            few = f"With {found.n} prompts nothing can be said of the late layers ({where})"
+            return f"{few}: {figures}; give at least {MIN_PROMPTS}."
         if not found.excludes_zero:
             return f"Thinking norms are neither higher nor lower than direct ones in the late layers ({where}): {figures}."
         word = "higher" if found.mean > 0 else "lower"

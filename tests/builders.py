@@ -1,0 +1,88 @@
+"""Traces and results of a few tokens, for what is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tests.traces import trace_of
+from tl_l2norm.evaluation import Result
+from tl_l2norm.prompts import Mode
+from tl_l2norm.tasks import Problem
+from tl_l2norm.trace import Trace
+
+NASTY = (
+    "<|start|>",
+    "<think>",
+    "<script>alert(1)</script>",
+    "</script>",
+    "a<b & c",
+    "<img src=x onerror=alert(2)>",
+    '"><svg onload=alert(3)>',
+    "line\nbreak",
+    "🦊",
+    "",
+    "&lt;",
+    "{{ 7*7 }}",
+    "${alert(4)}",
+    "  ",
+    "\u202eright to left",
+    "\x00\x1b",
+)
+"""Tokens that a page could take for something else; the tenth ends no character."""
+
+
+def make_trace(
+    str_tokens: Sequence[str],
+    *,
+    norms: Sequence[Sequence[float]] | None = None,
+    prompt_len: int = 1,
+    think: int = 0,
+    sinks: Sequence[int] = (0,),
+    **fields: Any,
+) -> Trace:
+    """A trace with these tokens; by default two layers, norms 10, 11, ... and 100, 110, ..., the first a sink of 25,000.
+
+    Args:
+        str_tokens: [pos]
+        norms: [layer, pos]
+        prompt_len: tokens of the prompt.
+        think: how many tokens after the prompt are thinking.
+        sinks: positions that are sinks at every layer.
+        fields: of `Trace`.
+    """
+    n = len(str_tokens)
+    rows = norms or [[25_000.0] + [scale * (10.0 + i) for i in range(1, n)] for scale in (1, 10)]
+    is_sink = torch.zeros(len(rows), n, dtype=torch.bool)
+    is_sink[:, list(sinks)] = True
+    end = prompt_len + think
+    segments = tuple("prompt" if i < prompt_len else "think" if i < end else "answer" for i in range(n))
+    defaults = {"is_sink": is_sink, "sink_bounds": torch.full((len(rows),), 5_000.0), "segments": segments}
+    return trace_of(
+        [list(row) for row in rows], **{**defaults, "str_tokens": tuple(str_tokens), "prompt_len": prompt_len, **fields}
+    )
+
+
+def make_result(index: int, mode: Mode, *, trace: Trace | None = None, **fields: Any) -> Result:
+    """The answer to problem `index`; in thinking mode norms are 1 higher at layer 0, 10 higher at layer 1."""
+    higher = 1.0 if mode == "think" else 0.0
+    if trace is None:
+        base = [10.0 + index + higher, 12.0 + index + higher]
+        norms = [[25_000.0, 9.0, *base], [25_000.0, 90.0, *(10 * norm for norm in base)]]
+        trace = make_trace(["<|start|>", " ask", " an", "swer"], norms=norms, prompt_len=2, think=1 if mode == "think" else 0)
+    defaults: dict[str, Any] = {
+        "problem": Problem(question=f"What is {index} + 1?", answer=str(index + 1), family="sums", level=1),
+        "prompt": "<|start|> ask",
+        "response": " answer",
+        "finish_reason": "stop",
+        "correct": index % 2 == 0,
+        "direct": True if mode == "direct" else None,
+    }
+    return Result(mode=mode, trace=trace, **{**defaults, **fields})
+
+
+def make_results(n: int, *modes: Mode, **fields: Any) -> list[Result]:
+    """Problems 0 to n - 1 in each mode."""
+    return [make_result(i, mode, **fields) for i in range(n) for mode in modes or ("think", "direct")]

@@ -1,0 +1,81 @@
+"""The command line as a user meets it: another process, real models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import models
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "tl_l2norm", *arguments], capture_output=True, text=True)
+
+
+def test_report_on_ones_own_prompts_goes_on_from_what_was_saved(tmp_path: Path) -> None:
+    prompts = tmp_path / "mine.jsonl"
+    questions = [{"question": f"What is {a} + {a}?", "answer": a + a, "family": "mine"} for a in range(2, 10)]
+    prompts.write_text("\n".join(json.dumps(q) for q in questions))
+    out = tmp_path / "deep" / "r.html"
+    options = ["report", "--model", models.folder("smollm2"), "--prompts", str(prompts), "--out", str(out)]
+    options += ["--max-new-tokens", "12", "--max-direct-tokens", "4", "--save", str(tmp_path / "kept")]
+    first = run(*options)
+    assert first.returncode == 0, first.stderr
+    page = out.read_text()
+    assert "What is 9 + 9?" in page and "n = 8 prompts" in page
+    assert "late layers (layers 22 to 29)" in first.stdout and str(out) in first.stdout
+    kept = sorted((tmp_path / "kept").iterdir())
+    assert [p.name.split("-")[0] for p in kept] == ["direct", "think"]
+    stamps = [(p / "traces.json").stat().st_mtime_ns for p in kept]
+    out.unlink()
+    again = run(*options)
+    assert again.returncode == 0, again.stderr
+    assert out.exists() and "generate" not in again.stderr
+    assert [(p / "traces.json").stat().st_mtime_ns for p in kept] == stamps, "nothing was run again"
+    assert again.stdout == first.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["report", "--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["report", "--n", "0"], "--n must be at least 1"),
+        (["report", "--model", "no-such-model"], "can't load 'no-such-model'"),
+        (["doctor", "--model", "./nowhere"], "no model at ./nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_traceback(arguments: list[str], says: str) -> None:
+    found = run(*arguments)
+    assert found.returncode == 2
+    assert says in found.stderr and "Traceback" not in found.stderr
+    assert "error: " in found.stderr
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"question": "What is 1 + 1?"}\n\n{"question": \n')
+    found = run("report", "--prompts", str(file))
+    assert found.returncode == 2
+    assert "p.jsonl" in found.stderr and "3" in found.stderr and "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("case", [c for c in models.CASES if c.architecture == "smollm2"], ids=str)
+def test_doctor(case: models.Case) -> None:
+    found = run("doctor", "--model", models.folder("smollm2"), "--backend", case.backend)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert found.stdout.count("pass") == 6 and "FAIL" not in found.stdout
+    assert "transformer-lens" in found.stdout
+
+
+def test_doctor_in_bfloat16() -> None:
+    found = run("doctor", "--model", models.folder("smollm2"), "--dtype", "bfloat16")
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_help_and_version() -> None:
+    assert "report" in run("--help").stdout
+    assert run("--version").stdout.startswith("tl-l2norm 0.")

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+import tl_l2norm as l2
+from tests import models
+from tl_l2norm.tasks import Problem
+
+PROBLEMS = [
+    Problem(question="What is 2 + 2?", answer="4", family="sums", level=1),
+    Problem(question="What is the capital of France? Answer with one word.", answer="Paris", family="facts", level=1),
+    Problem(question="Name a colour.", answer=None, family="open", level=2),
+]
+
+
+def test_each_problem_is_asked_in_each_mode_and_judged(smollm2: object) -> None:
+    results = l2.run_modes(smollm2, PROBLEMS, max_new_tokens=24, max_direct_tokens=6, progress=False)
+    assert [(r.mode, r.problem.family) for r in results] == [(m, p.family) for m in ("think", "direct") for p in PROBLEMS]
+    by = {(r.mode, r.problem.family): r for r in results}
+    assert by["direct", "facts"].response.strip().startswith("Paris") and by["direct", "facts"].correct is True
+    assert by["think", "open"].correct is None
+    assert by["think", "sums"].direct is None and by["direct", "sums"].direct is not None
+    labels = by["direct", "facts"].trace.labels
+    assert (labels["mode"], labels["family"], labels["level"]) == ("direct", "facts", 1)
+    assert labels["prompt"] == PROBLEMS[1].id
+    assert by["direct", "facts"].prompt.endswith("The answer is")
+    table = l2.accuracy_table(results, by=("mode",)).set_index("mode")
+    assert table.loc["direct", "n"] == 2
+    assert table.loc["direct", "low"] <= table.loc["direct", "accuracy"] <= table.loc["direct", "high"]
+
+
+def test_saved_results_are_gone_on_from_but_not_those_of_other_options(smollm2: object, tmp_path: Path) -> None:
+    options = {"max_new_tokens": 6, "max_direct_tokens": 3, "progress": False, "save_to": tmp_path}
+    first = l2.run_modes(smollm2, PROBLEMS, **options)
+    broken = models.use(models.Case("llama", "bridge"))  # would answer otherwise, if it were asked
+    assert len(list(tmp_path.iterdir())) == 2
+    again = l2.run_modes(smollm2, PROBLEMS, **options)
+    assert [r.response for r in again] == [r.response for r in first]
+    assert all((a.trace.l2_norms == b.trace.l2_norms).all() for a, b in zip(first, again, strict=True))
+    l2.run_modes(broken, PROBLEMS, **options)
+    l2.run_modes(smollm2, PROBLEMS, **{**options, "max_new_tokens": 7})
+    assert len(list(tmp_path.iterdir())) == 5, "another model: two more; another length of thinking: one more"
+
+
+def test_bad_input(smollm2: object) -> None:
+    with pytest.raises(ValueError, match="no problems given"):
+        l2.run_modes(smollm2, [])
+    with pytest.raises(ValueError, match="some problems are the same"):
+        l2.run_modes(smollm2, [PROBLEMS[0], PROBLEMS[0]])

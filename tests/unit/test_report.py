@@ -1,0 +1,161 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.builders import NASTY, make_result, make_results, make_trace
+from tl_l2norm.reporting import report, summary
+from tl_l2norm.tasks import Problem
+
+
+def text_of(page: str) -> str:
+    """What a reader sees, scripts and styles left out."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<(script|style)\b.*?</\1>", "", page)))
+
+
+def written(tmp_path: Path, *args: object, **kwargs: object) -> str:
+    return report(*args, path=tmp_path / "report.html", **kwargs).read_text(encoding="utf-8")  # type: ignore[arg-type]
+
+
+def test_the_report_says_what_was_run_and_what_came_of_it(tmp_path: Path) -> None:
+    page = written(tmp_path, make_results(8))
+    text = text_of(page)
+    assert (
+        "Thinking norms are higher than direct ones in the late layers (layers 1 to 1). Difference 10 [10, 10], n = 8 prompts"
+        in text
+    )
+    for fact in (
+        "Model by hand",
+        "Backend bridge",
+        "Data type float32",
+        "Prompts 8",
+        "8 thinking, 8 direct",
+        "torch 0",
+        "greedy",
+    ):
+        assert fact in text
+    assert "thinking 50% 22% to 78% 8 - 0% direct 50% 22% to 78% 8 0% 0%" in text
+    assert "0 &lt;|start|&gt; 0-1 25,000 16 of 16" in text
+    assert "arXiv 2606.06188" in text
+    assert text.index("thinking 50%") < text.index("direct 50%")
+
+
+def test_each_library_is_there_once_and_nothing_is_fetched(tmp_path: Path) -> None:
+    page = written(tmp_path, make_results(8))
+    assert page.count("var CircuitsVis=") == 1
+    assert page.count("plotly.js v") == 1
+    assert page.count("Plotly.newPlot(") == 3
+    markup = re.sub(r"(?s)<script\b.*?</script>", "", page)
+    assert not re.search(r"https?://|\bsrc=|\bhref=|url\(|@import", markup)
+    assert "Content-Security-Policy" in markup and "default-src &#39;none&#39;" in markup
+
+
+@pytest.mark.parametrize(("shift", "word"), [(10.0, "higher"), (-10.0, "lower"), (0.0, "neither higher nor lower")])
+def test_the_verdict_is_told_whichever_way_it_falls(tmp_path: Path, shift: float, word: str) -> None:
+    results = []
+    for i in range(9):
+        for mode in ("think", "direct"):
+            norm = 100.0 + (shift + (-1) ** i if mode == "think" else 0)
+            results.append(make_result(i, mode, trace=make_trace(["s", "a"], norms=[[25_000, norm]])))  # type: ignore[arg-type]
+    assert f"Thinking norms are {word} than direct ones" in text_of(written(tmp_path, results))
+    assert f"Thinking norms are {word} than direct ones" in summary(results)
+
+
+def test_few_prompts_say_nothing(tmp_path: Path) -> None:
+    assert "With 3 prompts nothing can be said" in text_of(written(tmp_path, make_results(3)))
+    assert "With 1 prompts nothing can be said" in text_of(written(tmp_path, make_results(1)))
+
+
+def test_one_mode_is_reported_without_a_comparison(tmp_path: Path) -> None:
+    text = text_of(written(tmp_path, make_results(8, "direct")))
+    assert "No comparison of the modes: There are no thinking responses." in text.replace(". There", ": There")
+    assert "direct 50% 22% to 78%" in text
+    assert "No comparison of the modes: there are no direct responses." in summary(make_results(8, "think"))
+
+
+def test_prompts_of_one_mode_only_are_left_out_and_counted() -> None:
+    results = [*make_results(8), make_result(8, "think")]
+    assert "n = 8 prompts" in summary(results).replace("\n", " ")
+    assert "1 prompt asked in one mode only are left out." in summary(results).replace("\n", " ")
+    apart = [make_result(0, "think"), make_result(1, "direct")]
+    assert "no prompt was asked in both" in summary(apart)
+
+
+def test_prompts_without_a_response_token_leave_nothing_to_compare(tmp_path: Path) -> None:
+    silent = make_trace(["s", "p"], prompt_len=2)
+    results = [make_result(i, mode, trace=silent) for i in range(2) for mode in ("think", "direct")]  # type: ignore[arg-type]
+    text = text_of(written(tmp_path, results))
+    assert "no prompt has response tokens in both" in text.lower()
+    assert "No sequence has a response token" in text
+
+
+def test_unknown_answers_are_not_wrong_answers(tmp_path: Path) -> None:
+    unknown = {"correct": None, "problem": Problem(question="Why?", answer=None, family="own")}
+    text = text_of(written(tmp_path, [make_result(0, "think", **unknown), make_result(0, "direct", **unknown)]))
+    assert "No answer is known, so nothing was verified." in text
+    assert "thinking not known - 0 - 0%" in text
+    assert "answer not known" in text and "wrong" not in text
+
+
+def test_what_weakens_the_comparison_is_said() -> None:
+    results = make_results(8, "think", finish_reason="length") + make_results(8, "direct", direct=False)
+    text = summary(results)
+    assert "100% of the direct responses were not direct" in text
+    assert "100% of the thinking responses were cut off" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_families_and_levels_have_tables_of_their_own(tmp_path: Path) -> None:
+    problems = [Problem(question=f"{i}", answer="1", family=family, level=i) for i, family in enumerate(["a", "b"], 1)]
+    results = [make_result(0, mode, problem=p) for p in problems for mode in ("think", "direct")]  # type: ignore[arg-type]
+    text = text_of(written(tmp_path, results))
+    assert "By family" in text and "By level" in text
+    assert "Families a, b" in text and "Levels 1, 2" in text
+
+
+def test_model_text_is_never_markup(tmp_path: Path) -> None:
+    nasty = "".join(NASTY)
+    problem = Problem(question=nasty, answer=nasty, family="<script>alert(9)</script>", level=1)
+    results = [make_result(0, mode, trace=make_trace(NASTY), problem=problem, correct=False) for mode in ("think", "direct")]  # type: ignore[arg-type]
+    results.append(make_result(1, "think", trace=make_trace(NASTY)))
+    page = written(tmp_path, results, title=nasty)
+    markup = re.sub(r"(?s)<script>.*?</script>|<script type=\"text/javascript\">.*?</script>", "", page)
+    assert not re.search(r"<(script|img|svg|think)\b", markup)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in markup
+    assert "<script>alert(" not in page
+
+
+def test_examples_pair_the_modes_and_mark_right_and_wrong(tmp_path: Path) -> None:
+    page = written(tmp_path, make_results(5), examples=2)
+    titles = re.findall(r'<p class="l2-title">(.*?)</p>', page)
+    assert len(titles) == 4
+    assert [title.split(":")[0] for title in titles] == ["thinking", "direct"] * 2
+    assert {title.split(": ")[1].split(",")[0] for title in titles} <= {"right", "wrong"}
+    assert titles == re.findall(r'<p class="l2-title">(.*?)</p>', written(tmp_path, make_results(5), examples=2))
+    assert "l2-title" not in re.sub(r"(?s)<style>.*?</style>", "", written(tmp_path, make_results(5), examples=0))
+
+
+def test_layer_chooses_the_colours(tmp_path: Path) -> None:
+    assert "residual stream after layer 0" in written(tmp_path, make_results(2), layer=0)
+    assert "residual stream after layer 1" in written(tmp_path, make_results(2))
+    with pytest.raises(ValueError, match="layer 9 was not recorded"):
+        written(tmp_path, make_results(2), layer=9)
+
+
+def test_bad_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no results"):
+        written(tmp_path, [])
+    with pytest.raises(ValueError, match="examples"):
+        written(tmp_path, make_results(1), examples=-1)
+    other = make_trace(["s", "a"], norms=[[25_000, 1], [25_000, 2]], provenance={"dtype": "bfloat16"})
+    with pytest.raises(ValueError, match="not comparable"):
+        written(tmp_path, [*make_results(1), make_result(1, "think", trace=other)])
+
+
+def test_a_failed_report_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "report.html"
+    assert report(make_results(1), path=path) == path
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        report(make_results(1), path=path, layer=9)
+    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["report.html"]

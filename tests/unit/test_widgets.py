@@ -1,0 +1,166 @@
+import html
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.builders import NASTY, make_trace
+from tl_l2norm import widgets
+from tl_l2norm.widgets import visible_text
+from tl_l2norm.widgets.page import circuitsvis_bundle, inline_script, write_page
+
+
+class Strips(HTMLParser):
+    """The token spans of a page: attributes and text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.spans: list[tuple[dict[str, str], str]] = []
+        self.tags: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if "data-place" in dict(attrs):
+            self.spans.append(({k: v or "" for k, v in attrs}, ""))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1] in ("span", "br") and self.spans and data.strip("\n"):
+            attributes, text = self.spans[-1]
+            self.spans[-1] = (attributes, text + data)
+
+
+def spans(widget: widgets.TokensWidget) -> list[tuple[dict[str, str], str]]:
+    return Strips(str(widget.fragment())).spans
+
+
+def test_colour_is_the_place_between_least_and_greatest_norm_and_the_title_is_the_norm() -> None:
+    trace = make_trace(["s", "a", "b", "c"], norms=[[25_000, 100, 150, 300]])
+    places = [(float(a["data-place"]), a["title"]) for a, _ in spans(widgets.tokens(trace))]
+    assert places == [
+        (-1, "norm 25,000, position 0, attention sink, off the scale"),
+        (0, "norm 100, position 1"),
+        (0.25, "norm 150, position 2"),
+        (1, "norm 300, position 3"),
+    ]
+
+
+def test_static_colours_run_from_white_to_orange_with_sinks_grey_and_outlined() -> None:
+    trace = make_trace(["s", "a", "b", "c"], norms=[[25_000, 100, 200, 300]])
+    found = [(a["style"].split(";")[0], a.get("class")) for a, _ in spans(widgets.tokens(trace))]
+    assert found == [
+        ("background:#c4c4c4", "l2-sink"),
+        ("background:#ffffff", None),
+        ("background:#f2cf80", None),
+        ("background:#e69f00", None),
+    ]
+
+
+def test_layer_counts_from_the_last_recorded_one() -> None:
+    trace = make_trace(["s", "a", "b"], layers=(3, 7))
+    assert widgets.tokens(trace).layer == 7
+    assert widgets.tokens(trace, layer=-2).scale == (11, 12)
+    assert widgets.tokens(trace, layer=7).scale == (110, 120)
+    with pytest.raises(ValueError, match="layer 5 was not recorded"):
+        widgets.tokens(trace, layer=5)
+
+
+def test_several_traces_share_one_scale() -> None:
+    low, high = (make_trace(["s", "a"], norms=[[25_000, norm]]) for norm in (50, 70))
+    assert [a["data-place"] for a, _ in spans(widgets.tokens([low, high]))] == ["-1", "0.0", "-1", "1.0"]
+
+
+def test_equal_norms_and_sinks_alone_are_drawn() -> None:
+    equal = make_trace(["s", "a", "b"], norms=[[25_000, 80, 80]])
+    assert [a["data-place"] for a, _ in spans(widgets.tokens(equal))] == ["-1", "0.0", "0.0"]
+    only = widgets.tokens(make_trace(["s"]))
+    assert only.scale is None and "only sinks" in repr(only)
+    assert "linear-gradient" not in only.fragment()
+
+
+def test_every_token_is_text_and_nothing_else() -> None:
+    widget = widgets.tokens(make_trace(NASTY))
+    found = Strips(str(widget.fragment()))
+    assert [text for _, text in found.spans] == [visible_text(token) for token in NASTY]
+    assert not {"script", "img", "svg", "think"} & set(found.tags)
+
+
+def test_what_cannot_be_seen_is_made_visible() -> None:
+    assert visible_text("a\n\n") == "a↵↵"
+    assert visible_text("\tx") == "⇥x"
+    assert visible_text("   ") == "···"
+    assert visible_text(" word") == " word"
+    assert visible_text("\x00\x7f") == "␀␡"
+    fragment = widgets.tokens(make_trace(["s", "line\n\n", ""])).fragment()
+    assert ">line↵↵<br><br></span>" in fragment
+    assert "part of a character" in fragment and "l2-part" in fragment
+
+
+def test_segments_are_apart_and_labelled() -> None:
+    fragment = widgets.tokens(make_trace(["s", "p", "t", "t", "a"], prompt_len=2, think=2)).fragment()
+    labels = re.findall(r'<p class="l2-label"><b>(\w+)</b> (\d+)</p>', fragment)
+    assert labels == [("prompt", "2"), ("think", "2"), ("answer", "1")]
+
+
+def test_max_tokens_cuts_and_says_so() -> None:
+    widget = widgets.tokens(make_trace(["s", "a", "b", "c", "d"]), max_tokens=3)
+    assert len(spans(widget)) == 3
+    assert "2 more tokens are not shown" in widget.fragment()
+    with pytest.raises(ValueError, match="max_tokens"):
+        widgets.tokens(make_trace(["s"]), max_tokens=0)
+
+
+def test_titles_come_from_labels_or_are_given() -> None:
+    trace = make_trace(["s"], labels={"mode": "think", "family": "<i>"})
+    assert "mode think, family &lt;i&gt;" in widgets.tokens(trace).fragment()
+    assert ">mine<" in widgets.tokens(trace, titles=["mine"]).fragment()
+    with pytest.raises(ValueError, match="2 titles for 1 traces"):
+        widgets.tokens(trace, titles=["a", "b"])
+    with pytest.raises(ValueError, match="no traces"):
+        widgets.tokens([])
+
+
+def test_a_page_is_self_contained(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    path = widgets.tokens([make_trace(NASTY), make_trace(NASTY)]).save(tmp_path / "new" / "tokens.html")
+    page = path.read_text(encoding="utf-8")
+    assert path.is_file() and [p.name for p in path.parent.iterdir()] == ["tokens.html"]
+    assert page.count("var CircuitsVis=") == 1
+    assert "default-src &#39;none&#39;" in page
+    assert not re.search(r"<(link|iframe|img|script[^>]*\bsrc)\b", page.replace(circuitsvis_bundle(), ""))
+    assert "sourceMappingURL" not in page
+    assert page.count("</script>") == page.count("<script>") - 1  # one is within a string of the bundle
+
+
+def test_jupyter_gets_the_same_page_in_a_frame_of_its_own() -> None:
+    widget = widgets.tokens(make_trace(["s", "a"]))
+    shown = widget._repr_html_()
+    assert shown.startswith("<iframe srcdoc=") and "src=" not in shown.split("srcdoc=")[0]
+    (source,) = re.findall(r'srcdoc="([^"]*)"', shown)
+    assert html.unescape(source) == widget.page()
+
+
+def test_repr_is_for_a_terminal() -> None:
+    widget = widgets.tokens(make_trace(["s", "a", "b"]))
+    assert repr(widget) == (
+        "TokensWidget(1 sequences, 3 tokens, layer 1, norms 110 to 120, 1 sinks; .save('tokens.html') writes a page)"
+    )
+
+
+def test_scripts_cannot_be_ended_from_within() -> None:
+    assert inline_script("x = '</script><script>'") == r"<script>x = '<\/script><script>'</script>"
+
+
+def test_a_folder_is_not_a_page(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match="is a folder"):
+        write_page(tmp_path, "x")
+
+
+def test_text_that_utf8_cannot_hold_is_replaced(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    assert write_page(tmp_path / "p.html", "a\ud800b").read_text(encoding="utf-8") == "a?b"
+
+
+def test_the_bundle_is_found_without_importing_circuitsvis() -> None:
+    code = "import sys, tl_l2norm.widgets.page as p; p.circuitsvis_bundle(); sys.exit('circuitsvis' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
