@@ -17,7 +17,7 @@ def test_each_problem_is_asked_in_each_mode_and_judged(smollm2: object) -> None:
     results = l2.run_modes(smollm2, PROBLEMS, max_new_tokens=24, max_direct_tokens=6, progress=False)
     assert [(r.mode, r.problem.family) for r in results] == [(m, p.family) for m in ("think", "direct") for p in PROBLEMS]
     by = {(r.mode, r.problem.family): r for r in results}
-    assert by["direct", "facts"].response.strip().startswith("Paris") and by["direct", "facts"].correct is True
+    assert "Paris" in by["direct", "facts"].response and by["direct", "facts"].correct is True
     assert by["think", "open"].correct is None
     assert by["think", "sums"].direct is None and by["direct", "sums"].direct is not None
     labels = by["direct", "facts"].trace.labels

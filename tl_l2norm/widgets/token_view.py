@@ -98,15 +98,16 @@ class TokensWidget:
         """Script elements that fragments need, once per page."""
         return [inline_script(circuitsvis_bundle()), inline_script(asset("widgets/tokens.js"))]
 
-    def page(self) -> Markup:
+    def page(self) -> str:
         """A self-contained page."""
-        return render(
+        page = render(
             "widgets/page.html.jinja",
             title=f"Norms at layer {self.layer}",
             styles=[Markup("body { margin: .3rem; }"), *self.styles()],
             scripts=self.scripts(),
             body=self.fragment(),
         )
+        return str(page)
 
     def save(self, path: str | Path) -> Path:
         """Write a self-contained page (1.3 MB, fetches nothing)."""
