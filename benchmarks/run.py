@@ -37,6 +37,13 @@ def seconds(*calls: Callable[[], object], repeats: int) -> list[float]:
     return [statistics.median(found) for found in times]
 
 
+def as_transformer_lens_loads(model: Any) -> Any:
+    """Undo the layout that `load_model` gives to matrices, which makes TransformerLens' own code faster too."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()
+    return model
+
+
 def peak_bytes(call: Callable[[], object]) -> int:
     """Most bytes of tensors held at once during a call, over what was held before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
@@ -76,7 +83,7 @@ def collect_rows(models: dict[str, Any], repeats: int) -> list[Row]:
                 backend.forward(tokens, torch.ones_like(tokens))
 
         base, with_cache, recorded = seconds(bare, cached, ours, repeats=repeats)
-        bound = {"bridge": 0.85, "hooked": 0.88}[name]
+        bound = {"bridge": "<= 0.85", "hooked": "<= 0.88"}.get(name, "")
         rows.append(
             {
                 "what": f"collect, all layers, 4 x 256 ({name})",
@@ -84,7 +91,7 @@ def collect_rows(models: dict[str, Any], repeats: int) -> list[Row]:
                 "against": "its own forward with logits",
                 "theirs": base,
                 "ratio": recorded / base,
-                "wanted": f"<= {bound}",
+                "wanted": bound,
             }
         )
         rows.append(
@@ -125,7 +132,7 @@ def decode_rows(models: dict[str, Any], plain: Any, repeats: int) -> list[Row]:
             lambda m=model, c=count: m.generate(ids, max_new_tokens=c, do_sample=False, stop_at_eos=False, verbose=False),
         ]
         recorded, unrecorded, own = (count / s for s in seconds(*calls, repeats=repeats))
-        bound = {"bridge": ">= 1.0", "hooked": ">= 1.05"}[name]
+        bound = {"bridge": ">= 1.0", "hooked": ">= 1.05"}.get(name, "")
         rows.append(
             {
                 "what": f"generate, all layers, batch 1, tok/s ({name})",
@@ -246,7 +253,8 @@ def main() -> None:
         models = {"bridge": l2.load_model(options.source, device="cpu")}
         plain, _, _ = _load_hugging_face(options.source, torch.float32)
         try:
-            models["hooked"] = l2.load_model(options.source, backend="hooked", device="cpu")
+            models["hooked, our layout"] = l2.load_model(options.source, backend="hooked", device="cpu")
+            models["hooked"] = as_transformer_lens_loads(l2.load_model(options.source, backend="hooked", device="cpu"))
         except ImportError:
             print("HookedTransformer is not there (TransformerLens 4): bridge only", file=sys.stderr)
     if "start" in options.parts:

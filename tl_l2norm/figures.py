@@ -39,6 +39,7 @@ _TEMPLATE = go.layout.Template(
         "xaxis": {"gridcolor": _GRID, "linecolor": _GREY, "zeroline": False, "ticks": "outside", "title": {"standoff": 8}},
         "yaxis": {"gridcolor": _GRID, "linecolor": _GREY, "zeroline": False, "title": {"standoff": 8}},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": {"text": ""}},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": _GREY, "activecolor": _GREY},
         "hoverlabel": {"bgcolor": "#222", "font": {"color": "#fff"}},
     }
 )

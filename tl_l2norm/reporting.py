@@ -58,6 +58,7 @@ def report(
     if examples < 0:
         raise ValueError(f"examples must be at least 0, got {examples}")
     traces = _traces(results)
+    coloured = traces[0].layers[traces[0].row(-1 if layer is None else layer)]
     accuracy = _accuracy(results)
     groups = [by for by in ("family", "level") if len({getattr(r.problem, by) for r in results}) > 1]
     detailed = {by: _accuracy(results, by) for by in groups}
@@ -88,7 +89,7 @@ def report(
         heatmap_question=first.problem.question,
         heatmap_title=_example_title(first),
         heatmap_table=_table(_norms_text(first.trace)),
-        examples=[(pair[0].problem.question, _widget(pair, -1 if layer is None else layer).fragment()) for pair in shown],
+        examples=[(pair[0].problem.question, _widget(pair, coloured).fragment()) for pair in shown],
         late=layer_ranges([traces[0].layers[row] for row in late_layers(len(traces[0].layers))]),
         sink_ratio=f"{traces[0].provenance.sink_ratio:g}",
         min_prompts=MIN_PROMPTS,
@@ -259,8 +260,17 @@ def _norms_text(trace: Trace) -> pd.DataFrame:
 
 
 def _figure(figure: go.Figure, name: str) -> Markup:
-    config = {"displaylogo": False, "responsive": True}
-    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=config))
+    # Plotly's own set of buttons has one that uploads the figure.
+    buttons = [["toImage", "resetScale2d"]]
+    config = {
+        "displaylogo": False,
+        "responsive": True,
+        "showSendToCloud": False,
+        "plotlyServerURL": "",
+        "modeBarButtons": buttons,
+    }
+    drawn = figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=config)
+    return Markup("<figure>" + drawn + "</figure>")
 
 
 def _table(frame: pd.DataFrame) -> Markup:

@@ -147,13 +147,24 @@ def test_hovering_over_the_heatmap_shows_tokens_as_text(visit: Any, tmp_path: Pa
     assert "<b>bold</b>" in label.text_content()
 
 
+def test_figures_can_be_kept_but_not_uploaded(visit: Any, report_page: Path) -> None:
+    seen = visit(report_page, drawn="#figure-heatmap .main-svg")
+    buttons = seen.page.locator(".modebar [data-title]").evaluate_all("all => all.map(e => e.dataset.title)")
+    assert set(buttons) == {"Download plot as a PNG", "Reset axes"}
+    seen.page.locator("#figure-curves").hover()
+    with seen.page.expect_download() as download:
+        seen.page.locator("#figure-curves .modebar [data-title^=Download]").click()
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")
+    assert seen.messages == []
+
+
 @pytest.mark.parametrize("page", ["tokens_page", "report_page"])
 def test_without_javascript_the_strips_are_there(visit: Any, request: Any, page: str) -> None:
     seen = visit(request.getfixturevalue(page), javascript=False)
     texts = seen.texts(".l2-strip > span")
     assert {visible_text(token) for token in NASTY} <= set(texts)
     assert seen.page.locator(".l2-strip > span").nth(1).get_attribute("title").startswith("norm ")
-    assert seen.page.locator(".plotly-graph-div:visible").count() == 0
+    assert seen.page.locator("figure:visible").count() == 0  # an empty box; the numbers are in tables
 
 
 def test_a_phone_needs_no_sideways_scrolling(visit: Any, report_page: Path) -> None:

@@ -139,7 +139,7 @@ def test_layer_chooses_the_colours(tmp_path: Path) -> None:
     assert "residual stream after layer 0" in written(tmp_path, make_results(2), layer=0)
     assert "residual stream after layer 1" in written(tmp_path, make_results(2))
     with pytest.raises(ValueError, match="layer 9 was not recorded"):
-        written(tmp_path, make_results(2), layer=9)
+        written(tmp_path, make_results(2), layer=9, examples=0)
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from tl_l2norm.storage import replace_file
 
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
+    "base-uri 'none'; form-action 'none'"
 )
 """No page of ours may fetch anything; images are what a figure's own download button draws."""
 
