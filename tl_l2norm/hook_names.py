@@ -54,6 +54,17 @@ def _resolve(layer: int, n_layers: int) -> int:
     return index % n_layers
 
 
+def layer_ranges(layers: Sequence[int]) -> str:
+    """Layers in few words: `0-3, 7` for (0, 1, 2, 3, 7)."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
 def unknown_name(name: str, known: Iterable[str]) -> str:
     """The message for a hook name that the model doesn't have, with the closest that it has."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)

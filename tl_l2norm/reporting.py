@@ -18,10 +18,9 @@ from tl_l2norm.analysis.accuracy import accuracy_table
 from tl_l2norm.analysis.curves import MIN_PROMPTS, LayerCurve, compare_late, layer_curve
 from tl_l2norm.analysis.sinks import sink_table
 from tl_l2norm.figures import MODE_NAMES, accuracy_bars, curves_frame, norm_curves, token_heatmap
-from tl_l2norm.hook_names import late_layers
+from tl_l2norm.hook_names import late_layers, layer_ranges
 from tl_l2norm.tables import WIDTH, render_table
 from tl_l2norm.trace import Trace, require_comparable
-from tl_l2norm.trace import _ranges as layer_ranges
 from tl_l2norm.widgets import TokensWidget, tokens
 from tl_l2norm.widgets.page import asset, inline_script, render, write_page
 from tl_l2norm.widgets.token_view import norm_text, visible_text

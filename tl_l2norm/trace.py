@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_l2norm.hook_names import Layers, resolve_layers
+from tl_l2norm.hook_names import Layers, layer_ranges, resolve_layers
 
 SEGMENTS = ("prompt", "think", "answer")
 """What a position belongs to: the prompt, the thinking from opening to closing tag, or the rest of the response."""
@@ -105,7 +105,7 @@ class Trace:
         if layer < 0 and -layer <= len(self.layers):
             return len(self.layers) + layer
         if layer not in self.layers:
-            raise ValueError(f"layer {layer} was not recorded: this trace has layers {_ranges(self.layers)}")
+            raise ValueError(f"layer {layer} was not recorded: this trace has layers {layer_ranges(self.layers)}")
         return self.layers.index(layer)
 
     def at(self, layer: int) -> Float[Tensor, " pos"]:
@@ -156,7 +156,7 @@ def require_comparable(traces: Sequence[Trace]) -> None:
             )
         if trace.layers != first.layers:
             raise ValueError(
-                f"trace {i} has layers {_ranges(trace.layers)} but trace 0 has {_ranges(first.layers)}: "
+                f"trace {i} has layers {layer_ranges(trace.layers)} but trace 0 has {layer_ranges(first.layers)}: "
                 "use trace.select(layers) to give all of them the same"
             )
 
@@ -193,17 +193,6 @@ def _frame(sequence: int, trace: Trace, include_embedding: bool) -> pd.DataFrame
         "is_sink": sinks.flatten().numpy(),
     }
     return pd.DataFrame({**columns, **trace.labels})
-
-
-def _ranges(layers: Sequence[int]) -> str:
-    """`0-3, 7` for (0, 1, 2, 3, 7)."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _describe(provenance: Provenance) -> str:

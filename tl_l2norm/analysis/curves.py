@@ -53,10 +53,12 @@ class LateComparison:
     @property
     def verdict(self) -> str:
         """In words, whichever way it falls."""
-        found, where = self.difference, f"layers {self.layers[0]} to {self.layers[-1]}"
+        found, first, last = self.difference, self.layers[0], self.layers[-1]
+        where = f"layers {first} to {last}" if len(self.layers) > 1 else f"layer {first}"
+        prompts = "1 prompt" if found.n == 1 else f"{found.n} prompts"
         figures = f"difference {found} prompts, ratio {self.ratio.mean:.3f} [{self.ratio.low:.3f}, {self.ratio.high:.3f}]"
         if found.n < MIN_PROMPTS:
-            few = f"With {found.n} prompts nothing can be said of the late layers ({where})"
+            few = f"With {prompts} nothing can be said of the late layers ({where})"
             return f"{few}: {figures}; give at least {MIN_PROMPTS}."
         if not found.excludes_zero:
             return f"Thinking norms are neither higher nor lower than direct ones in the late layers ({where}): {figures}."
