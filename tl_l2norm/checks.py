@@ -100,7 +100,7 @@ def selfcheck(model: Any) -> SelfCheck:
             bound = 0.0 if exact else _TOLERANCE.get(backend.dtype, 1e-1)
             checks.append(Check(name=name, measured=measure(backend), bound=bound, meaning=meaning))
     checks.append(
-        Check(name="hooks left", measured=float(count_hooks(model) - before), bound=0, meaning="hooks of ours still attached")
+        Check(name="hooks left", measured=float(count_hooks(model) - before), bound=0.0, meaning="hooks of ours still attached")
     )
     return SelfCheck(
         checks=tuple(checks),
