@@ -21,7 +21,7 @@ def test_the_report_says_what_was_run_and_what_came_of_it(tmp_path: Path) -> Non
     page = written(tmp_path, make_results(8))
     text = text_of(page)
     assert (
-        "Thinking norms are higher than direct ones in the late layers (layers 1 to 1). Difference 10 [10, 10], n = 8 prompts"
+        "Thinking norms are higher than direct ones in the late layers (layer 1). Difference 10 [10, 10], n = 8 prompts"
         in text
     )
     for fact in (
@@ -63,7 +63,7 @@ def test_the_verdict_is_told_whichever_way_it_falls(tmp_path: Path, shift: float
 
 def test_few_prompts_say_nothing(tmp_path: Path) -> None:
     assert "With 3 prompts nothing can be said" in text_of(written(tmp_path, make_results(3)))
-    assert "With 1 prompts nothing can be said" in text_of(written(tmp_path, make_results(1)))
+    assert "With 1 prompt nothing can be said" in text_of(written(tmp_path, make_results(1)))
 
 
 def test_one_mode_is_reported_without_a_comparison(tmp_path: Path) -> None:
