@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from tl_l2norm.generation import Completion, Generations, generate
     from tl_l2norm.models import load_model
     from tl_l2norm.norms import l2_norms
+    from tl_l2norm.problem_sources import load_problems, reasoning_gym_problems
     from tl_l2norm.prompts import ChatPrompt, chat_prompt
     from tl_l2norm.reporting import report
     from tl_l2norm.storage import load_traces, save_traces
-    from tl_l2norm.tasks import Problem, is_correct, load_problems, make_mixture, make_problems
+    from tl_l2norm.tasks import Problem, make_mixture, make_problems
     from tl_l2norm.trace import Trace, to_frame
+    from tl_l2norm.verifiers import is_correct
 
 __version__ = "0.1.0"
 
@@ -38,15 +40,16 @@ _HOME = {
     "collect": "collection",
     "compare_late": "analysis.curves",
     "generate": "generation",
-    "is_correct": "tasks",
+    "is_correct": "verifiers",
     "l2_norms": "norms",
     "layer_curve": "analysis.curves",
     "load_model": "models",
-    "load_problems": "tasks",
+    "load_problems": "problem_sources",
     "load_traces": "storage",
     "make_mixture": "tasks",
     "make_problems": "tasks",
     "norm_curves": "figures",
+    "reasoning_gym_problems": "problem_sources",
     "report": "reporting",
     "run_modes": "evaluation",
     "save_traces": "storage",
@@ -76,6 +79,7 @@ __all__ = [
     "make_mixture",
     "make_problems",
     "norm_curves",
+    "reasoning_gym_problems",
     "report",
     "run_modes",
     "save_traces",

@@ -111,7 +111,8 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
-    from tl_l2norm.tasks import load_problems, make_mixture
+    from tl_l2norm.problem_sources import load_problems
+    from tl_l2norm.tasks import make_mixture
 
     if options.n is not None and options.n < 1:
         raise ValueError(f"--n must be at least 1, got {options.n}")

@@ -14,8 +14,9 @@ from tl_l2norm.generation import Completion, generate
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.prompts import ChatPrompt, Mode, chat_prompt, is_direct
 from tl_l2norm.storage import load_traces, replace_file, save_traces
-from tl_l2norm.tasks import Problem, is_correct
+from tl_l2norm.tasks import Problem
 from tl_l2norm.trace import Label, Trace
+from tl_l2norm.verifiers import is_correct
 
 MODES: tuple[Mode, ...] = ("think", "direct")
 

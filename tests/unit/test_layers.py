@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "tl_l2norm"
 LEVELS = {
     0: {"protocols", "hook_names", "norms", "draws", "tables"},
-    1: {"trace", "storage", "attach", "sampling", "tasks", "prompts"},
+    1: {"trace", "storage", "attach", "sampling", "tasks", "prompts", "verifiers", "problem_sources"},
     2: {"backends", "sequences", "recording", "models", "collection"},
     3: {"generation", "analysis"},
     4: {"evaluation", "checks"},

@@ -17,16 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_l2norm.tasks import (
-    FAMILIES,
-    Problem,
-    extract_answer,
-    is_correct,
-    load_problems,
-    make_mixture,
-    make_problems,
-    reasoning_gym_problems,
-)
+from tl_l2norm.problem_sources import load_problems, reasoning_gym_problems
+from tl_l2norm.tasks import FAMILIES, Problem, make_mixture, make_problems
+from tl_l2norm.verifiers import extract_answer, is_correct
 
 LEVELS = (1, 2, 5, 10)
 
