@@ -248,7 +248,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--source", default="smollm2")
     options = parser.parse_args()
-    rows: list[Row] = []
     if set(options.parts) - {"start"}:
         models = {"bridge": l2.load_model(options.source, device="cpu")}
         plain, _, _ = _load_hugging_face(options.source, torch.float32)
@@ -257,17 +256,16 @@ def main() -> None:
             models["hooked"] = as_transformer_lens_loads(l2.load_model(options.source, backend="hooked", device="cpu"))
         except ImportError:
             print("HookedTransformer is not there (TransformerLens 4): bridge only", file=sys.stderr)
-    if "start" in options.parts:
-        rows += start_rows(options.repeats)
-    if "collect" in options.parts:
-        rows += collect_rows(models, options.repeats)
-    if "decode" in options.parts:
-        rows += decode_rows(models, plain.eval(), options.repeats)
-    if "batch" in options.parts:
-        rows += batch_rows(models, plain.eval(), options.repeats)
-    frame = pd.DataFrame(rows).rename(columns={"seconds": "ours"})
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, median of {options.repeats}")
-    print(render_table(frame, width=160))
+    parts = {
+        "start": lambda: start_rows(options.repeats),
+        "collect": lambda: collect_rows(models, options.repeats),
+        "decode": lambda: decode_rows(models, plain.eval(), options.repeats),
+        "batch": lambda: batch_rows(models, plain.eval(), options.repeats),
+    }
+    for name, measure in parts.items():
+        if name in options.parts:
+            print(render_table(pd.DataFrame(measure()).rename(columns={"seconds": "ours"}), width=160), flush=True)
 
 
 if __name__ == "__main__":
