@@ -87,9 +87,9 @@ def run_modes(
     for mode in modes:
         for start in range(0, len(problems), _CHUNK if save_to else len(problems)):
             chunk = problems[start : start + _CHUNK] if save_to else problems
-            options["progress"] = f"{mode}, {len(problems)} problems" if progress else False
-            options["seed"] = [_seed(seed, mode, problem) for problem in chunk]
-            run = _Run(backend, mode, limits[mode], options)
+            seeds = [_seed(seed, mode, problem) for problem in chunk]
+            name = f"{mode}, {len(problems)} problems" if progress else False
+            run = _Run(backend, mode, limits[mode], {**options, "seed": seeds, "progress": name})
             found.extend(run.resume(chunk, Path(save_to)) if save_to else run.ask(chunk))
     return tuple(found)
 
