@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -123,6 +123,11 @@ def provenance(backend: Backend, *, sink_ratio: float, seed: int | None) -> Prov
 
 def library_versions() -> dict[str, str]:
     """Versions of what the norms depend on."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {}
     for package in ("tl_l2norm", "transformer-lens", "transformers", "torch"):
         try:
