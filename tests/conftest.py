@@ -18,7 +18,7 @@ from tests import models
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # on models this small threads only wait for each other
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,7 @@ _SMALL = {
     "vocab_size": 49152,
     "hidden_size": 48,
     "intermediate_size": 96,
-    "num_hidden_layers": 5,
+    "num_hidden_layers": 6,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
@@ -63,13 +63,13 @@ def _config(architecture: str) -> Any:
                 **_SMALL,
                 head_dim=16,
                 sliding_window=8,
-                layer_types=["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
+                layer_types=["sliding_attention", "full_attention"] * 3,
             )
         case "gpt2":
             return transformers.GPT2Config(
                 vocab_size=49152,
                 n_embd=48,
-                n_layer=5,
+                n_layer=6,
                 n_head=4,
                 n_positions=256,
                 bos_token_id=1,

@@ -16,23 +16,33 @@ if TYPE_CHECKING:
     from tl_l2norm.evaluation import run_modes
     from tl_l2norm.figures import norm_curves, token_heatmap
     from tl_l2norm.generation import Completion, Generations, generate
+    from tl_l2norm.interventions.rerun import ALRR
+    from tl_l2norm.interventions.steer import ERSS
+    from tl_l2norm.interventions.suppress import HighNormSuppression
     from tl_l2norm.models import load_model
     from tl_l2norm.norms import l2_norms
     from tl_l2norm.problem_sources import load_problems, reasoning_gym_problems
     from tl_l2norm.prompts import ChatPrompt, chat_prompt
     from tl_l2norm.reporting import report
+    from tl_l2norm.selection import score_table, select
     from tl_l2norm.storage import load_traces, save_traces
     from tl_l2norm.tasks import Problem, make_mixture, make_problems
+    from tl_l2norm.thresholds import AdaptiveIQR, Thresholds, iqr_thresholds, quantile_thresholds
     from tl_l2norm.trace import Trace, to_frame
     from tl_l2norm.verifiers import is_correct
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "ALRR": "interventions.rerun",
+    "AdaptiveIQR": "thresholds",
     "ChatPrompt": "prompts",
     "Completion": "generation",
+    "ERSS": "interventions.steer",
     "Generations": "generation",
+    "HighNormSuppression": "interventions.suppress",
     "Problem": "tasks",
+    "Thresholds": "thresholds",
     "Trace": "trace",
     "accuracy_table": "analysis.accuracy",
     "backend_of": "backends",
@@ -40,6 +50,7 @@ _HOME = {
     "collect": "collection",
     "compare_late": "analysis.curves",
     "generate": "generation",
+    "iqr_thresholds": "thresholds",
     "is_correct": "verifiers",
     "l2_norms": "norms",
     "layer_curve": "analysis.curves",
@@ -49,20 +60,28 @@ _HOME = {
     "make_mixture": "tasks",
     "make_problems": "tasks",
     "norm_curves": "figures",
+    "quantile_thresholds": "thresholds",
     "reasoning_gym_problems": "problem_sources",
     "report": "reporting",
     "run_modes": "evaluation",
     "save_traces": "storage",
+    "score_table": "selection",
+    "select": "selection",
     "selfcheck": "checks",
     "to_frame": "trace",
     "token_heatmap": "figures",
 }
 
 __all__ = [
+    "ALRR",
+    "ERSS",
+    "AdaptiveIQR",
     "ChatPrompt",
     "Completion",
     "Generations",
+    "HighNormSuppression",
     "Problem",
+    "Thresholds",
     "Trace",
     "accuracy_table",
     "backend_of",
@@ -70,6 +89,7 @@ __all__ = [
     "collect",
     "compare_late",
     "generate",
+    "iqr_thresholds",
     "is_correct",
     "l2_norms",
     "layer_curve",
@@ -79,10 +99,13 @@ __all__ = [
     "make_mixture",
     "make_problems",
     "norm_curves",
+    "quantile_thresholds",
     "reasoning_gym_problems",
     "report",
     "run_modes",
     "save_traces",
+    "score_table",
+    "select",
     "selfcheck",
     "to_frame",
     "token_heatmap",

@@ -35,10 +35,23 @@ def _detach(point: HookPoint, handle: Any) -> None:
 @contextmanager
 def muted(*modules: nn.Module) -> Iterator[None]:
     """Silence every hook inside these modules, for a computation that is none of the forward pass's business."""
-    with ExitStack() as stack:
-        for module in modules:
-            for point in module.modules():
-                if isinstance(point, HookPoint) and point._forward_hooks:
-                    stack.callback(setattr, point, "_forward_hooks", point._forward_hooks)
-                    point._forward_hooks = type(point._forward_hooks)()
+    with silenced([point for module in modules for point in hook_points(module)]):
         yield
+
+
+def hook_points(module: nn.Module) -> list[HookPoint]:
+    """Every hook point inside a module."""
+    return [point for point in module.modules() if isinstance(point, HookPoint)]
+
+
+@contextmanager
+def silenced(points: Sequence[HookPoint]) -> Iterator[None]:
+    """Silence every hook at these points."""
+    heard = [(point, point._forward_hooks) for point in points if point._forward_hooks]
+    for point, hooks in heard:
+        point._forward_hooks = type(hooks)()
+    try:
+        yield
+    finally:
+        for point, hooks in heard:
+            point._forward_hooks = hooks

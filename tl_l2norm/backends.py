@@ -7,9 +7,8 @@ import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,6 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from typing_extensions import override
 
 from tl_l2norm.attach import attached, muted
+from tl_l2norm.block_calls import BlockRuns
 from tl_l2norm.hook_names import resid_post, unknown_name
 from tl_l2norm.protocols import Tokenizer
 
@@ -27,27 +27,6 @@ Cache = Any
 """A backend's own KV cache; handle it through the backend alone."""
 
 LogitsAt = Literal["none", "last", "all"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BlockCall:
-    """What a block was called with: everything that running it again needs."""
-
-    block: nn.Module
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    @property
-    def stream(self) -> Float[Tensor, "batch pos d_model"]:
-        """The residual stream that the block read."""
-        stream: Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
-        return stream
-
-    def with_stream(self, stream: Float[Tensor, "batch pos d_model"]) -> BlockCall:
-        """The same call on another stream."""
-        if self.args:
-            return BlockCall(self.block, (stream, *self.args[1:]), self.kwargs)
-        return BlockCall(self.block, (), {**self.kwargs, "hidden_states": stream})
 
 
 class Backend(ABC):
@@ -107,6 +86,22 @@ class Backend(ABC):
     def resid_post(self, layer: int) -> HookPoint:
         """The hook point on the residual stream after block `layer`."""
         return self._point(self.model.blocks[layer], self._RESID_POST, resid_post(layer))
+
+    def resid_mid(self, layer: int) -> HookPoint:
+        """The hook point on the residual stream between attention and MLP of block `layer`.
+
+        Raises:
+            ValueError: a block in which both read the same stream has none.
+        """
+        name = f"blocks.{layer}.hook_resid_mid"
+        point = getattr(self.model.blocks[layer], "hook_resid_mid", None)
+        if point is None:
+            raise ValueError(f"{name}: attention and MLP of this model read the same stream, there is none between them")
+        return self._point({name: point}, name, name)
+
+    @abstractmethod
+    def token_embeddings(self) -> HookPoint:
+        """The hook point on the tokens' embeddings, before any block runs."""
 
     def embed_out(self) -> HookPoint:
         """The hook point on the embedding output: what block 0 reads, positions included where the model adds them."""
@@ -186,19 +181,11 @@ class Backend(ABC):
     def eos_token_ids(self) -> frozenset[int]:
         """Tokens at which the model says that it is done."""
 
-    @contextmanager
-    def capture_blocks(self, layers: tuple[int, ...]) -> Iterator[dict[int, BlockCall]]:
-        """Yield a dict that holds, after each forward pass, the call of each of these blocks."""
-        calls: dict[int, BlockCall] = {}
-
-        def capture(layer: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            calls[layer] = BlockCall(block, args, kwargs)
-
-        with ExitStack() as stack:
-            for layer in layers:
-                block = self.model.blocks[layer]
-                stack.callback(block.register_forward_pre_hook(partial(capture, layer), with_kwargs=True).remove)
-            yield calls
+    def block_runs(self, layers: tuple[int, ...]) -> BlockRuns:
+        """What it takes to run these blocks again after a pass."""
+        if getattr(self.model.cfg, "positional_embedding_type", None) == "shortformer":
+            raise NotImplementedError("shortformer position embeddings enter inside the block: it can't be run again")
+        return BlockRuns({layer: self.model.blocks[layer] for layer in layers})
 
     @contextmanager
     def capture_stream(self, layer: int) -> Iterator[list[Float[Tensor, "batch pos d_model"]]]:
@@ -217,6 +204,10 @@ class HookedBackend(Backend):
 
     name = "hooked"
     _RESID_PRE, _RESID_POST = "hook_resid_pre", "hook_resid_post"
+
+    @override
+    def token_embeddings(self) -> HookPoint:
+        return self._point(self.model, "hook_embed", "hook_embed")
 
     @override
     def forward(
@@ -302,6 +293,10 @@ class BridgeBackend(Backend):
         super().__init__(model)
         parameters = inspect.signature(model.original_model.forward).parameters
         self._skips_logits = "logits_to_keep" in parameters
+
+    @override
+    def token_embeddings(self) -> HookPoint:
+        return self._point(self.model.embed, "hook_out", "embed.hook_out")
 
     @override
     def forward(

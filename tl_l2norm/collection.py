@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
 from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.draws import sequence_key
 from tl_l2norm.hook_names import Layers, resolve_layers
+from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.interventions.rows import Rows
+from tl_l2norm.interventions.run import Run
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.recording import NormRecorder, check_finite, make_trace
-from tl_l2norm.sequences import SequenceLike, TokenSequence, pad_left, tokenize
+from tl_l2norm.sequences import SequenceLike, TokenSequence, as_list, pad_left, tokenize
 from tl_l2norm.trace import Label, Trace
 
 
@@ -24,6 +29,8 @@ def collect(
     prompt_lens: Sequence[int] | None = None,
     segments: Sequence[Sequence[str]] | None = None,
     labels: Sequence[Mapping[str, Label]] | None = None,
+    interventions: Sequence[Intervention] = (),
+    seeds: Sequence[int] | None = None,
     batch_size: int = 8,
     prepend_bos: bool | None = None,
     sink_ratio: float = SINK_RATIO,
@@ -39,6 +46,9 @@ def collect(
             tokenizer's own thinking tag; otherwise the whole sequence is prompt.
         segments: for each position one of "prompt", "think", "answer", instead of `prompt_lens` and the tags.
         labels: for each sequence, what to keep with its trace.
+        interventions: what acts on the residual stream, in this order; by default on the tokens after each prompt.
+        seeds: for each sequence the key of the interventions' random draws. By default that of the trace or completion that is
+            given, or what `generate` uses for the prompt in this place.
         batch_size: sequences in one pass, grouped by length. What is recorded doesn't depend on it.
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         sink_ratio: a norm over this many times its layer's median is marked as an attention sink.
@@ -59,14 +69,25 @@ def collect(
     if labels is not None and len(labels) != len(items):
         raise ValueError(f"labels has {len(labels)} entries for {len(items)} sequences")
     recorder = NormRecorder(backend, chosen)
+    run = Run(backend, interventions) if interventions else None
+    keys = _keys(sequences, items, seeds)
+    if run and not run.acts_on_prompts and all(len(item) == item.prompt_len for item in items):
+        raise ValueError(
+            "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
+        )
     norms: dict[int, torch.Tensor] = {}
     with (
         torch.no_grad(),
-        recorder.attached(),
+        run.attached() if run else nullcontext(),
+        recorder.attached(),  # last: it sees what the next block reads
         tqdm(total=len(items), desc="collect", unit="seq", disable=not progress, delay=2) as bar,
     ):
         for batch in _by_length(items, batch_size):
+            if run:
+                _begin(run, items, keys, batch, backend.device)
             norms.update(_run(backend, recorder, items, batch))
+            if run:
+                run.finish_batch()
             bar.update(len(batch))
     return tuple(
         make_trace(
@@ -75,10 +96,33 @@ def collect(
             norms[i],
             layers=chosen,
             sink_ratio=sink_ratio,
+            interventions=interventions,
             labels=dict(labels[i]) if labels is not None else None,
         )
         for i, item in enumerate(items)
     )
+
+
+def _keys(sequences: Any, items: Sequence[TokenSequence], seeds: Sequence[int] | None) -> list[int]:
+    if seeds is not None:
+        if len(seeds) != len(items):
+            raise ValueError(f"seeds has {len(seeds)} entries for {len(items)} sequences")
+        return list(seeds)
+    given = [getattr(getattr(item, "provenance", item), "seed", None) for item in as_list(sequences)]
+    return [sequence_key(0, i, 0) if seed is None else seed for i, seed in enumerate(given)]
+
+
+def _begin(run: Run, items: Sequence[TokenSequence], keys: Sequence[int], batch: Sequence[int], device: torch.device) -> None:
+    """Tell the interventions which sequences the next pass reads."""
+    width = max(len(items[i]) for i in batch)
+    rows = Rows.of(
+        number=torch.tensor(batch, device=device),
+        key=torch.tensor([keys[i] for i in batch], device=device),
+        prompt_len=torch.tensor([items[i].prompt_len for i in batch], device=device),
+        padding=torch.tensor([width - len(items[i]) for i in batch], device=device),
+    )
+    run.begin(rows)
+    run.next_pass(width)
 
 
 def _by_length(items: Sequence[TokenSequence], batch_size: int) -> list[list[int]]:

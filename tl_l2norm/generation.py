@@ -16,12 +16,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_l2norm.backends import Backend, Cache, backend_of
-from tl_l2norm.draws import hash_keys
+from tl_l2norm.draws import sequence_key
 from tl_l2norm.hook_names import Layers, resolve_layers
+from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.interventions.events import Log
+from tl_l2norm.interventions.rows import Rows
+from tl_l2norm.interventions.run import Batch, Run
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.prompts import think_tag_ids
 from tl_l2norm.recording import NormRecorder, check_finite, make_trace
-from tl_l2norm.sampling import Sampling, choose
+from tl_l2norm.sampling import Sampling, choose, score
 from tl_l2norm.sequences import SequenceLike, TokenSequence, decode, find_segments, pad_left, tokenize
 from tl_l2norm.trace import Label, Trace
 
@@ -47,6 +51,11 @@ class Completion:
     """Which of the prompt's `n` responses."""
     seed: int
     """Given as `seed=[...]`, it draws this response again, whatever stands beside it."""
+    logprobs: Float[Tensor, " token"] | None
+    """Natural log-probability of each token of the response under the model's own distribution, at temperature 1."""
+    self_certainty: Float[Tensor, " token"] | None
+    """`KL(U || p) = -log V - mean_j log p_j` where each token was chosen: how far from uniform the model was (Kang et al.,
+    arXiv 2502.18581)."""
     trace: Trace | None
     """Prompt and response as far as they were read back (all but the last token); None if nothing was recorded."""
 
@@ -60,6 +69,8 @@ class Generations(Sequence[Completion]):
     """Responses in the order of their prompts, the `n` samples of a prompt together."""
 
     completions: tuple[Completion, ...]
+    log: Log | None = None
+    """What the interventions decided; None without interventions."""
 
     @overload
     def __getitem__(self, index: int) -> Completion: ...
@@ -68,7 +79,7 @@ class Generations(Sequence[Completion]):
     def __getitem__(self, index: int | slice) -> Completion | Generations:
         """One response, or several."""
         found = self.completions[index]
-        return Generations(found) if isinstance(found, tuple) else found
+        return Generations(found, self.log) if isinstance(found, tuple) else found
 
     def __len__(self) -> int:
         """Number of responses."""
@@ -83,6 +94,16 @@ class Generations(Sequence[Completion]):
     def traces(self) -> tuple[Trace, ...]:
         """The responses' traces; empty if nothing was recorded."""
         return tuple(completion.trace for completion in self.completions if completion.trace is not None)
+
+    def events(self) -> pd.DataFrame:
+        """One row for each decision of an intervention, see `Log.events`; `sequence` is a response's place in the whole run.
+
+        Raises:
+            ValueError: there was no intervention.
+        """
+        if self.log is None:
+            raise ValueError("nothing intervened: generate(..., interventions=[...])")
+        return self.log.events()
 
     def to_frame(self) -> pd.DataFrame:
         """One row per response: prompt_index, sample, prompt, text, n_prompt_tokens, n_tokens, finish_reason, seed."""
@@ -106,6 +127,7 @@ def generate(
     stop: Sequence[str | int] | str = (),
     ignore_eos: bool = False,
     seed: int | Sequence[int] = 0,
+    interventions: Sequence[Intervention] = (),
     metrics: Sequence[str] = ("l2_norm",),
     layers: Layers = None,
     labels: Sequence[Mapping[str, Label]] | None = None,
@@ -114,7 +136,7 @@ def generate(
     sink_ratio: float = SINK_RATIO,
     progress: bool | str = True,
 ) -> Generations:
-    """Generate responses and record the norm of every token as it is read back.
+    """Generate responses and record the norm of every token as it is read back, after all interventions.
 
     A response doesn't depend on what is generated beside it: finished rows leave the batch, and waiting prompts take their
     places. Repetition penalties and the like that a model's generation config asks for are not applied.
@@ -130,7 +152,8 @@ def generate(
         stop: strings or token ids that end a response, beside the model's own end-of-sequence tokens.
         ignore_eos: go on past the model's own end-of-sequence tokens.
         seed: one for the run, from which each response gets its own, or a list with one for each response.
-        metrics: what to record: ("l2_norm",) or nothing, ().
+        interventions: what acts on the residual stream, in this order.
+        metrics: what to record, ("l2_norm",), with the tokens' probabilities beside it; or nothing, ().
         layers: which blocks to record; all by default.
         labels: for each prompt, what to keep with its traces.
         batch_size: responses that are decoded at once.
@@ -157,8 +180,13 @@ def generate(
     if labels is not None and len(labels) != len(items):
         raise ValueError(f"labels has {len(labels)} entries for {len(items)} prompts")
     recorder = NormRecorder(backend, chosen) if metrics else None
-    decoder = _Decoder(backend, recorder, sampling, stops, max_new_tokens)
-    with torch.inference_mode(), recorder.attached() if recorder else nullcontext():
+    run = Run(backend, interventions) if interventions else None
+    decoder = _Decoder(backend, recorder, run, sampling, stops, max_new_tokens)
+    with (
+        torch.inference_mode(),
+        run.attached() if run else nullcontext(),
+        recorder.attached() if recorder else nullcontext(),  # last: it sees what the next block reads
+    ):
         decoder.run(rows, n, batch_size, progress)
     return Generations(
         tuple(
@@ -171,12 +199,14 @@ def generate(
                     backend,
                     layers=chosen,
                     sink_ratio=sink_ratio,
-                    seed=row.seed if temperature else None,
+                    seed=row.seed,
+                    interventions=interventions,
                     labels=dict(labels[row.prompt]) if labels else {},
                 ),
             )
             for row in rows
-        )
+        ),
+        log=run.log if run else None,
     )
 
 
@@ -184,12 +214,14 @@ def generate(
 class _Row:
     """A sequence while it grows."""
 
+    number: int
     item: TokenSequence
     prompt: int
     sample: int
     seed: int
     new: list[int] = field(default_factory=list)
     norms: list[Float[Tensor, "row pos"]] = field(default_factory=list)
+    scores: list[Float[Tensor, "2 token"]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
 
@@ -226,18 +258,27 @@ class _Decoder:
     """A batch of sequences, their cache and their mask. Tensors have one row per sequence in `rows`, in this order."""
 
     def __init__(
-        self, backend: Backend, recorder: NormRecorder | None, sampling: Sampling, stops: _Stops, max_new_tokens: int
+        self,
+        backend: Backend,
+        recorder: NormRecorder | None,
+        interventions: Run | None,
+        sampling: Sampling,
+        stops: _Stops,
+        max_new_tokens: int,
     ) -> None:
-        self.backend, self.recorder, self.stops, self.max_new_tokens = backend, recorder, stops, max_new_tokens
+        self.backend, self.recorder, self.interventions = backend, recorder, interventions
+        self.stops, self.max_new_tokens = stops, max_new_tokens
         self.warpers = sampling.warpers()
         self.rows: list[_Row] = []
         self.cache: Cache = None
         self.mask = self.tokens = self.seeds = torch.empty(0)
         self.steps: list[Float[Tensor, "row batch 1"]] = []
+        self.scores: list[Float[Tensor, "2 batch"]] = []
 
     def run(self, rows: Sequence[_Row], n: int, batch_size: int, progress: bool | str) -> None:
         """Decode every row to its end."""
-        queue = deque(_groups(rows, min(n, batch_size)))
+        shared = 1 if self.interventions and self.interventions.acts_on_prompts else min(n, batch_size)
+        queue = deque(_groups(rows, shared))
         name = progress if isinstance(progress, str) else "generate"
         with tqdm(total=len(rows), desc=name, unit="seq", disable=not progress, delay=2) as bar:
             read = 0
@@ -263,6 +304,7 @@ class _Decoder:
         """Read the prompts of new rows, one pass for the samples of a prompt, and put them beside the others."""
         self._flush()
         tokens, mask = pad_left([group[0].item.tokens for group in groups], self.backend.device)
+        waiting = self._begin([group[0] for group in groups], mask)
         logits, cache = self.backend.forward(tokens, mask, keep_cache=True, logits="last")
         assert logits is not None
         if self.recorder:
@@ -276,8 +318,13 @@ class _Decoder:
         rows = [row for group in groups for row in group]
         if len(rows) > len(groups):
             cache, logits, mask = self.backend.select_rows(cache, owner), logits[owner], mask[owner]
+            if self.interventions:
+                self.interventions.renumber(owner, _intervention_rows(rows, mask))
+        if self.interventions and waiting:
+            self.interventions.join(waiting)
         seeds = torch.tensor([row.seed for row in rows], device=mask.device)
         tokens = self._choose(rows, logits[:, -1], seeds)
+        self._hand_out_scores(rows)
         if self.rows:
             width = max(self.mask.shape[1], mask.shape[1])
             mask = torch.cat([_widen(self.mask, width), _widen(mask, width)])
@@ -285,8 +332,18 @@ class _Decoder:
             tokens, seeds = torch.cat([self.tokens, tokens]), torch.cat([self.seeds, seeds])
         self.rows, self.cache, self.mask, self.tokens, self.seeds = [*self.rows, *rows], cache, mask, tokens, seeds
 
+    def _begin(self, rows: list[_Row], mask: Tensor) -> Batch | None:
+        """Tell the interventions whose prompts are read now; returns what they remember of the rows that wait meanwhile."""
+        if not self.interventions:
+            return None
+        waiting = self.interventions.begin(_intervention_rows(rows, mask))
+        self.interventions.next_pass(mask.shape[1])
+        return waiting
+
     def _step(self) -> None:
         """Read every row's last token back and choose its next."""
+        if self.interventions:
+            self.interventions.next_pass(1)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
         logits, self.cache = self.backend.forward(self.tokens[:, None], self.mask, cache=self.cache, logits="last")
         assert logits is not None
@@ -299,6 +356,8 @@ class _Decoder:
     def _choose(self, rows: list[_Row], logits: Tensor, seeds: Tensor) -> Int[Tensor, " rows"]:
         counts = torch.tensor([len(row.new) for row in rows], device=logits.device) if self.warpers else seeds
         tokens = choose(logits, self.warpers, seeds, counts)
+        if self.recorder:
+            self.scores.append(score(logits, tokens))
         for row, token in zip(rows, tokens.tolist(), strict=True):
             row.new.append(token)
             if self.stops.reached(row.new):
@@ -317,9 +376,13 @@ class _Decoder:
         self.rows = [self.rows[i] for i in alive]
         if not alive:
             self.cache = None
+            if self.interventions:
+                self.interventions.finish_batch()
             return left
         keep = torch.tensor(alive, device=self.mask.device)
         self.cache = self.backend.select_rows(self.cache, keep)
+        if self.interventions:
+            self.interventions.select(keep)
         self.mask, self.tokens, self.seeds = self.mask[keep], self.tokens[keep], self.seeds[keep]
         padding = int(self.mask.argmax(1).min())
         if padding and self.backend.can_join(self.cache):
@@ -336,10 +399,30 @@ class _Decoder:
             norms = recorded[:, index]
             check_finite(norms, self.recorder.layers, row.prompt, first=sum(part.shape[1] for part in row.norms))
             row.norms.append(norms)
+        self._hand_out_scores(self.rows)
+
+    def _hand_out_scores(self, rows: Sequence[_Row]) -> None:
+        if not self.scores:
+            return
+        scores = torch.stack(self.scores, dim=2).cpu()
+        self.scores = []
+        for index, row in enumerate(rows):
+            row.scores.append(scores[:, index])
+
+
+def _intervention_rows(rows: Sequence[_Row], mask: Int[Tensor, "rows total"]) -> Rows:
+    device = mask.device
+    return Rows.of(
+        number=torch.tensor([row.number for row in rows], device=device),
+        key=torch.tensor([row.seed for row in rows], device=device),
+        prompt_len=torch.tensor([len(row.item) for row in rows], device=device),
+        padding=mask.argmax(1),
+    )
 
 
 def _make_rows(items: Sequence[TokenSequence], n: int, seeds: Sequence[int]) -> list[_Row]:
-    return [_Row(item, prompt, sample, seeds[prompt * n + sample]) for prompt, item in enumerate(items) for sample in range(n)]
+    owners = [(prompt, item, sample) for prompt, item in enumerate(items) for sample in range(n)]
+    return [_Row(i, item, prompt, sample, seeds[i]) for i, (prompt, item, sample) in enumerate(owners)]
 
 
 def _groups(rows: Sequence[_Row], size: int) -> list[list[_Row]]:
@@ -353,7 +436,7 @@ def _groups(rows: Sequence[_Row], size: int) -> list[list[_Row]]:
 
 def _seeds(seed: int | Sequence[int], prompts: int, n: int) -> list[int]:
     if isinstance(seed, int):
-        return [int(hash_keys(seed, i, j)) & ((1 << 53) - 1) for i in range(prompts) for j in range(n)]
+        return [sequence_key(seed, i, j) for i in range(prompts) for j in range(n)]
     if len(seed) != prompts * n:
         raise ValueError(f"seed has {len(seed)} entries for {prompts} prompts with n = {n}: give {prompts * n}, or one integer")
     return [int(value) for value in seed]
@@ -381,6 +464,7 @@ def _complete(backend: Backend, row: _Row, stops: _Stops, trace: Callable[..., T
         cut = stops.cut(row.new, whole=True) if row.finish_reason == "stop" else None
         text = text if cut is None else text[:cut]
     assert row.finish_reason is not None
+    logprobs, self_certainty = torch.cat(row.scores, dim=1) if row.scores else (None, None)
     return Completion(
         prompt=prompt,
         text=text,
@@ -390,6 +474,8 @@ def _complete(backend: Backend, row: _Row, stops: _Stops, trace: Callable[..., T
         prompt_index=row.prompt,
         sample=row.sample,
         seed=row.seed,
+        logprobs=logprobs,
+        self_certainty=self_certainty,
         trace=trace(_read_back(backend, row), torch.cat(row.norms, dim=1)) if row.norms else None,
     )
 

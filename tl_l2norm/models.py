@@ -153,7 +153,7 @@ def _hooked(hf_model: Any, tokenizer: Any, name: str, device: torch.device, dtyp
     from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
     from transformer_lens.loading_from_pretrained import get_pretrained_state_dict
 
-    config = _hooked_config(hf_model.config)
+    config = _hooked_config(hf_model.config, type(hf_model).__name__)
     config |= {"model_name": name, "device": str(device), "dtype": dtype, "init_weights": False}
     cfg = HookedTransformerConfig.from_dict(config)
     with tempfile.TemporaryDirectory() as nowhere:  # a path that exists skips the list of official names
@@ -183,20 +183,19 @@ def _lay_out(model: Any) -> None:
             parameter.data = parameter.data.T.contiguous().T
 
 
-def _hooked_config(hf_config: Any) -> dict[str, Any]:
+def _hooked_config(hf_config: Any, architecture: str) -> dict[str, Any]:
     """TransformerLens' own conversion, which reads a folder, and then checks for what it passes over."""
     from transformer_lens.loading_from_pretrained import convert_hf_model_config
 
     with tempfile.TemporaryDirectory() as folder:
         described = hf_config.to_dict()
+        described["architectures"] = [architecture]  # a GGUF file doesn't name it
         described.setdefault("n_ctx", described.get("n_positions"))  # GPT-2's old name, which the conversion reads
         Path(folder, "config.json").write_text(json.dumps(described, default=str))
         try:
             config = dict(convert_hf_model_config(folder))
         except NotImplementedError as error:
-            raise ValueError(
-                f"HookedTransformer doesn't know the architecture {hf_config.architectures}: use backend='bridge'"
-            ) from error
+            raise ValueError(f"HookedTransformer doesn't know the architecture {architecture}: use backend='bridge'") from error
     head_dim = getattr(hf_config, "head_dim", None)
     if head_dim and head_dim != config["d_head"]:
         raise ValueError(

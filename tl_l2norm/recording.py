@@ -88,6 +88,7 @@ def make_trace(
     layers: tuple[int, ...],
     sink_ratio: float,
     seed: int | None = None,
+    interventions: Sequence[object] = (),
     labels: dict[str, Label] | None = None,
 ) -> Trace:
     """Put one sequence's recording together."""
@@ -103,12 +104,12 @@ def make_trace(
         embed_l2_norms=embed.clone(),
         is_sink=find_sinks(by_layer, bounds),
         sink_bounds=bounds,
-        provenance=provenance(backend, sink_ratio=sink_ratio, seed=seed),
+        provenance=provenance(backend, sink_ratio=sink_ratio, seed=seed, interventions=interventions),
         labels=labels or {},
     )
 
 
-def provenance(backend: Backend, *, sink_ratio: float, seed: int | None) -> Provenance:
+def provenance(backend: Backend, *, sink_ratio: float, seed: int | None, interventions: Sequence[object] = ()) -> Provenance:
     """Where norms of this model, as it is loaded now, come from."""
     return Provenance(
         model=backend.model_name,
@@ -118,6 +119,7 @@ def provenance(backend: Backend, *, sink_ratio: float, seed: int | None) -> Prov
         sink_ratio=sink_ratio,
         versions=library_versions(),
         seed=seed,
+        interventions=tuple(map(str, interventions)),
     )
 
 

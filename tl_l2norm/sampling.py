@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,3 +70,11 @@ def choose(
     cumulative = scores.softmax(-1).to(dtype).cumsum(-1)
     target = uniform(seeds, counts).to(dtype) * cumulative[:, -1]
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+def score(logits: Float[Tensor, "rows d_vocab"], tokens: Int[Tensor, " rows"]) -> Float[Tensor, "2 rows"]:
+    """Log-probability of the chosen tokens, and self-certainty `-log V - mean_j log p_j` (Kang et al., arXiv 2502.18581)."""
+    logits = logits.float()
+    total = logits.logsumexp(-1)
+    chosen = logits.gather(1, tokens[:, None])[:, 0]
+    return torch.stack([chosen - total, total - logits.mean(-1) - math.log(logits.shape[-1])])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tl_l2norm.backends import Backend
 
 SequenceLike = str | Sequence[Message] | Sequence[int] | Tensor | HasTokens
-"""A text, chat messages, token ids, or anything with `.tokens` such as a `ChatPrompt` or a `Trace`."""
+"""A text, chat messages, token ids, or anything with `.tokens` such as a `ChatPrompt`, a `Completion` or a `Trace`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +138,9 @@ def _encode(tokenizer: Tokenizer | None, item: SequenceLike, prepend_bos: bool |
             raise ValueError("the model has no tokenizer: give token ids instead of text")
         return _encode_text(tokenizer, item, prepend_bos), None
     if isinstance(item, HasTokens):
-        return [int(token) for token in item.tokens], getattr(item, "prompt_len", None)
+        tokens = [int(token) for token in item.tokens]
+        prompt = getattr(item, "prompt_tokens", None)  # a Completion's tokens are those of the response, the last never read
+        return (tokens, getattr(item, "prompt_len", None)) if prompt is None else ([*prompt, *tokens[:-1]], len(prompt))
     if isinstance(item, Tensor):
         if item.ndim != 1 or item.is_floating_point():
             raise TypeError(

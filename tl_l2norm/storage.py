@@ -112,5 +112,6 @@ def _to_json(trace: Trace) -> dict[str, Any]:
 
 def _from_json(entry: dict[str, Any], tensors: dict[str, Any]) -> Trace:
     fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
-    fields["provenance"] = Provenance(**entry["provenance"])
+    source = entry["provenance"]
+    fields["provenance"] = Provenance(**source | {"interventions": tuple(source.get("interventions", ()))})
     return Trace(**fields, **tensors)

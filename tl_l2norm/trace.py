@@ -33,7 +33,9 @@ class Provenance:
     sink_ratio: float
     versions: Mapping[str, str]
     seed: int | None = None
-    """Seed of the sequence if it was sampled."""
+    """Key of the sequence's random draws, if it was generated."""
+    interventions: tuple[str, ...] = ()
+    """What acted on the stream while it was recorded, in this order."""
 
     def comparable(self, other: Provenance) -> bool:
         """Whether norms of both may be put in one table."""
@@ -114,7 +116,9 @@ class Trace:
 
     def select(self, layers: Layers) -> Trace:
         """The same trace with fewer layers; names are those of `collect`, `"late"` and negatives are of what was recorded."""
-        if isinstance(layers, Sequence) and not isinstance(layers, str):
+        if isinstance(layers, int):
+            rows: tuple[int, ...] = (self.row(layers),)
+        elif isinstance(layers, Sequence) and not isinstance(layers, str):
             rows = tuple(self.row(layer) for layer in layers)
         else:
             rows = resolve_layers(layers, len(self.layers))

@@ -69,6 +69,15 @@ def is_correct(problem: Problem, text: str) -> bool | None:
     return _plain(given) == _plain(expected)
 
 
+def comparable_answer(problem: Problem, text: str) -> Decimal | str | None:
+    """The answer that a response states, in a form in which equal answers are equal; None where it states none."""
+    given = extract_answer(problem, text)
+    if given is None:
+        return None
+    number = None if problem.options else _number(given)
+    return _plain(given) if number is None else number
+
+
 def extract_answer(problem: Problem, text: str) -> str | None:
     r"""The answer that a response gives, or None.
 

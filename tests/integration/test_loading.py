@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 import tl_l2norm as l2
@@ -11,8 +13,9 @@ from tests import models, oracles
 from tl_l2norm.models import bundled_file
 
 
-def test_the_short_name_is_the_gguf_file_of_the_wheel() -> None:
-    model = l2.load_model("smollm2", device="cpu")
+@pytest.mark.parametrize("backend", ["bridge", *(["hooked"] if models.HAS_HOOKED else [])])
+def test_the_short_name_is_the_gguf_file_of_the_wheel(backend: Any) -> None:
+    model = l2.load_model("smollm2", backend=backend, device="cpu")
     assert model.cfg.model_name == "HuggingFaceTB/SmolLM2-135M-Instruct"
     ids = models.tokenizer()("The capital of France is", add_special_tokens=False).input_ids
     found = l2.collect(model, [ids])[0]

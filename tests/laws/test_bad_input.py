@@ -40,7 +40,7 @@ def test_sequences(tiny: Any, call: Any, sequences: Any, error: type[Exception],
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"layers": 5}, "layer 5 is outside this model"),
+        ({"layers": 6}, "layer 6 is outside this model"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"prompt_lens": [1, 2]}, "prompt_lens has 2 entries for 1 sequences"),
         ({"prompt_lens": [9]}, "prompt_len is 9, expected 1 to 3"),

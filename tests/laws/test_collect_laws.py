@@ -90,15 +90,25 @@ def test_the_logit_lens_wakes_nobodys_hooks(tiny: Any) -> None:
         tiny.reset_hooks()
 
 
-def test_a_captured_block_call_runs_again(model: Any) -> None:
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_block_runs_again_on_what_it_read(model: Any, fresh: bool) -> None:
+    """On its own input a block that is run again gives its first output, at any rows and positions, cached or not."""
     backend = backend_of(model)
-    tokens, mask = pad_left([ids(text) for text in TEXTS[:2]], backend.device)
-    layer = backend.n_layers // 2
-    with torch.no_grad(), backend.capture_blocks((layer,)) as calls, backend.capture_stream(layer) as streams:
+    tokens, mask = pad_left([ids(text) for text in TEXTS], backend.device)
+    last, layer = tokens.shape[1] - 1, backend.n_layers // 2
+    runs = backend.block_runs((layer,))
+
+    def again(rows: list[int], columns: list[int]) -> torch.Tensor:
+        run, at = runs.take(layer), (torch.tensor(rows), torch.tensor(columns))
+        return run.again(run.call.stream.clone(), *at, fresh=fresh)
+
+    with torch.no_grad(), runs.recording(), backend.capture_stream(layer) as streams:
         backend.forward(tokens, mask)
-        call = calls[layer].with_stream(calls[layer].stream.clone())
-        out = call.block(*call.args, **call.kwargs)
-    assert torch.equal(out if isinstance(out, torch.Tensor) else out[0], streams[0])
+        rows, columns = [0, 0, 2, 1], [5, last, last, last - 1]
+        assert relative(again(rows, columns), streams[0][rows, columns]) < 1e-3
+        _, cache = backend.forward(tokens[:, :-1], mask[:, :-1], keep_cache=True)
+        backend.forward(tokens[:, -1:], mask, cache=cache)
+        assert relative(again([0, 2], [0, 0]), streams[2][[0, 2], 0]) < 1e-3
 
 
 def test_rows_are_found_again_after_select_join_and_trim(model: Any) -> None:

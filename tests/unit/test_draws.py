@@ -27,6 +27,14 @@ def test_it_is_splitmix64(keys: list[int]) -> None:
     assert int(hash_keys(*keys)) & ((1 << 64) - 1) == splitmix_fold(*keys)
 
 
+@given(st.lists(INT64, min_size=2, max_size=4))
+def test_it_goes_on_from_a_prefix(keys: list[int]) -> None:
+    *first, last = keys
+    assert hash_keys(last, start=hash_keys(*first)) == hash_keys(*keys)
+    columns = [torch.tensor([key]) for key in keys]
+    assert hash_keys(columns[-1], start=hash_keys(*columns[:-1])) == hash_keys(*keys)
+
+
 def test_a_draw_does_not_depend_on_those_beside_it() -> None:
     sequences = torch.arange(50)
     together = uniform(3, sequences, 7)

@@ -6,9 +6,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "tl_l2norm"
 LEVELS = {
     0: {"protocols", "hook_names", "norms", "draws", "tables"},
-    1: {"trace", "storage", "attach", "sampling", "tasks", "prompts", "verifiers", "problem_sources"},
-    2: {"backends", "sequences", "recording", "models", "collection"},
-    3: {"generation", "analysis"},
+    1: {"trace", "thresholds", "storage", "attach", "sampling", "tasks", "prompts", "verifiers", "problem_sources"},
+    2: {"block_calls", "backends", "sequences", "recording", "models", "interventions", "collection"},
+    3: {"generation", "analysis", "selection"},
     4: {"evaluation", "checks"},
     5: {"figures", "widgets", "reporting"},
     6: {"cli", "__main__"},

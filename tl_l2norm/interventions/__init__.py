@@ -1,0 +1,1 @@
+"""Change the residual stream where its norm is high, by hooks."""

@@ -1,0 +1,214 @@
+"""What every intervention is: parameters, the layers that it acts on, and one pure step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from jaxtyping import Bool, Float, Int8
+from torch import Tensor
+
+from tl_l2norm.block_calls import BlockRun
+from tl_l2norm.hook_names import Layers, layer_ranges, resolve_layers
+from tl_l2norm.interventions.events import Decision
+from tl_l2norm.interventions.rows import Places, Positions, Rows, RowTensors
+from tl_l2norm.norms import SINK_RATIO
+from tl_l2norm.thresholds import AdaptiveIQR, ThresholdLike, Thresholds
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from tl_l2norm.backends import Backend
+    from tl_l2norm.interventions.events import Log
+    from tl_l2norm.interventions.observing import FwdHooks
+
+
+class Visit(NamedTuple):
+    """One layer in one forward pass, as an intervention meets it."""
+
+    layer: int
+    stream: Float[Tensor, "batch pos d_model"]
+    norms: Float[Tensor, "batch pos"]
+    tau: Float[Tensor, "batch pos"] | float
+    live: Bool[Tensor, "batch pos"]
+    """Where it may act: no prompt, padding, sink or finished row, unless it asks for them."""
+    places: Places
+    block: BlockRun | None
+    """The block's pass, for who runs it again."""
+    resid_mid: Float[Tensor, "batch pos d_model"] | None
+
+
+class Effect(NamedTuple):
+    """What an intervention made of a visit."""
+
+    stream: Float[Tensor, "batch pos d_model"]
+    decision: Int8[Tensor, "batch pos"]
+    """0 for nothing, i + 1 for `DECISIONS[i]`."""
+    extra: Float[Tensor, "batch pos"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Intervention(ABC):
+    """A change of the residual stream after some blocks, decided by its norm.
+
+    Holds parameters only. Its state belongs to a run and is gone with it: `hooks`, `fwd_hooks`, `tl_l2norm.generate(...,
+    interventions=[...])` and `tl_l2norm.collect(..., interventions=[...])` each begin one.
+    """
+
+    layers: Layers = None
+    """Which blocks; by default those of the thresholds, the late layers where a threshold adapts."""
+    positions: Positions = "decode"
+    """On tokens that the model generated and reads back, on "all", or from this position on."""
+    include_sinks: bool = False
+    """Whether attention sinks count and are acted on, as in the authors' code."""
+    sink_ratio: float = SINK_RATIO
+    """A norm over this many times its layer's median over the prompt is a sink's."""
+
+    DECISIONS: ClassVar[tuple[Decision, ...]]
+    EXTRA: ClassVar[str | None] = None
+    NEEDS_BLOCK: ClassVar[bool] = False
+
+    thresholds: ThresholdLike | None
+
+    def __post_init__(self) -> None:
+        if self.positions not in ("decode", "all") and not (isinstance(self.positions, int) and self.positions >= 0):
+            raise ValueError(f"positions must be 'decode', 'all' or a position from 0 on, got {self.positions!r}")
+        if not self.sink_ratio > 1:
+            raise ValueError(f"sink_ratio must be over 1 (times the median norm), got {self.sink_ratio}")
+        if isinstance(self.thresholds, Mapping) and not isinstance(self.thresholds, Thresholds):
+            object.__setattr__(self, "thresholds", Thresholds(self.thresholds))
+
+    def __repr__(self) -> str:
+        """The parameters that are not their defaults, in one line."""
+        told = [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self) if getattr(self, f.name) is not f.default]
+        return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in told)})"
+
+    @property
+    def needs_resid_mid(self) -> bool:
+        """Whether the stream before the MLP's write is needed."""
+        return False
+
+    def resolve(self, backend: Backend) -> tuple[int, ...]:
+        """The layers on this model.
+
+        Raises:
+            ValueError: a layer outside the model or without threshold, or thresholds of another model or dtype.
+        """
+        given = self.thresholds
+        if not isinstance(given, Thresholds):
+            return resolve_layers("late" if self.layers is None else self.layers, backend.n_layers)
+        self._check_provenance(given, backend)
+        known = {_at(layer, backend.n_layers) for layer in given}
+        chosen = resolve_layers(sorted(known) if self.layers is None else self.layers, backend.n_layers)
+        if lacking := [layer for layer in chosen if layer not in known]:
+            has = layer_ranges(sorted(known))
+            raise ValueError(f"{type(self).__name__}: thresholds lack layers {layer_ranges(lacking)}, they have {has}")
+        return chosen
+
+    def tau(self, layer: int, n_layers: int) -> float | AdaptiveIQR | None:
+        """The threshold of a layer."""
+        if not isinstance(self.thresholds, Mapping):
+            return self.thresholds
+        return {_at(key, n_layers): value for key, value in self.thresholds.items()}[layer]
+
+    def _check_provenance(self, thresholds: Thresholds, backend: Backend) -> None:
+        source = thresholds.provenance
+        if source is None:
+            return
+        here = (backend.model_name, str(backend.dtype).removeprefix("torch."), backend.centred)
+        there = (source.model, source.dtype, source.centred)
+        if here != there:
+            texts = [f"{name} ({dtype}{', centred weights' * centred})" for name, dtype, centred in (there, here)]
+            raise ValueError(
+                f"{type(self).__name__}: the thresholds are of {texts[0]} but the model is {texts[1]}: norms of different "
+                "models, dtypes or weight processing are not comparable; take thresholds from traces of this model"
+            )
+
+    def new_state(self, layer: int, rows: Rows, d_model: int) -> RowTensors | None:
+        """The state of these sequences at one layer before anything was decided; None if there is none to keep."""
+        return None
+
+    @abstractmethod
+    def act(self, state: Any, visit: Visit) -> Effect:
+        """Decide and change. `state` is what `new_state` gave and is updated in place."""
+
+    def on_leave(self, layer: int, rows: Rows, state: Any, log: Log, index: int) -> None:  # noqa: B027 (most keep nothing)
+        """Hand out what should outlive the sequences."""
+
+    def hooks(
+        self,
+        model: Any,
+        *,
+        prompt_lens: Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+        stop_ids: Sequence[int] | None = None,
+    ) -> AbstractContextManager[Log]:
+        """Act on everything that the model does inside the context; yields the log.
+
+        A batch starts with a pass that finds no cache: its tokens are the prompts. Passes that go on from it are decode steps.
+        Rows that have finished keep flowing through `model.generate`: from the first stop token that it reads back on, a row is
+        left alone. Contexts nest: what is entered first acts first.
+
+        Args:
+            model: a `HookedTransformer` or `TransformerBridge`.
+            prompt_lens: for each row where its response begins, if the first pass holds more than the prompt.
+            seeds: for each row the key of its random draws, such as `Completion.seed`.
+            stop_ids: tokens after which a row counts as finished: by default the model's own; () for none.
+        """
+        from tl_l2norm.interventions.observing import hooks
+
+        return hooks(model, [self], prompt_lens=prompt_lens, seeds=seeds, stop_ids=stop_ids)
+
+    def fwd_hooks(
+        self, model: Any, *, prompt_lens: Sequence[int] | None = None, seeds: Sequence[int] | None = None
+    ) -> FwdHooks:
+        """Hooks for `model.run_with_hooks(tokens, fwd_hooks=...)`: pairs of name and function, with the log as `.log`.
+
+        Args:
+            model: a `HookedTransformer` or `TransformerBridge`.
+            prompt_lens: for each row where its response begins; needed with positions="decode".
+            seeds: for each row the key of its random draws, such as `Completion.seed`.
+        """
+        from tl_l2norm.interventions.observing import fwd_hooks
+
+        return fwd_hooks(model, [self], prompt_lens=prompt_lens, seeds=seeds)
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse what is not between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {value}")
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Refuse a count that is too small."""
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_finite(name: str, value: float, *, least: float | None = None, over: float | None = None) -> None:
+    """Refuse NaN, infinity and what is too small."""
+    bound = "" if least is None and over is None else f" and at least {least}" if over is None else f" and over {over}"
+    good = math.isfinite(value) and (least is None or value >= least) and (over is None or value > over)
+    if not good:
+        raise ValueError(f"{name} must be finite{bound}, got {value}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse an unknown word."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Thresholds):
+        return f"{value.rule} of layers {layer_ranges(list(value))}" if value.rule != "given" else repr(dict(value))
+    return repr(value) if isinstance(value, str | int | float | tuple | list | slice | AdaptiveIQR) else "..."
+
+
+def _at(layer: int, n_layers: int) -> int:
+    return resolve_layers(layer, n_layers)[0]

@@ -1,0 +1,200 @@
+"""What the interventions of a run decided, and what it came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int8
+from torch import Tensor
+
+from tl_l2norm.interventions.rows import Places
+
+if TYPE_CHECKING:
+    from tl_l2norm.interventions.base import Intervention
+
+_FLUSH_EVERY = 2048  # entries between copies to the CPU
+
+
+class Decision(NamedTuple):
+    """Something that an intervention may decide at a position."""
+
+    name: str
+    fired: bool
+
+
+class Entry(NamedTuple):
+    """One intervention's decisions at one layer in one forward pass."""
+
+    layer: int
+    places: Places
+    live: Bool[Tensor, "batch pos"]
+    decision: Int8[Tensor, "batch pos"]
+    tau: Float[Tensor, "batch pos"] | float
+    before: Float[Tensor, "batch pos"]
+    after: Float[Tensor, "batch pos"]
+    extra: Float[Tensor, "batch pos"] | None
+
+
+class Log:
+    """Every decision of a run: one event for each token and layer at which something was done, or nearly done.
+
+    A sequence's number is its place among the run's sequences: prompt after prompt, each with its samples; under plain
+    `model.generate` row after row of each call.
+    """
+
+    def __init__(self, interventions: Sequence[Intervention]) -> None:
+        self.interventions = tuple(interventions)
+        self.names = _distinct([type(x).__name__ for x in interventions])
+        self.keys: dict[int, int] = {}
+        """Key of each sequence's random draws."""
+        self.banks: list[dict[int, dict[int, Float[Tensor, "states d_model"]]]] = [{} for _ in interventions]
+        self.final_thresholds: dict[tuple[int, int], list[tuple[int | str, float, int]]] = {}
+        self._entries: list[list[Entry]] = [[] for _ in interventions]
+        self._parts: list[list[pd.DataFrame]] = [[] for _ in interventions]
+        self._live: list[Counter[tuple[int, int]]] = [Counter() for _ in interventions]
+
+    def add(self, index: int, entry: Entry) -> None:
+        """Note what intervention `index` decided."""
+        self._entries[index].append(entry)
+        if len(self._entries[index]) >= _FLUSH_EVERY:
+            self._flush(index)
+
+    def events(self) -> pd.DataFrame:
+        """One row per decision, in the order of sequences, positions and layers.
+
+        Columns: sequence, position, layer, intervention, decision, fired, threshold, l2_norm_before, l2_norm_after, then
+        reruns (ALRR: how often the block ran again), cosine (ERSS: to the bank's closest state).
+        """
+        for index in range(len(self.interventions)):
+            self._flush(index)
+        parts = [part for parts in self._parts for part in parts]
+        frame = pd.concat(parts, ignore_index=True) if parts else _frame(0)
+        order = ["sequence", "position", "layer"]
+        return frame.sort_values(order, kind="stable", ignore_index=True)
+
+    def counts(self) -> pd.DataFrame:
+        """How often each intervention decided what: intervention, decision, fired, n.
+
+        "live tokens" is how many tokens, layer by layer, it had to judge.
+        """
+        events, rows = self.events(), []
+        for index, (name, intervention) in enumerate(zip(self.names, self.interventions, strict=True)):
+            mine = events.loc[events["intervention"] == name, "decision"].value_counts()
+            rows.append((name, "live tokens", False, sum(self._live[index].values())))
+            rows += [(name, d.name, d.fired, int(mine.get(d.name, 0))) for d in intervention.DECISIONS]
+        return pd.DataFrame(rows, columns=["intervention", "decision", "fired", "n"])
+
+    def fired(self, index: int = 0) -> dict[tuple[int, int], int]:
+        """How often an intervention fired, by (sequence, layer)."""
+        events = self.events()
+        mine = events[(events["intervention"] == self.names[index]) & events["fired"]]
+        return {(int(s), int(layer)): int(n) for (s, layer), n in mine.groupby(["sequence", "layer"]).size().items()}
+
+    def live(self, index: int = 0) -> dict[tuple[int, int], int]:
+        """How many tokens an intervention had to judge, by (sequence, layer)."""
+        self._flush(index)
+        return dict(self._live[index])
+
+    def thresholds(self) -> pd.DataFrame:
+        """Adaptive thresholds as they were at the end; columns intervention, layer, owner, threshold, n_samples."""
+        rows = [(self.names[i], layer, *owner) for (i, layer), owners in self.final_thresholds.items() for owner in owners]
+        return pd.DataFrame(rows, columns=["intervention", "layer", "owner", "threshold", "n_samples"])
+
+    def idle(self) -> list[str]:
+        """Names of interventions that never fired."""
+        for index in range(len(self.interventions)):
+            self._flush(index)
+        return [name for name, parts in zip(self.names, self._parts, strict=True) if not any(p["fired"].any() for p in parts)]
+
+    def __repr__(self) -> str:
+        """The counts, one line for each decision."""
+        return str(self.counts().to_string(index=False))
+
+    def _repr_html_(self) -> str:
+        return str(self.counts().to_html(index=False))
+
+    def _flush(self, index: int) -> None:
+        entries, self._entries[index] = self._entries[index], []
+        if not entries:
+            return
+        columns = _columns(entries)
+        live = columns.pop("live")
+        pairs, n = np.unique(np.stack([columns["sequence"][live], columns["layer"][live]]), axis=1, return_counts=True)
+        self._live[index].update({(s, layer): k for s, layer, k in zip(*pairs.tolist(), n.tolist(), strict=True)})
+        kept = columns["decision"] > 0
+        if not kept.any():
+            return
+        columns = {name: values[kept] for name, values in columns.items()}
+        decisions = self.interventions[index].DECISIONS
+        code = columns["decision"].astype(int) - 1
+        extra, column = columns.pop("extra"), self.interventions[index].EXTRA
+        frame = _frame(
+            len(code),
+            **columns
+            | {
+                "intervention": self.names[index],
+                "decision": np.array([d.name for d in decisions], dtype=object)[code],
+                "fired": np.array([d.fired for d in decisions])[code],
+            }
+            | ({column: extra} if column else {}),
+        )
+        self._parts[index].append(frame)
+
+
+def _columns(entries: Sequence[Entry]) -> dict[str, Any]:
+    def flat(values: Sequence[Tensor]) -> np.ndarray:
+        return torch.cat([value.detach().flatten().cpu() for value in values]).numpy()
+
+    shapes = [entry.decision.shape for entry in entries]
+    sizes = [shape.numel() for shape in shapes]
+
+    def spread(value: Tensor | float | None, shape: torch.Size) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.expand(shape)
+        return torch.full(shape, torch.nan if value is None else value)
+
+    return {
+        "sequence": flat([e.places.rows.number[:, None].expand(s) for e, s in zip(entries, shapes, strict=True)]),
+        "position": flat([e.places.positions for e in entries]),
+        "layer": np.repeat([e.layer for e in entries], sizes),
+        "live": flat([e.live for e in entries]),
+        "decision": flat([e.decision for e in entries]),
+        "threshold": flat([spread(e.tau, s).float() for e, s in zip(entries, shapes, strict=True)]),
+        "l2_norm_before": flat([e.before for e in entries]),
+        "l2_norm_after": flat([e.after for e in entries]),
+        "extra": flat([spread(e.extra, s).float() for e, s in zip(entries, shapes, strict=True)]),
+    }
+
+
+def _frame(n: int, **columns: Any) -> pd.DataFrame:
+    types: Mapping[str, Any] = {
+        "sequence": int,
+        "position": int,
+        "layer": int,
+        "intervention": object,
+        "decision": object,
+        "fired": bool,
+        "threshold": float,
+        "l2_norm_before": float,
+        "l2_norm_after": float,
+        "reruns": float,
+        "cosine": float,
+    }
+    missing = {"reruns": np.nan, "cosine": np.nan} if n else {}
+    values = {name: columns.get(name, missing.get(name, [])) for name in types}
+    return pd.DataFrame(values, index=range(n)).astype(types)
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Names with a number where one occurs several times: ALRR, ALRR 2."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return tuple(found)

@@ -1,0 +1,170 @@
+"""Interventions under somebody else's forward passes: `model.generate`, `model.run_with_hooks`, `model(...)`."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformer_lens.hook_points import HookPoint
+
+from tl_l2norm.attach import HookFn
+from tl_l2norm.backends import backend_of
+from tl_l2norm.block_calls import BlockCall
+from tl_l2norm.draws import sequence_key
+from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.interventions.events import Log
+from tl_l2norm.interventions.rows import Rows
+from tl_l2norm.interventions.run import Run
+
+
+@contextmanager
+def hooks(
+    model: Any,
+    interventions: Sequence[Intervention],
+    *,
+    prompt_lens: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    stop_ids: Sequence[int] | None = None,
+) -> Iterator[Log]:
+    """Let interventions act, in this order, on everything that the model does inside the context. See `Intervention.hooks`."""
+    backend = backend_of(model)
+    run = Run(backend, interventions)
+    watcher = _Watcher(run, prompt_lens, seeds, backend.eos_token_ids() if stop_ids is None else frozenset(stop_ids))
+    with ExitStack() as stack:
+        stack.callback(model.embed.register_forward_pre_hook(watcher.note_tokens).remove)
+        stack.callback(model.blocks[0].register_forward_pre_hook(watcher.start, with_kwargs=True).remove)
+        yield stack.enter_context(run.attached())
+
+
+class FwdHooks(list[tuple[str, HookFn]]):
+    """What `run_with_hooks(fwd_hooks=...)` takes, with the log of what they do."""
+
+    def __init__(self, pairs: Sequence[tuple[str, HookFn]], log: Log) -> None:
+        super().__init__(pairs)
+        self.log = log
+
+
+def fwd_hooks(
+    model: Any,
+    interventions: Sequence[Intervention],
+    *,
+    prompt_lens: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> FwdHooks:
+    """Hooks for one pass over whole sequences, by `model.run_with_hooks`. See `Intervention.fwd_hooks`."""
+    backend = backend_of(model)
+    run = Run(backend, interventions)
+    if prompt_lens is None and not run.acts_on_prompts:
+        raise ValueError(
+            "positions='decode' means the tokens after the prompt, and one pass over a whole sequence doesn't show where "
+            "that is: give prompt_lens=[...], one for each row, or an intervention with positions='all'; for model.generate "
+            "use `with x.hooks(model)`"
+        )
+    watcher = _Watcher(run, prompt_lens, seeds, frozenset())
+    last = max(run.sites)
+    pairs: list[tuple[str, HookFn]] = [(backend.token_embeddings().name, watcher.start_soon)]
+    for point, fn in run.hooks():
+        pairs.append((point.name, fn))
+    for layer in run.blocks.blocks:  # its call is noted when the block before it has ended
+        if layer:
+            pairs.append((backend.resid_post(layer - 1).name, partial(_note_next, run, layer)))
+    pairs.append((backend.resid_post(last).name, lambda stream, hook: run.finish()))
+    return FwdHooks(pairs, run.log)
+
+
+def _note_next(run: Run, layer: int, stream: Tensor, hook: HookPoint) -> None:
+    _remove_with(hook, run.blocks.record_next(layer))
+
+
+def _remove_with(point: HookPoint, handle: RemovableHandle) -> None:
+    """Remove a hook at the latest together with the hooks of the innermost context here: the pass may fail before it fires."""
+    ours = max(point.fwd_hooks, key=lambda lens_handle: lens_handle.context_level or 0)
+    weakref.finalize(ours, handle.remove).atexit = False
+
+
+class _Watcher:
+    """Tells from what the first block gets which tokens a pass reads."""
+
+    def __init__(
+        self, run: Run, prompt_lens: Sequence[int] | None, seeds: Sequence[int] | None, stop_ids: frozenset[int]
+    ) -> None:
+        self.run, self.prompt_lens, self.seeds, self.stop_ids = run, prompt_lens, seeds, stop_ids
+        self.tokens: Int[Tensor, "batch pos"] | None = None
+        self.seen: Int[Tensor, "batch pos"] | None = None
+        self.n_sequences = 0
+
+    def note_tokens(self, embed: nn.Module, args: tuple[Any, ...]) -> None:
+        """Before the embedding: what it is given. `HookedTransformer.generate` embeds outside of the forward pass."""
+        if args and isinstance(args[0], Tensor) and not args[0].is_floating_point():
+            self.tokens = args[0].detach()
+
+    def start_soon(self, stream: Tensor, hook: HookPoint) -> None:
+        """From a hook on the embedding: the next call of the first block starts the pass."""
+        blocks, first = self.run.blocks, self.run.backend.model.blocks[0]
+
+        def once(*call: Any) -> None:
+            handle.remove()
+            self.start(*call)
+
+        handle = first.register_forward_pre_hook(once, with_kwargs=True)
+        _remove_with(hook, handle)
+        if 0 in blocks.blocks:
+            _remove_with(hook, blocks.record_next(0))
+
+    def start(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the first block: a batch begins or goes on."""
+        call = BlockCall(block, args, kwargs)
+        n_rows, n_pos = call.stream.shape[:2]
+        tokens, self.tokens = self.tokens, None
+        if call.offset == 0:
+            real = call.is_real
+            if real is None:
+                real = torch.ones(1, n_pos, dtype=torch.bool, device=call.stream.device)
+            real = real.expand(n_rows, n_pos)
+            self._refuse_again(tokens, n_pos)
+            self.run.finish_batch()
+            self.run.begin(self._rows(real))
+            self.run.next_pass(n_pos, real)
+        else:
+            rows = self.run.batch.rows
+            if len(rows.number) != n_rows:
+                raise ValueError(f"the batch went from {len(rows.number)} to {n_rows} rows: beam search can't be followed")
+            if tokens is not None and n_pos == 1 and self.stop_ids:
+                stops = torch.tensor(sorted(self.stop_ids), device=tokens.device)
+                rows.finished = rows.finished | torch.isin(tokens[:, 0], stops).to(rows.device)
+            self.run.next_pass(n_pos)
+        self.seen = tokens if call.offset == 0 or self.seen is None or tokens is None else torch.cat([self.seen, tokens], 1)
+
+    def _rows(self, real: Bool[Tensor, "batch pos"]) -> Rows:
+        n_rows, device = len(real), real.device
+        for name, given in (("prompt_lens", self.prompt_lens), ("seeds", self.seeds)):
+            if given is not None and len(given) != n_rows:
+                raise ValueError(f"{name} has {len(given)} entries for {n_rows} rows")
+        start = self.n_sequences
+        self.n_sequences += n_rows
+        keys = self.seeds or [sequence_key(0, start + row, 0) for row in range(n_rows)]
+        lengths = real.sum(1) if self.prompt_lens is None else torch.tensor(self.prompt_lens, device=device)
+        return Rows.of(
+            number=torch.arange(start, start + n_rows, device=device),
+            key=torch.tensor(keys, device=device),
+            prompt_len=lengths,
+            padding=real.to(torch.int8).argmax(1),
+        )
+
+    def _refuse_again(self, tokens: Int[Tensor, "batch new"] | None, n_pos: int) -> None:
+        if tokens is None or self.seen is None:
+            return
+        embedded_before = tokens.shape[1] < n_pos
+        same = tokens.shape == (len(self.seen), self.seen.shape[1] + 1) and torch.equal(tokens[:, :-1], self.seen)
+        if embedded_before or same:
+            raise ValueError(
+                "the model reads the whole sequence again for one more token: with use_past_kv_cache=False or "
+                "return_cache=True every token would count twice; generate with use_past_kv_cache=True and return_cache=False"
+            )

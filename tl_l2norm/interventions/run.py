@@ -1,0 +1,254 @@
+"""The state of a run: which sequences are in the batch, and what each intervention remembers of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from tl_l2norm.attach import HookFn, attached
+from tl_l2norm.backends import Backend
+from tl_l2norm.interventions.base import Intervention, Visit
+from tl_l2norm.interventions.events import Entry, Log
+from tl_l2norm.interventions.rows import Places, Rows, RowTensors
+from tl_l2norm.norms import l2_norms
+from tl_l2norm.thresholds import AdaptiveIQR, RunningIQR
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """One intervention at one layer."""
+
+    index: int
+    layer: int
+    intervention: Intervention
+    tau: float | AdaptiveIQR | None
+
+
+class Batch:
+    """The sequences that are being read, and everything that is remembered of each."""
+
+    def __init__(self, rows: Rows, d_model: int) -> None:
+        self.rows, self._d_model = rows, d_model
+        self.bounds: dict[tuple[int, float], Float[Tensor, " batch"]] = {}
+        self.states: dict[Site, RowTensors | None] = {}
+        self.adaptive: dict[Site, RunningIQR] = {}
+
+    def state(self, site: Site, device: torch.device) -> RowTensors | None:
+        """What an intervention remembers at a layer."""
+        if site not in self.states:
+            self.states[site] = site.intervention.new_state(site.layer, self.rows.to(device), self._d_model)
+        return self.states[site]
+
+    def running(self, site: Site, rule: AdaptiveIQR, device: torch.device) -> RunningIQR:
+        """An adaptive threshold with samples of each sequence."""
+        if site not in self.adaptive:
+            self.adaptive[site] = RunningIQR(rule, len(self.rows.number), device)
+        return self.adaptive[site]
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep these sequences, in this order."""
+        self.rows = self.rows.select(rows)
+        self.bounds = {at: bound[rows.to(bound.device)] for at, bound in self.bounds.items()}
+        self.states = {site: state and state.select(rows) for site, state in self.states.items()}
+        for running in self.adaptive.values():
+            running.select(rows)
+
+    def join(self, other: Batch) -> None:
+        """Put the sequences of another batch after these."""
+        self.bounds = {at: torch.cat([bound, other.bounds[at]]) for at, bound in self.bounds.items()}
+        for site in {*self.states, *other.states}:
+            known = self.states.get(site) or other.states.get(site)
+            if known is not None:
+                mine, new = self.state(site, known.device), other.state(site, known.device)
+                assert mine is not None and new is not None
+                self.states[site] = mine.join(new)
+        for site in {*self.adaptive, *other.adaptive}:
+            known_running = self.adaptive.get(site) or other.adaptive[site]
+            at = (site, known_running.rule, known_running.counts.device)
+            self.running(*at).join(other.running(*at))
+        self.rows = self.rows.join(other.rows)
+
+
+class Run:
+    """Interventions at work on one model. They act in the order given, layer by layer.
+
+    Whoever drives it says which sequences a batch has (`begin`, `select`, `join`) and when a pass starts (`next_pass`).
+    """
+
+    def __init__(self, backend: Backend, interventions: Sequence[Intervention]) -> None:
+        if not all(isinstance(x, Intervention) for x in interventions):
+            raise TypeError(f"interventions are HighNormSuppression, ALRR, ERSS, ..., got {interventions!r:.80}")
+        self.backend = backend
+        self.log = Log(interventions)
+        self.sites: dict[int, list[Site]] = {}
+        for index, intervention in enumerate(interventions):
+            for layer in intervention.resolve(backend):
+                site = Site(index, layer, intervention, intervention.tau(layer, backend.n_layers))
+                self.sites.setdefault(layer, []).append(site)
+        self.sites = dict(sorted(self.sites.items()))
+        self.blocks = backend.block_runs(self._layers_where(lambda x: x.NEEDS_BLOCK))
+        self._mid_layers = self._layers_where(lambda x: x.needs_resid_mid)
+        self._ratios = {layer: {s.intervention.sink_ratio for s in sites} for layer, sites in self.sites.items()}
+        self._resid_mid: dict[int, Tensor] = {}
+        self._shared: dict[Site, RunningIQR] = {}
+        self._batch: Batch | None = None
+        self._places: dict[torch.device, Places] = {}
+        self._busy: dict[Any, bool] = {}
+
+    def _layers_where(self, wanted: Any) -> tuple[int, ...]:
+        return tuple(layer for layer, sites in self.sites.items() if any(wanted(site.intervention) for site in sites))
+
+    @property
+    def acts_on_prompts(self) -> bool:
+        """Whether an intervention may act on a token of a prompt."""
+        return any(x.positions != "decode" for x in self.log.interventions)
+
+    def hooks(self) -> list[tuple[HookPoint, HookFn]]:
+        """All hooks of the run."""
+        mids = [(self.backend.resid_mid(layer), partial(self._note_mid, layer)) for layer in self._mid_layers]
+        return [*mids, *((self.backend.resid_post(layer), partial(self.visit, layer)) for layer in self.sites)]
+
+    @contextmanager
+    def attached(self) -> Iterator[Log]:
+        """Keep all hooks on the model inside the context; warns at its end if an intervention never fired."""
+        hooks = self.hooks()
+        with self.blocks.recording(), attached(hooks):
+            yield self.log
+        self.finish()
+
+    def begin(self, rows: Rows) -> Batch | None:
+        """Start a new batch; returns the one before, for `join`."""
+        before, self._batch = self._batch, Batch(rows, self.backend.d_model)
+        self.log.keys.update(zip(rows.number.tolist(), rows.key.tolist(), strict=True))
+        return before
+
+    def renumber(self, owner: Int[Tensor, " rows"], rows: Rows) -> None:
+        """Make several sequences of each, which share what was read so far."""
+        position = self.batch.rows.position[owner]
+        self.batch.select(owner)
+        self.batch.rows = rows
+        self.batch.rows.position = position
+        self.log.keys.update(zip(rows.number.tolist(), rows.key.tolist(), strict=True))
+
+    def join(self, before: Batch) -> None:
+        """Put the batch behind one that `begin` gave back."""
+        before.join(self.batch)
+        self._batch = before
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep these sequences of the batch."""
+        kept = set(rows.tolist())
+        self._hand_out(torch.tensor([i for i in range(len(self.batch.rows.number)) if i not in kept], dtype=torch.long))
+        self.batch.select(rows)
+
+    @property
+    def batch(self) -> Batch:
+        """The batch that is being read."""
+        if self._batch is None:
+            raise RuntimeError(
+                "the first pass over this batch was not seen: attach before it, and fwd_hooks only to passes over whole "
+                "sequences (with generate use `with x.hooks(model)`)"
+            )
+        return self._batch
+
+    def next_pass(self, n_pos: int, real: Bool[Tensor, "batch pos"] | None = None) -> None:
+        """A forward pass over the next columns starts; `real` where its mask says more than padding on the left."""
+        rows = self.batch.rows
+        places = Places.of(rows, n_pos, real)
+        self._places = {places.positions.device: places}
+        options = {x.positions for x in self.log.interventions}
+        self._busy = {where: n_pos == 1 or bool(places.eligible(where).any()) for where in options}
+        self._reads_prompt = bool((rows.position < rows.prompt_len).any()) if n_pos > 1 or not self.batch.bounds else False
+        rows.position = rows.position + n_pos
+
+    def visit(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor | None:
+        """The hook on `resid_post` of a layer: every intervention there, in their order."""
+        places = self._places_on(stream)
+        block = self.blocks.take(layer) if layer in self.blocks.blocks else None
+        mid = self._resid_mid.pop(layer, None)
+        norms = l2_norms(stream)
+        if self._reads_prompt:
+            for ratio in self._ratios[layer]:
+                self.batch.bounds[layer, ratio] = places.prompt_bounds(norms, ratio)
+        before = stream
+        for site in self.sites[layer]:
+            if self._busy[site.intervention.positions]:
+                visit = Visit(layer, stream, norms, 0.0, self._live(site, places, norms), places, block, mid)
+                stream, norms = self._act(site, visit)
+        return None if stream is before else stream
+
+    def _places_on(self, stream: Tensor) -> Places:
+        if not self._places:
+            raise RuntimeError("the start of this forward pass was not seen")
+        if stream.device not in self._places:
+            self._places[stream.device] = next(iter(self._places.values())).to(stream.device)
+        places = self._places[stream.device]
+        if places.positions.shape != stream.shape[:2]:
+            shapes = f"{tuple(stream.shape[:2])} tokens, expected {tuple(places.positions.shape)}"
+            raise RuntimeError(f"a forward pass over {shapes}")
+        return places
+
+    def _live(self, site: Site, places: Places, norms: Float[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        x = site.intervention
+        live = places.eligible(x.positions)
+        if x.include_sinks:
+            return live
+        return live & (places.positions > 0) & (norms <= self.batch.bounds[site.layer, x.sink_ratio][:, None])
+
+    def _act(self, site: Site, visit: Visit) -> tuple[Tensor, Tensor]:
+        device = visit.stream.device
+        if isinstance(site.tau, AdaptiveIQR):
+            visit = visit._replace(tau=self._running(site, site.tau, device).judge(visit.norms, visit.live))
+        else:
+            visit = visit._replace(tau=torch.nan if site.tau is None else site.tau)
+        effect = site.intervention.act(self.batch.state(site, device), visit)
+        after = visit.norms if effect.stream is visit.stream else l2_norms(effect.stream)
+        entry = Entry(site.layer, visit.places, visit.live, effect.decision, visit.tau, visit.norms, after, effect.extra)
+        self.log.add(site.index, entry)
+        return effect.stream, after
+
+    def _running(self, site: Site, rule: AdaptiveIQR, device: torch.device) -> RunningIQR:
+        if rule.scope == "sequence":
+            return self.batch.running(site, rule, device)
+        if site not in self._shared:
+            self._shared[site] = RunningIQR(rule, 1, device)
+        return self._shared[site]
+
+    def _note_mid(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
+        self._resid_mid[layer] = stream.detach()
+
+    def _hand_out(self, leaving: Int[Tensor, " rows"]) -> None:
+        """Let interventions keep what outlives the sequences that leave."""
+        rows = self.batch.rows.select(leaving)
+        for site, state in self.batch.states.items():
+            if state is not None and len(leaving):
+                site.intervention.on_leave(site.layer, rows, state.select(leaving), self.log, site.index)
+        for site, running in self.batch.adaptive.items():
+            now = (rows.number, running.current()[leaving], running.counts[leaving])
+            ends = self.log.final_thresholds.setdefault((site.index, site.layer), [])
+            ends += zip(*(values.tolist() for values in now), strict=True)
+
+    def finish_batch(self) -> None:
+        """All sequences of the batch leave."""
+        if self._batch is not None:
+            self._hand_out(torch.arange(len(self._batch.rows.number)))
+        self._batch, self._places = None, {}
+
+    def finish(self) -> None:
+        """The run is over."""
+        self.finish_batch()
+        for site, running in self._shared.items():
+            self.log.final_thresholds[site.index, site.layer] = [("run", float(running.current()), int(running.counts))]
+        if idle := self.log.idle():
+            n = self.log.counts().set_index(["intervention", "decision"])["n"]
+            judged = ", ".join(f"{name} (0 of {n[name, 'live tokens']} tokens and layers)" for name in idle)
+            warnings.warn(f"nothing was changed by {judged}: see log.counts() and the thresholds", stacklevel=3)
