@@ -1,6 +1,6 @@
 """What recording costs: ratios of medians, both sides timed in turn in one run.
 
-python -m benchmarks.run [collect] [decode] [batch] [start] [--repeats 5] [--source smollm2]
+python -m benchmarks.run [collect] [decode] [batch] [intervene] [start] [--repeats 5] [--source smollm2]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -218,6 +219,53 @@ def batch_rows(models: dict[str, Any], plain: Any, repeats: int) -> list[Row]:
     return rows
 
 
+def intervene_rows(models: dict[str, Any], repeats: int) -> list[Row]:
+    """Interventions on the late layers, batch 8, against the same decoding without."""
+    model = models["bridge"]
+    prompts = [list(l2.chat_prompt(model.tokenizer, p.question).tokens) for p in l2.make_mixture(8, seed=1)]
+    kept: dict[str, Any] = {"max_new_tokens": 32, "ignore_eos": True, "batch_size": 8, "metrics": (), "progress": False}
+    traces = l2.generate(model, prompts, **{**kept, "metrics": ("l2_norm",)}).traces
+    tau = l2.quantile_thresholds(traces, 0.9)
+    never = dict.fromkeys(tau, float("inf"))
+    late: dict[str, Any] = {"layers": "late"}
+    acting = {
+        "suppression": (l2.HighNormSuppression(tau, **late), "<= 1.05"),
+        "random suppression": (l2.HighNormSuppression(mode="random", **late), ""),
+        "ERSS": (l2.ERSS(tau, patience=4, **late), "<= 1.05"),
+        "adaptive suppression": (l2.HighNormSuppression(l2.AdaptiveIQR(warmup=50), **late), ""),
+        "ALRR that never fires": (l2.ALRR(never, **late), "<= 1.03"),
+        "ALRR": (l2.ALRR(tau, growth_eps=-1.0, blowup=5.0, **late), "<= 1 + 1.15 x re-runs"),
+        "ALRR, every token": (l2.ALRR(dict.fromkeys(tau, 1.0), growth_eps=-1.0, blowup=1e9, **late), "<= 1 + 1.15 x re-runs"),
+    }
+    calls = [
+        lambda x=x: l2.generate(model, prompts, interventions=x, **kept) for x in ((), *((x,) for x, _ in acting.values()))
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one of them never fires
+        plain, *found = seconds(*calls, repeats=repeats)
+        logs = [call().log for call in calls[1:]]
+    rows = []
+    for (name, (x, wanted)), ours, log in zip(acting.items(), found, logs, strict=True):
+        events = log.events()
+        if isinstance(x, l2.ALRR):  # positions of a step differ by row: count steps from each prompt's end
+            step = events["position"] - events["sequence"].map(dict(enumerate(map(len, prompts))))
+            reruns = events.assign(step=step).query("reruns > 0").groupby(["step", "layer"]).ngroups
+            runs = (kept["max_new_tokens"] - 1) * backend_of(model).n_layers
+            wanted = wanted.replace("1 + 1.15 x re-runs", f"{1 + 1.15 * reruns / runs:.2f}")
+        what = f"{name} on 8 late layers, batch 8, {int(events['fired'].sum())} events: s"
+        rows.append(
+            {
+                "what": what,
+                "seconds": ours,
+                "against": "generate alone",
+                "theirs": plain,
+                "ratio": ours / plain,
+                "wanted": wanted,
+            }
+        )
+    return rows
+
+
 def start_rows(repeats: int) -> list[Row]:
     rows = []
     for what, command in (
@@ -244,7 +292,7 @@ def start_rows(repeats: int) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["collect", "decode", "batch", "start"])
+    parser.add_argument("parts", nargs="*", default=["collect", "decode", "batch", "intervene", "start"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--source", default="smollm2")
     options = parser.parse_args()
@@ -262,6 +310,7 @@ def main() -> None:
         "collect": lambda: collect_rows(models, options.repeats),
         "decode": lambda: decode_rows(models, plain.eval(), options.repeats),
         "batch": lambda: batch_rows(models, plain.eval(), options.repeats),
+        "intervene": lambda: intervene_rows(models, options.repeats),
     }
     for name, measure in parts.items():
         if name in options.parts:
