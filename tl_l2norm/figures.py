@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from tl_l2norm.analysis.curves import LayerCurve
 from tl_l2norm.analysis.sinks import layer_medians, norms_without_sinks
-from tl_l2norm.hook_names import late_layers
 from tl_l2norm.tables import render_table
 from tl_l2norm.trace import Trace
 from tl_l2norm.widgets.token_view import norm_text, visible_text
@@ -78,18 +77,18 @@ def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figu
             line={"color": colour, "dash": dash, "width": 2},
             marker={"symbol": marker, "size": 6},
         )
-    layers = curves[0].layers
-    late = [layers[row] for row in late_layers(len(layers))]
-    figure.add_vrect(
-        late[0] - 0.5,
-        late[-1] + 0.5,
-        fillcolor=_GREY,
-        opacity=0.1,
-        line_width=0,
-        layer="below",
-        annotation={"text": "late layers", "font": {"size": 11}},
-        annotation_position="top left",
-    )
+    layers, late = curves[0].layers, curves[0].late
+    if late:
+        figure.add_vrect(
+            late[0] - 0.5,
+            late[-1] + 0.5,
+            fillcolor=_GREY,
+            opacity=0.1,
+            line_width=0,
+            layer="below",
+            annotation={"text": "late layers", "font": {"size": 11}},
+            annotation_position="top left",
+        )
     figure.update_xaxes(title_text="layer", range=[layers[0] - 0.7, layers[-1] + 0.7])
     figure.update_yaxes(title_text="mean L2 norm of response tokens")
     figure.update_yaxes({"type": "log", "dtick": "D2"} if log_y else {"rangemode": "tozero"})

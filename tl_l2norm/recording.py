@@ -115,6 +115,7 @@ def provenance(backend: Backend, *, sink_ratio: float, seed: int | None, interve
         model=backend.model_name,
         backend=backend.name,
         dtype=str(backend.dtype).removeprefix("torch."),
+        n_layers=backend.n_layers,
         centred=backend.centred,
         sink_ratio=sink_ratio,
         versions=library_versions(),

@@ -18,7 +18,7 @@ from tl_l2norm.analysis.accuracy import accuracy_table
 from tl_l2norm.analysis.curves import MIN_PROMPTS, LayerCurve, compare_late, layer_curve
 from tl_l2norm.analysis.sinks import sink_table
 from tl_l2norm.figures import MODE_NAMES, accuracy_bars, curves_frame, norm_curves, token_heatmap
-from tl_l2norm.hook_names import late_layers, layer_ranges
+from tl_l2norm.hook_names import layer_ranges
 from tl_l2norm.tables import WIDTH, render_table
 from tl_l2norm.trace import Trace, require_comparable
 from tl_l2norm.widgets import TokensWidget, tokens
@@ -89,7 +89,7 @@ def report(
         heatmap_title=_example_title(first),
         heatmap_table=_table(_norms_text(first.trace)),
         examples=[(pair[0].problem.question, _widget(pair, coloured).fragment()) for pair in shown],
-        late=layer_ranges([traces[0].layers[row] for row in late_layers(len(traces[0].layers))]),
+        late=layer_ranges(traces[0].late_layers),
         sink_ratio=f"{traces[0].provenance.sink_ratio:g}",
         min_prompts=MIN_PROMPTS,
     )
@@ -179,6 +179,8 @@ def _verdict(traces: Sequence[Trace], seed: int) -> str:
     both, either = set.intersection(*prompts), set.union(*prompts)
     if not both:
         return "No comparison of the modes: no prompt was asked in both."
+    if not traces[0].late_layers:
+        return "No comparison of the modes: no late layer was recorded."
     think, direct = ([trace for trace in modes[mode] if trace.labels["prompt"] in both] for mode in MODE_NAMES)
     found = compare_late(think, direct, seed=seed)
     if not found.difference.n:

@@ -123,7 +123,7 @@ def select(
         completions: the candidates, in any order.
         by: one of `SCORES`.
         thresholds: tau of each layer; by default `iqr_thresholds` over the candidates themselves, of all prompts together.
-        layers: of the norm scores; "late" and slices need traces that begin at block 0, and take all blocks to be in them.
+        layers: of the norm scores; "late" and slices are of the model, as far as they were recorded.
         problems: one for each prompt; "oracle" needs them, "majority" reads answers of their kind with them.
         seed: of "random".
 
@@ -259,16 +259,7 @@ class _Scorer:
 
     @cached_property
     def chosen(self) -> tuple[int, ...]:
-        trace = self.traces[0]
-        layers = (self.layers,) if isinstance(self.layers, int) else self.layers
-        if (layers == "late" or isinstance(layers, slice)) and trace.layers != tuple(range(len(trace.layers))):
-            raise ValueError(
-                f"layers={layers!r} is of the model, and only its layers {layer_ranges(trace.layers)} were recorded: "
-                "give layers='all' for these, or their numbers"
-            )
-        if not isinstance(layers, str | slice | None) and not layers:
-            raise ValueError("no layers given")
-        return tuple(sorted(set(trace.select(layers).layers)))
+        return tuple(sorted(set(self.traces[0].select(self.layers).layers)))
 
     @cached_property
     def taus(self) -> dict[int, float]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_l2norm.hook_names import Layers, layer_ranges, resolve_layers
+from tl_l2norm.hook_names import Layers, late_layers, layer_ranges, resolve_layers
 
 SEGMENTS = ("prompt", "think", "answer")
 """What a position belongs to: the prompt, the thinking from opening to closing tag, or the rest of the response."""
@@ -28,6 +28,8 @@ class Provenance:
     model: str
     backend: str
     dtype: str
+    n_layers: int
+    """Blocks of the model, recorded or not."""
     centred: bool
     """Whether the weights that write to the stream were centred, which takes the mean out of every norm."""
     sink_ratio: float
@@ -115,13 +117,24 @@ class Trace:
         return self.l2_norms[self.row(layer)]
 
     def select(self, layers: Layers) -> Trace:
-        """The same trace with fewer layers; names are those of `collect`, `"late"` and negatives are of what was recorded."""
+        """The same trace with fewer layers: by number as in `at`; of `"late"` and of slices, which are the model's, those that
+        were recorded.
+
+        Raises:
+            ValueError: a layer that was not recorded, or none.
+        """
         if isinstance(layers, int):
-            rows: tuple[int, ...] = (self.row(layers),)
+            rows = [self.row(layers)]
         elif isinstance(layers, Sequence) and not isinstance(layers, str):
-            rows = tuple(self.row(layer) for layer in layers)
+            rows = [self.row(layer) for layer in layers]
         else:
-            rows = resolve_layers(layers, len(self.layers))
+            wanted = resolve_layers(layers, self.provenance.n_layers)
+            rows = [row for row, layer in enumerate(self.layers) if layer in wanted]
+            if not rows:
+                names = f"layers {layer_ranges(wanted)} of the model ({layers!r})"
+                raise ValueError(f"{names} were not recorded: this trace has layers {layer_ranges(self.layers)}")
+        if not rows:
+            raise ValueError("no layers given")
         index = torch.tensor(rows)
         return dataclasses.replace(
             self,
@@ -140,6 +153,12 @@ class Trace:
         if unknown := set(segments) - set(SEGMENTS):
             raise ValueError(f"unknown segments {sorted(unknown)}: expected {SEGMENTS}")
         return torch.tensor([segment in segments for segment in self.segments], dtype=torch.bool)
+
+    @property
+    def late_layers(self) -> tuple[int, ...]:
+        """The recorded ones among the last quarter of the model's layers."""
+        late = late_layers(self.provenance.n_layers)
+        return tuple(layer for layer in self.layers if layer in late)
 
     @property
     def is_response(self) -> Bool[Tensor, " pos"]:

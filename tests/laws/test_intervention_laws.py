@@ -293,6 +293,37 @@ def test_an_event_holds_the_norm_before_and_after_and_the_trace_what_the_next_la
         assert float(norms["after"][event.position]) == pytest.approx(event.l2_norm_after, rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:nothing was changed by")  # a re-run that grows too little is judged all the same
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_decisions_are_taken_in_float32(tiny_case: models.Case, dtype: torch.dtype) -> None:
+    """States that a hook of the user's puts there: their norms are over the largest float16, and closer together than half
+    precision can tell."""
+    model = l2.load_model(models.folder(tiny_case.architecture), backend=tiny_case.backend, dtype=dtype, device="cpu")
+    ulp = torch.finfo(dtype).eps * 2**15
+    states = torch.zeros(1, 13, 48, dtype=dtype)
+    states[..., 5] = 49152
+    states[0, :, 7] = 49152 + ulp * torch.tensor([0, *torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()])
+    norms = states[0].double().norm(dim=-1)
+    assert norms.to(dtype).unique().numel() < norms.unique().numel() == 12
+    tau = {2: float(norms[1:].sort().values[5:7].mean())}
+    high = {i for i in range(1, 13) if norms[i] > tau[2]}
+    low = set(range(1, 13)) - high
+    backend_of(model).resid_post(2).add_hook(lambda tensor, hook: states)
+    everything: dict[str, Any] = {"patience": 1, "cooldown": 0, "p": 1.0, "cos_min": -1.0}
+    for x, expected in [
+        (l2.HighNormSuppression(tau, include_sinks=True), high),
+        (l2.HighNormSuppression(tau, mode="low", action="clamp", include_sinks=True), low),
+        (l2.ALRR(tau, include_sinks=True), high),
+        (l2.ERSS(tau, include_sinks=True, **everything), low),
+    ]:
+        tokens = torch.arange(5, 18)[None]
+        with torch.no_grad(), hooks(model, [x], prompt_lens=[1]) as log:
+            model(tokens)
+        events = log.events()
+        assert set(events["position"]) == expected and len(expected) == 6
+        assert events["l2_norm_before"].tolist() == pytest.approx([float(norms[i]) for i in events["position"]], rel=1e-6)
+
+
 # Under somebody else's forward passes
 
 

@@ -15,6 +15,7 @@ def curve(mode: str, mean: list[float], **fields: Any) -> LayerCurve:
     values = np.array(mean)
     defaults = {
         "layers": tuple(range(len(mean))),
+        "late": (len(mean) - 1,),
         "low": values - 1,
         "high": values + 2,
         "n": 9,

@@ -205,10 +205,8 @@ def test_matched_random_positions_are_spread_over_the_response() -> None:
     from tl_l2norm.interventions.suppress import _Quota
 
     n = 2000
-    quota = _Quota(
-        torch.full((n,), 10), torch.full((n,), 100), torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.long)
-    )
-    keys = torch.arange(n)
+    keys, none = torch.arange(n), torch.zeros(n, dtype=torch.long)
+    quota = _Quota(wanted=none + 10, left=none + 100, seen=none, candidates=none, draws=none)
     yes = torch.ones(n, dtype=torch.bool)
     hits = torch.stack([quota.draw(uniform(0, keys, 3, i), yes, yes) for i in range(100)], 1)
     assert (hits.sum(1) == 10).all()

@@ -220,15 +220,16 @@ def test_late_is_the_last_quarter_of_the_model() -> None:
     assert score_table(rows, layers=slice(2, 4)).layers == (2, 3)
 
 
-def test_a_part_of_the_layers_has_no_late_ones() -> None:
-    rows = [completion(trace=trace_of_response([1.0], [float(i)], layers=(6, 7)), sample=i) for i in range(2)]
-    for layers in ("late", slice(0, 1)):
-        with pytest.raises(ValueError, match=r"only its layers 6-7 were recorded: give layers='all'"):
-            select(rows, by="norm_sum", layers=layers)
-    assert score_table(rows, layers="all").layers == (6, 7)
+def test_late_and_slices_are_of_the_model_where_only_a_part_was_recorded() -> None:
+    rows = [completion(trace=trace_of_response(*([[float(i)]] * 3), layers=(1, 6, 7)), sample=i) for i in range(2)]
+    assert score_table(rows).layers == (6, 7)
+    assert score_table(rows, layers=slice(4, 7)).layers == (6,)
+    with pytest.raises(ValueError, match=r"layers 2-5 of the model .* were not recorded: this trace has layers 1, 6-7"):
+        select(rows, by="norm_sum", layers=slice(2, 6))
+    assert score_table(rows, layers="all").layers == (1, 6, 7)
     assert score_table(rows, layers=7).layers == (7,)
-    with pytest.raises(ValueError, match="layer 1 was not recorded"):
-        select(rows, by="norm_sum", layers=1)
+    with pytest.raises(ValueError, match="layer 2 was not recorded"):
+        select(rows, by="norm_sum", layers=2)
     with pytest.raises(ValueError, match="no layers given"):
         select(rows, by="norm_sum", layers=[])
 

@@ -23,7 +23,7 @@ def test_layers_are_found_by_their_number() -> None:
     assert trace.at(9).tolist() == trace.at(-1).tolist() == [5, 6]
     assert trace.select([4, 9]).l2_norms.tolist() == [[1, 2], [5, 6]]
     assert trace.select(5).l2_norms.tolist() == [[3, 4]]
-    assert trace.select("late").layers == (9,)
+    assert trace.select("late").layers == trace.late_layers == (9,), "of the model, which has ten"
     with pytest.raises(ValueError, match="layer 6 was not recorded: this trace has layers 4-5, 9"):
         trace.at(6)
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_l2norm.analysis.resampling import RESAMPLES, Estimate, bootstrap_mean, estimate
-from tl_l2norm.hook_names import late_layers
 from tl_l2norm.trace import Trace, require_comparable
 
 
@@ -22,6 +21,8 @@ class LayerCurve:
 
     mode: str
     layers: tuple[int, ...]
+    late: tuple[int, ...]
+    """Those of them that are late layers of the model."""
     mean: NDArray[np.float64]
     """[layer]"""
     low: NDArray[np.float64]
@@ -90,6 +91,7 @@ def layer_curve(traces: Sequence[Trace], *, mode: str, seed: int = 0, resamples:
     return LayerCurve(
         mode=mode,
         layers=traces[0].layers,
+        late=traces[0].late_layers,
         mean=mean,
         low=low,
         high=high,
@@ -103,26 +105,25 @@ def layer_curve(traces: Sequence[Trace], *, mode: str, seed: int = 0, resamples:
 def compare_late(
     think: Sequence[Trace], direct: Sequence[Trace], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> LateComparison:
-    """Compare the modes over the late layers (last quarter of those recorded), paired by the label "prompt".
+    """Compare the modes over the late layers, as far as they were recorded, paired by the label "prompt".
 
     A prompt without a response token in either mode is left out; `difference.n` says how many are left.
 
     Raises:
-        ValueError: traces that are not comparable, or modes whose prompts differ.
+        ValueError: traces that are not comparable, modes whose prompts differ, or no late layer recorded.
     """
     require_comparable([*think, *direct])
+    think, direct = ([trace.select("late") for trace in traces] for traces in (think, direct))
     by_think, by_direct = _by_prompt(think), _by_prompt(direct)
     if by_think.keys() != by_direct.keys():
         odd = sorted(map(str, by_think.keys() ^ by_direct.keys()))
         raise ValueError(f"the modes have different prompts ({len(odd)} only in one, such as {odd[0]!r}): pair them by prompt")
-    layers = think[0].layers
-    rows = list(late_layers(len(layers)))
-    late_think = np.array([by_think[prompt][rows].mean() for prompt in by_think])
-    late_direct = np.array([by_direct[prompt][rows].mean() for prompt in by_think])
+    late_think = np.array([by_think[prompt].mean() for prompt in by_think])
+    late_direct = np.array([by_direct[prompt].mean() for prompt in by_think])
     return LateComparison(
         difference=estimate(late_think - late_direct, seed=seed, resamples=resamples),
         ratio=estimate(late_think / late_direct, seed=seed, resamples=resamples),
-        layers=tuple(layers[row] for row in rows),
+        layers=think[0].layers,
         seed=seed,
         model=think[0].provenance.model,
     )
