@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tl_l2norm.families.prose import PROSE
 from tl_l2norm.problem_sources import load_problems, reasoning_gym_problems
 from tl_l2norm.tasks import FAMILIES, Problem, make_mixture, make_problems
 from tl_l2norm.verifiers import extract_answer, is_correct
@@ -88,7 +89,7 @@ SOLVERS = {
 
 
 def test_every_family_has_a_solver_here() -> None:
-    assert set(SOLVERS) == set(FAMILIES)
+    assert set(SOLVERS) == {family.name for family in PROSE}
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -124,6 +125,7 @@ def test_no_option_is_a_good_guess(family: str) -> None:
     more=st.integers(1, 20),
 )
 def test_problem_i_does_not_depend_on_n(family: str, level: int, seed: int, n: int, more: int) -> None:
+    level = min(level, FAMILIES[family].levels)
     few = make_problems(family, n, level=level, seed=seed)
     assert make_problems(family, n + more, level=level, seed=seed)[:n] == few
 
@@ -139,6 +141,16 @@ def test_the_seed_decides_and_the_global_generator_does_not() -> None:
     random.seed(99)
     assert make_problems("word", 5, level=3) == first
     assert not {p.id for p in first} & {p.id for p in make_problems("word", 5, level=3, seed=1)}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_splits_share_no_problem_and_are_one_in_five(family: str) -> None:
+    train, test = (make_problems(family, 60, level=4, split=split) for split in ("train", "test"))
+    assert {p.split for p in train} == {"train"} and {p.split for p in test} == {"test"}
+    assert all(int(p.id, 16) % 5 == 0 for p in test) and not any(int(p.id, 16) % 5 == 0 for p in train)
+    both = make_problems(family, 400, level=4)
+    assert sum(p.split == "test" for p in both) / 400 == pytest.approx(0.2, abs=0.08), "four standard errors"
+    assert tuple(p for p in both if p.split == "train")[:60] == train
 
 
 def test_wrong_requests_say_what_to_ask_for() -> None:
@@ -170,6 +182,14 @@ def test_mixture_of_counts_with_a_common_factor_still_meets_every_pair() -> None
         make_mixture(3, families=[])
     with pytest.raises(ValueError, match="Did you mean 'word'"):
         make_mixture(3, families=["wrod"])
+    with pytest.raises(ValueError, match="no group of families 'prosa'. Did you mean 'prose'"):
+        make_mixture(3, families="prosa")
+
+
+def test_a_mixture_of_compact_families_is_of_those_alone() -> None:
+    mixture = make_mixture(20, families="compact", split="test")
+    assert {p.family for p in mixture} == {"modular", "swaps", "circuit", "pointers", "maximum"}
+    assert {p.split for p in mixture} == {"test"}
 
 
 # Verifying
