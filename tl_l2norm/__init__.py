@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tl_l2norm.checks import selfcheck
     from tl_l2norm.collection import collect
     from tl_l2norm.evaluation import run_modes
+    from tl_l2norm.features import FeatureActs
     from tl_l2norm.figures import norm_curves, token_heatmap
     from tl_l2norm.generation import Completion, Generations, generate
     from tl_l2norm.interventions.rerun import ALRR
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from tl_l2norm.problem_sources import load_problems, reasoning_gym_problems
     from tl_l2norm.prompts import ChatPrompt, chat_prompt
     from tl_l2norm.reporting import report
+    from tl_l2norm.sae_training import train_saes
+    from tl_l2norm.saes import load_saes
     from tl_l2norm.selection import score_table, select
     from tl_l2norm.storage import load_traces, save_traces
     from tl_l2norm.tasks import Problem, make_mixture, make_problems
@@ -39,6 +42,7 @@ _HOME = {
     "ChatPrompt": "prompts",
     "Completion": "generation",
     "ERSS": "interventions.steer",
+    "FeatureActs": "features",
     "Generations": "generation",
     "HighNormSuppression": "interventions.suppress",
     "Problem": "tasks",
@@ -56,6 +60,7 @@ _HOME = {
     "layer_curve": "analysis.curves",
     "load_model": "models",
     "load_problems": "problem_sources",
+    "load_saes": "saes",
     "load_traces": "storage",
     "make_mixture": "tasks",
     "make_problems": "tasks",
@@ -70,6 +75,7 @@ _HOME = {
     "selfcheck": "checks",
     "to_frame": "trace",
     "token_heatmap": "figures",
+    "train_saes": "sae_training",
 }
 
 __all__ = [
@@ -78,6 +84,7 @@ __all__ = [
     "AdaptiveIQR",
     "ChatPrompt",
     "Completion",
+    "FeatureActs",
     "Generations",
     "HighNormSuppression",
     "Problem",
@@ -95,6 +102,7 @@ __all__ = [
     "layer_curve",
     "load_model",
     "load_problems",
+    "load_saes",
     "load_traces",
     "make_mixture",
     "make_problems",
@@ -109,6 +117,7 @@ __all__ = [
     "selfcheck",
     "to_frame",
     "token_heatmap",
+    "train_saes",
     "widgets",
 ]
 

@@ -11,11 +11,14 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.draws import sequence_key
+from tl_l2norm.encoding import FeatureRecorder
+from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
 from tl_l2norm.norms import SINK_RATIO
+from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.recording import NormRecorder, check_finite, make_trace
 from tl_l2norm.sequences import SequenceLike, TokenSequence, as_list, pad_left, tokenize
 from tl_l2norm.trace import Label, Trace
@@ -30,6 +33,7 @@ def collect(
     segments: Sequence[Sequence[str]] | None = None,
     labels: Sequence[Mapping[str, Label]] | None = None,
     interventions: Sequence[Intervention] = (),
+    saes: Mapping[int, SparseAutoencoder] | None = None,
     seeds: Sequence[int] | None = None,
     batch_size: int = 8,
     prepend_bos: bool | None = None,
@@ -47,6 +51,8 @@ def collect(
         segments: for each position one of "prompt", "think", "answer", instead of `prompt_lens` and the tags.
         labels: for each sequence, what to keep with its trace.
         interventions: what acts on the residual stream, in this order; by default on the tokens after each prompt.
+        saes: SAEs by layer, whose feature activations are recorded beside the norms, sparse, as `trace.features[layer]`; the
+            states are those that the next block reads, and the SAEs are not attached to the model.
         seeds: for each sequence the key of the interventions' random draws. By default that of the trace or completion that is
             given, or what `generate` uses for the prompt in this place.
         batch_size: sequences in one pass, grouped by length. What is recorded doesn't depend on it.
@@ -69,6 +75,7 @@ def collect(
     if labels is not None and len(labels) != len(items):
         raise ValueError(f"labels has {len(labels)} entries for {len(items)} sequences")
     recorder = NormRecorder(backend, chosen)
+    features = FeatureRecorder(backend, saes) if saes is not None else None
     run = Run(backend, interventions) if interventions else None
     keys = _keys(sequences, items, seeds)
     if run and not run.acts_on_prompts and all(len(item) == item.prompt_len for item in items):
@@ -76,16 +83,20 @@ def collect(
             "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
         )
     norms: dict[int, torch.Tensor] = {}
+    acts: dict[int, dict[int, FeatureActs]] = {}
     with (
         torch.no_grad(),
         run.attached() if run else nullcontext(),
-        recorder.attached(),  # last: it sees what the next block reads
+        recorder.attached(),  # these two last: they see what the next block reads
+        features.attached() if features else nullcontext(),
         tqdm(total=len(items), desc="collect", unit="seq", disable=not progress, delay=2) as bar,
     ):
         for batch in _by_length(items, batch_size):
             if run:
                 _begin(run, items, keys, batch, backend.device)
-            norms.update(_run(backend, recorder, items, batch))
+            norms.update(_run(backend, recorder, features, items, batch))
+            if features:
+                acts.update(zip(batch, features.take(len(batch)), strict=True))
             if run:
                 run.finish_batch()
             bar.update(len(batch))
@@ -97,6 +108,7 @@ def collect(
             layers=chosen,
             sink_ratio=sink_ratio,
             interventions=interventions,
+            features=acts.get(i),
             labels=dict(labels[i]) if labels is not None else None,
         )
         for i, item in enumerate(items)
@@ -132,9 +144,15 @@ def _by_length(items: Sequence[TokenSequence], batch_size: int) -> list[list[int
 
 
 def _run(
-    backend: Backend, recorder: NormRecorder, items: Sequence[TokenSequence], batch: Sequence[int]
+    backend: Backend,
+    recorder: NormRecorder,
+    features: FeatureRecorder | None,
+    items: Sequence[TokenSequence],
+    batch: Sequence[int],
 ) -> dict[int, torch.Tensor]:
     tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
+    if features:
+        features.next_pass(mask.bool())
     backend.forward(tokens, mask, logits="none")
     recorded = recorder.take().cpu()
     found = {i: recorded[:, row, -len(items[i]) :] for row, i in enumerate(batch)}

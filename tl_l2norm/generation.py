@@ -17,6 +17,8 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.backends import Backend, Cache, backend_of
 from tl_l2norm.draws import sequence_key
+from tl_l2norm.encoding import FeatureRecorder, join_features
+from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.events import Log
@@ -24,6 +26,7 @@ from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Batch, Run
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.prompts import think_tag_ids
+from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.recording import NormRecorder, check_finite, make_trace
 from tl_l2norm.sampling import Sampling, choose, score
 from tl_l2norm.sequences import SequenceLike, TokenSequence, decode, find_segments, pad_left, tokenize
@@ -128,6 +131,7 @@ def generate(
     ignore_eos: bool = False,
     seed: int | Sequence[int] = 0,
     interventions: Sequence[Intervention] = (),
+    saes: Mapping[int, SparseAutoencoder] | None = None,
     metrics: Sequence[str] = ("l2_norm",),
     layers: Layers = None,
     labels: Sequence[Mapping[str, Label]] | None = None,
@@ -153,6 +157,7 @@ def generate(
         ignore_eos: go on past the model's own end-of-sequence tokens.
         seed: one for the run, from which each response gets its own, or a list with one for each response.
         interventions: what acts on the residual stream, in this order.
+        saes: SAEs by layer, whose feature activations are recorded beside the norms, as in `collect`.
         metrics: what to record, ("l2_norm",), with the tokens' probabilities beside it; or nothing, ().
         layers: which blocks to record; all by default.
         labels: for each prompt, what to keep with its traces.
@@ -172,6 +177,8 @@ def generate(
             raise ValueError(f"{name} must be at least 1, got {count}")
     if unknown := set(metrics) - {"l2_norm"}:
         raise ValueError(f"unknown metrics {sorted(unknown)}: known is 'l2_norm'")
+    if saes is not None and not metrics:
+        raise ValueError("features are recorded beside the norms: with saes= leave metrics as it is")
     chosen = resolve_layers(layers, backend.n_layers)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos)
     stops = _Stops.of(backend, stop, ignore_eos)
@@ -180,12 +187,14 @@ def generate(
     if labels is not None and len(labels) != len(items):
         raise ValueError(f"labels has {len(labels)} entries for {len(items)} prompts")
     recorder = NormRecorder(backend, chosen) if metrics else None
+    features = FeatureRecorder(backend, saes) if saes is not None else None
     run = Run(backend, interventions) if interventions else None
-    decoder = _Decoder(backend, recorder, run, sampling, stops, max_new_tokens)
+    decoder = _Decoder(backend, recorder, features, run, sampling, stops, max_new_tokens)
     with (
         torch.inference_mode(),
         run.attached() if run else nullcontext(),
-        recorder.attached() if recorder else nullcontext(),  # last: it sees what the next block reads
+        recorder.attached() if recorder else nullcontext(),  # these two last: they see what the next block reads
+        features.attached() if features else nullcontext(),
     ):
         decoder.run(rows, n, batch_size, progress)
     return Generations(
@@ -221,6 +230,7 @@ class _Row:
     seed: int
     new: list[int] = field(default_factory=list)
     norms: list[Float[Tensor, "row pos"]] = field(default_factory=list)
+    features: list[dict[int, FeatureActs]] = field(default_factory=list)
     scores: list[Float[Tensor, "2 token"]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
@@ -261,12 +271,13 @@ class _Decoder:
         self,
         backend: Backend,
         recorder: NormRecorder | None,
+        features: FeatureRecorder | None,
         interventions: Run | None,
         sampling: Sampling,
         stops: _Stops,
         max_new_tokens: int,
     ) -> None:
-        self.backend, self.recorder, self.interventions = backend, recorder, interventions
+        self.backend, self.recorder, self.features, self.interventions = backend, recorder, features, interventions
         self.stops, self.max_new_tokens = stops, max_new_tokens
         self.warpers = sampling.warpers()
         self.rows: list[_Row] = []
@@ -305,6 +316,8 @@ class _Decoder:
         self._flush()
         tokens, mask = pad_left([group[0].item.tokens for group in groups], self.backend.device)
         waiting = self._begin([group[0] for group in groups], mask)
+        if self.features:
+            self.features.next_pass(mask.bool())
         logits, cache = self.backend.forward(tokens, mask, keep_cache=True, logits="last")
         assert logits is not None
         if self.recorder:
@@ -314,6 +327,10 @@ class _Decoder:
                 check_finite(norms, self.recorder.layers, group[0].prompt)
                 for row in group:
                     row.norms.append(norms)
+        if self.features:
+            for group, acts in zip(groups, self.features.take(len(groups)), strict=True):
+                for row in group:
+                    row.features.append(acts)
         owner = torch.tensor([i for i, group in enumerate(groups) for _ in group], device=mask.device)
         rows = [row for group in groups for row in group]
         if len(rows) > len(groups):
@@ -344,6 +361,8 @@ class _Decoder:
         """Read every row's last token back and choose its next."""
         if self.interventions:
             self.interventions.next_pass(1)
+        if self.features:
+            self.features.next_pass(torch.ones(len(self.rows), 1, dtype=torch.bool, device=self.mask.device))
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
         logits, self.cache = self.backend.forward(self.tokens[:, None], self.mask, cache=self.cache, logits="last")
         assert logits is not None
@@ -399,6 +418,9 @@ class _Decoder:
             norms = recorded[:, index]
             check_finite(norms, self.recorder.layers, row.prompt, first=sum(part.shape[1] for part in row.norms))
             row.norms.append(norms)
+        if self.features:
+            for row, acts in zip(self.rows, self.features.take(len(self.rows)), strict=True):
+                row.features.append(acts)
         self._hand_out_scores(self.rows)
 
     def _hand_out_scores(self, rows: Sequence[_Row]) -> None:
@@ -476,8 +498,12 @@ def _complete(backend: Backend, row: _Row, stops: _Stops, trace: Callable[..., T
         seed=row.seed,
         logprobs=logprobs,
         self_certainty=self_certainty,
-        trace=trace(_read_back(backend, row), torch.cat(row.norms, dim=1)) if row.norms else None,
+        trace=_trace(backend, row, trace) if row.norms else None,
     )
+
+
+def _trace(backend: Backend, row: _Row, trace: Callable[..., Trace]) -> Trace:
+    return trace(_read_back(backend, row), torch.cat(row.norms, dim=1), features=join_features(row.features))
 
 
 def _read_back(backend: Backend, row: _Row) -> TokenSequence:

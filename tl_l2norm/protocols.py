@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+
 
 @runtime_checkable
 class Tokenizer(Protocol):
@@ -38,3 +40,17 @@ class HasTokens(Protocol):
 
 Message = Mapping[str, Any]
 """One chat message: `{"role": "user", "content": "..."}`."""
+
+
+@runtime_checkable
+class SparseAutoencoder(Protocol):
+    """The part of a SAELens `SAE` that is used."""
+
+    cfg: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Feature activations [..., d_sae] of states [..., d_in]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tl_l2norm.attach import attached
 from tl_l2norm.backends import Backend
+from tl_l2norm.features import FeatureActs
 from tl_l2norm.norms import find_sinks, l2_norms, sink_bounds
 from tl_l2norm.sequences import TokenSequence, token_texts
 from tl_l2norm.trace import Label, Provenance, Trace
@@ -89,6 +90,7 @@ def make_trace(
     sink_ratio: float,
     seed: int | None = None,
     interventions: Sequence[object] = (),
+    features: Mapping[int, FeatureActs] | None = None,
     labels: dict[str, Label] | None = None,
 ) -> Trace:
     """Put one sequence's recording together."""
@@ -105,6 +107,7 @@ def make_trace(
         is_sink=find_sinks(by_layer, bounds),
         sink_bounds=bounds,
         provenance=provenance(backend, sink_ratio=sink_ratio, seed=seed, interventions=interventions),
+        features=features or {},
         labels=labels or {},
     )
 

@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from tl_l2norm.features import FeatureActs
 from tl_l2norm.trace import Provenance, Trace
 
 FORMAT = "tl_l2norm.traces"
 FORMAT_VERSION = 1
 _TENSORS, _INDEX = "traces.safetensors", "traces.json"
 _TENSOR_FIELDS = ("tokens", "l2_norms", "embed_l2_norms", "is_sink", "sink_bounds")
+_FEATURE_FIELDS = ("starts", "latents", "values")
 
 
 def save_traces(path: str | Path, traces: Sequence[Trace]) -> Path:
@@ -32,7 +36,7 @@ def save_traces(path: str | Path, traces: Sequence[Trace]) -> Path:
     if folder.is_file():
         raise ValueError(f"{folder} is a file: give a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    blob = save({f"{i}.{name}": getattr(t, name).contiguous() for i, t in enumerate(traces) for name in _TENSOR_FIELDS})
+    blob = save({f"{i}.{name}": tensor for i, trace in enumerate(traces) for name, tensor in _tensors(trace).items()})
     index = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -62,7 +66,7 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
     try:
         tensors = load(blob)
         return tuple(
-            _from_json(entry, {name: tensors[f"{i}.{name}"] for name in _TENSOR_FIELDS})
+            _from_json(entry, {name: tensors[f"{i}.{name}"] for name in (*_TENSOR_FIELDS, *_feature_names(entry))})
             for i, entry in enumerate(index["traces"])
         )
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
@@ -100,11 +104,23 @@ def replace_file(file: Path, content: bytes) -> None:
     os.replace(draft, file)
 
 
+def _tensors(trace: Trace) -> dict[str, Tensor]:
+    found = {name: getattr(trace, name) for name in _TENSOR_FIELDS}
+    found |= {f"{layer}.{name}": getattr(acts, name) for layer, acts in trace.features.items() for name in _FEATURE_FIELDS}
+    return {name: tensor.contiguous() for name, tensor in found.items()}
+
+
+def _feature_names(entry: dict[str, Any]) -> list[str]:
+    return [f"{layer}.{name}" for layer in entry.get("features", {}) for name in _FEATURE_FIELDS]
+
+
 def _to_json(trace: Trace) -> dict[str, Any]:
-    names = [f.name for f in dataclasses.fields(trace) if f.name not in (*_TENSOR_FIELDS, "provenance", "labels")]
+    skipped = (*_TENSOR_FIELDS, "provenance", "labels", "features")
+    names = [f.name for f in dataclasses.fields(trace) if f.name not in skipped]
     return {
         **{name: getattr(trace, name) for name in names},
         "labels": dict(trace.labels),
+        "features": {layer: {"d_sae": acts.d_sae, "sae": acts.sae} for layer, acts in trace.features.items()},
         "provenance": {f.name: getattr(trace.provenance, f.name) for f in dataclasses.fields(trace.provenance)}
         | {"versions": dict(trace.provenance.versions)},
     }
@@ -112,6 +128,10 @@ def _to_json(trace: Trace) -> dict[str, Any]:
 
 def _from_json(entry: dict[str, Any], tensors: dict[str, Any]) -> Trace:
     fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    fields["features"] = {
+        int(layer): FeatureActs(**described, **{name: tensors.pop(f"{layer}.{name}") for name in _FEATURE_FIELDS})
+        for layer, described in entry.get("features", {}).items()
+    }
     source = entry["provenance"]
     fields["provenance"] = Provenance(**source | {"interventions": tuple(source.get("interventions", ()))})
     return Trace(**fields, **tensors)

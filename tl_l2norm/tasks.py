@@ -75,12 +75,7 @@ def make_problems(family: str, n: int, *, level: int = 1, seed: int = 0, split: 
         split: "train" or "test" problems alone; None is both.
     """
     check_count(n)
-    if family not in FAMILIES:
-        raise ValueError(unknown("family", family, FAMILIES))
-    kind = FAMILIES[family]
-    if not 1 <= level <= kind.levels:
-        raise ValueError(f"{family} has levels 1 to {kind.levels}, not {level}")
-    problems = tuple(itertools.islice(_draw(kind, level, seed, split), n))
+    problems = tuple(itertools.islice(draw_problems(family, level=level, seed=seed, split=split), n))
     if len(problems) < n:
         which = f"distinct {split} questions" if split else "distinct questions"
         raise ValueError(f"{family} at level {level} gave {len(problems)} {which}, not {n}: raise the level")
@@ -122,13 +117,18 @@ def make_mixture(
     return tuple(next(pools[cell]) for cell in cells)
 
 
-def _draw(family: Family, level: int, seed: int, split: Split | None) -> Iterator[Problem]:
-    """Distinct problems in the order of their draws, until new ones become rare."""
-    rng = random.Random(f"{family.name}/{level}/{seed}")
+def draw_problems(family: str, *, level: int = 1, seed: int = 0, split: Split | None = None) -> Iterator[Problem]:
+    """Distinct problems in the order of their draws, until new ones become rare: what `make_problems` takes the first of."""
+    if family not in FAMILIES:
+        raise ValueError(unknown("family", family, FAMILIES))
+    kind = FAMILIES[family]
+    if not 1 <= level <= kind.levels:
+        raise ValueError(f"{family} has levels 1 to {kind.levels}, not {level}")
+    rng = random.Random(f"{family}/{level}/{seed}")
     seen: set[str] = set()
     repeats = 0
     while repeats < _MAX_REPEATS:
-        problem = Problem(family=family.name, level=level, **family.make(rng, level)._asdict())
+        problem = Problem(family=family, level=level, **kind.make(rng, level)._asdict())
         if split not in (None, problem.split):
             continue
         repeats = repeats + 1 if problem.question in seen else 0

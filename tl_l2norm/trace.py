@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, late_layers, layer_ranges, resolve_layers
 
 SEGMENTS = ("prompt", "think", "answer")
@@ -69,6 +70,8 @@ class Trace:
     """Attention sinks, by position and by bound; left out of aggregates."""
     sink_bounds: Float[Tensor, " layer"]
     provenance: Provenance
+    features: Mapping[int, FeatureActs] = field(default_factory=dict)
+    """SAE feature activations by layer, on the same positions; empty without SAEs."""
     labels: Mapping[str, Label] = field(default_factory=dict)
     """What the caller says of the sequence, such as `{"mode": "think", "family": "swaps", "level": 2}`."""
 
@@ -87,6 +90,9 @@ class Trace:
             found = tuple(value.shape) if isinstance(value, Tensor) else (len(value),)
             if found != shape:
                 raise ValueError(f"Trace.{name} has shape {found}, expected {shape} for {n_layers} layers, {n_pos} tokens")
+        for layer, acts in self.features.items():
+            if len(acts) != n_pos:
+                raise ValueError(f"Trace.features[{layer}] has {len(acts)} positions, expected {n_pos}")
         if not 1 <= self.prompt_len <= n_pos:
             raise ValueError(f"Trace.prompt_len is {self.prompt_len}, expected 1 to {n_pos}")
         if unknown := set(self.segments) - set(SEGMENTS):
@@ -135,10 +141,11 @@ class Trace:
                 raise ValueError(f"{names} were not recorded: this trace has layers {layer_ranges(self.layers)}")
         if not rows:
             raise ValueError("no layers given")
-        index = torch.tensor(rows)
+        index, kept = torch.tensor(rows), tuple(self.layers[i] for i in rows)
         return dataclasses.replace(
             self,
-            layers=tuple(self.layers[i] for i in rows),
+            layers=kept,
+            features={layer: acts for layer, acts in self.features.items() if layer in kept},
             l2_norms=self.l2_norms[index],
             is_sink=self.is_sink[index],
             sink_bounds=self.sink_bounds[index],
@@ -188,7 +195,8 @@ def to_frame(traces: Sequence[Trace], *, include_embedding: bool = False) -> pd.
     """One row per sequence, layer and position.
 
     Columns: sequence, layer (an integer, or "embed" with `include_embedding`), position, token_id, token, segment,
-    is_prompt, l2_norm, is_sink, then one for each label.
+    is_prompt, l2_norm, is_sink, with SAEs feature_l0 and feature_sum (active latents and their summed activation, NaN where
+    a layer has no SAE), then one for each label.
     """
     frames = [_frame(i, trace, include_embedding) for i, trace in enumerate(traces)]
     if not frames:
@@ -215,6 +223,11 @@ def _frame(sequence: int, trace: Trace, include_embedding: bool) -> pd.DataFrame
         "l2_norm": norms.flatten().numpy(),
         "is_sink": sinks.flatten().numpy(),
     }
+    if trace.features:
+        missing = torch.full((n_pos,), torch.nan)
+        known = [trace.features.get(layer) for layer in layers]
+        columns["feature_l0"] = torch.cat([missing if acts is None else acts.l0.float() for acts in known]).numpy()
+        columns["feature_sum"] = torch.cat([missing if acts is None else acts.total() for acts in known]).numpy()
     return pd.DataFrame({**columns, **trace.labels})
 
 

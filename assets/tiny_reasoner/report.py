@@ -1,0 +1,78 @@
+"""The model card of the tiny reasoner, from its results."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tl_l2norm.tasks import FAMILIES, TEST_SHARE, make_problems
+
+
+class Cell(NamedTuple):
+    """The result of one family, level and mode."""
+
+    family: str
+    level: int
+    mode: str
+    right: int
+    n: int
+    guess: float
+    """The share of the most frequent answer."""
+
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95% interval of the share."""
+        z, share = 1.959964, self.right / self.n
+        middle, width = share + z * z / (2 * self.n), z * math.sqrt((share * (1 - share) + z * z / (4 * self.n)) / self.n)
+        return max(0.0, (middle - width) / (1 + z * z / self.n)), min(1.0, (middle + width) / (1 + z * z / self.n))
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{100 * self.right / self.n:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def write_report(folder: Path, config: dict[str, Any], size: int, cells: Sequence[Cell]) -> None:
+    """results.json and the model card.
+
+    Args:
+        folder: Where the model is.
+        config: The configuration of the run.
+        size: The number of parameters.
+        cells: All results, a family's in the order of its levels, thinking before direct.
+    """
+    rows = [cell._asdict() | {"interval": cell.interval()} for cell in cells]
+    (folder / "results.json").write_text(json.dumps({"config": config, "cells": rows}, indent=1) + "\n")
+    template = (Path(__file__).parent / "card.md").read_text()
+    card = template.format(
+        **{name: value for name, value in config.items() if not isinstance(value, dict)},
+        parameters=f"{size / 1e6:.1f}",
+        share=TEST_SHARE,
+        tables="\n\n".join(_table(name, cells, config) for name in config["families"]),
+        verdict="\n".join(_verdict(name, cells, config) for name in config["families"]),
+    )
+    (folder / "README.md").write_text(card)
+
+
+def _table(name: str, cells: Sequence[Cell], config: dict[str, Any]) -> str:
+    family = FAMILIES[name]
+    example = make_problems(name, 1, level=3, split="test")[0]
+    lines = [f"### {name}", "", (family.make.__doc__ or "").strip(), ""]
+    lines += [f"`{example.question}` is answered `<think> {example.thinking} </think> {example.answer}`.", ""]
+    lines += ["| level | thinking | direct | best guess | n |", "| --- | --- | --- | --- | --- |"]
+    own = [cell for cell in cells if cell.family == name]
+    for think, direct in zip(own[::2], own[1::2], strict=True):
+        mark = " *" if think.level > config["think_levels"].get(name, family.levels) else ""
+        lines.append(f"| {think.level}{mark} | {think} | {direct} | {100 * think.guess:.1f} | {think.n} |")
+    return "\n".join(lines)
+
+
+def _verdict(name: str, cells: Sequence[Cell], config: dict[str, Any]) -> str:
+    """What the table says of a family, in words."""
+    share = {(cell.level, cell.mode): 100 * cell.right / cell.n for cell in cells if cell.family == name}
+    top = config["think_levels"].get(name, FAMILIES[name].levels)
+    lowest = min(share[level, "think"] for level in range(1, top + 1))
+    gap = share[top, "think"] - share[top, "direct"]
+    verdict = "separates" if gap >= 40 else "does not separate: a control"
+    return f"- {name}: thinking at least {lowest:.1f}%, at level {top} {gap:.1f} points above direct; it {verdict}."
