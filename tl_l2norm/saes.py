@@ -113,7 +113,7 @@ def _release_ids(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[s
         raise ValueError(f"{release} has {len(known)} SAEs: say which, layers=[...] or sae_ids=[{known[0]!r}, ...]")
     chosen = []
     for layer in wanted:
-        own = [sae_id for sae_id in known if layer in [int(n) for n in _LAYER_IN_ID.findall(sae_id)]]
+        own = [sae_id for sae_id in known if _names_layer(sae_id, layer)]
         if len(own) != 1:
             several = (
                 f"has {len(own)} SAEs whose names hold layer {layer}" if own else f"has no SAE whose name holds layer {layer}"
@@ -121,6 +121,13 @@ def _release_ids(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[s
             raise ValueError(f"{release} {several}: give sae_ids=[...], of {', '.join((own or known)[:8])}")
         chosen += own
     return chosen
+
+
+def _names_layer(sae_id: str, layer: int) -> bool:
+    """Whether an SAE's name is the layer's hook point, or holds its number, such as "layer_12/width_16k/canonical"."""
+    if (of_hook := read_layer(sae_id)) is not None:
+        return of_hook == layer
+    return str(layer) in _LAYER_IN_ID.findall(sae_id)
 
 
 def _by_layer(loaded: Sequence[tuple[str, Any]]) -> dict[int, Any]:
