@@ -185,7 +185,7 @@ def in_training(layer: int) -> Any:
         (lambda: in_training(3), "it is still in training"),
         (
             lambda: make_sae("topk", 3, model_from_pretrained_kwargs={"center_writing_weights": True}),
-            "trained on centred weights",
+            "it was trained on centred weights",
         ),
     ],
 )
