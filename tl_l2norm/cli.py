@@ -51,13 +51,22 @@ def _add_report(commands: Any) -> None:
     command.add_argument(
         "--prompts",
         metavar="FILE.jsonl",
-        help='one problem a line, {"question": ..., "answer": ...}; a mixture of our own tasks by default',
+        help='one problem a line, {"question": ..., "answer": ...}; a mixture of our own tasks that suits the model by default',
     )
     command.add_argument("--out", default="report.html", metavar="FILE.html", help="where to write the report")
-    command.add_argument("--n", type=int, default=None, help="how many problems; 24 of our own, all of a file")
+    command.add_argument(
+        "--n", type=int, default=None, help="how many problems; 24 of our own (200 for tiny-reasoner), all of a file"
+    )
     command.add_argument("--max-new-tokens", type=int, default=160, help="length of a thinking response")
     command.add_argument("--max-direct-tokens", type=int, default=32, help="length of a direct response")
     command.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    command.add_argument(
+        "--saes",
+        metavar="SOURCE",
+        default=None,
+        help="SAEs whose activations stand beside the norms: a folder, a short name, or 'none'; the model's own by default, "
+        "where they come with the library",
+    )
     command.add_argument("--seed", type=int, default=0, help="of problems, sampling and resampling")
     command.add_argument("--batch-size", type=int, default=16, help="responses decoded at once")
     command.add_argument("--layer", type=int, default=None, help="layer that colours the tokens; a late one by default")
@@ -79,7 +88,9 @@ def _add_doctor(commands: Any) -> None:
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--model", default="smollm2", help="hub id, Hugging Face folder, .gguf file, or the short name smollm2"
+        "--model",
+        default="tiny-reasoner",
+        help="hub id, Hugging Face folder, .gguf file, or a short name: tiny-reasoner (in the package) or smollm2",
     )
     command.add_argument(
         "--backend", choices=("bridge", "hooked"), default="bridge", help="TransformerBridge or HookedTransformer"
@@ -90,7 +101,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     problems = _problems(options)  # a broken file should fail before a model is loaded
-    model = _load(options)
+    model, saes = _load(options), _saes(options)
     from tl_l2norm.evaluation import run_modes
     from tl_l2norm.reporting import report, summary
 
@@ -101,6 +112,7 @@ def _report(options: argparse.Namespace) -> int:
         max_direct_tokens=options.max_direct_tokens,
         temperature=options.temperature,
         seed=options.seed,
+        saes=saes,
         batch_size=options.batch_size,
         save_to=options.save,
     )
@@ -111,6 +123,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
+    from tl_l2norm.models import OURS
     from tl_l2norm.problem_sources import load_problems
     from tl_l2norm.tasks import make_mixture
 
@@ -118,7 +131,23 @@ def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
         raise ValueError(f"--n must be at least 1, got {options.n}")
     if options.prompts:
         return load_problems(options.prompts)[: options.n]
+    if options.model in OURS:
+        return make_mixture(options.n or 200, families="compact", seed=options.seed, split="test")
     return make_mixture(options.n or 24, seed=options.seed)
+
+
+def _saes(options: argparse.Namespace) -> dict[int, Any] | None:
+    from importlib.util import find_spec
+
+    from tl_l2norm.saes import BUNDLED_SAES, load_saes
+
+    source = options.saes
+    if source is None and options.model in BUNDLED_SAES:
+        if find_spec("sae_lens"):
+            source = options.model
+        else:
+            print("SAELens isn't installed: no features beside the norms (pip install 'tl_l2norm[sae]')", file=sys.stderr)
+    return None if source in (None, "none") else load_saes(source)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.generation import Completion, generate
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.prompts import ChatPrompt, Mode, chat_prompt, is_direct
+from tl_l2norm.protocols import SparseAutoencoder
+from tl_l2norm.saes import sae_key
 from tl_l2norm.storage import load_traces, replace_file, save_traces
 from tl_l2norm.tasks import Problem
 from tl_l2norm.trace import Label, Trace
@@ -51,6 +53,7 @@ def run_modes(
     temperature: float = 0.0,
     seed: int = 0,
     layers: Layers = None,
+    saes: Mapping[int, SparseAutoencoder] | None = None,
     batch_size: int = 8,
     save_to: str | Path | None = None,
     progress: bool = True,
@@ -66,6 +69,7 @@ def run_modes(
         temperature: 0 is greedy.
         seed: of sampling.
         layers: which blocks to record; all by default.
+        saes: SAEs by layer, whose feature activations are recorded beside the norms.
         batch_size: responses that are decoded at once.
         save_to: a folder to keep results in as they come; the same call goes on from what is there.
         progress: show progress bars.
@@ -82,7 +86,7 @@ def run_modes(
         raise ValueError("some problems are the same: the modes are paired by problem, so give each once")
     limits = {"think": max_new_tokens, "direct": max_direct_tokens}
     chosen = resolve_layers(layers, backend.n_layers)
-    options = {"temperature": temperature, "layers": chosen, "batch_size": batch_size}
+    options = {"temperature": temperature, "layers": chosen, "batch_size": batch_size, "saes": saes}
     found: list[Result] = []
     for mode in modes:
         for start in range(0, len(problems), _CHUNK if save_to else len(problems)):
@@ -141,7 +145,8 @@ class _Run:
     def _key(self, problems: Sequence[Problem]) -> str:
         b = self.backend
         what = [b.model_name, b.name, str(b.dtype), self.max_new_tokens, [p.id for p in problems]]
-        kept = {name: value for name, value in self.options.items() if name not in ("batch_size", "progress")}
+        kept = {name: value for name, value in self.options.items() if name not in ("batch_size", "progress", "saes")}
+        kept["saes"] = {layer: sae_key(sae) for layer, sae in (self.options["saes"] or {}).items()}
         return hashlib.sha256(json.dumps([what, kept], sort_keys=True, default=list).encode()).hexdigest()[:16]
 
 

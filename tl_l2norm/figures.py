@@ -19,6 +19,7 @@ from tl_l2norm.trace import Trace
 from tl_l2norm.widgets.token_view import norm_text, visible_text
 
 MODE_NAMES = {"think": "thinking", "direct": "direct"}
+_QUANTITIES = {"l2_norm": "L2 norm", "feature_sum": "summed SAE activation"}
 
 _GREY, _GRID = "#808080", "rgba(128,128,128,0.25)"  # legible on white and on black
 _STYLES = (
@@ -45,9 +46,11 @@ _TEMPLATE = go.layout.Template(
 
 
 def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figure:
-    """Mean norm per layer with its 95% band, one line per mode; the late layers are shaded."""
+    """Mean per layer with its 95% band, one line per mode; the late layers are shaded."""
     if not curves:
         raise ValueError("no curves to draw")
+    if len({curve.quantity for curve in curves}) > 1:
+        raise ValueError("the curves are of different quantities: draw a figure of each")
     figure = go.Figure(layout={"template": _TEMPLATE, "hovermode": "x unified"})
     for curve in curves:
         colour, band, dash, marker, _ = _style(curve.mode)
@@ -90,7 +93,7 @@ def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figu
             annotation_position="top left",
         )
     figure.update_xaxes(title_text="layer", range=[layers[0] - 0.7, layers[-1] + 0.7])
-    figure.update_yaxes(title_text="mean L2 norm of response tokens")
+    figure.update_yaxes(title_text=f"mean {_QUANTITIES[curves[0].quantity]} of response tokens")
     figure.update_yaxes({"type": "log", "dtick": "D2"} if log_y else {"rangemode": "tozero"})
     return figure
 

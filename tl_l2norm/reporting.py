@@ -15,7 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from tl_l2norm.analysis.accuracy import accuracy_table
-from tl_l2norm.analysis.curves import MIN_PROMPTS, LayerCurve, compare_late, layer_curve
+from tl_l2norm.analysis.curves import MIN_PROMPTS, LayerCurve, Quantity, Tokens, compare_late, layer_curve
 from tl_l2norm.analysis.sinks import sink_table
 from tl_l2norm.figures import MODE_NAMES, accuracy_bars, curves_frame, norm_curves, token_heatmap
 from tl_l2norm.hook_names import layer_ranges
@@ -61,7 +61,10 @@ def report(
     accuracy = _accuracy(results)
     groups = [by for by in ("family", "level") if len({getattr(r.problem, by) for r in results}) > 1]
     detailed = {by: _accuracy(results, by) for by in groups}
-    curves, sinks = _curves(traces, seed), sink_table(traces)
+    if len(groups) > 1:
+        detailed["family and level"] = _accuracy(results, *groups)
+    curves, sinks = _curves(traces, "l2_norm", seed), sink_table(traces)
+    features = _curves(traces, "feature_sum", seed) if all(trace.features for trace in traces) else []
     shown = _examples(results, examples, seed)
     first = shown[0][0] if shown else results[0]
     page = render(
@@ -75,13 +78,16 @@ def report(
         ],
         facts=_facts(results, seed),
         verdict=_verdict(traces, seed).partition(": "),
-        caveats=_caveats(accuracy),
+        caveats=[*_also(traces, seed), *_caveats(accuracy)],
         accuracy=_table(accuracy_text(accuracy)),
         accuracy_figure=_figure(accuracy_bars(detailed[groups[0]] if groups else accuracy), "accuracy"),
         detailed={by: _table(accuracy_text(table)) for by, table in detailed.items()},
         known=bool(accuracy["n"].sum()),
         curves=_table(curves_frame(curves)) if curves else None,
         curves_figure=_figure(norm_curves(curves), "curves") if curves else None,
+        features=_table(curves_frame(features)) if features else None,
+        features_figure=_figure(norm_curves(features), "features") if features else None,
+        sae=next(iter(traces[0].features.values())).sae if features else None,
         sinks=_table(sinks_text(sinks.head(_MAX_SINK_ROWS))),
         more_sinks=max(0, len(sinks) - _MAX_SINK_ROWS),
         heatmap=_figure(token_heatmap(first.trace, max_tokens=_MAX_TOKENS), "heatmap"),
@@ -100,7 +106,7 @@ def summary(results: Sequence[Result], *, seed: int = 0) -> str:
     """Accuracy by mode and the verdict on the late layers, as text of 100 columns."""
     traces = _traces(results)
     accuracy = _accuracy(results)
-    words = [_verdict(traces, seed), *_caveats(accuracy)]
+    words = [_verdict(traces, seed), *_also(traces, seed), *_caveats(accuracy)]
     return "\n\n".join([render_table(accuracy_text(accuracy)), *(textwrap.fill(text, WIDTH) for text in words)])
 
 
@@ -162,16 +168,22 @@ def _by_mode(traces: Iterable[Trace]) -> Mapping[str, list[Trace]]:
     return {mode: members for mode, members in groups.items() if members}
 
 
-def _curves(traces: Sequence[Trace], seed: int) -> list[LayerCurve]:
+def _curves(traces: Sequence[Trace], quantity: Quantity, seed: int) -> list[LayerCurve]:
     """Of each mode that has response tokens."""
     return [
-        layer_curve(members, mode=mode, seed=seed)
+        layer_curve(members, mode=mode, quantity=quantity, seed=seed)
         for mode, members in _by_mode(traces).items()
         if any(trace.is_response.any() for trace in members)
     ]
 
 
-def _verdict(traces: Sequence[Trace], seed: int) -> str:
+def _also(traces: Sequence[Trace], seed: int) -> list[str]:
+    """The same comparison where the response's tokens are chosen: a direct answer is worked out at the prompt's last token."""
+    found = _verdict(traces, seed, "chosen")
+    return [] if found.startswith("No comparison") else [found]
+
+
+def _verdict(traces: Sequence[Trace], seed: int, tokens: Tokens = "read") -> str:
     modes = _by_mode(traces)
     if missing := [name for mode, name in MODE_NAMES.items() if mode not in modes]:
         return f"No comparison of the modes: there are no {missing[0]} responses."
@@ -182,7 +194,7 @@ def _verdict(traces: Sequence[Trace], seed: int) -> str:
     if not traces[0].late_layers:
         return "No comparison of the modes: no late layer was recorded."
     think, direct = ([trace for trace in modes[mode] if trace.labels["prompt"] in both] for mode in MODE_NAMES)
-    found = compare_late(think, direct, seed=seed)
+    found = compare_late(think, direct, tokens=tokens, seed=seed)
     if not found.difference.n:
         return "No comparison of the modes: no prompt has response tokens in both."
     left_out = f" {_count(len(either - both), 'prompt')} asked in one mode only are left out." if either - both else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -206,6 +207,14 @@ def _warn_of_another_model(backend: Backend, layer: int, sae: Any) -> None:
 
 def _short(name: str) -> str:
     return name.rsplit("/", 1)[-1].lower()
+
+
+def sae_key(sae: Any) -> str:
+    """Hash of an SAE's weights and configuration."""
+    found = hashlib.sha256(describe_sae(sae).encode())
+    for name, tensor in sorted(sae.state_dict().items()):
+        found.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def describe_sae(sae: Any) -> str:

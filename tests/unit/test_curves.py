@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 import tl_l2norm as l2
 from tests.traces import trace_of
-from tl_l2norm.analysis.curves import mean_response_norms
+from tl_l2norm.analysis.curves import response_means
+from tl_l2norm.features import FeatureActs
 from tl_l2norm.trace import Trace
 
 
@@ -16,15 +19,34 @@ def response(values: list[float], prompt: str, layers: int = 4) -> Trace:
 def test_the_mean_is_over_response_tokens_without_sinks() -> None:
     sinks = torch.tensor([[False, False, True, False], [False] * 4])
     trace = trace_of([[9.0, 2, 1000, 4], [9, 2, 6, 4]], prompt_len=1, is_sink=sinks)
-    assert mean_response_norms(trace).tolist() == [3.0, 4.0]
-    assert torch.isnan(mean_response_norms(trace_of([[9.0, 2]]))).all()
+    assert response_means(trace).tolist() == [3.0, 4.0]
+    assert torch.isnan(response_means(trace_of([[9.0, 2]]))).all()
+
+
+def test_the_tokens_from_which_a_response_is_chosen_begin_with_the_prompts_last() -> None:
+    trace = trace_of([[9.0, 2, 6, 4]], prompt_len=2)
+    assert response_means(trace, tokens="read").tolist() == [5.0]
+    assert response_means(trace, tokens="chosen").tolist() == [4.0]
+    alone = trace_of([[9.0, 2]], prompt_len=2)  # one token was sampled and never read back
+    assert torch.isnan(response_means(alone)).all() and response_means(alone, tokens="chosen").tolist() == [2.0]
+
+
+def test_summed_activations_have_curves_of_their_own() -> None:
+    acts = FeatureActs.of_dense(torch.tensor([[50.0, 0], [1, 2], [0, 7]]))
+    trace = dataclasses.replace(trace_of([[9.0, 2, 6], [9, 3, 7]], prompt_len=1), features={1: acts})
+    curve = l2.layer_curve([trace, trace], mode="think", quantity="feature_sum")
+    assert (curve.layers, curve.mean.tolist(), curve.quantity) == ((1,), [5.0], "feature_sum")
+    with pytest.raises(ValueError, match="some traces have no SAE features"):
+        l2.layer_curve([trace, dataclasses.replace(trace, features={})], mode="think", quantity="feature_sum")
 
 
 def test_a_curve_averages_prompts_not_tokens() -> None:
     curve = l2.layer_curve([response([1.0] * 99, "long"), response([3.0], "short")], mode="think")
     assert curve.mean.tolist() == [2.0] * 4
     assert (curve.n, curve.n_tokens) == (2, 100)
-    assert list(curve.to_frame().columns) == ["mode", "layer", "mean", "low", "high", "n", "n_tokens", "seed", "model"]
+    assert list(curve.to_frame().columns) == [
+        *("mode", "quantity", "layer", "mean", "low", "high", "n", "n_tokens", "seed", "model")
+    ]
 
 
 def test_samples_of_one_prompt_are_one_prompt() -> None:
@@ -43,6 +65,9 @@ def test_the_verdict_says_what_was_planted(shift: float, word: str) -> None:
     assert word in found.verdict
     assert found.layers == (3,)
     assert found.difference.low <= shift <= found.difference.high
+    chosen = l2.compare_late(think, direct, tokens="chosen")
+    assert "at the tokens from which the response was chosen): difference" in chosen.verdict
+    assert chosen.difference.mean == 0 or abs(chosen.difference.mean) < abs(shift) + 1, "the prompt's last is a sink here"
     assert found.difference.n == 40
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,12 +16,20 @@ from torch import Tensor
 from tl_l2norm.analysis.resampling import RESAMPLES, Estimate, bootstrap_mean, estimate
 from tl_l2norm.trace import Trace, require_comparable
 
+Quantity = Literal["l2_norm", "feature_sum"]
+"""What is averaged: the norm, or the summed activation of the SAE's latents."""
+
+Tokens = Literal["read", "chosen"]
+"""Which tokens stand for a response: its own, as they are read back, or those from which its tokens are chosen, one place
+earlier: the last of the prompt, at which a direct answer is worked out, is then among them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerCurve:
-    """Mean norm of response tokens per layer, with a 95% interval over prompts."""
+    """Mean of response tokens per layer, with a 95% interval over prompts."""
 
     mode: str
+    quantity: Quantity = "l2_norm"
     layers: tuple[int, ...]
     late: tuple[int, ...]
     """Those of them that are late layers of the model."""
@@ -34,10 +44,11 @@ class LayerCurve:
     model: str
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per layer: mode, layer, mean, low, high, n, n_tokens, seed, model."""
+        """One row per layer: mode, quantity, layer, mean, low, high, n, n_tokens, seed, model."""
         columns = {name: getattr(self, name) for name in ("layers", "mean", "low", "high")}
         frame = pd.DataFrame(columns).rename(columns={"layers": "layer"})
         frame.insert(0, "mode", self.mode)
+        frame.insert(1, "quantity", self.quantity)
         return frame.assign(n=self.n, n_tokens=self.n_tokens, seed=self.seed, model=self.model)
 
 
@@ -48,6 +59,7 @@ class LateComparison:
     difference: Estimate
     ratio: Estimate
     layers: tuple[int, ...]
+    tokens: Tokens
     seed: int
     model: str
 
@@ -56,6 +68,8 @@ class LateComparison:
         """In words, whichever way it falls."""
         found, first, last = self.difference, self.layers[0], self.layers[-1]
         where = f"layers {first} to {last}" if len(self.layers) > 1 else f"layer {first}"
+        if self.tokens == "chosen":
+            where += ", at the tokens from which the response was chosen"
         prompts = "1 prompt" if found.n == 1 else f"{found.n} prompts"
         figures = f"difference {found} prompts, ratio {self.ratio.mean:.3f} [{self.ratio.low:.3f}, {self.ratio.high:.3f}]"
         if found.n < MIN_PROMPTS:
@@ -71,25 +85,40 @@ MIN_PROMPTS = 8
 """Below this a bootstrap interval is fiction."""
 
 
-def mean_response_norms(trace: Trace) -> Float[Tensor, " layer"]:
-    """Mean norm over the response tokens that were read back, sinks left out; NaN where there is none."""
-    keep = trace.is_response[None] & ~trace.is_sink
-    return (trace.l2_norms * keep).sum(1) / keep.sum(1)
+def response_means(trace: Trace, quantity: Quantity = "l2_norm", tokens: Tokens = "read") -> Float[Tensor, " layer"]:
+    """Mean over the response's tokens, sinks left out; NaN where there is none, or no SAE."""
+    is_meant = torch.arange(len(trace)) >= trace.prompt_len - (tokens == "chosen")
+    keep = is_meant[None] & ~trace.is_sink
+    values = trace.l2_norms
+    if quantity == "feature_sum":
+        missing = torch.full((len(trace),), torch.nan)
+        values = torch.stack([trace.features[layer].total() if layer in trace.features else missing for layer in trace.layers])
+    return torch.where(keep, values, 0).sum(1) / keep.sum(1)
 
 
-def layer_curve(traces: Sequence[Trace], *, mode: str, seed: int = 0, resamples: int = RESAMPLES) -> LayerCurve:
+def layer_curve(
+    traces: Sequence[Trace], *, mode: str, quantity: Quantity = "l2_norm", seed: int = 0, resamples: int = RESAMPLES
+) -> LayerCurve:
     """The curve of one mode. Several traces of one prompt (label "prompt") are averaged first: prompts are what is resampled.
 
     Raises:
-        ValueError: no traces, traces that are not comparable, or none with a response.
+        ValueError: no traces, traces that are not comparable, none with a response, or no SAE features to average.
     """
     require_comparable(traces)
-    values = np.stack(list(_by_prompt(traces).values()))
+    if quantity == "feature_sum":
+        if not all(trace.features for trace in traces):
+            raise ValueError(
+                "some traces have no SAE features: record them with collect(..., saes=...) or generate(..., saes=...)"
+            )
+        traces = [trace.select([layer for layer in trace.layers if layer in trace.features]) for trace in traces]
+        require_comparable(traces)
+    values = np.stack(list(_by_prompt(traces, quantity).values()))
     if np.isnan(values).all():
         raise ValueError(f"no {mode!r} trace has a response token: collect over prompts with responses, or use generate")
     mean, low, high = bootstrap_mean(values, seed=seed, resamples=resamples)
     return LayerCurve(
         mode=mode,
+        quantity=quantity,
         layers=traces[0].layers,
         late=traces[0].late_layers,
         mean=mean,
@@ -103,7 +132,12 @@ def layer_curve(traces: Sequence[Trace], *, mode: str, seed: int = 0, resamples:
 
 
 def compare_late(
-    think: Sequence[Trace], direct: Sequence[Trace], *, seed: int = 0, resamples: int = RESAMPLES
+    think: Sequence[Trace],
+    direct: Sequence[Trace],
+    *,
+    tokens: Tokens = "read",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> LateComparison:
     """Compare the modes over the late layers, as far as they were recorded, paired by the label "prompt".
 
@@ -114,7 +148,7 @@ def compare_late(
     """
     require_comparable([*think, *direct])
     think, direct = ([trace.select("late") for trace in traces] for traces in (think, direct))
-    by_think, by_direct = _by_prompt(think), _by_prompt(direct)
+    by_think, by_direct = _by_prompt(think, "l2_norm", tokens), _by_prompt(direct, "l2_norm", tokens)
     if by_think.keys() != by_direct.keys():
         odd = sorted(map(str, by_think.keys() ^ by_direct.keys()))
         raise ValueError(f"the modes have different prompts ({len(odd)} only in one, such as {odd[0]!r}): pair them by prompt")
@@ -124,16 +158,17 @@ def compare_late(
         difference=estimate(late_think - late_direct, seed=seed, resamples=resamples),
         ratio=estimate(late_think / late_direct, seed=seed, resamples=resamples),
         layers=think[0].layers,
+        tokens=tokens,
         seed=seed,
         model=think[0].provenance.model,
     )
 
 
-def _by_prompt(traces: Sequence[Trace]) -> Mapping[object, NDArray[np.float64]]:
-    """Mean norms [layer] of each prompt, over its samples; without the label "prompt" each trace is its own."""
+def _by_prompt(traces: Sequence[Trace], quantity: Quantity, tokens: Tokens = "read") -> Mapping[object, NDArray[np.float64]]:
+    """Means [layer] of each prompt, over its samples; without the label "prompt" each trace is its own."""
     groups: dict[object, list[NDArray[np.float64]]] = {}
     for i, trace in enumerate(traces):
-        groups.setdefault(trace.labels.get("prompt", i), []).append(mean_response_norms(trace).double().numpy())
+        groups.setdefault(trace.labels.get("prompt", i), []).append(response_means(trace, quantity, tokens).double().numpy())
     means = {}
     for prompt, values in groups.items():
         stacked = np.stack(values)
