@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from tl_l2norm.problem_sources import load_problems, reasoning_gym_problems
     from tl_l2norm.prompts import ChatPrompt, chat_prompt
     from tl_l2norm.reporting import report
-    from tl_l2norm.sae_training import train_saes
+    from tl_l2norm.sae_evaluation import evaluate_saes
+    from tl_l2norm.sae_training import SaeRecipe, train_saes
     from tl_l2norm.saes import load_saes
     from tl_l2norm.selection import score_table, select
     from tl_l2norm.storage import load_traces, save_traces
@@ -46,6 +47,7 @@ _HOME = {
     "Generations": "generation",
     "HighNormSuppression": "interventions.suppress",
     "Problem": "tasks",
+    "SaeRecipe": "sae_training",
     "Thresholds": "thresholds",
     "Trace": "trace",
     "accuracy_table": "analysis.accuracy",
@@ -53,6 +55,7 @@ _HOME = {
     "chat_prompt": "prompts",
     "collect": "collection",
     "compare_late": "analysis.curves",
+    "evaluate_saes": "sae_evaluation",
     "generate": "generation",
     "iqr_thresholds": "thresholds",
     "is_correct": "verifiers",
@@ -88,6 +91,7 @@ __all__ = [
     "Generations",
     "HighNormSuppression",
     "Problem",
+    "SaeRecipe",
     "Thresholds",
     "Trace",
     "accuracy_table",
@@ -95,6 +99,7 @@ __all__ = [
     "chat_prompt",
     "collect",
     "compare_late",
+    "evaluate_saes",
     "generate",
     "iqr_thresholds",
     "is_correct",

@@ -179,7 +179,7 @@ class _States:
         groups = [order[start : start + self.at_once] for start in range(0, len(order), self.at_once)]
         self.rng.shuffle(groups)
         for group in groups:
-            yield self._read([self.items[i] for i in group])
+            yield torch.cat(read_states(self.backend, [self.items[i] for i in group], self.layer, self.sink_ratio))
 
     def _large_parts(self, least: int) -> Iterator[Float[Tensor, "states d_model"]]:
         waiting: list[Tensor] = []
@@ -190,17 +190,21 @@ class _States:
                     yield torch.cat(waiting)
                     waiting = []
 
-    def _read(self, items: Sequence[TokenSequence]) -> Float[Tensor, "states d_model"]:
-        tokens, mask = pad_left([item.tokens for item in items], self.backend.device)
-        with torch.no_grad(), self.backend.capture_stream(self.layer) as streams:
-            self.backend.forward(tokens, mask)
-        found = []
-        for item, stream in zip(items, streams[0], strict=True):
-            states = stream[-len(item) :].float()
-            norms = l2_norms(states)[None]
-            bounds = sink_bounds(norms, prompt_len=item.prompt_len, ratio=self.sink_ratio)
-            found.append(states[~find_sinks(norms, bounds.to(norms.device))[0]])
-        return torch.cat(found)
+
+def read_states(
+    backend: Backend, items: Sequence[TokenSequence], layer: int, sink_ratio: float
+) -> list[Float[Tensor, "states d_model"]]:
+    """`resid_post` of each sequence at one layer, without its attention sinks, in float32."""
+    tokens, mask = pad_left([item.tokens for item in items], backend.device)
+    with torch.no_grad(), backend.capture_stream(layer) as streams:
+        backend.forward(tokens, mask)
+    found = []
+    for item, stream in zip(items, streams[0], strict=True):
+        states = stream[-len(item) :].float()
+        norms = l2_norms(states)[None].cpu()
+        is_sink = find_sinks(norms, sink_bounds(norms, prompt_len=item.prompt_len, ratio=sink_ratio))[0]
+        found.append(states[~is_sink.to(states.device)])
+    return found
 
 
 def _key(backend: Backend, items: Sequence[TokenSequence], recipe: SaeRecipe, sink_ratio: float) -> str:

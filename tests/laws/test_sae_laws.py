@@ -18,7 +18,6 @@ from tests.laws.test_generate_laws import prompts
 from tl_l2norm.backends import backend_of
 from tl_l2norm.checks import count_hooks
 from tl_l2norm.features import FeatureActs
-from tl_l2norm.sae_training import SaeRecipe
 
 sae_lens = pytest.importorskip("sae_lens", reason="SAEs need the extra sae")
 
@@ -212,7 +211,7 @@ def test_saes_of_the_same_tensor_under_other_names_fit(tiny: Any) -> None:
 
 # Training and loading
 
-RECIPE = SaeRecipe(d_sae=64, k=8, n_states=20_000, batch_size=250, lr=3e-3)
+RECIPE = l2.SaeRecipe(d_sae=64, k=8, n_states=20_000, batch_size=250, lr=3e-3)
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, and the dog sleeps on.",
     "def add(a, b):\n    return a + b\n\n\ndef mul(a, b):\n    return a * b\n",
@@ -244,6 +243,10 @@ def test_training_explains_the_stream_and_goes_on_where_it_stopped(tiny: Any, tm
     assert list(saes) == [1, 3]
     for layer, sae in saes.items():
         assert explained(tiny, sae, layer) > 0.8 > explained(tiny, make_sae("topk", layer), layer)
+        row = l2.evaluate_saes(tiny, {layer: sae}, [ids(text) for text in TEXTS], sink_ratio=1e6).iloc[0]
+        assert row["explained_variance"] == pytest.approx(explained(tiny, sae, layer), abs=1e-4)
+        assert row["low"] <= row["explained_variance"] <= row["high"] <= 1
+        assert (row["n"], row["n_tokens"]) == (4, sum(len(ids(text)) - 1 for text in TEXTS)) and 0 < row["l0"] <= RECIPE.k
         assert (sae.cfg.d_in, sae.cfg.d_sae, sae.cfg.normalize_activations) == (48, 64, "none")
         meta = sae.cfg.metadata
         assert (meta.hook_name, meta.model_name) == (f"blocks.{layer}.hook_resid_post", backend.model_name)
@@ -267,7 +270,7 @@ def test_training_leaves_the_global_generator_alone_and_shows_a_bar(tiny: Any, t
     torch.manual_seed(5)
     shown = io.StringIO()
     with redirect_stderr(shown):
-        recipe = SaeRecipe(d_sae=16, k=2, n_states=200, batch_size=50)
+        recipe = l2.SaeRecipe(d_sae=16, k=2, n_states=200, batch_size=50)
         l2.train_saes(tiny, [ids(TEXTS[0])], save_to=tmp_path, layers=[0], recipe=recipe)
     assert torch.equal(torch.rand(1), expected) and "Training SAE" in shown.getvalue()
 
@@ -283,7 +286,7 @@ def test_training_leaves_the_global_generator_alone_and_shows_a_bar(tiny: Any, t
 )
 def test_a_bad_recipe_names_the_field(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        SaeRecipe(**options)
+        l2.SaeRecipe(**options)
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:

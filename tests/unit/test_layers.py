@@ -20,7 +20,7 @@ LEVELS = {
         "collection",
     },
     3: {"generation", "analysis", "selection"},
-    4: {"evaluation", "checks"},
+    4: {"evaluation", "sae_evaluation", "checks"},
     5: {"figures", "widgets", "reporting"},
     6: {"cli", "__main__"},
 }
