@@ -1,4 +1,4 @@
-# make demo: the main job on a real model, offline.  make test: the test suite.  Both set up .venv first if there is none.
+# make demo: the main job, offline, on the model that comes with the library and on SmolLM2.  make test: the test suite.  Both set up .venv first if there is none.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= sae,dev
@@ -12,6 +12,7 @@ READY = $(VENV)/.ready
 
 demo: $(READY)
 	$(BIN)/tl-l2norm report --out report.html
+	$(BIN)/tl-l2norm report --model smollm2 --out report_smollm2.html
 
 test: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -32,4 +33,4 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info report.html report_smollm2.html .pytest_cache .mypy_cache .ruff_cache .hypothesis

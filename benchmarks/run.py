@@ -1,6 +1,6 @@
 """What recording costs: ratios of medians, both sides timed in turn in one run.
 
-python -m benchmarks.run [collect] [decode] [batch] [intervene] [start] [--repeats 5] [--source smollm2]
+python -m benchmarks.run [collect] [decode] [batch] [intervene] [features] [start] [--repeats 5] [--source smollm2]
 """
 
 from __future__ import annotations
@@ -266,6 +266,52 @@ def intervene_rows(models: dict[str, Any], repeats: int) -> list[Row]:
     return rows
 
 
+def feature_rows(repeats: int) -> list[Row]:
+    """What features cost over norms alone, against encoding the same states and nothing else; the tiny reasoner, 12 SAEs."""
+    model, saes = l2.load_model("tiny-reasoner", device="cpu"), l2.load_saes("tiny-reasoner")
+    problems = l2.make_mixture(64, families="compact", levels=[4, 8], split="test")
+    prompts = [list(l2.chat_prompt(model.tokenizer, p.question).tokens) for p in problems]
+    kept: dict[str, Any] = {"max_new_tokens": 64, "ignore_eos": True, "batch_size": 64, "progress": False}
+    sequences = [list(trace.tokens) for trace in l2.generate(model, prompts, **kept).traces]
+    backend = backend_of(model)
+    states = {}
+    for layer in saes:
+        with torch.no_grad(), backend.capture_stream(layer) as streams:
+            for tokens in sequences:
+                model(torch.tensor([tokens]))
+        states[layer] = torch.cat([stream[0] for stream in streams])
+
+    def encode() -> None:
+        with torch.no_grad():
+            for layer, sae in saes.items():
+                for part in states[layer].split(4096):
+                    sae.encode(part)
+
+    once: dict[str, Any] = {"batch_size": 64, "progress": False}
+    calls = [
+        encode,
+        lambda: l2.collect(model, sequences, **once),
+        lambda: l2.collect(model, sequences, saes=saes, **once),
+        lambda: l2.generate(model, prompts, **kept),
+        lambda: l2.generate(model, prompts, saes=saes, **kept),
+    ]
+    alone, collected, with_features, generated, with_features_too = seconds(*calls, repeats=repeats)
+    return [
+        {
+            "what": f"{what}: s more",
+            "seconds": more,
+            "against": "encode alone",
+            "theirs": alone,
+            "ratio": more / alone,
+            "wanted": "near 1",
+        }
+        for what, more in (
+            (f"features of collect, {sum(map(len, sequences))} tokens", with_features - collected),
+            ("features of generate, the same", with_features_too - generated),
+        )
+    ]
+
+
 def start_rows(repeats: int) -> list[Row]:
     rows = []
     for what, command in (
@@ -292,11 +338,11 @@ def start_rows(repeats: int) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["collect", "decode", "batch", "intervene", "start"])
+    parser.add_argument("parts", nargs="*", default=["collect", "decode", "batch", "intervene", "features", "start"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--source", default="smollm2")
     options = parser.parse_args()
-    if set(options.parts) - {"start"}:
+    if set(options.parts) - {"start", "features"}:
         models = {"bridge": l2.load_model(options.source, device="cpu")}
         plain, _, _ = _load_hugging_face(options.source, torch.float32)
         try:
@@ -311,6 +357,7 @@ def main() -> None:
         "decode": lambda: decode_rows(models, plain.eval(), options.repeats),
         "batch": lambda: batch_rows(models, plain.eval(), options.repeats),
         "intervene": lambda: intervene_rows(models, options.repeats),
+        "features": lambda: feature_rows(options.repeats),
     }
     for name, measure in parts.items():
         if name in options.parts:

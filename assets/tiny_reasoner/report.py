@@ -1,12 +1,18 @@
-"""The model card of the tiny reasoner, from its results."""
+"""Write the model card of the tiny reasoner from its results: `python assets/tiny_reasoner/report.py [FOLDER]`.
+
+results.json is there from train.py on, saes/results.json from train_saes.py on, norms.json from norms.py on.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tl_l2norm.tasks import FAMILIES, TEST_SHARE, make_problems
 
@@ -33,17 +39,17 @@ class Cell(NamedTuple):
         return f"{100 * self.right / self.n:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def write_report(folder: Path, config: dict[str, Any], size: int, cells: Sequence[Cell]) -> None:
-    """results.json and the model card.
-
-    Args:
-        folder: Where the model is.
-        config: The configuration of the run.
-        size: The number of parameters.
-        cells: All results, a family's in the order of its levels, thinking before direct.
-    """
+def write_results(folder: Path, config: dict[str, Any], size: int, cells: Sequence[Cell]) -> None:
+    """results.json: the configuration, the number of parameters, and each family's cells by level, thinking before direct."""
     rows = [cell._asdict() | {"interval": cell.interval()} for cell in cells]
-    (folder / "results.json").write_text(json.dumps({"config": config, "cells": rows}, indent=1) + "\n")
+    (folder / "results.json").write_text(json.dumps({"config": config, "parameters": size, "cells": rows}, indent=1) + "\n")
+
+
+def write_card(folder: Path) -> None:
+    """README.md, from the results that are there."""
+    results = json.loads((folder / "results.json").read_text())
+    config, size = results["config"], results["parameters"]
+    cells = [Cell(**{name: row[name] for name in Cell._fields}) for row in results["cells"]]
     template = (Path(__file__).parent / "card.md").read_text()
     card = template.format(
         **{name: value for name, value in config.items() if not isinstance(value, dict)},
@@ -51,8 +57,32 @@ def write_report(folder: Path, config: dict[str, Any], size: int, cells: Sequenc
         share=TEST_SHARE,
         tables="\n\n".join(_table(name, cells, config) for name in config["families"]),
         verdict="\n".join(_verdict(name, cells, config) for name in config["families"]),
+        saes=_saes(folder / "saes" / "results.json"),
+        norms=_norms(folder / "norms.json"),
     )
     (folder / "README.md").write_text(card)
+
+
+def _saes(file: Path) -> str:
+    if not file.is_file():
+        return "Not trained yet."
+    rows = json.loads(file.read_text())
+    lines = [
+        "| layer | explained variance | mean L0 | never active, of {d_sae} |".format(**rows[0]),
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        "| {layer} | {explained_variance:.3f} [{low:.3f}, {high:.3f}] | {l0:.1f} | {dead} |".format(**row) for row in rows
+    ]
+    short = [str(row["layer"]) for row in rows if row["explained_variance"] <= 0.95]
+    missed = f"Explained variance is 0.95 or less at layers {', '.join(short)}." if short else "All are over 0.95."
+    return "\n".join([*lines, "", f"On {rows[0]['n']} held-out sequences, {rows[0]['n_tokens']:,} tokens. {missed}"])
+
+
+def _norms(file: Path) -> str:
+    return (
+        "\n".join(f"- {line}" for line in json.loads(file.read_text())["verdicts"]) if file.is_file() else "Not measured yet."
+    )
 
 
 def _table(name: str, cells: Sequence[Cell], config: dict[str, Any]) -> str:
@@ -76,3 +106,7 @@ def _verdict(name: str, cells: Sequence[Cell], config: dict[str, Any]) -> str:
     gap = share[top, "think"] - share[top, "direct"]
     verdict = "separates" if gap >= 40 else "does not separate: a control"
     return f"- {name}: thinking at least {lowest:.1f}%, at level {top} {gap:.1f} points above direct; it {verdict}."
+
+
+if __name__ == "__main__":
+    write_card(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)

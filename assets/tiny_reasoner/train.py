@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the work is divided by chunks o
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from report import Cell, write_report
+from report import Cell, write_card, write_results
 from tokenizer import CONTEXT, make_tokenizer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -427,7 +427,8 @@ def main() -> None:
     trainer.train()
     trainer.save_model()
     size = sum(parameter.numel() for parameter in trainer.parameters)
-    write_report(out / "model", asdict(trainer.config), size, evaluate(trainer))
+    write_results(out / "model", asdict(trainer.config), size, evaluate(trainer))
+    write_card(out / "model")
 
 
 if __name__ == "__main__":

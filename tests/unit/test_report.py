@@ -1,9 +1,12 @@
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.builders import NASTY, make_result, make_results, make_trace
+from tl_l2norm.features import FeatureActs
 from tl_l2norm.reporting import report, summary
 from tl_l2norm.tasks import Problem
 
@@ -37,6 +40,18 @@ def test_the_report_says_what_was_run_and_what_came_of_it(tmp_path: Path) -> Non
     assert "0 &lt;|start|&gt; 0-1 25,000 16 of 16" in text
     assert "arXiv 2606.06188" in text
     assert text.index("thinking 50%") < text.index("direct 50%")
+
+
+def test_features_stand_beside_the_norms_with_their_warning(tmp_path: Path) -> None:
+    results = []
+    for result in make_results(8):
+        acts = FeatureActs.of_dense(torch.eye(len(result.trace), 9) * (3.0 if result.mode == "think" else 2.0), "topk, by hand")
+        results.append(dataclasses.replace(result, trace=dataclasses.replace(result.trace, features={1: acts})))
+    page = written(tmp_path, results)
+    text = text_of(page)
+    assert "Norm and SAE features by layer" in text and page.count("Plotly.newPlot(") == 4
+    assert "SAE: topk, by hand" in text and "follows the norm in part by construction" in text
+    assert "1 3 [3, 3] 2 [2, 2] +1" in text, "layer, thinking, direct, difference of summed activations"
 
 
 def test_each_library_is_there_once_and_nothing_is_fetched(tmp_path: Path) -> None:

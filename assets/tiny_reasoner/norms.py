@@ -1,0 +1,42 @@
+"""Whether the tiny reasoner's late-layer norms are higher when it thinks: `python assets/tiny_reasoner/norms.py [--n 300]`.
+
+Measured once, on held-out problems, when model and recipe were fixed. Writes norms.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import tl_l2norm as l2
+
+
+def main() -> None:
+    """Ask in both modes, compare, write the verdicts in words: overall, and by level."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=300)
+    options = parser.parse_args()
+    model = l2.load_model("tiny-reasoner")
+    problems = l2.make_mixture(options.n, families="compact", seed=5, split="test")
+    results = l2.run_modes(model, problems, batch_size=64)
+    verdicts = [compare(results, "read").verdict, compare(results, "chosen").verdict]
+    for level in sorted({result.problem.level for result in results}):
+        found = compare([result for result in results if result.problem.level == level], "chosen")
+        verdicts.append(f"Level {level}, the latter: difference {found.difference} prompts.")
+    print("\n".join(verdicts))
+    named = {"n": options.n, "seed": 5, "verdicts": verdicts}
+    (Path(__file__).parent / "norms.json").write_text(json.dumps(named, indent=1) + "\n")
+
+
+def compare(results, tokens):  # type: ignore[no-untyped-def]
+    """Thinking against direct, over the late layers."""
+    think, direct = ([result.trace for result in results if result.mode == mode] for mode in ("think", "direct"))
+    return l2.compare_late(think, direct, tokens=tokens)
+
+
+if __name__ == "__main__":
+    main()
