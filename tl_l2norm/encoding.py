@@ -51,7 +51,9 @@ class FeatureRecorder:
     def _note(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
         assert self._real is not None, "next_pass was not called"
         waiting = self._states[layer]
-        waiting.append(stream.detach()[self._real.to(stream.device)])  # a copy
+        stream = stream.detach()
+        # A batch of single tokens has no padding; to pick by mask would wait for a GPU at every layer. Either is a copy.
+        waiting.append(stream[:, 0].clone() if stream.shape[1] == 1 else stream[self._real.to(stream.device)])
         if sum(states.numel() for states in waiting) > _STATES_KEPT:
             self._encode(layer)
 
