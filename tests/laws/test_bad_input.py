@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,10 @@ class TestSources:
         (folder / "config.json").write_text(json.dumps(config | {"head_dim": 24}))
         with pytest.raises((ValueError, RuntimeError)):
             l2.load_model(folder, backend="hooked")
+
+
+@pytest.mark.skipif(find_spec("sae_lens") is not None, reason="SAELens is there")
+def test_without_saelens_the_extra_is_named(tiny: Any, tmp_path: Path) -> None:
+    for call in (lambda: l2.load_saes("tiny-reasoner"), lambda: l2.train_saes(tiny, [[5, 6, 7]], save_to=tmp_path)):
+        with pytest.raises(ImportError, match=r"SAEs need SAELens: pip install 'tl_l2norm\[sae\]'"):
+            call()
