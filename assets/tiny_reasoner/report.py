@@ -105,7 +105,14 @@ def _verdict(name: str, cells: Sequence[Cell], config: dict[str, Any]) -> str:
     lowest = min(share[level, "think"] for level in range(1, top + 1))
     gap = share[top, "think"] - share[top, "direct"]
     verdict = "separates" if gap >= 40 else "does not separate: a control"
-    return f"- {name}: thinking at least {lowest:.1f}%, at level {top} {gap:.1f} points above direct; it {verdict}."
+    found = f"- {name}: thinking at least {lowest:.1f}%, at level {top} {gap:.1f} points above direct; it {verdict}."
+    direct = [cell for cell in cells if cell.family == name and cell.mode == "direct"]
+    guessed = [cell.level for cell in direct if cell.interval()[0] <= cell.guess]
+    if len(guessed) == len(direct):
+        found += " Direct answers are guesses, at every level: none is reliably better than the most frequent answer."
+    elif guessed:
+        found += f" Direct answers are guesses at levels {', '.join(map(str, guessed))}."
+    return found
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Config:
     """How often each family is drawn."""
     think_levels: dict[str, int] = field(default_factory=lambda: {"swaps": 10})
     """Levels above this are trained with direct answers alone: whether thinking goes further is generalisation."""
-    steps: int = 4000
+    steps: int = 2600
     """With `decay` it may be changed when a run is resumed before the decay: nothing before that depends on them."""
     batch: int = 64
     """Problems in a step, each with its thinking and its direct answer."""
@@ -63,7 +63,7 @@ class Config:
     peak_rate: float = 3e-3
     warmup: int = 50
     """Steps at the start in which the learning rate rises."""
-    decay: int = 1200
+    decay: int = 1000
     """Steps at the end in which it falls to 0."""
     betas: tuple[float, float] = (0.9, 0.98)
     momentum: float = 0.95
