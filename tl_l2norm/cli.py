@@ -12,6 +12,7 @@ from tl_l2norm import __version__
 if TYPE_CHECKING:
     from tl_l2norm.tasks import Problem
 
+_OUR_SINK_RATIO = 20.0
 _FAULTS = (ValueError, TypeError, FileNotFoundError, ImportError, FloatingPointError)
 
 
@@ -67,6 +68,13 @@ def _add_report(commands: Any) -> None:
         help="SAEs whose activations stand beside the norms: a folder, a short name, or 'none'; the model's own by default, "
         "where they come with the library",
     )
+    command.add_argument(
+        "--sink-ratio",
+        type=float,
+        default=None,
+        help="a norm over this many times its layer's median over the prompt is a sink's and left out; 5, and "
+        f"{_OUR_SINK_RATIO:g} for tiny-reasoner, where tokens at which direct answers are worked out are over 5",
+    )
     command.add_argument("--seed", type=int, default=0, help="of problems, sampling and resampling")
     command.add_argument("--batch-size", type=int, default=16, help="responses decoded at once")
     command.add_argument("--layer", type=int, default=None, help="layer that colours the tokens; a late one by default")
@@ -113,6 +121,7 @@ def _report(options: argparse.Namespace) -> int:
         temperature=options.temperature,
         seed=options.seed,
         saes=saes,
+        sink_ratio=_sink_ratio(options),
         batch_size=options.batch_size,
         save_to=options.save,
     )
@@ -134,6 +143,13 @@ def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
     if options.model in OURS:
         return make_mixture(options.n or 200, families="compact", seed=options.seed, split="test")
     return make_mixture(options.n or 24, seed=options.seed)
+
+
+def _sink_ratio(options: argparse.Namespace) -> float:
+    from tl_l2norm.models import OURS
+    from tl_l2norm.norms import SINK_RATIO
+
+    return options.sink_ratio or (_OUR_SINK_RATIO if options.model in OURS else SINK_RATIO)
 
 
 def _saes(options: argparse.Namespace) -> dict[int, Any] | None:

@@ -12,6 +12,7 @@ from typing import Any
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.generation import Completion, generate
 from tl_l2norm.hook_names import Layers, resolve_layers
+from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.prompts import ChatPrompt, Mode, chat_prompt, is_direct
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.saes import sae_key
@@ -54,6 +55,7 @@ def run_modes(
     seed: int = 0,
     layers: Layers = None,
     saes: Mapping[int, SparseAutoencoder] | None = None,
+    sink_ratio: float = SINK_RATIO,
     batch_size: int = 8,
     save_to: str | Path | None = None,
     progress: bool = True,
@@ -70,6 +72,7 @@ def run_modes(
         seed: of sampling.
         layers: which blocks to record; all by default.
         saes: SAEs by layer, whose feature activations are recorded beside the norms.
+        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink.
         batch_size: responses that are decoded at once.
         save_to: a folder to keep results in as they come; the same call goes on from what is there.
         progress: show progress bars.
@@ -86,7 +89,7 @@ def run_modes(
         raise ValueError("some problems are the same: the modes are paired by problem, so give each once")
     limits = {"think": max_new_tokens, "direct": max_direct_tokens}
     chosen = resolve_layers(layers, backend.n_layers)
-    options = {"temperature": temperature, "layers": chosen, "batch_size": batch_size, "saes": saes}
+    options = {"temperature": temperature, "layers": chosen, "batch_size": batch_size, "saes": saes, "sink_ratio": sink_ratio}
     found: list[Result] = []
     for mode in modes:
         for start in range(0, len(problems), _CHUNK if save_to else len(problems)):

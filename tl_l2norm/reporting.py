@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _MAX_TOKENS = 600  # of an example; a page with tens of thousands of drawn tokens is slow
 _MAX_SINK_ROWS = 15
+_NOTABLE_SHARE = 0.01  # of a mode's tokens left out as sinks, above which the report says so
 
 
 def report(
@@ -78,7 +79,7 @@ def report(
         ],
         facts=_facts(results, seed),
         verdict=_verdict(traces, seed).partition(": "),
-        caveats=[*_also(traces, seed), *_caveats(accuracy)],
+        caveats=[*_also(traces, seed), *_left_out(traces), *_caveats(accuracy)],
         accuracy=_table(accuracy_text(accuracy)),
         accuracy_figure=_figure(accuracy_bars(detailed[groups[0]] if groups else accuracy), "accuracy"),
         detailed={by: _table(accuracy_text(table)) for by, table in detailed.items()},
@@ -106,7 +107,7 @@ def summary(results: Sequence[Result], *, seed: int = 0) -> str:
     """Accuracy by mode and the verdict on the late layers, as text of 100 columns."""
     traces = _traces(results)
     accuracy = _accuracy(results)
-    words = [_verdict(traces, seed), *_also(traces, seed), *_caveats(accuracy)]
+    words = [_verdict(traces, seed), *_also(traces, seed), *_left_out(traces), *_caveats(accuracy)]
     return "\n\n".join([render_table(accuracy_text(accuracy)), *(textwrap.fill(text, WIDTH) for text in words)])
 
 
@@ -181,6 +182,21 @@ def _also(traces: Sequence[Trace], seed: int) -> list[str]:
     """The same comparison where the response's tokens are chosen: a direct answer is worked out at the prompt's last token."""
     found = _verdict(traces, seed, "chosen")
     return [] if found.startswith("No comparison") else [found]
+
+
+def _left_out(traces: Sequence[Trace]) -> list[str]:
+    """Tokens of responses that are over the bound of attention sinks in the late layers: what a mean of the rest would hide."""
+    found = []
+    for mode, members in _by_mode(traces).items():
+        chosen = [trace.select("late").is_sink[:, trace.prompt_len - 1 :].any(0) for trace in members if trace.late_layers]
+        n, all_tokens = int(sum(is_sink.sum() for is_sink in chosen)), sum(map(len, chosen))
+        if n > _NOTABLE_SHARE * all_tokens:
+            found.append(
+                f"{n} of the {all_tokens:,} tokens from which {MODE_NAMES[mode]} responses were chosen are over the bound of "
+                "attention sinks in the late layers and left out: are they sinks, or where the work is done? A higher sink "
+                "ratio keeps them."
+            )
+    return found
 
 
 def _verdict(traces: Sequence[Trace], seed: int, tokens: Tokens = "read") -> str:

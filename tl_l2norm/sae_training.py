@@ -225,4 +225,5 @@ def _save(sae: Any, place: Path) -> None:
     draft = place.with_name(place.name + ".part")
     shutil.rmtree(draft, ignore_errors=True)
     sae.save_inference_model(draft)
+    shutil.rmtree(place, ignore_errors=True)  # what an interrupted run left
     draft.replace(place)

@@ -75,6 +75,14 @@ def test_the_verdict_is_told_whichever_way_it_falls(tmp_path: Path, shift: float
     assert f"Thinking norms are {word} than direct ones" in summary(results)
 
 
+def test_tokens_of_responses_that_are_left_out_as_sinks_are_told(tmp_path: Path) -> None:
+    usual = [make_result(i, "think", trace=make_trace(["s", "q", "a"], prompt_len=2)) for i in range(8)]
+    marked = [make_result(i, "direct", trace=make_trace(["s", "q", "a"], prompt_len=2, sinks=[0, 1])) for i in range(8)]
+    says = "8 of the 16 tokens from which direct responses were chosen are over the bound of attention sinks in the late layers"
+    assert says in text_of(written(tmp_path, [*usual, *marked]))
+    assert "over the bound" not in summary(usual)
+
+
 def test_few_prompts_say_nothing(tmp_path: Path) -> None:
     assert "With 3 prompts nothing can be said" in text_of(written(tmp_path, make_results(3)))
     assert "With 1 prompt nothing can be said" in text_of(written(tmp_path, make_results(1)))
