@@ -19,7 +19,7 @@ from tl_l2norm.trace import Trace
 from tl_l2norm.widgets.token_view import norm_text, visible_text
 
 MODE_NAMES = {"think": "thinking", "direct": "direct"}
-_QUANTITIES = {"l2_norm": "L2 norm", "feature_sum": "summed SAE activation"}
+_QUANTITIES = {"l2_norm": "L2 norm", "feature_sum": "summed SAE activation<br>"}
 
 _GREY, _GRID = "#808080", "rgba(128,128,128,0.25)"  # legible on white and on black
 _STYLES = (
@@ -93,7 +93,7 @@ def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figu
             annotation_position="top left",
         )
     figure.update_xaxes(title_text="layer", range=[layers[0] - 0.7, layers[-1] + 0.7])
-    figure.update_yaxes(title_text=f"mean {_QUANTITIES[curves[0].quantity]} of response tokens")
+    figure.update_yaxes(title_text=f"mean {_QUANTITIES[curves[0].quantity]} of response tokens", automargin=True)
     figure.update_yaxes({"type": "log", "dtick": "D2"} if log_y else {"rangemode": "tozero"})
     return figure
 

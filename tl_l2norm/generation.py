@@ -209,6 +209,7 @@ def generate(
                     layers=chosen,
                     sink_ratio=sink_ratio,
                     seed=row.seed,
+                    temperature=float(temperature),
                     interventions=interventions,
                     labels=dict(labels[row.prompt]) if labels else {},
                 ),

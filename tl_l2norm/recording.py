@@ -89,6 +89,7 @@ def make_trace(
     layers: tuple[int, ...],
     sink_ratio: float,
     seed: int | None = None,
+    temperature: float | None = None,
     interventions: Sequence[object] = (),
     features: Mapping[int, FeatureActs] | None = None,
     labels: dict[str, Label] | None = None,
@@ -106,13 +107,20 @@ def make_trace(
         embed_l2_norms=embed.clone(),
         is_sink=find_sinks(by_layer, bounds),
         sink_bounds=bounds,
-        provenance=provenance(backend, sink_ratio=sink_ratio, seed=seed, interventions=interventions),
+        provenance=provenance(backend, sink_ratio=sink_ratio, seed=seed, temperature=temperature, interventions=interventions),
         features=features or {},
         labels=labels or {},
     )
 
 
-def provenance(backend: Backend, *, sink_ratio: float, seed: int | None, interventions: Sequence[object] = ()) -> Provenance:
+def provenance(
+    backend: Backend,
+    *,
+    sink_ratio: float,
+    seed: int | None = None,
+    temperature: float | None = None,
+    interventions: Sequence[object] = (),
+) -> Provenance:
     """Where norms of this model, as it is loaded now, come from."""
     return Provenance(
         model=backend.model_name,
@@ -123,6 +131,7 @@ def provenance(backend: Backend, *, sink_ratio: float, seed: int | None, interve
         sink_ratio=sink_ratio,
         versions=library_versions(),
         seed=seed,
+        temperature=temperature,
         interventions=tuple(map(str, interventions)),
     )
 

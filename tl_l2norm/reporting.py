@@ -237,7 +237,7 @@ def _facts(results: Sequence[Result], seed: int) -> dict[str, str]:
     """What was run, as label and text."""
     sources = [result.trace.provenance for result in results]
     first, modes = sources[0], [result.mode for result in results]
-    seeds = sorted({source.seed for source in sources if source.seed is not None})
+    sampled = sorted({source.temperature for source in sources if source.temperature})
     return {
         "Model": first.model,
         "Backend": ", ".join(sorted({source.backend for source in sources})),
@@ -248,7 +248,7 @@ def _facts(results: Sequence[Result], seed: int) -> dict[str, str]:
         "Levels": ", ".join(map(str, sorted({result.problem.level for result in results}))),
         "Responses": ", ".join(f"{modes.count(mode)} {name}" for mode, name in MODE_NAMES.items() if mode in modes),
         "Layers recorded": layer_ranges(results[0].trace.layers),
-        "Decoding": f"sampled, {_count(len(seeds), 'seed')}, from {seeds[0]}" if seeds else "greedy",
+        "Decoding": f"sampled at temperature {', '.join(f'{value:g}' for value in sampled)}" if sampled else "greedy",
         "Seed of the intervals": str(seed),
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(first.versions.items())),
         "Written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

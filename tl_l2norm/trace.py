@@ -37,6 +37,8 @@ class Provenance:
     versions: Mapping[str, str]
     seed: int | None = None
     """Key of the sequence's random draws, if it was generated."""
+    temperature: float | None = None
+    """At which it was sampled, 0 is greedy; None where it was not generated."""
     interventions: tuple[str, ...] = ()
     """What acted on the stream while it was recorded, in this order."""
 

@@ -83,6 +83,13 @@ def test_tokens_of_responses_that_are_left_out_as_sinks_are_told(tmp_path: Path)
     assert "over the bound" not in summary(usual)
 
 
+@pytest.mark.parametrize(("temperature", "says"), [(0.0, "Decoding greedy"), (0.8, "Decoding sampled at temperature 0.8")])
+def test_decoding_is_told_by_its_temperature(tmp_path: Path, temperature: float, says: str) -> None:
+    source = {"seed": 5, "temperature": temperature}
+    results = [make_result(i, "think", trace=make_trace(["s", "a"], provenance=source)) for i in range(2)]
+    assert says in text_of(written(tmp_path, results))
+
+
 def test_few_prompts_say_nothing(tmp_path: Path) -> None:
     assert "With 3 prompts nothing can be said" in text_of(written(tmp_path, make_results(3)))
     assert "With 1 prompt nothing can be said" in text_of(written(tmp_path, make_results(1)))
