@@ -23,13 +23,13 @@ def test_report_on_ones_own_prompts_goes_on_from_what_was_saved(tmp_path: Path) 
     questions = [{"question": f"What is {a} + {a}?", "answer": a + a, "family": "mine"} for a in range(2, 10)]
     prompts.write_text("\n".join(json.dumps(q) for q in questions))
     out = tmp_path / "deep" / "r.html"
-    options = ["report", "--model", models.folder("smollm2"), "--prompts", str(prompts), "--out", str(out)]
+    options = ["report", "--prompts", str(prompts), "--out", str(out), "--saes", "none"]
     options += ["--max-new-tokens", "12", "--max-direct-tokens", "4", "--save", str(tmp_path / "kept")]
     first = run(*options)
     assert first.returncode == 0, first.stderr
     page = out.read_text()
     assert "What is 9 + 9?" in page and "n = 8 prompts" in page
-    assert "late layers (layers 22 to 29)" in first.stdout and str(out) in first.stdout
+    assert "late layers (layers 9 to 11)" in first.stdout and str(out) in first.stdout
     kept = sorted((tmp_path / "kept").iterdir())
     assert [p.name.split("-")[0] for p in kept] == ["direct", "think"]
     stamps = [(p / "traces.json").stat().st_mtime_ns for p in kept]
@@ -90,7 +90,7 @@ def test_doctor(case: models.Case) -> None:
 
 
 def test_doctor_in_bfloat16() -> None:
-    found = run("doctor", "--model", models.folder("smollm2"), "--dtype", "bfloat16")
+    found = run("doctor", "--dtype", "bfloat16")
     assert found.returncode == 0, found.stdout + found.stderr
 
 

@@ -145,7 +145,7 @@ def test_no_test_problem_is_trained_on(recipe: Any) -> None:
 
 
 def test_thirty_steps_lower_the_loss_and_a_resumed_run_is_the_same_to_the_bit(recipe: Any, tmp_path: Path) -> None:
-    config = recipe.Config(steps=30, decay=10, batch=16, curriculum=60, save_every=15, test_every=1000)
+    config = recipe.Config(steps=30, decay=10, batch=8, curriculum=60, save_every=15, test_every=1000)
     through, stopped, resumed = (tmp_path / name for name in ("through", "stopped", "resumed"))
     for folder in (through, stopped, resumed):
         folder.mkdir()
@@ -161,7 +161,7 @@ def test_thirty_steps_lower_the_loss_and_a_resumed_run_is_the_same_to_the_bit(re
     assert [second.train_step()["think_loss"] for _ in range(15)] == losses[15:]
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], tensor), name
-    other = recipe.Trainer(recipe.Config(steps=30, decay=10, batch=8), stopped, 1)
+    other = recipe.Trainer(recipe.Config(steps=30, decay=10, batch=4), stopped, 1)
     with pytest.raises(SystemExit, match="another configuration"):
         other.load_checkpoint()
 

@@ -170,7 +170,7 @@ def test_a_tokenizer_without_pad_or_chat_template(tiny: Any) -> None:
 
 class TestSources:
     def test_unknown(self) -> None:
-        with pytest.raises(ValueError, match=r"can't load 'no-such-model'.*short name \('smollm2'\)"):
+        with pytest.raises(ValueError, match=r"can't load 'no-such-model'.*short name \('tiny-reasoner', 'smollm2'\)"):
             l2.load_model("no-such-model")
         with pytest.raises(FileNotFoundError, match="no model at"):
             l2.load_model("./nowhere")
