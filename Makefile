@@ -1,4 +1,5 @@
-# make demo: the main job, offline, on the model that comes with the library and on SmolLM2.  make test: the test suite.  Both set up .venv first if there is none.
+# make demo: the main job, offline, on the model that comes with the library and on SmolLM2.  make test: the test suite.
+# Both set up .venv first if there is none.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= sae,dev

@@ -149,16 +149,19 @@ def _sink_ratio(options: argparse.Namespace) -> float:
     from tl_l2norm.models import OURS
     from tl_l2norm.norms import SINK_RATIO
 
-    return options.sink_ratio or (_OUR_SINK_RATIO if options.model in OURS else SINK_RATIO)
+    if options.sink_ratio is not None:
+        return float(options.sink_ratio)
+    return _OUR_SINK_RATIO if options.model in OURS else SINK_RATIO
 
 
 def _saes(options: argparse.Namespace) -> dict[int, Any] | None:
     from importlib.util import find_spec
 
-    from tl_l2norm.saes import BUNDLED_SAES, load_saes
+    from tl_l2norm.models import OURS
+    from tl_l2norm.saes import load_saes
 
     source = options.saes
-    if source is None and options.model in BUNDLED_SAES:
+    if source is None and options.model in OURS:
         if find_spec("sae_lens"):
             source = options.model
         else:

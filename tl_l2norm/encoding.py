@@ -33,6 +33,7 @@ class FeatureRecorder:
         self._points = {layer: hook_points(sae) for layer, sae in self.saes.items()}  # type: ignore[arg-type]
         self._names = {layer: describe_sae(sae) for layer, sae in self.saes.items()}
         self._states: dict[int, list[Float[Tensor, "real d_model"]]] = {layer: [] for layer in self.saes}
+        self._waiting = dict.fromkeys(self.saes, 0)  # numbers in them
         self._parts: dict[int, list[FeatureActs]] = {layer: [] for layer in self.saes}
         self._owners: list[Int[Tensor, " real"]] = []
         self._real: Bool[Tensor, "batch pos"] | None = None
@@ -46,19 +47,20 @@ class FeatureRecorder:
     def next_pass(self, real: Bool[Tensor, "batch pos"]) -> None:
         """A forward pass over these positions starts; the others are padding."""
         self._real = real
-        self._owners.append(real.nonzero()[:, 0].cpu())
+        # A batch of single tokens has no padding, here and below: to look at the mask would wait for a GPU.
+        self._owners.append(torch.arange(len(real)) if real.shape[1] == 1 else real.nonzero()[:, 0].cpu())
 
     def _note(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
         assert self._real is not None, "next_pass was not called"
-        waiting = self._states[layer]
         stream = stream.detach()
-        # A batch of single tokens has no padding; to pick by mask would wait for a GPU at every layer. Either is a copy.
-        waiting.append(stream[:, 0].clone() if stream.shape[1] == 1 else stream[self._real.to(stream.device)])
-        if sum(states.numel() for states in waiting) > _STATES_KEPT:
+        states = stream[:, 0].clone() if stream.shape[1] == 1 else stream[self._real.to(stream.device)]  # either is a copy
+        self._states[layer].append(states)
+        self._waiting[layer] += states.numel()
+        if self._waiting[layer] > _STATES_KEPT:
             self._encode(layer)
 
     def _encode(self, layer: int) -> None:
-        waiting, self._states[layer] = self._states[layer], []
+        waiting, self._states[layer], self._waiting[layer] = self._states[layer], [], 0
         if not waiting:
             return
         sae = self.saes[layer]

@@ -90,13 +90,14 @@ def run_modes(
     limits = {"think": max_new_tokens, "direct": max_direct_tokens}
     chosen = resolve_layers(layers, backend.n_layers)
     options = {"temperature": temperature, "layers": chosen, "batch_size": batch_size, "saes": saes, "sink_ratio": sink_ratio}
+    sae_keys = {layer: sae_key(sae) for layer, sae in (saes or {}).items()} if save_to else {}
     found: list[Result] = []
     for mode in modes:
         for start in range(0, len(problems), _CHUNK if save_to else len(problems)):
             chunk = problems[start : start + _CHUNK] if save_to else problems
             seeds = [_seed(seed, mode, problem) for problem in chunk]
             name = f"{mode}, {len(problems)} problems" if progress else False
-            run = _Run(backend, mode, limits[mode], {**options, "seed": seeds, "progress": name})
+            run = _Run(backend, mode, limits[mode], {**options, "seed": seeds, "progress": name}, sae_keys)
             found.extend(run.resume(chunk, Path(save_to)) if save_to else run.ask(chunk))
     return tuple(found)
 
@@ -109,6 +110,7 @@ class _Run:
     mode: Mode
     max_new_tokens: int
     options: dict[str, Any]
+    sae_keys: Mapping[int, str]
 
     def ask(self, problems: Sequence[Problem]) -> list[Result]:
         prompts = [chat_prompt(self.backend.tokenizer, p.question, mode=self.mode) for p in problems]  # type: ignore[arg-type]
@@ -149,7 +151,7 @@ class _Run:
         b = self.backend
         what = [b.model_name, b.name, str(b.dtype), self.max_new_tokens, [p.id for p in problems]]
         kept = {name: value for name, value in self.options.items() if name not in ("batch_size", "progress", "saes")}
-        kept["saes"] = {layer: sae_key(sae) for layer, sae in (self.options["saes"] or {}).items()}
+        kept["saes"] = dict(self.sae_keys)
         return hashlib.sha256(json.dumps([what, kept], sort_keys=True, default=list).encode()).hexdigest()[:16]
 
 

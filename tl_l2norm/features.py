@@ -46,11 +46,15 @@ class FeatureActs:
         """How many latents are active at each position."""
         return self.starts.diff()
 
+    @property
+    def _rows(self) -> Int[Tensor, " active"]:
+        """Position of each active latent."""
+        return torch.repeat_interleave(torch.arange(len(self)), self.l0)
+
     def dense(self) -> Float[Tensor, "pos d_sae"]:
         """All activations, as `sae.encode` gives them."""
-        rows = torch.repeat_interleave(torch.arange(len(self)), self.l0)
         found = torch.zeros(len(self), self.d_sae, dtype=self.values.dtype)
-        found[rows, self.latents.long()] = self.values
+        found[self._rows, self.latents.long()] = self.values
         return found
 
     def total(self, latents: Sequence[int] | Int[Tensor, " chosen"] | None = None) -> Float[Tensor, " pos"]:
@@ -64,8 +68,7 @@ class FeatureActs:
             weight = torch.zeros(self.d_sae)
             weight[torch.as_tensor(latents, dtype=torch.long)] = 1.0
             values = values * weight[self.latents.long()]
-        rows = torch.repeat_interleave(torch.arange(len(self)), self.l0)
-        return torch.zeros(len(self), dtype=values.dtype).index_add_(0, rows, values)
+        return torch.zeros(len(self), dtype=values.dtype).index_add_(0, self._rows, values)
 
     def at(self, position: int) -> dict[int, float]:
         """Active latents at one position, the strongest first."""
@@ -76,7 +79,7 @@ class FeatureActs:
     def select(self, positions: Int[Tensor, " chosen"]) -> FeatureActs:
         """These positions, in this order."""
         counts = self.l0[positions]
-        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        starts = _starts(counts)
         shift = torch.repeat_interleave(self.starts[positions] - starts[:-1], counts)
         index = torch.arange(int(starts[-1])) + shift
         return FeatureActs(
@@ -88,7 +91,7 @@ class FeatureActs:
         """One after the other."""
         counts = torch.cat([part.l0 for part in parts])
         return cls(
-            starts=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+            starts=_starts(counts),
             latents=torch.cat([part.latents for part in parts]),
             values=torch.cat([part.values for part in parts]),
             d_sae=parts[0].d_sae,
@@ -101,9 +104,13 @@ class FeatureActs:
         rows, latents = feature_acts.nonzero(as_tuple=True)
         counts = torch.bincount(rows, minlength=len(feature_acts))
         return cls(
-            starts=torch.cat([counts.new_zeros(1), counts.cumsum(0)]).cpu(),
+            starts=_starts(counts).cpu(),
             latents=latents.to(torch.int32).cpu(),
             values=feature_acts[rows, latents].float().cpu(),
             d_sae=feature_acts.shape[1],
             sae=sae,
         )
+
+
+def _starts(counts: Int[Tensor, " pos"]) -> Int[Tensor, " bounds"]:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -99,6 +99,8 @@ def train_saes(
         if count < 1:
             raise ValueError(f"{name} is too small: at least 1 sequence at once, and a buffer of two batches")
     items = tokenize(backend, prompts, prepend_bos=prepend_bos)
+    if all(len(item) == 1 for item in items):
+        raise ValueError("each prompt is one token, and first tokens are left out as attention sinks: give longer ones")
     key = _key(backend, items, recipe, sink_ratio)
     todo = [layer for layer in chosen if not _is_done(folder / f"layer_{layer}", key)]
     for layer in todo:
@@ -123,7 +125,7 @@ def _train(backend: Backend, layer: int, source: _States, recipe: SaeRecipe, buf
         hook_name=resid_post(layer),
         hook_head_index=None,
         prepend_bos=False,  # prompts are tokenised as they are given
-        tl_l2norm={"key": key, "centred": backend.centred, "sinks": "left out", **asdict(recipe)},
+        tl_l2norm={"key": key, "centred": backend.centred, "sink_ratio": source.sink_ratio, **asdict(recipe)},
     )
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(
@@ -164,7 +166,7 @@ class _States:
         from sae_lens.training.mixing_buffer import mixing_buffer
 
         if sum(map(len, self.items)) > buffer:
-            yield from mixing_buffer(buffer, size, self._large_parts(buffer // 8))
+            yield from mixing_buffer(buffer, size, self._large_parts(buffer // 8))  # without end
         states = torch.cat(list(self.one_pass()))
         while True:
             order = torch.randperm(len(states), device=states.device)

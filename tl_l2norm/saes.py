@@ -15,11 +15,8 @@ from torch import nn
 
 from tl_l2norm.backends import Backend
 from tl_l2norm.hook_names import layer_ranges, resid_post, unknown_name
-from tl_l2norm.models import bundled_folder
+from tl_l2norm.models import OURS, bundled_folder
 from tl_l2norm.protocols import SparseAutoencoder
-
-BUNDLED_SAES = ("tiny-reasoner",)
-"""Short names of models whose SAEs come with the library."""
 
 _UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 _LAYER_IN_ID = re.compile(r"(?:^|[^a-z0-9])(?:layers?|blocks|l|resid_post_layer)[._-]?(\d+)(?=[^0-9]|$)", re.IGNORECASE)
@@ -53,7 +50,7 @@ def load_saes(
     if wanted is not None and not wanted:
         raise ValueError("no layers given")
     options = {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
-    folder = bundled_folder(str(source)) / "saes" if str(source) in BUNDLED_SAES else Path(source).expanduser()
+    folder = bundled_folder(str(source)) / "saes" if str(source) in OURS else Path(source).expanduser()
     if folder.is_dir():
         if sae_ids is not None:
             raise ValueError("sae_ids are of a release: in a folder choose by layers")
@@ -103,7 +100,7 @@ def _release_ids(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[s
 
     directory = get_pretrained_saes_directory()
     if release not in directory:
-        ours = ", ".join(map(repr, BUNDLED_SAES))
+        ours = ", ".join(map(repr, OURS))
         raise ValueError(f"{release!r} is no folder, none of ours ({ours}), and {unknown_name(release, directory)} of SAELens")
     known = list(directory[release].saes_map)
     if sae_ids is not None:

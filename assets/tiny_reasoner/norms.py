@@ -12,7 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import numpy as np
+
 import tl_l2norm as l2
+from tl_l2norm.analysis.resampling import estimate
 
 
 def main() -> None:
@@ -27,6 +30,7 @@ def main() -> None:
     for level in sorted({result.problem.level for result in results}):
         found = compare([result for result in results if result.problem.level == level], "chosen")
         verdicts.append(f"Level {level}, the latter: difference {found.difference} prompts.")
+    verdicts.append(last_layer(results))
     print("\n".join(verdicts))
     named = {"n": options.n, "seed": 5, "sink_ratio": 20.0, "verdicts": verdicts}
     (Path(__file__).parent / "norms.json").write_text(json.dumps(named, indent=1) + "\n")
@@ -36,6 +40,20 @@ def compare(results, tokens):  # type: ignore[no-untyped-def]
     """Thinking against direct, over the late layers."""
     think, direct = ([result.trace for result in results if result.mode == mode] for mode in ("think", "direct"))
     return l2.compare_late(think, direct, tokens=tokens)
+
+
+def last_layer(results):  # type: ignore[no-untyped-def]
+    """Mean norms where a direct answer is worked out, at the answer itself, and at thinking tokens."""
+    direct, think = ([result.trace for result in results if result.mode == mode] for mode in ("direct", "think"))
+    means = {
+        "the prompt's last token before a direct answer": [float(t.l2_norms[-1, t.prompt_len - 1]) for t in direct],
+        "direct answers": [float(t.l2_norms[-1, t.is_response].mean()) for t in direct if t.is_response.any()],
+        "thinking tokens": [float(t.l2_norms[-1, t.in_segment("think")].mean()) for t in think],
+        "the prompt's median token, thinking": [float(t.l2_norms[-1, 1 : t.prompt_len].median()) for t in think],
+    }
+    return (
+        "Mean norm after the last layer: " + "; ".join(f"{k} {estimate(np.array(v))}" for k, v in means.items()) + " problems."
+    )
 
 
 if __name__ == "__main__":

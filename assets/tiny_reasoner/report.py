@@ -6,7 +6,6 @@ results.json is there from train.py on, saes/results.json from train_saes.py on,
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.tasks import FAMILIES, TEST_SHARE, make_problems
 
 
@@ -30,9 +30,7 @@ class Cell(NamedTuple):
 
     def interval(self) -> tuple[float, float]:
         """Wilson's 95% interval of the share."""
-        z, share = 1.959964, self.right / self.n
-        middle, width = share + z * z / (2 * self.n), z * math.sqrt((share * (1 - share) + z * z / (4 * self.n)) / self.n)
-        return max(0.0, (middle - width) / (1 + z * z / self.n)), min(1.0, (middle + width) / (1 + z * z / self.n))
+        return wilson_interval(self.right, self.n)
 
     def __str__(self) -> str:
         low, high = self.interval()

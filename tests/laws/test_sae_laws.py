@@ -264,6 +264,11 @@ def test_training_explains_the_stream_and_goes_on_where_it_stopped(tiny: Any, tm
     assert l2.load_saes(tmp_path, layers=3).keys() == l2.load_saes(tmp_path / "layer_3").keys() == {3}
 
 
+def test_prompts_of_a_single_token_leave_nothing_to_train_on(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="each prompt is one token"):
+        l2.train_saes(tiny, [[5], [6]], save_to=tmp_path, layers=[0])
+
+
 def test_training_leaves_the_global_generator_alone_and_shows_a_bar(tiny: Any, tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
