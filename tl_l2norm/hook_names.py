@@ -67,6 +67,10 @@ def layer_ranges(layers: Sequence[int]) -> str:
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
     """The message for a hook name that the model doesn't have, with the closest that it has."""
+    return f"the model has no hook point {name!r}{did_you_mean(name, known)}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the closest that are known, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-    return f"the model has no hook point {name!r}{hint}"
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

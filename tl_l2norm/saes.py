@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tl_l2norm.backends import Backend
-from tl_l2norm.hook_names import layer_ranges, resid_post, unknown_name
+from tl_l2norm.hook_names import did_you_mean, layer_ranges, resid_post
 from tl_l2norm.models import OURS, bundled_folder
 from tl_l2norm.protocols import SparseAutoencoder
 
@@ -101,7 +101,9 @@ def _release_ids(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[s
     directory = get_pretrained_saes_directory()
     if release not in directory:
         ours = ", ".join(map(repr, OURS))
-        raise ValueError(f"{release!r} is no folder, none of ours ({ours}), and {unknown_name(release, directory)} of SAELens")
+        raise ValueError(
+            f"{release!r} is no folder, none of ours ({ours}) and no release of SAELens{did_you_mean(release, directory)}"
+        )
     known = list(directory[release].saes_map)
     if sae_ids is not None:
         if missing := sorted(set(sae_ids) - set(known)):

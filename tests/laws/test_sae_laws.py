@@ -325,7 +325,7 @@ def test_a_release_is_asked_for_one_sae_a_layer(monkeypatch: pytest.MonkeyPatch)
     found = l2.load_saes("gpt2-small-res-jb", layers=[3, 8])  # SAEs on resid_pre: of the layer before
     assert asked == [("gpt2-small-res-jb", f"blocks.{layer}.hook_resid_pre") for layer in (4, 9)]
     assert list(found) == [3, 8]
-    with pytest.raises(ValueError, match="did you mean 'gpt2-small-res-jb'"):
+    with pytest.raises(ValueError, match="no release of SAELens; did you mean 'gpt2-small-res-jb'"):
         l2.load_saes("gpt2-small-res-jbb", layers=[3])
     with pytest.raises(ValueError, match=r"gpt2-small-res-jb has \d+ SAEs: say which"):
         l2.load_saes("gpt2-small-res-jb")
