@@ -1,6 +1,6 @@
 """What recording costs: ratios of medians, both sides timed in turn in one run.
 
-python -m benchmarks.run [collect] [decode] [batch] [intervene] [features] [start] [--repeats 5] [--source smollm2]
+python -m benchmarks.run [collect] [decode] [batch] [intervene] [features] [metrics] [start] [--repeats 5] [--source smollm2]
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import tl_l2norm as l2
 from tl_l2norm.backends import backend_of
+from tl_l2norm.metrics import METRICS
 from tl_l2norm.models import _load_hugging_face
 from tl_l2norm.tables import render_table
 
@@ -312,6 +313,58 @@ def feature_rows(repeats: int) -> list[Row]:
     ]
 
 
+def metric_rows(models: dict[str, Any], repeats: int) -> list[Row]:
+    """All metrics at all layers against the matrix products that they need, and memory against the number of sequences."""
+    torch.manual_seed(0)
+    tokens = torch.randint(5, 40_000, (4, 128))
+    mask = torch.ones_like(tokens)
+    rows = []
+    for name, model in models.items():
+        backend = backend_of(model)
+        states = []
+        for layer in range(backend.n_layers):
+            with torch.no_grad(), backend.capture_stream(layer) as streams:
+                backend.forward(tokens, mask)
+            states.append(streams[0].reshape(-1, backend.d_model))
+        unembedding = model.W_U.detach().T.contiguous()  # a row for each token: the layout that its product reads fastest
+
+        def products(backend: Any = backend, states: list[Any] = states, unembedding: Any = unembedding) -> None:
+            with torch.no_grad():
+                backend.forward(tokens, mask, logits="all")
+                for state in states:
+                    torch.nn.functional.linear(backend.model.ln_final(state[None]), unembedding)
+
+        def ours(*metrics: str, n: int = 4, layers: Any = None, model: Any = model) -> Any:
+            sequences = tokens.repeat(n // 4, 1)
+            return l2.collect(model, sequences, metrics=metrics, layers=layers, batch_size=4, progress=False)
+
+        def extra(n: int, ours: Any = ours) -> float:
+            some = {"n": n, "layers": [0, -1]}
+            return (peak_bytes(lambda: ours(*METRICS, **some)) - peak_bytes(lambda: ours(**some))) / 1e6
+
+        calls = [
+            products,
+            lambda o=ours: o(*METRICS),
+            lambda o=ours: o("hidden_entropy", "attention_entropy"),
+            lambda o=ours: o(),
+        ]
+        bare, everything, two, none = seconds(*calls, repeats=repeats)
+        for what, found, against, theirs, wanted in (
+            (
+                "collect, all metrics, all layers, 4 x 128: s",
+                everything,
+                "forward and every layer's logits, bare",
+                bare,
+                "<= 1.6",
+            ),
+            ("without the logit lens: s", two, "norms alone", none, ""),
+            ("extra peak memory of metrics, 16 sequences: MB", extra(16), "4 sequences", extra(4), "about 1"),
+        ):
+            row = {"what": f"{what} ({name})", "seconds": found, "against": against, "theirs": theirs}
+            rows.append({**row, "ratio": found / theirs, "wanted": wanted})
+    return rows
+
+
 def start_rows(repeats: int) -> list[Row]:
     rows = []
     for what, command in (
@@ -338,7 +391,7 @@ def start_rows(repeats: int) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["collect", "decode", "batch", "intervene", "features", "start"])
+    parser.add_argument("parts", nargs="*", default=["collect", "decode", "batch", "intervene", "features", "metrics", "start"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--source", default="smollm2")
     options = parser.parse_args()
@@ -358,6 +411,7 @@ def main() -> None:
         "batch": lambda: batch_rows(models, plain.eval(), options.repeats),
         "intervene": lambda: intervene_rows(models, options.repeats),
         "features": lambda: feature_rows(options.repeats),
+        "metrics": lambda: metric_rows(models, options.repeats),
     }
     for name, measure in parts.items():
         if name in options.parts:

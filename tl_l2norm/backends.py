@@ -7,7 +7,7 @@ import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from tl_l2norm.attach import attached, muted
 from tl_l2norm.block_calls import BlockRuns
+from tl_l2norm.final_norm import FinalNorm, read_final_norm
 from tl_l2norm.hook_names import resid_post, unknown_name
 from tl_l2norm.protocols import Tokenizer
 
@@ -46,6 +47,11 @@ class Backend(ABC):
     def d_model(self) -> int:
         """Width of the residual stream."""
         return int(self.model.cfg.d_model)
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of tokens that it tells apart."""
+        return int(self.model.cfg.d_vocab)
 
     @property
     def n_ctx(self) -> int:
@@ -97,6 +103,18 @@ class Backend(ABC):
         point = getattr(self.model.blocks[layer], "hook_resid_mid", None)
         if point is None:
             raise ValueError(f"{name}: attention and MLP of this model read the same stream, there is none between them")
+        return self._point({name: point}, name, name)
+
+    def attention_pattern(self, layer: int) -> HookPoint:
+        """The hook point on the attention weights of block `layer`, behind the softmax: [batch, head, query, key].
+
+        Raises:
+            ValueError: a block without attention, or one that doesn't show its pattern.
+        """
+        name = f"blocks.{layer}.attn.hook_pattern"
+        point = getattr(getattr(self.model.blocks[layer], "attn", None), "hook_pattern", None)
+        if point is None:
+            raise ValueError(f"{name}: this block has no attention pattern to hook; leave that layer or attention metrics out")
         return self._point({name: point}, name, name)
 
     @abstractmethod
@@ -160,6 +178,28 @@ class Backend(ABC):
     @abstractmethod
     def unembed(self, stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_vocab"]:
         """Final norm and unembedding (logit lens), without waking anybody's hooks."""
+
+    def final_norm(self) -> FinalNorm:
+        """The norm between the last block and the unembedding, read without waking anybody's hooks.
+
+        Raises:
+            NotImplementedError: it is neither RMSNorm nor LayerNorm.
+        """
+        with self._muted_head():
+            return read_final_norm(getattr(self.model, "ln_final", None), self.d_model, self.model.W_U.device)
+
+    @property
+    def logit_cap(self) -> float | None:
+        """The soft cap `cap * tanh(logits / cap)`, where the model has one."""
+        cap = getattr(self.model.cfg, "output_logits_soft_cap", None)
+        return float(cap) if cap is not None and cap > 0 else None  # -1: switched off
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        cap = self.logit_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _muted_head(self) -> AbstractContextManager[None]:
+        return muted(*(module for name in ("ln_final", "unembed") if (module := getattr(self.model, name, None))))
 
     @abstractmethod
     def select_rows(self, cache: Cache, rows: Int[Tensor, " rows"]) -> Cache:
@@ -231,12 +271,9 @@ class HookedBackend(Backend):
         return (self._head(stream[:, -1:]) if logits == "last" else None), cache
 
     def _head(self, stream: Tensor) -> Tensor:
-        from transformer_lens.utilities import apply_softcap
-
         if self.model.cfg.normalization_type is not None:
             stream = self.model.ln_final(stream)
-        logits: Tensor = apply_softcap(self._unembed(stream), self.model.cfg.output_logits_soft_cap)
-        return logits
+        return self._capped(self._unembed(stream))
 
     def _unembed(self, stream: Tensor) -> Tensor:
         """The unembedding; where nobody listens, without the transposed copy of W_U that TransformerLens makes at each call."""
@@ -248,7 +285,7 @@ class HookedBackend(Backend):
 
     @override
     def unembed(self, stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_vocab"]:
-        with muted(*(module for name in ("ln_final", "unembed") if (module := getattr(self.model, name, None)))):
+        with self._muted_head():
             return self._head(stream.reshape(1, -1, stream.shape[-1])).reshape(*stream.shape[:-1], -1)
 
     @override
@@ -320,12 +357,8 @@ class BridgeBackend(Backend):
 
     @override
     def unembed(self, stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_vocab"]:
-        model = self.model
-        with muted(model.ln_final, model.unembed):
-            logits: Tensor = model.unembed(model.ln_final(stream.reshape(1, -1, stream.shape[-1])))
-        cap = getattr(model.original_model.config.get_text_config(), "final_logit_softcapping", None)
-        if cap:
-            logits = torch.tanh(logits / cap) * cap
+        with self._muted_head():
+            logits = self._capped(self.model.unembed(self.model.ln_final(stream.reshape(1, -1, stream.shape[-1]))))
         return logits.reshape(*stream.shape[:-1], -1)
 
     @override

@@ -17,10 +17,11 @@ from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
+from tl_l2norm.metrics import MetricRecorder, check_finite_metrics
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.recording import NormRecorder, check_finite, make_trace
-from tl_l2norm.sequences import SequenceLike, TokenSequence, as_list, pad_left, tokenize
+from tl_l2norm.sequences import SequenceLike, TokenSequence, as_list, batches_by_length, pad_left, tokenize
 from tl_l2norm.trace import Label, Trace
 
 
@@ -34,6 +35,7 @@ def collect(
     labels: Sequence[Mapping[str, Label]] | None = None,
     interventions: Sequence[Intervention] = (),
     saes: Mapping[int, SparseAutoencoder] | None = None,
+    metrics: Sequence[str] = ("l2_norm",),
     seeds: Sequence[int] | None = None,
     batch_size: int = 8,
     prepend_bos: bool | None = None,
@@ -53,6 +55,10 @@ def collect(
         interventions: what acts on the residual stream, in this order; by default on the tokens after each prompt.
         saes: SAEs by layer, whose feature activations are recorded beside the norms, sparse, as `trace.features[layer]`; the
             states are those that the next block reads, and the SAEs are not attached to the model.
+        metrics: what to record beside the norm, which always is, as `trace.metrics[name]`: "hidden_entropy", "output_entropy"
+            (logit lens), "attention_entropy" (mean over heads), all in nats and [layer, pos], or "attention_entropy_by_head",
+            [layer, head, pos]. States are those that the next block reads; attention is that of a block's first run, also where
+            an intervention runs it again. "output_entropy" costs an unembedding of every state.
         seeds: for each sequence the key of the interventions' random draws. By default that of the trace or completion that is
             given, or what `generate` uses for the prompt in this place.
         batch_size: sequences in one pass, grouped by length. What is recorded doesn't depend on it.
@@ -65,7 +71,7 @@ def collect(
 
     Raises:
         ValueError: bad input; the message says which sequence and what to do.
-        FloatingPointError: a norm is NaN or infinite; with layer, sequence and position.
+        FloatingPointError: a norm or another metric is NaN or infinite; with layer, sequence and position.
     """
     backend = backend_of(model)
     chosen = resolve_layers(layers, backend.n_layers)
@@ -76,6 +82,7 @@ def collect(
         raise ValueError(f"labels has {len(labels)} entries for {len(items)} sequences")
     recorder = NormRecorder(backend, chosen)
     features = FeatureRecorder(backend, saes) if saes is not None else None
+    measuring = MetricRecorder(backend, chosen, metrics)
     run = Run(backend, interventions) if interventions else None
     keys = _keys(sequences, items, seeds)
     if run and not run.acts_on_prompts and all(len(item) == item.prompt_len for item in items):
@@ -84,17 +91,20 @@ def collect(
         )
     norms: dict[int, torch.Tensor] = {}
     acts: dict[int, dict[int, FeatureActs]] = {}
+    measured: dict[int, dict[str, torch.Tensor]] = {}
     with (
         torch.no_grad(),
         run.attached() if run else nullcontext(),
-        recorder.attached(),  # these two last: they see what the next block reads
+        recorder.attached(),  # these three last: they see what the next block reads
         features.attached() if features else nullcontext(),
+        measuring.attached(),
         tqdm(total=len(items), desc="collect", unit="seq", disable=not progress, delay=2) as bar,
     ):
-        for batch in _by_length(items, batch_size):
+        for batch in batches_by_length(items, batch_size):
             if run:
                 _begin(run, items, keys, batch, backend.device)
-            norms.update(_run(backend, recorder, features, items, batch))
+            norms.update(_run(backend, recorder, features, measuring, items, batch))
+            measured.update(_measured(measuring, batch))
             if features:
                 acts.update(zip(batch, features.take(len(batch)), strict=True))
             if run:
@@ -109,6 +119,7 @@ def collect(
             sink_ratio=sink_ratio,
             interventions=interventions,
             features=acts.get(i),
+            metrics=measured[i],
             labels=dict(labels[i]) if labels is not None else None,
         )
         for i, item in enumerate(items)
@@ -137,25 +148,28 @@ def _begin(run: Run, items: Sequence[TokenSequence], keys: Sequence[int], batch:
     run.next_pass(width)
 
 
-def _by_length(items: Sequence[TokenSequence], batch_size: int) -> list[list[int]]:
-    """Batches of indices of like length, the longest first: a lack of memory shows at once."""
-    order = sorted(range(len(items)), key=lambda i: -len(items[i]))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
 def _run(
     backend: Backend,
     recorder: NormRecorder,
     features: FeatureRecorder | None,
+    measuring: MetricRecorder,
     items: Sequence[TokenSequence],
     batch: Sequence[int],
 ) -> dict[int, torch.Tensor]:
     tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
     if features:
         features.next_pass(mask.bool())
+    measuring.next_pass(mask.bool())
     backend.forward(tokens, mask, logits="none")
     recorded = recorder.take().cpu()
     found = {i: recorded[:, row, -len(items[i]) :] for row, i in enumerate(batch)}
     for i, norms in found.items():
         check_finite(norms, recorder.layers, i)
+    return found
+
+
+def _measured(measuring: MetricRecorder, batch: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
+    found = dict(zip(batch, measuring.take(), strict=True))
+    for i, metrics in found.items():
+        check_finite_metrics(metrics, measuring.layers, i)
     return found

@@ -24,6 +24,7 @@ from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.events import Log
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Batch, Run
+from tl_l2norm.metrics import check_metrics
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.prompts import think_tag_ids
 from tl_l2norm.protocols import SparseAutoencoder
@@ -158,7 +159,8 @@ def generate(
         seed: one for the run, from which each response gets its own, or a list with one for each response.
         interventions: what acts on the residual stream, in this order.
         saes: SAEs by layer, whose feature activations are recorded beside the norms, as in `collect`.
-        metrics: what to record, ("l2_norm",), with the tokens' probabilities beside it; or nothing, ().
+        metrics: what to record, ("l2_norm",), with the tokens' probabilities beside it; or nothing, (). The other metrics are
+            recorded by `collect(model, out, metrics=...)`, in one pass over the responses.
         layers: which blocks to record; all by default.
         labels: for each prompt, what to keep with its traces.
         batch_size: responses that are decoded at once.
@@ -175,8 +177,11 @@ def generate(
     for name, count in (("max_new_tokens", max_new_tokens), ("n", n), ("batch_size", batch_size)):
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
-    if unknown := set(metrics) - {"l2_norm"}:
-        raise ValueError(f"unknown metrics {sorted(unknown)}: known is 'l2_norm'")
+    if others := [name for name in check_metrics(metrics) if name != "l2_norm"]:
+        raise ValueError(
+            f"generate records 'l2_norm' alone: collect(model, out, metrics={others}) records {', '.join(others)} in one pass "
+            "over the responses"
+        )
     if saes is not None and not metrics:
         raise ValueError("features are recorded beside the norms: with saes= leave metrics as it is")
     chosen = resolve_layers(layers, backend.n_layers)

@@ -92,6 +92,7 @@ def make_trace(
     temperature: float | None = None,
     interventions: Sequence[object] = (),
     features: Mapping[int, FeatureActs] | None = None,
+    metrics: Mapping[str, Float[Tensor, "layer ... pos"]] | None = None,
     labels: dict[str, Label] | None = None,
 ) -> Trace:
     """Put one sequence's recording together."""
@@ -109,6 +110,7 @@ def make_trace(
         sink_bounds=bounds,
         provenance=provenance(backend, sink_ratio=sink_ratio, seed=seed, temperature=temperature, interventions=interventions),
         features=features or {},
+        metrics=metrics or {},
         labels=labels or {},
     )
 

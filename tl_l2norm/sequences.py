@@ -121,6 +121,12 @@ def decode(tokenizer: Tokenizer, tokens: Sequence[int], *, skip_special_tokens: 
     return tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
 
 
+def batches_by_length(items: Sequence[TokenSequence], batch_size: int) -> list[list[int]]:
+    """Batches of indices of like length, the longest first: a lack of memory shows at once."""
+    order = sorted(range(len(items)), key=lambda i: -len(items[i]))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
 def pad_left(
     sequences: Sequence[Sequence[int]], device: torch.device
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:

@@ -66,7 +66,7 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
     try:
         tensors = load(blob)
         return tuple(
-            _from_json(entry, {name: tensors[f"{i}.{name}"] for name in (*_TENSOR_FIELDS, *_feature_names(entry))})
+            _from_json(entry, {name: tensors[f"{i}.{name}"] for name in _names(entry)})
             for i, entry in enumerate(index["traces"])
         )
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
@@ -107,19 +107,27 @@ def replace_file(file: Path, content: bytes) -> None:
 def _tensors(trace: Trace) -> dict[str, Tensor]:
     found = {name: getattr(trace, name) for name in _TENSOR_FIELDS}
     found |= {f"{layer}.{name}": getattr(acts, name) for layer, acts in trace.features.items() for name in _FEATURE_FIELDS}
+    found |= {_metric_name(metric): values for metric, values in trace.metrics.items()}
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
-def _feature_names(entry: dict[str, Any]) -> list[str]:
-    return [f"{layer}.{name}" for layer in entry.get("features", {}) for name in _FEATURE_FIELDS]
+def _metric_name(metric: str) -> str:
+    return f"metrics.{metric}"
+
+
+def _names(entry: dict[str, Any]) -> list[str]:
+    """Tensors of a trace; files from before there were features or metrics lack those keys."""
+    features = [f"{layer}.{name}" for layer in entry.get("features", {}) for name in _FEATURE_FIELDS]
+    return [*_TENSOR_FIELDS, *features, *map(_metric_name, entry.get("metrics", ()))]
 
 
 def _to_json(trace: Trace) -> dict[str, Any]:
-    skipped = (*_TENSOR_FIELDS, "provenance", "labels", "features")
+    skipped = (*_TENSOR_FIELDS, "provenance", "labels", "features", "metrics")
     names = [f.name for f in dataclasses.fields(trace) if f.name not in skipped]
     return {
         **{name: getattr(trace, name) for name in names},
         "labels": dict(trace.labels),
+        "metrics": list(trace.metrics),
         "features": {layer: {"d_sae": acts.d_sae, "sae": acts.sae} for layer, acts in trace.features.items()},
         "provenance": {f.name: getattr(trace.provenance, f.name) for f in dataclasses.fields(trace.provenance)}
         | {"versions": dict(trace.provenance.versions)},
@@ -132,6 +140,7 @@ def _from_json(entry: dict[str, Any], tensors: dict[str, Any]) -> Trace:
         int(layer): FeatureActs(**described, **{name: tensors.pop(f"{layer}.{name}") for name in _FEATURE_FIELDS})
         for layer, described in entry.get("features", {}).items()
     }
+    fields["metrics"] = {metric: tensors.pop(_metric_name(metric)) for metric in entry.get("metrics", ())}
     source = entry["provenance"]
     fields["provenance"] = Provenance(**source | {"interventions": tuple(source.get("interventions", ()))})
     return Trace(**fields, **tensors)

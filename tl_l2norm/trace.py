@@ -74,6 +74,8 @@ class Trace:
     provenance: Provenance
     features: Mapping[int, FeatureActs] = field(default_factory=dict)
     """SAE feature activations by layer, on the same positions; empty without SAEs."""
+    metrics: Mapping[str, Float[Tensor, ...]] = field(default_factory=dict)
+    """Layer metrics other than the norm by name, each [layer, pos] or [layer, head, pos]; in nats where it is an entropy."""
     labels: Mapping[str, Label] = field(default_factory=dict)
     """What the caller says of the sequence, such as `{"mode": "think", "family": "swaps", "level": 2}`."""
 
@@ -95,6 +97,10 @@ class Trace:
         for layer, acts in self.features.items():
             if len(acts) != n_pos:
                 raise ValueError(f"Trace.features[{layer}] has {len(acts)} positions, expected {n_pos}")
+        for name, values in self.metrics.items():
+            if values.ndim not in (2, 3) or (len(values), values.shape[-1]) != (n_layers, n_pos):
+                expected_shape = f"({n_layers}, {n_pos}) or ({n_layers}, heads, {n_pos})"
+                raise ValueError(f"Trace.metrics[{name!r}] has shape {tuple(values.shape)}, expected {expected_shape}")
         if not 1 <= self.prompt_len <= n_pos:
             raise ValueError(f"Trace.prompt_len is {self.prompt_len}, expected 1 to {n_pos}")
         if unknown := set(self.segments) - set(SEGMENTS):
@@ -148,6 +154,7 @@ class Trace:
             self,
             layers=kept,
             features={layer: acts for layer, acts in self.features.items() if layer in kept},
+            metrics={name: values[index] for name, values in self.metrics.items()},
             l2_norms=self.l2_norms[index],
             is_sink=self.is_sink[index],
             sink_bounds=self.sink_bounds[index],
@@ -197,8 +204,8 @@ def to_frame(traces: Sequence[Trace], *, include_embedding: bool = False) -> pd.
     """One row per sequence, layer and position.
 
     Columns: sequence, layer (an integer, or "embed" with `include_embedding`), position, token_id, token, segment,
-    is_prompt, l2_norm, is_sink, with SAEs feature_l0 and feature_sum (active latents and their summed activation, NaN where
-    a layer has no SAE), then one for each label.
+    is_prompt, l2_norm, is_sink, one for each metric that is [layer, pos] (NaN at the embedding output), with SAEs feature_l0
+    and feature_sum (active latents and their summed activation, NaN where a layer has no SAE), then one for each label.
     """
     frames = [_frame(i, trace, include_embedding) for i, trace in enumerate(traces)]
     if not frames:
@@ -225,8 +232,11 @@ def _frame(sequence: int, trace: Trace, include_embedding: bool) -> pd.DataFrame
         "l2_norm": norms.flatten().numpy(),
         "is_sink": sinks.flatten().numpy(),
     }
+    missing = torch.full((n_pos,), torch.nan)
+    for name, values in trace.metrics.items():
+        if values.ndim == 2:
+            columns[name] = torch.cat([missing, values.flatten()] if include_embedding else [values.flatten()]).numpy()
     if trace.features:
-        missing = torch.full((n_pos,), torch.nan)
         known = [trace.features.get(layer) for layer in layers]
         columns["feature_l0"] = torch.cat([missing if acts is None else acts.l0.float() for acts in known]).numpy()
         columns["feature_sum"] = torch.cat([missing if acts is None else acts.total() for acts in known]).numpy()
