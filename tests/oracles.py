@@ -15,19 +15,44 @@ def layers_of(model: Any) -> Any:
 
 
 def hidden_norms(model: Any, tokens: list[int]) -> Tensor:
-    """[1 + layer, pos] norms of the embedding output and of every block's output, by `output_hidden_states` and, for the last
-    block (whose entry there is behind the final norm), by a plain forward hook."""
+    """[1 + layer, pos] norms of the embedding output and of every block's output."""
+    states, _ = states_and_attentions(model, tokens)
+    return states.double().pow(2).sum(-1).sqrt()
+
+
+def states_and_attentions(model: Any, tokens: list[int]) -> tuple[Tensor, Tensor]:
+    """[1 + layer, pos, d_model] the embedding output and every block's output, by `output_hidden_states` and, for the last
+    block (whose entry there is behind the final norm), by a plain forward hook; [layer, head, query, key] attention weights."""
     last: list[Tensor] = []
     handle = layers_of(model)[-1].register_forward_hook(
         lambda _m, _a, out: last.append(out if isinstance(out, Tensor) else out[0])
     )
     try:
         with torch.no_grad():
-            out = model(torch.tensor([tokens]), output_hidden_states=True, use_cache=False)
+            out = model(torch.tensor([tokens]), output_hidden_states=True, output_attentions=True, use_cache=False)
     finally:
         handle.remove()
-    states = [*out.hidden_states[:-1], last[0]]
-    return torch.stack([state[0].double().pow(2).sum(-1).sqrt() for state in states])
+    return torch.cat([*out.hidden_states[:-1], last[0]]), torch.cat(out.attentions)
+
+
+def layer_metrics(model: Any, tokens: list[int]) -> dict[str, Tensor]:
+    """Each metric, [layer, pos] or by head [layer, head, pos], as its formula reads, in float64."""
+    states, attentions = states_and_attentions(model, tokens)
+    squares = states[1:].double().pow(2)
+    norm = model.transformer.ln_f if hasattr(model, "transformer") else model.model.norm
+    with torch.no_grad():
+        lens = torch.stack([model.lm_head(norm(state)).double() for state in states[1:]])
+    by_head = _entropy(attentions.double())
+    return {
+        "hidden_entropy": _entropy(squares / squares.sum(-1, keepdim=True)),
+        "output_entropy": _entropy(lens.softmax(-1)),
+        "attention_entropy": by_head.mean(1),
+        "attention_entropy_by_head": by_head,
+    }
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -torch.where(p > 0, p * p.clamp(min=1e-300).log(), 0.0).sum(-1)
 
 
 def greedy(model: Any, tokens: list[int], n: int, *, eos: bool = True) -> list[int]:
@@ -80,7 +105,7 @@ def intervened(model: Any, tokens: list[int], prompt_len: int, steps: list[dict[
 def _applied(step: dict[str, Any], block: Block, stream: Tensor, prompt_len: int) -> list[dict[str, Any]]:
     """The events of one step at one layer; changes the stream in place."""
     rules: dict[str, Callable[..., Rule]] = {
-        "suppress": lambda *given: partial(_suppress, *given),
+        "suppress": lambda *given: _Swap(*given) if step["action"] == "swap" else partial(_suppress, *given),
         "alrr": lambda *given: partial(_alrr, *given),
         "erss": _Erss,
     }
@@ -119,15 +144,35 @@ def _eligible(step: dict[str, Any], norms: list[float], prompt_len: int) -> list
 
 
 def _suppress(step: dict[str, Any], block: Block, h: Tensor, n: float, position: int) -> Decided:
-    if step["mode"] == "random":
-        over = step["draw"](block.index, position)
-    else:
-        tau = step["tau"][block.index]
-        over = n > tau if step["mode"] == "high" else n < tau
-    if not over:
+    if not _chosen(step, block, n, position):
         return None
     factor = step["scale"] if step["action"] == "scale" else min(1.0, step["tau"][block.index] / 4 / n)
     return h * factor, "suppressed", {}
+
+
+def _chosen(step: dict[str, Any], block: Block, n: float, position: int) -> bool:
+    if step["mode"] == "random":
+        return bool(step["draw"](block.index, position))
+    tau = step["tau"][block.index]
+    return bool(n > tau if step["mode"] == "high" else n < tau)
+
+
+class _Swap:
+    """The rule with all earlier states at one layer, each with its draw."""
+
+    def __init__(self, step: dict[str, Any], block: Block) -> None:
+        self.step, self.block = step, block
+        self.earlier: list[tuple[Tensor, float]] = []
+
+    def __call__(self, h: Tensor, n: float, position: int) -> Decided:
+        earlier = list(self.earlier)
+        self.earlier.append((h, self.step["enter"](self.block.index, position)))
+        if not _chosen(self.step, self.block, n, position):
+            return None
+        kept = [v for k, (v, draw) in enumerate(earlier, start=1) if k == 1 or draw < 1 / k]
+        if not kept or _norm(kept[-1]) == 0:
+            return None, "no earlier token", {}
+        return kept[-1] / _norm(kept[-1]) * n, "suppressed", {}
 
 
 def _alrr(step: dict[str, Any], block: Block, h: Tensor, n: float, position: int) -> Decided:

@@ -23,7 +23,20 @@ from tl_l2norm.interventions.run import Run
 from tl_l2norm.sequences import pad_left
 
 N_NEW = 62
-COMBINATIONS = ("suppress", "clamp", "random", "alrr", "alrr fresh", "erss", "erss authors", "all")
+SWAP = 0x53574150  # sets the draws of the action "swap" apart from the others of its layer
+COMBINATIONS = (
+    "suppress",
+    "clamp",
+    "random",
+    "swap",
+    "swap random",
+    "swap mixed",
+    "alrr",
+    "alrr fresh",
+    "erss",
+    "erss authors",
+    "all",
+)
 SHARED = ["sequence", "position", "layer", "decision", "fired"]
 
 
@@ -59,6 +72,14 @@ def interventions(case: models.Case, which: str) -> list[Any]:
         "suppress": lambda: [l2.HighNormSuppression(tau)],
         "clamp": lambda: [l2.HighNormSuppression(tau, mode="low", action="clamp")],
         "random": lambda: [l2.HighNormSuppression(mode="random", p=0.1, seed=3, layers=list(tau))],
+        "swap": lambda: [l2.HighNormSuppression(tau, action="swap", seed=2)],
+        "swap random": lambda: [l2.HighNormSuppression(mode="random", action="swap", p=0.2, seed=3, layers=list(tau))],
+        "swap mixed": lambda: [
+            l2.ALRR(tau, growth_eps=0.01, blowup=2.0, layers=list(tau)[:4]),
+            l2.HighNormSuppression(tau, mode="low", action="swap", layers=list(tau)[1:]),
+            l2.HighNormSuppression(mode="random", p=0.1, seed=4, layers=list(tau)[::2]),
+            l2.HighNormSuppression(loose, action="swap", seed=4, positions=9),
+        ],
         "alrr": lambda: [l2.ALRR(tau, max_iters=3, growth_eps=0.02, blowup=2.0, alpha=0.7)],
         "alrr fresh": lambda: [l2.ALRR(tau, max_iters=2, growth_eps=-0.5, blowup=2.0, kv="fresh")],
         "erss": lambda: [l2.ERSS(tau, patience=2, cooldown=2, bank_size=3, cos_min=0.1, p=0.7, seed=1)],
@@ -81,13 +102,17 @@ def as_steps(acting: list[Any], n_layers: int, key: int) -> list[dict[str, Any]]
     def draw(x: Any) -> Any:
         return lambda layer, position: bool(uniform(x.seed, key, layer, position) < x.p)
 
+    def enter(x: Any) -> Any:
+        return lambda layer, position: float(uniform(x.seed, key, layer, SWAP, position))
+
     steps = []
     for x in acting:
         layers = list(range(n_layers))[-6:] if x.layers is None else x.layers
         step: dict[str, Any] = {"layers": layers, "tau": dict(x.thresholds or {}), "positions": x.positions}
         match x:
             case l2.HighNormSuppression():
-                step |= {"kind": "suppress", "mode": x.mode, "action": x.action, "scale": x.scale, "draw": draw(x)}
+                step |= {"kind": "suppress", "mode": x.mode, "action": x.action, "scale": x.scale}
+                step |= {"draw": draw(x), "enter": enter(x)}
             case l2.ALRR():
                 names = ("max_iters", "growth_eps", "blowup", "alpha", "kv")
                 step |= {"kind": "alrr", **{name: getattr(x, name) for name in names}}
@@ -134,6 +159,7 @@ GRID = [
     *((case, which) for case in cases_of("llama", "gpt2") for which in COMBINATIONS),
     *((case, which) for case in cases_of("smollm2", "qwen3", "gemma3", "mistral") for which in ("alrr", "erss authors", "all")),
     *((case, "alrr fresh") for case in cases_of("gemma3", "mistral")),
+    *((case, "swap") for case in cases_of("smollm2", "qwen3", "gemma3", "mistral")),
 ]
 
 
@@ -159,7 +185,7 @@ def test_decoding_is_what_the_oracle_does_and_one_pass_over_the_result(case: mod
 
 
 @pytest.mark.filterwarnings("ignore:nothing was changed by")
-@pytest.mark.parametrize("which", ["random", "alrr fresh", "erss", "all"])
+@pytest.mark.parametrize("which", ["random", "swap random", "swap mixed", "alrr fresh", "erss", "all"])
 def test_a_sequence_is_treated_the_same_alone_and_in_any_batch(tiny_case: models.Case, which: str) -> None:
     """Promise 2, while rows of many lengths come and go."""
     model, acting = models.use(tiny_case), interventions(tiny_case, which)
@@ -181,9 +207,12 @@ def test_a_sequence_is_treated_the_same_alone_and_in_any_batch(tiny_case: models
 def test_samples_of_a_prompt_are_treated_like_prompts_of_their_own(tiny_case: models.Case) -> None:
     model = models.use(tiny_case)
     for positions in ("decode", "all", 3):
-        acting = [l2.HighNormSuppression(mode="random", p=0.3, layers="all", positions=positions)]
+        acting = [
+            l2.HighNormSuppression(mode="random", p=0.3, layers="all", positions=positions),
+            l2.HighNormSuppression(mode="random", action="swap", p=0.2, seed=1, layers="all", positions=positions),
+        ]
         options: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 12}
-        out = generate(model, prompts()[:2], n=3, interventions=acting, **options)
+        out = generate(model, [prompts()[0], [77]], n=3, interventions=acting, **options)  # [77] is read like a decode step
         assert out.events()["sequence"].nunique() == 6
         for i in (1, 5):
             alone = generate(model, [list(out[i].prompt_tokens)], seed=[out[i].seed], interventions=acting, **options)
@@ -193,6 +222,7 @@ def test_samples_of_a_prompt_are_treated_like_prompts_of_their_own(tiny_case: mo
 
 NEVER = {
     "suppress": lambda tau: l2.HighNormSuppression(tau),
+    "swap": lambda tau: l2.HighNormSuppression(tau, action="swap"),
     "low": lambda tau: l2.HighNormSuppression(dict.fromkeys(tau, 0.0), mode="low"),
     "random": lambda tau: l2.HighNormSuppression(mode="random", p=0.0, layers="all"),
     "alrr": lambda tau: l2.ALRR(tau),
@@ -313,6 +343,7 @@ def test_decisions_are_taken_in_float32(tiny_case: models.Case, dtype: torch.dty
     for x, expected in [
         (l2.HighNormSuppression(tau, include_sinks=True), high),
         (l2.HighNormSuppression(tau, mode="low", action="clamp", include_sinks=True), low),
+        (l2.HighNormSuppression(tau, action="swap", include_sinks=True), high),
         (l2.ALRR(tau, include_sinks=True), high),
         (l2.ERSS(tau, include_sinks=True, **everything), low),
     ]:
@@ -327,7 +358,7 @@ def test_decisions_are_taken_in_float32(tiny_case: models.Case, dtype: torch.dty
 # Under somebody else's forward passes
 
 
-@pytest.mark.parametrize("which", ["clamp", "alrr", "erss authors", "all"])
+@pytest.mark.parametrize("which", ["clamp", "swap mixed", "alrr", "erss authors", "all"])
 def test_plain_generate_inside_the_context_is_our_generate(tiny_case: models.Case, which: str) -> None:
     model, acting = models.use(tiny_case), interventions(tiny_case, which)
     seeds = [11, 12, 13]
@@ -406,7 +437,7 @@ def kinds(n_layers: int) -> st.SearchStrategy[tuple[type, dict[str, Any]]]:
     }
     suppression = {
         "mode": st.sampled_from(["high", "low", "random"]),
-        "action": st.sampled_from(["scale", "clamp"]),
+        "action": st.sampled_from(["scale", "clamp", "swap"]),
         "scale": st.floats(0.0, 1.5),
         "p": share,
         "seed": st.integers(0, 9),
@@ -415,7 +446,7 @@ def kinds(n_layers: int) -> st.SearchStrategy[tuple[type, dict[str, Any]]]:
         "max_iters": st.integers(1, 4),
         "growth_eps": st.floats(-0.5, 0.3),
         "blowup": st.floats(1.05, 3.0),
-        "alpha": share,
+        "alpha": st.floats(0.1, 1.0),  # with less a state stays as it is, and its growth is a tie with growth_eps=0
         "kv": st.sampled_from(["first_pass", "fresh"]),
     }
     erss = {

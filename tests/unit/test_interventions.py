@@ -15,7 +15,11 @@ from tests import models
 from tests.laws.test_collect_laws import ids, relative
 from tests.laws.test_generate_laws import prompts
 from tl_l2norm.backends import backend_of
-from tl_l2norm.draws import sequence_key
+from tl_l2norm.draws import sequence_key, uniform
+from tl_l2norm.interventions.base import Visit
+from tl_l2norm.interventions.events import Entry, Log
+from tl_l2norm.interventions.rows import Places, Rows
+from tl_l2norm.norms import l2_norms
 
 TAU = {1: 5.0, 2: 6.0}
 
@@ -25,6 +29,8 @@ TAU = {1: 5.0, 2: 6.0}
     [
         (lambda: l2.HighNormSuppression(), "mode='high' needs thresholds"),
         (lambda: l2.HighNormSuppression(mode="random", action="clamp"), "action='clamp' needs thresholds"),
+        (lambda: l2.HighNormSuppression(action="swap"), "mode='high' needs thresholds"),
+        (lambda: l2.HighNormSuppression(mode="low", action="swap"), "mode='low' needs thresholds"),
         (lambda: l2.HighNormSuppression(TAU, scale=-0.1), "scale must be finite and at least 0"),
         (lambda: l2.HighNormSuppression(mode="random", p=1.5), "p must be between 0 and 1, got 1.5"),
         (lambda: l2.HighNormSuppression({1: -2.0}), "threshold of layer 1 must be a norm"),
@@ -201,7 +207,6 @@ def test_matched_random_suppression_takes_as_many_and_none_of_the_high(tiny: Any
 
 def test_matched_random_positions_are_spread_over_the_response() -> None:
     """A quota of 10 in 100 candidates falls anywhere, uniformly: mean position 49.5, standard error under 1."""
-    from tl_l2norm.draws import uniform
     from tl_l2norm.interventions.suppress import _Quota
 
     n = 2000
@@ -235,6 +240,161 @@ def test_random_draws_are_the_stated_share(tiny: Any) -> None:
     out = l2.generate(tiny, prompts(), max_new_tokens=60, ignore_eos=True, interventions=[x], progress=False)
     n = out.log.counts().set_index("decision")["n"]
     assert n["suppressed"] / n["live tokens"] == pytest.approx(0.25, abs=0.04)
+
+
+# Swaps
+
+
+def visit_of(stream: torch.Tensor, *, start: int = 0, tau: float = 0.0, live: torch.Tensor | None = None) -> Visit:
+    """What an intervention meets of sequences that are read from position `start` on."""
+    zeros = torch.zeros(len(stream), dtype=torch.long)
+    rows = Rows.of(number=torch.arange(len(stream)), key=torch.arange(len(stream)), prompt_len=zeros, padding=zeros - start)
+    places = Places.of(rows, stream.shape[1])
+    return Visit(2, stream, l2_norms(stream), tau, places.real if live is None else live, places, None, None)
+
+
+def states(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def sources(seed: int, n: int, live: list[int]) -> list[int | None]:
+    """By hand: the position whose state is kept before each, given the draws of sequence 0 at layer 2."""
+    kept, found = None, []
+    for position in range(n):
+        found.append(kept)
+        if position in live:
+            k = live.index(position) + 1
+            kept = position if uniform(seed, 0, 2, 0x53574150, position) < 1 / k else kept
+    return found
+
+
+@pytest.mark.parametrize("width", [1, 5, 24])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_swap_keeps_the_norm_and_takes_the_direction_of_the_drawn_state(seed: int, width: int) -> None:
+    x = l2.HighNormSuppression({2: 5.0}, action="swap", seed=seed)
+    stream = states(1, 24, 48) * torch.linspace(0.2, 1.5, 24)[:, None]
+    live = torch.arange(24)[None] % 5 != 3
+    visits = [visit_of(s, start=i * width, tau=5.0) for i, s in enumerate(stream.split(width, 1))]
+    state = x.new_state(2, visits[0].places.rows, 48)
+    effects = [x.act(state, v._replace(live=part)) for v, part in zip(visits, live.split(width, 1), strict=True)]
+    after, decision = (torch.cat(parts, 1)[0] for parts in ([e.stream for e in effects], [e.decision for e in effects]))
+    norms, before = stream[0].norm(dim=-1), stream[0]
+    expected = sources(seed, 24, live[0].nonzero()[:, 0].tolist())
+    assert expected[0] is None and len({*expected}) > 2, "a reservoir that never changes proves nothing"
+    for t, source in enumerate(expected):
+        hit = bool(live[0, t] and norms[t] > 5.0)
+        assert decision[t] == hit
+        if not hit:
+            assert torch.equal(after[t], before[t])
+            continue
+        assert source is not None and source != t
+        assert float(after[t].norm()) == pytest.approx(float(norms[t]), rel=1e-5)
+        torch.testing.assert_close(after[t] / norms[t], before[source] / norms[source], rtol=1e-5, atol=1e-6)
+    assert decision.sum() > 5
+
+
+def test_the_source_is_uniform_among_the_earlier_live_tokens() -> None:
+    """Chi-square of 4,000 sequences over 8 earlier tokens: 7 degrees of freedom, 24.3 is exceeded once in 1,000."""
+    n, marks = 4000, torch.eye(13)[None].expand(4000, 13, 13)
+    live = (torch.arange(13) % 3 != 2).expand(n, 13)  # tokens 0, 1, 3, 4, 6, 7, 9, 10, 12
+    v = visit_of(marks, tau=0.5, live=live)
+    x = l2.HighNormSuppression({2: 0.5}, action="swap")
+    found = x.act(x.new_state(2, v.places.rows, 13), v).stream.argmax(-1)
+    assert set(found[:, 12].tolist()) == {0, 1, 3, 4, 6, 7, 9, 10}
+    counts = found[:, 12].bincount()[[0, 1, 3, 4, 6, 7, 9, 10]].double()
+    assert ((counts - n / 8) ** 2 / (n / 8)).sum() < 24.3
+    assert (found[:, 3] == 0).double().mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_whether_a_token_is_swapped_and_what_it_gets_are_drawn_apart() -> None:
+    """With one draw for both, the token before a swap would be its source more, or less, often than 1 time in k."""
+    n, p = 4000, 0.3
+    v = visit_of(torch.eye(6)[None].expand(n, 6, 6))
+    x = l2.HighNormSuppression(mode="random", action="swap", p=p, layers=[2])
+    effect = x.act(x.new_state(2, v.places.rows, 6), v)
+    enters = (effect.stream[:, 5].argmax(-1) == 4)[(effect.decision[:, 5] == 1) & (effect.decision[:, 4] == 1)]
+    assert len(enters) > 250
+    assert enters.double().mean() == pytest.approx(0.2, abs=0.08), "4 was swapped itself: its draw for that was under p"
+
+
+def test_the_first_live_token_is_left_alone_and_says_so(tiny: Any) -> None:
+    x = l2.HighNormSuppression(dict.fromkeys(TAU, 1e-3), action="swap")
+    out = l2.generate(tiny, prompts()[:3], max_new_tokens=8, ignore_eos=True, interventions=[x], progress=False)
+    events = out.events()
+    starts = events["sequence"].map(lambda i: len(prompts()[i]))
+    first = events["position"] == starts
+    assert first.sum() == 3 * len(TAU) and len(events) == 7 * 3 * len(TAU)
+    assert (events.loc[first, "decision"] == "no earlier token").all() and not events.loc[first, "fired"].any()
+    assert (events.loc[~first, "decision"] == "suppressed").all() and events.loc[~first, "fired"].all()
+    assert (events.loc[first, "l2_norm_before"] == events.loc[first, "l2_norm_after"]).all()
+    assert events["l2_norm_after"].tolist() == pytest.approx(events["l2_norm_before"].tolist(), rel=1e-5)
+    n = out.log.counts().set_index("decision")["n"]
+    assert (n["suppressed"], n["no earlier token"], n["live tokens"]) == (36, 6, 42)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_swap_is_computed_in_float32_and_given_back_in_the_streams_dtype(dtype: torch.dtype) -> None:
+    x = l2.HighNormSuppression({2: 1.0}, action="swap")
+    stream = (states(2, 9, 64) * 3000).to(dtype)  # squares overflow float16
+    v = visit_of(stream, tau=1.0)
+    after = x.act(x.new_state(2, v.places.rows, 64), v).stream
+    assert after.dtype == dtype and torch.isfinite(after).all()
+    norms = stream.double().norm(dim=-1)
+    assert relative(after.double().norm(dim=-1), norms) < torch.finfo(dtype).eps
+    assert not torch.equal(after[:, 1:], stream[:, 1:])
+
+
+def test_a_state_without_a_direction_changes_nothing() -> None:
+    x = l2.HighNormSuppression(mode="random", action="swap", p=1.0, layers=[2])
+    stream = torch.cat([torch.zeros(1, 1, 8), torch.ones(1, 1, 8)], 1).requires_grad_()
+    v = visit_of(stream)
+    effect = x.act(x.new_state(2, v.places.rows, 8), v)
+    assert torch.equal(effect.stream, stream) and effect.decision.tolist() == [[2, 2]]
+    effect.stream.sum().backward()
+    assert torch.equal(stream.grad, torch.ones(1, 2, 8)), "and no gradient is NaN"
+
+
+def test_no_gradient_flows_through_a_swapped_state() -> None:
+    """A state that is kept over passes must not keep their graphs."""
+    x = l2.HighNormSuppression({2: 5.0}, action="swap")
+    stream = (states(1, 12, 48) * torch.linspace(0.2, 1.5, 12)[:, None]).requires_grad_()
+    v = visit_of(stream, tau=5.0)
+    state = x.new_state(2, v.places.rows, 48)
+    effect = x.act(state, v)
+    effect.stream.sum().backward()
+    assert 3 < effect.decision.sum() < 9 and not state.kept.requires_grad
+    assert torch.equal(stream.grad[0], (effect.decision[0] == 0).float()[:, None].expand(12, 48))
+
+
+@pytest.mark.parametrize("matched", ["scale", "swap"])
+def test_matched_random_swap_takes_as_many(tiny: Any, matched: Any) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 40, "ignore_eos": True, "batch_size": 3, "progress": False}
+    plain = l2.generate(tiny, prompts()[:4], **options)
+    tau = l2.quantile_thresholds(plain.traces, 0.8)
+    high = l2.generate(tiny, prompts()[:4], interventions=[l2.HighNormSuppression(tau, action=matched)], **options)
+    control = l2.HighNormSuppression(tau, mode="random", action="swap", match=high.log, seed=5)
+    found = l2.generate(tiny, prompts()[:4], interventions=[control], **options)
+    events = found.events()
+    assert events["fired"].all() and (events["l2_norm_before"] <= events["threshold"]).all()
+    assert events["l2_norm_after"].tolist() == pytest.approx(events["l2_norm_before"].tolist(), rel=1e-5)
+    wanted, got = high.log.fired(), found.log.fired()
+    assert all(got.get(at, 0) <= n for at, n in wanted.items()) and got.keys() <= wanted.keys()
+    assert sum(got.values()) > 0.95 * sum(wanted.values()) > 50, "short only where the last tokens turned out to be high"
+    again = l2.collect(tiny, found.traces, interventions=[control], progress=False)
+    assert all(relative(a.l2_norms, b.l2_norms) < 1e-4 for a, b in zip(again, found.traces, strict=True))
+
+
+def test_a_matched_random_swap_is_as_likely_at_every_token_but_the_first() -> None:
+    """3 of 10 tokens, of which the first has nothing before it: 1/3 at each of the others, and nowhere fewer than 3."""
+    n, of_another_run = 3000, l2.HighNormSuppression({2: 1.0})
+    v = visit_of(states(1, 10, 4).expand(n, 10, 4), tau=float("inf"))
+    log = Log([of_another_run])
+    log.keys = dict(zip(v.places.rows.number.tolist(), v.places.rows.key.tolist(), strict=True))
+    log.add(0, Entry(2, v.places, v.live, (v.places.positions >= 7).to(torch.int8), 1.0, v.norms, v.norms, None))
+    x = l2.HighNormSuppression({2: 1.0}, mode="random", action="swap", match=log)
+    decision = x.act(x.new_state(2, v.places.rows, 4), v).decision
+    assert (decision.sum(1) == 3).all() and (decision[:, 0] == 0).all()
+    assert decision[:, 1:].double().mean(0).sub(1 / 3).abs().max() < 0.04
 
 
 # Banks

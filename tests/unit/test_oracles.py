@@ -172,6 +172,28 @@ def test_clamp_and_thresholds() -> None:
     assert [event["position"] for event in drawn.events] == list(range(12, 30, 3))
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_swap_takes_the_last_state_that_was_drawn(architecture: str) -> None:
+    model, tokens = models.hugging_face(architecture), tokens_for(architecture)
+    written = around(model, 2, tokens)[1]
+    draws = {10: 0.9, 11: 0.6, 12: 0.3, 13: 0.3, 14: 0.21, 15: 0.19}  # under 1/k: 10 as the first, 12 (k = 3), no other
+    step = suppress(action="swap", enter=lambda layer, t: draws.get(t, 1.0))
+    sources = {11: 10, 12: 10, **dict.fromkeys(range(13, 30), 12)}
+    seen: list[Tensor] = []
+    reads = oracles.layers_of(model)[3].register_forward_pre_hook(lambda _m, args: seen.append(args[0][0].clone()))
+    result = oracles.intervened(model, tokens, 10, [step])
+    reads.remove()
+    first, *rest = result.events
+    assert (first["position"], first["decision"], first["fired"]) == (10, "no earlier token", False)
+    assert [(event["position"], event["decision"], event["fired"]) for event in rest] == [
+        (t, "suppressed", True) for t in range(11, 30)
+    ]
+    for t, source in sources.items():
+        close(seen[0][t] / norms_of(written)[t], written[source] / norms_of(written)[source])
+    close(norms_of(seen[0]), norms_of(written))
+    close(seen[0][:11], written[:11])
+
+
 def test_positions_and_sinks() -> None:
     model, tokens = models.hugging_face("llama"), tokens_for("llama")
 

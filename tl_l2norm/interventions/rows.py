@@ -19,15 +19,25 @@ T = TypeVar("T", bound="RowTensors")  # typing.Self is not for functions that be
 
 
 class RowTensors:
-    """Base of dataclasses that hold tensors with one row per sequence."""
+    """Base of dataclasses that hold tensors with one row per sequence, or others of their kind."""
 
     def select(self: T, rows: Int[Tensor, " rows"]) -> T:
         """These sequences, in this order; one may be taken several times."""
-        return self._map(lambda name: getattr(self, name)[rows.to(getattr(self, name).device)])
+
+        def chosen(name: str) -> Tensor | RowTensors:
+            mine = getattr(self, name)
+            return mine.select(rows) if isinstance(mine, RowTensors) else mine[rows.to(mine.device)]
+
+        return self._map(chosen)
 
     def join(self: T, other: T) -> T:
         """The sequences of both."""
-        return self._map(lambda name: torch.cat([getattr(self, name), getattr(other, name)]))
+
+        def both(name: str) -> Tensor | RowTensors:
+            mine, its = getattr(self, name), getattr(other, name)
+            return mine.join(its) if isinstance(mine, RowTensors) else torch.cat([mine, its])
+
+        return self._map(both)
 
     def to(self: T, device: torch.device) -> T:
         """On another device."""
@@ -39,7 +49,7 @@ class RowTensors:
         found: torch.device = getattr(self, dataclasses.fields(self)[0].name).device  # type: ignore[arg-type]
         return found
 
-    def _map(self: T, make: Callable[[str], Tensor]) -> T:
+    def _map(self: T, make: Callable[[str], Tensor | RowTensors]) -> T:
         names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         return type(self)(**{name: make(name) for name in names})
 

@@ -132,11 +132,12 @@ class Run:
         return before
 
     def renumber(self, owner: Int[Tensor, " rows"], rows: Rows) -> None:
-        """Make several sequences of each, which share what was read so far."""
+        """Make several sequences of each, which share the prompt that was read; only where none of it is acted on."""
         position = self.batch.rows.position[owner]
         self.batch.select(owner)
         self.batch.rows = rows
         self.batch.rows.position = position
+        self.batch.states = {}  # nothing acted on a shared prompt, and draws and quotas are each sample's own
         self.log.keys.update(zip(rows.number.tolist(), rows.key.tolist(), strict=True))
 
     def join(self, before: Batch) -> None:
