@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tl_l2norm import widgets
     from tl_l2norm.analysis.accuracy import accuracy_table
-    from tl_l2norm.analysis.curves import compare_late, layer_curve
+    from tl_l2norm.analysis.attribution import attribute
+    from tl_l2norm.analysis.causal import causal_differences, causal_table
+    from tl_l2norm.analysis.correlation import correlation_table
+    from tl_l2norm.analysis.curves import compare_late, layer_curve, mode_differences
+    from tl_l2norm.analysis.dynamics import dynamics
+    from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features, top_tokens
+    from tl_l2norm.analysis.theory import assumption_table, bound_points, bound_table
     from tl_l2norm.backends import backend_of
     from tl_l2norm.checks import selfcheck
     from tl_l2norm.collection import collect
@@ -20,16 +26,21 @@ if TYPE_CHECKING:
     from tl_l2norm.interventions.rerun import ALRR
     from tl_l2norm.interventions.steer import ERSS
     from tl_l2norm.interventions.suppress import HighNormSuppression
-    from tl_l2norm.models import load_model
+    from tl_l2norm.models import load_model, random_twin
     from tl_l2norm.norms import l2_norms
+    from tl_l2norm.paper_analysis import Analysis, analyse
+    from tl_l2norm.paper_figures import draw_analysis
+    from tl_l2norm.paper_report import analysis_report
+    from tl_l2norm.pressure import optimisation_pressure
     from tl_l2norm.problem_sources import load_problems, reasoning_gym_problems
     from tl_l2norm.prompts import ChatPrompt, chat_prompt
     from tl_l2norm.reporting import report
     from tl_l2norm.sae_evaluation import evaluate_saes
     from tl_l2norm.sae_training import SaeRecipe, train_saes
-    from tl_l2norm.saes import load_saes
+    from tl_l2norm.saes import load_saes, untrained_saes
     from tl_l2norm.selection import score_table, select
     from tl_l2norm.storage import load_traces, save_traces
+    from tl_l2norm.suppression import suppress_and_ask
     from tl_l2norm.tasks import Problem, make_mixture, make_problems
     from tl_l2norm.thresholds import AdaptiveIQR, Thresholds, iqr_thresholds, quantile_thresholds
     from tl_l2norm.trace import Trace, to_frame
@@ -40,6 +51,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ALRR": "interventions.rerun",
     "AdaptiveIQR": "thresholds",
+    "Analysis": "paper_analysis",
     "ChatPrompt": "prompts",
     "Completion": "generation",
     "ERSS": "interventions.steer",
@@ -47,15 +59,28 @@ _HOME = {
     "Generations": "generation",
     "HighNormSuppression": "interventions.suppress",
     "Problem": "tasks",
+    "ReasoningFeatures": "analysis.reasoning",
     "SaeRecipe": "sae_training",
     "Thresholds": "thresholds",
     "Trace": "trace",
     "accuracy_table": "analysis.accuracy",
+    "analyse": "paper_analysis",
+    "analysis_report": "paper_report",
+    "assumption_table": "analysis.theory",
+    "attribute": "analysis.attribution",
     "backend_of": "backends",
+    "bound_points": "analysis.theory",
+    "bound_table": "analysis.theory",
+    "causal_differences": "analysis.causal",
+    "causal_table": "analysis.causal",
     "chat_prompt": "prompts",
     "collect": "collection",
     "compare_late": "analysis.curves",
+    "correlation_table": "analysis.correlation",
+    "draw_analysis": "paper_figures",
+    "dynamics": "analysis.dynamics",
     "evaluate_saes": "sae_evaluation",
+    "find_reasoning_features": "analysis.reasoning",
     "generate": "generation",
     "iqr_thresholds": "thresholds",
     "is_correct": "verifiers",
@@ -67,8 +92,11 @@ _HOME = {
     "load_traces": "storage",
     "make_mixture": "tasks",
     "make_problems": "tasks",
+    "mode_differences": "analysis.curves",
     "norm_curves": "figures",
+    "optimisation_pressure": "pressure",
     "quantile_thresholds": "thresholds",
+    "random_twin": "models",
     "reasoning_gym_problems": "problem_sources",
     "report": "reporting",
     "run_modes": "evaluation",
@@ -76,30 +104,47 @@ _HOME = {
     "score_table": "selection",
     "select": "selection",
     "selfcheck": "checks",
+    "suppress_and_ask": "suppression",
     "to_frame": "trace",
     "token_heatmap": "figures",
+    "top_tokens": "analysis.reasoning",
     "train_saes": "sae_training",
+    "untrained_saes": "saes",
 }
 
 __all__ = [
     "ALRR",
     "ERSS",
     "AdaptiveIQR",
+    "Analysis",
     "ChatPrompt",
     "Completion",
     "FeatureActs",
     "Generations",
     "HighNormSuppression",
     "Problem",
+    "ReasoningFeatures",
     "SaeRecipe",
     "Thresholds",
     "Trace",
     "accuracy_table",
+    "analyse",
+    "analysis_report",
+    "assumption_table",
+    "attribute",
     "backend_of",
+    "bound_points",
+    "bound_table",
+    "causal_differences",
+    "causal_table",
     "chat_prompt",
     "collect",
     "compare_late",
+    "correlation_table",
+    "draw_analysis",
+    "dynamics",
     "evaluate_saes",
+    "find_reasoning_features",
     "generate",
     "iqr_thresholds",
     "is_correct",
@@ -111,8 +156,11 @@ __all__ = [
     "load_traces",
     "make_mixture",
     "make_problems",
+    "mode_differences",
     "norm_curves",
+    "optimisation_pressure",
     "quantile_thresholds",
+    "random_twin",
     "reasoning_gym_problems",
     "report",
     "run_modes",
@@ -120,9 +168,12 @@ __all__ = [
     "score_table",
     "select",
     "selfcheck",
+    "suppress_and_ask",
     "to_frame",
     "token_heatmap",
+    "top_tokens",
     "train_saes",
+    "untrained_saes",
     "widgets",
 ]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from tl_l2norm.saes import sae_key
 from tl_l2norm.storage import load_traces, replace_file, save_traces
 from tl_l2norm.tasks import Problem
 from tl_l2norm.trace import Label, Trace
-from tl_l2norm.verifiers import is_correct
+from tl_l2norm.verifiers import extract_answer, is_correct
 
 MODES: tuple[Mode, ...] = ("think", "direct")
 
@@ -78,7 +80,8 @@ def run_modes(
         progress: show progress bars.
 
     Returns:
-        One result per mode and problem. Traces carry the labels mode, prompt (the problem's id), family and level.
+        One result per mode and problem. Traces carry the labels mode, prompt (the problem's id), family, level and, where the
+        response states an answer, answer_at (position of its first token).
     """
     backend = backend_of(model)
     if backend.tokenizer is None:
@@ -122,6 +125,8 @@ class _Run:
 
     def _judge(self, problem: Problem, prompt: ChatPrompt, completion: Completion) -> Result:
         assert completion.trace is not None
+        at = answer_at(problem, completion.trace)
+        trace = completion.trace if at is None else completion.trace.with_labels(answer_at=at)
         return Result(
             problem=problem,
             mode=self.mode,
@@ -130,7 +135,7 @@ class _Run:
             finish_reason=completion.finish_reason,
             correct=is_correct(problem, prompt.answer_prefix + completion.text),
             direct=is_direct(completion.text) if self.mode == "direct" else None,
-            trace=completion.trace,
+            trace=trace,
         )
 
     def resume(self, problems: Sequence[Problem], folder: Path) -> list[Result]:
@@ -153,6 +158,18 @@ class _Run:
         kept = {name: value for name, value in self.options.items() if name not in ("batch_size", "progress", "saes")}
         kept["saes"] = dict(self.sae_keys)
         return hashlib.sha256(json.dumps([what, kept], sort_keys=True, default=list).encode()).hexdigest()[:16]
+
+
+def answer_at(problem: Problem, trace: Trace) -> int | None:
+    """Position of the token at which the answer that a response states begins; None where it states none, or in other words."""
+    texts = trace.str_tokens[trace.prompt_len :]
+    text = "".join(texts)
+    given = extract_answer(problem, text)
+    found = [m.start() for m in re.finditer(rf"(?<!\w){re.escape(given)}(?!\w)", text)] if given else []
+    if not found:
+        return None
+    ends = itertools.accumulate(map(len, texts))
+    return trace.prompt_len + next(i for i, end in enumerate(ends) if end > found[-1])
 
 
 def _seed(seed: int, mode: Mode, problem: Problem) -> int:

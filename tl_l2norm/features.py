@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -49,7 +50,8 @@ class FeatureActs:
     @property
     def _rows(self) -> Int[Tensor, " active"]:
         """Position of each active latent."""
-        return torch.repeat_interleave(torch.arange(len(self)), self.l0)
+        # numpy: torch's own starts threads for these few numbers, which on busy cores takes milliseconds
+        return torch.from_numpy(np.repeat(np.arange(len(self)), self.l0.numpy()))
 
     def dense(self) -> Float[Tensor, "pos d_sae"]:
         """All activations, as `sae.encode` gives them."""
@@ -69,6 +71,11 @@ class FeatureActs:
             weight[torch.as_tensor(latents, dtype=torch.long)] = 1.0
             values = values * weight[self.latents.long()]
         return torch.zeros(len(self), dtype=values.dtype).index_add_(0, self._rows, values)
+
+    def weighted_sum(self, weights: Float[Tensor, " pos"]) -> Float[Tensor, " d_sae"]:
+        """Sum over positions of each latent's activation times the position's weight."""
+        values = self.values * weights[self._rows]
+        return torch.from_numpy(np.bincount(self.latents.numpy(), values.numpy(), minlength=self.d_sae)).to(values.dtype)
 
     def at(self, position: int) -> dict[int, float]:
         """Active latents at one position, the strongest first."""

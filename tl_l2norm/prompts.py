@@ -33,7 +33,8 @@ _INSTRUCTIONS: dict[Mode, str] = {
     "think": "Think step by step, then give the final answer after 'The answer is'.",
     "direct": "Answer at once, without any explanation.",
 }
-_ANSWER_PREFIX = "The answer is"
+ANSWER_PREFIX = "The answer is"
+"""Forced beginning of a direct answer where a template has no switch."""
 
 _TAG = "|".join(re.escape(tag) for pair in THINK_TAGS for tag in pair)
 _EMPTY_THOUGHT = "|".join(rf"{re.escape(start)}\s*{re.escape(end)}" for start, end in THINK_TAGS)
@@ -97,7 +98,7 @@ def _render_mode(tokenizer: Tokenizer, question: str, mode: Mode, system: str | 
     text = _render(tokenizer, f"{question}\n{_INSTRUCTIONS[mode]}", system, {})
     if mode == "think":
         return text, ""
-    return _close_thought(text), _ANSWER_PREFIX
+    return _close_thought(text), ANSWER_PREFIX
 
 
 def _render(tokenizer: Tokenizer, question: str, system: str | None, switches: dict[str, bool]) -> str:

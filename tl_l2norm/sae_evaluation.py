@@ -8,14 +8,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
 
-from tl_l2norm.analysis.resampling import RESAMPLES
+from tl_l2norm.analysis.resampling import interval, prompt_weights
 from tl_l2norm.backends import backend_of
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.sae_training import read_states
 from tl_l2norm.saes import check_saes
 from tl_l2norm.sequences import SequenceLike, tokenize
+
+_ACTIVATIONS_AT_ONCE = 1 << 24  # 64 MB in float32
+_STATES_AT_ONCE = 1 << 26  # numbers of all layers that are read in one pass: 256 MB in float32
 
 
 def evaluate_saes(
@@ -27,10 +33,12 @@ def evaluate_saes(
     sink_ratio: float = SINK_RATIO,
     prepend_bos: bool | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Explained variance of each SAE over all tokens of some sequences, sinks and padding left out.
 
-    `explained_variance = 1 - sum ||h - sae(h)||^2 / sum ||h - mean h||^2`, its 95% interval by resampling sequences.
+    `explained_variance = 1 - sum ||h - sae(h)||^2 / sum ||h - mean h||^2`, `residual = sum ||h - sae(h)||^2 / sum ||h||^2`, both
+    with 95% intervals by resampling sequences.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`.
@@ -40,52 +48,74 @@ def evaluate_saes(
         sink_ratio: a norm over this many times its layer's median over the prompt is a sink's.
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         seed: of the resampling.
+        progress: show a progress bar.
 
     Returns:
-        One row per layer: layer, explained_variance, low, high, l0 (mean active latents of a token), dead (latents that are
-        never active here), d_sae, n (sequences), n_tokens, seed.
+        One row per layer: layer, explained_variance, low, high, residual, residual_low, residual_high, l0 (mean active latents of a
+        token), dead (latents that are never active here), d_sae, n (sequences), n_tokens, seed.
     """
     backend = backend_of(model)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos)
-    rows = []
-    for layer, sae in check_saes(backend, saes).items():
-        sums: list[np.ndarray] = []  # of each sequence: tokens, squared error, squares, then the sum of its states
-        active, fired = 0, torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
-        for start in range(0, len(items), sequences_at_once):
-            for states in read_states(backend, items[start : start + sequences_at_once], layer, sink_ratio):
-                acts, error = _error(sae, states)
-                active += int((acts != 0).sum())
-                fired |= (acts != 0).any(0).cpu()
-                x = states.double().cpu()
-                sums.append(np.array([len(x), error, float(x.pow(2).sum()), *x.sum(0).tolist()]))
-        table = np.stack(sums)
-        draws = np.random.default_rng(seed).multinomial(len(table), np.full(len(table), 1 / len(table)), size=RESAMPLES)
-        low, high = np.quantile(_explained(draws @ table), [0.025, 0.975])
+    tallies = {layer: _Tally(sae) for layer, sae in check_saes(backend, saes).items()}
+    longest = sequences_at_once * max(map(len, items)) * backend.d_model
+    at_once = max(1, _STATES_AT_ONCE // longest)
+    layers = list(tallies)
+    with tqdm(total=len(items) * len(layers), desc="evaluate SAEs", unit="seq", disable=not progress, delay=2) as bar:
+        for group in (layers[i : i + at_once] for i in range(0, len(layers), at_once)):
+            for start in range(0, len(items), sequences_at_once):
+                states = read_states(backend, items[start : start + sequences_at_once], group, sink_ratio)
+                for layer, sequences in states.items():
+                    tallies[layer].add(sequences)
+                    bar.update(len(sequences))
+    return pd.DataFrame([{"layer": layer, **tally.row(seed), "seed": seed} for layer, tally in tallies.items()])
+
+
+class _Tally:
+    """What one SAE made of the sequences so far."""
+
+    def __init__(self, sae: Any) -> None:
+        self.sae = sae
+        self.sums: list[np.ndarray] = []  # of each sequence: tokens, squared error, squares, then the sum of its states
+        self.active = 0
+        self.fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
+
+    def add(self, sequences: Sequence[Float[Tensor, "_ d_model"]]) -> None:
+        errors = []
+        for part in torch.split(torch.cat(list(sequences)), max(1, _ACTIVATIONS_AT_ONCE // len(self.fired))):
+            acts, error = _error(self.sae, part)
+            self.active += int((acts != 0).sum())
+            self.fired |= (acts != 0).any(0).cpu()
+            errors.append(error)
+        for states, error in zip(sequences, torch.split(torch.cat(errors), [len(s) for s in sequences]), strict=True):
+            x = states.double().cpu()
+            self.sums.append(np.array([len(x), float(error.sum()), float(x.pow(2).sum()), *x.sum(0).tolist()]))
+
+    def row(self, seed: int) -> dict[str, object]:
+        table = np.stack(self.sums)
+        draws = prompt_weights(len(table), seed=seed) @ table
+        explained, residual = (interval(float(f(table.sum(0)[None])[0]), f(draws), len(table)) for f in (_explained, _residual))
         n_tokens = int(table[:, 0].sum())
-        rows.append(
-            {
-                "layer": layer,
-                "explained_variance": float(_explained(table.sum(0)[None])[0]),
-                "low": float(low),
-                "high": float(high),
-                "l0": active / n_tokens,
-                "dead": int((~fired).sum()),
-                "d_sae": int(sae.cfg.d_sae),
-                "n": len(table),
-                "n_tokens": n_tokens,
-                "seed": seed,
-            }
-        )
-    return pd.DataFrame(rows)
+        return {
+            "explained_variance": explained.mean,
+            "low": explained.low,
+            "high": explained.high,
+            "residual": residual.mean,
+            "residual_low": residual.low,
+            "residual_high": residual.high,
+            "l0": self.active / n_tokens,
+            "dead": int((~self.fired).sum()),
+            "d_sae": len(self.fired),
+            "n": len(table),
+            "n_tokens": n_tokens,
+        }
 
 
 @torch.no_grad()
-def _error(sae: Any, states: torch.Tensor) -> tuple[torch.Tensor, float]:
+def _error(sae: Any, states: Float[Tensor, "states d_model"]) -> tuple[Float[Tensor, "states d_sae"], Float[Tensor, " states"]]:
     """Feature activations, and the squared error of what is decoded from them."""
     acts = sae.encode(states.to(sae.device))
     acts = acts.to_dense() if acts.is_sparse else acts
-    error = (states.to(sae.device) - sae.decode(acts)).double().pow(2).sum()
-    return acts, float(error)
+    return acts, (states.to(sae.device) - sae.decode(acts)).double().pow(2).sum(1).cpu()
 
 
 def _explained(sums: np.ndarray) -> np.ndarray:
@@ -93,3 +123,9 @@ def _explained(sums: np.ndarray) -> np.ndarray:
     n, error, squares, total = sums[:, 0], sums[:, 1], sums[:, 2], sums[:, 3:]
     explained: np.ndarray = 1 - error / (squares - (total**2).sum(1) / n)
     return explained
+
+
+def _residual(sums: np.ndarray) -> np.ndarray:
+    """From the same rows: the share of the squared norm that is not reconstructed."""
+    residual: np.ndarray = sums[:, 1] / sums[:, 2]
+    return residual

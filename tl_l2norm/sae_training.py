@@ -8,7 +8,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, redirect_stderr
+from contextlib import ExitStack, nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,8 @@ class _States:
         groups = [order[start : start + self.at_once] for start in range(0, len(order), self.at_once)]
         self.rng.shuffle(groups)
         for group in groups:
-            yield torch.cat(read_states(self.backend, [self.items[i] for i in group], self.layer, self.sink_ratio))
+            states = read_states(self.backend, [self.items[i] for i in group], [self.layer], self.sink_ratio)
+            yield torch.cat(states[self.layer])
 
     def _large_parts(self, least: int) -> Iterator[Float[Tensor, "states d_model"]]:
         waiting: list[Tensor] = []
@@ -194,19 +195,25 @@ class _States:
 
 
 def read_states(
-    backend: Backend, items: Sequence[TokenSequence], layer: int, sink_ratio: float
-) -> list[Float[Tensor, "states d_model"]]:
-    """`resid_post` of each sequence at one layer, without its attention sinks, in float32."""
+    backend: Backend, items: Sequence[TokenSequence], layers: Sequence[int], sink_ratio: float
+) -> dict[int, list[Float[Tensor, "states d_model"]]]:
+    """`resid_post` of each sequence at these layers, without its attention sinks, in float32."""
     tokens, mask = pad_left([item.tokens for item in items], backend.device)
-    with torch.no_grad(), backend.capture_stream(layer) as streams:
+    with torch.no_grad(), ExitStack() as stack:
+        streams = {layer: stack.enter_context(backend.capture_stream(layer)) for layer in layers}
         backend.forward(tokens, mask)
-    found = []
-    for item, stream in zip(items, streams[0], strict=True):
-        states = stream[-len(item) :].float()
-        norms = l2_norms(states)[None].cpu()
-        is_sink = find_sinks(norms, sink_bounds(norms, prompt_len=item.prompt_len, ratio=sink_ratio))[0]
-        found.append(states[~is_sink.to(states.device)])
-    return found
+    return {
+        layer: [_without_sinks(*pair, sink_ratio) for pair in zip(items, streams[layer][0], strict=True)] for layer in layers
+    }
+
+
+def _without_sinks(
+    item: TokenSequence, stream: Float[Tensor, "pos d_model"], sink_ratio: float
+) -> Float[Tensor, "states d_model"]:
+    states = stream[-len(item) :].float()
+    norms = l2_norms(states)[None].cpu()
+    is_sink = find_sinks(norms, sink_bounds(norms, prompt_len=item.prompt_len, ratio=sink_ratio))[0]
+    return states[~is_sink.to(states.device)]
 
 
 def _key(backend: Backend, items: Sequence[TokenSequence], recipe: SaeRecipe, sink_ratio: float) -> str:

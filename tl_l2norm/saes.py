@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from tl_l2norm.backends import Backend
+from tl_l2norm.draws import hash_keys
 from tl_l2norm.hook_names import did_you_mean, layer_ranges, resid_post
 from tl_l2norm.models import OURS, bundled_folder
 from tl_l2norm.protocols import SparseAutoencoder
@@ -142,6 +144,24 @@ def _by_layer(loaded: Sequence[tuple[str, Any]]) -> dict[int, Any]:
     return dict(sorted(found.items()))
 
 
+def untrained_saes(saes: Mapping[int, Any], *, seed: int = 0) -> dict[int, Any]:
+    """SAEs of the same kind and shape with weights as they are before training, for a control.
+
+    A wide random dictionary follows the norm by itself: what it shows as well, training did not put there.
+    """
+    found: dict[int, Any] = {}
+    for layer, sae in saes.items():
+        cfg = copy.deepcopy(sae.cfg)
+        if getattr(cfg, "metadata", None) is not None:
+            cfg.metadata.note = f"untrained, seed {seed}"
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(hash_keys(seed, layer)))
+            with torch.device("cpu"):
+                twin = type(sae)(cfg)
+        found[layer] = twin.to(sae.device).eval()
+    return found
+
+
 def read_layer(hook_name: str | None) -> int | None:
     """The layer whose `resid_post` a hook name means, under any of its names: the next block's input is the same tensor."""
     match = re.fullmatch(r"blocks\.(\d+)\.(hook_resid_post|hook_out|hook_resid_pre|hook_in)", hook_name or "")
@@ -223,4 +243,5 @@ def describe_sae(sae: Any) -> str:
     where = getattr(meta, "hook_name", None) or "unnamed hook point"
     model = getattr(meta, "model_name", None) or "unnamed model"
     scaled = getattr(cfg, "normalize_activations", "none")
-    return f"{kind}, {cfg.d_sae} latents, {where} of {model}" + (f", input {scaled}" if scaled != "none" else "")
+    notes = ["" if scaled == "none" else f"input {scaled}", getattr(meta, "note", None)]
+    return ", ".join([str(kind), f"{cfg.d_sae} latents", f"{where} of {model}", *filter(None, notes)])

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_l2norm.analysis.resampling import RESAMPLES, Estimate, bootstrap_mean, estimate
+from tl_l2norm.analysis.pairing import Tokens, meant, mode_means, pair_modes, weighted_mean
+from tl_l2norm.analysis.quantities import Latents, values
+from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Estimate, bootstrap_mean, estimate
 from tl_l2norm.trace import Trace, require_comparable
-
-Quantity = Literal["l2_norm", "feature_sum"]
-"""What is averaged: the norm, or the summed activation of the SAE's latents."""
-
-Tokens = Literal["read", "chosen"]
-"""Which tokens stand for a response: its own, as they are read back, or those from which its tokens are chosen, one place
-earlier: the last of the prompt, at which a direct answer is worked out, is then among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,7 +22,7 @@ class LayerCurve:
     """Mean of response tokens per layer, with a 95% interval over prompts."""
 
     mode: str
-    quantity: Quantity = "l2_norm"
+    quantity: str = "l2_norm"
     layers: tuple[int, ...]
     late: tuple[int, ...]
     """Those of them that are late layers of the model."""
@@ -81,41 +74,46 @@ class LateComparison:
         return f"Thinking norms are {word} than direct ones in the late layers ({where}): {figures}."
 
 
-MIN_PROMPTS = 8
-"""Below this a bootstrap interval is fiction."""
-
-
-def response_means(trace: Trace, quantity: Quantity = "l2_norm", tokens: Tokens = "read") -> Float[Tensor, " layer"]:
+def response_means(
+    trace: Trace, quantity: str = "l2_norm", tokens: Tokens = "read", features: Latents | None = None
+) -> Float[Tensor, " layer"]:
     """Mean over the response's tokens, sinks left out; NaN where there is none, or no SAE."""
-    is_meant = torch.arange(len(trace)) >= trace.prompt_len - (tokens == "chosen")
-    keep = is_meant[None] & ~trace.is_sink
-    values = trace.l2_norms
-    if quantity == "feature_sum":
-        missing = torch.full((len(trace),), torch.nan)
-        values = torch.stack([trace.features[layer].total() if layer in trace.features else missing for layer in trace.layers])
-    return torch.where(keep, values, 0).sum(1) / keep.sum(1)
+    return weighted_mean(trace, values(trace, quantity, features), meant(trace, tokens).float())
 
 
 def layer_curve(
-    traces: Sequence[Trace], *, mode: str, quantity: Quantity = "l2_norm", seed: int = 0, resamples: int = RESAMPLES
+    traces: Sequence[Trace],
+    *,
+    mode: str,
+    quantity: str = "l2_norm",
+    features: Latents | None = None,
+    tokens: Tokens = "read",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> LayerCurve:
     """The curve of one mode. Several traces of one prompt (label "prompt") are averaged first: prompts are what is resampled.
 
+    Args:
+        traces: of one mode.
+        mode: its name.
+        quantity: "l2_norm", a recorded metric, "feature_sum" (all latents of the SAE) or "reasoning_sum".
+        features: for "reasoning_sum", from `find_reasoning_features`.
+        tokens: "read", the response's own, or "chosen", those from which they were chosen.
+        seed: of the resampling.
+        resamples: how many.
+
     Raises:
-        ValueError: no traces, traces that are not comparable, none with a response, or no SAE features to average.
+        ValueError: no traces, traces that are not comparable, none with a response, a quantity that was not recorded, or prompts
+            that the features were chosen on.
     """
     require_comparable(traces)
-    if quantity == "feature_sum":
-        if not all(trace.features for trace in traces):
-            raise ValueError(
-                "some traces have no SAE features: record them with collect(..., saes=...) or generate(..., saes=...)"
-            )
+    if quantity in ("feature_sum", "reasoning_sum") and all(trace.features for trace in traces):
         traces = [trace.select([layer for layer in trace.layers if layer in trace.features]) for trace in traces]
         require_comparable(traces)
-    values = np.stack(list(_by_prompt(traces, quantity).values()))
-    if np.isnan(values).all():
+    means = np.stack(list(_by_prompt(traces, quantity, tokens, features).values()))
+    if np.isnan(means).all():
         raise ValueError(f"no {mode!r} trace has a response token: collect over prompts with responses, or use generate")
-    mean, low, high = bootstrap_mean(values, seed=seed, resamples=resamples)
+    mean, low, high = bootstrap_mean(means, seed=seed, resamples=resamples)
     return LayerCurve(
         mode=mode,
         quantity=quantity,
@@ -124,8 +122,8 @@ def layer_curve(
         mean=mean,
         low=low,
         high=high,
-        n=int((~np.isnan(values).all(1)).sum()),
-        n_tokens=int(sum(int(trace.is_response.sum()) for trace in traces)),
+        n=int((~np.isnan(means).all(1)).sum()),
+        n_tokens=int(sum(int(meant(trace, tokens).sum()) for trace in traces)),
         seed=seed,
         model=traces[0].provenance.model,
     )
@@ -164,14 +162,44 @@ def compare_late(
     )
 
 
-def _by_prompt(traces: Sequence[Trace], quantity: Quantity, tokens: Tokens = "read") -> Mapping[object, NDArray[np.float64]]:
+def mode_differences(
+    think: Sequence[Trace],
+    direct: Sequence[Trace],
+    *,
+    quantity: str = "l2_norm",
+    features: Latents | None = None,
+    tokens: Tokens = "read",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> pd.DataFrame:
+    """Thinking minus direct at each layer, paired by prompt.
+
+    Returns:
+        One row per layer: layer, quantity, difference, low, high, n (prompts), seed, model.
+
+    Raises:
+        ValueError: modes with different prompts, fewer than 8, traces that are not comparable, or a quantity that was not recorded.
+    """
+    pairs = pair_modes(think, direct)
+    first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
+    mean, low, high = bootstrap_mean(first - second, seed=seed, resamples=resamples)
+    counts = (~np.isnan(first - second)).sum(0)
+    frame = pd.DataFrame({"layer": think[0].layers, "quantity": quantity, "difference": mean, "low": low, "high": high})
+    return frame.assign(n=counts, seed=seed, model=think[0].provenance.model)
+
+
+def _by_prompt(
+    traces: Sequence[Trace], quantity: str, tokens: Tokens = "read", features: Latents | None = None
+) -> Mapping[object, NDArray[np.float64]]:
     """Means [layer] of each prompt, over its samples; without the label "prompt" each trace is its own."""
     groups: dict[object, list[NDArray[np.float64]]] = {}
     for i, trace in enumerate(traces):
-        groups.setdefault(trace.labels.get("prompt", i), []).append(response_means(trace, quantity, tokens).double().numpy())
+        groups.setdefault(trace.labels.get("prompt", i), []).append(
+            response_means(trace, quantity, tokens, features).double().numpy()
+        )
     means = {}
-    for prompt, values in groups.items():
-        stacked = np.stack(values)
+    for prompt, found in groups.items():
+        stacked = np.stack(found)
         held = ~np.isnan(stacked).all(1)
         means[prompt] = stacked[held].mean(0) if held.any() else stacked[0]
     return means

@@ -1,18 +1,29 @@
-"""Intervals by resampling prompts: tokens of one sequence are not independent, prompts are."""
+"""Intervals by resampling prompts: tokens of one sequence are not independent, prompts are.
+
+All are 95% percentile bootstrap intervals, expanded for small n (Hesterberg, "What Teachers Should Know About the Bootstrap",
+arXiv 1411.5279): with 8 prompts the plain ones miss the truth in 12% of cases, these in 6%.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, stdtrit
+
+Array = NDArray[np.float64]
 
 RESAMPLES = 2000
+
+MIN_PROMPTS = 8
+"""Below this an interval is fiction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A mean over prompts with its 95% bootstrap interval."""
+    """A figure over prompts with its 95% bootstrap interval."""
 
     mean: float
     low: float
@@ -30,10 +41,8 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def bootstrap_mean(
-    values: NDArray[np.floating], *, seed: int = 0, resamples: int = RESAMPLES
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Mean over the first axis (prompts) and its 95% percentile bootstrap interval.
+def bootstrap_mean(values: NDArray[np.floating], *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[Array, Array, Array]:
+    """Mean over the first axis (prompts) and its 95% interval.
 
     Args:
         values: [prompt, ...]; NaN marks a prompt that has no value there and is left out.
@@ -44,21 +53,64 @@ def bootstrap_mean(
         mean, low, high: each of the shape of one prompt's values; low and high are NaN below two prompts.
     """
     values = np.asarray(values, dtype=np.float64)
+    mean, draws = resampled_means(values, seed=seed, resamples=resamples)
+    counts, flat = (~np.isnan(values)).sum(0).reshape(-1), draws.reshape(resamples, -1)
+    low, high = np.full((2, flat.shape[1]), np.nan)
+    for n in np.unique(counts[counts >= 2]):
+        at = counts == n
+        quantile = np.nanquantile if n < len(values) else np.quantile  # a resample of few may hold none of a column's
+        low[at], high[at] = quantile(flat[:, at], tails(int(n)), axis=0)
+    return mean, low.reshape(mean.shape), high.reshape(mean.shape)
+
+
+def resampled_means(values: NDArray[np.floating], *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[Array, Array]:
+    """Mean over the first axis (prompts), and the means of as many prompts drawn with replacement: [resamples, ...]."""
+    values = np.asarray(values, dtype=np.float64)
     if values.ndim == 0 or values.shape[0] == 0:
         raise ValueError("no prompts to average over")
-    n = values.shape[0]
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    weights = prompt_weights(values.shape[0], seed=seed, resamples=resamples)
     present = ~np.isnan(values)
-    flat, held = np.where(present, values, 0).reshape(n, -1), present.reshape(n, -1).astype(np.float64)
+    flat = np.where(present, values, 0).reshape(len(values), -1)
+    held = present.reshape(len(values), -1).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = flat.sum(0) / held.sum(0)
-        draws = (weights @ flat) / (weights @ held)
-    low, high = np.full((2, flat.shape[1]), np.nan)
-    enough = held.sum(0) >= 2
-    if enough.any():
-        low[enough], high[enough] = np.nanquantile(draws[:, enough], [0.025, 0.975], axis=0)
-    shape = values.shape[1:]
-    return mean.reshape(shape), low.reshape(shape), high.reshape(shape)
+        mean, draws = flat.sum(0) / held.sum(0), (weights @ flat) / (weights @ held)
+    return mean.reshape(values.shape[1:]), draws.reshape(resamples, *values.shape[1:])
+
+
+def prompt_weights(n: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Array:
+    """How often each of n prompts is drawn: [resamples, n]."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+
+
+def bootstrap(
+    values: NDArray[np.floating], statistic: Callable[[Array], Array], *, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
+    """A statistic of the prompts' mean, such as the bend of a mean curve, with its 95% interval.
+
+    Args:
+        values: [prompt, ...], NaN as in `bootstrap_mean`.
+        statistic: from means [resample, ...] to [resample]; NaN where it is not defined.
+        seed: of the resampling.
+        resamples: how many.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    mean, draws = resampled_means(values, seed=seed, resamples=resamples)
+    n = int((~np.isnan(values)).reshape(len(values), -1).any(1).sum())
+    return interval(float(statistic(mean[None])[0]), statistic(draws), n)
+
+
+def interval(value: float, draws: NDArray[np.floating], n: int) -> Estimate:
+    """An estimate from a statistic's value and its values in resamples; no interval where a tenth of those is not defined."""
+    found = draws[~np.isnan(draws)]
+    defined = n >= 2 and len(found) >= 0.9 * len(draws)
+    low, high = np.quantile(found, tails(n)) if defined else (np.nan, np.nan)
+    return Estimate(mean=value, low=float(low), high=float(high), n=n)
+
+
+def tails(n: int) -> tuple[float, float]:
+    """Quantiles of the resamples that bound a 95% interval: 0.025 and 0.975 for many prompts, further out for few."""
+    outer = float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.025)))
+    return outer, 1 - outer
 
 
 def estimate(values: NDArray[np.floating], *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:

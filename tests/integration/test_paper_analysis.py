@@ -1,0 +1,216 @@
+"""The whole analysis on the tiny reasoner: its tables, its verdicts, and going on from what was saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import tl_l2norm as l2
+from tests import models
+from tl_l2norm import paper_analysis
+from tl_l2norm.evaluation import answer_at
+from tl_l2norm.paper_analysis import CONTROLS, analyse
+from tl_l2norm.prompts import chat_prompt
+from tl_l2norm.tasks import Problem
+
+N = 24
+OPTIONS: dict[str, Any] = {
+    "quantiles": (0.8,),
+    "control_states": 4096,
+    "max_new_tokens": 96,
+    "batch_size": 24,
+    "sink_ratio": 20.0,
+    "progress": False,
+}
+
+
+@pytest.fixture(scope="module")
+def reasoner() -> Any:
+    return l2.load_model("tiny-reasoner", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def problems() -> tuple[Problem, ...]:
+    return l2.make_mixture(N, families="compact", levels=[2, 4], split="test", seed=11)
+
+
+@pytest.fixture(scope="module")
+def saes() -> Any:
+    pytest.importorskip("sae_lens", reason="SAEs need the extra sae")
+    return l2.load_saes("tiny-reasoner")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("analysis")
+
+
+@pytest.fixture(scope="module")
+def found(reasoner: Any, saes: Any, problems: Any, folder: Path) -> Any:
+    return analyse(reasoner, saes, problems, save_to=folder, **OPTIONS)
+
+
+def test_every_claim_has_a_verdict_and_a_reason(found: Any) -> None:
+    claims = found.claims()
+    assert claims["number"].tolist() == list(range(1, 16))
+    assert set(claims["verdict"]) <= {"supported", "not supported", "can't be tested here"}
+    untested = claims[claims["verdict"] == "can't be tested here"]
+    assert set(untested["number"]) <= {11, 13, 15}, "only these take what is not there: other models, large families, methods"
+    assert (claims["why"] != "").all()
+    assert (claims.loc[~claims["number"].isin(untested["number"]), ["measured", "interval", "control"]] != "").all().all()
+    assert "reasoning features spike" in repr(found).replace("\n", " ") and "tiny-reasoner" in repr(found)
+
+
+def test_every_table_says_how_many_prompts_which_seed_and_model(found: Any) -> None:
+    raw = {"accuracy", "accuracy_by_cell", "bound_points", "pressure_tokens", "latents", "top_tokens", "causal_outcomes"}
+    for name, table in found.tables.items():
+        assert len(table), name
+        if name not in raw:
+            assert "n" in table.columns and "seed" in table.columns, name
+            assert (table["n"].dropna() <= N).all(), name
+    held_out = N - len(found.features["trained SAE"].chosen_on)
+    for name in ("curves", "correlations", "bound"):
+        assert (found.tables[name]["n"] <= held_out).all(), f"{name} is of problems that the features were not chosen on"
+
+
+def test_each_control_has_its_features_and_its_rows(found: Any, saes: Any) -> None:
+    assert list(found.features) == ["trained SAE", *CONTROLS]
+    trained, shuffled = found.features["trained SAE"], found.features["shuffled modes"]
+    assert len(trained) > 100, "thinking runs through many kinds of tokens, a direct answer is one"
+    assert {layer: len(latents) for layer, latents in shuffled.latents.items()} == {
+        layer: len(latents) for layer, latents in trained.latents.items()
+    }
+    assert len({features.chosen_on for features in found.features.values()}) == 1
+    for name in ("curves", "correlations", "feature_dynamics"):
+        assert set(found.tables[name]["source"]) == set(found.features), name
+    models_ = found.tables["curves"].groupby("source")["model"].first()
+    assert "random weights" in models_["random-weight model"] and models_["untrained SAE"] == "tiny-reasoner"
+
+
+def test_norm_differences_are_those_of_the_responses(found: Any, reasoner: Any, problems: Any) -> None:
+    """Against responses that are generated here and averaged with plain loops."""
+    results = l2.run_modes(reasoner, problems, max_new_tokens=96, sink_ratio=20.0, batch_size=24, progress=False)
+    means = {mode: [] for mode in ("think", "direct")}
+    for result in results:
+        trace = result.trace
+        keep = [i for i in range(trace.prompt_len, len(trace)) if not trace.is_sink[-1, i]]
+        means[result.mode].append(float(np.mean([float(trace.l2_norms[-1, i]) for i in keep])))
+    table = found.tables["differences"]
+    last = table[(table["source"] == "as asked") & (table["layer"] == 11)].iloc[0]
+    assert last["difference"] == pytest.approx(np.mean(means["think"]) - np.mean(means["direct"]), rel=1e-3)
+    assert last["high"] < 0, "on this model thinking norms are lower in the last layer"
+
+
+def test_it_goes_on_from_what_was_saved(
+    found: Any, reasoner: Any, saes: Any, problems: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing is to be read off the model again")
+
+    monkeypatch.setattr(paper_analysis, "collect", never)
+    monkeypatch.setattr("tl_l2norm.evaluation.generate", never)
+    monkeypatch.setattr("tl_l2norm.suppression.generate", never)
+    again = analyse(reasoner, saes, problems, save_to=folder, **OPTIONS)
+    for name in ("differences", "correlations", "causal", "curves", "features"):
+        pd.testing.assert_frame_equal(again.tables[name], found.tables[name], check_dtype=False)
+    saved = pd.read_csv(folder / "tables" / "causal.csv")
+    assert saved["accuracy"].tolist() == pytest.approx(found.tables["causal"]["accuracy"].tolist())
+
+
+def test_without_saes_and_answers_the_rest_is_measured(reasoner: Any, problems: Any) -> None:
+    open_ = [Problem(question=p.question, answer=None, family=p.family, level=2) for p in problems]
+    found = analyse(reasoner, None, open_, **OPTIONS)
+    claims = found.claims().set_index("number")
+    for number in (1, 3, 4, 5, 6, 7, 8):
+        assert (claims.loc[number, "verdict"], claims.loc[number, "why"]) == ("can't be tested here", "no SAEs were given")
+    assert "known answers" in claims.loc[12, "why"] and "one level" in claims.loc[14, "why"]
+    assert claims.loc[2, "verdict"] == "not supported" and claims.loc[10, "n"] == N
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": 7}, "7 problems: at least 8"),
+        ({"controls": ("random weights",)}, "unknown controls"),
+        ({"saes": "shifted"}, "doesn't fit: it is of blocks.3.hook_resid_post"),
+        ({"saes": "one", "n": 15}, "15 problems: at least 16"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(
+    reasoner: Any, problems: Any, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, request: Any
+) -> None:
+    monkeypatch.setattr(paper_analysis, "run_modes", lambda *_, **__: pytest.fail("asked in spite of bad input"))
+    chosen = None
+    if "saes" in change:
+        own = request.getfixturevalue("saes")
+        chosen = {4: own[3]} if change["saes"] == "shifted" else {3: own[3]}
+    options = {**OPTIONS, **{name: value for name, value in change.items() if name == "controls"}}
+    with pytest.raises(ValueError, match=message):
+        analyse(reasoner, chosen, problems[: change.get("n", N)], **options)
+
+
+# What it is made of
+
+
+def test_untrained_saes_have_the_shape_and_other_weights(saes: Any) -> None:
+    state = torch.random.get_rng_state()
+    blank, again, other = (l2.untrained_saes({5: saes[5]}, seed=seed)[5] for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert type(blank) is type(saes[5]) and blank.W_dec.shape == saes[5].W_dec.shape
+    assert torch.equal(blank.W_enc, again.W_enc) and not torch.equal(blank.W_enc, other.W_enc)
+    assert not torch.allclose(blank.W_enc, saes[5].W_enc)
+    assert not saes[5].cfg.metadata.note, "the SAE that was given is left as it is"
+
+
+def test_features_of_untrained_saes_are_never_taken_for_trained_ones(
+    found: Any, reasoner: Any, saes: Any, problems: Any
+) -> None:
+    features = found.features["trained SAE"]
+    prompt = chat_prompt(reasoner.tokenizer, "mod 10: 7A+5B*3")
+    (trace,) = l2.collect(reasoner, [prompt], saes=l2.untrained_saes(saes), labels=[{"prompt": "new"}], progress=False)
+    with pytest.raises(ValueError, match="the features were found with .* the trace has those of .*untrained"):
+        features.total(trace)
+
+
+def test_arms_of_the_causal_test_do_what_they_say(reasoner: Any, problems: Any) -> None:
+    prompts = [chat_prompt(reasoner.tokenizer, p.question) for p in problems]
+    plain = l2.generate(reasoner, prompts, max_new_tokens=96, batch_size=24, sink_ratio=20.0, progress=False)
+    options = {"max_new_tokens": 96, "batch_size": 24, "sink_ratio": 20.0, "progress": False}
+    outcomes = l2.suppress_and_ask(reasoner, problems, plain.traces, quantiles=(0.8,), **options)
+    assert outcomes.groupby("arm").size().to_dict() == dict.fromkeys(
+        ["none", "high", "random", "low", "swap", "swap random"], N
+    )
+    tau = dict(l2.quantile_thresholds(plain.traces, 0.8))
+    by_hand = l2.HighNormSuppression(tau, layers="late", sink_ratio=20.0)
+    out = l2.generate(reasoner, prompts, interventions=[by_hand], **options)
+    high = outcomes[outcomes["arm"] == "high"].set_index("prompt")
+    assert high["correct"].tolist() == [bool(l2.is_correct(p, c.text)) for p, c in zip(problems, out, strict=True)]
+    events = out.events().query("fired")
+    assert high["events"].sum() == len(events)
+    assert high["positions"].sum() == len(events[["sequence", "position"]].drop_duplicates())
+    assert (outcomes.loc[outcomes["arm"] == "none", ["positions", "events"]] == 0).all().all()
+    table = l2.causal_table(outcomes).set_index("arm")
+    assert table.loc["none", "accuracy"] == np.mean([l2.is_correct(p, c.text) for p, c in zip(problems, plain, strict=True)])
+    assert 0 < table.loc["random", "events"] <= table.loc["high", "events"]
+
+
+def test_the_answer_is_found_where_it_is_stated(smollm2_tokenizer: Any) -> None:
+    model = models.use(models.Case("smollm2", "bridge"))
+    prompt = model.tokenizer("Question:").input_ids
+    for answer, text, expected in (
+        ("42", " 17 and 25 make 42. The answer is 42.", "42"),
+        ("Paris", " The capital is Paris", "Paris"),
+        ("7", " I can't say", None),
+    ):
+        ids = [*prompt, *model.tokenizer(text, add_special_tokens=False).input_ids]
+        (trace,) = l2.collect(model, [ids], prompt_lens=[len(prompt)], progress=False)
+        at = answer_at(Problem(question="q", answer=answer, family="f", options=("Paris",) if answer == "Paris" else ()), trace)
+        assert (at is None) == (expected is None)
+        if at is not None and expected is not None:
+            stated = "".join(trace.str_tokens[at:]).strip()
+            assert stated.startswith(expected) and stated.rstrip(".") == expected

@@ -1,0 +1,131 @@
+"""Verdicts on tables made by hand: the rule, its boundary, and what a missing table says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tl_l2norm.analysis.claims import CLAIMS, claims_table
+
+
+def verdict(number: int, tables: dict[str, pd.DataFrame], notes: dict[str, str] | None = None) -> Any:
+    table = claims_table(tables, notes or {})
+    assert table["number"].tolist() == list(CLAIMS)
+    return table.set_index("number").loc[number]
+
+
+def shape(sharp: tuple[float, float, float], source: str = "trained SAE") -> dict[str, Any]:
+    value, low, high = sharp
+    spike = {"spike": 10.0, "spike_low": 5.0, "spike_high": 15.0}
+    fixed = {"n": 20, "description": "made by hand", "source": source}
+    return {"sharpness": value, "sharpness_low": low, "sharpness_high": high, **spike, **fixed}
+
+
+@pytest.mark.parametrize(
+    ("own", "control", "expected"),
+    [
+        ((0.8, 0.7, 0.9), (0.3, 0.2, 0.4), "supported"),
+        ((0.8, 0.7, 0.9), (0.6, 0.5, 0.75), "not supported"),  # the control's interval reaches into ours
+        ((0.55, 0.45, 0.65), (0.3, 0.2, 0.4), "not supported"),  # not surely over a half
+        ((0.8, 0.7, 0.9), (np.nan, np.nan, np.nan), "supported"),  # a control without a rise
+    ],
+)
+def test_features_must_spike_more_than_every_control(own: Any, control: Any, expected: str) -> None:
+    found = verdict(1, {"feature_dynamics": pd.DataFrame([shape(own), shape(control, "untrained SAE")])})
+    assert found["verdict"] == expected and found["n"] == 20
+    assert ("untrained SAE" in found["control"]) == (not np.isnan(control[0]))
+
+
+def test_without_a_rise_of_features_nothing_can_be_said() -> None:
+    found = verdict(1, {"feature_dynamics": pd.DataFrame([shape((np.nan,) * 3)])})
+    assert found["verdict"] == "can't be tested here" and "no reasoning features" in found["why"]
+
+
+def differences(low: list[float], source: str) -> pd.DataFrame:
+    return pd.DataFrame({"layer": range(len(low)), "low": low, "high": [x + 1 for x in low], "n": 30, "source": source})
+
+
+@pytest.mark.parametrize(
+    ("low", "sharp", "expected"),
+    [([0.1, 0.2], 0.6, "supported"), ([0.1, -0.5], 0.6, "not supported"), ([0.1, 0.2], 0.4, "not supported")],
+)
+def test_the_norm_must_be_above_everywhere_and_spike(low: list[float], sharp: float, expected: str) -> None:
+    table = pd.concat([differences(low, "as asked"), differences([-0.5, -0.5], "shuffled modes")])
+    found = verdict(2, {"differences": table, "dynamics": pd.DataFrame([shape((sharp + 0.1, sharp, 0.9))])})
+    assert found["verdict"] == expected
+    assert found["measured"].startswith(f"above at {sum(x > 0 for x in low)} of 2 layers, below at 0")
+    assert found["control"] == "shuffled modes: above at 0, below at 0"
+
+
+def rho(source: str, quantity: str, low: float, value: float, high: float) -> dict[str, Any]:
+    fixed = {"scope": "tokens", "layer": "late", "n": 25}
+    return {"source": source, "quantity": quantity, "rho": value, "low": low, "high": high, **fixed}
+
+
+@pytest.mark.parametrize(
+    ("entropy", "control", "expected"),
+    [((0.3, 0.4, 0.5), (0.1, 0.2, 0.3), "supported"), ((0.3, 0.4, 0.75), (0.1, 0.2, 0.3), "not supported"), ((0.3, 0.4, 0.5), (0.6, 0.7, 0.8), "not supported")],
+)
+def test_the_norm_must_follow_features_beyond_entropies_and_controls(entropy: Any, control: Any, expected: str) -> None:
+    rows = [rho("trained SAE", "l2_norm", 0.7, 0.8, 0.9), rho("trained SAE", "output_entropy", *entropy)]
+    rows += [rho("untrained SAE", "l2_norm", *control), rho("untrained SAE", "output_entropy", 0.9, 0.9, 0.9)]
+    found = verdict(3, {"correlations": pd.DataFrame(rows)})
+    assert found["verdict"] == expected
+    assert "best entropy (output_entropy) 0.40" in found["measured"] and "84.1" in found["paper"]
+
+
+def bound(premise: list[float]) -> pd.DataFrame:
+    n = [round(100 * p) for p in premise]
+    fixed = {"premise": premise, "premise_low": [p - 0.02 for p in premise], "n_premise": n, "n": 100}
+    return pd.DataFrame({"layer": range(len(premise)), **fixed, "c1": 0.5, "c2": 2.0, "r2": 0.4})
+
+
+def test_the_theorem_needs_its_premise_at_every_layer() -> None:
+    assert verdict(4, {"bound": bound([1.0, 0.97])})["verdict"] == "supported"
+    failed = verdict(4, {"bound": bound([1.0, 0.0])})
+    assert failed["verdict"] == "not supported" and "premise by layer 0% to 100%" in failed["interval"]
+
+
+def assumption(holds: list[str], control: float = 0.5) -> pd.DataFrame:
+    fixed = {"assumption": "A4", "statement": "overlap", "bound": 0.03, "value": 0.01, "low": 0.0, "high": 0.02, "n": 12}
+    return pd.DataFrame({"layer": range(len(holds)), "holds": holds, "control": control, "control_name": "shuffled", **fixed})
+
+
+def test_an_assumption_must_hold_at_every_layer_and_says_when_its_control_does_too() -> None:
+    assert verdict(8, {"assumptions": assumption(["holds", "holds"])})["verdict"] == "supported"
+    assert verdict(8, {"assumptions": assumption(["holds", "undecided"])})["verdict"] == "not supported"
+    assert "says little" not in verdict(8, {"assumptions": assumption(["holds"])})["why"]
+    assert "says little" in verdict(8, {"assumptions": assumption(["holds"], control=0.01)})["why"]
+
+
+def test_suppression_is_judged_over_all_thresholds() -> None:
+    rows = [
+        {"arm": "high", "against": "random", "quantile": 0.8, "difference": 0.5, "low": 0.4, "high": 0.6, "n": 50},
+        {"arm": "high", "against": "random", "quantile": np.nan, "difference": -0.2, "low": -0.3, "high": -0.1, "n": 50},
+        {"arm": "swap", "against": "high", "quantile": np.nan, "difference": -0.4, "low": -0.5, "high": -0.3, "n": 50},
+    ]
+    found = verdict(12, {"causal_differences": pd.DataFrame(rows)})
+    assert found["verdict"] == "supported" and "-20.0 points" in found["measured"]
+    assert found["control"] == "swap minus high -40.0"
+
+
+def test_difficulty_must_survive_the_length_where_that_can_be_told() -> None:
+    own = {"given": "nothing", "rho": 0.5, "low": 0.3, "high": 0.7, "p": 0.001, "n": 40}
+    for low, expected in ((0.1, "supported"), (-0.1, "not supported")):
+        table = pd.DataFrame([own, {**own, "given": "length", "rho": 0.2, "low": low}])
+        assert verdict(14, {"trend": table})["verdict"] == expected
+    same = pd.DataFrame([own, {**own, "given": "length", "rho": np.nan, "low": np.nan}])
+    assert "level and length go together" in verdict(14, {"trend": same})["control"]
+
+
+def test_what_was_not_measured_says_why() -> None:
+    notes = {"features": "no SAEs were given", "causal": "a problem lacks an answer", "correlations": "no SAEs were given"}
+    table = claims_table({}, notes).set_index("number")
+    assert (table["verdict"] == "can't be tested here").all()
+    assert table.loc[12, "why"] == "a problem lacks an answer"
+    assert table.loc[3, "why"] == table.loc[1, "why"] == "no SAEs were given"
+    assert table.loc[13, "why"] == "it was not measured"
+    assert (table["why"] != "").all()

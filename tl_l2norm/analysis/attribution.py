@@ -1,0 +1,142 @@
+"""Is a difference between the modes one of thinking, or of length, position, token types or the answer's token?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from tl_l2norm.analysis.pairing import MATCHES, Match, Pair, Tokens, mode_means, pair_modes
+from tl_l2norm.analysis.quantities import Latents, values
+from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
+from tl_l2norm.hook_names import Layers, layer_ranges
+from tl_l2norm.trace import Trace
+
+_WORDS = {
+    "none": "all tokens",
+    "length": "the first tokens of each, as many as the shorter has",
+    "position": "tokens at the same positions",
+    "token": "tokens of the same types",
+    "answer": "the answer's token alone",
+    "length, by regression": "responses of the same length, by regression over prompts",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Attribution:
+    """A difference between the modes, as it is and when the modes are matched."""
+
+    table: pd.DataFrame
+    """One row per way of matching: match, compared (in words), difference, low, high, n, layers, quantity, seed, model."""
+    quantity: str
+
+    def _rows(self) -> dict[str, pd.Series]:  # type: ignore[type-arg]
+        return {row["match"]: row for _, row in self.table.iterrows()}
+
+    @property
+    def goes_away(self) -> tuple[str, ...]:
+        """Ways of matching after which the difference is not there any more, or has the other sign."""
+        sign = np.sign(self._rows()["none"]["difference"])
+        return tuple(
+            name
+            for name, row in self._rows().items()
+            if name != "none" and row["n"] >= MIN_PROMPTS and not sign * row["low" if sign > 0 else "high"] > 0
+        )
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a difference to begin with."""
+        raw = self._rows()["none"]
+        return bool(raw["n"] >= MIN_PROMPTS and (raw["low"] > 0 or raw["high"] < 0))
+
+    @property
+    def verdict(self) -> str:
+        """In words: what the difference can be put down to."""
+        raw = self._rows()["none"]
+        figures = f"{raw['difference']:.4g} [{raw['low']:.4g}, {raw['high']:.4g}], n = {raw['n']} prompts"
+        if not self.is_there:
+            return f"No difference between the modes: {figures}."
+        word = "higher" if raw["difference"] > 0 else "lower"
+        untested = [name for name, row in self._rows().items() if row["n"] < MIN_PROMPTS]
+        note = f" Not tested for lack of such tokens: {', '.join(untested)}." if untested else ""
+        if not self.goes_away:
+            return f"Thinking is {word}, and stays so however the modes are matched: {figures}.{note}"
+        return f"Thinking is {word} ({figures}), but not when matched by {', '.join(self.goes_away)}.{note}"
+
+
+def attribute(
+    think: Sequence[Trace],
+    direct: Sequence[Trace],
+    *,
+    quantity: str = "l2_norm",
+    layers: Layers = "late",
+    features: Latents | None = None,
+    tokens: Tokens = "read",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Attribution:
+    """Thinking minus direct, mean over some layers, as it is and matched by length, position, token type and answer token.
+
+    A response's length also acts as a whole (each of its tokens may carry it): "length, by regression" is the difference that is
+    left at equal lengths, the intercept of the prompts' differences over the difference of the two lengths.
+
+    Args:
+        think: thinking traces; the label "prompt" pairs them.
+        direct: direct ones.
+        quantity: "l2_norm", a recorded metric, "feature_sum" or "reasoning_sum".
+        layers: over which the mean is taken; by default the late ones that were recorded.
+        features: for "reasoning_sum".
+        tokens: "read", the response's own, or "chosen", those from which they were chosen.
+        seed: of the resampling.
+        resamples: how many.
+
+    Raises:
+        ValueError: modes with different prompts, fewer than 8, or a quantity that was not recorded.
+    """
+    pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
+    read = {id(t): values(t, quantity, features) for members in pairs.values() for pair in members for t in pair}
+    differences = {match: _differences(pairs, read, match, tokens) for match in MATCHES}
+    found: dict[str, Estimate] = {m: estimate(x, seed=seed, resamples=resamples) for m, x in differences.items()}
+    lengths = np.array([np.mean([_length(t) - _length(d) for t, d in members]) for members in pairs.values()])
+    found["length, by regression"] = _at_equal_length(differences["none"], lengths, seed, resamples)
+    table = pd.DataFrame(
+        [
+            {"match": name, "compared": _WORDS[name], "difference": e.mean, "low": e.low, "high": e.high, "n": e.n}
+            for name, e in found.items()
+        ]
+    )
+    chosen = layer_ranges(think[0].select(layers).layers)
+    constant = {"quantity": quantity, "layers": chosen, "seed": seed, "model": think[0].provenance.model}
+    return Attribution(table=table.assign(**constant), quantity=quantity)
+
+
+def _differences(pairs: dict[str, list[Pair]], read: dict[int, Tensor], match: Match, tokens: Tokens) -> Array:
+    first, second = mode_means(pairs, lambda trace: read[id(trace)], match=match, tokens=tokens)
+    found = first - second
+    held = ~np.isnan(found).all(1)
+    differences = np.full(len(found), np.nan)
+    differences[held] = np.nanmean(found[held], axis=1)
+    return differences
+
+
+def _length(trace: Trace) -> int:
+    return len(trace) - trace.prompt_len
+
+
+def _at_equal_length(differences: Array, lengths: Array, seed: int, resamples: int) -> Estimate:
+    """Intercept of differences over differences of length, with its interval; NaN where all lengths differ by the same."""
+    held = ~np.isnan(differences)
+    x, y = lengths[held], differences[held]
+    if len(y) < 3 or np.ptp(x) == 0:
+        return Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
+    weights = np.vstack([np.full(len(y), 1.0), prompt_weights(len(y), seed=seed, resamples=resamples)])
+    total = weights.sum(1)
+    mean_x, mean_y = weights @ x / total, weights @ y / total
+    variance = weights @ x**2 / total - mean_x**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.where(variance > 1e-12, (weights @ (x * y) / total - mean_x * mean_y) / variance, np.nan)
+    intercepts = mean_y - slope * mean_x
+    return interval(float(intercepts[0]), intercepts[1:], len(y))

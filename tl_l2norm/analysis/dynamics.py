@@ -1,0 +1,319 @@
+"""How a quantity rises over the layers, how much more it does in thinking, and whether that tells domain and difficulty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from tl_l2norm.analysis.accuracy import wilson_interval
+from tl_l2norm.analysis.pairing import Tokens, mode_means, pair_modes
+from tl_l2norm.analysis.quantities import Latents, values
+from tl_l2norm.analysis.resampling import (
+    MIN_PROMPTS,
+    RESAMPLES,
+    Array,
+    Estimate,
+    bootstrap,
+    interval,
+    prompt_weights,
+)
+from tl_l2norm.trace import Trace
+
+SHARP = 0.5
+"""Share of the rise in the last quarter of the layers over which it is called a sharp late spike; an even rise has 0.25."""
+
+_GROUPS = ("family", "level")
+
+
+def dynamics(
+    think: Sequence[Trace],
+    direct: Sequence[Trace],
+    *,
+    quantity: str = "l2_norm",
+    by: Sequence[str] = (),
+    features: Latents | None = None,
+    tokens: Tokens = "read",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> pd.DataFrame:
+    """Shape of the mean curve over layers, and thinking against direct in the late layers.
+
+    - onset: layer at which the thinking curve bends upwards, by the two-piece linear fit of least squares; NaN without such a bend.
+    - sharpness: share of the thinking curve's whole rise that falls in the last quarter of the layers; NaN without a rise.
+    - spike: mean over late layers, thinking minus direct. amplification: their ratio.
+
+    Args:
+        think: traces with all layers, with the label "prompt" and those of `by`.
+        direct: to the same prompts.
+        quantity: "l2_norm", a recorded metric, "feature_sum" or "reasoning_sum".
+        by: "family", "level", both, or nothing: a row for each group.
+        features: for "reasoning_sum".
+        tokens: "read", the response's own, or "chosen", those from which they were chosen.
+        seed: of the resampling.
+        resamples: how many.
+
+    Returns:
+        One row per group: the columns of `by`, quantity, then onset, sharpness, spike, amplification, each with _low and _high
+        (NaN below 8 prompts), n (prompts), description, seed, model.
+
+    Raises:
+        ValueError: modes with different prompts, fewer than 8 prompts in all, not all layers recorded, or a label that is missing.
+    """
+    if unknown := set(by) - set(_GROUPS):
+        raise ValueError(f"can't group by {sorted(unknown)}: give any of {', '.join(_GROUPS)}")
+    pairs = pair_modes(think, direct)
+    _require_all_layers(think[0])
+    first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
+    groups = _group_index([members[0][0] for members in pairs.values()], by)
+    late = np.isin(think[0].layers, think[0].late_layers)
+    rows = [
+        {**dict(zip(by, key, strict=True)), "quantity": quantity, **_shape(first[at], second[at], late, seed, resamples)}
+        for key, at in groups.items()
+    ]
+    return pd.DataFrame(rows).assign(seed=seed, model=think[0].provenance.model)
+
+
+def _require_all_layers(trace: Trace) -> None:
+    if len(trace.layers) < trace.provenance.n_layers or trace.provenance.n_layers < 4:
+        raise ValueError(
+            f"the rise over the layers needs all of them (and at least 4): the traces have {len(trace.layers)} of "
+            f"{trace.provenance.n_layers}"
+        )
+
+
+def _group_index(traces: Sequence[Trace], by: Sequence[str]) -> dict[tuple[object, ...], NDArray[np.bool_]]:
+    """Prompts of each group, in the order of its labels."""
+    keys = [tuple(_label(trace, name) for name in by) for trace in traces]
+    return {key: np.array([k == key for k in keys]) for key in sorted(set(keys), key=lambda k: tuple(map(_order, k)))}
+
+
+def _order(label: object) -> tuple[bool, float, str]:
+    number = isinstance(label, int | float)
+    return (not number, float(label) if number else 0.0, str(label))  # type: ignore[arg-type]
+
+
+def _label(trace: Trace, name: str) -> object:
+    if name not in trace.labels:
+        raise ValueError(f"a trace lacks the label {name!r}: trace.with_labels({name}=...), as run_modes gives it")
+    return trace.labels[name]
+
+
+def _shape(think: Array, direct: Array, late: NDArray[np.bool_], seed: int, resamples: int) -> dict[str, object]:
+    found = {
+        "onset": bootstrap(think, onset, seed=seed, resamples=resamples),
+        "sharpness": bootstrap(think, lambda curves: sharpness(curves, late), seed=seed, resamples=resamples),
+    }
+    both = np.stack([think, direct], axis=1)
+    both = both[~np.isnan(both[:, :, late]).any((1, 2))]
+    nothing = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
+    found["spike"] = bootstrap(both, lambda m: _spike(m, late), seed=seed, resamples=resamples) if len(both) else nothing
+    found["amplification"] = (
+        bootstrap(both, lambda m: _ratio(m, late), seed=seed, resamples=resamples) if len(both) else nothing
+    )
+    row: dict[str, object] = {}
+    for name, e in found.items():
+        known = e.n >= MIN_PROMPTS
+        row |= {name: e.mean, f"{name}_low": e.low if known else np.nan, f"{name}_high": e.high if known else np.nan}
+    return {**row, "n": len(both), "description": describe_rise(found["sharpness"], found["onset"])}
+
+
+def _spike(curves: Array, late: NDArray[np.bool_]) -> Array:
+    """Difference of the modes [..., mode, layer] over late layers."""
+    means: Array = curves[..., late].mean(-1)
+    return means[..., 0] - means[..., 1]
+
+
+def _ratio(curves: Array, late: NDArray[np.bool_]) -> Array:
+    """Ratio of the modes [..., mode, layer] over late layers; NaN where the second is 0."""
+    means = curves[..., late].mean(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio: Array = np.where(means[..., 1] != 0, means[..., 0] / means[..., 1], np.nan)
+    return ratio
+
+
+def onset(curves: Array) -> Array:
+    """Layer at which each curve [..., layer] bends upwards: the knot k of the best fit a + b l + c max(0, l - k) with c > 0."""
+    n = curves.shape[-1]
+    layers = np.arange(n)
+    best, at = np.full(curves.shape[:-1], np.inf), np.full(curves.shape[:-1], np.nan)
+    for knot in range(1, n - 1):
+        design = np.stack([np.ones(n), layers, np.maximum(0, layers - knot)], axis=1)
+        fit = np.linalg.pinv(design)
+        weights = curves @ fit.T
+        error = ((curves - weights @ design.T) ** 2).sum(-1)
+        better = (weights[..., 2] > 1e-9) & (error < best)
+        best, at = np.where(better, error, best), np.where(better, float(knot), at)
+    return at
+
+
+def sharpness(curves: Array, late: NDArray[np.bool_]) -> Array:
+    """Share of the whole rise of each curve [..., layer] that falls in the late layers; NaN where it doesn't rise."""
+    before = max(int(np.flatnonzero(late)[0]) - 1, 0)
+    whole = curves[..., -1] - curves[..., 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share: Array = np.where(whole > 0, (curves[..., -1] - curves[..., before]) / whole, np.nan)
+    return share
+
+
+def describe_rise(share: Estimate, bend: Estimate) -> str:
+    """One line on the shape of a curve, with the figure that it rests on."""
+    if np.isnan(share.mean):
+        return "no rise over the layers"
+    figures = f"{share.mean:.0%} [{share.low:.0%}, {share.high:.0%}] of the rise in the last quarter of the layers"
+    figures += "" if np.isnan(bend.mean) else f", bend at layer {bend.mean:.0f}"
+    if share.n < MIN_PROMPTS:
+        return f"too few prompts to say ({share.mean:.0%} of the rise in the last quarter)"
+    if share.low > SHARP:
+        return f"sharp late spike: {figures}"
+    if share.high < SHARP:
+        return f"gradual build-up: {figures}"
+    return f"between a gradual build-up and a sharp late spike: {figures}"
+
+
+def level_trend(
+    think: Sequence[Trace],
+    direct: Sequence[Trace],
+    *,
+    quantity: str = "l2_norm",
+    features: Latents | None = None,
+    tokens: Tokens = "read",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> pd.DataFrame:
+    """Does amplification (late layers, thinking over direct) grow with the level? Spearman's rho over prompts, within families.
+
+    Ranks are centred within each family, so that families of different level or size of norm don't make a trend. The test
+    permutes the levels within families. Beside it the same given the length of the thinking response, which grows with the level.
+
+    Returns:
+        Two rows: given ("nothing", "length"), rho, low, high, p (two-sided), n (prompts), levels (how many), quantity, seed, model.
+
+    Raises:
+        ValueError: as `dynamics`; or one level only.
+    """
+    pairs = pair_modes(think, direct)
+    first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
+    late = np.isin(think[0].layers, think[0].late_layers)
+    firsts = [members[0][0] for members in pairs.values()]
+    levels = np.array([float(_label(trace, "level")) for trace in firsts])  # type: ignore[arg-type]
+    if len(set(levels.tolist())) < 2:
+        raise ValueError("all prompts are of one level: a trend needs at least two")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = first[:, late].mean(1) / second[:, late].mean(1)
+    lengths = np.array([float(len(trace) - trace.prompt_len) for trace in firsts])
+    families = np.unique([str(trace.labels.get("family", "")) for trace in firsts], return_inverse=True)[1]
+    held = np.isfinite(ratio)
+    level, amount, length = (_ranks(x[held], families[held]) for x in (levels, ratio, lengths))
+    rows = []
+    for given in ("nothing", "length"):
+        against = _without(amount, length) if given == "length" else amount
+        trend = _without(level, length) if given == "length" else level
+        rows.append({"given": given, **_trend(trend, against, families[held], seed, resamples)})
+    constant = {"levels": len(set(levels.tolist())), "quantity": quantity, "seed": seed, "model": think[0].provenance.model}
+    return pd.DataFrame(rows).assign(**constant)
+
+
+def _ranks(x: Array, families: NDArray[np.intp]) -> Array:
+    """Ranks within each family, about 0, as shares of its size."""
+    found = np.zeros(len(x))
+    for family in np.unique(families):
+        at = families == family
+        ranks = rankdata(x[at])
+        found[at] = (ranks - ranks.mean()) / at.sum()
+    return found
+
+
+def _without(y: Array, x: Array) -> Array:
+    """What of y is not linear in x."""
+    scale = (x**2).sum()
+    return y if scale == 0 else y - x * (x @ y) / scale
+
+
+def _trend(x: Array, y: Array, families: NDArray[np.intp], seed: int, resamples: int) -> dict[str, object]:
+    def correlate(a: Array, b: Array, weights: Array) -> Array:
+        cross, first, second = weights @ (a * b), weights @ a**2, weights @ b**2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rho: Array = np.where(first * second > 1e-18, cross / np.sqrt(first * second), np.nan)
+        return rho
+
+    rho = float(correlate(x, y, np.ones((1, len(x))))[0])
+    found = interval(rho, correlate(x, y, prompt_weights(len(x), seed=seed, resamples=resamples)), len(x))
+    if np.isnan(rho):  # the levels follow from the lengths
+        return {"rho": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "n": len(x)}
+    rng = np.random.default_rng(seed)
+    order = np.argsort(families, kind="stable")
+    keys = np.sort(families)[None] + rng.random((resamples, len(x)))
+    shuffled = np.empty((resamples, len(x)))
+    shuffled[:, order] = x[order][np.argsort(keys, axis=1)]
+    null = (shuffled * y).sum(1) / np.sqrt((x**2).sum() * (y**2).sum())
+    p = (1 + int((np.abs(null) >= abs(rho) - 1e-12).sum())) / (1 + resamples)
+    return {"rho": rho, "low": found.low, "high": found.high, "p": p, "n": len(x)}
+
+
+def family_separation(
+    think: Sequence[Trace],
+    direct: Sequence[Trace],
+    *,
+    quantity: str = "l2_norm",
+    features: Latents | None = None,
+    tokens: Tokens = "read",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> pd.DataFrame:
+    """How well families are told apart: by the spike, by the norms of all layers, and, as a control, by the response's length.
+
+    Families are guessed by the nearest mean of standardised values (over layers, for the profile) of the other half of the
+    prompts, and the other way round.
+
+    Returns:
+        One row per predictor ("spike", "profile", "length"): predictor, accuracy, low, high (Wilson), chance (the largest family's
+        share), n (prompts), families, quantity, seed, model.
+
+    Raises:
+        ValueError: as `dynamics`; or fewer than two families of at least 8 prompts.
+    """
+    pairs = pair_modes(think, direct)
+    first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
+    late = np.isin(think[0].layers, think[0].late_layers)
+    firsts = [members[0][0] for members in pairs.values()]
+    names, families = np.unique([str(_label(trace, "family")) for trace in firsts], return_inverse=True)
+    held = ~np.isnan(first).any(1) & ~np.isnan(second).any(1)
+    large = [i for i in range(len(names)) if (families[held] == i).sum() >= MIN_PROMPTS]
+    if len(large) < 2:
+        raise ValueError(f"at least two families of {MIN_PROMPTS} prompts or more are needed to tell them apart")
+    held &= np.isin(families, large)
+    predictors = {
+        "spike": (first - second)[:, late].mean(1, keepdims=True),
+        "profile": first,
+        "length": np.array([[float(len(trace) - trace.prompt_len)] for trace in firsts]),
+    }
+    rows = []
+    for name, x in predictors.items():
+        right, n = _nearest_mean(x[held], families[held], seed), int(held.sum())
+        low, high = wilson_interval(right, n)
+        chance = float(np.bincount(families[held]).max() / n)
+        rows.append({"predictor": name, "accuracy": right / n, "low": low, "high": high, "chance": chance, "n": n})
+    constant = {"families": len(large), "quantity": quantity, "seed": seed, "model": think[0].provenance.model}
+    return pd.DataFrame(rows).assign(**constant)
+
+
+def _nearest_mean(x: Array, classes: NDArray[np.intp], seed: int) -> int:
+    """How many are guessed right, each half from the other."""
+    fold = np.zeros(len(x), dtype=int)
+    rng = np.random.default_rng(seed)
+    for c in np.unique(classes):
+        at = rng.permutation(np.flatnonzero(classes == c))
+        fold[at[::2]] = 1
+    right = 0
+    for test in (0, 1):
+        known, asked = x[fold != test], x[fold == test]
+        centre, scale = known.mean(0), np.maximum(known.std(0), 1e-12)
+        labels = np.unique(classes)
+        means = np.stack([((known - centre) / scale)[classes[fold != test] == c].mean(0) for c in labels])
+        distance = ((((asked - centre) / scale)[:, None] - means[None]) ** 2).sum(-1)
+        right += int((labels[distance.argmin(1)] == classes[fold == test]).sum())
+    return right

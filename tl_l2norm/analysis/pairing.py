@@ -1,0 +1,174 @@
+"""Put the two modes side by side, prompt by prompt, and say which tokens of each are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tl_l2norm.analysis.resampling import MIN_PROMPTS, Array
+from tl_l2norm.trace import Trace, require_comparable
+
+Tokens = Literal["read", "chosen"]
+"""Which tokens stand for a response: its own, as they are read back, or those from which its tokens are chosen, one place
+earlier: the last of the prompt, at which a direct answer is worked out, is then among them."""
+
+Match = Literal["none", "length", "position", "token", "answer"]
+"""Which of them are compared between the modes: all; the first k of each, k being the shorter response; those at the same
+position in the sequence; those of the same token ids, each id with equal weight; or the one of the answer alone."""
+
+MATCHES: tuple[Match, ...] = get_args(Match)
+
+Pair = tuple[Trace, Trace]
+"""Responses to one prompt: thinking, direct."""
+
+
+def pair_modes(think: Sequence[Trace], direct: Sequence[Trace], *, least: int = MIN_PROMPTS) -> dict[str, list[Pair]]:
+    """Traces of both modes by prompt (the label "prompt"), every thinking one with every direct one of that prompt.
+
+    Raises:
+        ValueError: traces that are not comparable or lack the label, modes with different prompts, or fewer than `least`.
+    """
+    require_comparable([*think, *direct])
+    groups = [by_prompt(traces) for traces in (think, direct)]
+    if groups[0].keys() != groups[1].keys():
+        odd = sorted(groups[0].keys() ^ groups[1].keys())
+        raise ValueError(f"the modes have different prompts ({len(odd)} only in one, such as {odd[0]!r}): pair them by prompt")
+    require_prompts(len(groups[0]), least)
+    return {prompt: [(t, d) for t in traces for d in groups[1][prompt]] for prompt, traces in groups[0].items()}
+
+
+def by_prompt(traces: Sequence[Trace]) -> dict[str, list[Trace]]:
+    """Traces by their label "prompt", in the order of first occurrence."""
+    groups: dict[str, list[Trace]] = {}
+    for i, trace in enumerate(traces):
+        if "prompt" not in trace.labels:
+            raise ValueError(f"trace {i} doesn't say which prompt it answers: trace.with_labels(prompt=...), as run_modes does")
+        groups.setdefault(str(trace.labels["prompt"]), []).append(trace)
+    return groups
+
+
+def require_prompts(n: int, least: int = MIN_PROMPTS, what: str = "prompts") -> None:
+    """Refuse what no interval can be given for."""
+    if n < least:
+        raise ValueError(f"{n} {what}: at least {least} are needed, below that an interval would be fiction")
+
+
+def shuffle_modes(
+    think: Sequence[Trace], direct: Sequence[Trace], *, seed: int = 0
+) -> tuple[tuple[Trace, ...], tuple[Trace, ...]]:
+    """The same traces with the modes of half of the prompts, drawn at random, exchanged: a control without any effect of mode."""
+    pairs = pair_modes(think, direct)
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    swapped = {prompt for i, prompt in zip(order, pairs, strict=True) if i < len(pairs) // 2}
+    groups = [by_prompt(traces) for traces in (think, direct)]
+    sides: tuple[list[Trace], list[Trace]] = ([], [])
+    for prompt in pairs:
+        for side, group in zip(sides, reversed(groups) if prompt in swapped else groups, strict=True):
+            side.extend(group[prompt])
+    return tuple(sides[0]), tuple(sides[1])
+
+
+def meant(trace: Trace, tokens: Tokens = "read") -> Bool[Tensor, " pos"]:
+    """Positions that stand for a response."""
+    return torch.arange(len(trace)) >= trace.prompt_len - (tokens == "chosen")
+
+
+def answer_position(trace: Trace) -> int | None:
+    """Where the answer's first token stands: the label "answer_at", or the first visible token after the thinking.
+
+    None where neither is known: a response that thinks without tags holds its answer somewhere.
+    """
+    if "answer_at" in trace.labels:
+        return int(trace.labels["answer_at"])
+    if trace.labels.get("mode") == "think" and "think" not in trace.segments:
+        return None
+    for position in range(trace.prompt_len, len(trace)):
+        if trace.segments[position] == "answer" and trace.str_tokens[position].strip():
+            return position
+    return None
+
+
+def token_weights(
+    pair: Pair, match: Match = "none", tokens: Tokens = "read"
+) -> tuple[Float[Tensor, " think_pos"], Float[Tensor, " direct_pos"]] | None:
+    """Weight of each position of both traces, each summing to 1; None where the pair has no tokens to compare."""
+    held = [meant(trace, tokens) for trace in pair]
+    if not all(bool(h.any()) for h in held):
+        return None
+    found = _MATCHED[match](pair, held, tokens)
+    if found is None or not all(float(w.sum()) > 0 for w in found):
+        return None
+    think, direct = (w / w.sum() for w in found)
+    return think, direct
+
+
+def weighted_mean(trace: Trace, values: Float[Tensor, "layer pos"], weights: Float[Tensor, " pos"]) -> Float[Tensor, " layer"]:
+    """Mean over positions without attention sinks; NaN at a layer where sinks are all there is."""
+    kept = torch.where(trace.is_sink, 0.0, weights[None])
+    return torch.where(kept > 0, values * kept, 0.0).sum(1) / kept.sum(1)
+
+
+def _all(pair: Pair, held: Sequence[Tensor], tokens: Tokens) -> tuple[Tensor, Tensor]:
+    return held[0].float(), held[1].float()
+
+
+def _same_length(pair: Pair, held: Sequence[Tensor], tokens: Tokens) -> tuple[Tensor, Tensor]:
+    k = min(int(h.sum()) for h in held)
+    first, second = ((h & (h.cumsum(0) <= k)).float() for h in held)
+    return first, second
+
+
+def _same_position(pair: Pair, held: Sequence[Tensor], tokens: Tokens) -> tuple[Tensor, Tensor]:
+    n = min(map(len, held))
+    both = held[0][:n] & held[1][:n]
+    first, second = (torch.nn.functional.pad(both.float(), (0, len(h) - n)) for h in held)
+    return first, second
+
+
+def _same_token(pair: Pair, held: Sequence[Tensor], tokens: Tokens) -> tuple[Tensor, Tensor] | None:
+    shared = set.intersection(*(set(trace.tokens[h].tolist()) for trace, h in zip(pair, held, strict=True)))
+    if not shared:
+        return None
+    ids = torch.tensor(sorted(shared))
+    sides = []
+    for trace, h in zip(pair, held, strict=True):
+        of_id = (trace.tokens[None] == ids[:, None]) & h
+        sides.append((of_id / of_id.sum(1, keepdim=True)).sum(0))
+    return sides[0], sides[1]
+
+
+def _answer(pair: Pair, held: Sequence[Tensor], tokens: Tokens) -> tuple[Tensor, Tensor] | None:
+    places = [answer_position(trace) for trace in pair]
+    if any(place is None for place in places):
+        return None
+    sides = []
+    for trace, place in zip(pair, places, strict=True):
+        assert place is not None
+        sides.append((torch.arange(len(trace)) == place - (tokens == "chosen")).float())
+    return sides[0], sides[1]
+
+
+_MATCHED = {"none": _all, "length": _same_length, "position": _same_position, "token": _same_token, "answer": _answer}
+
+
+def mode_means(
+    pairs: Mapping[str, Sequence[Pair]],
+    values: Callable[[Trace], Float[Tensor, "layer pos"]],
+    *,
+    match: Match = "none",
+    tokens: Tokens = "read",
+) -> tuple[Array, Array]:
+    """Mean of each prompt's thinking and direct tokens: two arrays [prompt, layer], NaN where there is nothing to compare."""
+    n_layers = len(next(iter(pairs.values()))[0][0].layers)
+    found = np.full((2, len(pairs), n_layers), np.nan)
+    for i, members in enumerate(pairs.values()):
+        weighted = [(pair, w) for pair in members if (w := token_weights(pair, match, tokens)) is not None]
+        if weighted:
+            sides = ([weighted_mean(pair[m], values(pair[m]), w[m]).double().numpy() for pair, w in weighted] for m in (0, 1))
+            found[:, i] = [np.mean(side, axis=0) for side in sides]
+    return found[0], found[1]

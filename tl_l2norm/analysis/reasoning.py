@@ -1,0 +1,292 @@
+"""Which SAE latents fire more in thinking than in direct answers to the same prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from tl_l2norm.analysis.pairing import Match, Pair, Tokens, by_prompt, pair_modes, require_prompts, token_weights
+from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean
+from tl_l2norm.trace import Trace
+
+FDR = 0.05
+MIN_EFFECT = 0.2
+"""A small effect by Cohen's convention."""
+MIN_ACTIVE = 5
+"""Prompts of the choosing half on which a latent must be active, in either mode, to be tested."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReasoningFeatures:
+    """Latents of each layer that fire more in thinking, and the prompts that they were chosen on.
+
+    Those prompts are refused wherever the latents are evaluated.
+    """
+
+    latents: Mapping[int, tuple[int, ...]]
+    """By layer, the largest effect first; an empty tuple where none was found."""
+    table: pd.DataFrame
+    """One row for each tested latent: layer, latent, think and direct (mean activation), difference, effect (paired: mean
+    difference over its standard deviation), p (one-sided Wilcoxon signed-rank), q (Benjamini-Hochberg within the layer), chosen,
+    n (prompts)."""
+    chosen_on: frozenset[str]
+    saes: Mapping[int, str]
+    match: Match
+    tokens: Tokens
+    seed: int
+    model: str
+
+    def __repr__(self) -> str:
+        """One line."""
+        where = {layer: len(found) for layer, found in self.latents.items() if found}
+        text = f"{sum(where.values())} of {len(self.table)} tested latents, in {len(where)} of {len(self.latents)} layers"
+        return f"ReasoningFeatures({text}, chosen on {len(self.chosen_on)} prompts)"
+
+    def __len__(self) -> int:
+        """How many, over all layers."""
+        return sum(map(len, self.latents.values()))
+
+    def held_out(self, traces: Sequence[Trace]) -> tuple[Trace, ...]:
+        """Those traces whose prompts the latents were not chosen on."""
+        return tuple(t for prompt, group in by_prompt(traces).items() if prompt not in self.chosen_on for t in group)
+
+    def total(self, trace: Trace) -> Float[Tensor, "layer pos"]:
+        """Summed activation of the latents at each layer and position, NaN at layers without an SAE.
+
+        Raises:
+            ValueError: a prompt that they were chosen on, or features of another SAE.
+        """
+        self.check(trace)
+        missing = torch.full((len(trace),), torch.nan)
+        return torch.stack(
+            [trace.features[layer].total(self.latents[layer]) if layer in self.latents else missing for layer in trace.layers]
+        )
+
+    def check(self, trace: Trace) -> None:
+        """Refuse a trace that the latents must not or can't be evaluated on."""
+        if str(trace.labels.get("prompt")) in self.chosen_on:
+            raise ValueError(
+                f"prompt {trace.labels['prompt']!r} is one that the features were chosen on: evaluate them on others, "
+                "features.held_out(traces)"
+            )
+        for layer, sae in self.saes.items():
+            if layer not in trace.layers:
+                continue
+            if layer not in trace.features:
+                raise ValueError(f"the trace has no SAE features at layer {layer}: collect(..., saes=...)")
+            if trace.features[layer].sae != sae:
+                raise ValueError(
+                    f"layer {layer}: the features were found with {sae}, the trace has those of {trace.features[layer].sae}"
+                )
+
+    def evaluate(
+        self, think: Sequence[Trace], direct: Sequence[Trace], *, seed: int = 0, resamples: int = RESAMPLES
+    ) -> pd.DataFrame:
+        """What becomes of them on other prompts, matched as they were chosen.
+
+        Returns:
+            One row per latent: layer, latent, difference (thinking minus direct, mean activation), low, high, effect, replicated
+            (the interval is over 0), n (prompts), seed, model.
+
+        Raises:
+            ValueError: as `total`, and as `find_reasoning_features` for the pairs.
+        """
+        for trace in (*think, *direct):
+            self.check(trace)
+        pairs = pair_modes(think, direct)
+        rows = []
+        for layer, latents in self.latents.items():
+            if not latents:
+                continue
+            first, second = activation_means(pairs, layer, self.match, self.tokens)
+            differences = (first - second)[:, list(latents)]
+            mean, low, high = bootstrap_mean(differences, seed=seed, resamples=resamples)
+            columns = {"latent": latents, "difference": mean, "low": low, "high": high, "effect": paired_effect(differences)}
+            frame = pd.DataFrame({"layer": layer, **columns})
+            rows.append(frame.assign(replicated=low > 0, n=int((~np.isnan(differences[:, 0])).sum())))
+        names = ["layer", "latent", "difference", "low", "high", "effect", "replicated", "n"]
+        table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=names)
+        return table.assign(seed=seed, model=self.model)
+
+
+def find_reasoning_features(
+    think: Sequence[Trace],
+    direct: Sequence[Trace],
+    *,
+    choose_on: Collection[str] | None = None,
+    match: Match = "none",
+    tokens: Tokens = "read",
+    fdr: float = FDR,
+    min_effect: float = MIN_EFFECT,
+    n_latents: Mapping[int, int] | None = None,
+    seed: int = 0,
+) -> ReasoningFeatures:
+    """Choose, on half of the prompts, the latents whose mean activation is higher in thinking than in direct answers.
+
+    A latent is chosen if its false-discovery rate within the layer is at most `fdr` (one-sided Wilcoxon signed-rank test over
+    prompts, Benjamini-Hochberg) and its paired effect at least `min_effect`. To choose none is a result.
+
+    Args:
+        think: traces with SAE features, of thinking responses; the label "prompt" pairs them.
+        direct: of direct answers to the same prompts.
+        choose_on: the prompts to choose on; half of them, drawn by `seed`, by default. The others are for evaluation.
+        match: which tokens are compared: "none" (all), "length", "position", "token" (types) or "answer" (its token alone).
+        tokens: "read", the response's own, or "chosen", those from which they were chosen.
+        fdr: false-discovery rate.
+        min_effect: mean difference over its standard deviation.
+        n_latents: for a control, take so many of each layer by p-value and effect, significant or not.
+        seed: of the halves.
+
+    Raises:
+        ValueError: no features, modes with different prompts, traces that are not comparable, or fewer than 8 prompts in a half.
+    """
+    pairs = pair_modes(think, direct, least=2 * MIN_PROMPTS if choose_on is None else MIN_PROMPTS)
+    saes = _saes([*think, *direct])
+    chosen_on = _half(list(pairs), seed) if choose_on is None else frozenset(map(str, choose_on))
+    if unknown := chosen_on - pairs.keys():
+        raise ValueError(f"choose_on has prompts that the traces lack, such as {min(unknown)!r}")
+    half = {prompt: members for prompt, members in pairs.items() if prompt in chosen_on}
+    usable = {p: kept for p, m in half.items() if (kept := [x for x in m if token_weights(x, match, tokens) is not None])}
+    require_prompts(len(usable), what=f"prompts to choose features on with tokens to compare (match={match!r})")
+    tables, latents = [], {}
+    for layer in saes:
+        table = _test(*activation_means(usable, layer, match, tokens), fdr)
+        order = table.sort_values(["p", "effect"], ascending=[True, False]).index
+        if n_latents is None:
+            table["chosen"] = (table["q"] <= fdr) & (table["effect"] >= min_effect)
+        else:
+            table["chosen"] = table.index.isin(order[: n_latents.get(layer, 0)])
+        chosen = table[table["chosen"]].sort_values("effect", ascending=False)
+        latents[layer] = tuple(chosen["latent"].tolist())
+        tables.append(table.assign(layer=layer, n=len(usable)))
+    columns = ["layer", "latent", "think", "direct", "difference", "effect", "p", "q", "chosen", "n"]
+    return ReasoningFeatures(
+        latents=latents,
+        table=pd.concat(tables, ignore_index=True)[columns],
+        chosen_on=chosen_on,
+        saes=saes,
+        match=match,
+        tokens=tokens,
+        seed=seed,
+        model=think[0].provenance.model,
+    )
+
+
+def activation_means(
+    pairs: Mapping[str, Sequence[Pair]], layer: int, match: Match = "none", tokens: Tokens = "read"
+) -> tuple[Array, Array]:
+    """Mean activation of every latent over each prompt's thinking and direct tokens: two arrays [prompt, d_sae]."""
+    d_sae = next(iter(pairs.values()))[0][0].features[layer].d_sae
+    found = np.full((2, len(pairs), d_sae), np.nan)
+    for i, members in enumerate(pairs.values()):
+        weighted = [(pair, w) for pair in members if (w := token_weights(pair, match, tokens)) is not None]
+        for mode in (0, 1):
+            sums = [_mean_acts(pair[mode], layer, w[mode]) for pair, w in weighted]
+            if sums:
+                found[mode, i] = torch.stack(sums).mean(0).numpy()
+    return found[0], found[1]
+
+
+def _mean_acts(trace: Trace, layer: int, weights: Float[Tensor, " pos"]) -> Float[Tensor, " d_sae"]:
+    """Weighted mean over positions, attention sinks left out; NaN if there is nothing else."""
+    kept = torch.where(trace.is_sink[trace.row(layer)], 0.0, weights)
+    return trace.features[layer].weighted_sum(kept) / kept.sum()
+
+
+def _test(think: Array, direct: Array, fdr: float) -> pd.DataFrame:
+    """One row for each latent that is active often enough to be tested, whichever mode it is active in."""
+    held = ~np.isnan(think[:, 0]) & ~np.isnan(direct[:, 0])
+    think, direct = think[held], direct[held]
+    tested = np.flatnonzero(((think != 0) | (direct != 0)).sum(0) >= MIN_ACTIVE)
+    differences = (think - direct)[:, tested]
+    p = np.ones(len(tested))
+    if len(tested):
+        with np.errstate(all="ignore"):  # a latent whose differences are all 0 has no rank sum
+            p = stats.wilcoxon(differences, axis=0, alternative="greater", correction=True, method="asymptotic").pvalue
+        p = np.where(np.isnan(p), 1.0, p)
+    return pd.DataFrame(
+        {
+            "latent": tested,
+            "think": think[:, tested].mean(0),
+            "direct": direct[:, tested].mean(0),
+            "difference": differences.mean(0),
+            "effect": paired_effect(differences),
+            "p": p,
+            "q": stats.false_discovery_control(p) if len(p) else p,
+        }
+    )
+
+
+def paired_effect(differences: Array) -> Array:
+    """Mean difference over its standard deviation, of each column [prompt, latent] (Cohen's d_z); 0 where all are 0."""
+    mean, spread = np.nanmean(differences, axis=0), np.nanstd(differences, axis=0, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effect: Array = np.where(mean == 0, 0.0, mean / spread)
+    return effect
+
+
+def _half(prompts: Sequence[str], seed: int) -> frozenset[str]:
+    order = np.random.default_rng(seed).permutation(sorted(prompts))
+    return frozenset(order[: len(order) // 2].tolist())
+
+
+def _saes(traces: Sequence[Trace]) -> dict[int, str]:
+    """Which SAE each layer's features come from, the same in all traces."""
+    known = {layer: acts.sae for layer, acts in traces[0].features.items()}
+    if not known:
+        raise ValueError("the traces have no SAE features: record them with collect(..., saes=...) or generate(..., saes=...)")
+    for i, trace in enumerate(traces):
+        if (found := {layer: acts.sae for layer, acts in trace.features.items()}) != known:
+            raise ValueError(f"trace {i} has features of other SAEs than trace 0: {found} instead of {known}")
+    return dict(sorted(known.items()))
+
+
+def top_tokens(traces: Sequence[Trace], layer: int, latent: int, *, k: int = 10, context: int = 6) -> pd.DataFrame:
+    """The tokens on which a latent is most active, attention sinks left out.
+
+    Args:
+        traces: with SAE features.
+        layer: of the SAE.
+        latent: its number.
+        k: how many tokens.
+        context: tokens shown before and after.
+
+    Returns:
+        One row per token, the strongest first; fewer than k where it is active on fewer: layer, latent, activation, before,
+        token, after, mode, prompt, sequence, position.
+    """
+    hits = []
+    for sequence, trace in enumerate(traces):
+        if layer not in trace.features:
+            raise ValueError(f"trace {sequence} has no SAE features at layer {layer}: it has {sorted(trace.features)}")
+        acts = trace.features[layer].total([latent])
+        acts = torch.where(trace.is_sink[trace.row(layer)], 0.0, acts)
+        found = acts.topk(min(k, len(acts)))
+        hits += [(a, sequence, p) for a, p in zip(found.values.tolist(), found.indices.tolist(), strict=True) if a > 0]
+    rows = []
+    for activation, sequence, position in sorted(hits, key=lambda hit: -hit[0])[:k]:
+        trace = traces[sequence]
+        texts = trace.str_tokens
+        rows.append(
+            {
+                "layer": layer,
+                "latent": latent,
+                "activation": activation,
+                "before": "".join(texts[max(0, position - context) : position]),
+                "token": texts[position],
+                "after": "".join(texts[position + 1 : position + 1 + context]),
+                "mode": trace.labels.get("mode", trace.segments[position]),
+                "prompt": trace.labels.get("prompt", sequence),
+                "sequence": sequence,
+                "position": position,
+            }
+        )
+    columns = ["layer", "latent", "activation", "before", "token", "after", "mode", "prompt", "sequence", "position"]
+    return pd.DataFrame(rows, columns=columns)

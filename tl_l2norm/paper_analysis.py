@@ -1,0 +1,507 @@
+"""The paper's whole analysis in one call, with the controls that it lacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from tl_l2norm.analysis.accuracy import accuracy_table
+from tl_l2norm.analysis.attribution import attribute
+from tl_l2norm.analysis.causal import causal_differences, causal_table
+from tl_l2norm.analysis.claims import claims_table
+from tl_l2norm.analysis.correlation import METRIC_NAMES, correlation_table
+from tl_l2norm.analysis.curves import layer_curve, mode_differences
+from tl_l2norm.analysis.dynamics import dynamics, family_separation, level_trend
+from tl_l2norm.analysis.pairing import MATCHES, require_prompts, shuffle_modes
+from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features, top_tokens
+from tl_l2norm.analysis.resampling import MIN_PROMPTS
+from tl_l2norm.analysis.theory import assumption_table, bound_points, bound_table
+from tl_l2norm.analysis.token_ranks import high_norm_tokens, pressure_table
+from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.collection import collect
+from tl_l2norm.evaluation import Result, run_modes
+from tl_l2norm.models import random_twin
+from tl_l2norm.norms import SINK_RATIO
+from tl_l2norm.pressure import optimisation_pressure
+from tl_l2norm.prompts import ANSWER_PREFIX
+from tl_l2norm.protocols import SparseAutoencoder
+from tl_l2norm.sae_evaluation import evaluate_saes
+from tl_l2norm.sae_training import SaeRecipe, train_saes
+from tl_l2norm.saes import check_saes, sae_key, untrained_saes
+from tl_l2norm.storage import load_traces, replace_file, save_traces
+from tl_l2norm.suppression import QUANTILES, suppress_and_ask
+from tl_l2norm.tables import render_table
+from tl_l2norm.tasks import Problem
+from tl_l2norm.trace import Trace
+
+CONTROLS = ("untrained SAE", "random-weight model", "shuffled modes")
+TRAINED = "trained SAE"
+
+CONTROL_STATES = 100_000
+"""States that each SAE of the random-weight model is trained on, unless more are asked for."""
+
+_TOP_LATENTS = 3  # of each late layer whose tokens are shown
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Analysis:
+    """Tables of everything that was measured, and what could not be, with the reason."""
+
+    tables: Mapping[str, pd.DataFrame]
+    """By name; each with n (prompts), 95% intervals, seed and model."""
+    notes: Mapping[str, str]
+    """Why a table is not there."""
+    features: Mapping[str, ReasoningFeatures]
+    """Reasoning features by source: the trained SAEs, and the controls."""
+    facts: Mapping[str, str]
+    """What was run."""
+
+    @cached_property
+    def _claims(self) -> pd.DataFrame:
+        return claims_table(self.tables, self.notes)
+
+    def claims(self) -> pd.DataFrame:
+        """One row per claim of the paper: number, claim, paper (its figure), measured, interval, control, n, verdict, why."""
+        return self._claims.copy()
+
+    def __repr__(self) -> str:
+        """The claims and their verdicts, for a terminal."""
+        facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
+        return f"{render_table(self._claims[['number', 'claim', 'measured', 'control', 'verdict']], width=140)}\n\n{facts}"
+
+    def _repr_html_(self) -> str:
+        return str(self._claims.to_html(index=False, escape=True, border=0))
+
+
+def analyse(
+    model: Any,
+    saes: Mapping[int, SparseAutoencoder] | None,
+    problems: Sequence[Problem],
+    *,
+    controls: Collection[str] = CONTROLS,
+    control_states: int = CONTROL_STATES,
+    quantiles: Sequence[float] = QUANTILES,
+    max_new_tokens: int = 256,
+    max_direct_tokens: int = 32,
+    sink_ratio: float | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    save_to: str | Path | None = None,
+    progress: bool = True,
+) -> Analysis:
+    """Ask problems in both modes and measure everything that the paper claims: features, curves, correlations, theory, causes.
+
+    Reasoning features are chosen on half of the problems; all that concerns them is measured on the other half. What a table
+    can't be made of (no known answers, one family, no features) is noted, and the claim's verdict says so.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template.
+        saes: SAEs on `resid_post` by layer, all layers for the curves; None or {} leaves out what needs them.
+        problems: distinct ones, at least 16 with SAEs and 8 without; 200 for the causal test to have narrow intervals.
+        controls: which of `CONTROLS`. "random-weight model" draws a twin of the model and trains SAEs on it, which takes longest.
+        control_states: how many states each of those SAEs is trained on.
+        quantiles: of the causal test, a threshold each; () leaves it out.
+        max_new_tokens: of a thinking response.
+        max_direct_tokens: of a direct response.
+        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink and left out; by
+            default what the SAEs were trained with (`train_saes` keeps it), else 5.
+        batch_size: sequences at once.
+        seed: of halves, shuffles, controls and resampling.
+        save_to: a folder to keep everything in as it comes: responses, traces, SAEs, outcomes and `tables/*.csv`. The same call goes
+            on from what is there.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: bad input; the message says what to do.
+    """
+    backend = backend_of(model)
+    saes = check_saes(backend, saes or {})
+    require_prompts(len(problems), 2 * MIN_PROMPTS if saes else MIN_PROMPTS, what="problems")
+    if unknown := set(controls) - set(CONTROLS):
+        raise ValueError(f"unknown controls {sorted(unknown)}: there are {', '.join(map(repr, CONTROLS))}")
+    study = _Study(
+        backend,
+        saes,
+        tuple(problems),
+        controls=tuple(controls),
+        control_states=control_states,
+        quantiles=tuple(quantiles),
+        max_new_tokens=max_new_tokens,
+        max_direct_tokens=max_direct_tokens,
+        options={"sink_ratio": _sink_ratio(saes) if sink_ratio is None else sink_ratio, "batch_size": batch_size, "progress": progress},
+        seed=seed,
+        folder=Path(save_to) if save_to else None,
+    )
+    return study.run()
+
+
+_Modes = tuple[tuple[Trace, ...], tuple[Trace, ...]]
+"""Thinking and direct traces."""
+
+
+class _Study:
+    """One run of the analysis: what was read off the model so far, and the tables made of it."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        saes: Mapping[int, Any],
+        problems: tuple[Problem, ...],
+        *,
+        controls: tuple[str, ...],
+        control_states: int,
+        quantiles: tuple[float, ...],
+        max_new_tokens: int,
+        max_direct_tokens: int,
+        options: Mapping[str, Any],
+        seed: int,
+        folder: Path | None,
+    ) -> None:
+        self.backend, self.saes, self.problems = backend, saes, problems
+        self.controls, self.control_states, self.quantiles = controls, control_states, quantiles
+        self.max_new_tokens, self.max_direct_tokens = max_new_tokens, max_direct_tokens
+        self.options, self.seed, self.folder = options, seed, folder
+        self.tables: dict[str, pd.DataFrame] = {}
+        self.notes: dict[str, str] = {}
+        self.features: dict[str, ReasoningFeatures] = {}
+        self.traces: dict[str, _Modes] = {}
+        self.results: tuple[Result, ...] = ()
+
+    def run(self) -> Analysis:
+        stages = {"asking": self._ask, "recording": self._record, "norms": self._norms}
+        if self.saes:
+            stages |= {"features": self._choose, "controls": self._control, "curves": self._curves}
+            stages |= {"correlations": self._correlate, "theory": self._theory}
+        else:
+            self.notes |= dict.fromkeys(("features", "correlations", "bound", "assumptions"), "no SAEs were given")
+        stages |= {"pressure": self._pressure, "causes": self._causes}
+        with tqdm(total=len(stages), desc="analyse", unit="stage", disable=not self.options["progress"]) as bar:
+            for name, stage in stages.items():
+                bar.set_postfix_str(name)
+                stage()
+                bar.update()
+        return Analysis(tables=self.tables, notes=self.notes, features=self.features, facts=self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        b, modes = self.backend, [r.mode for r in self.results]
+        return {
+            "model": b.model_name,
+            "backend": b.name,
+            "dtype": str(b.dtype).removeprefix("torch."),
+            "problems": str(len(self.problems)),
+            "responses": f"{modes.count('think')} thinking, {modes.count('direct')} direct",
+            "sink ratio": f"{self.options['sink_ratio']:g}",
+            "seed": str(self.seed),
+        }
+
+    # Tables
+
+    def _add(self, name: str, make: Callable[[], pd.DataFrame]) -> None:
+        """A table, saved at once; what it can't be made of is noted."""
+        try:
+            self.tables[name] = make()
+        except ValueError as reason:
+            self.notes[name] = str(reason)
+            return
+        if self.folder:
+            place = self.folder / "tables"
+            place.mkdir(parents=True, exist_ok=True)
+            replace_file(place / f"{name}.csv", self.tables[name].to_csv(index=False).encode())
+
+    def _by_source(self, make: Callable[[str, _Modes, ReasoningFeatures], pd.DataFrame]) -> pd.DataFrame:
+        """A table of each source of features, on the problems that they were not chosen on."""
+        frames = []
+        for source, found in self.features.items():
+            think, direct = (found.held_out(traces) for traces in self.traces[source])
+            frames.append(make(source, (think, direct), found).assign(source=source))
+        return pd.concat(frames, ignore_index=True)
+
+    @property
+    def _held_out(self) -> _Modes:
+        found = self.features[TRAINED]
+        think, direct = (found.held_out(traces) for traces in self.traces[TRAINED])
+        return think, direct
+
+    # Stages
+
+    def _ask(self) -> None:
+        """Ask the problems in both modes."""
+        self.results = run_modes(
+            self.backend.model,
+            self.problems,
+            seed=self.seed,
+            save_to=self.folder / "results" if self.folder else None,
+            max_new_tokens=self.max_new_tokens,
+            max_direct_tokens=self.max_direct_tokens,
+            **self.options,
+        )
+        self._add("accuracy", lambda: accuracy_table(self.results))
+        self._add("accuracy_by_cell", lambda: accuracy_table(self.results, by=("family", "level", "mode")))
+
+    def _record(self) -> None:
+        """Record metrics and features."""
+        traces = [result.trace for result in self.results]
+        whole = self._collected("traces", self.backend.model, traces, self.saes, METRIC_NAMES)
+        self.traces[TRAINED] = _by_mode(whole)
+
+    def _norms(self) -> None:
+        """What the norms do by themselves."""
+        think, direct = self.traces[TRAINED]
+        s: dict[str, Any] = {"seed": self.seed}
+        self._add("differences", lambda: mode_differences(think, direct, **s).assign(source="as asked"))
+        if "differences" in self.tables:
+            real, shuffled = self.tables["differences"], shuffle_modes(think, direct, seed=self.seed)
+            self._add(
+                "differences",
+                lambda: pd.concat([real, mode_differences(*shuffled, **s).assign(source="shuffled modes")], ignore_index=True),
+            )
+        self._add("dynamics", lambda: dynamics(think, direct, **s))
+        self._add("dynamics_by_family", lambda: dynamics(think, direct, by=("family",), **s))
+        self._add("dynamics_by_level", lambda: dynamics(think, direct, by=("level",), **s))
+        self._add("trend", lambda: level_trend(think, direct, **s))
+        self._add("families", lambda: family_separation(think, direct, **s))
+        self._add("high_norm_tokens", lambda: high_norm_tokens(think, direct, **s))
+        self._add("attribution", lambda: self._attribution("l2_norm", (think, direct), None))
+
+    def _attribution(self, quantity: str, modes: _Modes, features: ReasoningFeatures | None) -> pd.DataFrame:
+        frames = []
+        for tokens in ("read", "chosen"):
+            found = attribute(*modes, quantity=quantity, features=features, tokens=tokens, seed=self.seed)  # type: ignore[arg-type]
+            frames.append(found.table.assign(tokens=tokens, verdict=found.verdict))
+        return pd.concat(frames, ignore_index=True)
+
+    def _choose(self) -> None:
+        """Choose reasoning features."""
+        think, direct = self.traces[TRAINED]
+        self.features[TRAINED] = find_reasoning_features(think, direct, seed=self.seed)
+        self._add("latents", lambda: self.features[TRAINED].table)
+        self._add("features", self._matched)
+        self._add("top_tokens", self._top_tokens)
+
+    def _matched(self) -> pd.DataFrame:
+        """How many latents are found, and how many of them again on the other half, whichever way the modes are matched."""
+        think, direct = self.traces[TRAINED]
+        rows = []
+        for tokens in ("read", "chosen"):
+            for match in MATCHES:
+                try:
+                    found = find_reasoning_features(think, direct, match=match, tokens=tokens, seed=self.seed)  # type: ignore[arg-type]
+                except ValueError as reason:
+                    self.notes[f"features, match={match!r}, tokens={tokens!r}"] = str(reason)
+                    continue
+                again = found.evaluate(found.held_out(think), found.held_out(direct), seed=self.seed)
+                for layer, latents in found.latents.items():
+                    own = again[again["layer"] == layer]
+                    rows.append(
+                        {
+                            "match": match,
+                            "tokens": tokens,
+                            "layer": layer,
+                            "tested": int((found.table["layer"] == layer).sum()),
+                            "found": len(latents),
+                            "replicated": int(own["replicated"].sum()) if len(own) else 0,
+                            "median_effect": float(own["effect"].median()) if len(own) else float("nan"),
+                            "n": len(found.chosen_on),
+                        }
+                    )
+        return pd.DataFrame(rows).assign(seed=self.seed, model=self.backend.model_name)
+
+    def _top_tokens(self) -> pd.DataFrame:
+        think, direct = self._held_out
+        late = [layer for layer in think[0].late_layers if layer in self.saes]
+        chosen = [(layer, latent) for layer in late for latent in self.features[TRAINED].latents[layer][:_TOP_LATENTS]]
+        if not chosen:
+            raise ValueError("no reasoning feature was found in the late layers")
+        return pd.concat([top_tokens([*think, *direct], *at, k=5) for at in chosen], ignore_index=True)
+
+    def _control(self) -> None:
+        """The same with untrained SAEs, on a random-weight model, and with shuffled modes."""
+        think, direct = self.traces[TRAINED]
+        count = {layer: len(latents) for layer, latents in self.features[TRAINED].latents.items()}
+        if "untrained SAE" in self.controls:
+            blank = untrained_saes(self.saes, seed=self.seed)
+            own = self._collected("untrained", self.backend.model, [*think, *direct], blank, ("l2_norm",))
+            pairs = zip([*think, *direct], own, strict=True)
+            self.traces["untrained SAE"] = _by_mode([dataclasses.replace(t, features=u.features) for t, u in pairs])
+            self._choose_control("untrained SAE", None)
+        if "random-weight model" in self.controls:
+            self._twin([*think, *direct])
+        if "shuffled modes" in self.controls:
+            self.traces["shuffled modes"] = shuffle_modes(think, direct, seed=self.seed)
+            self._choose_control("shuffled modes", count)
+
+    def _choose_control(self, source: str, n_latents: Mapping[int, int] | None) -> None:
+        chosen_on = self.features[TRAINED].chosen_on
+        options: dict[str, Any] = {"choose_on": chosen_on, "n_latents": n_latents, "seed": self.seed}
+        self.features[source] = find_reasoning_features(*self.traces[source], **options)
+
+    def _twin(self, traces: Sequence[Trace]) -> None:
+        """The model with random weights, SAEs trained on what it makes of the same tokens, and their features."""
+        twin = random_twin(self.backend.model, seed=self.seed + 1)
+        sae = next(iter(self.saes.values()))
+        active = [acts.l0.double().mean().item() for trace in traces[:50] for acts in trace.features.values()]
+        recipe = SaeRecipe(
+            d_sae=int(sae.cfg.d_sae),
+            k=max(1, round(sum(active) / len(active))),
+            n_states=self.control_states,
+            batch_size=min(512, self.control_states),
+            lr=1e-3 * (2**14 / int(sae.cfg.d_sae)) ** 0.5,  # five times the usual: there are few steps
+            seed=self.seed,
+        )
+        sink_ratio, progress = self.options["sink_ratio"], self.options["progress"]
+        with _folder(self.folder, "random_model") as place:
+            options: dict[str, Any] = {"layers": list(self.saes), "recipe": recipe, "sink_ratio": sink_ratio}
+            own_saes = train_saes(twin, traces, save_to=place, progress=progress, **options)
+        whole = self._collected("random_model_traces", twin, traces, own_saes, METRIC_NAMES)
+        self.traces["random-weight model"] = _by_mode(whole)
+        self._choose_control("random-weight model", None)
+        found = self.features["random-weight model"]
+        held_out = [t for modes in self.traces["random-weight model"] for t in found.held_out(modes)]
+        self._add(
+            "explained_random",
+            lambda: evaluate_saes(twin, own_saes, held_out, sink_ratio=sink_ratio, seed=self.seed, progress=progress),
+        )
+
+    def _curves(self) -> None:
+        """Curves over layers, beside their controls."""
+        self._add("curves", self._all_curves)
+        self._add(
+            "feature_dynamics",
+            lambda: self._by_source(lambda _, m, f: dynamics(*m, quantity="reasoning_sum", features=f, seed=self.seed)),
+        )
+        self._add("feature_attribution", lambda: self._attribution("reasoning_sum", self._held_out, self.features[TRAINED]))
+
+    def _all_curves(self) -> pd.DataFrame:
+        def of_source(source: str, modes: _Modes, features: ReasoningFeatures) -> pd.DataFrame:
+            names = ["l2_norm", "reasoning_sum", *(METRIC_NAMES[1:] if source == TRAINED else ())]
+            frames = [
+                layer_curve(traces, mode=mode, quantity=name, features=features, seed=self.seed).to_frame()
+                for name in names
+                for mode, traces in zip(("think", "direct"), modes, strict=True)
+            ]
+            return pd.concat(frames, ignore_index=True)
+
+        return self._by_source(of_source)
+
+    def _correlate(self) -> None:
+        """Correlations with reasoning features."""
+        self._add("correlations", lambda: self._by_source(lambda _, m, f: correlation_table(m[0], f, seed=self.seed)))
+
+    def _theory(self) -> None:
+        """The theorem and its assumptions."""
+        think, direct = self._held_out
+        features, options = self.features[TRAINED], {"sink_ratio": self.options["sink_ratio"], "seed": self.seed}
+        self._add("bound_points", lambda: bound_points(think, direct, features))
+        self._add("bound", lambda: bound_table(self.tables["bound_points"], seed=self.seed))
+        progress = self.options["progress"]
+        self._add(
+            "explained", lambda: evaluate_saes(self.backend.model, self.saes, [*think, *direct], progress=progress, **options)
+        )
+        decoders = {layer: (sae.W_dec, sae.b_dec) for layer, sae in self.saes.items()}
+        shuffled = self.features.get("shuffled modes")
+        explained = self.tables["explained"]
+        self._add(
+            "assumptions",
+            lambda: assumption_table(think, direct, features, decoders, explained, control=shuffled, seed=self.seed),
+        )
+
+    def _pressure(self) -> None:
+        """Optimisation pressure at the last layer."""
+        self._add("pressure_tokens", self._pressures)
+        if "pressure_tokens" in self.tables:
+            self._add("pressure", lambda: pressure_table(self.tables["pressure_tokens"], seed=self.seed))
+
+    def _pressures(self) -> pd.DataFrame:
+        """Of thinking responses as they were written, and of direct answers as they should have been."""
+        items, starts, labels = [], [], []
+        for result in self.results:
+            prompt = result.trace.tokens[: result.trace.prompt_len].tolist()
+            tokens = result.trace.tokens.tolist()
+            if result.mode == "direct":
+                if result.problem.answer is None:
+                    continue
+                space = " " if result.prompt.endswith(ANSWER_PREFIX) else ""
+                answer = self.backend.tokenizer(space + result.problem.answer, add_special_tokens=False)  # type: ignore[misc]
+                tokens = [*prompt, *answer["input_ids"]]
+            if len(tokens) > len(prompt):
+                items.append(tokens)
+                starts.append(len(prompt))
+                labels.append({"mode": result.mode, "prompt": result.problem.id})
+        if not items:
+            raise ValueError("no response has a token")
+        found = optimisation_pressure(self.backend.model, items, prompt_lens=starts, labels=labels, **self.options)
+        return found.assign(model=self.backend.model_name)
+
+    def _causes(self) -> None:
+        """Suppression while the model thinks."""
+        if not self.quantiles:
+            self.notes["causal"] = "the causal test was left out (quantiles=())"
+            return
+        self._add("causal_outcomes", self._outcomes)
+        if "causal_outcomes" in self.tables:
+            self._add("causal", lambda: causal_table(self.tables["causal_outcomes"]))
+            self._add("causal_differences", lambda: causal_differences(self.tables["causal_outcomes"], seed=self.seed))
+        else:
+            self.notes["causal"] = self.notes["causal_outcomes"]
+
+    def _outcomes(self) -> pd.DataFrame:
+        return suppress_and_ask(
+            self.backend.model,
+            self.problems,
+            self.traces[TRAINED][0],
+            quantiles=self.quantiles,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.seed,
+            save_to=self.folder / "causal" if self.folder else None,
+            **self.options,
+        )
+
+    # Recording
+
+    def _collected(
+        self, name: str, model: Any, traces: Sequence[Trace], saes: Mapping[int, Any], metrics: Sequence[str]
+    ) -> tuple[Trace, ...]:
+        """Traces of the same sequences, read once more in one pass each; from an earlier run where they are there."""
+        labels = [trace.labels for trace in traces]
+        place = None
+        if self.folder:
+            what = [backend_of(model).model_name, str(self.backend.dtype), self.options["sink_ratio"], list(metrics)]
+            what += [{layer: sae_key(sae) for layer, sae in saes.items()}, [trace.tokens.tolist() for trace in traces]]
+            key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+            place = self.folder / f"{name}-{key}"
+            if (place / "traces.json").is_file():
+                return load_traces(place)
+        found = collect(model, list(traces), labels=labels, saes=saes or None, metrics=metrics, **self.options)
+        if place:
+            save_traces(place, found)
+        return found
+
+
+def _sink_ratio(saes: Mapping[int, Any]) -> float:
+    """What the SAEs were trained with: the same tokens are left out."""
+    for sae in saes.values():
+        ours = getattr(getattr(sae.cfg, "metadata", None), "tl_l2norm", None) or {}
+        if "sink_ratio" in ours:
+            return float(ours["sink_ratio"])
+    return SINK_RATIO
+
+
+def _folder(parent: Path | None, name: str) -> AbstractContextManager[str | Path]:
+    """A folder to keep things in, or one for now."""
+    return nullcontext(parent / name) if parent else tempfile.TemporaryDirectory(prefix="tl_l2norm_")
+
+
+def _by_mode(traces: Sequence[Trace]) -> _Modes:
+    think, direct = (tuple(t for t in traces if t.labels["mode"] == mode) for mode in ("think", "direct"))
+    return think, direct
