@@ -109,17 +109,18 @@ def analyse(
         model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template.
         saes: SAEs on `resid_post` by layer, all layers for the curves; None or {} leaves out what needs them.
         problems: distinct ones, at least 16 with SAEs and 8 without; 200 for the causal test to have narrow intervals.
-        controls: which of `CONTROLS`. "random-weight model" draws a twin of the model and trains SAEs on it, which takes longest.
+        controls: which of `CONTROLS`. "random-weight model" draws a twin of the model and trains SAEs on it, which takes
+            longest.
         control_states: how many states each of those SAEs is trained on.
         quantiles: of the causal test, a threshold each; () leaves it out.
         max_new_tokens: of a thinking response.
         max_direct_tokens: of a direct response.
-        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink and left out; by
-            default what the SAEs were trained with (`train_saes` keeps it), else 5.
+        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink and left
+            out; by default what the SAEs were trained with (`train_saes` keeps it), else 5.
         batch_size: sequences at once.
         seed: of halves, shuffles, controls and resampling.
-        save_to: a folder to keep everything in as it comes: responses, traces, SAEs, outcomes and `tables/*.csv`. The same call goes
-            on from what is there.
+        save_to: a folder to keep everything in as it comes: responses, traces, SAEs, outcomes and `tables/*.csv`. The same
+            call goes on from what is there.
         progress: show progress bars.
 
     Raises:
@@ -130,6 +131,7 @@ def analyse(
     require_prompts(len(problems), 2 * MIN_PROMPTS if saes else MIN_PROMPTS, what="problems")
     if unknown := set(controls) - set(CONTROLS):
         raise ValueError(f"unknown controls {sorted(unknown)}: there are {', '.join(map(repr, CONTROLS))}")
+    sink_ratio = _sink_ratio(saes) if sink_ratio is None else sink_ratio
     study = _Study(
         backend,
         saes,
@@ -139,7 +141,7 @@ def analyse(
         quantiles=tuple(quantiles),
         max_new_tokens=max_new_tokens,
         max_direct_tokens=max_direct_tokens,
-        options={"sink_ratio": _sink_ratio(saes) if sink_ratio is None else sink_ratio, "batch_size": batch_size, "progress": progress},
+        options={"sink_ratio": sink_ratio, "batch_size": batch_size, "progress": progress},
         seed=seed,
         folder=Path(save_to) if save_to else None,
     )

@@ -37,8 +37,8 @@ def evaluate_saes(
 ) -> pd.DataFrame:
     """Explained variance of each SAE over all tokens of some sequences, sinks and padding left out.
 
-    `explained_variance = 1 - sum ||h - sae(h)||^2 / sum ||h - mean h||^2`, `residual = sum ||h - sae(h)||^2 / sum ||h||^2`, both
-    with 95% intervals by resampling sequences.
+    `explained_variance = 1 - sum ||h - sae(h)||^2 / sum ||h - mean h||^2`, `residual = sum ||h - sae(h)||^2 / sum ||h||^2`,
+    both with 95% intervals by resampling sequences.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`.
@@ -51,8 +51,8 @@ def evaluate_saes(
         progress: show a progress bar.
 
     Returns:
-        One row per layer: layer, explained_variance, low, high, residual, residual_low, residual_high, l0 (mean active latents of a
-        token), dead (latents that are never active here), d_sae, n (sequences), n_tokens, seed.
+        One row per layer: layer, explained_variance, low, high, residual, residual_low, residual_high, l0 (mean active
+        latents of a token), dead (latents that are never active here), d_sae, n (sequences), n_tokens, seed.
     """
     backend = backend_of(model)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos)

@@ -80,8 +80,8 @@ def attribute(
 ) -> Attribution:
     """Thinking minus direct, mean over some layers, as it is and matched by length, position, token type and answer token.
 
-    A response's length also acts as a whole (each of its tokens may carry it): "length, by regression" is the difference that is
-    left at equal lengths, the intercept of the prompts' differences over the difference of the two lengths.
+    A response's length also acts as a whole (each of its tokens may carry it): "length, by regression" is the difference
+    that is left at equal lengths, the intercept of the prompts' differences over the difference of the two lengths.
 
     Args:
         think: thinking traces; the label "prompt" pairs them.

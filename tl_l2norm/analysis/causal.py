@@ -31,8 +31,9 @@ def causal_table(outcomes: pd.DataFrame) -> pd.DataFrame:
         outcomes: what `suppress_and_ask` returned.
 
     Returns:
-        arm, quantile, what, positions (decode positions changed at any layer, mean per response), events (positions and layers, mean
-        per response), tokens (mean length), accuracy, low, high (Wilson), cut_off (share), n (problems), seed, model.
+        arm, quantile, what, positions (decode positions changed at any layer, mean per response), events (positions and
+        layers, mean per response), tokens (mean length), accuracy, low, high (Wilson), cut_off (share), n (problems), seed,
+        model.
     """
     _require(outcomes)
     rows = []

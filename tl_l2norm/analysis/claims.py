@@ -1,7 +1,7 @@
 """The paper's claims, one by one: what was measured, its control, and a verdict by a rule that was fixed beforehand.
 
-"supported" needs the whole 95% interval on the claim's side and, where there is a control, beyond the control's. Everything else
-that could be measured is "not supported"; what could not says why.
+"supported" needs the whole 95% interval on the claim's side and, where there is a control, beyond the control's. Everything
+else that could be measured is "not supported"; what could not says why.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ def _norm_stages(known: _Known) -> Finding:
     above, below = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
     sharp = shape["sharpness_low"] > SHARP
     return Finding(
-        measured=f"above at {above} of {len(own)} layers, below at {below}; {shape['sharpness']:.0%} of the rise in the last quarter",
+        measured=f"above at {above} of {len(own)} layers, below at {below}; {shape['sharpness']:.0%} of the rise in the last "
+        "quarter",
         interval=f"spike {shape['spike']:.4g} {_span(shape['spike_low'], shape['spike_high'], '.4g')}",
         control=f"shuffled modes: above at {int((shuffled['low'] > 0).sum())}, below at {int((shuffled['high'] < 0).sum())}",
         n=int(own["n"].max()),
@@ -187,8 +188,8 @@ def _theorem(known: _Known) -> Finding:
     fit = f", R2 {r2.min():.2f} to {r2.max():.2f}" if len(r2) else ""
     always = int((table["premise_low"] > 0.9).sum())
     return Finding(
-        measured=f"premise (thinking norm larger) holds in {premise.mean():.0%} of prompts and layers, at {always} of {len(table)} "
-        f"layers for nearly all{constants}{fit}",
+        measured=f"premise (thinking norm larger) holds in {premise.mean():.0%} of prompts and layers, for nearly all prompts "
+        f"at {always} of {len(table)} layers{constants}{fit}",
         interval=f"premise by layer {premise.min():.0%} to {premise.max():.0%}",
         control="50% where modes don't differ",
         n=int(table["n"].max()),
@@ -260,7 +261,8 @@ def _thinking_tokens(known: _Known) -> Finding:
     return Finding(
         measured=f"{own['among_top']:.0%} of the top tenth are thinking tokens, of all tokens {own['overall']:.0%}",
         interval=f"excess {_span(own['low'], own['high'], '.2f')}",
-        control=f"most over-represented otherwise: {first.name} ({first['among_top']:.0%} of the top, {first['overall']:.0%} of all)",
+        control=f"most over-represented otherwise: {first.name} ({first['among_top']:.0%} of the top, "
+        f"{first['overall']:.0%} of all)",
         n=int(own["n"]),
         verdict=_verdict(own["low"] > 0),
         why="needs thinking tokens over-represented among those of the highest norm in the late layers",
@@ -296,7 +298,8 @@ def _domain(known: _Known) -> Finding:
     table = known["families"].set_index("predictor")
     profile, length, spike = (table.loc[name] for name in ("profile", "length", "spike"))
     return Finding(
-        measured=f"family guessed right from the norms of all layers {profile['accuracy']:.0%}, from the spike {spike['accuracy']:.0%}",
+        measured=f"family guessed right from the norms of all layers {profile['accuracy']:.0%}, from the spike "
+        f"{spike['accuracy']:.0%}",
         interval=_span(profile["low"], profile["high"], ".0%"),
         control=f"from the response's length {length['accuracy']:.0%}, chance {profile['chance']:.0%}",
         n=int(profile["n"]),

@@ -57,7 +57,8 @@ def correlation_table(
         scope "layers"), rho, low, high, n (prompts), seed, model. rho is NaN where no feature was chosen.
 
     Raises:
-        ValueError: traces that can't be compared, fewer than 8 prompts, or a quantity that is the same at every token of a layer.
+        ValueError: traces that can't be compared, fewer than 8 prompts, or a quantity that is the same at every token of a
+            layer.
     """
     require_comparable(traces)
     groups = by_prompt(traces)

@@ -103,8 +103,8 @@ def layer_curve(
         resamples: how many.
 
     Raises:
-        ValueError: no traces, traces that are not comparable, none with a response, a quantity that was not recorded, or prompts
-            that the features were chosen on.
+        ValueError: no traces, traces that are not comparable, none with a response, a quantity that was not recorded, or
+            prompts that the features were chosen on.
     """
     require_comparable(traces)
     if quantity in ("feature_sum", "reasoning_sum") and all(trace.features for trace in traces):
@@ -178,7 +178,8 @@ def mode_differences(
         One row per layer: layer, quantity, difference, low, high, n (prompts), seed, model.
 
     Raises:
-        ValueError: modes with different prompts, fewer than 8, traces that are not comparable, or a quantity that was not recorded.
+        ValueError: modes with different prompts, fewer than 8, traces that are not comparable, or a quantity that was not
+            recorded.
     """
     pairs = pair_modes(think, direct)
     first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)

@@ -42,7 +42,8 @@ def dynamics(
 ) -> pd.DataFrame:
     """Shape of the mean curve over layers, and thinking against direct in the late layers.
 
-    - onset: layer at which the thinking curve bends upwards, by the two-piece linear fit of least squares; NaN without such a bend.
+    - onset: layer at which the thinking curve bends upwards, by the two-piece linear fit of least squares; NaN without such
+      a bend.
     - sharpness: share of the thinking curve's whole rise that falls in the last quarter of the layers; NaN without a rise.
     - spike: mean over late layers, thinking minus direct. amplification: their ratio.
 
@@ -61,7 +62,8 @@ def dynamics(
         (NaN below 8 prompts), n (prompts), description, seed, model.
 
     Raises:
-        ValueError: modes with different prompts, fewer than 8 prompts in all, not all layers recorded, or a label that is missing.
+        ValueError: modes with different prompts, fewer than 8 prompts in all, not all layers recorded, or a label that is
+            missing.
     """
     if unknown := set(by) - set(_GROUPS):
         raise ValueError(f"can't group by {sorted(unknown)}: give any of {', '.join(_GROUPS)}")
@@ -187,10 +189,12 @@ def level_trend(
     """Does amplification (late layers, thinking over direct) grow with the level? Spearman's rho over prompts, within families.
 
     Ranks are centred within each family, so that families of different level or size of norm don't make a trend. The test
-    permutes the levels within families. Beside it the same given the length of the thinking response, which grows with the level.
+    permutes the levels within families. Beside it the same given the length of the thinking response, which grows with the
+    level.
 
     Returns:
-        Two rows: given ("nothing", "length"), rho, low, high, p (two-sided), n (prompts), levels (how many), quantity, seed, model.
+        Two rows: given ("nothing", "length"), rho, low, high, p (two-sided), n (prompts), levels (how many), quantity, seed,
+        model.
 
     Raises:
         ValueError: as `dynamics`; or one level only.
@@ -270,8 +274,8 @@ def family_separation(
     prompts, and the other way round.
 
     Returns:
-        One row per predictor ("spike", "profile", "length"): predictor, accuracy, low, high (Wilson), chance (the largest family's
-        share), n (prompts), families, quantity, seed, model.
+        One row per predictor ("spike", "profile", "length"): predictor, accuracy, low, high (Wilson), chance (the largest
+        family's share), n (prompts), families, quantity, seed, model.
 
     Raises:
         ValueError: as `dynamics`; or fewer than two families of at least 8 prompts.

@@ -61,7 +61,7 @@ def require_prompts(n: int, least: int = MIN_PROMPTS, what: str = "prompts") -> 
 def shuffle_modes(
     think: Sequence[Trace], direct: Sequence[Trace], *, seed: int = 0
 ) -> tuple[tuple[Trace, ...], tuple[Trace, ...]]:
-    """The same traces with the modes of half of the prompts, drawn at random, exchanged: a control without any effect of mode."""
+    """The same traces with the modes of half of the prompts, drawn at random, exchanged: a control without effect of mode."""
     pairs = pair_modes(think, direct)
     order = np.random.default_rng(seed).permutation(len(pairs))
     swapped = {prompt for i, prompt in zip(order, pairs, strict=True) if i < len(pairs) // 2}

@@ -34,8 +34,8 @@ class ReasoningFeatures:
     """By layer, the largest effect first; an empty tuple where none was found."""
     table: pd.DataFrame
     """One row for each tested latent: layer, latent, think and direct (mean activation), difference, effect (paired: mean
-    difference over its standard deviation), p (one-sided Wilcoxon signed-rank), q (Benjamini-Hochberg within the layer), chosen,
-    n (prompts)."""
+    difference over its standard deviation), p (one-sided Wilcoxon signed-rank), q (Benjamini-Hochberg within the layer),
+    chosen, n (prompts)."""
     chosen_on: frozenset[str]
     saes: Mapping[int, str]
     match: Match
@@ -92,8 +92,8 @@ class ReasoningFeatures:
         """What becomes of them on other prompts, matched as they were chosen.
 
         Returns:
-            One row per latent: layer, latent, difference (thinking minus direct, mean activation), low, high, effect, replicated
-            (the interval is over 0), n (prompts), seed, model.
+            One row per latent: layer, latent, difference (thinking minus direct, mean activation), low, high, effect,
+            replicated (the interval is over 0), n (prompts), seed, model.
 
         Raises:
             ValueError: as `total`, and as `find_reasoning_features` for the pairs.
@@ -145,7 +145,8 @@ def find_reasoning_features(
         seed: of the halves.
 
     Raises:
-        ValueError: no features, modes with different prompts, traces that are not comparable, or fewer than 8 prompts in a half.
+        ValueError: no features, modes with different prompts, traces that are not comparable, or fewer than 8 prompts in a
+            half.
     """
     pairs = pair_modes(think, direct, least=2 * MIN_PROMPTS if choose_on is None else MIN_PROMPTS)
     saes = _saes([*think, *direct])

@@ -75,7 +75,8 @@ def bound_points(
 def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
     """The theorem layer by layer: how often its premise holds, and `c1 <= left / right <= c2` where it does.
 
-    c1 and c2 are the tightest constants for these prompts, the least and the greatest ratio; c1 over 0 is what the theorem asks for.
+    c1 and c2 are the tightest constants for these prompts, the least and the greatest ratio; c1 over 0 is what the theorem
+    asks for.
 
     Returns:
         One row per layer: layer, n (prompts), premise (share with a larger thinking norm), premise_low, premise_high (Wilson),
@@ -134,7 +135,7 @@ def decoder_cosine(directions: Float[Tensor, "d_sae d_model"], *, seed: int = 0)
 
 
 def random_cosine(d_model: int) -> float:
-    """Mean absolute cosine between random directions, `Gamma(d / 2) / (sqrt(pi) Gamma((d + 1) / 2))`: no SAE needs to beat this."""
+    """Mean absolute cosine between random directions, `Gamma(d / 2) / (sqrt(pi) Gamma((d + 1) / 2))`."""
     from scipy.special import gammaln
 
     return float(np.exp(gammaln(d_model / 2) - gammaln((d_model + 1) / 2)) / np.sqrt(np.pi))
@@ -150,7 +151,7 @@ def part_cosines(
     tokens: Tokens = "read",
     seed: int = 0,
 ) -> Estimate:
-    """Absolute cosine between the reconstruction's reasoning part and its rest, bias included (A3): mean over tokens, then prompts.
+    """Absolute cosine between the reconstruction's reasoning part and its rest, bias included (A3), mean over prompts.
 
     Tokens without an active reasoning feature have no angle and are left out.
     """
@@ -244,9 +245,9 @@ def assumption_table(
         seed: of the resampling.
 
     Returns:
-        One row per assumption and layer: assumption, statement, layer, value, low, high, bound, holds ("holds", "does not hold",
-        or "undecided" where the interval straddles the bound), control (a figure to hold it against), control_name, n, seed, model.
-        A layer without reasoning features has no A3 and A4.
+        One row per assumption and layer: assumption, statement, layer, value, low, high, bound, holds ("holds", "does not
+        hold", or "undecided" where the interval straddles the bound), control (a figure to hold it against), control_name,
+        n, seed, model. A layer without reasoning features has no A3 and A4.
     """
     traces = [*think, *direct]
     for trace in traces:

@@ -35,8 +35,8 @@ def high_norm_tokens(
     thinking, of the answer after it, and of the direct answer.
 
     Returns:
-        One row per kind: kind, among_top (its share of the top tokens), overall (its share of all), excess (the difference), low,
-        high (of the excess), n (prompts), seed, model.
+        One row per kind: kind, among_top (its share of the top tokens), overall (its share of all), excess (the difference),
+        low, high (of the excess), n (prompts), seed, model.
 
     Raises:
         ValueError: modes with different prompts, or fewer than 8.
