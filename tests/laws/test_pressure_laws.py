@@ -284,7 +284,7 @@ def test_reading_the_norm_wakes_nobodys_hooks(tiny: Any) -> None:
         tiny.reset_hooks()
 
 
-def test_scaled_logits_are_refused(tmp_path: Path) -> None:
+def test_scaled_logits_are_refused_here_and_right_in_the_logit_lens(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.CohereConfig(
         vocab_size=300,
@@ -294,6 +294,7 @@ def test_scaled_logits_are_refused(tmp_path: Path) -> None:
         num_attention_heads=2,
         num_key_value_heads=1,
         logit_scale=0.25,
+        initializer_range=0.5,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
@@ -303,6 +304,10 @@ def test_scaled_logits_are_refused(tmp_path: Path) -> None:
     model = l2.load_model(tmp_path, device="cpu")
     with pytest.raises(ValueError, match="it scales them"):
         l2.optimisation_pressure(model, [[5, 6, 7]])
+    (trace,) = l2.collect(model, [[5, 6, 7]], metrics=["output_entropy"], progress=False)
+    with torch.no_grad():
+        truth = torch.distributions.Categorical(logits=model(torch.tensor([[5, 6, 7]]))[0]).entropy()
+    assert (trace.metrics["output_entropy"][-1] - truth).abs().max() < 1e-3
 
 
 def test_a_hook_that_edits_logits_is_refused_and_stays(tiny: Any) -> None:
