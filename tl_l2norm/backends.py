@@ -358,7 +358,7 @@ class BridgeBackend(Backend):
     @override
     def unembed(self, stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_vocab"]:
         with self._muted_head():
-            logits = self.model.unembed(self.model.ln_final(stream.reshape(1, -1, stream.shape[-1])))
+            logits: Tensor = self.model.unembed(self.model.ln_final(stream.reshape(1, -1, stream.shape[-1])))
             logits = self.model.adapter.apply_output_logits_transform(logits)  # soft cap; the scale of Cohere, Granite, Falcon
         return logits.reshape(*stream.shape[:-1], -1)
 

@@ -1,4 +1,4 @@
-"""The command line: `tl-l2norm report` and `tl-l2norm doctor`."""
+"""The command line: `tl-l2norm report`, `tl-l2norm analyse` and `tl-l2norm doctor`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tl-l2norm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_report(commands)
+    _add_analyse(commands)
     _add_doctor(commands)
     return parser
 
@@ -49,18 +50,27 @@ def _add_report(commands: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     _add_model(command)
+    _add_problems(command, "how many problems; 24 of our own (200 for tiny-reasoner), all of a file")
+    command.add_argument("--out", default="report.html", metavar="FILE.html", help="where to write the report")
+    command.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    command.add_argument("--layer", type=int, default=None, help="layer that colours the tokens; a late one by default")
+    command.add_argument("--examples", type=int, default=3, help="problems shown token by token")
+    command.add_argument("--save", metavar="DIR", default=None, help="keep results here as they come, and go on from them")
+    command.set_defaults(run=_report)
+
+
+def _add_problems(command: argparse.ArgumentParser, n: str) -> None:
+    """What is asked and how, the same for every command that asks."""
     command.add_argument(
         "--prompts",
         metavar="FILE.jsonl",
         help='one problem a line, {"question": ..., "answer": ...}; a mixture of our own tasks that suits the model by default',
     )
-    command.add_argument("--out", default="report.html", metavar="FILE.html", help="where to write the report")
-    command.add_argument(
-        "--n", type=int, default=None, help="how many problems; 24 of our own (200 for tiny-reasoner), all of a file"
-    )
+    command.add_argument("--n", type=int, default=None, help=n)
     command.add_argument("--max-new-tokens", type=int, default=160, help="length of a thinking response")
     command.add_argument("--max-direct-tokens", type=int, default=32, help="length of a direct response")
-    command.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    command.add_argument("--seed", type=int, default=0, help="of problems, sampling and resampling")
+    command.add_argument("--batch-size", type=int, default=None, help="responses decoded at once; 16, 100 for tiny-reasoner")
     command.add_argument(
         "--saes",
         metavar="SOURCE",
@@ -75,12 +85,28 @@ def _add_report(commands: Any) -> None:
         help="a norm over this many times its layer's median over the prompt is a sink's and left out; 5, and "
         f"{_OUR_SINK_RATIO:g} for tiny-reasoner, where tokens at which direct answers are worked out are over 5",
     )
-    command.add_argument("--seed", type=int, default=0, help="of problems, sampling and resampling")
-    command.add_argument("--batch-size", type=int, default=16, help="responses decoded at once")
-    command.add_argument("--layer", type=int, default=None, help="layer that colours the tokens; a late one by default")
-    command.add_argument("--examples", type=int, default=3, help="problems shown token by token")
-    command.add_argument("--save", metavar="DIR", default=None, help="keep results here as they come, and go on from them")
-    command.set_defaults(run=_report)
+
+
+def _add_analyse(commands: Any) -> None:
+    command = commands.add_parser(
+        "analyse",
+        help="measure every claim of the paper on a model, each with its control",
+        description="Ask a model problems in both modes and measure what the paper claims: reasoning features, curves, "
+        "correlations, theory, causes, each beside its control. Writes a folder: tables as CSV, a page with figures, and all "
+        "that the same command goes on from.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_model(command)
+    _add_problems(command, "how many problems; 200 of our own, all of a file")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder to write, and to go on from")
+    command.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        choices=("untrained-sae", "random-weight-model", "shuffled-modes", "suppression"),
+        help="leave out a control or the causal test; may be given several times",
+    )
+    command.set_defaults(run=_analyse)
 
 
 def _add_doctor(commands: Any) -> None:
@@ -122,7 +148,7 @@ def _report(options: argparse.Namespace) -> int:
         seed=options.seed,
         saes=saes,
         sink_ratio=_sink_ratio(options),
-        batch_size=options.batch_size,
+        batch_size=_batch_size(options),
         save_to=options.save,
     )
     path = report(results, path=options.out, layer=options.layer, examples=options.examples, seed=options.seed)
@@ -131,7 +157,35 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
+def _analyse(options: argparse.Namespace) -> int:
+    problems = _problems(options, few=200)
+    model, saes = _load(options), _saes(options)
+    from pathlib import Path
+
+    from tl_l2norm.paper_analysis import CONTROLS, analyse
+    from tl_l2norm.paper_report import analysis_report, analysis_summary
+    from tl_l2norm.suppression import QUANTILES
+
+    found = analyse(
+        model,
+        saes,
+        problems,
+        controls=[name for name in CONTROLS if name.lower().replace(" ", "-") not in options.skip],
+        quantiles=() if "suppression" in options.skip else QUANTILES,
+        max_new_tokens=options.max_new_tokens,
+        max_direct_tokens=options.max_direct_tokens,
+        sink_ratio=_sink_ratio(options),
+        batch_size=_batch_size(options),
+        seed=options.seed,
+        save_to=options.out,
+    )
+    path = analysis_report(found, path=Path(options.out) / "analysis.html")
+    print(analysis_summary(found))
+    print(f"\npage: {path}\ntables: {Path(options.out) / 'tables'}")
+    return 0
+
+
+def _problems(options: argparse.Namespace, few: int = 24) -> tuple[Problem, ...]:
     from tl_l2norm.models import OURS
     from tl_l2norm.problem_sources import load_problems
     from tl_l2norm.tasks import make_mixture
@@ -142,7 +196,15 @@ def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
         return load_problems(options.prompts)[: options.n]
     if options.model in OURS:
         return make_mixture(options.n or 200, families="compact", seed=options.seed, split="test")
-    return make_mixture(options.n or 24, seed=options.seed)
+    return make_mixture(options.n or few, seed=options.seed)
+
+
+def _batch_size(options: argparse.Namespace) -> int:
+    from tl_l2norm.models import OURS
+
+    if options.batch_size is not None:
+        return int(options.batch_size)
+    return 100 if options.model in OURS else 16
 
 
 def _sink_ratio(options: argparse.Namespace) -> float:

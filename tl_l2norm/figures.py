@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Literal
@@ -13,36 +12,12 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from tl_l2norm.analysis.curves import LayerCurve
+from tl_l2norm.analysis.quantities import QUANTITIES
 from tl_l2norm.analysis.sinks import layer_medians, norms_without_sinks
+from tl_l2norm.drawing import BAR_PATTERN, GREY, TEMPLATE, add_curve, mode_name, plain, shade_late, style_of
 from tl_l2norm.tables import render_table
 from tl_l2norm.trace import Trace
-from tl_l2norm.widgets.token_view import norm_text, visible_text
-
-MODE_NAMES = {"think": "thinking", "direct": "direct"}
-_QUANTITIES = {"l2_norm": "L2 norm", "feature_sum": "summed SAE activation<br>"}
-
-_GREY, _GRID = "#808080", "rgba(128,128,128,0.25)"  # legible on white and on black
-_STYLES = (
-    # colour, band, dash, marker, pattern: told apart in grey, too
-    ("#d55e00", "rgba(213,94,0,0.18)", "solid", "circle", ""),
-    ("#2b8cce", "rgba(43,140,206,0.18)", "dash", "square-open", "/"),
-    ("#009e73", "rgba(0,158,115,0.18)", "dot", "diamond", "x"),
-    ("#a05fa0", "rgba(160,95,160,0.18)", "dashdot", "triangle-up-open", "."),
-)
-_TEMPLATE = go.layout.Template(
-    layout={
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": _GREY},
-        "margin": {"l": 60, "r": 20, "t": 50, "b": 50},
-        "height": 420,
-        "xaxis": {"gridcolor": _GRID, "linecolor": _GREY, "zeroline": False, "ticks": "outside", "title": {"standoff": 8}},
-        "yaxis": {"gridcolor": _GRID, "linecolor": _GREY, "zeroline": False, "title": {"standoff": 8}},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": {"text": ""}},
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": _GREY, "activecolor": _GREY},
-        "hoverlabel": {"bgcolor": "#222", "font": {"color": "#fff"}},
-    }
-)
+from tl_l2norm.widgets.token_view import norm_text
 
 
 def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figure:
@@ -51,49 +26,23 @@ def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figu
         raise ValueError("no curves to draw")
     if len({curve.quantity for curve in curves}) > 1:
         raise ValueError("the curves are of different quantities: draw a figure of each")
-    figure = go.Figure(layout={"template": _TEMPLATE, "hovermode": "x unified"})
+    figure = go.Figure(layout={"template": TEMPLATE, "hovermode": "x unified"})
     for curve in curves:
-        colour, band, dash, marker, _ = _style(curve.mode)
-        name = f"{_mode_name(curve.mode)} (n = {curve.n} prompts)"
-        x = [*curve.layers, *reversed(curve.layers)]
-        y = [*curve.high, *reversed(curve.low)]
-        if not np.isnan(y).any():
-            figure.add_scatter(
-                x=x,
-                y=y,
-                fill="toself",
-                fillcolor=band,
-                line={"width": 0},
-                mode="lines",
-                legendgroup=name,
-                showlegend=False,
-                hoverinfo="skip",
-            )
-        figure.add_scatter(
-            x=curve.layers,
-            y=curve.mean,
-            customdata=np.stack([curve.low, curve.high], axis=-1),
-            hovertemplate="%{y:.4g} [%{customdata[0]:.4g}, %{customdata[1]:.4g}]",
-            name=_plain(name),
-            legendgroup=name,
-            mode="lines+markers",
-            line={"color": colour, "dash": dash, "width": 2},
-            marker={"symbol": marker, "size": 6},
+        add_curve(
+            figure,
+            layers=curve.layers,
+            mean=curve.mean,
+            low=curve.low,
+            high=curve.high,
+            mode=curve.mode,
+            name=f"{mode_name(curve.mode)} (n = {curve.n} prompts)",
         )
-    layers, late = curves[0].layers, curves[0].late
-    if late:
-        figure.add_vrect(
-            late[0] - 0.5,
-            late[-1] + 0.5,
-            fillcolor=_GREY,
-            opacity=0.1,
-            line_width=0,
-            layer="below",
-            annotation={"text": "late layers", "font": {"size": 11}},
-            annotation_position="top left",
-        )
+    layers = curves[0].layers
+    shade_late(figure, curves[0].late)
     figure.update_xaxes(title_text="layer", range=[layers[0] - 0.7, layers[-1] + 0.7])
-    figure.update_yaxes(title_text=f"mean {_QUANTITIES[curves[0].quantity]} of response tokens", automargin=True)
+    figure.update_yaxes(
+        title_text=f"mean {QUANTITIES.get(curves[0].quantity, curves[0].quantity)}<br>of response tokens", automargin=True
+    )
     figure.update_yaxes({"type": "log", "dtick": "D2"} if log_y else {"rangemode": "tozero"})
     return figure
 
@@ -125,7 +74,7 @@ def token_heatmap(
     norms, shown = norms[:, :max_tokens], shown[:, :max_tokens]
     quantity = "norm / layer median" if relative_to else "norm"
     low, high = _colour_range(shown)
-    figure = go.Figure(layout={"template": _TEMPLATE, "height": 480})
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 480})
     figure.add_heatmap(
         z=shown,
         x=np.arange(shown.shape[1]),
@@ -139,7 +88,7 @@ def token_heatmap(
         hoverongaps=False,
     )
     for segment, start, end in _runs(trace.segments[:max_tokens]):
-        figure.add_vline(start - 0.5, line={"color": _GREY, "width": 1})
+        figure.add_vline(start - 0.5, line={"color": GREY, "width": 1})
         figure.add_annotation(
             x=start - 0.5,
             y=1,
@@ -160,23 +109,23 @@ def accuracy_bars(table: pd.DataFrame) -> go.Figure:
     """Accuracy with its 95% interval, from `accuracy_table`: a bar per mode within family and level, where it has them."""
     if missing := {"accuracy", "low", "high", "n"} - set(table.columns):
         raise ValueError(f"the table lacks the columns {sorted(missing)}: give what accuracy_table returns")
-    figure = go.Figure(layout={"template": _TEMPLATE, "barmode": "group", "bargap": 0.4, "height": 360})
+    figure = go.Figure(layout={"template": TEMPLATE, "barmode": "group", "bargap": 0.4, "height": 360})
     for mode, rows in table.groupby("mode", sort=False) if "mode" in table else [("all", table)]:
-        colour, _, _, _, pattern = _style(str(mode))
-        groups = [_plain(_group_name(row)) for _, row in rows.iterrows()]
+        colour, _, _, _, pattern = style_of(str(mode))
+        groups = [plain(_group_name(row)) for _, row in rows.iterrows()]
         figure.add_bar(
             x=groups,
             y=rows["accuracy"],
             error_y={
                 "array": rows["high"] - rows["accuracy"],
                 "arrayminus": rows["accuracy"] - rows["low"],
-                "color": _GREY,
+                "color": GREY,
                 "thickness": 2,
             },
-            name=_plain(_mode_name(str(mode))),
+            name=plain(mode_name(str(mode))),
             customdata=rows[["low", "high", "n"]],
             hovertemplate="%{y:.1%} [%{customdata[0]:.1%}, %{customdata[1]:.1%}], n = %{customdata[2]}<extra></extra>",
-            marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay", "fgcolor": "rgba(255,255,255,0.6)"}},
+            marker={"color": colour, "pattern": {"shape": pattern, **BAR_PATTERN}},
             opacity=0.75,
         )
     figure.update_yaxes(title_text="accuracy", range=[0, 1.02], tickformat=".0%")
@@ -198,9 +147,9 @@ def curves_frame(curves: Sequence[LayerCurve]) -> pd.DataFrame:
     frame = pd.DataFrame({"layer": curves[0].layers})
     for curve in curves:
         bounds = zip(curve.mean, curve.low, curve.high, strict=True)
-        frame[f"{_mode_name(curve.mode)} (n = {curve.n})"] = [interval_text(*row) for row in bounds]
+        frame[f"{mode_name(curve.mode)} (n = {curve.n})"] = [interval_text(*row) for row in bounds]
     if len(curves) == 2:
-        first, second = (_mode_name(curve.mode) for curve in curves)
+        first, second = (mode_name(curve.mode) for curve in curves)
         frame[f"{first} - {second}"] = [f"{value:+.4g}" for value in curves[0].mean - curves[1].mean]
     return frame
 
@@ -210,28 +159,15 @@ def interval_text(mean: float, low: float, high: float) -> str:
     return f"{mean:.4g}" if np.isnan(low) else f"{mean:.4g} [{low:.4g}, {high:.4g}]"
 
 
-def _style(mode: str) -> tuple[str, str, str, str, str]:
-    return _STYLES[{"think": 0, "direct": 1}.get(mode, 2)]
-
-
-def _mode_name(mode: str) -> str:
-    return MODE_NAMES.get(mode, mode)
-
-
 def _group_name(row: pd.Series[Any]) -> str:
     parts = [str(row["family"])] if "family" in row else []
     parts += [f"level {row['level']}"] if "level" in row else []
-    return ", ".join(parts) or _mode_name(str(row.get("mode", "all")))
-
-
-def _plain(text: str) -> str:
-    """Text that Plotly shows as it is: it would take `<b>` for markup."""
-    return html.escape(visible_text(text), quote=False)
+    return ", ".join(parts) or mode_name(str(row.get("mode", "all")))
 
 
 def _hover(trace: Trace, norms: NDArray[np.float64]) -> NDArray[np.object_]:
     """[layer, pos] what the pointer shows."""
-    texts = [_plain(text) or "(part of a character)" for text in trace.str_tokens[: norms.shape[1]]]
+    texts = [plain(text) or "(part of a character)" for text in trace.str_tokens[: norms.shape[1]]]
     tokens = [f"position {position}, {text}<br>norm " for position, text in enumerate(texts)]
     return np.array([[token + norm_text(norm) for token, norm in zip(tokens, row, strict=True)] for row in norms], object)
 

@@ -186,6 +186,9 @@ class _Study:
             stages |= {"features": self._choose, "controls": self._control, "curves": self._curves}
             stages |= {"correlations": self._correlate, "theory": self._theory}
         else:
+            stages["curves"] = lambda: self._add(
+                "curves", lambda: self._curves_of(self.traces[TRAINED], METRIC_NAMES).assign(source="no SAE")
+            )
             self.notes |= dict.fromkeys(("features", "correlations", "bound", "assumptions"), "no SAEs were given")
         stages |= {"pressure": self._pressure, "causes": self._causes}
         with tqdm(total=len(stages), desc="analyse", unit="stage", disable=not self.options["progress"]) as bar:
@@ -212,10 +215,12 @@ class _Study:
     def _add(self, name: str, make: Callable[[], pd.DataFrame]) -> None:
         """A table, saved at once; what it can't be made of is noted."""
         try:
-            self.tables[name] = make()
+            table = make()
         except ValueError as reason:
             self.notes[name] = str(reason)
             return
+        missing = {"seed": self.seed, "model": self.backend.model_name}
+        self.tables[name] = table.assign(**{column: value for column, value in missing.items() if column not in table})
         if self.folder:
             place = self.folder / "tables"
             place.mkdir(parents=True, exist_ok=True)
@@ -386,15 +391,19 @@ class _Study:
 
     def _all_curves(self) -> pd.DataFrame:
         def of_source(source: str, modes: _Modes, features: ReasoningFeatures) -> pd.DataFrame:
-            names = ["l2_norm", "reasoning_sum", *(METRIC_NAMES[1:] if source == TRAINED else ())]
-            frames = [
-                layer_curve(traces, mode=mode, quantity=name, features=features, seed=self.seed).to_frame()
-                for name in names
-                for mode, traces in zip(("think", "direct"), modes, strict=True)
-            ]
-            return pd.concat(frames, ignore_index=True)
+            return self._curves_of(
+                modes, ["l2_norm", "reasoning_sum", *(METRIC_NAMES[1:] if source == TRAINED else ())], features
+            )
 
         return self._by_source(of_source)
+
+    def _curves_of(self, modes: _Modes, names: Sequence[str], features: ReasoningFeatures | None = None) -> pd.DataFrame:
+        frames = [
+            layer_curve(traces, mode=mode, quantity=name, features=features, seed=self.seed).to_frame()
+            for name in names
+            for mode, traces in zip(("think", "direct"), modes, strict=True)
+        ]
+        return pd.concat(frames, ignore_index=True)
 
     def _correlate(self) -> None:
         """Correlations with reasoning features."""

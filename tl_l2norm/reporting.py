@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from tl_l2norm.analysis.accuracy import accuracy_table
-from tl_l2norm.analysis.curves import MIN_PROMPTS, LayerCurve, Quantity, Tokens, compare_late, layer_curve
+from tl_l2norm.analysis.curves import LayerCurve, compare_late, layer_curve
+from tl_l2norm.analysis.pairing import Tokens
+from tl_l2norm.analysis.resampling import MIN_PROMPTS
 from tl_l2norm.analysis.sinks import sink_table
-from tl_l2norm.figures import MODE_NAMES, accuracy_bars, curves_frame, norm_curves, token_heatmap
+from tl_l2norm.drawing import MODE_NAMES
+from tl_l2norm.figures import accuracy_bars, curves_frame, norm_curves, token_heatmap
 from tl_l2norm.hook_names import layer_ranges
+from tl_l2norm.report_parts import figure_html, figure_scripts, table_html
 from tl_l2norm.tables import WIDTH, render_table
 from tl_l2norm.trace import Trace, require_comparable
 from tl_l2norm.widgets import TokensWidget, tokens
-from tl_l2norm.widgets.page import asset, inline_script, render, write_page
+from tl_l2norm.widgets.page import asset, render, write_page
 from tl_l2norm.widgets.token_view import norm_text, visible_text
 
 if TYPE_CHECKING:
@@ -72,29 +74,25 @@ def report(
         "report.html.jinja",
         title=title,
         styles=[Markup(asset("report.css")), *TokensWidget.styles()],
-        scripts=[
-            inline_script("document.documentElement.classList.add('scripted')"),
-            inline_script(get_plotlyjs()),
-            *TokensWidget.scripts(),
-        ],
+        scripts=[*figure_scripts(), *TokensWidget.scripts()],
         facts=_facts(results, seed),
         verdict=_verdict(traces, seed).partition(": "),
         caveats=[*_also(traces, seed), *_left_out(traces), *_caveats(accuracy)],
-        accuracy=_table(accuracy_text(accuracy)),
-        accuracy_figure=_figure(accuracy_bars(detailed[groups[0]] if groups else accuracy), "accuracy"),
-        detailed={by: _table(accuracy_text(table)) for by, table in detailed.items()},
+        accuracy=table_html(accuracy_text(accuracy)),
+        accuracy_figure=figure_html(accuracy_bars(detailed[groups[0]] if groups else accuracy), "accuracy"),
+        detailed={by: table_html(accuracy_text(table)) for by, table in detailed.items()},
         known=bool(accuracy["n"].sum()),
-        curves=_table(curves_frame(curves)) if curves else None,
-        curves_figure=_figure(norm_curves(curves), "curves") if curves else None,
-        features=_table(curves_frame(features)) if features else None,
-        features_figure=_figure(norm_curves(features), "features") if features else None,
+        curves=table_html(curves_frame(curves)) if curves else None,
+        curves_figure=figure_html(norm_curves(curves), "curves") if curves else None,
+        features=table_html(curves_frame(features)) if features else None,
+        features_figure=figure_html(norm_curves(features), "features") if features else None,
         sae=next(iter(traces[0].features.values())).sae if features else None,
-        sinks=_table(sinks_text(sinks.head(_MAX_SINK_ROWS))),
+        sinks=table_html(sinks_text(sinks.head(_MAX_SINK_ROWS))),
         more_sinks=max(0, len(sinks) - _MAX_SINK_ROWS),
-        heatmap=_figure(token_heatmap(first.trace, max_tokens=_MAX_TOKENS), "heatmap"),
+        heatmap=figure_html(token_heatmap(first.trace, max_tokens=_MAX_TOKENS), "heatmap"),
         heatmap_question=first.problem.question,
         heatmap_title=_example_title(first),
-        heatmap_table=_table(_norms_text(first.trace)),
+        heatmap_table=table_html(_norms_text(first.trace)),
         examples=[(pair[0].problem.question, _widget(pair, coloured).fragment()) for pair in shown],
         late=layer_ranges(traces[0].late_layers),
         sink_ratio=f"{traces[0].provenance.sink_ratio:g}",
@@ -169,7 +167,7 @@ def _by_mode(traces: Iterable[Trace]) -> Mapping[str, list[Trace]]:
     return {mode: members for mode, members in groups.items() if members}
 
 
-def _curves(traces: Sequence[Trace], quantity: Quantity, seed: int) -> list[LayerCurve]:
+def _curves(traces: Sequence[Trace], quantity: str, seed: int) -> list[LayerCurve]:
     """Of each mode that has response tokens."""
     return [
         layer_curve(members, mode=mode, quantity=quantity, seed=seed)
@@ -286,24 +284,6 @@ def _norms_text(trace: Trace) -> pd.DataFrame:
     for layer, row, marks in zip(trace.layers, norms, sinks, strict=True):
         columns[str(layer)] = [f"({norm:,.0f})" if sink else norm_text(norm) for norm, sink in zip(row, marks, strict=True)]
     return pd.DataFrame(columns)
-
-
-def _figure(figure: go.Figure, name: str) -> Markup:
-    # Plotly's own set of buttons has one that uploads the figure.
-    buttons = [["toImage", "resetScale2d"]]
-    config = {
-        "displaylogo": False,
-        "responsive": True,
-        "showSendToCloud": False,
-        "plotlyServerURL": "",
-        "modeBarButtons": buttons,
-    }
-    drawn = figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config=config)
-    return Markup("<figure>" + drawn + "</figure>")
-
-
-def _table(frame: pd.DataFrame) -> Markup:
-    return Markup(frame.to_html(index=False, escape=True, border=0, justify="left"))
 
 
 def _share(value: float, unknown: str = "-") -> str:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from tests.builders import NASTY, make_result, make_results, make_trace
+from tests.paper_tables import HOSTILE, hostile_analysis
 from tl_l2norm import widgets
+from tl_l2norm.paper_report import analysis_report
 from tl_l2norm.reporting import report
 from tl_l2norm.tasks import Problem
 from tl_l2norm.widgets import visible_text
@@ -134,6 +136,32 @@ def test_the_report_is_drawn_whole(visit: Any, report_page: Path, scheme: str) -
     assert seen.page.locator("h1").text_content() == "".join(NASTY).replace("\x00", "")  # which no HTML page can hold
     ink = seen.page.locator("#figure-curves .xtick text").first.evaluate("e => getComputedStyle(e).fill")
     assert ink == {"light": "rgb(28, 28, 28)", "dark": "rgb(230, 230, 230)"}[scheme]
+
+
+@pytest.fixture(scope="module")
+def paper_page(tmp_path_factory: Any) -> Path:
+    return analysis_report(hostile_analysis(), path=tmp_path_factory.mktemp("paper") / "analysis.html", title=HOSTILE)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_an_analysis_is_drawn_whole(visit: Any, paper_page: Path, scheme: str) -> None:
+    seen = visit(paper_page, drawn="#figure-amplification_by_level .main-svg", scheme=scheme)
+    assert seen.messages == []
+    assert seen.count(".plotly-graph-div") == seen.count(".plotly-graph-div.js-plotly-plot:has(.main-svg)") == 11
+    assert seen.count(".claims tbody tr") == 15 and seen.count(".claims .mark") == 15
+    assert seen.count("main :is(img, think)") == 0
+    assert seen.page.locator("h1").text_content() == HOSTILE
+    assert HOSTILE in seen.page.locator("details td", has_text="onerror").first.text_content()
+    ink = seen.page.locator("#figure-curves .x2tick text").first.evaluate("e => getComputedStyle(e).fill")
+    assert ink == {"light": "rgb(28, 28, 28)", "dark": "rgb(230, 230, 230)"}[scheme]
+    buttons = seen.page.locator(".modebar [data-title]").evaluate_all("all => all.map(e => e.dataset.title)")
+    assert set(buttons) == {"Download plot as a PNG", "Reset axes"}
+
+
+def test_the_page_of_an_analysis_fits_a_phone(visit: Any, paper_page: Path) -> None:
+    seen = visit(paper_page, drawn="#figure-amplification_by_level .main-svg", width=390)
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert seen.page.locator("#figure-curves").evaluate("e => e.scrollWidth") >= 640, "a figure scrolls in its own frame"
 
 
 def test_hovering_over_the_heatmap_shows_tokens_as_text(visit: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,10 @@ def test_every_claim_has_a_verdict_and_a_reason(found: Any) -> None:
 
 
 def test_every_table_says_how_many_prompts_which_seed_and_model(found: Any) -> None:
-    raw = {"accuracy", "accuracy_by_cell", "bound_points", "pressure_tokens", "latents", "top_tokens", "causal_outcomes"}
+    of_one_prompt = {"bound_points", "pressure_tokens", "top_tokens", "causal_outcomes"}
     for name, table in found.tables.items():
-        assert len(table), name
-        if name not in raw:
-            assert "n" in table.columns and "seed" in table.columns, name
+        assert len(table) and {"seed", "model"} <= set(table.columns), name
+        if name not in of_one_prompt:
             assert (table["n"].dropna() <= N).all(), name
     held_out = N - len(found.features["trained SAE"].chosen_on)
     for name in ("curves", "correlations", "bound"):
@@ -120,6 +120,22 @@ def test_it_goes_on_from_what_was_saved(
         pd.testing.assert_frame_equal(again.tables[name], found.tables[name], check_dtype=False)
     saved = pd.read_csv(folder / "tables" / "causal.csv")
     assert saved["accuracy"].tolist() == pytest.approx(found.tables["causal"]["accuracy"].tolist())
+
+
+def test_no_feature_is_a_result(
+    reasoner: Any, saes: Any, problems: Any, folder: Path, found: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if no latent fired more in thinking."""
+    strict = functools.partial(paper_analysis.find_reasoning_features, min_effect=1e9)
+    monkeypatch.setattr(paper_analysis, "find_reasoning_features", strict)
+    options = {**OPTIONS, "controls": ("untrained SAE", "shuffled modes"), "quantiles": ()}
+    none = analyse(reasoner, saes, problems, save_to=folder, **options)
+    assert len(none.features["trained SAE"]) == 0 and "0 of" in repr(none.features["trained SAE"])
+    claims = none.claims().set_index("number")
+    for number in (1, 3, 4, 7, 8):
+        assert claims.loc[number, "verdict"] == "can't be tested here" and "no reasoning feature" in claims.loc[number, "why"]
+    assert claims.loc[6, "verdict"] == "supported", "what needs no features is measured all the same"
+    assert claims.loc[12, "why"] == "the causal test was left out (quantiles=())"
 
 
 def test_without_saes_and_answers_the_rest_is_measured(reasoner: Any, problems: Any) -> None:

@@ -43,7 +43,7 @@ class Attribution:
         return tuple(
             name
             for name, row in self._rows().items()
-            if name != "none" and row["n"] >= MIN_PROMPTS and not sign * row["low" if sign > 0 else "high"] > 0
+            if name != "none" and _is_tested(row) and not sign * row["low" if sign > 0 else "high"] > 0
         )
 
     @property
@@ -60,11 +60,16 @@ class Attribution:
         if not self.is_there:
             return f"No difference between the modes: {figures}."
         word = "higher" if raw["difference"] > 0 else "lower"
-        untested = [name for name, row in self._rows().items() if row["n"] < MIN_PROMPTS]
+        untested = [name for name, row in self._rows().items() if not _is_tested(row)]
         note = f" Not tested for lack of such tokens: {', '.join(untested)}." if untested else ""
         if not self.goes_away:
             return f"Thinking is {word}, and stays so however the modes are matched: {figures}.{note}"
         return f"Thinking is {word} ({figures}), but not when matched by {', '.join(self.goes_away)}.{note}"
+
+
+def _is_tested(row: pd.Series) -> bool:  # type: ignore[type-arg]
+    """Enough prompts, and an interval: a regression over lengths that hardly vary has none."""
+    return bool(row["n"] >= MIN_PROMPTS and not np.isnan(row["low"]))
 
 
 def attribute(

@@ -95,15 +95,13 @@ class _Known:
         self._tables, self._notes = tables, notes
 
     def __getitem__(self, name: str) -> pd.DataFrame:
-        if name not in self._tables or self._tables[name].empty:
+        if name in self._tables and self._tables[name].empty:
+            raise Missing("no reasoning features were found")
+        if name not in self._tables:
             # a table that is made of another misses for the other's reason
             reason = next((self._notes[k] for k in (name, _MADE_OF.get(name, "")) if k in self._notes), "it was not measured")
             raise Missing(reason)
         return self._tables[name]
-
-    def get(self, name: str) -> pd.DataFrame | None:
-        found = self._tables.get(name)
-        return None if found is None or found.empty else found
 
 
 _MADE_OF = {

@@ -315,7 +315,8 @@ def _nearest_mean(x: Array, classes: NDArray[np.intp], seed: int) -> int:
     right = 0
     for test in (0, 1):
         known, asked = x[fold != test], x[fold == test]
-        centre, scale = known.mean(0), np.maximum(known.std(0), 1e-12)
+        centre, scale = known.mean(0), known.std(0)
+        scale = np.where(scale > 1e-6 * np.abs(centre), scale, np.inf)  # rounding of float32 tells nothing apart
         labels = np.unique(classes)
         means = np.stack([((known - centre) / scale)[classes[fold != test] == c].mean(0) for c in labels])
         distance = ((((asked - centre) / scale)[:, None] - means[None]) ** 2).sum(-1)

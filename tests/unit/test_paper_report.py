@@ -1,0 +1,82 @@
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.paper_tables import HOSTILE, TABLES, analysis_of, hostile_analysis
+from tests.unit.test_report import text_of
+from tl_l2norm.analysis.claims import SUPPORTED, UNTESTED
+from tl_l2norm.paper_analysis import Analysis
+from tl_l2norm.paper_report import analysis_report, analysis_summary
+
+
+def written(tmp_path: Path, analysis: Analysis, **kwargs: object) -> str:
+    return analysis_report(analysis, path=tmp_path / "page.html", **kwargs).read_text(encoding="utf-8")  # type: ignore[arg-type]
+
+
+def test_each_claim_has_its_row_with_its_verdict_in_words_and_a_mark(tmp_path: Path) -> None:
+    analysis = hostile_analysis()
+    page, claims = written(tmp_path, analysis), analysis.claims()
+    rows = re.findall(r'(?s)<tr class="(\w+)">(.*?)</tr>', page)
+    assert len(rows) == len(claims) == 15
+    for (kind, row), claim in zip(rows, claims.to_dict("records"), strict=True):
+        assert claim["verdict"] in text_of(row).replace("&#39;", "'")
+        assert {"supported": "✓", "failed": "✗", "untested": "–"}[kind] in row
+        assert claim["why"].split("<")[0][:20].replace("'", "&#39;") in row
+    counts = claims["verdict"].value_counts()
+    headline = f"{counts.get(SUPPORTED, 0)} of {15 - counts[UNTESTED]} tested claims are supported on this model"
+    assert headline in page and headline in analysis_summary(analysis)
+
+
+def test_figures_stand_with_their_tables_and_what_is_left_stands_by_itself(tmp_path: Path) -> None:
+    text = text_of(written(tmp_path, hostile_analysis()))
+    for heading in ("Norm and reasoning features by layer", "The theorem: both sides", "What suppression does to accuracy"):
+        assert heading in text
+    for name, frame in TABLES.items():
+        assert f"Table {name} ({len(frame)} rows)" in text
+    assert "Other tables Table top_tokens (1 row)" in text
+    assert "With tokens of the response: Thinking is higher, but not when matched by &lt;i&gt;token&lt;/i&gt;." in text
+
+
+def test_a_table_whose_figure_is_missing_is_still_there(tmp_path: Path) -> None:
+    text = text_of(written(tmp_path, analysis_of({"explained": pd.DataFrame({"layer": [3], "residual": [0.25]})})))
+    assert "Other tables Table explained (1 row) layer residual 3 0.25" in text
+    assert "theorem's assumptions" not in text
+
+
+def test_a_long_table_is_cut_and_says_so(tmp_path: Path) -> None:
+    page = written(tmp_path, analysis_of({"latents": pd.DataFrame({"latent": range(1234), "name": "x" * 300})}))
+    assert "Table latents (the first 200 of 1,234 rows)" in page
+    assert "x" * 300 in page and "<td>199</td>" in page and "<td>200</td>" not in page
+
+
+def test_what_could_not_be_measured_is_said_with_its_reason(tmp_path: Path) -> None:
+    notes = {"causal": "the causal test was left out (quantiles=())"}
+    text = text_of(written(tmp_path, analysis_of({}, notes=notes)))
+    assert "What could not be measured causal the causal test was left out (quantiles=())" in text
+    assert "0 of 0 tested claims are supported on this model; 15 can&#39;t be tested here." in text
+    assert "Every table could be made." in text_of(written(tmp_path, analysis_of()))
+
+
+def test_the_page_fetches_nothing(tmp_path: Path) -> None:
+    page = written(tmp_path, hostile_analysis())
+    assert page.count("plotly.js v") == 1 and page.count("Plotly.newPlot(") == 11
+    markup = re.sub(r"(?s)<script\b.*?</script>", "", page)
+    assert not re.search(r"https?://|\bsrc=(?!x)|\bhref=|url\(|@import", markup)
+    assert "default-src &#39;none&#39;" in markup
+
+
+@pytest.mark.parametrize("what", ["<img", "<think>", "<i>token", "m <b>"])
+def test_text_of_tables_and_notes_is_never_markup(tmp_path: Path, what: str) -> None:
+    page = written(tmp_path, hostile_analysis(), title=HOSTILE)
+    body = re.sub(r"(?s)<script>.*?</script>", "", page)
+    assert what not in body and what.replace("<", "&lt;").replace(">", "&gt;") in body
+    assert page.count("<script") - page.count('"<script') >= page.count("</script>") - 2
+
+
+def test_the_summary_is_as_wide_as_a_terminal() -> None:
+    lines = analysis_summary(hostile_analysis()).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum("can't be tested here" in line for line in lines[1:]) >= 3
+    assert any(line.startswith("12 ") for line in lines)
