@@ -67,7 +67,11 @@ def rho(source: str, quantity: str, low: float, value: float, high: float) -> di
 
 @pytest.mark.parametrize(
     ("entropy", "control", "expected"),
-    [((0.3, 0.4, 0.5), (0.1, 0.2, 0.3), "supported"), ((0.3, 0.4, 0.75), (0.1, 0.2, 0.3), "not supported"), ((0.3, 0.4, 0.5), (0.6, 0.7, 0.8), "not supported")],
+    [
+        ((0.3, 0.4, 0.5), (0.1, 0.2, 0.3), "supported"),
+        ((0.3, 0.4, 0.75), (0.1, 0.2, 0.3), "not supported"),
+        ((0.3, 0.4, 0.5), (0.6, 0.7, 0.8), "not supported"),
+    ],
 )
 def test_the_norm_must_follow_features_beyond_entropies_and_controls(entropy: Any, control: Any, expected: str) -> None:
     rows = [rho("trained SAE", "l2_norm", 0.7, 0.8, 0.9), rho("trained SAE", "output_entropy", *entropy)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from scipy.special import ndtr, stdtrit
 Array = NDArray[np.float64]
 
 RESAMPLES = 2000
+_QUANTILE: Literal["weibull"] = "weibull"  # unbiased far out, where numpy's default lies inwards
 
 MIN_PROMPTS = 8
 """Below this an interval is fiction."""
@@ -59,7 +61,7 @@ def bootstrap_mean(values: NDArray[np.floating], *, seed: int = 0, resamples: in
     for n in np.unique(counts[counts >= 2]):
         at = counts == n
         quantile = np.nanquantile if n < len(values) else np.quantile  # a resample of few may hold none of a column's
-        low[at], high[at] = quantile(flat[:, at], tails(int(n)), axis=0)
+        low[at], high[at] = quantile(flat[:, at], tails(int(n)), axis=0, method=_QUANTILE)
     return mean, low.reshape(mean.shape), high.reshape(mean.shape)
 
 
@@ -103,7 +105,7 @@ def interval(value: float, draws: NDArray[np.floating], n: int) -> Estimate:
     """An estimate from a statistic's value and its values in resamples; no interval where a tenth of those is not defined."""
     found = draws[~np.isnan(draws)]
     defined = n >= 2 and len(found) >= 0.9 * len(draws)
-    low, high = np.quantile(found, tails(n)) if defined else (np.nan, np.nan)
+    low, high = np.quantile(found, tails(n), method=_QUANTILE) if defined else (np.nan, np.nan)
     return Estimate(mean=value, low=float(low), high=float(high), n=n)
 
 

@@ -155,6 +155,8 @@ def part_cosines(
 
     Tokens without an active reasoning feature have no angle and are left out.
     """
+    for trace in traces:
+        features.check(trace)
     chosen = torch.zeros(len(decoder))
     chosen[list(features.latents[layer])] = 1.0
     means = []
@@ -200,6 +202,8 @@ def top_overlap(
     """Of the tokens on which reasoning features are most active (their summed activation, the top `share`), how many are also
     among those on which the other latents are (A4). Two independent parts overlap in `share`.
     """
+    for trace in traces:
+        features.check(trace)
     groups = list(by_prompt(traces).values())
     both: list[list[Tensor]] = []
     for group in groups:

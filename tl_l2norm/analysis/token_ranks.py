@@ -32,7 +32,8 @@ def high_norm_tokens(
     """Which kinds of tokens are over-represented among those of the highest norm, layer by layer, then averaged.
 
     All tokens of both responses to a prompt are ranked together, sinks left out: the prompt's (as read in both modes), those of
-    thinking, of the answer after it, and of the direct answer.
+    thinking, of the answer after it, and of the direct answer. Of a model that thinks without tags the whole response counts as
+    thinking.
 
     Returns:
         One row per kind: kind, among_top (its share of the top tokens), overall (its share of all), excess (the difference),
@@ -67,7 +68,8 @@ def _shares(pair: tuple[Trace, Trace], share: float) -> Array:
 
 
 def _kind(trace: Trace, names: tuple[str, str]) -> np.ndarray:
-    known = {"prompt": 0, "think": _KINDS.index(names[0]), "answer": _KINDS.index(names[1])}
+    answer = names[1] if "think" in trace.segments else names[0]  # without tags the whole response is where it thinks
+    known = {"prompt": 0, "think": _KINDS.index(names[0]), "answer": _KINDS.index(answer)}
     return np.array([known[segment] for segment in trace.segments])
 
 

@@ -1,0 +1,208 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.planted import both_modes, response
+from tl_l2norm.analysis.pairing import (
+    MATCHES,
+    Match,
+    Pair,
+    answer_position,
+    meant,
+    mode_means,
+    pair_modes,
+    shuffle_modes,
+    token_weights,
+    weighted_mean,
+)
+from tl_l2norm.trace import Trace
+
+
+def pair(think_ids: list[int], direct_ids: list[int], think_prompt: int = 1, direct_prompt: int = 1) -> Pair:
+    """Responses of these token ids; their norms are irrelevant."""
+    sides = [
+        response(np.ones((2, len(ids))), prompt="a", mode=mode, tokens=np.array(ids), prompt_len=p)
+        for ids, mode, p in ((think_ids, "think", think_prompt), (direct_ids, "direct", direct_prompt))
+    ]
+    return sides[0], sides[1]
+
+
+def weights(members: Pair, match: Match, tokens: str = "read") -> tuple[list[float], list[float]] | None:
+    found = token_weights(members, match, tokens)  # type: ignore[arg-type]
+    return None if found is None else (found[0].tolist(), found[1].tolist())
+
+
+def test_without_matching_every_response_token_weighs_the_same() -> None:
+    assert weights(pair([5, 6, 7, 8], [5, 6]), "none") == ([0, 0.25, 0.25, 0.25, 0.25], [0, 0.5, 0.5])
+    assert weights(pair([5, 6, 7], [5]), "none", "chosen") == ([0.25] * 4, [0.5] * 2)
+
+
+def test_matched_by_length_the_first_tokens_of_the_longer_are_left() -> None:
+    assert weights(pair([5, 6, 7, 8], [5, 6]), "length") == ([0, 0.5, 0.5, 0, 0], [0, 0.5, 0.5])
+    assert weights(pair([5], [5, 6, 7]), "length") == ([0, 1], [0, 1, 0, 0])
+
+
+def test_matched_by_position_only_shared_places_in_the_sequence_are_left() -> None:
+    # thinking responds at positions 3 to 6, direct at 1 to 4: 3 and 4 are shared
+    found = weights(pair([5, 6, 7, 8], [5, 6, 7, 8], think_prompt=3), "position")
+    assert found == ([0, 0, 0, 0.5, 0.5, 0, 0], [0, 0, 0, 0.5, 0.5])
+    assert weights(pair([5, 6], [5, 6], think_prompt=3), "position") is None, "nothing is shared"
+
+
+def test_matched_by_token_each_shared_id_weighs_the_same_however_often_it_occurs() -> None:
+    found = token_weights(pair([7, 7, 7, 8, 9], [8, 7, 5]), "token")
+    assert found is not None
+    torch.testing.assert_close(found[0], torch.tensor([0, 1 / 6, 1 / 6, 1 / 6, 1 / 2, 0]))
+    torch.testing.assert_close(found[1], torch.tensor([0, 0.5, 0.5, 0]))
+    assert weights(pair([7, 8], [5, 6]), "token") is None
+
+
+def test_a_prompts_tokens_are_never_matched_by_type() -> None:
+    members = pair([7], [8])
+    assert int(members[0].tokens[0]) == int(members[1].tokens[0]), "the prompts share a token, the responses don't"
+    assert weights(members, "token") is None
+
+
+def test_matched_by_answer_its_first_token_alone_is_left() -> None:
+    assert weights(pair([5, 6, 7], [5, 6]), "answer") == ([0, 0, 0, 1], [0, 1, 0])
+    assert weights(pair([5, 6, 7], [5, 6]), "answer", "chosen") == ([0, 0, 1, 0], [1, 0, 0]), "one place earlier"
+
+
+def test_the_answer_is_where_the_label_says_or_the_first_visible_token_after_the_thinking() -> None:
+    trace = response(np.ones((1, 4)), prompt="a", answer_at=2)
+    assert trace.segments == ("prompt", "think", "think", "answer", "answer")
+    assert answer_position(trace) == 3
+    blank = dataclasses.replace(trace, str_tokens=("p", "t", "t", "\n", "x"))
+    assert answer_position(blank) == 4
+    assert answer_position(blank.with_labels(answer_at=1)) == 1
+    assert answer_position(dataclasses.replace(trace, str_tokens=("p", "t", "t", "\n", " "))) is None
+    untagged = dataclasses.replace(trace, segments=("prompt",) + ("answer",) * 4)
+    assert answer_position(untagged) is None, "thought without tags: its answer is somewhere"
+    assert answer_position(untagged.with_labels(mode="direct")) == 1
+
+
+def test_a_pair_without_an_answer_or_a_response_has_nothing_to_compare() -> None:
+    think, direct = pair([5, 6], [5])
+    never = dataclasses.replace(think, segments=("prompt", "think", "think"))
+    assert token_weights((never, direct), "answer") is None
+    assert token_weights((never, direct), "none") is not None
+    empty = response(np.ones((2, 0)), prompt="a", mode="direct")
+    assert all(token_weights((think, empty), match) is None for match in MATCHES)
+
+
+@given(
+    ids=st.tuples(*[st.lists(st.integers(0, 3), min_size=1, max_size=6) for _ in range(2)]),
+    prompts=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    match=st.sampled_from(MATCHES),
+    tokens=st.sampled_from(["read", "chosen"]),
+)
+def test_weights_sum_to_one_and_lie_on_the_tokens_that_are_meant(
+    ids: tuple[list[int], list[int]], prompts: tuple[int, int], match: Match, tokens: str
+) -> None:
+    members = pair(*ids, *prompts)
+    found = token_weights(members, match, tokens)  # type: ignore[arg-type]
+    if found is None:
+        assert match in ("position", "token") or (match == "answer" and len(ids[0]) == 1), "one thinking token has no answer"
+        return
+    for trace, w in zip(members, found, strict=True):
+        assert float(w.sum()) == pytest.approx(1)
+        assert (w >= 0).all() and not w[~meant(trace, tokens)].any()  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.sampled_from(MATCHES))
+def test_a_response_matched_with_itself_has_the_same_weights(ids: list[int], match: Match) -> None:
+    one = response(np.ones((2, len(ids))), prompt="a", mode="direct", tokens=np.array(ids))
+    found = token_weights((one, one), match)
+    assert found is not None and torch.equal(*found)
+
+
+def test_sinks_are_left_out_layer_by_layer() -> None:
+    trace = response(np.array([[1.0, 2, 6], [1, 2, 6]]), prompt="a")
+    sinks = torch.zeros(2, 4, dtype=torch.bool)
+    sinks[1, 3] = True
+    trace = dataclasses.replace(trace, is_sink=sinks)
+    assert weighted_mean(trace, trace.l2_norms, torch.tensor([0, 0.25, 0.25, 0.5])).tolist() == [3.75, 1.5]
+    only = weighted_mean(trace, trace.l2_norms, torch.tensor([0, 0, 0, 1.0]))
+    assert float(only[0]) == 6 and torch.isnan(only[1]), "where sinks are all there is"
+
+
+def test_a_sink_that_is_not_a_number_does_not_spoil_the_mean() -> None:
+    trace = response(np.array([[1.0, np.nan, 3]]), prompt="a")
+    trace = dataclasses.replace(trace, is_sink=torch.tensor([[False, False, True, False]]))
+    assert weighted_mean(trace, trace.l2_norms, torch.tensor([0, 0.25, 0.5, 0.25])).tolist() == [2.0]
+
+
+def made(n: int = 8, **labels: str) -> tuple[list[Trace], list[Trace]]:
+    """Thinking of norm 2, direct of norm 1."""
+    return both_modes(
+        n, lambda i, mode: response(np.full((4, 2), 2.0 if mode == "think" else 1.0), prompt=str(i), mode=mode, labels=labels)
+    )
+
+
+def test_every_thinking_trace_of_a_prompt_meets_every_direct_one() -> None:
+    think, direct = made()
+    pairs = pair_modes([*think, think[0], think[0]], [*direct[::-1], direct[0]])
+    assert list(pairs) == [str(i) for i in range(8)], "in the order of the thinking traces"
+    assert [len(members) for members in pairs.values()] == [6, *[1] * 7]
+    assert all(t is think[int(p)] and d is direct[int(p)] for p, members in pairs.items() for t, d in members)
+
+
+def test_a_prompts_samples_count_as_one_prompt() -> None:
+    think, direct = made()
+    louder = dataclasses.replace(think[0], l2_norms=think[0].l2_norms * 3)
+    first, second = mode_means(pair_modes([*think, louder], direct), lambda trace: trace.l2_norms)
+    assert first[:, 0].tolist() == [4.0, *[2.0] * 7]
+    assert second.tolist() == [[1.0] * 4] * 8
+
+
+def test_where_nothing_can_be_compared_the_mean_is_missing() -> None:
+    think, direct = made()
+    apart = dataclasses.replace(direct[3], tokens=direct[3].tokens + 500)
+    first, second = mode_means(
+        pair_modes(think, [*direct[:3], apart, *direct[4:]]), lambda trace: trace.l2_norms, match="token"
+    )
+    assert np.isnan(first[3]).all() and np.isnan(second[3]).all()
+    assert np.isfinite(np.delete(first, 3, axis=0)).all()
+
+
+def test_what_can_not_be_paired_is_refused() -> None:
+    think, direct = made()
+    with pytest.raises(ValueError, match=r"different prompts \(1 only in one, such as '7'\)"):
+        pair_modes(think, direct[:-1])
+    with pytest.raises(ValueError, match="7 prompts: at least 8 are needed"):
+        pair_modes(think[:7], direct[:7])
+    with pytest.raises(ValueError, match=r"trace 2 doesn't say which prompt.*with_labels\(prompt="):
+        pair_modes([*think[:2], dataclasses.replace(think[2], labels={}), *think[3:]], direct)
+    other = dataclasses.replace(direct[0], provenance=dataclasses.replace(direct[0].provenance, model="another"))
+    with pytest.raises(ValueError, match=r"another.*not comparable"):
+        pair_modes(think, [other, *direct[1:]])
+    with pytest.raises(ValueError, match="use trace.select"):
+        pair_modes(think, [direct[0].select([0, 1]), *direct[1:]])
+
+
+def test_shuffled_modes_keep_every_prompt_and_exchange_half() -> None:
+    think, direct = made(9)
+    first, second = shuffle_modes(think, direct, seed=3)
+    assert [t.labels["prompt"] for t in first] == [t.labels["prompt"] for t in second] == [str(i) for i in range(9)]
+    swapped = [t.labels["mode"] == "direct" for t in first]
+    assert sum(swapped) == 4 and [t.labels["mode"] == "think" for t in second] == swapped
+    assert {id(t) for t in (*first, *second)} == {id(t) for t in (*think, *direct)}
+
+
+def test_what_is_exchanged_depends_on_the_seed_alone() -> None:
+    think, direct = made(16)
+    draws = [tuple(t.labels["mode"] for t in shuffle_modes(think, direct, seed=seed)[0]) for seed in (0, 0, 1, 2)]
+    assert draws[0] == draws[1] and len(set(draws)) == 3
+
+
+def test_a_prompts_samples_are_exchanged_together() -> None:
+    think, direct = made()
+    first, second = shuffle_modes([*think, *think], direct)
+    for prompt in map(str, range(8)):
+        sizes = [sum(t.labels["prompt"] == prompt for t in side) for side in (first, second)]
+        modes = [{t.labels["mode"] for t in side if t.labels["prompt"] == prompt} for side in (first, second)]
+        assert (sizes, modes) in (([2, 1], [{"think"}, {"direct"}]), ([1, 2], [{"direct"}, {"think"}]))
