@@ -6,7 +6,7 @@ import pytest
 import torch
 from numpy.polynomial import Polynomial
 
-from tests.planted import both_modes, response
+from tests.planted import Array, both_modes, response
 from tl_l2norm.analysis.attribution import Attribution, attribute
 from tl_l2norm.analysis.pairing import MATCHES
 from tl_l2norm.trace import Trace
@@ -170,3 +170,24 @@ def test_what_can_not_be_paired_is_refused() -> None:
         attribute(think, direct[:-1])
     with pytest.raises(ValueError, match="7 prompts: at least 8"):
         attribute(think[:7], direct[:7])
+
+
+def test_too_few_prompts_are_not_taken_for_a_difference_that_went_away() -> None:
+    """Thinking is longer by 4 to 9 tokens and louder by 2; what is left at equal lengths, an extrapolation, is wide around 2."""
+    rng = np.random.default_rng(5)
+    shown = []
+    for _ in range(20):
+        lengths = rng.integers(6, 12, 10)
+
+        def make(i: int, mode: str, lengths: Array = lengths) -> Trace:
+            k = int(lengths[i]) if mode == "think" else 2
+            return response(100 + 2.0 * (mode == "think") + 1.5 * rng.normal() + np.zeros((4, k)), prompt=str(i), mode=mode)
+
+        found = attribute(*both_modes(10, make), resamples=500)
+        if found.is_there:
+            shown.append(found)
+    named = ["length, by regression" in found.goes_away for found in shown]
+    undecided = ["length, by regression" in found.undecided for found in shown]
+    assert len(shown) > 5 and np.mean(named) <= 0.1 < np.mean(undecided)
+    verdicts = [found.verdict for found in shown if found.undecided]
+    assert all("Too few prompts to say what is left when matched by" in verdict for verdict in verdicts)

@@ -23,6 +23,7 @@ _WORDS = {
     "answer": "the answer's token alone",
     "length, by regression": "responses of the same length, by regression over prompts",
 }
+_NOTHING = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,21 +31,35 @@ class Attribution:
     """A difference between the modes, as it is and when the modes are matched."""
 
     table: pd.DataFrame
-    """One row per way of matching: match, compared (in words), difference, low, high, n, layers, quantity, seed, model."""
+    """One row per way of matching: match, compared (in words), difference, low, high, n, removed (what matching takes away
+    of the difference of the same prompts), removed_low, removed_high, layers, quantity, seed, model."""
     quantity: str
 
     def _rows(self) -> dict[str, pd.Series]:  # type: ignore[type-arg]
         return {row["match"]: row for _, row in self.table.iterrows()}
 
-    @property
-    def goes_away(self) -> tuple[str, ...]:
-        """Ways of matching after which the difference is not there any more, or has the other sign."""
-        sign = np.sign(self._rows()["none"]["difference"])
+    def _not_kept(self, *, removed: bool) -> tuple[str, ...]:
+        """Ways of matching whose interval doesn't keep the difference's sign, by whether they surely take some of it away."""
+        rows = self._rows()
+        near, sign = ("low", 1) if rows["none"]["difference"] > 0 else ("high", -1)
         return tuple(
             name
-            for name, row in self._rows().items()
-            if name != "none" and _is_tested(row) and not sign * row["low" if sign > 0 else "high"] > 0
+            for name, row in rows.items()
+            if name != "none"
+            and _is_tested(row)
+            and not sign * row[near] > 0
+            and bool(sign * row[f"removed_{near}"] > 0) == removed
         )
+
+    @property
+    def goes_away(self) -> tuple[str, ...]:
+        """Ways of matching that take the difference away: it is not there any more, and surely smaller than before."""
+        return self._not_kept(removed=True)
+
+    @property
+    def undecided(self) -> tuple[str, ...]:
+        """Ways of matching that leave too wide an interval: the difference may be there still, or not."""
+        return self._not_kept(removed=False)
 
     @property
     def is_there(self) -> bool:
@@ -62,9 +77,13 @@ class Attribution:
         word = "higher" if raw["difference"] > 0 else "lower"
         untested = [name for name, row in self._rows().items() if not _is_tested(row)]
         note = f" Not tested for lack of such tokens: {', '.join(untested)}." if untested else ""
-        if not self.goes_away:
-            return f"Thinking is {word}, and stays so however the modes are matched: {figures}.{note}"
-        return f"Thinking is {word} ({figures}), but not when matched by {', '.join(self.goes_away)}.{note}"
+        if self.undecided:
+            note = f" Too few prompts to say what is left when matched by {', '.join(self.undecided)}.{note}"
+        if self.goes_away:
+            return f"Thinking is {word} ({figures}), but not when matched by {', '.join(self.goes_away)}.{note}"
+        if self.undecided:
+            return f"Thinking is {word}: {figures}.{note}"
+        return f"Thinking is {word}, and stays so however the modes are matched: {figures}.{note}"
 
 
 def _is_tested(row: pd.Series) -> bool:  # type: ignore[type-arg]
@@ -106,11 +125,16 @@ def attribute(
     differences = {match: _differences(pairs, read, match, tokens) for match in MATCHES}
     found: dict[str, Estimate] = {m: estimate(x, seed=seed, resamples=resamples) for m, x in differences.items()}
     lengths = np.array([np.mean([_length(t) - _length(d) for t, d in members]) for members in pairs.values()])
-    found["length, by regression"] = _at_equal_length(differences["none"], lengths, seed, resamples)
+    removed: dict[str, Estimate] = {
+        m: estimate(differences["none"] - x, seed=seed, resamples=resamples) for m, x in differences.items() if m != "none"
+    }
+    by_length = _at_equal_length(differences["none"], lengths, seed, resamples)
+    rows = [(name, e, removed.get(name, _NOTHING)) for name, e in found.items()] + [("length, by regression", *by_length)]
     table = pd.DataFrame(
         [
             {"match": name, "compared": _WORDS[name], "difference": e.mean, "low": e.low, "high": e.high, "n": e.n}
-            for name, e in found.items()
+            | {"removed": r.mean, "removed_low": r.low, "removed_high": r.high}
+            for name, e, r in rows
         ]
     )
     chosen = layer_ranges(think[0].select(layers).layers)
@@ -131,17 +155,20 @@ def _length(trace: Trace) -> int:
     return len(trace) - trace.prompt_len
 
 
-def _at_equal_length(differences: Array, lengths: Array, seed: int, resamples: int) -> Estimate:
-    """Intercept of differences over differences of length, with its interval; NaN where all lengths differ by the same."""
+def _at_equal_length(differences: Array, lengths: Array, seed: int, resamples: int) -> tuple[Estimate, Estimate]:
+    """Intercept of differences over differences of length, and what of the mean is not in it; NaN where all lengths differ by
+    the same.
+    """
     held = ~np.isnan(differences)
     x, y = lengths[held], differences[held]
     if len(y) < 3 or np.ptp(x) == 0:
-        return Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
+        return _NOTHING, _NOTHING
     weights = np.vstack([np.full(len(y), 1.0), prompt_weights(len(y), seed=seed, resamples=resamples)])
     total = weights.sum(1)
     mean_x, mean_y = weights @ x / total, weights @ y / total
     variance = weights @ x**2 / total - mean_x**2
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.where(variance > 1e-12, (weights @ (x * y) / total - mean_x * mean_y) / variance, np.nan)
-    intercepts = mean_y - slope * mean_x
-    return interval(float(intercepts[0]), intercepts[1:], len(y))
+    parts = mean_y - slope * mean_x, slope * mean_x
+    left, removed = (interval(float(part[0]), part[1:], len(y)) for part in parts)
+    return left, removed

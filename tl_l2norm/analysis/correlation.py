@@ -39,7 +39,8 @@ def correlation_table(
 ) -> pd.DataFrame:
     """Spearman's rho of each quantity with the summed activation of reasoning features.
 
-    - "layers": over layers, of the means over tokens and prompts; only layers with chosen latents.
+    - "layers": over layers, of the means over tokens and prompts; only layers with chosen latents. Its interval speaks of other
+      prompts, not of other models: two profiles over a dozen layers that have nothing to do with each other seldom have rho 0.
     - "tokens": over the tokens of a response within one layer, then the mean over prompts; a response needs 8 tokens.
     - "partial": the same, with what rank of position and rank of the token's frequency (in these traces) predict linearly
       taken out of the ranks of both.
