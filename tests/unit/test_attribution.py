@@ -181,7 +181,8 @@ def test_too_few_prompts_are_not_taken_for_a_difference_that_went_away() -> None
 
         def make(i: int, mode: str, lengths: Array = lengths) -> Trace:
             k = int(lengths[i]) if mode == "think" else 2
-            return response(100 + 2.0 * (mode == "think") + 1.5 * rng.normal() + np.zeros((4, k)), prompt=str(i), mode=mode)
+            norm = 100 + 2.0 * (mode == "think") + 1.5 * rng.normal()
+            return response(np.full((4, k), norm), prompt=str(i), mode=mode)
 
         found = attribute(*both_modes(10, make), resamples=500)
         if found.is_there:
