@@ -173,7 +173,7 @@ def test_what_can_not_be_paired_is_refused() -> None:
 
 
 def test_too_few_prompts_are_not_taken_for_a_difference_that_went_away() -> None:
-    """Thinking is longer by 4 to 9 tokens and louder by 2; what is left at equal lengths, an extrapolation, is wide around 2."""
+    """Thinking is longer by 4 to 9 tokens and louder by 2; what is left at equal lengths, an extrapolation, is wide."""
     rng = np.random.default_rng(5)
     shown = []
     for _ in range(20):
