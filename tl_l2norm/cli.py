@@ -174,7 +174,7 @@ def _analyse(options: argparse.Namespace) -> int:
         quantiles=() if "suppression" in options.skip else QUANTILES,
         max_new_tokens=options.max_new_tokens,
         max_direct_tokens=options.max_direct_tokens,
-        sink_ratio=_sink_ratio(options),
+        sink_ratio=_sink_ratio(options) if options.sink_ratio is not None or not saes else None,  # None: that of the SAEs
         batch_size=_batch_size(options),
         seed=options.seed,
         save_to=options.out,
