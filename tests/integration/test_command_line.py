@@ -97,3 +97,18 @@ def test_doctor_in_bfloat16() -> None:
 def test_help_and_version() -> None:
     assert "report" in run("--help").stdout
     assert run("--version").stdout.startswith("tl-l2norm 0.")
+
+
+def test_analyse_writes_a_folder_and_goes_on_from_it(tmp_path: Path) -> None:
+    out = tmp_path / "analysis"
+    options = ["analyse", "--n", "16", "--saes", "none", "--skip", "suppression", "--max-new-tokens", "96", "--out", str(out)]
+    first = run(*options)
+    assert first.returncode == 0, first.stderr
+    assert "tested claims are supported on this model" in first.stdout and str(out / "analysis.html") in first.stdout
+    assert "no SAEs were given" in " ".join(first.stdout.split())
+    assert "tiny-reasoner" in (out / "analysis.html").read_text()
+    assert {"accuracy", "curves", "differences", "dynamics"} <= {path.stem for path in (out / "tables").glob("*.csv")}
+    again = run(*options)
+    assert again.returncode == 0 and again.stdout == first.stdout and "collect" not in again.stderr
+    few = run("analyse", "--n", "7", "--saes", "none", "--out", str(tmp_path / "few"))
+    assert few.returncode == 2 and "7 problems: at least 8 are needed" in few.stderr

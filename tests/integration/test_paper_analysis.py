@@ -128,6 +128,7 @@ def test_no_feature_is_a_result(
     """As if no latent fired more in thinking."""
     strict = functools.partial(paper_analysis.find_reasoning_features, min_effect=1e9)
     monkeypatch.setattr(paper_analysis, "find_reasoning_features", strict)
+    monkeypatch.setattr(paper_analysis, "MATCHES", ("none", "answer"))
     options = {**OPTIONS, "controls": ("untrained SAE", "shuffled modes"), "quantiles": ()}
     none = analyse(reasoner, saes, problems, save_to=folder, **options)
     assert len(none.features["trained SAE"]) == 0 and "0 of" in repr(none.features["trained SAE"])
