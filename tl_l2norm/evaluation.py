@@ -18,7 +18,7 @@ from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.prompts import ChatPrompt, Mode, chat_prompt, is_direct
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.saes import sae_key
-from tl_l2norm.storage import load_traces, replace_file, save_traces
+from tl_l2norm.storage import content_key, load_traces, replace_file, save_traces
 from tl_l2norm.tasks import Problem
 from tl_l2norm.trace import Label, Trace
 from tl_l2norm.verifiers import extract_answer, is_correct
@@ -157,7 +157,7 @@ class _Run:
         what = [b.model_name, b.name, str(b.dtype), self.max_new_tokens, [p.id for p in problems]]
         kept = {name: value for name, value in self.options.items() if name not in ("batch_size", "progress", "saes")}
         kept["saes"] = dict(self.sae_keys)
-        return hashlib.sha256(json.dumps([what, kept], sort_keys=True, default=list).encode()).hexdigest()[:16]
+        return content_key([what, kept])
 
 
 def answer_at(problem: Problem, trace: Trace) -> int | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -38,8 +36,8 @@ from tl_l2norm.prompts import ANSWER_PREFIX
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.sae_evaluation import evaluate_saes
 from tl_l2norm.sae_training import SaeRecipe, train_saes
-from tl_l2norm.saes import check_saes, sae_key, untrained_saes
-from tl_l2norm.storage import load_traces, replace_file, save_traces
+from tl_l2norm.saes import check_saes, sae_key, training_metadata, untrained_saes
+from tl_l2norm.storage import content_key, load_traces, replace_file, save_traces
 from tl_l2norm.suppression import QUANTILES, suppress_and_ask
 from tl_l2norm.tables import render_table
 from tl_l2norm.tasks import Problem
@@ -266,13 +264,7 @@ class _Study:
         """What the norms do by themselves."""
         think, direct = self.traces[TRAINED]
         s: dict[str, Any] = {"seed": self.seed}
-        self._add("differences", lambda: mode_differences(think, direct, **s).assign(source="as asked"))
-        if "differences" in self.tables:
-            real, shuffled = self.tables["differences"], shuffle_modes(think, direct, seed=self.seed)
-            self._add(
-                "differences",
-                lambda: pd.concat([real, mode_differences(*shuffled, **s).assign(source="shuffled modes")], ignore_index=True),
-            )
+        self._add("differences", lambda: self._differences((think, direct)))
         self._add("dynamics", lambda: dynamics(think, direct, **s))
         self._add("dynamics_by_family", lambda: dynamics(think, direct, by=("family",), **s))
         self._add("dynamics_by_level", lambda: dynamics(think, direct, by=("level",), **s))
@@ -280,6 +272,11 @@ class _Study:
         self._add("families", lambda: family_separation(think, direct, **s))
         self._add("high_norm_tokens", lambda: high_norm_tokens(think, direct, **s))
         self._add("attribution", lambda: self._attribution("l2_norm", (think, direct), None))
+
+    def _differences(self, modes: _Modes) -> pd.DataFrame:
+        sources = {"as asked": modes, "shuffled modes": shuffle_modes(*modes, seed=self.seed)}
+        frames = [mode_differences(*own, seed=self.seed).assign(source=source) for source, own in sources.items()]
+        return pd.concat(frames, ignore_index=True)
 
     def _attribution(self, quantity: str, modes: _Modes, features: ReasoningFeatures | None) -> pd.DataFrame:
         frames = []
@@ -489,8 +486,7 @@ class _Study:
         if self.folder:
             what = [backend_of(model).model_name, str(self.backend.dtype), self.options["sink_ratio"], list(metrics)]
             what += [{layer: sae_key(sae) for layer, sae in saes.items()}, [trace.tokens.tolist() for trace in traces]]
-            key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-            place = self.folder / f"{name}-{key}"
+            place = self.folder / f"{name}-{content_key(what)}"
             if (place / "traces.json").is_file():
                 return load_traces(place)
         found = collect(model, list(traces), labels=labels, saes=saes or None, metrics=metrics, **self.options)
@@ -502,8 +498,7 @@ class _Study:
 def _sink_ratio(saes: Mapping[int, Any]) -> float:
     """What the SAEs were trained with: the same tokens are left out."""
     for sae in saes.values():
-        ours = getattr(getattr(sae.cfg, "metadata", None), "tl_l2norm", None) or {}
-        if "sink_ratio" in ours:
+        if "sink_ratio" in (ours := training_metadata(sae)):
             return float(ours["sink_ratio"])
     return SINK_RATIO
 

@@ -194,7 +194,7 @@ def _misfit(backend: Backend, layer: int, sae: Any) -> str | None:
     cfg = sae.cfg
     meta = getattr(cfg, "metadata", None)
     hook_name = getattr(meta, "hook_name", None)
-    ours = getattr(meta, "tl_l2norm", None) or {}
+    ours = training_metadata(sae)
     centred = (getattr(meta, "model_from_pretrained_kwargs", None) or {}).get("center_writing_weights", ours.get("centred"))
     reasons = {
         f"the model has layers 0 to {backend.n_layers - 1}": not 0 <= layer < backend.n_layers,
@@ -226,6 +226,11 @@ def _warn_of_another_model(backend: Backend, layer: int, sae: Any) -> None:
 
 def _short(name: str) -> str:
     return name.rsplit("/", 1)[-1].lower()
+
+
+def training_metadata(sae: Any) -> Mapping[str, Any]:
+    """What `train_saes` noted with an SAE; empty for those of others."""
+    return getattr(getattr(sae.cfg, "metadata", None), "tl_l2norm", None) or {}
 
 
 def sae_key(sae: Any) -> str:

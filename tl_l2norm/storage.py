@@ -104,6 +104,11 @@ def replace_file(file: Path, content: bytes) -> None:
     os.replace(draft, file)
 
 
+def content_key(what: object) -> str:
+    """Short hash of what a saved result depends on, by which it is found again."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=list).encode()).hexdigest()[:16]
+
+
 def _tensors(trace: Trace) -> dict[str, Tensor]:
     found = {name: getattr(trace, name) for name in _TENSOR_FIELDS}
     found |= {f"{layer}.{name}": getattr(acts, name) for layer, acts in trace.features.items() for name in _FEATURE_FIELDS}

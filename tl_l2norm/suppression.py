@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from tl_l2norm.interventions.events import Log
 from tl_l2norm.interventions.suppress import HighNormSuppression
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.prompts import chat_prompt
-from tl_l2norm.storage import replace_file
+from tl_l2norm.storage import content_key, replace_file
 from tl_l2norm.tasks import Problem
 from tl_l2norm.thresholds import quantile_thresholds
 from tl_l2norm.trace import Trace
@@ -119,8 +118,7 @@ class _Asker:
     def key(self, what: object) -> str:
         """Hash of model, problems and parameters."""
         b = self.backend
-        whole = [b.model_name, b.name, str(b.dtype), [p.id for p in self.problems], what]
-        return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
+        return content_key([b.model_name, b.name, str(b.dtype), [p.id for p in self.problems], what])
 
     def __call__(self, arm: str, quantile: float, x: HighNormSuppression | None) -> tuple[pd.DataFrame, Log | None]:
         with warnings.catch_warnings():  # that nothing fired is seen in the figures

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts
+from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.resampling import RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
 from tl_l2norm.hook_names import layer_ranges
@@ -127,6 +127,12 @@ def pearson(first: Array, second: Array) -> Array:
     return rho
 
 
+def unexplained(ranks: Array, covariates: Array) -> Array:
+    """What of the rows [..., n] is not linear in covariates [k, n]."""
+    left: Array = ranks - ranks @ np.linalg.pinv(covariates) @ covariates
+    return left
+
+
 def _within(trace: Trace, read: Array, log_frequency: dict[int, float], tokens: Tokens) -> Array:
     """Rho and partial rho [scope, quantity, layer] over the tokens of one response."""
     found = np.full((2, len(read) - 1, len(trace.layers)), np.nan)
@@ -136,8 +142,7 @@ def _within(trace: Trace, read: Array, log_frequency: dict[int, float], tokens: 
         ranks = rankdata(read[:, rows][:, :, columns], axis=-1)  # [quantity and target, layer, token]
         known = np.array([log_frequency[token] for token in trace.tokens[columns].tolist()])
         covariates = np.stack([np.ones(len(columns)), columns, rankdata(known)])
-        fitted = ranks @ np.linalg.pinv(covariates) @ covariates
-        for scope, values_ in enumerate((ranks, ranks - fitted)):
+        for scope, values_ in enumerate((ranks, unexplained(ranks, covariates))):
             found[scope][:, rows] = pearson(values_[:-1], values_[-1:])
     return found
 
@@ -151,9 +156,7 @@ def _kept(trace: Trace, tokens: Tokens) -> Iterator[tuple[list[int], NDArray[np.
 
 
 def _token_means(trace: Trace, read: Array, tokens: Tokens) -> Array:
-    keep = (meant(trace, tokens)[None] & ~trace.is_sink).numpy()
-    with np.errstate(invalid="ignore"):
-        means: Array = np.where(keep, read, 0.0).sum(-1) / keep.sum(-1)
+    means: Array = weighted_mean(trace, torch.from_numpy(read), meant(trace, tokens).float()).numpy()
     return means
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_l2norm.analysis.pairing import Tokens, meant, mode_means, pair_modes, weighted_mean
+from tl_l2norm.analysis.pairing import Tokens, meant, mode_means, pair_modes, require_same_prompts, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Estimate, bootstrap_mean, estimate
 from tl_l2norm.trace import Trace, require_comparable
@@ -147,9 +147,7 @@ def compare_late(
     require_comparable([*think, *direct])
     think, direct = ([trace.select("late") for trace in traces] for traces in (think, direct))
     by_think, by_direct = _by_prompt(think, "l2_norm", tokens), _by_prompt(direct, "l2_norm", tokens)
-    if by_think.keys() != by_direct.keys():
-        odd = sorted(map(str, by_think.keys() ^ by_direct.keys()))
-        raise ValueError(f"the modes have different prompts ({len(odd)} only in one, such as {odd[0]!r}): pair them by prompt")
+    require_same_prompts(by_think, by_direct)
     late_think = np.array([by_think[prompt].mean() for prompt in by_think])
     late_direct = np.array([by_direct[prompt].mean() for prompt in by_think])
     return LateComparison(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -35,11 +35,15 @@ def pair_modes(think: Sequence[Trace], direct: Sequence[Trace], *, least: int = 
     """
     require_comparable([*think, *direct])
     groups = [by_prompt(traces) for traces in (think, direct)]
-    if groups[0].keys() != groups[1].keys():
-        odd = sorted(groups[0].keys() ^ groups[1].keys())
-        raise ValueError(f"the modes have different prompts ({len(odd)} only in one, such as {odd[0]!r}): pair them by prompt")
+    require_same_prompts(groups[0], groups[1])
     require_prompts(len(groups[0]), least)
     return {prompt: [(t, d) for t in traces for d in groups[1][prompt]] for prompt, traces in groups[0].items()}
+
+
+def require_same_prompts(think: Collection[object], direct: Collection[object]) -> None:
+    """Refuse modes that were not asked the same."""
+    if odd := sorted(map(str, set(think) ^ set(direct))):
+        raise ValueError(f"the modes have different prompts ({len(odd)} only in one, such as {odd[0]!r}): pair them by prompt")
 
 
 def by_prompt(traces: Sequence[Trace]) -> dict[str, list[Trace]]:
@@ -107,10 +111,12 @@ def token_weights(
     return think, direct
 
 
-def weighted_mean(trace: Trace, values: Float[Tensor, "layer pos"], weights: Float[Tensor, " pos"]) -> Float[Tensor, " layer"]:
+def weighted_mean(
+    trace: Trace, values: Float[Tensor, "*axes layer pos"], weights: Float[Tensor, " pos"]
+) -> Float[Tensor, "*axes layer"]:
     """Mean over positions without attention sinks; NaN at a layer where sinks are all there is."""
     kept = torch.where(trace.is_sink, 0.0, weights[None])
-    return torch.where(kept > 0, values * kept, 0.0).sum(1) / kept.sum(1)
+    return torch.where(kept > 0, values * kept, 0.0).sum(-1) / kept.sum(-1)
 
 
 def _all(pair: Pair, held: Sequence[Tensor], tokens: Tokens) -> tuple[Tensor, Tensor]:

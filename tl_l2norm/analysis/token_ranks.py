@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from tl_l2norm.analysis.correlation import MIN_TOKENS, pearson
+from tl_l2norm.analysis.correlation import MIN_TOKENS, pearson, unexplained
 from tl_l2norm.analysis.pairing import pair_modes, require_prompts
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, interval
 from tl_l2norm.hook_names import Layers
@@ -130,7 +130,7 @@ def _within(own: pd.DataFrame, first: str, second: str) -> tuple[float, float]:
         return np.nan, np.nan
     ranks = rankdata(own[[first, second]].to_numpy(dtype=np.float64).T, axis=1)
     covariates = np.stack([np.ones(len(own)), own["position"].to_numpy(dtype=np.float64)])
-    left = ranks - ranks @ np.linalg.pinv(covariates) @ covariates
+    left = unexplained(ranks, covariates)
     return float(pearson(ranks[0], ranks[1])), float(pearson(left[0], left[1]))
 
 
