@@ -20,12 +20,15 @@ from tl_l2norm.analysis.causal import causal_differences, causal_table
 from tl_l2norm.analysis.claims import claims_table
 from tl_l2norm.analysis.correlation import METRIC_NAMES, correlation_table
 from tl_l2norm.analysis.curves import layer_curve, mode_differences
-from tl_l2norm.analysis.dynamics import dynamics, family_separation, level_trend
+from tl_l2norm.analysis.dynamics import dynamics
+from tl_l2norm.analysis.high_norm import high_norm_tokens
 from tl_l2norm.analysis.pairing import MATCHES, require_prompts, shuffle_modes
+from tl_l2norm.analysis.pressure_correlation import pressure_table
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features, top_tokens
 from tl_l2norm.analysis.resampling import MIN_PROMPTS
+from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.theory import assumption_table, bound_points, bound_table
-from tl_l2norm.analysis.token_ranks import high_norm_tokens, pressure_table
+from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.collection import collect
 from tl_l2norm.evaluation import Result, run_modes

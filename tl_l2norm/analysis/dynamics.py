@@ -1,4 +1,4 @@
-"""How a quantity rises over the layers, how much more it does in thinking, and whether that tells domain and difficulty."""
+"""How a quantity rises over the layers, and how much more it does in thinking."""
 
 from __future__ import annotations
 
@@ -7,20 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
-from tl_l2norm.analysis.accuracy import wilson_interval
-from tl_l2norm.analysis.pairing import Tokens, mode_means, pair_modes
+from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.analysis.resampling import (
-    MIN_PROMPTS,
-    RESAMPLES,
-    Array,
-    Estimate,
-    bootstrap,
-    interval,
-    prompt_weights,
-)
+from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, bootstrap
 from tl_l2norm.trace import Trace
 
 SHARP = 0.5
@@ -89,19 +79,13 @@ def _require_all_layers(trace: Trace) -> None:
 
 def _group_index(traces: Sequence[Trace], by: Sequence[str]) -> dict[tuple[object, ...], NDArray[np.bool_]]:
     """Prompts of each group, in the order of its labels."""
-    keys = [tuple(_label(trace, name) for name in by) for trace in traces]
+    keys = [tuple(label(trace, name) for name in by) for trace in traces]
     return {key: np.array([k == key for k in keys]) for key in sorted(set(keys), key=lambda k: tuple(map(_order, k)))}
 
 
 def _order(label: object) -> tuple[bool, float, str]:
     number = isinstance(label, int | float)
     return (not number, float(label) if number else 0.0, str(label))  # type: ignore[arg-type]
-
-
-def _label(trace: Trace, name: str) -> object:
-    if name not in trace.labels:
-        raise ValueError(f"a trace lacks the label {name!r}: trace.with_labels({name}=...), as run_modes gives it")
-    return trace.labels[name]
 
 
 def _shape(think: Array, direct: Array, late: NDArray[np.bool_], seed: int, resamples: int) -> dict[str, object]:
@@ -174,151 +158,3 @@ def describe_rise(share: Estimate, bend: Estimate) -> str:
     if share.high < SHARP:
         return f"gradual build-up: {figures}"
     return f"between a gradual build-up and a sharp late spike: {figures}"
-
-
-def level_trend(
-    think: Sequence[Trace],
-    direct: Sequence[Trace],
-    *,
-    quantity: str = "l2_norm",
-    features: Latents | None = None,
-    tokens: Tokens = "read",
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> pd.DataFrame:
-    """Does amplification (late layers, thinking over direct) grow with the level? Spearman's rho over prompts, within families.
-
-    Ranks are centred within each family, so that families of different level or size of norm don't make a trend. The test
-    permutes the levels within families. Beside it the same given the length of the thinking response, which grows with the
-    level.
-
-    Returns:
-        Two rows: given ("nothing", "length"), rho, low, high, p (two-sided), n (prompts), levels (how many), quantity, seed,
-        model.
-
-    Raises:
-        ValueError: as `dynamics`; or one level only.
-    """
-    pairs = pair_modes(think, direct)
-    first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
-    late = np.isin(think[0].layers, think[0].late_layers)
-    firsts = [members[0][0] for members in pairs.values()]
-    levels = np.array([float(_label(trace, "level")) for trace in firsts])  # type: ignore[arg-type]
-    if len(set(levels.tolist())) < 2:
-        raise ValueError("all prompts are of one level: a trend needs at least two")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = first[:, late].mean(1) / second[:, late].mean(1)
-    lengths = np.array([float(len(trace) - trace.prompt_len) for trace in firsts])
-    families = np.unique([str(trace.labels.get("family", "")) for trace in firsts], return_inverse=True)[1]
-    held = np.isfinite(ratio)
-    level, amount, length = (_ranks(x[held], families[held]) for x in (levels, ratio, lengths))
-    rows = []
-    for given in ("nothing", "length"):
-        against = _without(amount, length) if given == "length" else amount
-        trend = _without(level, length) if given == "length" else level
-        rows.append({"given": given, **_trend(trend, against, families[held], seed, resamples)})
-    constant = {"levels": len(set(levels.tolist())), "quantity": quantity, "seed": seed, "model": think[0].provenance.model}
-    return pd.DataFrame(rows).assign(**constant)
-
-
-def _ranks(x: Array, families: NDArray[np.intp]) -> Array:
-    """Ranks within each family, about 0, as shares of its size."""
-    found = np.zeros(len(x))
-    for family in np.unique(families):
-        at = families == family
-        ranks = rankdata(x[at])
-        found[at] = (ranks - ranks.mean()) / at.sum()
-    return found
-
-
-def _without(y: Array, x: Array) -> Array:
-    """What of y is not linear in x."""
-    scale = (x**2).sum()
-    return y if scale == 0 else y - x * (x @ y) / scale
-
-
-def _trend(x: Array, y: Array, families: NDArray[np.intp], seed: int, resamples: int) -> dict[str, object]:
-    def correlate(a: Array, b: Array, weights: Array) -> Array:
-        cross, first, second = weights @ (a * b), weights @ a**2, weights @ b**2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            rho: Array = np.where(first * second > 1e-18, cross / np.sqrt(first * second), np.nan)
-        return rho
-
-    rho = float(correlate(x, y, np.ones((1, len(x))))[0])
-    found = interval(rho, correlate(x, y, prompt_weights(len(x), seed=seed, resamples=resamples)), len(x))
-    if np.isnan(rho):  # the levels follow from the lengths
-        return {"rho": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "n": len(x)}
-    rng = np.random.default_rng(seed)
-    order = np.argsort(families, kind="stable")
-    keys = np.sort(families)[None] + rng.random((resamples, len(x)))
-    shuffled = np.empty((resamples, len(x)))
-    shuffled[:, order] = x[order][np.argsort(keys, axis=1)]
-    null = (shuffled * y).sum(1) / np.sqrt((x**2).sum() * (y**2).sum())
-    p = (1 + int((np.abs(null) >= abs(rho) - 1e-12).sum())) / (1 + resamples)
-    return {"rho": rho, "low": found.low, "high": found.high, "p": p, "n": len(x)}
-
-
-def family_separation(
-    think: Sequence[Trace],
-    direct: Sequence[Trace],
-    *,
-    quantity: str = "l2_norm",
-    features: Latents | None = None,
-    tokens: Tokens = "read",
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> pd.DataFrame:
-    """How well families are told apart: by the spike, by the norms of all layers, and, as a control, by the response's length.
-
-    Families are guessed by the nearest mean of standardised values (over layers, for the profile) of the other half of the
-    prompts, and the other way round.
-
-    Returns:
-        One row per predictor ("spike", "profile", "length"): predictor, accuracy, low, high (Wilson), chance (the largest
-        family's share), n (prompts), families, quantity, seed, model.
-
-    Raises:
-        ValueError: as `dynamics`; or fewer than two families of at least 8 prompts.
-    """
-    pairs = pair_modes(think, direct)
-    first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
-    late = np.isin(think[0].layers, think[0].late_layers)
-    firsts = [members[0][0] for members in pairs.values()]
-    names, families = np.unique([str(_label(trace, "family")) for trace in firsts], return_inverse=True)
-    held = ~np.isnan(first).any(1) & ~np.isnan(second).any(1)
-    large = [i for i in range(len(names)) if (families[held] == i).sum() >= MIN_PROMPTS]
-    if len(large) < 2:
-        raise ValueError(f"at least two families of {MIN_PROMPTS} prompts or more are needed to tell them apart")
-    held &= np.isin(families, large)
-    predictors = {
-        "spike": (first - second)[:, late].mean(1, keepdims=True),
-        "profile": first,
-        "length": np.array([[float(len(trace) - trace.prompt_len)] for trace in firsts]),
-    }
-    rows = []
-    for name, x in predictors.items():
-        right, n = _nearest_mean(x[held], families[held], seed), int(held.sum())
-        low, high = wilson_interval(right, n)
-        chance = float(np.bincount(families[held]).max() / n)
-        rows.append({"predictor": name, "accuracy": right / n, "low": low, "high": high, "chance": chance, "n": n})
-    constant = {"families": len(large), "quantity": quantity, "seed": seed, "model": think[0].provenance.model}
-    return pd.DataFrame(rows).assign(**constant)
-
-
-def _nearest_mean(x: Array, classes: NDArray[np.intp], seed: int) -> int:
-    """How many are guessed right, each half from the other."""
-    fold = np.zeros(len(x), dtype=int)
-    rng = np.random.default_rng(seed)
-    for c in np.unique(classes):
-        at = rng.permutation(np.flatnonzero(classes == c))
-        fold[at[::2]] = 1
-    right = 0
-    for test in (0, 1):
-        known, asked = x[fold != test], x[fold == test]
-        centre, scale = known.mean(0), known.std(0)
-        scale = np.where(scale > 1e-6 * np.abs(centre), scale, np.inf)  # rounding of float32 tells nothing apart
-        labels = np.unique(classes)
-        means = np.stack([((known - centre) / scale)[classes[fold != test] == c].mean(0) for c in labels])
-        distance = ((((asked - centre) / scale)[:, None] - means[None]) ** 2).sum(-1)
-        right += int((labels[distance.argmin(1)] == classes[fold == test]).sum())
-    return right

@@ -56,6 +56,13 @@ def by_prompt(traces: Sequence[Trace]) -> dict[str, list[Trace]]:
     return groups
 
 
+def label(trace: Trace, name: str) -> object:
+    """What a trace is labelled with; a ValueError says how to label it."""
+    if name not in trace.labels:
+        raise ValueError(f"a trace lacks the label {name!r}: trace.with_labels({name}=...), as run_modes gives it")
+    return trace.labels[name]
+
+
 def require_prompts(n: int, least: int = MIN_PROMPTS, what: str = "prompts") -> None:
     """Refuse what no interval can be given for."""
     if n < least:

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from tests.planted import Array, made
+from tl_l2norm.analysis.separation import family_separation
+from tl_l2norm.trace import Trace
+
+STRAIGHT = np.arange(8.0)
+LATE = np.arange(8) >= 6
+
+
+def separate(n: int, shift: Array, seed: int = 0) -> tuple[list[Trace], list[Trace]]:
+    """Two families whose thinking profiles differ by `shift`."""
+    noise = np.random.default_rng(seed).normal(size=(n, 2, 8))
+
+    def value(i: int, mode: str) -> Array:
+        return 50 + noise[i, int(mode == "think")] + shift * (i % 2) * (mode == "think")
+
+    return made(value, n=n, family=lambda i: "ab"[i % 2])
+
+
+def test_families_far_apart_are_told_apart_by_the_profile_and_by_the_spike_only_if_late() -> None:
+    early = family_separation(*separate(40, 9.0 * (np.arange(8) == 1))).set_index("predictor")
+    assert early.loc["profile", "low"] > 0.7 and early.loc["spike", "low"] < 0.5
+    late = family_separation(*separate(40, 9.0 * LATE)).set_index("predictor")
+    assert late.loc["profile", "accuracy"] == late.loc["spike", "accuracy"] == 1.0
+    assert (late["chance"] == 0.5).all() and (late["n"] == 40).all() and (late["families"] == 2).all()
+
+
+def test_length_is_the_control() -> None:
+    """Equal norms are equal: the rounding of their mean, which goes with the length, tells no family apart."""
+    found = family_separation(
+        *made(lambda i, mode: STRAIGHT + 9, n=20, lengths=lambda i, mode: 2 + 3 * (i % 2), family=lambda i: "ab"[i % 2])
+    ).set_index("predictor")
+    assert found.loc["length", "accuracy"] == 1.0 and found.loc["profile", "accuracy"] == 0.5
+
+
+def test_small_families_are_left_out_and_chance_is_the_largest_share() -> None:
+    families = "a" * 12 + "b" * 9 + "c" * 7
+    noise = np.random.default_rng(1).normal(size=(28, 2, 8))
+    found = family_separation(*made(lambda i, m: 50 + noise[i, int(m == "think")], n=28, family=lambda i: families[i]))
+    assert (found["n"] == 21).all() and found["chance"].tolist() == [12 / 21] * 3
+
+
+def test_nearest_mean_by_hand() -> None:
+    """Guess each prompt from the other half's means by a plain loop."""
+    think, direct = separate(24, np.full(8, 0.6), seed=3)
+    found = family_separation(think, direct, seed=5).set_index("predictor")
+    x = np.stack([t.l2_norms[:, 1].double().numpy() for t in think])
+    names = np.arange(24) % 2
+    rng, fold = np.random.default_rng(5), np.zeros(24, dtype=int)
+    for family in (0, 1):
+        fold[rng.permutation(np.flatnonzero(names == family))[::2]] = 1
+    right = 0
+    for i in range(24):
+        known = [j for j in range(24) if fold[j] != fold[i]]
+        scale = x[known].std(0)
+        away = [(((x[i] - x[[j for j in known if names[j] == family]].mean(0)) / scale) ** 2).sum() for family in (0, 1)]
+        right += int(np.argmin(away) == names[i])
+    assert 12 < right < 24
+    assert found.loc["profile", "accuracy"] == right / 24
+
+
+def test_fewer_than_two_families_of_eight_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least two families of 8 prompts"):
+        family_separation(*made(lambda i, mode: STRAIGHT, n=16, family=lambda i: "ab"[i < 7]))
