@@ -213,8 +213,10 @@ class _Study:
 
     # Tables
 
-    def _add(self, name: str, make: Callable[[], pd.DataFrame]) -> None:
-        """A table, saved at once; what it can't be made of is noted."""
+    def _add(self, name: str, make: Callable[[], pd.DataFrame], *, of: str | None = None) -> None:
+        """A table, saved at once; what it can't be made of is noted, once for all that is made `of` a missing one."""
+        if of is not None and of not in self.tables:
+            return
         try:
             table = make()
         except ValueError as reason:
@@ -355,7 +357,7 @@ class _Study:
 
     def _twin(self, traces: Sequence[Trace]) -> None:
         """The model with random weights, SAEs trained on what it makes of the same tokens, and their features."""
-        twin = random_twin(self.backend.model, seed=self.seed + 1)
+        twin = random_twin(self.backend.model, seed=self.seed + 1)  # a draw of its own: the SAEs' weights are drawn from `seed`
         sae = next(iter(self.saes.values()))
         active = [acts.l0.double().mean().item() for trace in traces[:50] for acts in trace.features.values()]
         recipe = SaeRecipe(
@@ -414,24 +416,24 @@ class _Study:
         think, direct = self._held_out
         features, options = self.features[TRAINED], {"sink_ratio": self.options["sink_ratio"], "seed": self.seed}
         self._add("bound_points", lambda: bound_points(think, direct, features))
-        self._add("bound", lambda: bound_table(self.tables["bound_points"], seed=self.seed))
+        self._add("bound", lambda: bound_table(self.tables["bound_points"], seed=self.seed), of="bound_points")
         progress = self.options["progress"]
         self._add(
             "explained", lambda: evaluate_saes(self.backend.model, self.saes, [*think, *direct], progress=progress, **options)
         )
         decoders = {layer: (sae.W_dec, sae.b_dec) for layer, sae in self.saes.items()}
         shuffled = self.features.get("shuffled modes")
-        explained = self.tables["explained"]
-        self._add(
-            "assumptions",
-            lambda: assumption_table(think, direct, features, decoders, explained, control=shuffled, seed=self.seed),
-        )
+
+        def assumptions() -> pd.DataFrame:
+            explained = self.tables["explained"]
+            return assumption_table(think, direct, features, decoders, explained, control=shuffled, seed=self.seed)
+
+        self._add("assumptions", assumptions, of="explained")
 
     def _pressure(self) -> None:
         """Optimisation pressure at the last layer."""
         self._add("pressure_tokens", self._pressures)
-        if "pressure_tokens" in self.tables:
-            self._add("pressure", lambda: pressure_table(self.tables["pressure_tokens"], seed=self.seed))
+        self._add("pressure", lambda: pressure_table(self.tables["pressure_tokens"], seed=self.seed), of="pressure_tokens")
 
     def _pressures(self) -> pd.DataFrame:
         """Of thinking responses as they were written, and of direct answers as they should have been."""
@@ -456,15 +458,13 @@ class _Study:
 
     def _causes(self) -> None:
         """Suppression while the model thinks."""
-        if not self.quantiles:
-            self.notes["causal"] = "the causal test was left out (quantiles=())"
-            return
-        self._add("causal_outcomes", self._outcomes)
-        if "causal_outcomes" in self.tables:
-            self._add("causal", lambda: causal_table(self.tables["causal_outcomes"]))
-            self._add("causal_differences", lambda: causal_differences(self.tables["causal_outcomes"], seed=self.seed))
+        if self.quantiles:
+            self._add("causal_outcomes", self._outcomes)
         else:
-            self.notes["causal"] = self.notes["causal_outcomes"]
+            self.notes["causal_outcomes"] = "the causal test was left out (quantiles=())"
+        outcomes = "causal_outcomes"
+        self._add("causal", lambda: causal_table(self.tables[outcomes]), of=outcomes)
+        self._add("causal_differences", lambda: causal_differences(self.tables[outcomes], seed=self.seed), of=outcomes)
 
     def _outcomes(self) -> pd.DataFrame:
         return suppress_and_ask(

@@ -126,7 +126,11 @@ def test_difficulty_must_survive_the_length_where_that_can_be_told() -> None:
 
 
 def test_what_was_not_measured_says_why() -> None:
-    notes = {"features": "no SAEs were given", "causal": "a problem lacks an answer", "correlations": "no SAEs were given"}
+    notes = {
+        "features": "no SAEs were given",
+        "causal_outcomes": "a problem lacks an answer",
+        "correlations": "no SAEs were given",
+    }
     table = claims_table({}, notes).set_index("number")
     assert (table["verdict"] == "can't be tested here").all()
     assert table.loc[12, "why"] == "a problem lacks an answer"

@@ -52,9 +52,9 @@ def test_a_long_table_is_cut_and_says_so(tmp_path: Path) -> None:
 
 
 def test_what_could_not_be_measured_is_said_with_its_reason(tmp_path: Path) -> None:
-    notes = {"causal": "the causal test was left out (quantiles=())"}
+    notes = {"causal_outcomes": "the causal test was left out (quantiles=())"}
     text = text_of(written(tmp_path, analysis_of({}, notes=notes)))
-    assert "What could not be measured causal the causal test was left out (quantiles=())" in text
+    assert "What could not be measured causal outcomes the causal test was left out (quantiles=())" in text
     assert "0 of 0 tested claims are supported on this model; 15 can&#39;t be tested here." in text
     assert "Every table could be made." in text_of(written(tmp_path, analysis_of()))
 

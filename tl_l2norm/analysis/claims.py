@@ -108,8 +108,10 @@ _MADE_OF = {
     "curves": "features",
     "feature_dynamics": "features",
     "bound": "bound_points",
+    "assumptions": "explained",
     "pressure": "pressure_tokens",
-    "causal_differences": "causal",
+    "causal": "causal_outcomes",
+    "causal_differences": "causal_outcomes",
 }
 
 
