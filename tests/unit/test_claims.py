@@ -36,7 +36,8 @@ def shape(sharp: tuple[float, float, float], source: str = "trained SAE") -> dic
 def test_features_must_spike_more_than_every_control(own: Any, control: Any, expected: str) -> None:
     found = verdict(1, {"feature_dynamics": pd.DataFrame([shape(own), shape(control, "untrained SAE")])})
     assert found["verdict"] == expected and found["n"] == 20
-    assert ("untrained SAE" in found["control"]) == (not np.isnan(control[0]))
+    shown = "untrained SAE {:.0%} [{:.0%}, {:.0%}]".format(*control)
+    assert found["control"] == ("" if np.isnan(control[0]) else shown)
 
 
 def test_without_a_rise_of_features_nothing_can_be_said() -> None:
@@ -113,7 +114,7 @@ def test_suppression_is_judged_over_all_thresholds() -> None:
     ]
     found = verdict(12, {"causal_differences": pd.DataFrame(rows)})
     assert found["verdict"] == "supported" and "-20.0 points" in found["measured"]
-    assert found["control"] == "swap minus high -40.0"
+    assert found["control"] == "swap minus high -40.0 [-50, -30]"
 
 
 def test_difficulty_must_survive_the_length_where_that_can_be_told() -> None:

@@ -123,6 +123,12 @@ def _span(low: float, high: float, form: str = ".3g") -> str:
     return "none" if np.isnan(low) else f"[{low:{form}}, {high:{form}}]"
 
 
+def _figure(row: pd.Series, name: str, form: str) -> str:
+    """A value with its interval."""
+    low, high = (row[f"{name}_{side}" if f"{name}_{side}" in row else side] for side in ("low", "high"))
+    return f"{row[name]:{form}} {_span(low, high, form)}"
+
+
 def _features_spike(known: _Known) -> Finding:
     table = known["feature_dynamics"].set_index("source")
     own, others = table.iloc[0], table.iloc[1:]
@@ -133,7 +139,7 @@ def _features_spike(known: _Known) -> Finding:
     return Finding(
         measured=f"{own['sharpness']:.0%} of the rise in the last quarter of the layers",
         interval=_span(own["sharpness_low"], own["sharpness_high"], ".0%"),
-        control=", ".join(f"{source} {row['sharpness']:.0%}" for source, row in controls.items()),
+        control=", ".join(f"{source} {_figure(row, 'sharpness', '.0%')}" for source, row in controls.items()),
         n=int(own["n"]),
         verdict=_verdict(own["sharpness_low"] > SHARP and beyond),
         why=f"a sharp spike has over {SHARP:.0%} of the rise there and more than every control; an even rise has 25%",
@@ -168,11 +174,11 @@ def _correlation(known: _Known) -> Finding:
     controls = {source: rows.loc["l2_norm"] for source, rows in by_source.items() if "l2_norm" in rows.index}
     beyond = all(norm["low"] > row["high"] for row in controls.values())
     ahead = best is None or norm["low"] > best["high"]
-    rival = "" if best is None else f"; best entropy ({best.name}) {best['rho']:.2f} {_span(best['low'], best['high'], '.2f')}"
+    rival = "" if best is None else f"; best entropy ({best.name}) {_figure(best, 'rho', '.2f')}"
     return Finding(
         measured=f"rho {norm['rho']:.2f} over tokens in the late layers{rival}",
         interval=_span(norm["low"], norm["high"], ".2f"),
-        control=", ".join(f"{source} {row['rho']:.2f}" for source, row in controls.items()),
+        control=", ".join(f"{source} {_figure(row, 'rho', '.2f')}" for source, row in controls.items()),
         n=int(norm["n"]),
         verdict=_verdict(norm["low"] > 0 and ahead and beyond),
         why="needs the norm's rho over that of every entropy and over the norm's own rho with every control's features",
@@ -241,8 +247,8 @@ def _pressure(known: _Known) -> Finding:
     by_p, by_norm = own.loc[("pressure", "p_true")], own.loc[("pressure", "l2_norm")]
     partial = table[(table["mode"] == "think") & (table["scope"] == "partial") & (table["against"] == "l2_norm")]
     direct = table[(table["mode"] == "direct") & (table["scope"] == "prompts") & (table["against"] == "l2_norm")]
-    control = [f"given position {row['rho']:.2f}" for _, row in partial.iterrows()]
-    control += [f"over direct answers {row['rho']:.2f}" for _, row in direct.iterrows()]
+    control = [f"given position {_figure(row, 'rho', '.2f')}" for _, row in partial.iterrows()]
+    control += [f"over direct answers {_figure(row, 'rho', '.2f')}" for _, row in direct.iterrows()]
     return Finding(
         measured=f"rho of pull and probability {by_p['rho']:.2f}, of pull and norm {by_norm['rho']:.2f} (over {scope})",
         interval=f"{_span(by_p['low'], by_p['high'], '.2f')}, {_span(by_norm['low'], by_norm['high'], '.2f')}",
@@ -287,7 +293,10 @@ def _causal(known: _Known) -> Finding:
     return Finding(
         measured=f"accuracy with high-norm tokens suppressed, minus as many random ones: {100 * own['difference']:+.1f} points",
         interval=_span(100 * own["low"], 100 * own["high"]),
-        control=", ".join(f"{name} {100 * row['difference']:+.1f}" for name, row in others.items()),
+        control=", ".join(
+            f"{name} {100 * row['difference']:+.1f} {_span(100 * row['low'], 100 * row['high'])}"
+            for name, row in others.items()
+        ),
         n=int(own["n"]),
         verdict=_verdict(own["high"] < 0),
         why="needs high-norm suppression to cost more than as much of random tokens, over all thresholds",
@@ -299,9 +308,9 @@ def _domain(known: _Known) -> Finding:
     profile, length, spike = (table.loc[name] for name in ("profile", "length", "spike"))
     return Finding(
         measured=f"family guessed right from the norms of all layers {profile['accuracy']:.0%}, from the spike "
-        f"{spike['accuracy']:.0%}",
+        f"{_figure(spike, 'accuracy', '.0%')}",
         interval=_span(profile["low"], profile["high"], ".0%"),
-        control=f"from the response's length {length['accuracy']:.0%}, chance {profile['chance']:.0%}",
+        control=f"from the response's length {_figure(length, 'accuracy', '.0%')}, chance {profile['chance']:.0%}",
         n=int(profile["n"]),
         verdict=_verdict(profile["low"] > max(profile["chance"], length["high"])),
         why="needs more than chance, and more than the response's length alone gives",
@@ -311,7 +320,7 @@ def _domain(known: _Known) -> Finding:
 def _difficulty(known: _Known) -> Finding:
     table = known["trend"].set_index("given")
     own, given = table.loc["nothing"], table.loc["length"]
-    alone = "not defined: level and length go together" if np.isnan(given["rho"]) else f"{given['rho']:.2f}"
+    alone = "not defined: level and length go together" if np.isnan(given["rho"]) else _figure(given, "rho", ".2f")
     return Finding(
         measured=f"rho of amplification and level {own['rho']:.2f} (p = {own['p']:.2g})",
         interval=_span(own["low"], own["high"], ".2f"),
