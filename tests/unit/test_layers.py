@@ -23,7 +23,7 @@ LEVELS = {
     },
     3: {"generation", "analysis", "pressure", "selection"},
     4: {"evaluation", "sae_evaluation", "checks", "suppression", "paper_analysis"},
-    5: {"drawing", "figures", "widgets", "report_parts", "reporting", "paper_figures", "paper_report"},
+    5: {"drawing", "figures", "widgets", "report_parts", "reporting", "paper_panels", "paper_figures", "paper_report"},
     6: {"cli", "__main__"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
