@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,19 +26,15 @@ from tl_l2norm.analysis.resampling import MIN_PROMPTS
 from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.theory import assumption_table, bound_points, bound_table
 from tl_l2norm.analysis.trend import level_trend
-from tl_l2norm.backends import Backend, backend_of
-from tl_l2norm.collection import collect
-from tl_l2norm.evaluation import Result, run_modes
-from tl_l2norm.models import random_twin
+from tl_l2norm.backends import backend_of
+from tl_l2norm.evaluation import Result
 from tl_l2norm.norms import SINK_RATIO
-from tl_l2norm.pressure import optimisation_pressure
-from tl_l2norm.prompts import ANSWER_PREFIX
+from tl_l2norm.paper_readings import Modes, Readings
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.sae_evaluation import evaluate_saes
-from tl_l2norm.sae_training import SaeRecipe, train_saes
-from tl_l2norm.saes import check_saes, sae_key, training_metadata, untrained_saes
-from tl_l2norm.storage import content_key, load_traces, replace_file, save_traces
-from tl_l2norm.suppression import QUANTILES, suppress_and_ask
+from tl_l2norm.saes import check_saes, training_metadata
+from tl_l2norm.storage import replace_file
+from tl_l2norm.suppression import QUANTILES
 from tl_l2norm.tables import render_table
 from tl_l2norm.tasks import Problem
 from tl_l2norm.trace import Trace
@@ -133,11 +126,10 @@ def analyse(
     if unknown := set(controls) - set(CONTROLS):
         raise ValueError(f"unknown controls {sorted(unknown)}: there are {', '.join(map(repr, CONTROLS))}")
     sink_ratio = _sink_ratio(saes) if sink_ratio is None else sink_ratio
-    study = _Study(
-        backend,
-        saes,
-        tuple(problems),
-        controls=tuple(controls),
+    readings = Readings(
+        backend=backend,
+        saes=saes,
+        problems=tuple(problems),
         control_states=control_states,
         quantiles=tuple(quantiles),
         max_new_tokens=max_new_tokens,
@@ -146,39 +138,20 @@ def analyse(
         seed=seed,
         folder=Path(save_to) if save_to else None,
     )
-    return study.run()
-
-
-_Modes = tuple[tuple[Trace, ...], tuple[Trace, ...]]
-"""Thinking and direct traces."""
+    return _Study(readings, controls).run()
 
 
 class _Study:
     """One run of the analysis: what was read off the model so far, and the tables made of it."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        saes: Mapping[int, Any],
-        problems: tuple[Problem, ...],
-        *,
-        controls: tuple[str, ...],
-        control_states: int,
-        quantiles: tuple[float, ...],
-        max_new_tokens: int,
-        max_direct_tokens: int,
-        options: Mapping[str, Any],
-        seed: int,
-        folder: Path | None,
-    ) -> None:
-        self.backend, self.saes, self.problems = backend, saes, problems
-        self.controls, self.control_states, self.quantiles = controls, control_states, quantiles
-        self.max_new_tokens, self.max_direct_tokens = max_new_tokens, max_direct_tokens
-        self.options, self.seed, self.folder = options, seed, folder
+    def __init__(self, readings: Readings, controls: Collection[str]) -> None:
+        self.readings, self.controls = readings, controls
+        self.backend, self.saes, self.options = readings.backend, readings.saes, readings.options
+        self.seed, self.folder = readings.seed, readings.folder
         self.tables: dict[str, pd.DataFrame] = {}
         self.notes: dict[str, str] = {}
         self.features: dict[str, ReasoningFeatures] = {}
-        self.traces: dict[str, _Modes] = {}
+        self.traces: dict[str, Modes] = {}
         self.results: tuple[Result, ...] = ()
 
     def run(self) -> Analysis:
@@ -205,7 +178,7 @@ class _Study:
             "model": b.model_name,
             "backend": b.name,
             "dtype": str(b.dtype).removeprefix("torch."),
-            "problems": str(len(self.problems)),
+            "problems": str(len(self.readings.problems)),
             "responses": f"{modes.count('think')} thinking, {modes.count('direct')} direct",
             "sink ratio": f"{self.options['sink_ratio']:g}",
             "seed": str(self.seed),
@@ -229,7 +202,7 @@ class _Study:
             place.mkdir(parents=True, exist_ok=True)
             replace_file(place / f"{name}.csv", self.tables[name].to_csv(index=False).encode())
 
-    def _by_source(self, make: Callable[[str, _Modes, ReasoningFeatures], pd.DataFrame]) -> pd.DataFrame:
+    def _by_source(self, make: Callable[[str, Modes, ReasoningFeatures], pd.DataFrame]) -> pd.DataFrame:
         """A table of each source of features, on the problems that they were not chosen on."""
         frames = []
         for source, found in self.features.items():
@@ -238,7 +211,7 @@ class _Study:
         return pd.concat(frames, ignore_index=True)
 
     @property
-    def _held_out(self) -> _Modes:
+    def _held_out(self) -> Modes:
         found = self.features[TRAINED]
         think, direct = (found.held_out(traces) for traces in self.traces[TRAINED])
         return think, direct
@@ -247,23 +220,13 @@ class _Study:
 
     def _ask(self) -> None:
         """Ask the problems in both modes."""
-        self.results = run_modes(
-            self.backend.model,
-            self.problems,
-            seed=self.seed,
-            save_to=self.folder / "results" if self.folder else None,
-            max_new_tokens=self.max_new_tokens,
-            max_direct_tokens=self.max_direct_tokens,
-            **self.options,
-        )
+        self.results = self.readings.ask()
         self._add("accuracy", lambda: accuracy_table(self.results))
         self._add("accuracy_by_cell", lambda: accuracy_table(self.results, by=("family", "level", "mode")))
 
     def _record(self) -> None:
         """Record metrics and features."""
-        traces = [result.trace for result in self.results]
-        whole = self._collected("traces", self.backend.model, traces, self.saes, METRIC_NAMES)
-        self.traces[TRAINED] = _by_mode(whole)
+        self.traces[TRAINED] = self.readings.record(self.results)
 
     def _norms(self) -> None:
         """What the norms do by themselves."""
@@ -278,12 +241,12 @@ class _Study:
         self._add("high_norm_tokens", lambda: high_norm_tokens(think, direct, **s))
         self._add("attribution", lambda: self._attribution("l2_norm", (think, direct), None))
 
-    def _differences(self, modes: _Modes) -> pd.DataFrame:
+    def _differences(self, modes: Modes) -> pd.DataFrame:
         sources = {"as asked": modes, "shuffled modes": shuffle_modes(*modes, seed=self.seed)}
         frames = [mode_differences(*own, seed=self.seed).assign(source=source) for source, own in sources.items()]
         return pd.concat(frames, ignore_index=True)
 
-    def _attribution(self, quantity: str, modes: _Modes, features: ReasoningFeatures | None) -> pd.DataFrame:
+    def _attribution(self, quantity: str, modes: Modes, features: ReasoningFeatures | None) -> pd.DataFrame:
         frames = []
         for tokens in ("read", "chosen"):
             found = attribute(*modes, quantity=quantity, features=features, tokens=tokens, seed=self.seed)  # type: ignore[arg-type]
@@ -339,13 +302,10 @@ class _Study:
         think, direct = self.traces[TRAINED]
         count = {layer: len(latents) for layer, latents in self.features[TRAINED].latents.items()}
         if "untrained SAE" in self.controls:
-            blank = untrained_saes(self.saes, seed=self.seed)
-            own = self._collected("untrained", self.backend.model, [*think, *direct], blank, ("l2_norm",))
-            pairs = zip([*think, *direct], own, strict=True)
-            self.traces["untrained SAE"] = _by_mode([dataclasses.replace(t, features=u.features) for t, u in pairs])
+            self.traces["untrained SAE"] = self.readings.with_untrained_saes((think, direct))
             self._choose_control("untrained SAE", None)
         if "random-weight model" in self.controls:
-            self._twin([*think, *direct])
+            self._random_weights((think, direct))
         if "shuffled modes" in self.controls:
             self.traces["shuffled modes"] = shuffle_modes(think, direct, seed=self.seed)
             self._choose_control("shuffled modes", count)
@@ -355,32 +315,16 @@ class _Study:
         options: dict[str, Any] = {"choose_on": chosen_on, "n_latents": n_latents, "seed": self.seed}
         self.features[source] = find_reasoning_features(*self.traces[source], **options)
 
-    def _twin(self, traces: Sequence[Trace]) -> None:
-        """The model with random weights, SAEs trained on what it makes of the same tokens, and their features."""
-        twin = random_twin(self.backend.model, seed=self.seed + 1)  # a draw of its own: the SAEs' weights are drawn from `seed`
-        sae = next(iter(self.saes.values()))
-        active = [acts.l0.double().mean().item() for trace in traces[:50] for acts in trace.features.values()]
-        recipe = SaeRecipe(
-            d_sae=int(sae.cfg.d_sae),
-            k=max(1, round(sum(active) / len(active))),
-            n_states=self.control_states,
-            batch_size=min(512, self.control_states),
-            lr=1e-3 * (2**14 / int(sae.cfg.d_sae)) ** 0.5,  # five times the usual: there are few steps
-            seed=self.seed,
-        )
-        sink_ratio, progress = self.options["sink_ratio"], self.options["progress"]
-        with _folder(self.folder, "random_model") as place:
-            options: dict[str, Any] = {"layers": list(self.saes), "recipe": recipe, "sink_ratio": sink_ratio}
-            own_saes = train_saes(twin, traces, save_to=place, progress=progress, **options)
-        whole = self._collected("random_model_traces", twin, traces, own_saes, METRIC_NAMES)
-        self.traces["random-weight model"] = _by_mode(whole)
+    def _random_weights(self, modes: Modes) -> None:
+        self.traces["random-weight model"], twin, own_saes = self.readings.with_random_weights(modes)
         self._choose_control("random-weight model", None)
         found = self.features["random-weight model"]
         held_out = [t for modes in self.traces["random-weight model"] for t in found.held_out(modes)]
-        self._add(
-            "explained_random",
-            lambda: evaluate_saes(twin, own_saes, held_out, sink_ratio=sink_ratio, seed=self.seed, progress=progress),
-        )
+        self._add("explained_random", lambda: self._explained(twin, own_saes, held_out))
+
+    def _explained(self, model: Any, saes: Mapping[int, Any], traces: Sequence[Trace]) -> pd.DataFrame:
+        options = {"sink_ratio": self.options["sink_ratio"], "progress": self.options["progress"]}
+        return evaluate_saes(model, saes, traces, seed=self.seed, **options)
 
     def _curves(self) -> None:
         """Curves over layers, beside their controls."""
@@ -392,14 +336,14 @@ class _Study:
         self._add("feature_attribution", lambda: self._attribution("reasoning_sum", self._held_out, self.features[TRAINED]))
 
     def _all_curves(self) -> pd.DataFrame:
-        def of_source(source: str, modes: _Modes, features: ReasoningFeatures) -> pd.DataFrame:
+        def of_source(source: str, modes: Modes, features: ReasoningFeatures) -> pd.DataFrame:
             return self._curves_of(
                 modes, ["l2_norm", "reasoning_sum", *(METRIC_NAMES[1:] if source == TRAINED else ())], features
             )
 
         return self._by_source(of_source)
 
-    def _curves_of(self, modes: _Modes, names: Sequence[str], features: ReasoningFeatures | None = None) -> pd.DataFrame:
+    def _curves_of(self, modes: Modes, names: Sequence[str], features: ReasoningFeatures | None = None) -> pd.DataFrame:
         frames = [
             layer_curve(traces, mode=mode, quantity=name, features=features, seed=self.seed).to_frame()
             for name in names
@@ -414,13 +358,10 @@ class _Study:
     def _theory(self) -> None:
         """The theorem and its assumptions."""
         think, direct = self._held_out
-        features, options = self.features[TRAINED], {"sink_ratio": self.options["sink_ratio"], "seed": self.seed}
+        features = self.features[TRAINED]
         self._add("bound_points", lambda: bound_points(think, direct, features))
         self._add("bound", lambda: bound_table(self.tables["bound_points"], seed=self.seed), of="bound_points")
-        progress = self.options["progress"]
-        self._add(
-            "explained", lambda: evaluate_saes(self.backend.model, self.saes, [*think, *direct], progress=progress, **options)
-        )
+        self._add("explained", lambda: self._explained(self.backend.model, self.saes, [*think, *direct]))
         decoders = {layer: (sae.W_dec, sae.b_dec) for layer, sae in self.saes.items()}
         shuffled = self.features.get("shuffled modes")
 
@@ -432,70 +373,18 @@ class _Study:
 
     def _pressure(self) -> None:
         """Optimisation pressure at the last layer."""
-        self._add("pressure_tokens", self._pressures)
+        self._add("pressure_tokens", lambda: self.readings.pressures(self.results))
         self._add("pressure", lambda: pressure_table(self.tables["pressure_tokens"], seed=self.seed), of="pressure_tokens")
-
-    def _pressures(self) -> pd.DataFrame:
-        """Of thinking responses as they were written, and of direct answers as they should have been."""
-        items, starts, labels = [], [], []
-        for result in self.results:
-            prompt = result.trace.tokens[: result.trace.prompt_len].tolist()
-            tokens = result.trace.tokens.tolist()
-            if result.mode == "direct":
-                if result.problem.answer is None:
-                    continue
-                space = " " if result.prompt.endswith(ANSWER_PREFIX) else ""
-                answer = self.backend.tokenizer(space + result.problem.answer, add_special_tokens=False)  # type: ignore[misc]
-                tokens = [*prompt, *answer["input_ids"]]
-            if len(tokens) > len(prompt):
-                items.append(tokens)
-                starts.append(len(prompt))
-                labels.append({"mode": result.mode, "prompt": result.problem.id})
-        if not items:
-            raise ValueError("no response has a token")
-        found = optimisation_pressure(self.backend.model, items, prompt_lens=starts, labels=labels, **self.options)
-        return found.assign(model=self.backend.model_name)
 
     def _causes(self) -> None:
         """Suppression while the model thinks."""
-        if self.quantiles:
-            self._add("causal_outcomes", self._outcomes)
+        if self.readings.quantiles:
+            self._add("causal_outcomes", lambda: self.readings.outcomes(self.traces[TRAINED][0]))
         else:
             self.notes["causal_outcomes"] = "the causal test was left out (quantiles=())"
         outcomes = "causal_outcomes"
         self._add("causal", lambda: causal_table(self.tables[outcomes]), of=outcomes)
         self._add("causal_differences", lambda: causal_differences(self.tables[outcomes], seed=self.seed), of=outcomes)
-
-    def _outcomes(self) -> pd.DataFrame:
-        return suppress_and_ask(
-            self.backend.model,
-            self.problems,
-            self.traces[TRAINED][0],
-            quantiles=self.quantiles,
-            max_new_tokens=self.max_new_tokens,
-            seed=self.seed,
-            save_to=self.folder / "causal" if self.folder else None,
-            **self.options,
-        )
-
-    # Recording
-
-    def _collected(
-        self, name: str, model: Any, traces: Sequence[Trace], saes: Mapping[int, Any], metrics: Sequence[str]
-    ) -> tuple[Trace, ...]:
-        """Traces of the same sequences, read once more in one pass each; from an earlier run where they are there."""
-        labels = [trace.labels for trace in traces]
-        place = None
-        if self.folder:
-            what = [backend_of(model).model_name, str(self.backend.dtype), self.options["sink_ratio"], list(metrics)]
-            what += [{layer: sae_key(sae) for layer, sae in saes.items()}, [trace.tokens.tolist() for trace in traces]]
-            place = self.folder / f"{name}-{content_key(what)}"
-            if (place / "traces.json").is_file():
-                return load_traces(place)
-        found = collect(model, list(traces), labels=labels, saes=saes or None, metrics=metrics, **self.options)
-        if place:
-            save_traces(place, found)
-        return found
 
 
 def _sink_ratio(saes: Mapping[int, Any]) -> float:
@@ -504,13 +393,3 @@ def _sink_ratio(saes: Mapping[int, Any]) -> float:
         if "sink_ratio" in (ours := training_metadata(sae)):
             return float(ours["sink_ratio"])
     return SINK_RATIO
-
-
-def _folder(parent: Path | None, name: str) -> AbstractContextManager[str | Path]:
-    """A folder to keep things in, or one for now."""
-    return nullcontext(parent / name) if parent else tempfile.TemporaryDirectory(prefix="tl_l2norm_")
-
-
-def _by_mode(traces: Sequence[Trace]) -> _Modes:
-    think, direct = (tuple(t for t in traces if t.labels["mode"] == mode) for mode in ("think", "direct"))
-    return think, direct
