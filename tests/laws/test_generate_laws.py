@@ -28,8 +28,8 @@ def prompts() -> list[list[int]]:
     return [ids(text) for text in texts]
 
 
-def test_greedy_tokens_are_those_of_hugging_face_alone_and_in_a_batch(model: Any, plain: Any) -> None:
-    n = 24
+def test_greedy_tokens_are_those_of_hugging_face_alone_and_in_a_batch(case: models.Case, model: Any, plain: Any) -> None:
+    n = 24 if case in models.TINY else 14
     truth = [oracles.greedy(plain, prompt, n) for prompt in prompts()]
     batched = l2.generate(model, prompts(), max_new_tokens=n, batch_size=3, metrics=())
     assert [list(c.tokens) for c in batched] == truth
@@ -37,8 +37,9 @@ def test_greedy_tokens_are_those_of_hugging_face_alone_and_in_a_batch(model: Any
     assert list(alone[0].tokens) == truth[1]
 
 
-def test_norms_while_decoding_are_those_of_one_pass_over_the_result(model: Any, plain: Any) -> None:
-    out = l2.generate(model, prompts(), max_new_tokens=20, batch_size=2, ignore_eos=True)
+def test_norms_while_decoding_are_those_of_one_pass_over_the_result(case: models.Case, model: Any, plain: Any) -> None:
+    n = 20 if case in models.TINY else 12
+    out = l2.generate(model, prompts(), max_new_tokens=n, batch_size=2, ignore_eos=True)
     for completion in out:
         trace = completion.trace
         assert trace.tokens.tolist() == [*completion.prompt_tokens, *completion.tokens[:-1]]

@@ -23,6 +23,7 @@ from tl_l2norm.interventions.run import Run
 from tl_l2norm.sequences import pad_left
 
 N_NEW = 62
+N_NEW_SMOLLM2 = 28  # the oracle's time grows with the square
 SWAP = 0x53574150  # sets the draws of the action "swap" apart from the others of its layer
 COMBINATIONS = (
     "suppress",
@@ -45,6 +46,10 @@ def generate(model: Any, which: Any, **options: Any) -> l2.Generations:
     return l2.generate(model, which, **{**defaults, **options})
 
 
+def n_new(case: models.Case) -> int:
+    return N_NEW if case in models.TINY else N_NEW_SMOLLM2
+
+
 def ragged(case: models.Case) -> list[list[int]]:
     return prompts()[:3] if case in models.TINY else prompts()[:2]
 
@@ -53,7 +58,7 @@ def ragged(case: models.Case) -> list[list[int]]:
 def thresholds(case: models.Case) -> l2.Thresholds:
     """Over the last six layers, among the middle norms of what decoding without intervention gives: in the middle of a gap, as
     a model that repeats itself has the same norm again and again, and a threshold on it would be a tie."""
-    plain = generate(models.use(case), ragged(case))
+    plain = generate(models.use(case), ragged(case), max_new_tokens=n_new(case))
     layers = plain.traces[0].layers[-6:]
     traces = [trace.select(layers) for trace in plain.traces]
     values = {}
@@ -168,7 +173,7 @@ def test_decoding_is_what_the_oracle_does_and_one_pass_over_the_result(case: mod
     """Tokens, decisions and norms of cached, batched decoding against a pass of plain Hugging Face layers without a cache, and
     against our own pass over the finished tokens (promises 3 and 5)."""
     model, plain, acting = models.use(case), models.hugging_face(case.architecture), interventions(case, which)
-    out = generate(model, ragged(case), interventions=acting)
+    out = generate(model, ragged(case), interventions=acting, max_new_tokens=n_new(case))
     again = l2.collect(model, out, interventions=acting, progress=False)
     events = out.events()
     assert events["fired"].sum() > 24, "an effect that is not there proves nothing"
@@ -185,7 +190,7 @@ def test_decoding_is_what_the_oracle_does_and_one_pass_over_the_result(case: mod
 
 
 @pytest.mark.filterwarnings("ignore:nothing was changed by")
-@pytest.mark.parametrize("which", ["random", "swap random", "swap mixed", "alrr fresh", "erss", "all"])
+@pytest.mark.parametrize("which", ["swap random", "swap mixed", "alrr fresh", "erss", "all"])
 def test_a_sequence_is_treated_the_same_alone_and_in_any_batch(tiny_case: models.Case, which: str) -> None:
     """Promise 2, while rows of many lengths come and go."""
     model, acting = models.use(tiny_case), interventions(tiny_case, which)
