@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,13 @@ import pytest
 import torch
 
 from tests import models
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # workers inherit it
+        scratch = tempfile.TemporaryDirectory(prefix="tl_l2norm_models_")
+        os.environ[models.SCRATCH] = scratch.name
+        config.add_cleanup(scratch.cleanup)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import tempfile
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
+from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tl_l2norm as l2
@@ -20,6 +21,10 @@ try:
     HAS_HOOKED = True
 except ImportError:
     HAS_HOOKED = False
+
+
+SCRATCH = "TL_L2NORM_TEST_MODELS"
+"""Environment variable with the folder of this run's models."""
 
 
 class Case(NamedTuple):
@@ -86,8 +91,18 @@ def tokenizer() -> Any:
 
 @functools.cache
 def folder(architecture: str) -> str:
-    """A Hugging Face folder with the model, its weights in float32 safetensors, and SmolLM2's tokenizer."""
-    place = str(Path(_scratch(), architecture))
+    """A Hugging Face folder with the model, its weights in float32 safetensors, and SmolLM2's tokenizer; made once for all
+    processes of a test run."""
+    place = Path(os.environ[SCRATCH], architecture)
+    with FileLock(f"{place}.lock"):
+        if not place.exists():
+            half = f"{place}.half"
+            _save(architecture, half)
+            os.rename(half, place)
+    return str(place)
+
+
+def _save(architecture: str, place: str) -> None:
     if architecture == "smollm2":
         gguf = bundled_file("smollm2")
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
@@ -100,17 +115,6 @@ def folder(architecture: str) -> str:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(_config(architecture))
     model.save_pretrained(place)
-    return place
-
-
-@functools.cache
-def _scratch() -> str:
-    scratch = tempfile.TemporaryDirectory(prefix="tl_l2norm_models_")
-    _held.append(scratch)
-    return scratch.name
-
-
-_held: list[Any] = []  # until the process ends
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
-from tl_l2norm import paper_analysis
+from tl_l2norm import paper_analysis, paper_readings
 from tl_l2norm.evaluation import answer_at
 from tl_l2norm.paper_analysis import CONTROLS, analyse
 from tl_l2norm.prompts import chat_prompt
@@ -112,7 +112,7 @@ def test_it_goes_on_from_what_was_saved(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing is to be read off the model again")
 
-    monkeypatch.setattr(paper_analysis, "collect", never)
+    monkeypatch.setattr(paper_readings, "collect", never)
     monkeypatch.setattr("tl_l2norm.evaluation.generate", never)
     monkeypatch.setattr("tl_l2norm.suppression.generate", never)
     again = analyse(reasoner, saes, problems, save_to=folder, **OPTIONS)
@@ -161,7 +161,7 @@ def test_without_saes_and_answers_the_rest_is_measured(reasoner: Any, problems: 
 def test_bad_input_is_refused_before_anything_runs(
     reasoner: Any, problems: Any, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, request: Any
 ) -> None:
-    monkeypatch.setattr(paper_analysis, "run_modes", lambda *_, **__: pytest.fail("asked in spite of bad input"))
+    monkeypatch.setattr(paper_readings, "run_modes", lambda *_, **__: pytest.fail("asked in spite of bad input"))
     chosen = None
     if "saes" in change:
         own = request.getfixturevalue("saes")
