@@ -60,6 +60,14 @@ def test_differences_are_paired_by_problem_at_each_quantile_and_over_all() -> No
     )
 
 
+def test_how_many_positions_either_arm_changed_stands_beside_the_difference() -> None:
+    table = outcomes({"high": HIGH, "random": RANDOM})
+    table.loc[table["arm"] == "random", "positions"] = [1] * 10 + [2] * 9 + [12]
+    found = causal_differences(table).set_index("quantile")[["positions", "against_positions"]]
+    assert found.loc[0.9].tolist() == [4.5, 1] and found.loc[0.5].tolist() == [6.5, 3]
+    assert found.loc[np.nan].tolist() == [5.5, 2]
+
+
 def test_the_same_problems_right_in_both_arms_leave_no_doubt() -> None:
     """Without the pairing, 5 of 10 against 5 of 10 would have an interval."""
     found = causal_differences(outcomes({"high": HIGH, "random": HIGH}))

@@ -107,14 +107,15 @@ def test_an_assumption_must_hold_at_every_layer_and_says_when_its_control_does_t
 
 
 def test_suppression_is_judged_over_all_thresholds() -> None:
+    counts = {"positions": 9.0, "against_positions": 7.25}
     rows = [
         {"arm": "high", "against": "random", "quantile": 0.8, "difference": 0.5, "low": 0.4, "high": 0.6, "n": 50},
         {"arm": "high", "against": "random", "quantile": np.nan, "difference": -0.2, "low": -0.3, "high": -0.1, "n": 50},
         {"arm": "swap", "against": "high", "quantile": np.nan, "difference": -0.4, "low": -0.5, "high": -0.3, "n": 50},
     ]
-    found = verdict(12, {"causal_differences": pd.DataFrame(rows)})
-    assert found["verdict"] == "supported" and "-20.0 points" in found["measured"]
-    assert found["control"] == "swap minus high -40.0 [-50, -30]"
+    found = verdict(12, {"causal_differences": pd.DataFrame(rows).assign(**counts)})
+    assert found["verdict"] == "supported" and "-20.0 points (9.0 against 7.2 positions)" in found["measured"]
+    assert found["control"] == "swap minus high -40.0 [-50, -30] (9.0 against 7.2 positions)"
 
 
 def test_difficulty_must_survive_the_length_where_that_can_be_told() -> None:

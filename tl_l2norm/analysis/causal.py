@@ -50,7 +50,8 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
     """Difference of accuracy between arms on the same problems, at each quantile and over all of them (quantile NaN).
 
     Returns:
-        One row per comparison and quantile: arm, against, quantile, difference, low, high, n (problems), seed, model.
+        One row per comparison and quantile: arm, against, quantile, difference, low, high, positions and against_positions
+        (changed by either arm, mean per response: only random arms are matched in number), n (problems), seed, model.
 
     Raises:
         ValueError: fewer than 8 problems.
@@ -62,14 +63,22 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
         sides = [outcomes[outcomes["arm"] == name] for name in (arm, against)]
         if any(side.empty for side in sides):
             continue
-        first, second = (s.pivot(index="prompt", columns="quantile", values="correct").astype(float) for s in sides)
+        first, second = (_by_quantile(side, "correct") for side in sides)
         differences = (first - second).dropna(axis=1, how="all")
+        positions = [_by_quantile(side, "positions")[differences.columns].mean() for side in sides]
         for quantile, column in [*differences.items(), (np.nan, differences.mean(axis=1))]:
             found = estimate(column.to_numpy(), seed=seed, resamples=resamples)
-            figures = {"difference": found.mean, "low": found.low, "high": found.high, "n": found.n}
-            rows.append({"arm": arm, "against": against, "quantile": quantile, **figures})
-    names = ["arm", "against", "quantile", "difference", "low", "high", "n"]
+            figures = {"difference": found.mean, "low": found.low, "high": found.high}
+            own, other = (float(p.mean() if np.isnan(quantile) else p[quantile]) for p in positions)
+            counts = {"positions": own, "against_positions": other, "n": found.n}
+            rows.append({"arm": arm, "against": against, "quantile": quantile, **figures, **counts})
+    names = ["arm", "against", "quantile", "difference", "low", "high", "positions", "against_positions", "n"]
     return pd.DataFrame(rows, columns=names).assign(seed=seed, model=outcomes["model"].iloc[0])
+
+
+def _by_quantile(side: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A column of one arm's outcomes: a row per prompt, a column per quantile."""
+    return side.pivot(index="prompt", columns="quantile", values=name).astype(float)
 
 
 def _require(outcomes: pd.DataFrame) -> None:

@@ -291,16 +291,23 @@ def _causal(known: _Known) -> Finding:
     own = whole.loc[("high", "random")]
     others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if (a, b) != ("high", "random")}
     return Finding(
-        measured=f"accuracy with high-norm tokens suppressed, minus as many random ones: {100 * own['difference']:+.1f} points",
+        measured=f"accuracy with high-norm tokens suppressed, minus as many random ones: {100 * own['difference']:+.1f} points "
+        f"{_counts(own)}",
         interval=_span(100 * own["low"], 100 * own["high"]),
         control=", ".join(
-            f"{name} {100 * row['difference']:+.1f} {_span(100 * row['low'], 100 * row['high'])}"
+            f"{name} {100 * row['difference']:+.1f} {_span(100 * row['low'], 100 * row['high'])} {_counts(row)}"
             for name, row in others.items()
         ),
         n=int(own["n"]),
         verdict=_verdict(own["high"] < 0),
-        why="needs high-norm suppression to cost more than as much of random tokens, over all thresholds",
+        why="needs high-norm suppression to cost more than as much of random tokens, over all thresholds; the other arms "
+        "change other numbers of positions",
     )
+
+
+def _counts(row: pd.Series) -> str:
+    """How many positions either arm changed: a difference between unlike numbers says little."""
+    return f"({row['positions']:.1f} against {row['against_positions']:.1f} positions)"
 
 
 def _domain(known: _Known) -> Finding:
