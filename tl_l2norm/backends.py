@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from tl_l2norm.attach import attached, muted
 from tl_l2norm.block_calls import BlockRuns
+from tl_l2norm.errors import InputError, InputTypeError, Unsupported
 from tl_l2norm.final_norm import FinalNorm, read_final_norm
 from tl_l2norm.hook_names import resid_post, unknown_name
 from tl_l2norm.protocols import Tokenizer
@@ -102,7 +103,7 @@ class Backend(ABC):
         name = f"blocks.{layer}.hook_resid_mid"
         point = getattr(self.model.blocks[layer], "hook_resid_mid", None)
         if point is None:
-            raise ValueError(f"{name}: attention and MLP of this model read the same stream, there is none between them")
+            raise InputError(f"{name}: attention and MLP of this model read the same stream, there is none between them")
         return self._point({name: point}, name, name)
 
     def attention_pattern(self, layer: int) -> HookPoint:
@@ -114,7 +115,7 @@ class Backend(ABC):
         name = f"blocks.{layer}.attn.hook_pattern"
         point = getattr(getattr(self.model.blocks[layer], "attn", None), "hook_pattern", None)
         if point is None:
-            raise ValueError(f"{name}: this block has no attention pattern to hook; leave that layer or attention metrics out")
+            raise InputError(f"{name}: this block has no attention pattern to hook; leave that layer or attention metrics out")
         return self._point({name: point}, name, name)
 
     @abstractmethod
@@ -138,7 +139,7 @@ class Backend(ABC):
         layer = int(parts[1]) if len(parts) == 3 and parts[1].isdigit() else -1
         if 0 <= layer < self.n_layers and name == resid_post(layer):
             return self.resid_post(layer)  # a bridge that wraps an SAE knows no aliases
-        raise ValueError(unknown_name(name, {*known, *map(resid_post, range(self.n_layers))}))
+        raise InputError(unknown_name(name, {*known, *map(resid_post, range(self.n_layers))}))
 
     _RESID_PRE: ClassVar[str]
     _RESID_POST: ClassVar[str]
@@ -147,7 +148,7 @@ class Backend(ABC):
     def _point(owner: Any, attribute: str, name: str) -> HookPoint:
         point = owner[attribute] if isinstance(owner, Mapping) else getattr(owner, attribute)
         if not isinstance(point, HookPoint):
-            raise TypeError(
+            raise InputTypeError(
                 f"{name} is a {type(point).__name__}, not a HookPoint: an SAE is attached there; call model.reset_saes() first"
             )
         return point
@@ -224,7 +225,7 @@ class Backend(ABC):
     def block_runs(self, layers: tuple[int, ...]) -> BlockRuns:
         """What it takes to run these blocks again after a pass."""
         if getattr(self.model.cfg, "positional_embedding_type", None) == "shortformer":
-            raise NotImplementedError("shortformer position embeddings enter inside the block: it can't be run again")
+            raise Unsupported("shortformer position embeddings enter inside the block: it can't be run again")
         return BlockRuns({layer: self.model.blocks[layer] for layer in layers})
 
     @contextmanager
@@ -406,17 +407,17 @@ def backend_of(model: Any) -> Backend:
         ValueError: a compiled model (hooks added later never fire), one in training mode, or an encoder-decoder.
     """
     if getattr(model, "_compiled_call_impl", None) is not None or hasattr(model, "_orig_mod"):
-        raise ValueError("the model was compiled: hooks added afterwards never fire; use the model before torch.compile")
+        raise InputError("the model was compiled: hooks added afterwards never fire; use the model before torch.compile")
     if isinstance(model, TransformerBridge):
         if getattr(model.original_model.config, "is_encoder_decoder", False) or not hasattr(model, "blocks"):
-            raise ValueError("only decoder-only language models have one residual stream to look at")
+            raise InputError("only decoder-only language models have one residual stream to look at")
         if model.original_model.training:
-            raise ValueError("the model is in training mode, where dropout changes its states: call model.eval() first")
+            raise InputError("the model is in training mode, where dropout changes its states: call model.eval() first")
         backend: Backend = BridgeBackend(model)
     elif isinstance(model, _hooked_transformer()):
         backend = HookedBackend(model)
     else:
-        raise TypeError(
+        raise InputTypeError(
             f"expected a TransformerBridge or HookedTransformer, got {type(model).__name__}: load one with "
             "tl_l2norm.load_model(...), or wrap a Hugging Face model with "
             "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from transformer_lens.hook_points import HookPoint
 
 from tl_l2norm.attach import hook_points, silenced
+from tl_l2norm.errors import Unsupported
 
 _CACHE_NAMES = ("past_kv_cache_entry", "past_key_values", "layer_past", "past_key_value")
 _CHUNK = 32  # rows of a re-run in which each has keys and values of its own
@@ -194,7 +195,7 @@ class BlockRun:
         """
         seen = self._recorder.seen
         if seen is None:
-            raise NotImplementedError(
+            raise Unsupported(
                 "this block wrote no keys and values (it shares another's, or is recurrent): it can't be run again"
             )
         with silenced(self._points):

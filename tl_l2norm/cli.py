@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tl_l2norm import __version__
+from tl_l2norm.errors import InputError, Unmeasurable
 
 if TYPE_CHECKING:
     from tl_l2norm.tasks import Problem
 
 _OUR_SINK_RATIO = 20.0
-_FAULTS = (ValueError, TypeError, FileNotFoundError, ImportError, FloatingPointError)
+_FAULTS = (InputError, Unmeasurable, FloatingPointError, OSError)  # anything else is a bug and keeps its traceback
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -191,7 +192,7 @@ def _problems(options: argparse.Namespace, few: int = 24) -> tuple[Problem, ...]
     from tl_l2norm.tasks import make_mixture
 
     if options.n is not None and options.n < 1:
-        raise ValueError(f"--n must be at least 1, got {options.n}")
+        raise InputError(f"--n must be at least 1, got {options.n}")
     if options.prompts:
         return load_problems(options.prompts)[: options.n]
     if options.model in OURS:

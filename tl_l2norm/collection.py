@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.draws import sequence_key
 from tl_l2norm.encoding import FeatureRecorder
+from tl_l2norm.errors import InputError
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.interventions.base import Intervention
@@ -76,17 +77,17 @@ def collect(
     backend = backend_of(model)
     chosen = resolve_layers(layers, backend.n_layers)
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
     items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens, segments=segments)
     if labels is not None and len(labels) != len(items):
-        raise ValueError(f"labels has {len(labels)} entries for {len(items)} sequences")
+        raise InputError(f"labels has {len(labels)} entries for {len(items)} sequences")
     recorder = NormRecorder(backend, chosen)
     features = FeatureRecorder(backend, saes) if saes is not None else None
     measuring = MetricRecorder(backend, chosen, metrics)
     run = Run(backend, interventions) if interventions else None
     keys = _keys(sequences, items, seeds)
     if run and not run.acts_on_prompts and all(len(item) == item.prompt_len for item in items):
-        raise ValueError(
+        raise InputError(
             "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
         )
     norms: dict[int, torch.Tensor] = {}
@@ -129,7 +130,7 @@ def collect(
 def _keys(sequences: Any, items: Sequence[TokenSequence], seeds: Sequence[int] | None) -> list[int]:
     if seeds is not None:
         if len(seeds) != len(items):
-            raise ValueError(f"seeds has {len(seeds)} entries for {len(items)} sequences")
+            raise InputError(f"seeds has {len(seeds)} entries for {len(items)} sequences")
         return list(seeds)
     given = [getattr(getattr(item, "provenance", item), "seed", None) for item in as_list(sequences)]
     return [sequence_key(0, i, 0) if seed is None else seed for i, seed in enumerate(given)]

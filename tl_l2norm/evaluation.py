@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.errors import InputError
 from tl_l2norm.generation import Completion, generate
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.norms import SINK_RATIO
@@ -85,11 +86,11 @@ def run_modes(
     """
     backend = backend_of(model)
     if backend.tokenizer is None:
-        raise ValueError("the model has no tokenizer: set model.tokenizer to ask it questions")
+        raise InputError("the model has no tokenizer: set model.tokenizer to ask it questions")
     if not problems:
-        raise ValueError("no problems given")
+        raise InputError("no problems given")
     if len({problem.id for problem in problems}) < len(problems):
-        raise ValueError("some problems are the same: the modes are paired by problem, so give each once")
+        raise InputError("some problems are the same: the modes are paired by problem, so give each once")
     limits = {"think": max_new_tokens, "direct": max_direct_tokens}
     chosen = resolve_layers(layers, backend.n_layers)
     options = {"temperature": temperature, "layers": chosen, "batch_size": batch_size, "saes": saes, "sink_ratio": sink_ratio}

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_l2norm.errors import InputError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FeatureActs:
@@ -29,7 +31,7 @@ class FeatureActs:
 
     def __post_init__(self) -> None:
         if len(self.latents) != len(self.values) or self.starts.ndim != 1 or int(self.starts[-1]) != len(self.values):
-            raise ValueError(
+            raise InputError(
                 f"FeatureActs has {len(self.latents)} latents and {len(self.values)} values, starts end at "
                 f"{self.starts[-1:].tolist()}: the three must agree"
             )

@@ -15,6 +15,7 @@ from tl_l2norm.analysis.curves import LayerCurve
 from tl_l2norm.analysis.quantities import QUANTITIES
 from tl_l2norm.analysis.sinks import layer_medians, norms_without_sinks
 from tl_l2norm.drawing import BAR_PATTERN, GREY, TEMPLATE, add_curve, mode_name, plain, shade_late, style_of
+from tl_l2norm.errors import InputError
 from tl_l2norm.tables import render_table
 from tl_l2norm.trace import Trace
 from tl_l2norm.widgets.token_view import norm_text
@@ -23,9 +24,9 @@ from tl_l2norm.widgets.token_view import norm_text
 def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figure:
     """Mean per layer with its 95% band, one line per mode; the late layers are shaded."""
     if not curves:
-        raise ValueError("no curves to draw")
+        raise InputError("no curves to draw")
     if len({curve.quantity for curve in curves}) > 1:
-        raise ValueError("the curves are of different quantities: draw a figure of each")
+        raise InputError("the curves are of different quantities: draw a figure of each")
     figure = go.Figure(layout={"template": TEMPLATE, "hovermode": "x unified"})
     for curve in curves:
         add_curve(
@@ -66,7 +67,7 @@ def token_heatmap(
         max_tokens: draw so many tokens from the start; default all.
     """
     if relative_to not in ("layer_median", None):
-        raise ValueError(f"relative_to must be 'layer_median' or None, got {relative_to!r}")
+        raise InputError(f"relative_to must be 'layer_median' or None, got {relative_to!r}")
     norms = trace.l2_norms.double().numpy()
     shown = norms if include_sinks else norms_without_sinks(trace)
     if relative_to:
@@ -108,7 +109,7 @@ def token_heatmap(
 def accuracy_bars(table: pd.DataFrame) -> go.Figure:
     """Accuracy with its 95% interval, from `accuracy_table`: a bar per mode within family and level, where it has them."""
     if missing := {"accuracy", "low", "high", "n"} - set(table.columns):
-        raise ValueError(f"the table lacks the columns {sorted(missing)}: give what accuracy_table returns")
+        raise InputError(f"the table lacks the columns {sorted(missing)}: give what accuracy_table returns")
     figure = go.Figure(layout={"template": TEMPLATE, "barmode": "group", "bargap": 0.4, "height": 360})
     for mode, rows in table.groupby("mode", sort=False) if "mode" in table else [("all", table)]:
         colour, _, _, _, pattern = style_of(str(mode))
@@ -141,9 +142,9 @@ def curves_table(curves: Sequence[LayerCurve]) -> str:
 def curves_frame(curves: Sequence[LayerCurve]) -> pd.DataFrame:
     """The table behind `curves_table`: one row per layer, numbers as text."""
     if not curves:
-        raise ValueError("no curves to show")
+        raise InputError("no curves to show")
     if any(curve.layers != curves[0].layers for curve in curves):
-        raise ValueError("the curves have different layers: make them from traces with the same layers")
+        raise InputError("the curves have different layers: make them from traces with the same layers")
     frame = pd.DataFrame({"layer": curves[0].layers})
     for curve in curves:
         bounds = zip(curve.mean, curve.low, curve.high, strict=True)

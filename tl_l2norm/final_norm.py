@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tl_l2norm.errors import Unsupported
+
 _LARGE = 4096.0  # of a probe: eps vanishes beside its square; a power of two, so that its mean is exact
 _ERROR = {torch.float32: 1e-4, torch.float64: 1e-4}  # of the closed form; half precision may be rounded inside the module
 _HALF_ERROR = 0.02
@@ -119,4 +121,4 @@ def _verify(found: FinalNorm, module: nn.Module, call: Callable[[Tensor], Tensor
     dtypes = {weight.dtype for weight in module.parameters()} or {torch.float32}
     if not off <= max(_ERROR.get(dtype, _HALF_ERROR) for dtype in dtypes):
         name = type(getattr(module, "original_component", None) or module).__name__
-        raise NotImplementedError(f"the model's final norm ({name}) is neither RMSNorm nor LayerNorm: its gradient isn't known")
+        raise Unsupported(f"the model's final norm ({name}) is neither RMSNorm nor LayerNorm: its gradient isn't known")

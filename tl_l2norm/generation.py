@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from tl_l2norm.backends import Backend, Cache, backend_of
 from tl_l2norm.draws import sequence_key
 from tl_l2norm.encoding import FeatureRecorder, join_features
+from tl_l2norm.errors import InputError
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.interventions.base import Intervention
@@ -106,7 +107,7 @@ class Generations(Sequence[Completion]):
             ValueError: there was no intervention.
         """
         if self.log is None:
-            raise ValueError("nothing intervened: generate(..., interventions=[...])")
+            raise InputError("nothing intervened: generate(..., interventions=[...])")
         return self.log.events()
 
     def to_frame(self) -> pd.DataFrame:
@@ -176,21 +177,21 @@ def generate(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     for name, count in (("max_new_tokens", max_new_tokens), ("n", n), ("batch_size", batch_size)):
         if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+            raise InputError(f"{name} must be at least 1, got {count}")
     if others := [name for name in check_metrics(metrics) if name != "l2_norm"]:
-        raise ValueError(
+        raise InputError(
             f"generate records 'l2_norm' alone: collect(model, out, metrics={others}) records {', '.join(others)} in one pass "
             "over the responses"
         )
     if saes is not None and not metrics:
-        raise ValueError("features are recorded beside the norms: with saes= leave metrics as it is")
+        raise InputError("features are recorded beside the norms: with saes= leave metrics as it is")
     chosen = resolve_layers(layers, backend.n_layers)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos)
     stops = _Stops.of(backend, stop, ignore_eos)
     rows = _make_rows(items, n, _seeds(seed, len(items), n))
     _check_context(backend, items, max_new_tokens)
     if labels is not None and len(labels) != len(items):
-        raise ValueError(f"labels has {len(labels)} entries for {len(items)} prompts")
+        raise InputError(f"labels has {len(labels)} entries for {len(items)} prompts")
     recorder = NormRecorder(backend, chosen) if metrics else None
     features = FeatureRecorder(backend, saes) if saes is not None else None
     run = Run(backend, interventions) if interventions else None
@@ -252,9 +253,9 @@ class _Stops:
         given = [stop] if isinstance(stop, str) else list(stop)
         strings = tuple(s for s in given if isinstance(s, str))
         if "" in strings:
-            raise ValueError("a stop string is empty: it would end every response at once")
+            raise InputError("a stop string is empty: it would end every response at once")
         if strings and backend.tokenizer is None:
-            raise ValueError("stop strings need a tokenizer, and the model has none: give token ids")
+            raise InputError("stop strings need a tokenizer, and the model has none: give token ids")
         ids = frozenset(s for s in given if not isinstance(s, str))
         return cls(ids if ignore_eos else ids | backend.eos_token_ids(), strings, backend.tokenizer)
 
@@ -466,14 +467,14 @@ def _seeds(seed: int | Sequence[int], prompts: int, n: int) -> list[int]:
     if isinstance(seed, int):
         return [sequence_key(seed, i, j) for i in range(prompts) for j in range(n)]
     if len(seed) != prompts * n:
-        raise ValueError(f"seed has {len(seed)} entries for {prompts} prompts with n = {n}: give {prompts * n}, or one integer")
+        raise InputError(f"seed has {len(seed)} entries for {prompts} prompts with n = {n}: give {prompts * n}, or one integer")
     return [int(value) for value in seed]
 
 
 def _check_context(backend: Backend, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
     for i, item in enumerate(items):
         if len(item) + max_new_tokens - 1 > backend.n_ctx:
-            raise ValueError(
+            raise InputError(
                 f"prompt {i} has {len(item)} tokens: with max_new_tokens={max_new_tokens} it runs past the model's context of "
                 f"{backend.n_ctx}; shorten it or generate at most {max(0, backend.n_ctx - len(item) + 1)}"
             )

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from tl_l2norm.errors import InputError, InputTypeError
+
 Layers = int | slice | Sequence[int] | Literal["all", "late"] | None
 """Which layers: an index (negatives count from the end), several, a slice, `"late"` (the last quarter) or all of them."""
 
@@ -32,7 +34,7 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
     if isinstance(layers, str):
         if layers == "late":
             return late_layers(n_layers)
-        raise ValueError(f"unknown layers {layers!r}: give 'late', 'all', integers or a slice")
+        raise InputError(f"unknown layers {layers!r}: give 'late', 'all', integers or a slice")
     if isinstance(layers, slice):
         chosen: Iterable[int] = range(n_layers)[layers]
     elif isinstance(layers, int):
@@ -41,16 +43,16 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
         chosen = layers
     found = sorted({_resolve(layer, n_layers) for layer in chosen})
     if not found:
-        raise ValueError(f"{layers!r} selects no layer of {n_layers}")
+        raise InputError(f"{layers!r} selects no layer of {n_layers}")
     return tuple(found)
 
 
 def _resolve(layer: int, n_layers: int) -> int:
     if isinstance(layer, bool) or not hasattr(layer, "__index__"):
-        raise TypeError(f"a layer is an integer, got {layer!r}")
+        raise InputTypeError(f"a layer is an integer, got {layer!r}")
     index = layer.__index__()
     if not -n_layers <= index < n_layers:
-        raise ValueError(f"layer {index} is outside this model: it has layers 0 to {n_layers - 1} (or -1 to {-n_layers})")
+        raise InputError(f"layer {index} is outside this model: it has layers 0 to {n_layers - 1} (or -1 to {-n_layers})")
     return index % n_layers
 
 

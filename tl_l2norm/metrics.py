@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tl_l2norm.attach import attached
 from tl_l2norm.backends import Backend
+from tl_l2norm.errors import InputError
 from tl_l2norm.hook_names import did_you_mean, layer_ranges
 
 METRICS = ("l2_norm", "hidden_entropy", "output_entropy", "attention_entropy", "attention_entropy_by_head")
@@ -107,7 +108,7 @@ def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
     """
     names = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
     if unknown := [name for name in names if name not in METRICS]:
-        raise ValueError(f"unknown metrics {unknown}{did_you_mean(unknown[0], METRICS)}; known are {', '.join(METRICS)}")
+        raise InputError(f"unknown metrics {unknown}{did_you_mean(unknown[0], METRICS)}; known are {', '.join(METRICS)}")
     return names
 
 
@@ -183,7 +184,7 @@ class MetricRecorder:
         sums, self._largest_sums = self._largest_sums, {}
         for layer, largest in sums.items():
             if largest > _LARGEST_SUM:
-                raise ValueError(
+                raise InputError(
                     f"blocks.{layer}.attn.hook_pattern: attention weights of one query sum to {largest:.3g}, not to 1: a hook "
                     "changed them, or what this model shows there is not its pattern"
                 )

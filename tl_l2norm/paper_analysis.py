@@ -27,6 +27,7 @@ from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.theory import assumption_table, bound_points, bound_table
 from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.backends import backend_of
+from tl_l2norm.errors import InputError
 from tl_l2norm.evaluation import Result
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.paper_readings import Modes, Readings
@@ -124,7 +125,7 @@ def analyse(
     saes = check_saes(backend, saes or {})
     require_prompts(len(problems), 2 * MIN_PROMPTS if saes else MIN_PROMPTS, what="problems")
     if unknown := set(controls) - set(CONTROLS):
-        raise ValueError(f"unknown controls {sorted(unknown)}: there are {', '.join(map(repr, CONTROLS))}")
+        raise InputError(f"unknown controls {sorted(unknown)}: there are {', '.join(map(repr, CONTROLS))}")
     sink_ratio = _sink_ratio(saes) if sink_ratio is None else sink_ratio
     readings = Readings(
         backend=backend,
@@ -294,7 +295,7 @@ class _Study:
         late = [layer for layer in think[0].late_layers if layer in self.saes]
         chosen = [(layer, latent) for layer in late for latent in self.features[TRAINED].latents[layer][:_TOP_LATENTS]]
         if not chosen:
-            raise ValueError("no reasoning feature was found in the late layers")
+            raise InputError("no reasoning feature was found in the late layers")
         return pd.concat([top_tokens([*think, *direct], *at, k=5) for at in chosen], ignore_index=True)
 
     def _control(self) -> None:

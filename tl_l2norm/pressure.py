@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.errors import InputError
 from tl_l2norm.final_norm import FinalNorm
 from tl_l2norm.norms import SINK_RATIO, find_sinks, l2_norms, sink_bounds
 from tl_l2norm.sequences import SequenceLike, TokenSequence, batches_by_length, pad_left, token_texts, tokenize
@@ -83,7 +84,7 @@ def optimisation_pressure(
     """
     backend = backend_of(model)
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
     items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens)
     _check(items, labels)
     head = read_head(backend)
@@ -154,7 +155,7 @@ def read_head(backend: Backend) -> Head:
     d_model, d_vocab = backend.d_model, int(backend.model.cfg.d_vocab)
     # It may be wider: a bridge whose tokenizer was replaced counts that one's tokens.
     if weight.ndim != 2 or weight.shape[0] != d_model or weight.shape[1] < d_vocab or not weight.is_floating_point():
-        raise ValueError(
+        raise InputError(
             f"W_U is {weight.dtype} of shape {tuple(weight.shape)}, expected floating point of [{d_model}, {d_vocab}]: load "
             "the model unquantised"
         )
@@ -170,7 +171,7 @@ def check_logits(head: Head, states: Float[Tensor, "n d_model"], truth: Float[Te
     found = head.logits(states.to(head.W_U.device).float())
     off = (found - truth.to(found.device)).abs().max() / truth.abs().max().clamp_min(1e-6)
     if not off <= _LOGIT_ERROR.get(head.W_U.dtype, _HALF_LOGIT_ERROR):
-        raise ValueError(
+        raise InputError(
             f"the model's logits are not norm(h) W_U + b_U{' under its soft cap' if head.cap else ''} (off by {float(off):.2g} "
             "of the largest): it scales them (as Cohere and Granite do) or a hook changes them; their gradient isn't known"
         )
@@ -208,13 +209,13 @@ def _pressures(head: Head, states: Tensor, next_tokens: Tensor) -> Pressure:
 def _check(items: Sequence[TokenSequence], labels: Sequence[Mapping[str, Label]] | None) -> None:
     for i, item in enumerate(items):
         if len(item) < 2:
-            raise ValueError(f"sequence {i} has one token: there is no next token whose loss could be taken")
+            raise InputError(f"sequence {i} has one token: there is no next token whose loss could be taken")
     if labels is None:
         return
     if len(labels) != len(items):
-        raise ValueError(f"labels has {len(labels)} entries for {len(items)} sequences")
+        raise InputError(f"labels has {len(labels)} entries for {len(items)} sequences")
     if taken := {name for own in labels for name in own} & set(COLUMNS):
-        raise ValueError(f"labels can't be called {sorted(taken)}: the table has columns of these names")
+        raise InputError(f"labels can't be called {sorted(taken)}: the table has columns of these names")
 
 
 def _take(streams: list[Tensor]) -> Tensor:

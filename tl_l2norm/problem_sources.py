@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tl_l2norm.errors import InputError, MissingFile, MissingPackage
 from tl_l2norm.tasks import Problem, check_count, unknown
 
 
@@ -20,7 +21,7 @@ def load_problems(path: str | Path) -> tuple[Problem, ...]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no problems at {path}: a JSONL file is expected, one object with a question per line")
+        raise MissingFile(f"no problems at {path}: a JSONL file is expected, one object with a question per line")
     lines: dict[str, int] = {}
     problems = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
@@ -29,13 +30,13 @@ def load_problems(path: str | Path) -> tuple[Problem, ...]:
         try:
             problem = _parse_line(line, source=path.name)
             if problem.id in lines:
-                raise ValueError(f"same question as line {lines[problem.id]}")
+                raise InputError(f"same question as line {lines[problem.id]}")
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+            raise InputError(f"{path}, line {number}: {error}") from None
         lines[problem.id] = number
         problems.append(problem)
     if not problems:
-        raise ValueError(f"{path} holds no problems")
+        raise InputError(f"{path} holds no problems")
     return tuple(problems)
 
 
@@ -43,21 +44,21 @@ def _parse_line(line: str, source: str) -> Problem:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+        raise InputError(f"not JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(record, dict):
-        raise ValueError(f"expected an object, got {json.dumps(record)[:60]}")
+        raise InputError(f"expected an object, got {json.dumps(record)[:60]}")
     question, answer = record.get("question"), record.get("answer")
     family, level = record.get("family", "custom"), record.get("level", 1)
     if question is None:
-        raise ValueError("no question")
+        raise InputError("no question")
     if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"question must be text that is not empty, got {question!r}")
+        raise InputError(f"question must be text that is not empty, got {question!r}")
     if not isinstance(answer, str | int | float | None) or answer == "":
-        raise ValueError(f"answer must be text, a number or left out, got {answer!r}")
+        raise InputError(f"answer must be text, a number or left out, got {answer!r}")
     if not isinstance(family, str) or not family:
-        raise ValueError(f"family must be text, got {family!r}")
+        raise InputError(f"family must be text, got {family!r}")
     if not isinstance(level, int) or isinstance(level, bool) or level < 1:
-        raise ValueError(f"level must be a whole number from 1 on, got {level!r}")
+        raise InputError(f"level must be a whole number from 1 on, got {level!r}")
     answer = answer if isinstance(answer, str | None) else json.dumps(answer)  # True is "true"
     return Problem(question=question, answer=answer, family=family, level=level, source=source)
 
@@ -76,14 +77,14 @@ def reasoning_gym_problems(dataset: str, n: int, *, seed: int = 0, **config: Any
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
-        raise ImportError("reasoning_gym is missing: pip install 'tl_l2norm[reasoning-gym]'") from error
+        raise MissingPackage("reasoning_gym is missing: pip install 'tl_l2norm[reasoning-gym]'") from error
     if dataset not in DATASETS:
-        raise ValueError(unknown("reasoning_gym dataset", dataset, DATASETS))
+        raise InputError(unknown("reasoning_gym dataset", dataset, DATASETS))
     # Entries are made when asked for, and small settings repeat themselves: offer more than are needed.
     entries = reasoning_gym.create_dataset(dataset, size=10 * n + 100, seed=seed, **config)
     problems = tuple(itertools.islice(_gym_problems(dataset, entries), n))
     if len(problems) < n:
-        raise ValueError(f"{dataset} gave {len(problems)} distinct questions with these options, not {n}")
+        raise InputError(f"{dataset} gave {len(problems)} distinct questions with these options, not {n}")
     return problems
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tl_l2norm.errors import InputError
 from tl_l2norm.protocols import Message, Tokenizer
 
 Mode = Literal["think", "direct"]
@@ -73,11 +74,11 @@ def chat_prompt(tokenizer: Tokenizer, question: str, *, mode: Mode = "think", sy
         system: A system message; None leaves it to the template.
     """
     if mode not in get_args(Mode):
-        raise ValueError(f"mode is 'think' or 'direct', not {mode!r}")
+        raise InputError(f"mode is 'think' or 'direct', not {mode!r}")
     if not question.strip():
-        raise ValueError("the question is empty")
+        raise InputError("the question is empty")
     if not tokenizer.chat_template:
-        raise ValueError(
+        raise InputError(
             "the tokenizer has no chat template: set `tokenizer.chat_template`, "
             'or pass plain text, as in `l2.generate(model, ["plain text ..."])`'
         )
@@ -148,5 +149,5 @@ def share_not_direct(responses: Iterable[str], *, max_words: int = 12) -> float:
     """The share of responses that are not direct (`is_direct`)."""
     direct = [is_direct(response, max_words=max_words) for response in responses]
     if not direct:
-        raise ValueError("no responses: the share of none is not defined")
+        raise InputError("no responses: the share of none is not defined")
     return direct.count(False) / len(direct)

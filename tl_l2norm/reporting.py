@@ -18,6 +18,7 @@ from tl_l2norm.analysis.pairing import Tokens
 from tl_l2norm.analysis.resampling import MIN_PROMPTS
 from tl_l2norm.analysis.sinks import sink_table
 from tl_l2norm.drawing import MODE_NAMES
+from tl_l2norm.errors import InputError
 from tl_l2norm.figures import accuracy_bars, curves_frame, norm_curves, token_heatmap
 from tl_l2norm.hook_names import layer_ranges
 from tl_l2norm.report_parts import figure_html, figure_scripts, table_html
@@ -58,7 +59,7 @@ def report(
         ValueError: no results, norms that are not comparable, a layer that was not recorded, or a negative `examples`.
     """
     if examples < 0:
-        raise ValueError(f"examples must be at least 0, got {examples}")
+        raise InputError(f"examples must be at least 0, got {examples}")
     traces = _traces(results)
     coloured = traces[0].layers[traces[0].row(-1 if layer is None else layer)]
     accuracy = _accuracy(results)
@@ -143,7 +144,7 @@ def sinks_text(table: pd.DataFrame) -> pd.DataFrame:
 
 def _traces(results: Sequence[Result]) -> list[Trace]:
     if not results:
-        raise ValueError("no results to report")
+        raise InputError("no results to report")
     traces = [_labelled(result) for result in results]
     require_comparable(traces)
     return traces

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.draws import hash_keys
+from tl_l2norm.errors import InputError
 from tl_l2norm.hook_names import Layers, resid_post, resolve_layers
 from tl_l2norm.norms import SINK_RATIO, find_sinks, l2_norms, sink_bounds
 from tl_l2norm.saes import load_saes, require_sae_lens
@@ -45,13 +46,13 @@ class SaeRecipe:
         for name in ("d_sae", "k", "n_states", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise InputError(f"{name} must be at least 1, got {value}")
         if self.n_states < self.batch_size:
-            raise ValueError(f"n_states must be at least batch_size ({self.batch_size}), got {self.n_states}")
+            raise InputError(f"n_states must be at least batch_size ({self.batch_size}), got {self.n_states}")
         if self.d_sae is not None and self.k > self.d_sae:
-            raise ValueError(f"k must be at most d_sae ({self.d_sae}), got {self.k}")
+            raise InputError(f"k must be at most d_sae ({self.d_sae}), got {self.k}")
         if self.lr is not None and not self.lr > 0:
-            raise ValueError(f"lr must be over 0, got {self.lr}")
+            raise InputError(f"lr must be over 0, got {self.lr}")
 
 
 def train_saes(
@@ -97,10 +98,10 @@ def train_saes(
     chosen = resolve_layers(layers, backend.n_layers)
     for name, count in (("sequences_at_once", sequences_at_once), ("buffer", buffer // (2 * recipe.batch_size))):
         if count < 1:
-            raise ValueError(f"{name} is too small: at least 1 sequence at once, and a buffer of two batches")
+            raise InputError(f"{name} is too small: at least 1 sequence at once, and a buffer of two batches")
     items = tokenize(backend, prompts, prepend_bos=prepend_bos)
     if all(len(item) == 1 for item in items):
-        raise ValueError("each prompt is one token, and first tokens are left out as attention sinks: give longer ones")
+        raise InputError("each prompt is one token, and first tokens are left out as attention sinks: give longer ones")
     key = _key(backend, items, recipe, sink_ratio)
     todo = [layer for layer in chosen if not _is_done(folder / f"layer_{layer}", key)]
     for layer in todo:
@@ -226,7 +227,7 @@ def _is_done(place: Path, key: str) -> bool:
         return False
     recipe = json.loads((place / "cfg.json").read_text()).get("metadata", {}).get("tl_l2norm") or {}
     if recipe.get("key") != key:
-        raise ValueError(f"{place} holds an SAE of another model, recipe or other prompts: give another folder")
+        raise InputError(f"{place} holds an SAE of another model, recipe or other prompts: give another folder")
     return True
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from tl_l2norm.backends import Backend
 from tl_l2norm.draws import hash_keys
+from tl_l2norm.errors import InputError, InputTypeError, MissingFile, MissingPackage
 from tl_l2norm.hook_names import did_you_mean, layer_ranges, resid_post
 from tl_l2norm.models import OURS, bundled_folder
 from tl_l2norm.protocols import SparseAutoencoder
@@ -50,16 +51,16 @@ def load_saes(
     lens = require_sae_lens()
     wanted = None if layers is None else sorted({layers} if isinstance(layers, int) else set(layers))
     if wanted is not None and not wanted:
-        raise ValueError("no layers given")
+        raise InputError("no layers given")
     options = {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
     folder = bundled_folder(str(source)) / "saes" if str(source) in OURS else Path(source).expanduser()
     if folder.is_dir():
         if sae_ids is not None:
-            raise ValueError("sae_ids are of a release: in a folder choose by layers")
+            raise InputError("sae_ids are of a release: in a folder choose by layers")
         places = _places(folder, wanted)
         return {layer: lens.SAE.load_from_disk(place, **options) for layer, place in places.items()}
     if isinstance(source, Path) or str(source).startswith((".", "~", "/")):
-        raise FileNotFoundError(f"no folder of SAEs at {folder}")
+        raise MissingFile(f"no folder of SAEs at {folder}")
     ids = _release_ids(str(source), wanted, sae_ids)
     return _by_layer([(sae_id, lens.SAE.from_pretrained(str(source), sae_id, **options)) for sae_id in ids])
 
@@ -69,7 +70,7 @@ def require_sae_lens() -> Any:
     try:
         import sae_lens
     except ImportError as error:
-        raise ImportError("SAEs need SAELens: pip install 'tl_l2norm[sae]' (it needs TransformerLens 3)") from error
+        raise MissingPackage("SAEs need SAELens: pip install 'tl_l2norm[sae]' (it needs TransformerLens 3)") from error
     return sae_lens
 
 
@@ -77,23 +78,23 @@ def _places(folder: Path, wanted: Sequence[int] | None) -> dict[int, Path]:
     """Folder of each layer's SAE."""
     files = [folder / "cfg.json"] if (folder / "cfg.json").is_file() else sorted(folder.glob("*/cfg.json"))
     if not files:
-        raise FileNotFoundError(f"no SAE in {folder}: expected cfg.json and sae_weights.safetensors there or one folder below")
+        raise MissingFile(f"no SAE in {folder}: expected cfg.json and sae_weights.safetensors there or one folder below")
     found: dict[int, Path] = {}
     for file in files:
         try:
             config = json.loads(file.read_text())
             hook_name = (config.get("metadata") or config).get("hook_name")
         except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-            raise ValueError(f"{file} is not the configuration of an SAE: {error}") from error
+            raise InputError(f"{file} is not the configuration of an SAE: {error}") from error
         layer = read_layer(hook_name)
         if layer is None:
-            raise ValueError(f"{file}: the SAE is of {hook_name!r}; only those of resid_post can be used")
+            raise InputError(f"{file}: the SAE is of {hook_name!r}; only those of resid_post can be used")
         if layer in found:
-            raise ValueError(f"{folder} has two SAEs of layer {layer}: {found[layer].name} and {file.parent.name}; name one's")
+            raise InputError(f"{folder} has two SAEs of layer {layer}: {found[layer].name} and {file.parent.name}; name one's")
         found[layer] = file.parent
     chosen = sorted(found) if wanted is None else wanted
     if missing := [layer for layer in chosen if layer not in found]:
-        raise ValueError(f"{folder} has no SAE of layers {layer_ranges(missing)}: it has {layer_ranges(sorted(found))}")
+        raise InputError(f"{folder} has no SAE of layers {layer_ranges(missing)}: it has {layer_ranges(sorted(found))}")
     return {layer: found[layer] for layer in chosen}
 
 
@@ -103,16 +104,16 @@ def _release_ids(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[s
     directory = get_pretrained_saes_directory()
     if release not in directory:
         ours = ", ".join(map(repr, OURS))
-        raise ValueError(
+        raise InputError(
             f"{release!r} is no folder, none of ours ({ours}) and no release of SAELens{did_you_mean(release, directory)}"
         )
     known = list(directory[release].saes_map)
     if sae_ids is not None:
         if missing := sorted(set(sae_ids) - set(known)):
-            raise ValueError(f"{release} has no SAE {missing[0]!r}: it has {', '.join(known[:8])}, ...")
+            raise InputError(f"{release} has no SAE {missing[0]!r}: it has {', '.join(known[:8])}, ...")
         return list(sae_ids)
     if wanted is None:
-        raise ValueError(f"{release} has {len(known)} SAEs: say which, layers=[...] or sae_ids=[{known[0]!r}, ...]")
+        raise InputError(f"{release} has {len(known)} SAEs: say which, layers=[...] or sae_ids=[{known[0]!r}, ...]")
     chosen = []
     for layer in wanted:
         own = [sae_id for sae_id in known if _names_layer(sae_id, layer)]
@@ -120,7 +121,7 @@ def _release_ids(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[s
             several = (
                 f"has {len(own)} SAEs whose names hold layer {layer}" if own else f"has no SAE whose name holds layer {layer}"
             )
-            raise ValueError(f"{release} {several}: give sae_ids=[...], of {', '.join((own or known)[:8])}")
+            raise InputError(f"{release} {several}: give sae_ids=[...], of {', '.join((own or known)[:8])}")
         chosen += own
     return chosen
 
@@ -137,9 +138,9 @@ def _by_layer(loaded: Sequence[tuple[str, Any]]) -> dict[int, Any]:
     for sae_id, sae in loaded:
         layer = read_layer(sae.cfg.metadata.hook_name)
         if layer is None:
-            raise ValueError(f"{sae_id} is an SAE of {sae.cfg.metadata.hook_name!r}; only those of resid_post can be used")
+            raise InputError(f"{sae_id} is an SAE of {sae.cfg.metadata.hook_name!r}; only those of resid_post can be used")
         if layer in found:
-            raise ValueError(f"two of the SAEs are of layer {layer}: give one for each layer")
+            raise InputError(f"two of the SAEs are of layer {layer}: give one for each layer")
         found[layer] = sae
     return dict(sorted(found.items()))
 
@@ -179,12 +180,12 @@ def check_saes(backend: Backend, saes: Mapping[int, SparseAutoencoder]) -> dict[
         ValueError: one that doesn't fit, with the reason.
     """
     if not isinstance(saes, Mapping):
-        raise TypeError(f"saes are given by layer, {{layer: sae}}, got {type(saes).__name__}")
+        raise InputTypeError(f"saes are given by layer, {{layer: sae}}, got {type(saes).__name__}")
     for layer, sae in saes.items():
         if not (isinstance(sae, nn.Module) and hasattr(sae, "encode") and hasattr(sae, "cfg")):
-            raise TypeError(f"saes[{layer}] is a {type(sae).__name__}, not an SAE")
+            raise InputTypeError(f"saes[{layer}] is a {type(sae).__name__}, not an SAE")
         if reason := _misfit(backend, layer, sae):
-            raise ValueError(f"the SAE for layer {layer} doesn't fit: {reason}")
+            raise InputError(f"the SAE for layer {layer} doesn't fit: {reason}")
         _warn_of_another_model(backend, layer, sae)
     return dict(sorted(saes.items()))
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_l2norm.draws import uniform
+from tl_l2norm.errors import InputError
 
 Warper = Callable[[Tensor | None, Tensor], Tensor]
 
@@ -28,13 +29,13 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
+            raise InputError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+            raise InputError(f"top_k must be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be over 0 and at most 1, got {self.top_p}")
+            raise InputError(f"top_p must be over 0 and at most 1, got {self.top_p}")
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
-            raise ValueError("top_k and top_p do nothing at temperature 0 (greedy): set a temperature")
+            raise InputError("top_k and top_p do nothing at temperature 0 (greedy): set a temperature")
 
     def warpers(self) -> list[Warper]:
         """The logits processors, in order; empty if greedy."""

@@ -35,6 +35,7 @@ from torch import Tensor, tensor
 from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.resampling import estimate
 from tl_l2norm.draws import uniform
+from tl_l2norm.errors import InputError, Unmeasurable
 from tl_l2norm.generation import Completion, Generations
 from tl_l2norm.hook_names import Layers, layer_ranges
 from tl_l2norm.tables import render_table
@@ -57,7 +58,7 @@ _GENERATE = 'call generate with metrics=("l2_norm",), which is the default'
 _FREE_TEXT = Problem(question="", answer=None, family="")
 
 
-class Unscorable(ValueError):
+class Unscorable(Unmeasurable):
     """The completions lack what a score is made of."""
 
 
@@ -131,7 +132,7 @@ def select(
         ValueError: bad input, or a score that these completions don't allow (`Unscorable`).
     """
     if by not in SCORES:
-        raise ValueError(unknown("score", by, SCORES))
+        raise InputError(unknown("score", by, SCORES))
     groups = _groups(completions, problems)
     scores = _Scorer(groups, thresholds, layers, seed)(by)
     return Generations(tuple(group.rows[best] for group, best in zip(groups, _best(scores), strict=True)))
@@ -191,16 +192,16 @@ class _Group:
 
 def _groups(completions: Sequence[Completion], problems: Sequence[Problem] | None) -> list[_Group]:
     if not completions:
-        raise ValueError("no completions given")
+        raise InputError("no completions given")
     ordered = sorted(completions, key=_place)
     for one, other in itertools.pairwise(ordered):
         if _place(one) == _place(other):
-            raise ValueError(
+            raise InputError(
                 f"two completions are {_named(one)}: if they come from several calls of generate, select from each call's own"
             )
     prompts = [tuple(rows) for _, rows in itertools.groupby(ordered, key=lambda row: row.prompt_index)]
     if problems is not None and len(problems) != len(prompts):
-        raise ValueError(f"{len(problems)} problems for {len(prompts)} prompts: give one for each, in their order")
+        raise InputError(f"{len(problems)} problems for {len(prompts)} prompts: give one for each, in their order")
     return [_Group(rows, problems[i] if problems is not None else None) for i, rows in enumerate(prompts)]
 
 
@@ -236,7 +237,7 @@ class _Scorer:
         scores = [np.array(_BASELINE[name](group, self.seed), dtype=np.float64) for group in self.groups]
         for group, values in zip(self.groups, scores, strict=True):
             if np.isnan(values).any():
-                raise ValueError(f"the {name} of {_named(group.rows[int(np.isnan(values).argmax())])} is NaN")
+                raise InputError(f"the {name} of {_named(group.rows[int(np.isnan(values).argmax())])} is NaN")
         return scores
 
     @cached_property
@@ -265,10 +266,10 @@ class _Scorer:
     def taus(self) -> dict[int, float]:
         given = self._own_thresholds() if self.thresholds is None else self.thresholds
         if missing := [layer for layer in self.chosen if layer not in given]:
-            raise ValueError(f"no threshold for layers {layer_ranges(missing)}: give one each for {layer_ranges(self.chosen)}")
+            raise InputError(f"no threshold for layers {layer_ranges(missing)}: give one each for {layer_ranges(self.chosen)}")
         made_for, ours = given.provenance if isinstance(given, Thresholds) else None, self.traces[0].provenance
         if made_for is not None and not made_for.comparable(ours):
-            raise ValueError(
+            raise InputError(
                 f"the thresholds are of {made_for.model} ({made_for.dtype}), the completions of {ours.model} ({ours.dtype}): "
                 "norms of different models, dtypes or weight processing are not comparable"
             )

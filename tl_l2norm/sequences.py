@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.prompts import think_tag_ids
 from tl_l2norm.protocols import HasTokens, Message, Tokenizer
 from tl_l2norm.trace import SEGMENTS
@@ -44,7 +45,7 @@ def as_list(sequences: SequenceLike | Sequence[SequenceLike]) -> list[SequenceLi
     if items and all(isinstance(item, int | Mapping) and not isinstance(item, bool) for item in items):
         return [items]
     if not items:
-        raise ValueError("no sequences given")
+        raise InputError("no sequences given")
     return items
 
 
@@ -68,7 +69,7 @@ def tokenize(
     items = as_list(sequences)
     for name, given in (("prompt_lens", prompt_lens), ("segments", segments)):
         if given is not None and len(given) != len(items):
-            raise ValueError(f"{name} has {len(given)} entries for {len(items)} sequences")
+            raise InputError(f"{name} has {len(given)} entries for {len(items)} sequences")
     tags = think_tag_ids(backend.tokenizer) if backend.tokenizer is not None else None
     found = []
     for i, item in enumerate(items):
@@ -141,7 +142,7 @@ def _encode(tokenizer: Tokenizer | None, item: SequenceLike, prepend_bos: bool |
     """Token ids, and where the prompt ends if the item itself says so."""
     if isinstance(item, str):
         if tokenizer is None:
-            raise ValueError("the model has no tokenizer: give token ids instead of text")
+            raise InputError("the model has no tokenizer: give token ids instead of text")
         return _encode_text(tokenizer, item, prepend_bos), None
     if isinstance(item, HasTokens):
         tokens = [int(token) for token in item.tokens]
@@ -149,34 +150,34 @@ def _encode(tokenizer: Tokenizer | None, item: SequenceLike, prepend_bos: bool |
         return (tokens, getattr(item, "prompt_len", None)) if prompt is None else ([*prompt, *tokens[:-1]], len(prompt))
     if isinstance(item, Tensor):
         if item.ndim != 1 or item.is_floating_point():
-            raise TypeError(
+            raise InputTypeError(
                 f"a tensor of token ids is one-dimensional and integer, got {item.dtype} of shape {tuple(item.shape)}"
             )
         return item.tolist(), None
     values: list[Any] = list(item) if isinstance(item, Iterable) else [item]
     if values and all(isinstance(value, Mapping) for value in values):
         if tokenizer is None:
-            raise ValueError("the model has no tokenizer: give token ids instead of chat messages")
+            raise InputError("the model has no tokenizer: give token ids instead of chat messages")
         return _encode_chat(tokenizer, values)
     if not all(hasattr(value, "__index__") and not isinstance(value, bool) for value in values):
-        raise TypeError(f"expected a text, chat messages or token ids, got {item!r:.80}")
+        raise InputTypeError(f"expected a text, chat messages or token ids, got {item!r:.80}")
     return [int(value) for value in values], None
 
 
 def _encode_text(tokenizer: Tokenizer, text: str, prepend_bos: bool | None) -> list[int]:
     if not text:
-        raise ValueError("the prompt is empty")
+        raise InputError("the prompt is empty")
     if prepend_bos is None:
         return list(tokenizer(text).input_ids)
     ids = list(tokenizer(text, add_special_tokens=False).input_ids)
     if prepend_bos and tokenizer.bos_token_id is None:
-        raise ValueError("prepend_bos=True, but the tokenizer has no BOS token")
+        raise InputError("prepend_bos=True, but the tokenizer has no BOS token")
     return [int(tokenizer.bos_token_id), *ids] if prepend_bos else ids  # type: ignore[arg-type]
 
 
 def _encode_chat(tokenizer: Tokenizer, messages: list[Message]) -> tuple[list[int], int | None]:
     if getattr(tokenizer, "chat_template", None) is None:
-        raise ValueError(
+        raise InputError(
             "the tokenizer has no chat template: give the prompt as plain text, or set model.tokenizer.chat_template"
         )
 
@@ -192,22 +193,22 @@ def _encode_chat(tokenizer: Tokenizer, messages: list[Message]) -> tuple[list[in
 
 def _check_tokens(backend: Backend, tokens: Sequence[int]) -> None:
     if not tokens:
-        raise ValueError("the prompt is empty")
+        raise InputError("the prompt is empty")
     if len(tokens) > backend.n_ctx:
-        raise ValueError(f"{len(tokens)} tokens are longer than the model's context of {backend.n_ctx}: shorten it")
+        raise InputError(f"{len(tokens)} tokens are longer than the model's context of {backend.n_ctx}: shorten it")
     vocabulary = int(backend.model.cfg.d_vocab)
     if min(tokens) < 0 or max(tokens) >= vocabulary:
-        raise ValueError(f"token ids run from {min(tokens)} to {max(tokens)}, the vocabulary from 0 to {vocabulary - 1}")
+        raise InputError(f"token ids run from {min(tokens)} to {max(tokens)}, the vocabulary from 0 to {vocabulary - 1}")
 
 
 def _given(tokens: list[int], segments: tuple[str, ...]) -> TokenSequence:
     if len(segments) != len(tokens):
-        raise ValueError(f"{len(segments)} segments for {len(tokens)} tokens")
+        raise InputError(f"{len(segments)} segments for {len(tokens)} tokens")
     if unknown := set(segments) - set(SEGMENTS):
-        raise ValueError(f"unknown segments {sorted(unknown)}: expected {SEGMENTS}")
+        raise InputError(f"unknown segments {sorted(unknown)}: expected {SEGMENTS}")
     prompt_len = next((i for i, segment in enumerate(segments) if segment != "prompt"), len(segments))
     if prompt_len == 0 or "prompt" in segments[prompt_len:]:
-        raise ValueError("the prompt is one stretch at the beginning, of at least one token")
+        raise InputError("the prompt is one stretch at the beginning, of at least one token")
     return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=segments)
 
 
@@ -216,5 +217,5 @@ def _find(tokens: list[int], prompt_len: int | None, tags: tuple[int, int] | Non
         opening = tokens.index(tags[0]) if tags is not None and tags[0] in tokens else 0
         prompt_len = opening or len(tokens)
     if not 1 <= prompt_len <= len(tokens):
-        raise ValueError(f"prompt_len is {prompt_len}, expected 1 to {len(tokens)}")
+        raise InputError(f"prompt_len is {prompt_len}, expected 1 to {len(tokens)}")
     return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=find_segments(tokens, prompt_len, tags))

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tl_l2norm.errors import InputError, MissingFile
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.trace import Provenance, Trace
 
@@ -32,9 +33,9 @@ def save_traces(path: str | Path, traces: Sequence[Trace]) -> Path:
 
     folder = Path(path)
     if not traces:
-        raise ValueError("no traces to save")
+        raise InputError("no traces to save")
     if folder.is_file():
-        raise ValueError(f"{folder} is a file: give a folder")
+        raise InputError(f"{folder} is a file: give a folder")
     folder.mkdir(parents=True, exist_ok=True)
     blob = save({f"{i}.{name}": tensor for i, trace in enumerate(traces) for name, tensor in _tensors(trace).items()})
     index = {
@@ -62,7 +63,7 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
     index = _read_index(folder)
     blob = _read(folder, _TENSORS)
     if hashlib.sha256(blob).hexdigest() != index.get("tensors_sha256"):
-        raise ValueError(f"{folder / _TENSORS} doesn't match the checksum in {_INDEX}: it is damaged or of another run")
+        raise InputError(f"{folder / _TENSORS} doesn't match the checksum in {_INDEX}: it is damaged or of another run")
     try:
         tensors = load(blob)
         return tuple(
@@ -70,18 +71,18 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
             for i, entry in enumerate(index["traces"])
         )
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder} is not a complete set of traces: {error!r}") from error
+        raise InputError(f"{folder} is not a complete set of traces: {error!r}") from error
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads(_read(folder, _INDEX))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{folder / _INDEX} is damaged: {error}") from error
+        raise InputError(f"{folder / _INDEX} is damaged: {error}") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise ValueError(f"{folder / _INDEX} was not written by tl_l2norm.save_traces")
+        raise InputError(f"{folder / _INDEX} was not written by tl_l2norm.save_traces")
     if index.get("version") != FORMAT_VERSION:
-        raise ValueError(
+        raise InputError(
             f"{folder / _INDEX} has format version {index.get('version')}, this library reads {FORMAT_VERSION}: "
             "use the tl_l2norm that wrote it"
         )
@@ -90,10 +91,10 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 def _read(folder: Path, name: str) -> bytes:
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder of traces at {folder}")
+        raise MissingFile(f"no folder of traces at {folder}")
     file = folder / name
     if not file.is_file():
-        raise FileNotFoundError(f"{folder} holds no {name}: it is not a folder of traces, or incomplete")
+        raise MissingFile(f"{folder} holds no {name}: it is not a folder of traces, or incomplete")
     return file.read_bytes()
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.errors import InputError
 from tl_l2norm.generation import Generations, generate
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.interventions.events import Log
@@ -68,7 +69,7 @@ def suppress_and_ask(
     """
     backend = backend_of(model)
     if not problems or any(problem.answer is None and problem.verify is None for problem in problems):
-        raise ValueError("give problems with known answers: accuracy is what is measured")
+        raise InputError("give problems with known answers: accuracy is what is measured")
     chosen = resolve_layers(layers, backend.n_layers)
     taus = {q: dict(quantile_thresholds(traces, q)) for q in sorted({*quantiles, *(1 - q for q in quantiles)})}
     ask = _Asker(backend, problems, {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "sink_ratio": sink_ratio})

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from tl_l2norm.errors import InputError
 from tl_l2norm.families.base import Family
 from tl_l2norm.families.compact import COMPACT
 from tl_l2norm.families.prose import PROSE
@@ -78,7 +79,7 @@ def make_problems(family: str, n: int, *, level: int = 1, seed: int = 0, split: 
     problems = tuple(itertools.islice(draw_problems(family, level=level, seed=seed, split=split), n))
     if len(problems) < n:
         which = f"distinct {split} questions" if split else "distinct questions"
-        raise ValueError(f"{family} at level {level} gave {len(problems)} {which}, not {n}: raise the level")
+        raise InputError(f"{family} at level {level} gave {len(problems)} {which}, not {n}: raise the level")
     return problems
 
 
@@ -102,11 +103,11 @@ def make_mixture(
     check_count(n)
     groups = {"prose": PROSE, "compact": COMPACT}
     if isinstance(families, str) and families not in groups:
-        raise ValueError(unknown("group of families", families, groups))
+        raise InputError(unknown("group of families", families, groups))
     names = tuple(family.name for family in groups[families]) if isinstance(families, str) else tuple(families)
     steps = DEFAULT_LEVELS if levels is None else tuple(levels)
     if not names or not steps:
-        raise ValueError("a mixture needs at least one family and one level")
+        raise InputError("a mixture needs at least one family and one level")
     # Both indices advance together; the shift after each full period makes every pair come up equally often.
     period = math.lcm(len(names), len(steps))
     cells = [(names[i % len(names)], steps[(i + i // period) % len(steps)]) for i in range(n)]
@@ -120,10 +121,10 @@ def make_mixture(
 def draw_problems(family: str, *, level: int = 1, seed: int = 0, split: Split | None = None) -> Iterator[Problem]:
     """Distinct problems in the order of their draws, until new ones become rare: what `make_problems` takes the first of."""
     if family not in FAMILIES:
-        raise ValueError(unknown("family", family, FAMILIES))
+        raise InputError(unknown("family", family, FAMILIES))
     kind = FAMILIES[family]
     if not 1 <= level <= kind.levels:
-        raise ValueError(f"{family} has levels 1 to {kind.levels}, not {level}")
+        raise InputError(f"{family} has levels 1 to {kind.levels}, not {level}")
     rng = random.Random(f"{family}/{level}/{seed}")
     seen: set[str] = set()
     repeats = 0
@@ -144,7 +145,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for famil
 def check_count(n: int) -> None:
     """Refuse to make less than one problem."""
     if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}")
+        raise InputError(f"n must be at least 1, not {n}")
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:

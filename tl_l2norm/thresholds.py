@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import override
 
+from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.hook_names import layer_ranges
 from tl_l2norm.trace import Provenance, Trace, require_comparable
 
@@ -23,7 +24,7 @@ class Thresholds(Mapping[int, float]):
     def __init__(self, values: Mapping[int, float], *, rule: str = "given", provenance: Provenance | None = None) -> None:
         self._values = dict(sorted((check_layer(layer), check_value(layer, value)) for layer, value in values.items()))
         if not self._values:
-            raise ValueError("thresholds are empty: give one for each layer, {layer: value}")
+            raise InputError("thresholds are empty: give one for each layer, {layer: value}")
         self.rule = rule
         self.provenance = provenance
 
@@ -61,13 +62,13 @@ class AdaptiveIQR:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.k) and self.k >= 0):
-            raise ValueError(f"k must be 0 or more, got {self.k}")
+            raise InputError(f"k must be 0 or more, got {self.k}")
         if self.warmup < 2:
-            raise ValueError(f"warmup must be at least 2 samples, got {self.warmup}")
+            raise InputError(f"warmup must be at least 2 samples, got {self.warmup}")
         if not (math.isfinite(self.min_iqr) and self.min_iqr >= 0):
-            raise ValueError(f"min_iqr must be 0 or more, got {self.min_iqr}")
+            raise InputError(f"min_iqr must be 0 or more, got {self.min_iqr}")
         if self.scope not in ("run", "sequence"):
-            raise ValueError(f"scope must be 'run' or 'sequence', got {self.scope!r}")
+            raise InputError(f"scope must be 'run' or 'sequence', got {self.scope!r}")
 
 
 ThresholdLike = Mapping[int, float] | AdaptiveIQR
@@ -80,7 +81,7 @@ def quantile_thresholds(traces: Sequence[Trace], q: float = 0.95, *, include_sin
         ValueError: q outside 0 to 1, traces that can't be compared, or no decode token.
     """
     if not 0 <= q <= 1:
-        raise ValueError(f"q must be between 0 and 1, got {q}")
+        raise InputError(f"q must be between 0 and 1, got {q}")
     norms = _decode_norms(traces, include_sinks)
     values = {layer: float(np.quantile(found, q)) for layer, found in norms.items()}
     return Thresholds(values, rule=f"{q:g} quantile", provenance=traces[0].provenance)
@@ -93,7 +94,7 @@ def iqr_thresholds(traces: Sequence[Trace], k: float = 1.5, *, include_sinks: bo
         ValueError: k below 0, traces that can't be compared, or no decode token.
     """
     if not (math.isfinite(k) and k >= 0):
-        raise ValueError(f"k must be 0 or more, got {k}")
+        raise InputError(f"k must be 0 or more, got {k}")
     values = {}
     for layer, found in _decode_norms(traces, include_sinks).items():
         first, third = np.quantile(found, [0.25, 0.75])
@@ -110,7 +111,7 @@ def _decode_norms(traces: Sequence[Trace], include_sinks: bool) -> dict[int, np.
     }
     empty = [layer for layer, norms in found.items() if not len(norms)]
     if empty:
-        raise ValueError(
+        raise InputError(
             f"no decode token in these traces at layers {layer_ranges(empty)}: thresholds come from responses; give traces of "
             "generate(...), or collect(..., prompt_lens=...)"
         )
@@ -120,7 +121,7 @@ def _decode_norms(traces: Sequence[Trace], include_sinks: bool) -> dict[int, np.
 def check_layer(layer: int) -> int:
     """A layer of a threshold, as an int."""
     if isinstance(layer, bool) or not hasattr(layer, "__index__"):
-        raise TypeError(f"thresholds are given by layer, {{layer: value}}, got the key {layer!r}")
+        raise InputTypeError(f"thresholds are given by layer, {{layer: value}}, got the key {layer!r}")
     return layer.__index__()
 
 
@@ -131,7 +132,7 @@ def check_value(layer: int, value: float) -> float:
         ValueError: NaN or negative. Infinity is fine: it never triggers.
     """
     if not value >= 0:
-        raise ValueError(f"the threshold of layer {layer} must be a norm, 0 or more, got {value}")
+        raise InputError(f"the threshold of layer {layer} must be a norm, 0 or more, got {value}")
     return float(value)
 
 

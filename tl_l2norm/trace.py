@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tl_l2norm.errors import InputError
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, late_layers, layer_ranges, resolve_layers
 
@@ -93,18 +94,18 @@ class Trace:
             value = getattr(self, name)
             found = tuple(value.shape) if isinstance(value, Tensor) else (len(value),)
             if found != shape:
-                raise ValueError(f"Trace.{name} has shape {found}, expected {shape} for {n_layers} layers, {n_pos} tokens")
+                raise InputError(f"Trace.{name} has shape {found}, expected {shape} for {n_layers} layers, {n_pos} tokens")
         for layer, acts in self.features.items():
             if len(acts) != n_pos:
-                raise ValueError(f"Trace.features[{layer}] has {len(acts)} positions, expected {n_pos}")
+                raise InputError(f"Trace.features[{layer}] has {len(acts)} positions, expected {n_pos}")
         for name, values in self.metrics.items():
             if values.ndim not in (2, 3) or (len(values), values.shape[-1]) != (n_layers, n_pos):
                 expected_shape = f"({n_layers}, {n_pos}) or ({n_layers}, heads, {n_pos})"
-                raise ValueError(f"Trace.metrics[{name!r}] has shape {tuple(values.shape)}, expected {expected_shape}")
+                raise InputError(f"Trace.metrics[{name!r}] has shape {tuple(values.shape)}, expected {expected_shape}")
         if not 1 <= self.prompt_len <= n_pos:
-            raise ValueError(f"Trace.prompt_len is {self.prompt_len}, expected 1 to {n_pos}")
+            raise InputError(f"Trace.prompt_len is {self.prompt_len}, expected 1 to {n_pos}")
         if unknown := set(self.segments) - set(SEGMENTS):
-            raise ValueError(f"Trace.segments holds {sorted(unknown)}, expected only {SEGMENTS}")
+            raise InputError(f"Trace.segments holds {sorted(unknown)}, expected only {SEGMENTS}")
 
     def __len__(self) -> int:
         """Number of positions."""
@@ -123,7 +124,7 @@ class Trace:
         if layer < 0 and -layer <= len(self.layers):
             return len(self.layers) + layer
         if layer not in self.layers:
-            raise ValueError(f"layer {layer} was not recorded: this trace has layers {layer_ranges(self.layers)}")
+            raise InputError(f"layer {layer} was not recorded: this trace has layers {layer_ranges(self.layers)}")
         return self.layers.index(layer)
 
     def at(self, layer: int) -> Float[Tensor, " pos"]:
@@ -146,9 +147,9 @@ class Trace:
             rows = [row for row, layer in enumerate(self.layers) if layer in wanted]
             if not rows:
                 names = f"layers {layer_ranges(wanted)} of the model ({layers!r})"
-                raise ValueError(f"{names} were not recorded: this trace has layers {layer_ranges(self.layers)}")
+                raise InputError(f"{names} were not recorded: this trace has layers {layer_ranges(self.layers)}")
         if not rows:
-            raise ValueError("no layers given")
+            raise InputError("no layers given")
         index, kept = torch.tensor(rows), tuple(self.layers[i] for i in rows)
         return dataclasses.replace(
             self,
@@ -167,7 +168,7 @@ class Trace:
     def in_segment(self, *segments: str) -> Bool[Tensor, " pos"]:
         """Positions that belong to any of these segments."""
         if unknown := set(segments) - set(SEGMENTS):
-            raise ValueError(f"unknown segments {sorted(unknown)}: expected {SEGMENTS}")
+            raise InputError(f"unknown segments {sorted(unknown)}: expected {SEGMENTS}")
         return torch.tensor([segment in segments for segment in self.segments], dtype=torch.bool)
 
     @property
@@ -185,16 +186,16 @@ class Trace:
 def require_comparable(traces: Sequence[Trace]) -> None:
     """Refuse traces whose norms can't be put side by side: other model, dtype, centring or layers."""
     if not traces:
-        raise ValueError("no traces given")
+        raise InputError("no traces given")
     first = traces[0]
     for i, trace in enumerate(traces):
         if not first.provenance.comparable(trace.provenance):
-            raise ValueError(
+            raise InputError(
                 f"trace {i} is of {_describe(trace.provenance)} but trace 0 is of {_describe(first.provenance)}: "
                 "norms of different models, dtypes or weight processing are not comparable"
             )
         if trace.layers != first.layers:
-            raise ValueError(
+            raise InputError(
                 f"trace {i} has layers {layer_ranges(trace.layers)} but trace 0 has {layer_ranges(first.layers)}: "
                 "use trace.select(layers) to give all of them the same"
             )
@@ -209,7 +210,7 @@ def to_frame(traces: Sequence[Trace], *, include_embedding: bool = False) -> pd.
     """
     frames = [_frame(i, trace, include_embedding) for i, trace in enumerate(traces)]
     if not frames:
-        raise ValueError("no traces given")
+        raise InputError("no traces given")
     return pd.concat(frames, ignore_index=True)
 
 

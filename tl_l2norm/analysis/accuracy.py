@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from tl_l2norm.errors import InputError
+
 if TYPE_CHECKING:
     from tl_l2norm.evaluation import Result
 
@@ -16,7 +18,7 @@ _Z = 1.959963984540054  # 97.5% point of the standard normal
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     """95% score interval of a proportion (Wilson, 1927); unlike the bootstrap it has a width at 0 and at 1."""
     if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
+        raise InputError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
     p, z2 = successes / n, _Z**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z * (p * (1 - p) / n + z2 / (4 * n * n)) ** 0.5 / (1 + z2 / n)
@@ -31,7 +33,7 @@ def accuracy_table(results: Sequence[Result], *, by: Sequence[str] = ("mode",)) 
     answer is known.
     """
     if not results:
-        raise ValueError("no results given")
+        raise InputError("no results given")
     rows = [
         {
             "mode": r.mode,
@@ -44,7 +46,7 @@ def accuracy_table(results: Sequence[Result], *, by: Sequence[str] = ("mode",)) 
         for r in results
     ]
     if unknown := set(by) - {"mode", "family", "level"}:
-        raise ValueError(f"can't group by {sorted(unknown)}: give any of mode, family, level")
+        raise InputError(f"can't group by {sorted(unknown)}: give any of mode, family, level")
     groups = pd.DataFrame(rows).groupby(list(by), sort=True)
     return pd.DataFrame([_row(dict(zip(by, key, strict=True)), group) for key, group in groups])
 

@@ -8,6 +8,7 @@ import pandas as pd
 from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.analysis.resampling import RESAMPLES, estimate
+from tl_l2norm.errors import InputError
 
 ARMS = {
     "none": "nothing suppressed",
@@ -83,6 +84,6 @@ def _by_quantile(side: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _require(outcomes: pd.DataFrame) -> None:
     if missing := set(_COLUMNS) - set(outcomes.columns):
-        raise ValueError(f"the outcomes lack {sorted(missing)}: give what suppress_and_ask returned")
+        raise InputError(f"the outcomes lack {sorted(missing)}: give what suppress_and_ask returned")
     if outcomes.empty:
-        raise ValueError("no outcomes given")
+        raise InputError("no outcomes given")

@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.resampling import RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
+from tl_l2norm.errors import InputError
 from tl_l2norm.hook_names import layer_ranges
 from tl_l2norm.trace import Trace, require_comparable
 
@@ -182,7 +183,7 @@ def _require_variation(traces: Sequence[Trace], quantities: Sequence[str], token
         spread[has_value] = np.nanmax(everything[has_value], axis=1) - np.nanmin(everything[has_value], axis=1)
         constant = [layer for layer, s, has in zip(traces[0].layers, spread, has_value, strict=True) if has and s == 0]
         if constant:
-            raise ValueError(
+            raise InputError(
                 f"{quantity} is the same at every token of layers {layer_ranges(constant)}: a rank correlation is not defined "
                 "there; leave it out of quantities, or trace.select(layers)"
             )

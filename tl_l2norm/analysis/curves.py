@@ -14,6 +14,7 @@ from torch import Tensor
 from tl_l2norm.analysis.pairing import Tokens, meant, mode_means, pair_modes, require_same_prompts, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Estimate, bootstrap_mean, estimate
+from tl_l2norm.errors import InputError
 from tl_l2norm.trace import Trace, require_comparable
 
 
@@ -112,7 +113,7 @@ def layer_curve(
         require_comparable(traces)
     means = np.stack(list(_by_prompt(traces, quantity, tokens, features).values()))
     if np.isnan(means).all():
-        raise ValueError(f"no {mode!r} trace has a response token: collect over prompts with responses, or use generate")
+        raise InputError(f"no {mode!r} trace has a response token: collect over prompts with responses, or use generate")
     mean, low, high = bootstrap_mean(means, seed=seed, resamples=resamples)
     return LayerCurve(
         mode=mode,

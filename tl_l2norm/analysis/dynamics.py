@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, bootstrap
+from tl_l2norm.errors import InputError
 from tl_l2norm.trace import Trace
 
 SHARP = 0.5
@@ -56,7 +57,7 @@ def dynamics(
             missing.
     """
     if unknown := set(by) - set(_GROUPS):
-        raise ValueError(f"can't group by {sorted(unknown)}: give any of {', '.join(_GROUPS)}")
+        raise InputError(f"can't group by {sorted(unknown)}: give any of {', '.join(_GROUPS)}")
     pairs = pair_modes(think, direct)
     _require_all_layers(think[0])
     first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
@@ -71,7 +72,7 @@ def dynamics(
 
 def _require_all_layers(trace: Trace) -> None:
     if len(trace.layers) < trace.provenance.n_layers or trace.provenance.n_layers < 4:
-        raise ValueError(
+        raise InputError(
             f"the rise over the layers needs all of them (and at least 4): the traces have {len(trace.layers)} of "
             f"{trace.provenance.n_layers}"
         )

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, Array
+from tl_l2norm.errors import InputError
 from tl_l2norm.trace import Trace, require_comparable
 
 Tokens = Literal["read", "chosen"]
@@ -43,7 +44,7 @@ def pair_modes(think: Sequence[Trace], direct: Sequence[Trace], *, least: int = 
 def require_same_prompts(think: Collection[object], direct: Collection[object]) -> None:
     """Refuse modes that were not asked the same."""
     if odd := sorted(map(str, set(think) ^ set(direct))):
-        raise ValueError(f"the modes have different prompts ({len(odd)} only in one, such as {odd[0]!r}): pair them by prompt")
+        raise InputError(f"the modes have different prompts ({len(odd)} only in one, such as {odd[0]!r}): pair them by prompt")
 
 
 def by_prompt(traces: Sequence[Trace]) -> dict[str, list[Trace]]:
@@ -51,7 +52,7 @@ def by_prompt(traces: Sequence[Trace]) -> dict[str, list[Trace]]:
     groups: dict[str, list[Trace]] = {}
     for i, trace in enumerate(traces):
         if "prompt" not in trace.labels:
-            raise ValueError(f"trace {i} doesn't say which prompt it answers: trace.with_labels(prompt=...), as run_modes does")
+            raise InputError(f"trace {i} doesn't say which prompt it answers: trace.with_labels(prompt=...), as run_modes does")
         groups.setdefault(str(trace.labels["prompt"]), []).append(trace)
     return groups
 
@@ -59,14 +60,14 @@ def by_prompt(traces: Sequence[Trace]) -> dict[str, list[Trace]]:
 def label(trace: Trace, name: str) -> object:
     """What a trace is labelled with; a ValueError says how to label it."""
     if name not in trace.labels:
-        raise ValueError(f"a trace lacks the label {name!r}: trace.with_labels({name}=...), as run_modes gives it")
+        raise InputError(f"a trace lacks the label {name!r}: trace.with_labels({name}=...), as run_modes gives it")
     return trace.labels[name]
 
 
 def require_prompts(n: int, least: int = MIN_PROMPTS, what: str = "prompts") -> None:
     """Refuse what no interval can be given for."""
     if n < least:
-        raise ValueError(f"{n} {what}: at least {least} are needed, below that an interval would be fiction")
+        raise InputError(f"{n} {what}: at least {least} are needed, below that an interval would be fiction")
 
 
 def shuffle_modes(

@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from tl_l2norm.analysis.correlation import MIN_TOKENS, pearson, unexplained
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, interval
+from tl_l2norm.errors import InputError
 
 PRESSURE_PAIRS = (("pressure", "p_true"), ("pressure", "l2_norm"), ("l2_norm", "p_true"))
 
@@ -33,7 +34,7 @@ def pressure_table(pressure: pd.DataFrame, *, seed: int = 0, resamples: int = RE
         ValueError: labels that are missing, or fewer than 8 prompts.
     """
     if missing := {"mode", "prompt", "pressure", "p_true", "l2_norm", "is_sink", "position"} - set(pressure.columns):
-        raise ValueError(
+        raise InputError(
             f"the table lacks {sorted(missing)}: optimisation_pressure(..., labels=[{{'mode': ..., 'prompt': ...}}])"
         )
     kept = pressure[~pressure["is_sink"]]

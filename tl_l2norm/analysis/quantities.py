@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_l2norm.errors import InputError
 from tl_l2norm.hook_names import did_you_mean
 from tl_l2norm.trace import Trace
 
@@ -42,11 +43,11 @@ def values(trace: Trace, quantity: str, reasoning: Latents | None = None) -> Flo
         return trace.l2_norms
     if quantity == "reasoning_sum":
         if reasoning is None:
-            raise ValueError("'reasoning_sum' needs features=find_reasoning_features(think, direct)")
+            raise InputError("'reasoning_sum' needs features=find_reasoning_features(think, direct)")
         return reasoning.total(trace)
     if quantity == "feature_sum":
         if not trace.features:
-            raise ValueError(
+            raise InputError(
                 "some traces have no SAE features: record them with collect(..., saes=...) or generate(..., saes=...)"
             )
         missing = torch.full((len(trace),), torch.nan)
@@ -55,5 +56,5 @@ def values(trace: Trace, quantity: str, reasoning: Latents | None = None) -> Flo
     if quantity not in recorded:
         known = {*QUANTITIES, *recorded}
         why = "was not recorded: collect(..., metrics=[...])" if quantity in QUANTITIES else "is not known"
-        raise ValueError(f"{quantity!r} {why}{'' if quantity in QUANTITIES else did_you_mean(quantity, known)}")
+        raise InputError(f"{quantity!r} {why}{'' if quantity in QUANTITIES else did_you_mean(quantity, known)}")
     return recorded[quantity]

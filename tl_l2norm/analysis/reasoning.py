@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tl_l2norm.analysis.pairing import Match, Pair, Tokens, by_prompt, pair_modes, require_prompts, token_weights
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean
+from tl_l2norm.errors import InputError
 from tl_l2norm.trace import Trace
 
 FDR = 0.05
@@ -72,7 +73,7 @@ class ReasoningFeatures:
     def check(self, trace: Trace) -> None:
         """Refuse a trace that the latents must not or can't be evaluated on."""
         if str(trace.labels.get("prompt")) in self.chosen_on:
-            raise ValueError(
+            raise InputError(
                 f"prompt {trace.labels['prompt']!r} is one that the features were chosen on: evaluate them on others, "
                 "features.held_out(traces)"
             )
@@ -80,9 +81,9 @@ class ReasoningFeatures:
             if layer not in trace.layers:
                 continue
             if layer not in trace.features:
-                raise ValueError(f"the trace has no SAE features at layer {layer}: collect(..., saes=...)")
+                raise InputError(f"the trace has no SAE features at layer {layer}: collect(..., saes=...)")
             if trace.features[layer].sae != sae:
-                raise ValueError(
+                raise InputError(
                     f"layer {layer}: the features were found with {sae}, the trace has those of {trace.features[layer].sae}"
                 )
 
@@ -153,7 +154,7 @@ def find_reasoning_features(
     saes = _saes([*think, *direct])
     chosen_on = _half(list(pairs), seed) if choose_on is None else frozenset(map(str, choose_on))
     if unknown := chosen_on - pairs.keys():
-        raise ValueError(f"choose_on has prompts that the traces lack, such as {min(unknown)!r}")
+        raise InputError(f"choose_on has prompts that the traces lack, such as {min(unknown)!r}")
     half = {prompt: members for prompt, members in pairs.items() if prompt in chosen_on}
     usable = {p: kept for p, m in half.items() if (kept := [x for x in m if token_weights(x, match, tokens) is not None])}
     require_prompts(len(usable), what=f"prompts to choose features on with tokens to compare (match={match!r})")
@@ -243,10 +244,10 @@ def _saes(traces: Sequence[Trace]) -> dict[int, str]:
     """Which SAE each layer's features come from, the same in all traces."""
     known = {layer: acts.sae for layer, acts in traces[0].features.items()}
     if not known:
-        raise ValueError("the traces have no SAE features: record them with collect(..., saes=...) or generate(..., saes=...)")
+        raise InputError("the traces have no SAE features: record them with collect(..., saes=...) or generate(..., saes=...)")
     for i, trace in enumerate(traces):
         if (found := {layer: acts.sae for layer, acts in trace.features.items()}) != known:
-            raise ValueError(f"trace {i} has features of other SAEs than trace 0: {found} instead of {known}")
+            raise InputError(f"trace {i} has features of other SAEs than trace 0: {found} instead of {known}")
     return dict(sorted(known.items()))
 
 
@@ -267,7 +268,7 @@ def top_tokens(traces: Sequence[Trace], layer: int, latent: int, *, k: int = 10,
     hits = []
     for sequence, trace in enumerate(traces):
         if layer not in trace.features:
-            raise ValueError(f"trace {sequence} has no SAE features at layer {layer}: it has {sorted(trace.features)}")
+            raise InputError(f"trace {sequence} has no SAE features at layer {layer}: it has {sorted(trace.features)}")
         acts = trace.features[layer].total([latent])
         acts = torch.where(trace.is_sink[trace.row(layer)], 0.0, acts)
         found = acts.topk(min(k, len(acts)))

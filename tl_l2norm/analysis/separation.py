@@ -12,6 +12,7 @@ from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array
+from tl_l2norm.errors import InputError
 from tl_l2norm.trace import Trace
 
 
@@ -45,7 +46,7 @@ def family_separation(
     held = ~np.isnan(first).any(1) & ~np.isnan(second).any(1)
     large = [i for i in range(len(names)) if (families[held] == i).sum() >= MIN_PROMPTS]
     if len(large) < 2:
-        raise ValueError(f"at least two families of {MIN_PROMPTS} prompts or more are needed to tell them apart")
+        raise InputError(f"at least two families of {MIN_PROMPTS} prompts or more are needed to tell them apart")
     held &= np.isin(families, large)
     predictors = {
         "spike": (first - second)[:, late].mean(1, keepdims=True),

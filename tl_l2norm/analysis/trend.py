@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.resampling import RESAMPLES, Array, interval, prompt_weights
+from tl_l2norm.errors import InputError
 from tl_l2norm.trace import Trace
 
 
@@ -44,7 +45,7 @@ def level_trend(
     firsts = [members[0][0] for members in pairs.values()]
     levels = np.array([float(label(trace, "level")) for trace in firsts])  # type: ignore[arg-type]
     if len(set(levels.tolist())) < 2:
-        raise ValueError("all prompts are of one level: a trend needs at least two")
+        raise InputError("all prompts are of one level: a trend needs at least two")
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = first[:, late].mean(1) / second[:, late].mean(1)
     lengths = np.array([float(len(trace) - trace.prompt_len) for trace in firsts])

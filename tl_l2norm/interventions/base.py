@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
 from tl_l2norm.block_calls import BlockRun
+from tl_l2norm.errors import InputError
 from tl_l2norm.hook_names import Layers, layer_ranges, resolve_layers
 from tl_l2norm.interventions.events import Decision
 from tl_l2norm.interventions.rows import Places, Positions, Rows, RowTensors
@@ -76,9 +77,9 @@ class Intervention(ABC):
 
     def __post_init__(self) -> None:
         if self.positions not in ("decode", "all") and not (isinstance(self.positions, int) and self.positions >= 0):
-            raise ValueError(f"positions must be 'decode', 'all' or a position from 0 on, got {self.positions!r}")
+            raise InputError(f"positions must be 'decode', 'all' or a position from 0 on, got {self.positions!r}")
         if not self.sink_ratio > 1:
-            raise ValueError(f"sink_ratio must be over 1 (times the median norm), got {self.sink_ratio}")
+            raise InputError(f"sink_ratio must be over 1 (times the median norm), got {self.sink_ratio}")
         if isinstance(self.thresholds, Mapping) and not isinstance(self.thresholds, Thresholds):
             object.__setattr__(self, "thresholds", Thresholds(self.thresholds))
 
@@ -106,7 +107,7 @@ class Intervention(ABC):
         chosen = resolve_layers(sorted(known) if self.layers is None else self.layers, backend.n_layers)
         if lacking := [layer for layer in chosen if layer not in known]:
             has = layer_ranges(sorted(known))
-            raise ValueError(f"{type(self).__name__}: thresholds lack layers {layer_ranges(lacking)}, they have {has}")
+            raise InputError(f"{type(self).__name__}: thresholds lack layers {layer_ranges(lacking)}, they have {has}")
         return chosen
 
     def tau(self, layer: int, n_layers: int) -> float | AdaptiveIQR | None:
@@ -123,7 +124,7 @@ class Intervention(ABC):
         there = (source.model, source.dtype, source.centred)
         if here != there:
             texts = [f"{name} ({dtype}{', centred weights' * centred})" for name, dtype, centred in (there, here)]
-            raise ValueError(
+            raise InputError(
                 f"{type(self).__name__}: the thresholds are of {texts[0]} but the model is {texts[1]}: norms of different "
                 "models, dtypes or weight processing are not comparable; take thresholds from traces of this model"
             )
@@ -181,13 +182,13 @@ class Intervention(ABC):
 def check_share(name: str, value: float) -> None:
     """Refuse what is not between 0 and 1."""
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value}")
+        raise InputError(f"{name} must be between 0 and 1, got {value}")
 
 
 def check_count(name: str, value: int, least: int) -> None:
     """Refuse a count that is too small."""
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+        raise InputError(f"{name} must be at least {least}, got {value}")
 
 
 def check_finite(name: str, value: float, *, least: float | None = None, over: float | None = None) -> None:
@@ -195,13 +196,13 @@ def check_finite(name: str, value: float, *, least: float | None = None, over: f
     bound = "" if least is None and over is None else f" and at least {least}" if over is None else f" and over {over}"
     good = math.isfinite(value) and (least is None or value >= least) and (over is None or value > over)
     if not good:
-        raise ValueError(f"{name} must be finite{bound}, got {value}")
+        raise InputError(f"{name} must be finite{bound}, got {value}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse an unknown word."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def _short(value: object) -> str:

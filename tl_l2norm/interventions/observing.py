@@ -18,6 +18,7 @@ from tl_l2norm.attach import HookFn
 from tl_l2norm.backends import backend_of
 from tl_l2norm.block_calls import BlockCall
 from tl_l2norm.draws import sequence_key
+from tl_l2norm.errors import InputError
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.events import Log
 from tl_l2norm.interventions.rows import Rows
@@ -62,7 +63,7 @@ def fwd_hooks(
     backend = backend_of(model)
     run = Run(backend, interventions)
     if prompt_lens is None and not run.acts_on_prompts:
-        raise ValueError(
+        raise InputError(
             "positions='decode' means the tokens after the prompt, and one pass over a whole sequence doesn't show where "
             "that is: give prompt_lens=[...], one for each row, or an intervention with positions='all'; for model.generate "
             "use `with x.hooks(model)`"
@@ -135,7 +136,7 @@ class _Watcher:
         else:
             rows = self.run.batch.rows
             if len(rows.number) != n_rows:
-                raise ValueError(f"the batch went from {len(rows.number)} to {n_rows} rows: beam search can't be followed")
+                raise InputError(f"the batch went from {len(rows.number)} to {n_rows} rows: beam search can't be followed")
             if tokens is not None and n_pos == 1 and self.stop_ids:
                 stops = torch.tensor(sorted(self.stop_ids), device=tokens.device)
                 rows.finished = rows.finished | torch.isin(tokens[:, 0], stops).to(rows.device)
@@ -146,7 +147,7 @@ class _Watcher:
         n_rows, device = len(real), real.device
         for name, given in (("prompt_lens", self.prompt_lens), ("seeds", self.seeds)):
             if given is not None and len(given) != n_rows:
-                raise ValueError(f"{name} has {len(given)} entries for {n_rows} rows")
+                raise InputError(f"{name} has {len(given)} entries for {n_rows} rows")
         start = self.n_sequences
         self.n_sequences += n_rows
         keys = self.seeds or [sequence_key(0, start + row, 0) for row in range(n_rows)]
@@ -164,7 +165,7 @@ class _Watcher:
         embedded_before = tokens.shape[1] < n_pos
         same = tokens.shape == (len(self.seen), self.seen.shape[1] + 1) and torch.equal(tokens[:, :-1], self.seen)
         if embedded_before or same:
-            raise ValueError(
+            raise InputError(
                 "the model reads the whole sequence again for one more token: with use_past_kv_cache=False or "
                 "return_cache=True every token would count twice; generate with use_past_kv_cache=True and return_cache=False"
             )

@@ -16,6 +16,7 @@ from transformer_lens.hook_points import HookPoint
 
 from tl_l2norm.attach import HookFn, attached
 from tl_l2norm.backends import Backend
+from tl_l2norm.errors import InputTypeError
 from tl_l2norm.interventions.base import Intervention, Visit
 from tl_l2norm.interventions.events import Entry, Log
 from tl_l2norm.interventions.rows import Places, Rows, RowTensors
@@ -86,7 +87,7 @@ class Run:
 
     def __init__(self, backend: Backend, interventions: Sequence[Intervention]) -> None:
         if not all(isinstance(x, Intervention) for x in interventions):
-            raise TypeError(f"interventions are HighNormSuppression, ALRR, ERSS, ..., got {interventions!r:.80}")
+            raise InputTypeError(f"interventions are HighNormSuppression, ALRR, ERSS, ..., got {interventions!r:.80}")
         self.backend = backend
         self.log = Log(interventions)
         self.sites: dict[int, list[Site]] = {}

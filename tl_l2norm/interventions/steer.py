@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from tl_l2norm.draws import hash_keys, uniform
+from tl_l2norm.errors import InputError
 from tl_l2norm.interventions.base import Effect, Intervention, Visit, check_choice, check_count, check_finite, check_share
 from tl_l2norm.interventions.events import Decision, Log
 from tl_l2norm.interventions.rows import Rows, RowTensors
@@ -69,14 +70,14 @@ class ERSS(Intervention):
         check_count("cooldown", self.cooldown, 0)
         check_count("bank_size", self.bank_size, 1)
         if not -1 <= self.cos_min <= 1:
-            raise ValueError(f"cos_min must be between -1 and 1, got {self.cos_min}")
+            raise InputError(f"cos_min must be between -1 and 1, got {self.cos_min}")
         check_finite("gamma", self.gamma, least=0.0)
         check_share("p", self.p)
         check_choice("mix", self.mix, ("add", "interpolate", "authors"))
         if self.bank is not None:
             object.__setattr__(self, "bank", MappingProxyType({layer: _check_bank(layer, s) for layer, s in self.bank.items()}))
         elif not self.own_states:
-            raise ValueError("own_states=False needs a bank to steer from: bank={layer: states}")
+            raise InputError("own_states=False needs a bank to steer from: bank={layer: states}")
 
     @property
     @override
@@ -88,9 +89,9 @@ class ERSS(Intervention):
         n, device = len(rows.number), rows.device
         given = None if self.bank is None else self.bank.get(layer)
         if self.bank is not None and given is None:
-            raise ValueError(f"bank has no states for layer {layer}: it has layers {sorted(self.bank)}")
+            raise InputError(f"bank has no states for layer {layer}: it has layers {sorted(self.bank)}")
         if given is not None and given.shape[-1] != d_model:
-            raise ValueError(f"bank has states of width {given.shape[-1]} at layer {layer}, the stream has {d_model}")
+            raise InputError(f"bank has states of width {given.shape[-1]} at layer {layer}, the stream has {d_model}")
         states = torch.zeros(n, self.bank_size, d_model, device=device)
         norms = torch.full((n, self.bank_size), -torch.inf, device=device)
         if given is not None:
@@ -190,5 +191,5 @@ class _Steering(RowTensors):
 
 def _check_bank(layer: int, states: Float[Tensor, "states d_model"]) -> Float[Tensor, "states d_model"]:
     if states.ndim != 2 or not len(states):
-        raise ValueError(f"bank holds [states, d_model] for each layer, got {tuple(states.shape)} for layer {layer}")
+        raise InputError(f"bank holds [states, d_model] for each layer, got {tuple(states.shape)} for layer {layer}")
     return states.detach()

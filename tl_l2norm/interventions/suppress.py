@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from tl_l2norm.draws import hash_keys, uniform
+from tl_l2norm.errors import InputError
 from tl_l2norm.interventions.base import Effect, Intervention, Visit, check_choice, check_finite, check_share
 from tl_l2norm.interventions.events import Decision, Log
 from tl_l2norm.interventions.rows import Rows, RowTensors
@@ -61,9 +62,9 @@ class HighNormSuppression(Intervention):
         needs = "mode" if self.mode != "random" else "action" if self.action == "clamp" else "match" if matched else ""
         if self.thresholds is None and needs:
             given = "a dict {layer: value}, iqr_thresholds(traces) or AdaptiveIQR()"
-            raise ValueError(f"{needs}={getattr(self, needs)!r} needs thresholds: {given}")
+            raise InputError(f"{needs}={getattr(self, needs)!r} needs thresholds: {given}")
         if matched and self.mode != "random":
-            raise ValueError(f"match is for mode='random', not for mode={self.mode!r}")
+            raise InputError(f"match is for mode='random', not for mode={self.mode!r}")
         if self.match is not None:
             _matched(self.match)
 
@@ -140,7 +141,7 @@ class _Quota(RowTensors):
         numbers = rows.number.tolist()
         for number, key in zip(numbers, rows.key.tolist(), strict=True):
             if log.keys.get(number) != key:
-                raise ValueError(
+                raise InputError(
                     f"match: sequence {number} of this run has seed {key}, in the log it has {log.keys.get(number, 'none')}: "
                     "give the same prompts in the same order with the same seed"
                 )
@@ -195,5 +196,5 @@ def _matched(log: Log) -> int:
     """Which intervention of the log is matched: its only suppression."""
     found = [i for i, x in enumerate(log.interventions) if isinstance(x, HighNormSuppression)]
     if len(found) != 1:
-        raise ValueError(f"match needs the log of a run with one HighNormSuppression, this one has {len(found)}")
+        raise InputError(f"match needs the log of a run with one HighNormSuppression, this one has {len(found)}")
     return found[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tl_l2norm.errors import InputError, MissingPackage
 from tl_l2norm.storage import replace_file
 
 CONTENT_SECURITY_POLICY = (
@@ -44,7 +45,7 @@ def circuitsvis_bundle() -> str:
     """
     spec = importlib.util.find_spec("circuitsvis")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("token widgets need circuitsvis: pip install circuitsvis")
+        raise MissingPackage("token widgets need circuitsvis: pip install circuitsvis")
     source = Path(spec.submodule_search_locations[0], "dist", "cdn", "iife.js").read_text(encoding="utf-8")
     return source.rpartition("//# sourceMappingURL=")[0] or source
 
@@ -53,7 +54,7 @@ def write_page(path: str | Path, html: str) -> Path:
     """Write a page in one step (a reader sees the old one or the new one), making its folder if need be."""
     target = Path(path)
     if target.is_dir():
-        raise ValueError(f"{target} is a folder: give the name of a file, such as {target / 'page.html'}")
+        raise InputError(f"{target} is a folder: give the name of a file, such as {target / 'page.html'}")
     target.parent.mkdir(parents=True, exist_ok=True)
     replace_file(target, html.encode("utf-8", errors="replace"))
     return target

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from markupsafe import Markup
 
+from tl_l2norm.errors import InputError
 from tl_l2norm.trace import Trace, require_comparable
 from tl_l2norm.widgets.page import asset, circuitsvis_bundle, inline_script, render, write_page
 
@@ -187,9 +188,9 @@ def tokens(
     traces = (trace,) if isinstance(trace, Trace) else tuple(trace)
     require_comparable(traces)
     if max_tokens is not None and max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1 or None, got {max_tokens}")
+        raise InputError(f"max_tokens must be at least 1 or None, got {max_tokens}")
     if titles is not None and len(titles) != len(traces):
-        raise ValueError(f"{len(titles)} titles for {len(traces)} traces: give one for each")
+        raise InputError(f"{len(titles)} titles for {len(traces)} traces: give one for each")
     return TokensWidget(
         traces=traces,
         layer=traces[0].layers[traces[0].row(layer)],
