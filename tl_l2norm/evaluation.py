@@ -37,8 +37,12 @@ class Result:
     mode: Mode
     prompt: str
     """The rendered prompt, chat template and all."""
+    control: str
+    """What put the model into its mode, see `ChatPrompt.control`."""
     response: str
-    """What the model wrote after it."""
+    """What the model wrote after the prompt."""
+    answer: str
+    """What of it, and of the beginning that the prompt forced, is its answer; what is judged."""
     finish_reason: str
     correct: bool | None
     """None where the problem has no known answer."""
@@ -126,15 +130,18 @@ class _Run:
 
     def _judge(self, problem: Problem, prompt: ChatPrompt, completion: Completion) -> Result:
         assert completion.trace is not None
-        at = answer_at(problem, completion.trace)
+        answer = prompt.answer_prefix + completion.answer
+        at = answer_at(problem, completion.trace, prefix=prompt.answer_prefix)
         trace = completion.trace if at is None else completion.trace.with_labels(answer_at=at)
         return Result(
             problem=problem,
             mode=self.mode,
             prompt=prompt.text,
+            control=prompt.control,
             response=completion.text,
+            answer=answer,
             finish_reason=completion.finish_reason,
-            correct=is_correct(problem, prompt.answer_prefix + completion.text),
+            correct=is_correct(problem, answer),
             direct=is_direct(completion.text) if self.mode == "direct" else None,
             trace=trace,
         )
@@ -148,7 +155,7 @@ class _Run:
             return [Result(problem=p, mode=self.mode, trace=t, **f) for p, t, f in zip(problems, traces, fields, strict=True)]
         results = self.ask(problems)
         save_traces(place, [result.trace for result in results])
-        names = ("prompt", "response", "finish_reason", "correct", "direct")
+        names = ("prompt", "control", "response", "answer", "finish_reason", "correct", "direct")
         fields = [{name: getattr(result, name) for name in names} for result in results]
         replace_file(place / "results.json", json.dumps(fields, ensure_ascii=False, indent=1).encode())
         return results
@@ -161,16 +168,21 @@ class _Run:
         return content_key([what, kept])
 
 
-def answer_at(problem: Problem, trace: Trace) -> int | None:
-    """Position of the token at which the answer that a response states begins; None where it states none, or in other words."""
-    texts = trace.str_tokens[trace.prompt_len :]
-    text = "".join(texts)
+def answer_at(problem: Problem, trace: Trace, *, prefix: str = "") -> int | None:
+    """Position of the token at which the answer that a response states begins; None where it states none, or in other words.
+
+    It is looked for behind the last thought, as an answer is judged; `prefix` is the beginning that the prompt forced.
+    """
+    thoughts = [i for i, segment in enumerate(trace.segments) if segment == "think"]
+    start = thoughts[-1] + 1 if thoughts else trace.prompt_len
+    texts = trace.str_tokens[start:]
+    text = prefix + "".join(texts)
     given = extract_answer(problem, text)
     found = [m.start() for m in re.finditer(rf"(?<!\w){re.escape(given)}(?!\w)", text)] if given else []
-    if not found:
+    if not found or found[-1] < len(prefix):
         return None
-    ends = itertools.accumulate(map(len, texts))
-    return trace.prompt_len + next(i for i, end in enumerate(ends) if end > found[-1])
+    ends = itertools.accumulate(map(len, texts), initial=len(prefix))
+    return start - 1 + next(i for i, end in enumerate(ends) if end > found[-1])
 
 
 def _seed(seed: int, mode: Mode, problem: Problem) -> int:

@@ -136,7 +136,7 @@ class _Asker:
                 "prompt": problem.id,
                 "family": problem.family,
                 "level": problem.level,
-                "correct": bool(is_correct(problem, prompt.answer_prefix + completion.text)),
+                "correct": bool(is_correct(problem, prompt.answer_prefix + completion.answer)),
                 "positions": positions.get(i, 0),
                 "events": events.get(i, 0),
                 "tokens": len(completion.tokens),
