@@ -268,7 +268,15 @@ class Boundaries:
     def turn_start(self, text: str) -> int | None:
         """Where the last assistant's turn begins in a rendered text; None where its header isn't there."""
         at = text.rfind(self.header) if self.header else -1
+        while at > 0 and self._goes_on(text, at):
+            at = text.rfind(self.header, 0, at)
         return None if at < 0 else at + len(self.header)
+
+    def _goes_on(self, text: str, at: int) -> bool:
+        """Whether the header here is of a further message of the same turn: gpt-oss thinks in one and answers in another."""
+        before = text.rfind(self.header, 0, at)
+        is_channel = any(tag.start <= at < tag.end for tag in tags(text))
+        return before >= 0 and is_channel and read(text[before + len(self.header) : at]).unclosed is not None
 
     def response_starts_at(self, chat: str, prompt: str) -> int | None:
         """Where the last assistant's turn begins in a rendered chat whose prompt alone is rendered as `prompt`; None where the
@@ -304,7 +312,7 @@ class Boundaries:
         return read(text, opened=opened, is_tag=is_tag)
 
     def read_response(self, tokens: Sequence[int], texts: Sequence[str], prompt_len: int) -> tuple[Reading, tuple[str, ...]]:
-        """The response of a sequence, and each position's segment: prompt, thoughts with their tags, and the rest, its answer."""
+        """The response of a sequence, and each position's segment: prompt, thoughts with their tags, or answer."""
         opened = self.opened("".join(texts[:prompt_len]))
         own, own_texts = tokens[prompt_len:], texts[prompt_len:]
         reading = self.read_tokens(own, own_texts, opened=opened)
