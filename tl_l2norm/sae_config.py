@@ -109,12 +109,10 @@ class SaeConfig:
             raise InputError(f"unknown kind of SAE {self.kind!r}: there are {', '.join(get_args(Kind))}")
         if self.normalize_activations not in get_args(Scaling):
             raise InputError(f"unknown input scaling {self.normalize_activations!r}: there are {', '.join(get_args(Scaling))}")
-        for name in ("d_in", "d_sae", *(("k",) if self.kind == "topk" else ())):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} of an SAE is a whole number of at least 1, got {value!r}")
-        if self.k is not None and self.kind == "topk" and self.k > self.d_sae:
-            raise InputError(f"k of an SAE is at most d_sae ({self.d_sae}), got {self.k}")
+        if (self.k is None) == (self.kind == "topk"):
+            raise InputError(f"a top-k SAE, and no other, has a k: got {self.kind} and k={self.k}")
+        if not (self.d_in >= 1 and self.d_sae >= 1 and 1 <= (self.k or 1) <= self.d_sae):
+            raise InputError(f"sizes of an SAE are at least 1, and k at most d_sae, got {self.d_in}, {self.d_sae}, k={self.k}")
 
     def architecture(self) -> str:
         """The kind, under the name that SAELens' configurations have for it."""
@@ -137,7 +135,7 @@ def read_sae_config(folder: Path) -> SaeConfig:
         return parse_sae_config(read_json(file))
     except Unsupported as error:
         raise Unsupported(f"{file}: {error}") from error
-    except (InputError, TypeError) as error:
+    except InputError as error:
         raise InputError(f"{file} is not the configuration of an SAE: {error}") from error
 
 
@@ -171,11 +169,11 @@ def parse_sae_config(config: Mapping[str, Any]) -> SaeConfig:
     _refuse_reshaping(found, metadata)
     return SaeConfig(
         kind=kind,
-        d_in=found.get("d_in"),  # type: ignore[arg-type]
-        d_sae=found.get("d_sae"),  # type: ignore[arg-type]
+        d_in=_whole("d_in", found.get("d_in")),
+        d_sae=_whole("d_sae", found.get("d_sae")),
         apply_b_dec_to_input=bool(found.get("apply_b_dec_to_input", True)),
         normalize_activations=_scaling(found.get("normalize_activations")),
-        k=k if kind == "topk" else None,
+        k=_whole("k", k) if kind == "topk" else None,
         rescale_acts_by_decoder_norm=kind == "topk" and bool(found.get("rescale_acts_by_decoder_norm", False)),
         metadata=metadata,
     )
@@ -189,6 +187,12 @@ def parse_sae_metadata(config: Mapping[str, Any]) -> SaeMetadata:
 
 def _renamed(config: Mapping[str, Any]) -> dict[str, Any]:
     return {_OLD_NAMES.get(name, name): value for name, value in config.items()}
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{name} is {value!r}, not a whole number")
+    return value
 
 
 def _kind(config: Mapping[str, Any]) -> Kind:

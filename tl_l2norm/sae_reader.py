@@ -38,6 +38,11 @@ class Sae(nn.Module):
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
+    b_enc: nn.Parameter
+    threshold: nn.Parameter
+    b_gate: nn.Parameter
+    r_mag: nn.Parameter
+    b_mag: nn.Parameter
 
     def __init__(self, cfg: SaeConfig, *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()

@@ -142,27 +142,35 @@ def _by_config(where: str, folders: Mapping[str, Path], wanted: Sequence[int] | 
 def _of_release(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[str] | None, **options: str) -> dict[int, Any]:
     """SAEs of a named release, by SAELens; each must read the layer that it was taken for."""
     ours = ", ".join(map(repr, OURS))
-    lens = require_sae_lens(
-        f"{release!r} is no folder, none of ours ({ours}) and no hub repository (owner/name); a release's name"
-    )
-    found: dict[int, Any] = {}
+    told = f"{release!r} is no folder, none of ours ({ours}) and no hub repository (owner/name)"
+    lens = require_sae_lens(f"{told}; a SAELens release by its name")
+    from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+
+    places: dict[int, str] = {}
     for sae_id in _release_ids(release, wanted, sae_ids):
-        sae = lens.SAE.from_pretrained(release, sae_id, **options)
-        hook_name, named = sae.cfg.metadata.hook_name, _named_layer(sae_id)
-        layer = read_layer(hook_name)
-        if layer is None:
-            raise InputError(f"{sae_id} of {release} is an SAE of {hook_name!r}; only those of resid_post can be used")
-        if named is not None and named != layer:
-            raise InputError(
-                f"{sae_id} of {release} is by its name of layer {named}, by its configuration of {hook_name}: one of them is "
-                "wrong. If you know which, load it with SAELens and hand it over: saes={layer: sae}"
-            )
+        config = load_sae_config_from_huggingface(release, sae_id)  # before the weights, which are large
+        layer = _layer_of(release, sae_id, parse_sae_metadata(config).hook_name)
+        if layer in places:
+            raise InputError(f"{places[layer]} and {sae_id} of {release} are both of layer {layer}: give one for each layer")
+        places[layer] = sae_id
+    found = {layer: lens.SAE.from_pretrained(release, sae_id, **options) for layer, sae_id in sorted(places.items())}
+    for layer, sae in found.items():
         if reason := why_unusable(sae):
-            raise InputError(f"{sae_id} of {release} can't be used: {reason}")
-        if layer in found:
-            raise InputError(f"two of the SAEs are of layer {layer}: give one for each layer")
-        found[layer] = sae
-    return dict(sorted(found.items()))
+            raise InputError(f"{places[layer]} of {release} can't be used: {reason}")
+    return found
+
+
+def _layer_of(release: str, sae_id: str, hook_name: str | None) -> int:
+    """The layer of a release's SAE, which its name and its configuration must agree on."""
+    named, layer = _named_layer(sae_id), read_layer(hook_name)
+    if layer is None:
+        raise InputError(f"{sae_id} of {release} is an SAE of {hook_name!r}; only those of resid_post can be used")
+    if named is not None and named != layer:
+        raise InputError(
+            f"{sae_id} of {release} is by its name of layer {named}, by its configuration of {hook_name}: one of them is "
+            "wrong. If you know which, load it with SAELens and hand it over: saes={layer: sae}"
+        )
+    return layer
 
 
 def _release_ids(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[str] | None) -> list[str]:
@@ -191,8 +199,8 @@ def _only_one(release: str, known: Sequence[str], layer: int) -> str:
     if len(own) > 1:
         raise InputError(f"{release} has {len(own)} SAEs whose names hold layer {layer}: give sae_ids=[...], of {_some(own)}")
     if not own:
-        named = {_named_layer(sae_id) for sae_id in known} - {None}
-        told = f"its names hold {layer_ranges(sorted(named))}" if named else "its names hold no layer of resid_post"  # type: ignore[type-var]
+        named = {number for sae_id in known if (number := _named_layer(sae_id)) is not None}
+        told = f"its names hold {layer_ranges(sorted(named))}" if named else "its names hold no layer of resid_post"
         raise InputError(f"{release} has no SAE whose name holds layer {layer}: {told}; sae_ids=[...] are of {_some(known)}")
     return own[0]
 
