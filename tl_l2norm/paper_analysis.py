@@ -322,7 +322,7 @@ class _Study:
             self.traces["random-weight model"], twin, own_saes = self.readings.with_random_weights(modes)
         except MissingPackage as reason:
             self.notes["random-weight model"] = str(reason)
-            warnings.warn(f"the control 'random-weight model' is left out: {reason}", stacklevel=4)
+            warnings.warn(f"the control 'random-weight model' is left out: {reason}", stacklevel=5)
             return
         self._choose_control("random-weight model", None)
         found = self.features["random-weight model"]

@@ -68,10 +68,10 @@ class Sae(nn.Module):
         x = self._normalise(x.to(self.dtype))
         if self.cfg.apply_b_dec_to_input:
             x = x - self.b_dec
-        hidden = x @ self.W_enc
-        if self.cfg.kind == "gated":  # both paths share W_enc, the second scaled by latent: one product for the two
-            return (hidden + self.b_gate > 0) * torch.relu(hidden * self.r_mag.exp() + self.b_mag)
-        hidden = hidden + self.b_enc
+        if self.cfg.kind == "gated":  # two products, as in SAELens: to scale the one of the gate would round otherwise
+            is_open = x @ self.W_enc + self.b_gate > 0
+            return is_open * torch.relu(x @ (self.W_enc * self.r_mag.exp()) + self.b_mag)
+        hidden = x @ self.W_enc + self.b_enc
         if self.cfg.kind == "jumprelu":
             return torch.relu(hidden) * (hidden > self.threshold)
         return self._top_k(hidden) if self.cfg.kind == "topk" else torch.relu(hidden)
