@@ -218,17 +218,10 @@ def _sink_ratio(options: argparse.Namespace) -> float:
 
 
 def _saes(options: argparse.Namespace) -> dict[int, Any] | None:
-    from importlib.util import find_spec
-
     from tl_l2norm.models import OURS
     from tl_l2norm.saes import load_saes
 
-    source = options.saes
-    if source is None and options.model in OURS:
-        if find_spec("sae_lens"):
-            source = options.model
-        else:
-            print("SAELens isn't installed: no features beside the norms (pip install 'tl_l2norm[sae]')", file=sys.stderr)
+    source = options.model if options.saes is None and options.model in OURS else options.saes
     return None if source in (None, "none") else load_saes(source)
 
 

@@ -15,7 +15,7 @@ from tl_l2norm.attach import attached, hook_points, silenced
 from tl_l2norm.backends import Backend
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.protocols import SparseAutoencoder
-from tl_l2norm.saes import check_saes, describe_sae
+from tl_l2norm.sae_checks import check_saes, describe_sae
 
 _ENCODED_AT_ONCE = 1 << 24  # activations: 64 MB in float32
 _STATES_KEPT = 1 << 20  # numbers of a layer's states that wait to be encoded together: 4 MB in float32

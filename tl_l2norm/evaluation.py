@@ -18,7 +18,7 @@ from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.prompts import ChatPrompt, Mode, chat_prompt, is_direct
 from tl_l2norm.protocols import SparseAutoencoder
-from tl_l2norm.saes import sae_key
+from tl_l2norm.sae_checks import sae_key
 from tl_l2norm.storage import content_key, load_traces, replace_file, save_traces
 from tl_l2norm.tasks import Problem
 from tl_l2norm.trace import Label, Trace

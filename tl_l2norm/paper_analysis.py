@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,13 +28,13 @@ from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.theory import assumption_table, bound_points, bound_table
 from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.backends import backend_of
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import InputError, MissingPackage
 from tl_l2norm.evaluation import Result
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.paper_readings import Modes, Readings
 from tl_l2norm.protocols import SparseAutoencoder
+from tl_l2norm.sae_checks import check_saes, training_metadata, unit_directions
 from tl_l2norm.sae_evaluation import evaluate_saes
-from tl_l2norm.saes import check_saes, training_metadata
 from tl_l2norm.storage import replace_file
 from tl_l2norm.suppression import QUANTILES
 from tl_l2norm.tables import render_table
@@ -105,7 +106,7 @@ def analyse(
         saes: SAEs on `resid_post` by layer, all layers for the curves; None or {} leaves out what needs them.
         problems: distinct ones, at least 16 with SAEs and 8 without; 200 for the causal test to have narrow intervals.
         controls: which of `CONTROLS`. "random-weight model" draws a twin of the model and trains SAEs on it, which takes
-            longest.
+            longest; without SAELens, which trains them, it is left out with a warning.
         control_states: how many states each of those SAEs is trained on.
         quantiles: of the causal test, a threshold each; () leaves it out.
         max_new_tokens: of a thinking response.
@@ -317,7 +318,12 @@ class _Study:
         self.features[source] = find_reasoning_features(*self.traces[source], **options)
 
     def _random_weights(self, modes: Modes) -> None:
-        self.traces["random-weight model"], twin, own_saes = self.readings.with_random_weights(modes)
+        try:
+            self.traces["random-weight model"], twin, own_saes = self.readings.with_random_weights(modes)
+        except MissingPackage as reason:
+            self.notes["random-weight model"] = str(reason)
+            warnings.warn(f"the control 'random-weight model' is left out: {reason}", stacklevel=5)
+            return
         self._choose_control("random-weight model", None)
         found = self.features["random-weight model"]
         held_out = [t for modes in self.traces["random-weight model"] for t in found.held_out(modes)]
@@ -363,7 +369,7 @@ class _Study:
         self._add("bound_points", lambda: bound_points(think, direct, features))
         self._add("bound", lambda: bound_table(self.tables["bound_points"], seed=self.seed), of="bound_points")
         self._add("explained", lambda: self._explained(self.backend.model, self.saes, [*think, *direct]))
-        decoders = {layer: (sae.W_dec, sae.b_dec) for layer, sae in self.saes.items()}
+        decoders = {layer: (unit_directions(sae), sae.b_dec) for layer, sae in self.saes.items()}
         shuffled = self.features.get("shuffled modes")
 
         def assumptions() -> pd.DataFrame:

@@ -20,8 +20,9 @@ from tl_l2norm.evaluation import Result, run_modes
 from tl_l2norm.models import random_twin
 from tl_l2norm.pressure import optimisation_pressure
 from tl_l2norm.prompts import ANSWER_PREFIX
+from tl_l2norm.sae_checks import sae_key
 from tl_l2norm.sae_training import SaeRecipe, train_saes
-from tl_l2norm.saes import sae_key, untrained_saes
+from tl_l2norm.saes import untrained_saes
 from tl_l2norm.storage import content_key, load_traces, save_traces
 from tl_l2norm.suppression import suppress_and_ask
 from tl_l2norm.tasks import Problem

@@ -16,8 +16,9 @@ from tl_l2norm.analysis.resampling import interval, prompt_weights
 from tl_l2norm.backends import backend_of
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.protocols import SparseAutoencoder
+from tl_l2norm.sae_checks import check_saes
+from tl_l2norm.sae_reader import Sae
 from tl_l2norm.sae_training import read_states
-from tl_l2norm.saes import check_saes
 from tl_l2norm.sequences import SequenceLike, tokenize
 
 _ACTIVATIONS_AT_ONCE = 1 << 24  # 64 MB in float32
@@ -113,9 +114,12 @@ class _Tally:
 @torch.no_grad()
 def _error(sae: Any, states: Float[Tensor, "states d_model"]) -> tuple[Float[Tensor, "states d_sae"], Float[Tensor, " states"]]:
     """Feature activations, and the squared error of what is decoded from them."""
-    acts = sae.encode(states.to(sae.device))
+    states = states.to(sae.device)
+    acts = sae.encode(states)
     acts = acts.to_dense() if acts.is_sparse else acts
-    return acts, (states.to(sae.device) - sae.decode(acts)).double().pow(2).sum(1).cpu()
+    # SAELens' own remember the scale of what they encoded last
+    decoded = sae.decode(acts, states) if isinstance(sae, Sae) else sae.decode(acts)
+    return acts, (states - decoded).double().pow(2).sum(1).cpu()
 
 
 def _explained(sums: np.ndarray) -> np.ndarray:

@@ -90,10 +90,9 @@ def train_saes(
         SAEs for inference, by layer.
 
     Raises:
-        ImportError: SAELens isn't installed.
+        ImportError: there is something to train and SAELens isn't installed.
         ValueError: bad input, or a folder that holds SAEs of another model or recipe.
     """
-    require_sae_lens()
     backend, folder, recipe = backend_of(model), Path(save_to), recipe or SaeRecipe()
     chosen = resolve_layers(layers, backend.n_layers)
     for name, count in (("sequences_at_once", sequences_at_once), ("buffer", buffer // (2 * recipe.batch_size))):
@@ -104,6 +103,8 @@ def train_saes(
         raise InputError("each prompt is one token, and first tokens are left out as attention sinks: give longer ones")
     key = _key(backend, items, recipe, sink_ratio)
     todo = [layer for layer in chosen if not _is_done(folder / f"layer_{layer}", key)]
+    if todo:
+        require_sae_lens()
     for layer in todo:
         source = _States(backend, items, layer, sequences_at_once, sink_ratio, recipe.seed)
         with torch.random.fork_rng(), nullcontext() if progress else redirect_stderr(io.StringIO()):

@@ -26,8 +26,6 @@ def test_it_has_no_outputs(path: Path) -> None:
 def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     notebook = nbformat.read(path, as_version=4)
-    if any("load_saes" in cell.source for cell in notebook.cells):
-        pytest.importorskip("sae_lens", reason="SAEs need the extra sae")
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [mime for cell in notebook.cells for out in cell.get("outputs", []) for mime in out.get("data", {})]
     assert "text/html" in shown

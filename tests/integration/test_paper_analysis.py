@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
+from tests.saes import HAS_SAE_LENS
 from tl_l2norm import paper_analysis, paper_readings
 from tl_l2norm.evaluation import answer_at
 from tl_l2norm.paper_analysis import CONTROLS, analyse
@@ -30,6 +32,13 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+HERE = tuple(name for name in CONTROLS if HAS_SAE_LENS or name != "random-weight model")  # whose SAEs SAELens trains
+
+
+def told_what_is_left_out() -> AbstractContextManager[Any]:
+    return nullcontext() if HAS_SAE_LENS else pytest.warns(UserWarning, match="'random-weight model' is left out")
+
+
 @pytest.fixture(scope="module")
 def reasoner() -> Any:
     return l2.load_model("tiny-reasoner", device="cpu")
@@ -42,7 +51,6 @@ def problems() -> tuple[Problem, ...]:
 
 @pytest.fixture(scope="module")
 def saes() -> Any:
-    pytest.importorskip("sae_lens", reason="SAEs need the extra sae")
     return l2.load_saes("tiny-reasoner")
 
 
@@ -53,7 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(reasoner: Any, saes: Any, problems: Any, folder: Path) -> Any:
-    return analyse(reasoner, saes, problems, save_to=folder, **OPTIONS)
+    with told_what_is_left_out():
+        return analyse(reasoner, saes, problems, save_to=folder, **OPTIONS)
 
 
 def test_every_claim_has_a_verdict_and_a_reason(found: Any) -> None:
@@ -79,7 +88,8 @@ def test_every_table_says_how_many_prompts_which_seed_and_model(found: Any) -> N
 
 
 def test_each_control_has_its_features_and_its_rows(found: Any, saes: Any) -> None:
-    assert list(found.features) == ["trained SAE", *CONTROLS]
+    assert list(found.features) == ["trained SAE", *HERE]
+    assert ("training SAEs needs SAELens" in found.notes.get("random-weight model", "")) != HAS_SAE_LENS
     trained, shuffled = found.features["trained SAE"], found.features["shuffled modes"]
     assert len(trained) > 100, "thinking runs through many kinds of tokens, a direct answer is one"
     assert {layer: len(latents) for layer, latents in shuffled.latents.items()} == {
@@ -89,7 +99,8 @@ def test_each_control_has_its_features_and_its_rows(found: Any, saes: Any) -> No
     for name in ("curves", "correlations", "feature_dynamics"):
         assert set(found.tables[name]["source"]) == set(found.features), name
     models_ = found.tables["curves"].groupby("source")["model"].first()
-    assert "random weights" in models_["random-weight model"] and models_["untrained SAE"] == "tiny-reasoner"
+    assert models_["untrained SAE"] == "tiny-reasoner"
+    assert not HAS_SAE_LENS or "random weights" in models_["random-weight model"]
 
 
 def test_norm_differences_are_those_of_the_responses(found: Any, reasoner: Any, problems: Any) -> None:
@@ -115,7 +126,8 @@ def test_it_goes_on_from_what_was_saved(
     monkeypatch.setattr(paper_readings, "collect", never)
     monkeypatch.setattr("tl_l2norm.evaluation.generate", never)
     monkeypatch.setattr("tl_l2norm.suppression.generate", never)
-    again = analyse(reasoner, saes, problems, save_to=folder, **OPTIONS)
+    with told_what_is_left_out():
+        again = analyse(reasoner, saes, problems, save_to=folder, **OPTIONS)
     for name in ("differences", "correlations", "causal", "curves", "features"):
         pd.testing.assert_frame_equal(again.tables[name], found.tables[name], check_dtype=False)
     saved = pd.read_csv(folder / "tables" / "causal.csv")

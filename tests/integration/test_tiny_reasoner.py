@@ -171,7 +171,6 @@ def test_thirty_steps_lower_the_loss_and_a_resumed_run_is_the_same_to_the_bit(re
 
 @pytest.fixture(scope="module")
 def saes() -> Any:
-    pytest.importorskip("sae_lens", reason="SAEs need the extra sae")
     return l2.load_saes("tiny-reasoner")
 
 

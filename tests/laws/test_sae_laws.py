@@ -15,51 +15,24 @@ import tl_l2norm as l2
 from tests import models
 from tests.laws.test_collect_laws import ids
 from tests.laws.test_generate_laws import prompts
+from tests.saes import LATENTS, MAKERS, WIDTH, make_sae, needs_sae_lens, write_sae
 from tl_l2norm.backends import backend_of
 from tl_l2norm.checks import count_hooks
 from tl_l2norm.features import FeatureActs
 
-sae_lens = pytest.importorskip("sae_lens", reason="SAEs need the extra sae")
-
-WIDTH, LATENTS, LAYERS = 48, 100, (2, 4)
-KINDS = ("topk", "jumprelu", "standard", "topk layer_norm")
+LAYERS = (2, 4)
+KINDS = ("topk", "jumprelu", "standard", "gated", "topk layer_norm", "standard constant_norm_rescale")
 
 
-def make_sae(kind: str, layer: int, *, width: int = WIDTH, model_name: str | None = None, **metadata: Any) -> Any:
-    """An SAE with random weights, of any architecture that SAELens has for inference."""
-    from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
-    from sae_lens.saes.sae import SAEMetadata
-    from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
-    from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
-
-    name, _, scaling = kind.partition(" ")
-    kinds = {"topk": (TopKSAE, TopKSAEConfig), "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig)}
-    made, config = kinds.get(name, (StandardSAE, StandardSAEConfig))
-    hook = {"hook_name": f"blocks.{layer}.hook_resid_post", **metadata}
-    options: dict[str, Any] = {"k": 7} if name == "topk" else {}
-    torch.manual_seed(layer)
-    sae = made(
-        config(
-            d_in=width,
-            d_sae=LATENTS,
-            normalize_activations=scaling or "none",
-            metadata=SAEMetadata(model_name=model_name, **hook),
-            **options,
-        )
-    )
-    for parameter in sae.parameters():
-        torch.nn.init.normal_(parameter.data, std=0.2)
-    return sae.eval()
+def saes_of(kind: str, maker: str = "ours") -> dict[int, Any]:
+    return {layer: make_sae(kind, layer, maker=maker) for layer in LAYERS}
 
 
-def saes_of(kind: str) -> dict[int, Any]:
-    return {layer: make_sae(kind, layer) for layer in LAYERS}
-
-
+@pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_features_are_those_of_the_same_states(tiny_case: models.Case, kind: str) -> None:
+def test_features_are_those_of_the_same_states(tiny_case: models.Case, kind: str, maker: str) -> None:
     """Against a hook of the user's that keeps the states of each sequence alone, and against plain Hugging Face's."""
-    model, saes = models.use(tiny_case), saes_of(kind)
+    model, saes = models.use(tiny_case), saes_of(kind, maker)
     plain = models.hugging_face(tiny_case.architecture)
     sequences = [*prompts()[:3], [7]]
     traces = l2.collect(model, sequences, saes=saes, layers=[0], batch_size=3, progress=False)
@@ -114,8 +87,9 @@ def test_a_suppressed_state_is_encoded_as_the_next_block_reads_it(tiny: Any) -> 
     assert torch.equal(found.features[2].dense()[:5], plain.features[2].dense()[:5])
 
 
+@needs_sae_lens
 def test_nobodys_hook_on_the_sae_hears_it_and_the_model_is_as_before(tiny: Any) -> None:
-    saes, heard = saes_of("topk"), []
+    saes, heard = saes_of("topk", "SAELens"), []
     tokens = torch.tensor([ids("The quick brown fox")])
     with torch.no_grad():
         before = tiny(tokens)
@@ -161,7 +135,7 @@ def test_parts_of_a_recording_join_in_order() -> None:
 
 
 def scaled(layer: int) -> Any:
-    sae = make_sae("topk", layer)
+    sae = make_sae("topk", layer, maker="SAELens")
     sae.cfg.normalize_activations = "expected_average_only_in"
     return sae
 
@@ -172,16 +146,31 @@ def in_training(layer: int) -> Any:
     return TopKTrainingSAE(TopKTrainingSAEConfig(d_in=WIDTH, d_sae=LATENTS, k=4))
 
 
+def of_other_positions(layer: int) -> Any:
+    return make_sae("temporal", layer, maker="SAELens", options={"n_heads": 4, "bottleneck_factor": 1})
+
+
+def of_other_streams(layer: int) -> Any:
+    return make_sae("transcoder", layer, maker="SAELens", options={"d_out": WIDTH})
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        pytest.param(
+            lambda: make_sae("topk", 2, maker="SAELens"),
+            "it is of blocks.2.hook_resid_post, not of blocks.3.hook_resid_post",
+            marks=needs_sae_lens,
+        ),
+        pytest.param(lambda: of_other_positions(3), "a temporal SAE reads the positions before", marks=needs_sae_lens),
+        pytest.param(lambda: of_other_streams(3), "a transcoder writes another stream than it reads", marks=needs_sae_lens),
         (lambda: make_sae("topk", 2), "it is of blocks.2.hook_resid_post, not of blocks.3.hook_resid_post"),
         (lambda: make_sae("topk", 3, hook_name="blocks.3.hook_resid_pre"), "it is of blocks.3.hook_resid_pre, not of blocks.3"),
         (lambda: make_sae("topk", 3, hook_name="blocks.3.hook_mlp_out"), "it is of blocks.3.hook_mlp_out"),
         (lambda: make_sae("topk", 3, width=40), "it reads states of width 40, the stream has 48"),
         (lambda: make_sae("topk", 3, hook_head_index=1), "it is of one attention head"),
-        (lambda: scaled(3), r"its input scaling \(expected_average_only_in\) is not folded"),
-        (lambda: in_training(3), "it is still in training"),
+        pytest.param(lambda: scaled(3), r"its input scaling \(expected_average_only_in\) is not folded", marks=needs_sae_lens),
+        pytest.param(lambda: in_training(3), "it is still in training", marks=needs_sae_lens),
         (
             lambda: make_sae("topk", 3, model_from_pretrained_kwargs={"center_writing_weights": True}),
             "it was trained on centred weights",
@@ -233,6 +222,7 @@ def explained(model: Any, sae: Any, layer: int) -> float:
     return float(1 - rest.pow(2).sum() / (x - x.mean(0)).pow(2).sum())
 
 
+@needs_sae_lens
 @pytest.mark.parametrize("buffer", [1 << 18, 600])
 def test_training_explains_the_stream_and_goes_on_where_it_stopped(tiny: Any, tmp_path: Path, buffer: int) -> None:
     """With a buffer that holds all states and with one that holds a part."""
@@ -269,6 +259,7 @@ def test_prompts_of_a_single_token_leave_nothing_to_train_on(tiny: Any, tmp_path
         l2.train_saes(tiny, [[5], [6]], save_to=tmp_path, layers=[0])
 
 
+@needs_sae_lens
 def test_training_leaves_the_global_generator_alone_and_shows_a_bar(tiny: Any, tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -299,37 +290,15 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
         l2.load_saes(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"no SAE in .*: expected cfg.json and sae_weights.safetensors"):
         l2.load_saes(tmp_path)
-    make_sae("topk", 2).save_model(tmp_path / "a")
+    write_sae(make_sae("topk", 2), tmp_path / "a")
     with pytest.raises(ValueError, match="has no SAE of layers 5: it has 2"):
         l2.load_saes(tmp_path, layers=[5])
-    make_sae("topk", 2).save_model(tmp_path / "b")
+    write_sae(make_sae("topk", 2), tmp_path / "b")
     with pytest.raises(ValueError, match="has two SAEs of layer 2: a and b"):
         l2.load_saes(tmp_path)
-    make_sae("topk", 2, hook_name="blocks.2.attn.hook_z").save_model(tmp_path / "c")
+    write_sae(make_sae("topk", 2, hook_name="blocks.2.attn.hook_z"), tmp_path / "c")
     with pytest.raises(ValueError, match="the SAE is of 'blocks.2.attn.hook_z'; only those of resid_post"):
         l2.load_saes(tmp_path / "c")
     (tmp_path / "c" / "cfg.json").write_text("{")
     with pytest.raises(ValueError, match="is not the configuration of an SAE"):
         l2.load_saes(tmp_path / "c")
-
-
-def test_a_release_is_asked_for_one_sae_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`SAE.from_pretrained` would go to the hub: a double stands in for it, SAELens' own list of releases is the real one."""
-    asked: list[tuple[str, str]] = []
-
-    def double(release: str, sae_id: str, **_: Any) -> Any:
-        asked.append((release, sae_id))
-        return make_sae("topk", int(sae_id.split(".")[1]), hook_name=sae_id)
-
-    monkeypatch.setattr(sae_lens.SAE, "from_pretrained", double)
-    found = l2.load_saes("gpt2-small-res-jb", layers=[3, 8])  # SAEs on resid_pre: of the layer before
-    assert asked == [("gpt2-small-res-jb", f"blocks.{layer}.hook_resid_pre") for layer in (4, 9)]
-    assert list(found) == [3, 8]
-    with pytest.raises(ValueError, match="no release of SAELens; did you mean 'gpt2-small-res-jb'"):
-        l2.load_saes("gpt2-small-res-jbb", layers=[3])
-    with pytest.raises(ValueError, match=r"gpt2-small-res-jb has \d+ SAEs: say which"):
-        l2.load_saes("gpt2-small-res-jb")
-    with pytest.raises(ValueError, match=r"gemma-scope-2b-pt-res has \d+ SAEs whose names hold layer 12: give sae_ids"):
-        l2.load_saes("gemma-scope-2b-pt-res", layers=[12])
-    with pytest.raises(ValueError, match="has no SAE 'layer_99'"):
-        l2.load_saes("gemma-scope-2b-pt-res", sae_ids=["layer_99"])
