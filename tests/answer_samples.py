@@ -1,4 +1,4 @@
-r"""Reference answers and responses in the styles of public data sets, judged by hand: (reference, response, whether it is right).
+r"""Reference answers and responses in the styles of public data sets, judged by hand: (reference, response, right?).
 
 Written for this suite after the forms of GSM8K, MATH, AIME, MMLU, ARC, BBH and the like; none is a row of theirs.
 """
@@ -157,7 +157,11 @@ EXPRESSIONS: list[Sample] = [
     ("10^{100}", "\\boxed{10^{10^{10}}}", False),
 ]
 
-CHOICE_ROW = {"question": "Which planet is known for its rings?", "choices": ["Mars", "Saturn", "Venus", "the Moon"], "answer": 1}
+CHOICE_ROW = {
+    "question": "Which planet is known for its rings?",
+    "choices": ["Mars", "Saturn", "Venus", "the Moon"],
+    "answer": 1,
+}
 CHOICES: list[tuple[str, bool]] = [
     ("B", True),
     ("B.", True),

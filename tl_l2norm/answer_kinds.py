@@ -25,7 +25,10 @@ from tl_l2norm.tasks import Problem
 
 _NAMED_OPTIONS = {word: pair for pair in (("true", "false"), ("yes", "no")) for word in pair}
 _FEWEST_LETTERS = 5  # a letter as answer without a list of options: one of A to E, or of more where it is a later one
+_OPERATION = re.compile(r"[+*×·=,<>]|\s[-−–]\s|\d[-−–]|\\(?:times|cdot|div|pm)|\b(?:or|and)\b")
 _ORDERED = re.compile(r"\b(?:sort\w*|ascending|descending|in\s+(?:\w+\s+)?order|sequence|rank\w*|arrange\w*)\b", re.IGNORECASE)
+# "A case can be made" names no option, "A is right" does.
+_NOT_A_WORD = r"(?!(?<=[AI])\s+(?!(?:because|since|as|is|was|and|or|nor|not|with|for)\b)[a-z])"
 
 
 class AnswerKind(ABC):
@@ -105,12 +108,14 @@ class Choice(AnswerKind):
 
 @functools.lru_cache(maxsize=256)
 def _choice_pattern(letters: tuple[str, ...], texts: tuple[str, ...]) -> re.Pattern[str]:
-    span = f"{letters[0]}-{letters[-1]}"
-    label = rf"""(?: \((?P<inner>[{span}{span.lower()}])\)
-        | (?<!\()(?P<outer>[{span}])(?![\w'’]|-\w|[ ]*[+/=^]|[ ]+\*[ ]) (?!(?<=[AI])\s+(?!(?:because|since|as|is|was|and|or|nor|not|with|for)\b)[a-z])
-        | (?:(?<=answer\ is\ )|(?<=answer:\ )|(?<=option\ ))(?P<small>[{span.lower()}])(?=[\s.)*]*(?:\n|$)) )"""
+    """A letter in brackets (`inner`), alone (`outer`) or announced (`small`), an option's `text`, or `both`."""
+    large, small = f"{letters[0]}-{letters[-1]}", f"{letters[0]}-{letters[-1]}".lower()
+    label = rf"""(?: \((?P<inner>[{large}{small}])\)
+        | (?<!\()(?P<outer>[{large}])(?![\w'’]|-\w|[ ]*[+/=^]|[ ]+\*[ ]) {_NOT_A_WORD}
+        | (?:(?<=answer\ is\ )|(?<=answer:\ )|(?<=option\ ))(?P<small>[{small}])(?=[\s.)*]*(?:\n|$)) )"""
     own = "|".join(
-        rf"(?:(?:\(?{letter}[).:\]]*|{letter}\s*[-–:])\s*[*_\"']*{_words(text)})" for letter, text in zip(letters, texts, strict=False)
+        rf"(?:(?:\(?{letter}[).:\]]*|{letter}\s*[-–:])\s*[*_\"']*{_words(text)})"
+        for letter, text in zip(letters, texts, strict=False)
     )
     words = "|".join(_words(text) for text in sorted(texts, key=len, reverse=True))
     whole = rf"(?P<both>{own}) | {label} | (?P<text>{words})" if texts else label
@@ -148,7 +153,7 @@ class Number(AnswerKind):
         if found is None:
             return None
         unit = quantity_of(found[0]).unit
-        return digits_of(found[0]) + (unit if unit and (self.unit or unit == "%") else "")
+        return found[0].group() if unit and (self.unit or unit == "%") else digits_of(found[0])
 
     def value(self, given: str) -> Hashable:
         """The number alone."""
@@ -166,7 +171,7 @@ class Number(AnswerKind):
 def _is_single_value(text: str) -> bool:
     """A fraction, root or power, and no sum or list that is left to work out."""
     inner = re.sub(r"^\s*[-−–]", "", strip_latex(text))
-    return is_mathematical(text) and not re.search(r"[+*×·=,<>]|\s[-−–]\s|\d[-−–]|\\(?:times|cdot|div|pm)|\b(?:or|and)\b", inner)
+    return is_mathematical(text) and not _OPERATION.search(inner)
 
 
 @dataclass(frozen=True)
@@ -177,23 +182,29 @@ class Expression(AnswerKind):
 
     def find(self, text: str) -> str | None:
         """What is boxed, else announced, else the end of the last line after "is", "=" or a colon."""
+        text = _DISPLAY.sub(lambda match: f"${(match[1] or match[2]).strip()}$", text)
         if (marked := marked_text(text)) is not None:
             return marked or None
         stated = stated_text(text)
-        return _leading(stated) if stated else _trailing(last_line(text))
+        found = _leading(stated) if stated else _trailing(text.rpartition("\n")[2])
+        return re.sub(r"^(?:\$|\\\()|(?:\$|\\\))$", "", found).strip() if found and _MATHS.fullmatch(found) else found
 
     def value(self, given: str) -> Hashable:
         """A fraction, or the expanded expression as text."""
-        return canonical(given)
+        return canonical(given, ordered=self.ordered)
 
     def same(self, answer: str, given: str) -> bool:
         """Equal in value, by math-verify."""
         return same_value(answer, given, ordered=self.ordered)
 
 
-_FILLER = re.compile(r"(?:(?:the|a|an|number|value|simply|exactly|approximately|about|therefore|thus|now|equal to)\s+|[:≈*\s])*")
-_MATHS = re.compile(r"\$\$.+?\$\$|\$[^$]+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
+_FILLER = re.compile(
+    r"(?:(?:the|a|an|number|value|simply|exactly|approximately|about|therefore|thus|now|equal to)\s+|[:≈*\s])*"
+)
+_DISPLAY = re.compile(r"\\\[((?:(?!\\\]).){1,500})\\\]|\$\$([^$]{1,500})\$\$", re.DOTALL)
+_MATHS = re.compile(r"\$[^$]{1,500}\$|\\\((?:(?!\\\)).){1,500}\\\)")
 _LEAD = re.compile(r"(?:.*(?:\b(?:is|are|equals|be|get|obtain|have|gives)\b|:|≈))?\s*(.+)", re.DOTALL)
+_LONGEST = 30  # words of an expression
 _NEGATED = re.compile(r"(?:\b(?:not|cannot|never|neither|nor|either)|n['’]t)\b[^.]*$|\?\s*$", re.IGNORECASE)
 
 
@@ -205,27 +216,35 @@ def _leading(text: str) -> str | None:
     if _MATHS.match(text):
         end = max(span.end() for span in _MATHS.finditer(text))
         joints = re.sub(_MATHS, "", text[:end])
-        return bare(text[:end]) if not re.sub(r"\b(?:and|or|equals?|which|i\.?e\.?)\b|[\s,=;]", "", joints) else None
+        is_list = not re.sub(r"\b(?:and|or)\b|[\s,=;]", "", joints)
+        return text[:end] if is_list else _MATHS.match(text).group()  # type: ignore[union-attr]
     words = text.split(" ")
-    beginnings = (" ".join(words[:n]).rstrip(" ,;:") for n in range(min(len(words), 30), 0, -1) if words[n - 1] not in ("a", "I"))
+    lengths = [n for n in range(min(len(words), _LONGEST), 0, -1) if words[n - 1] not in ("a", "I")]
+    beginnings = (" ".join(words[:n]).rstrip(" ,;:") for n in lengths)
     found = next((part for part in beginnings if is_mathematical(part) or read_quantity(part)), None)
     rest = text[len(found) :] if found else ""
     return None if re.match(r"[\s,]*(?:is|was)\s+(?:not|wrong|incorrect)\b", rest) else found
 
 
-def _trailing(text: str) -> str | None:
-    """The expression that a line ends with: "so it is 1/4", "that is $\\frac14$"."""
+def _trailing(line: str) -> str | None:
+    r"""The expression that a line ends with, or the only one in a sentence: "so it is 1/4", "it is $\frac14$ cm long."."""
+    text = bare(line)
     if is_mathematical(text) or read_quantity(text):
         return text
     spans = list(_MATHS.finditer(text))
-    if spans and not text[spans[-1].end() :].strip(" .*"):
-        before = text[: spans[-1].start()]
-        lists = re.search(r"(?:\$|\\\)|\b(?:and|or))\s*,?\s*(?:and|or)?\s*$", before)
-        return None if lists or _NEGATED.search(before) else spans[-1].group()
+    if spans:
+        before, after = text[: spans[-1].start()], text[spans[-1].end() :].strip(" .*")
+        is_listed = re.search(r"(?:\$|\\\)|\b(?:and|or))\s*,?\s*(?:and|or)?\s*$", before)
+        is_whole = not after or (len(spans) == 1 and line.rstrip(" *").endswith("."))
+        is_value = is_mathematical(spans[-1].group()) or read_quantity(spans[-1].group())
+        return spans[-1].group() if is_whole and is_value and not is_listed and not _is_negated(before) else None
     match = _LEAD.fullmatch(text)
     part = bare(match[1]) if match else ""
-    before = text[: match.start(1)] if match else ""
-    return part if is_mathematical(part) and not _NEGATED.search(before) else None
+    return part if match and is_mathematical(part) and not _is_negated(text[: match.start(1)]) else None
+
+
+def _is_negated(before: str) -> bool:
+    return bool(_NEGATED.search(before[-200:]))
 
 
 @dataclass(frozen=True)

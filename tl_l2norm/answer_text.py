@@ -48,7 +48,8 @@ _UNITS = {
 }
 _UNIT_OF = {alias: unit for unit, aliases in _UNITS.items() for alias in (unit, *aliases.split())}
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "²": "2", "³": "3", "2": "2", "3": "3"}
-_UNIT = rf"""(?: (?:(?P<power>square|sq|cubic)\.?\s+)? (?P<unit>{"|".join(map(re.escape, sorted(_UNIT_OF, key=len, reverse=True)))}) (?<!\bin(?=\s+\w))
+_UNIT_NAMES = "|".join(map(re.escape, sorted(_UNIT_OF, key=len, reverse=True)))
+_UNIT = rf"""(?: (?:(?P<power>square|sq|cubic)\.?\s+)? (?P<unit>{_UNIT_NAMES}) (?<!\bin(?=\s+\w))
     (?P<exponent> \^?\{{?[23]\}}? | [²³])? (?!\w) )"""
 
 NUMBER = r"""
@@ -60,10 +61,12 @@ _PERCENT = r"(?P<percent> \s?% | \s+percent\b )"
 _FLAGS = re.VERBOSE | re.IGNORECASE
 
 PLAIN_NUMBER = re.compile(rf"{_BEFORE} {NUMBER} {_AFTER} {_PERCENT}?", _FLAGS)
-NUMBER_WITH_UNIT = re.compile(rf"{_BEFORE} {NUMBER} (?: \s?{_UNIT} | {_AFTER} )", _FLAGS)
+NUMBER_WITH_UNIT = re.compile(rf"{_BEFORE} {NUMBER} (?: \s*{_UNIT} | {_AFTER} )", _FLAGS)
 
 _LAST_UNIT = re.compile(rf"(?<=[\d)}}\s]) {_UNIT} \s* $", _FLAGS)
-_COUNTED = re.compile(rf"{NUMBER} \s+ (?!(?:less|plus|minus|times)\b) (?:[a-z]{{2,}}s|people|men|women|children|sheep|fish)", re.VERBOSE)
+_COUNTED = re.compile(
+    rf"{NUMBER} \s+ (?!(?:less|plus|minus|times)\b) (?:[a-z]{{2,}}s|people|men|women|children|sheep|fish)", re.VERBOSE
+)
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
 _STYLED = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))|\\.|[{}]", re.DOTALL)

@@ -1,9 +1,9 @@
-"""Multiple choice: the options that a question offers, and which of them a reference answer means.
+r"""Multiple choice: the options that a question offers, and which of them a reference answer means.
 
 >>> inline_choices("Which? (A) red (B) blue")
 ('red', 'blue')
 >>> lettered(("red", "blue"))
-'A. red\\nB. blue'
+'A. red\nB. blue'
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ True
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
+import math
 import re
 from fractions import Fraction
 from typing import Any
@@ -17,22 +19,33 @@ from typing import Any
 from tl_l2norm.answer_text import plain_thousands, split_unit, strip_latex
 
 _NAMES = r"sqrt|pi|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|infinity|inf|oo"
+_LATEX_NAMES = {"inf": "infty", "infinity": "infty", "oo": "infty"}
 _WORDS = r"(?:a[mnst]|be|by|do|go|he|i[fnst]|me|my|no|o[fn]|so|to|up|us|we)\b"
 _SYMBOLS = "−–·×÷√π∞≤≥±°²³½¼¾∪∩"
 _EXPRESSION = re.compile(
-    rf"""(?: \\(?:begin|end)\{{[a-z]+\}} | \b(?:and|or)\b | \\(?:text|textbf|mathrm|mbox|mathbf|operatorname)\{{[^{{}}]*\}} | \\[A-Za-z]+ | \\[{{}}!,;:%$\ \\] | \d+(?:\.\d+)? | \.\d+
-    | \b(?:{_NAMES})(?![A-Za-z]) | (?:(?<=\d)|(?<![A-Za-z])) (?!{_WORDS}) [A-Za-z]{{1,2}} (?![A-Za-z]) | [-+*/^=<>(){{}}\[\],|!%_&'\s$.{_SYMBOLS}] )+""",
+    rf"""(?> (?:
+        \\(?:begin|end)\{{[a-z]+\}} | \\(?:text|textbf|mathrm|mbox|mathbf|operatorname)\{{[^{{}}]*\}}
+        | \\[A-Za-z]+ | \\[{{}}!,;:%$\ \\]
+        | \d+(?:\.\d+)? | \.\d+ | \b(?:{_NAMES})(?![A-Za-z]) | \b(?:and|or)\b
+        | (?:(?<=\d)|(?<![A-Za-z])) (?!{_WORDS}) [A-Za-z]{{1,2}} (?![A-Za-z])
+        | [-+*/^=<>(){{}}\[\],|!%_&'\s$.{_SYMBOLS}]
+    )+ )""",
     re.VERBOSE,
 )
-_NOT_VALUES = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d{1,4}|\d+[-–]\d+|[A-Za-z]\w*|[\d.]+|\d+\.\d+\.[\d.]*")  # dates, ranges, names
+# Dates, ranges and scores, names, numbers, versions.
+_NOT_VALUES = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d{1,4}|\d+[-–]\d+|[A-Za-z]\w*|[\d.]+|\d+\.\d+\.[\d.]*")
 _PLAIN = (
-    ("−", "-"), ("–", "-"), ("·", r"\cdot "), ("×", r"\times "), ("÷", r"\div "), ("π", r"\pi "), ("∞", r"\infty "), ("≤", r"\le "),
-    ("≥", r"\ge "), ("±", r"\pm "), ("°", ""), ("²", "^2"), ("³", "^3"), ("½", r"\frac12 "), ("¼", r"\frac14 "), ("¾", r"\frac34 "),
-    ("∪", r"\cup "), ("∩", r"\cap "), ("**", "^"),
+    ("−", "-"), ("–", "-"), ("·", r"\cdot "), ("×", r"\times "), ("÷", r"\div "), ("±", r"\pm "), ("**", "^"), ("°", ""),
+    ("π", r"\pi "), ("∞", r"\infty "), ("≤", r"\le "), ("≥", r"\ge "), ("∪", r"\cup "), ("∩", r"\cap "),
+    ("²", "^2"), ("³", "^3"), ("½", r"\frac12 "), ("¼", r"\frac14 "), ("¾", r"\frac34 "),
 )  # fmt: skip
-# What would take sympy for ever: towers of powers, huge exponents, factorials of large numbers.
-_EXPLOSIVE = re.compile(r"\^\s*[{(]?[^{}()+\-*/\s]*\^|\^\s*[{(]?\s*-?\d{4,}|\^\s*[{(]?[^{}()]*!|\d{4,}\s*!|![\s)]*!|\\binom\{\d{4,}")
+# What can take sympy for ever: towers of powers, factorials of large numbers, integrals and sums.
+_ENDLESS = re.compile(r"!\s*[)}\]]*\s*!|\d{4,}\s*[)}\]]*\s*!|\\(?:int|sum|prod|lim|binom\s*\{\d{4,})(?![a-z])")
+_POWER = re.compile(r"(?P<bracket>[)}\]]\s*)?\^\s*(?:\{(?P<group>[^{}]*)(?P<closed>\})?|(?P<digit>.))", re.DOTALL)
+_GREATEST_POWER = 2000
+_GREATEST_EXPANSION = 10  # power of a bracket with variables in it
 _LONGEST = 300  # characters of an expression that is still read
+_DEEPEST = 8  # brackets within brackets: the parser's time grows with 2 to the depth
 
 
 def is_mathematical(text: str) -> bool:
@@ -60,12 +73,12 @@ def same_value(gold: str, given: str, *, ordered: bool = False) -> bool:
     return _verified(gold, given, ordered) or (len(parts) > 1 and all(_verified(gold, part, ordered) for part in parts))
 
 
-def canonical(text: str) -> Fraction | str:
+def canonical(text: str, *, ordered: bool = False) -> Fraction | str:
     """A form in which equal expressions are equal: a fraction for numbers, else the expanded expression as text."""
     import sympy
 
     text, _ = split_unit(text)
-    found = _parse(text, ordered=False)
+    found = _parse(text, ordered)
     if not isinstance(found, sympy.Basic):
         return _compact(text)
     value: Any = found.rhs if isinstance(found, sympy.Eq) and found.lhs.is_Symbol else found
@@ -89,12 +102,33 @@ def _parse(text: str, ordered: bool) -> Any:
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its timeouts are off
     latex = _latex(text)
-    if len(latex) > _LONGEST or _EXPLOSIVE.search(latex):
+    if not _is_bounded(latex):
         return None
     if ordered and "," in latex and latex[0] not in "([{\\":
         latex = f"({latex})"
     found = parse(f"${latex}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
     return found[0] if found else None
+
+
+def _is_bounded(latex: str) -> bool:
+    """Whether an expression can be worked out in no time, whatever it is."""
+    if len(latex) > _LONGEST or _ENDLESS.search(latex) or _depth(latex) > _DEEPEST:
+        return False
+    nested, greatest = 1, 1
+    for power in _POWER.finditer(latex):
+        exponent = power["digit"] or power["group"]
+        if "^" in exponent or (power["group"] and not power["closed"]):
+            return False
+        size = math.prod(int(digits) or 1 for digits in re.findall(r"\d{1,6}", exponent))
+        nested, greatest = (nested * size, greatest) if power["bracket"] else (nested, max(greatest, size))
+    has_variables = re.search(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", latex)
+    return nested * greatest <= _GREATEST_POWER and not (has_variables and nested > _GREATEST_EXPANSION)
+
+
+def _depth(latex: str) -> int:
+    """How deep brackets stand within brackets."""
+    steps = ((sign in "([{") - (sign in ")]}") for sign in latex)
+    return max(itertools.accumulate(steps), default=0)
 
 
 def _latex(text: str) -> str:
@@ -103,7 +137,7 @@ def _latex(text: str) -> str:
     for sign, latex in _PLAIN:
         text = text.replace(sign, latex)
     text = re.sub(r"(?:(?<!\\)\bsqrt|√)\s*(?:\(([^()]*)\)|(\d+|[a-z]))", r"\\sqrt{\1\2}", text)
-    text = re.sub(rf"(?<!\\)\b({_NAMES})\b", lambda m: {"inf": r"\infty", "infinity": r"\infty", "oo": r"\infty"}.get(m[1], "\\" + m[1]), text)
+    text = re.sub(rf"(?<!\\)\b({_NAMES})\b", lambda name: "\\" + _LATEX_NAMES.get(name[1], name[1]), text)
     text = re.sub(r"(?<![\w.^])(\d+)\s+(\d+)/(\d+)(?![\w.])", r"(\1+\\frac{\2}{\3})", text)
     text = re.sub(r"(?<![\w.])(\d(?:\.\d+)?)[eE]([+-]?\d+)(?!\w)", r"\1\\times10^{\2}", text)
     if re.fullmatch(r"\{[^{}]*\}", text):

@@ -56,19 +56,18 @@ def open_table(source: Any) -> Table:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with its byte order mark; line ends are "\\n"."""
+    """The text of a file in UTF-8, or in UTF-16 with its byte order mark; line ends are those of Unix."""
     data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    else:
-        encoding = "utf-8-sig"
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = data.decode(encoding)
+        text = data.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {line}: byte 0x{data[error.start]:02x} is not {encoding[:6]}: save it as UTF-8") from None
+        line, byte = data.count(b"\n", 0, error.start) + 1, data[min(error.start, len(data) - 1)]
+        name = "UTF-16" if is_wide else "UTF-8"
+        raise InputError(f"{path}, line {line}: the byte 0x{byte:02x} is not {name}: save the file as UTF-8") from None
     if "\0" in text:
-        raise InputError(f"{path}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL character: save it as UTF-8 text")
+        line = text[: text.index("\0")].count("\n") + 1
+        raise InputError(f"{path}, line {line}: a NUL character: save the file as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

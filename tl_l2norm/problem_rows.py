@@ -43,7 +43,7 @@ class Columns:
             questions.remove("input")  # is asked with it
         notes = [] if question else _also("questions", found, [name for name in questions if name != found])
         notes += [] if answer or known is None else _also("answers", known, [name for name in answers if name != known])
-        notes += [f"the column {name!r} is not asked with the question" for name in _CONTEXTS if name in names and name != found]
+        notes += [f"the column {name!r} is not asked" for name in _CONTEXTS if name in names and name != found]
         return cls(question=found, answer=known, not_read="; ".join(notes))
 
 
@@ -99,7 +99,9 @@ def _of_chat(messages: Sequence[Any]) -> tuple[str, str | None, str | None]:
             raise InputError(f"a message has a role (system, user or assistant) and content, got {message!r:.60}")
         turns[role].append(_content(message))
     if len(turns["user"]) != 1 or any(len(said) > 1 for said in turns.values()):
-        raise InputError(f"a chat with one user message is expected, got {len(turns['user'])}: earlier turns can't be asked again")
+        raise InputError(
+            f"a chat with one user message is expected, got {len(turns['user'])}: earlier turns can't be asked again"
+        )
     return turns["user"][0], next(iter(turns["system"]), None), next(iter(turns["assistant"]), None)
 
 
@@ -125,7 +127,11 @@ def _choices(cells: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]
     elif isinstance(found, list) and found and all(isinstance(choice, Mapping) for choice in found):
         found, labels = [choice.get("text") for choice in found], [choice.get("label") for choice in found]
     texts = (int, float, str)
-    if not isinstance(found, list | tuple) or not all(isinstance(c, texts) and str(c).strip() for c in found) or len(found) == 1:
+    if (
+        not isinstance(found, list | tuple)
+        or not all(isinstance(c, texts) and str(c).strip() for c in found)
+        or len(found) == 1
+    ):
         raise InputError(f"choices must be a list of at least two texts, got {found!r:.80}")
     if len(found) > len(LETTERS):
         raise InputError(f"{len(found)} choices: no more than {len(LETTERS)} can be named by letters")

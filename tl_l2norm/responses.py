@@ -34,7 +34,7 @@ _STATED_BEFORE = re.compile(
 )
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 _STATED_TEXT = re.compile(rf"{ANNOUNCED} [\s:*]* ([^\s] [^\n]*?) (?=\.\s | \n | \Z)", re.VERBOSE | re.IGNORECASE)
-_WRAPPING = " \t*_`$\"'"
+_WRAPPING = " \t*_`\"'"
 _WINDOW = 120  # characters around a value that decide what it is
 
 Joint = Callable[[str, re.Match[str], re.Match[str]], bool]

@@ -78,7 +78,12 @@ class Problem:
         verify: Callable[[str], bool] | None = None,
     ) -> None:
         final, options, option_texts = _read_answer(question_text(question), answer, options, option_texts, verify is not None)
-        fields = {"question": question, "answer": final, "family": family_text(family), "level": whole_level(level)}
+        fields: dict[str, object] = {
+            "question": question,
+            "answer": final,
+            "family": family_text(family),
+            "level": whole_level(level),
+        }
         fields |= {"options": options, "option_texts": option_texts, "system": system, "source": source, "verify": verify}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -143,7 +148,7 @@ def family_text(family: object) -> str:
 
 def whole_level(level: object) -> int:
     """A level, if it is one."""
-    if not isinstance(level, Integral) or isinstance(level, bool) or level < 1:
+    if isinstance(level, bool) or not isinstance(level, Integral) or level < 1:
         raise InputError(f"level must be a whole number from 1 on, got {level!r}")
     return int(level)
 
