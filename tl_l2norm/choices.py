@@ -77,7 +77,9 @@ def chosen_letter(answer: str | int, choices: Sequence[str], labels: Sequence[st
             found.add(int(text))
     if len(found) != 1:
         among = " and ".join(LETTERS[i] for i in sorted(found)) or "none"
-        raise InputError(f"the answer {answer!r} means {among} of the {len(choices)} choices: give a letter, from A on")
+        raise InputError(
+            f"the answer {answer!r} means {among} of the {len(choices)} choices: give a letter, from A on, or an index from 0"
+        )
     return LETTERS[found.pop()]
 
 

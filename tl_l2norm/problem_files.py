@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from tl_l2norm.errors import InputError, InputTypeError, MissingFile, MissingPackage
 
 _CONTAINERS = ("data", "examples", "problems", "questions", "rows")
+_DECIMAL_COMMA = re.compile(r"\s*-?\d+,\d+\s*")
 FORMATS = ".jsonl, .json, .csv, .tsv and .parquet"
 
 
@@ -119,11 +121,20 @@ def _of_csv(path: Path) -> Iterator[Row]:
         if not any(cell.strip() for cell in cells):
             continue
         if names is None:
-            names = cells
+            names = _distinct(cells, f"{path}, line {line}")
         elif len(cells) != len(names):
             raise InputError(f"{path}, line {line}: {len(cells)} cells where the first line names {len(names)} columns")
+        elif delimiter == ";" and (number := next(filter(_DECIMAL_COMMA.fullmatch, cells), None)):
+            raise InputError(f"{path}, line {line}: {number} has a decimal comma: write {number.strip().replace(',', '.')}")
         else:
             yield _row(f"line {line}", {name: _typed(name, cell) for name, cell in zip(names, cells, strict=True)})
+
+
+def _distinct(names: list[str], place: str) -> list[str]:
+    folded = [name.strip().casefold() for name in names if name.strip()]
+    if len(set(folded)) < len(folded):
+        raise InputError(f"{place}: two columns have the same name: {', '.join(names)}")
+    return names
 
 
 def _typed(name: str, cell: str) -> Any:
@@ -172,10 +183,8 @@ def _of_records(records: Iterable[Any], name: str) -> Iterator[Row]:
 
 
 def _row(place: str, record: Mapping[Any, Any]) -> Row:
-    cells = {str(name).strip().casefold(): _clean(value) for name, value in record.items()}
-    if len(cells) < len(record):
-        raise InputError(f"{place}: two columns of the same name: {', '.join(map(str, record))}")
-    return Row(place, cells)
+    names = _distinct(list(map(str, record)), place)
+    return Row(place, {name.strip().casefold(): _clean(value) for name, value in zip(names, record.values(), strict=True)})
 
 
 def _clean(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,11 @@ from tl_l2norm.reference_answers import final_answer
 from tl_l2norm.tasks import Problem, family_text, question_text, unknown, whole_level
 
 QUESTIONS = ("question", "problem", "prompt", "messages", "instruction", "input")
-ANSWERS = ("answer", "final_answer", "answerkey", "target", "label", "solution")
+ANSWERS = (
+    *("answer", "final_answer", "correct_answer", "expected_answer", "ground_truth"),
+    *("answerkey", "target", "label", "solution"),
+)
+_LIKE_ANSWERS = {*ANSWERS, "correct", "expected", "gold", "output", "reference", "response", "completion"}
 _CHOICES = ("choices", "options", "endings")
 _CONTEXTS = ("context", "passage", "article", "story")
 _LEVEL = re.compile(r"level (\d+)", re.IGNORECASE)
@@ -37,12 +42,22 @@ class Columns:
             if asked is not None and asked.casefold() not in names:
                 raise InputError(f"{table}: {unknown('column', asked, list(names))}")
         questions, answers = ([name for name in usual if name in names] for usual in (QUESTIONS, ANSWERS))
-        found = question.casefold() if question else next(iter(questions), "question")
+        if not question and not questions:
+            raise InputError(
+                f"{table}: no column has the questions ({', '.join(QUESTIONS)}): "
+                f"choose one of {', '.join(names) or 'no columns'} with question=..."
+            )
+        found = question.casefold() if question else questions[0]
         known = answer.casefold() if answer else next(iter(answers), None)
         if found == "instruction" and "input" in questions:
             questions.remove("input")  # is asked with it
         notes = [] if question else _also("questions", found, [name for name in questions if name != found])
         notes += [] if answer or known is None else _also("answers", known, [name for name in answers if name != known])
+        if known is None:
+            near = [name for name in names if name != found and difflib.get_close_matches(name, _LIKE_ANSWERS, 1, 0.75)]
+            notes += (
+                [f"no answers are read, from {', '.join(map(repr, near))} neither (choose with answer=...)"] if near else []
+            )
         notes += [f"the column {name!r} is not asked" for name in _CONTEXTS if name in names and name != found]
         return cls(question=found, answer=known, not_read="; ".join(notes))
 
@@ -77,7 +92,7 @@ def _question(cells: Mapping[str, Any], columns: Columns) -> tuple[str, str | No
     """The question, a system message, and what an assistant answered."""
     asked = cells.get(columns.question)
     if asked is None:
-        raise InputError("no question" if columns.question == "question" else f"no question in the column {columns.question!r}")
+        raise InputError("no question" if columns.question == "question" else f"no question in {columns.question!r}")
     if isinstance(asked, list):
         return _of_chat(asked)
     more = cells.get("input") if columns.question == "instruction" else None
@@ -99,9 +114,7 @@ def _of_chat(messages: Sequence[Any]) -> tuple[str, str | None, str | None]:
             raise InputError(f"a message has a role (system, user or assistant) and content, got {message!r:.60}")
         turns[role].append(_content(message))
     if len(turns["user"]) != 1 or any(len(said) > 1 for said in turns.values()):
-        raise InputError(
-            f"a chat with one user message is expected, got {len(turns['user'])}: earlier turns can't be asked again"
-        )
+        raise InputError(f"a chat must have one user message, not {len(turns['user'])}: earlier turns can't be asked again")
     return turns["user"][0], next(iter(turns["system"]), None), next(iter(turns["assistant"]), None)
 
 

@@ -24,9 +24,10 @@ def load_problems(source: Any, *, question: str | None = None, answer: str | Non
 
     - the question: the first that the table has of `question`, `problem`, `prompt`, `messages`, `instruction` (with `input`
       below it), `input`. It is text, or a chat: its one user message, under its system message.
-    - the answer: the first of `answer`, `final_answer`, `answerkey`, `target`, `label`, `solution`; text, number or
-      true/false, or a worked solution that ends in `#### 12` or marks `\boxed{12}`. Where there is none, correctness is not
-      known. (A chat's assistant message is taken where no column has an answer.)
+    - the answer: the first of `answer`, `final_answer`, `correct_answer`, `expected_answer`, `ground_truth`, `answerkey`,
+      `target`, `label`, `solution`. It is text, number or true/false, or a worked solution that ends in `#### 12` or marks
+      `\boxed{12}`. Where there is none, correctness is not known. (A chat's assistant message is taken where no column has
+      an answer.)
     - `choices`, `options` or `endings`, a list or ARC's {"text", "label"}, or columns `a`, `b`, `c` ...: the choices, which are
       asked with the question. The answer is then a letter, a label, a choice's text or its index from 0.
     - `family` (text) and `level` (a whole number from 1 on, or "Level 3"), if you like.

@@ -40,7 +40,7 @@ def final_answer(answer: object) -> str | None:
         return None
     if isinstance(answer, str):
         return _of_text(answer)
-    if isinstance(answer, bool) or type(answer).__name__ == "bool_":  # NumPy's
+    if type(answer).__name__ in ("bool", "bool_"):  # NumPy's too
         return "true" if answer else "false"
     if isinstance(answer, Integral):
         return str(int(answer))

@@ -68,7 +68,7 @@ class Problem:
         self,
         *,
         question: str,
-        answer: str | float | Decimal | None,
+        answer: str | int | float | Decimal | None,
         family: str,
         level: int = 1,
         options: Sequence[str] = (),
