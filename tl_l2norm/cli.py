@@ -64,8 +64,9 @@ def _add_problems(command: argparse.ArgumentParser, n: str) -> None:
     """What is asked and how, the same for every command that asks."""
     command.add_argument(
         "--prompts",
-        metavar="FILE.jsonl",
-        help='one problem a line, {"question": ..., "answer": ...}; a mixture of our own tasks that suits the model by default',
+        metavar="FILE",
+        help="problems with columns question and answer (or problem, prompt, messages, solution, choices, ...): .jsonl, .json, "
+        ".csv, .tsv or .parquet; a mixture of our own tasks that suits the model by default",
     )
     command.add_argument("--n", type=int, default=None, help=n)
     command.add_argument("--max-new-tokens", type=int, default=160, help="length of a thinking response")

@@ -121,7 +121,7 @@ class _Run:
     sae_keys: Mapping[int, str]
 
     def ask(self, problems: Sequence[Problem]) -> list[Result]:
-        prompts = [chat_prompt(self.backend.tokenizer, p.question, mode=self.mode) for p in problems]  # type: ignore[arg-type]
+        prompts = [chat_prompt(self.backend.tokenizer, p.question, mode=self.mode, system=p.system) for p in problems]  # type: ignore[arg-type]
         labels: list[dict[str, Label]] = [
             {"mode": self.mode, "prompt": p.id, "family": p.family, "level": p.level} for p in problems
         ]

@@ -1,66 +1,71 @@
-"""Problems from elsewhere: a file, or the package reasoning-gym."""
+"""Problems from elsewhere: a file, a table, or the package reasoning-gym."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-import json
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tl_l2norm.errors import InputError, MissingFile, MissingPackage
+from tl_l2norm.errors import InputError, MissingPackage
+from tl_l2norm.problem_files import Row, open_table
+from tl_l2norm.problem_rows import Columns, problem_of
 from tl_l2norm.tasks import Problem, check_count, unknown
 
 
-def load_problems(path: str | Path) -> tuple[Problem, ...]:
-    """Problems from a JSONL file.
+def load_problems(source: Any, *, question: str | None = None, answer: str | None = None) -> tuple[Problem, ...]:
+    r"""Problems from a file or a table, a row each.
 
-    Each line is an object with `question` and, if you like, `answer` (text, number or true/false), `family` (text) and
-    `level` (a whole number from 1 on). Other keys are ignored, blank lines skipped.
+    Files are JSONL, JSON (an array of objects), CSV, TSV or Parquet, in UTF-8 or, with a byte order mark, UTF-16. Tables are
+    a pandas DataFrame, a `datasets.Dataset` or a list of dicts. Names of columns don't depend on case; what is missing or NaN
+    is left out; other columns are ignored, blank lines skipped. The columns are:
+
+    - the question: the first that the table has of `question`, `problem`, `prompt`, `messages`, `instruction` (with `input`
+      below it), `input`. It is text, or a chat: its one user message, under its system message.
+    - the answer: the first of `answer`, `final_answer`, `correct_answer`, `expected_answer`, `ground_truth`, `answerkey`,
+      `target`, `label`, `solution`. It is text, number or true/false, or a worked solution that ends in `#### 12` or marks
+      `\boxed{12}`. Where there is none, correctness is not known. (A chat's assistant message is taken where no column has
+      an answer.)
+    - `choices`, `options` or `endings`, a list or ARC's {"text", "label"}, or columns `a`, `b`, `c` ...: the choices, which are
+      asked with the question. The answer is then a letter, a label, a choice's text or its index from 0.
+    - `family` (text) and `level` (a whole number from 1 on, or "Level 3"), if you like.
+
+    Args:
+        source: A path, or a table.
+        question: Name of the question's column; None is the first of the above. Where several are there, a warning says which
+            one is read.
+        answer: Name of the answer's column, likewise.
+
+    Raises:
+        InputError: with file and line or row: what can't be read, an answer that can't be understood, the same question twice.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingFile(f"no problems at {path}: a JSONL file is expected, one object with a question per line")
-    lines: dict[str, int] = {}
+    table = open_table(source)
+    rows = list(table.rows)
+    if not rows:
+        raise InputError(f"{table.name} holds no problems")
+    columns = Columns.among(rows, question, answer, table.name)
+    if columns.not_read:
+        warnings.warn(f"{table.name}: {columns.not_read}", stacklevel=2)
+    name = Path(source).name if isinstance(source, str | Path) else "table"
+    places: dict[str, str] = {}
     problems = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            problem = _parse_line(line, source=path.name)
-            if problem.id in lines:
-                raise InputError(f"same question as line {lines[problem.id]}")
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: {error}") from None
-        lines[problem.id] = number
+    for row in rows:
+        problem = _at(table.name, row, columns, name)
+        if problem.id in places:
+            raise InputError(f"{table.name}, {row.place}: same question as {places[problem.id]}")
+        places[problem.id] = row.place
         problems.append(problem)
-    if not problems:
-        raise InputError(f"{path} holds no problems")
     return tuple(problems)
 
 
-def _parse_line(line: str, source: str) -> Problem:
+def _at(table: str, row: Row, columns: Columns, source: str) -> Problem:
+    """The problem of a row; what is wrong with it is told with its place."""
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(record, dict):
-        raise InputError(f"expected an object, got {json.dumps(record)[:60]}")
-    question, answer = record.get("question"), record.get("answer")
-    family, level = record.get("family", "custom"), record.get("level", 1)
-    if question is None:
-        raise InputError("no question")
-    if not isinstance(question, str) or not question.strip():
-        raise InputError(f"question must be text that is not empty, got {question!r}")
-    if not isinstance(answer, str | int | float | None) or answer == "":
-        raise InputError(f"answer must be text, a number or left out, got {answer!r}")
-    if not isinstance(family, str) or not family:
-        raise InputError(f"family must be text, got {family!r}")
-    if not isinstance(level, int) or isinstance(level, bool) or level < 1:
-        raise InputError(f"level must be a whole number from 1 on, got {level!r}")
-    answer = answer if isinstance(answer, str | None) else json.dumps(answer)  # True is "true"
-    return Problem(question=question, answer=answer, family=family, level=level, source=source)
+        return problem_of(row.cells, columns, source)
+    except InputError as error:
+        raise type(error)(f"{table}, {row.place}: {error}") from None
 
 
 def reasoning_gym_problems(dataset: str, n: int, *, seed: int = 0, **config: Any) -> tuple[Problem, ...]:

@@ -114,7 +114,7 @@ class _Asker:
 
     def __init__(self, backend: Backend, problems: Sequence[Problem], options: Mapping[str, Any]) -> None:
         self.backend, self.problems, self.options = backend, problems, options
-        self.prompts = [chat_prompt(backend.tokenizer, p.question, mode="think") for p in problems]  # type: ignore[arg-type]
+        self.prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
 
     def key(self, what: object) -> str:
         """Hash of model, problems and parameters."""

@@ -11,18 +11,23 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
+import json
 import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from numbers import Integral
 from types import MappingProxyType
 from typing import Literal
 
-from tl_l2norm.errors import InputError
+from tl_l2norm.choices import LETTERS, inline_choices, is_lettered, label_of
+from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.families.base import Family
 from tl_l2norm.families.compact import COMPACT
 from tl_l2norm.families.prose import PROSE
+from tl_l2norm.reference_answers import final_answer
 
 Split = Literal["train", "test"]
 
@@ -32,9 +37,17 @@ TEST_SHARE = 5  # one problem in this many is a test problem
 _MAX_REPEATS = 200  # draws without a new question, after which a family is taken to be exhausted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, init=False)
 class Problem:
-    """A question and its answer."""
+    r"""A question and its answer.
+
+    An answer may be given as data sets write it (12, 12.0, True, "... #### 12", r"... \boxed{12}", "(B)"): what is kept is
+    the final answer as text (`final_answer`). Where it is a letter and the question lists what the letters mean, `options`
+    and `option_texts` are read from there.
+
+    Raises:
+        InputError: an empty question, an answer that can't be read or is none of the options, a level below 1.
+    """
 
     question: str
     answer: str | None
@@ -42,15 +55,49 @@ class Problem:
     family: str
     level: int = 1
     options: tuple[str, ...] = ()
-    """The words of which the answer is one; () where it is a number or free text."""
+    """The words or letters of which the answer is one; () where it is a number, an expression or free text."""
+    option_texts: tuple[str, ...] = ()
+    """What each letter of `options` stands for; () where they are words."""
+    system: str | None = None
+    """A system message to ask the question under; None leaves it to the chat template."""
     source: str = "tl_l2norm"
     verify: Callable[[str], bool] | None = field(default=None, compare=False, repr=False)
     """Judges an extracted answer in place of the comparison with `answer`."""
+
+    def __init__(
+        self,
+        *,
+        question: str,
+        answer: str | int | float | Decimal | None,
+        family: str,
+        level: int = 1,
+        options: Sequence[str] = (),
+        option_texts: Sequence[str] = (),
+        system: str | None = None,
+        source: str = "tl_l2norm",
+        verify: Callable[[str], bool] | None = None,
+    ) -> None:
+        final, options, option_texts = _read_answer(question_text(question), answer, options, option_texts, verify is not None)
+        fields: dict[str, object] = {
+            "question": question,
+            "answer": final,
+            "family": family_text(family),
+            "level": whole_level(level),
+        }
+        fields |= {"options": options, "option_texts": option_texts, "system": system, "source": source, "verify": verify}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     @property
     def id(self) -> str:
         """Hexadecimal hash of family and question, the same on every machine."""
         return hashlib.sha256(f"{self.family}\n{self.question}".encode()).hexdigest()[:16]
+
+    @property
+    def key(self) -> str:
+        """Hexadecimal hash of all that decides what is asked and which answer is right; `id` is that of the question alone."""
+        parts = [self.family, self.question, self.system, self.answer, self.options, self.option_texts]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     @property
     def split(self) -> Split:
@@ -63,6 +110,47 @@ class Problem:
         ours = self.source == "tl_l2norm" and self.family in FAMILIES
         think = FAMILIES[self.family].think if ours else None
         return think(self.question) if think else None
+
+
+def _read_answer(
+    question: str, answer: object, options: Sequence[str], texts: Sequence[str], has_verify: bool
+) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
+    """The final answer, options and what they stand for, as a problem keeps them."""
+    if isinstance(options, str) or isinstance(texts, str):
+        raise InputTypeError(f"options are a tuple of words, got one text: {options or texts!r}")
+    options, texts = tuple(map(str, options)), tuple(map(str, texts))
+    final = answer if has_verify and isinstance(answer, str) else final_answer(answer)
+    letter = None if final is None or has_verify else label_of(final)
+    if letter and not options and letter in LETTERS[: len(listed := inline_choices(question))]:
+        options, texts = tuple(LETTERS[: len(listed)]), listed
+    if letter and is_lettered(options):
+        final = letter
+    if texts and not (len(texts) == len(options) and is_lettered(options)):
+        raise InputError(f"option_texts are what the letters A, B, ... in options stand for: {len(texts)} for {options}")
+    if final is not None and options and final.casefold() not in map(str.casefold, options):
+        raise InputError(f"the answer {final!r} is none of the options: {', '.join(options)}")
+    return final, options, texts
+
+
+def question_text(question: object) -> str:
+    """A question, if it is one."""
+    if not isinstance(question, str) or not question.strip():
+        raise InputError(f"question must be text that is not empty, got {question!r}")
+    return question
+
+
+def family_text(family: object) -> str:
+    """The name of a family, if it is one."""
+    if not isinstance(family, str) or not family:
+        raise InputError(f"family must be text, got {family!r}")
+    return family
+
+
+def whole_level(level: object) -> int:
+    """A level, if it is one."""
+    if isinstance(level, bool) or not isinstance(level, Integral) or level < 1:
+        raise InputError(f"level must be a whole number from 1 on, got {level!r}")
+    return int(level)
 
 
 def make_problems(family: str, n: int, *, level: int = 1, seed: int = 0, split: Split | None = None) -> tuple[Problem, ...]:

@@ -419,7 +419,7 @@ def test_long_responses_take_no_time(unit: str) -> None:
 records = st.fixed_dictionaries(
     {"question": st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)},
     optional={
-        "answer": st.one_of(st.text(st.characters(codec="utf-8"), min_size=1), st.integers(), st.none()),
+        "answer": st.one_of(st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip), st.integers(), st.none()),
         "family": st.text(st.characters(codec="utf-8"), min_size=1),
         "level": st.integers(1, 99),
         "comment": st.integers(),

@@ -1,0 +1,226 @@
+"""One set of problems, written in every form, is read as the same; what can't be read is named with its place."""
+
+from __future__ import annotations
+
+import builtins
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+
+from tl_l2norm.problem_sources import load_problems
+from tl_l2norm.tasks import Problem
+from tl_l2norm.verifiers import is_correct
+
+ROWS = [
+    {"question": "What is 17 + 25, in words\u2028or digits?", "answer": "42", "level": 2},
+    {"question": 'Say "yes",\nthen no; or é?', "answer": "yes", "level": 1},
+    {"question": "Nobody knows", "answer": None, "level": 3},
+]
+
+
+def jsonl(rows: list[Any]) -> str:
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+def csv_text(rows: list[dict[str, Any]], delimiter: str) -> str:
+    lines: list[str] = []
+    writer = csv.writer(type("Sink", (), {"write": staticmethod(lines.append)}), delimiter=delimiter)
+    writer.writerow(rows[0])
+    writer.writerows(row.values() for row in rows)
+    return "".join(lines)
+
+
+def write(path: Path, data: str | bytes) -> Path:
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def parquet(path: Path) -> Path:
+    pd.DataFrame(ROWS).to_parquet(path)
+    return path
+
+
+FORMS: dict[str, Callable[[Path], Any]] = {
+    "jsonl": lambda p: write(p / "a.jsonl", jsonl(ROWS)),
+    "jsonl of Windows": lambda p: write(p / "a.jsonl", b"\xef\xbb\xbf" + jsonl(ROWS).replace("\n", "\r\n").encode() + b"\r\n"),
+    "jsonl of PowerShell": lambda p: write(p / "a.jsonl", (jsonl(ROWS) + "\r\n").encode("utf-16")),
+    "json lines": lambda p: write(p / "a.json", jsonl(ROWS)),
+    "json": lambda p: write(p / "a.json", json.dumps(ROWS, indent=2)),
+    "json in an object": lambda p: write(p / "a.json", json.dumps({"version": 1, "examples": ROWS})),
+    "csv": lambda p: write(p / "a.csv", csv_text(ROWS, ",")),
+    "csv of Excel": lambda p: write(p / "a.csv", b"\xef\xbb\xbf" + csv_text(ROWS, ";").encode()),
+    "tsv": lambda p: write(p / "a.TSV", csv_text(ROWS, "\t").encode("utf-16")),
+    "parquet": lambda p: parquet(p / "a.parquet"),
+    "DataFrame": lambda p: pd.DataFrame(ROWS),
+    "Dataset": lambda p: datasets.Dataset.from_list(ROWS),
+    "list": lambda p: ROWS,
+    "upper case": lambda p: [{name.upper(): value for name, value in row.items()} for row in ROWS],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_holds_the_same_problems(form: str, tmp_path: Path) -> None:
+    problems = load_problems(FORMS[form](tmp_path))
+    assert [{"question": p.question, "answer": p.answer, "level": p.level} for p in problems] == ROWS
+
+
+def one(**row: Any) -> Problem:
+    (problem,) = load_problems([row])
+    return problem
+
+
+CHOICES = "Which?\nA. ice\nB. steam\nC. water"
+
+
+@pytest.mark.parametrize(
+    ("row", "question", "answer"),
+    [
+        ({"question": "q", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}, "q", "5"),
+        (
+            {"problem": "p", "solution": "so $\\boxed{\\frac{1}{2}}$.", "level": "Level 4", "type": "Algebra"},
+            "p",
+            "\\frac{1}{2}",
+        ),
+        ({"Problem": "p", "Answer": 204, "ID": 3}, "p", "204"),
+        ({"Which?": 1, "question": "Which?", "choices": ["ice", "steam", "water"], "answer": 2}, CHOICES, "C"),
+        ({"question": "Which?", "choices": ["ice", "steam", "water"], "answer": "2"}, CHOICES, "C"),
+        ({"question": "Which?", "choices": ["ice", "steam", "water"], "answer": "Steam"}, CHOICES, "B"),
+        ({"question": "Which?", "choices": np.array(["ice", "steam", "water"]), "answer": np.int64(0)}, CHOICES, "A"),
+        ({"question": "Which?", "options": ["A)ice", "B)steam", "C)water"], "answer": "(c)"}, CHOICES, "C"),
+        ({"question": "Which?", "A": "ice", "B": "steam", "C": "water", "D": None, "answer": "B"}, CHOICES, "B"),
+        (
+            {"question": "Which?", "choices": {"text": ["ice", "steam", "water"], "label": ["1", "2", "3"]}, "answerKey": "3"},
+            CHOICES,
+            "C",
+        ),
+        (
+            {
+                "question": "Which?",
+                "choices": [{"label": c, "text": t} for c, t in zip("ABC", ["ice", "steam", "water"], strict=True)],
+            },
+            CHOICES,
+            None,
+        ),
+        ({"question": CHOICES, "choices": ["ice", "steam", "water"], "answer": 1}, CHOICES, "B"),
+        ({"input": "Is it?\nOptions:\n(A) yes\n(B) no", "target": "(B)"}, "Is it?\nOptions:\n(A) yes\n(B) no", "B"),
+        ({"instruction": "Count the words.", "input": "a b c", "answer": 3}, "Count the words.\n\na b c", "3"),
+        ({"instruction": "Count to three.", "input": "", "answer": "1 2 3"}, "Count to three.", "1 2 3"),
+        ({"prompt": [{"role": "user", "content": "q"}], "ground_truth": "7"}, "q", "7"),
+        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "Well.\n#### 7"}]}, "q", "7"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}], "answer": True}, "q", "true"),
+        ({"question": "q", "label": 3.0}, "q", "3"),
+        ({"question": "q", "answer": float("nan")}, "q", None),
+        ({"question": "q", "answer": pd.NA}, "q", None),
+    ],
+)
+def test_columns_of_public_data_sets(row: dict[str, Any], question: str, answer: str | None) -> None:
+    problem = one(**row)
+    assert (problem.question, problem.answer) == (question, answer)
+    assert problem.option_texts in ((), ("ice", "steam", "water"), ("yes", "no"))
+
+
+def test_a_level_in_words_is_one() -> None:
+    assert one(question="q", level="Level 4").level == 4 and one(question="q", level=None).level == 1
+
+
+def test_a_system_message_is_kept() -> None:
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "q"}]
+    assert one(messages=chat).system == one(question="q", system="Be brief.").system == "Be brief."
+
+
+def test_a_choice_is_judged_by_letter_and_text() -> None:
+    problem = one(question="Which?", choices=["ice", "steam", "water"], answer=1)
+    assert is_correct(problem, "The answer is (B).") and is_correct(problem, "steam") and not is_correct(problem, "water")
+
+
+def test_where_several_columns_could_be_meant_it_is_said_which_is_read() -> None:
+    rows = [{"question": "q", "prompt": "p", "answer": "a", "target": "t", "passage": "x"}]
+    with pytest.warns(
+        UserWarning, match="from the column 'question', not from 'prompt'.*'answer', not from 'target'.*'passage' is not"
+    ):
+        (problem,) = load_problems(rows)
+    assert (problem.question, problem.answer) == ("q", "a")
+    rows[0].pop("passage")
+    (problem,) = load_problems(rows, question="Prompt", answer="target")
+    assert (problem.question, problem.answer) == ("p", "t")
+
+
+def test_answers_that_are_not_read_are_said() -> None:
+    with pytest.warns(UserWarning, match="no answers are read, from 'anwser' neither"):
+        load_problems([{"question": "q", "anwser": "a"}])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", '{"question": "a"}\n{"question": "Fünf"}'.encode("latin-1"), "line 2: the byte 0xfc is not UTF-8"),
+        ("a.csv", "question\nok\nFünf\n".encode("cp1252"), "line 3: the byte 0xfc is not UTF-8"),
+        ("a.jsonl", '{"question": "a"}'.encode("utf-16-le"), "line 1: a NUL character"),
+        ("a.jsonl", b"\xff\xfe{", "line 1: the byte 0x7b is not UTF-16"),
+        ("a.json", '[{"question": "a"},\n {"question": }]', r"line 2: not JSON \(Expecting value at column 15\)"),
+        ("a.json", '["a", "b"]', "row 1: expected an object"),
+        ("a.jsonl", '{"question": "a"}\n"b"', 'line 2: expected an object, got "b"'),
+        ("a.csv", "question,answer\na,1\nb,2,3\n", "line 3: 3 cells where the first line names 2 columns"),
+        ("a.csv", 'question,answer\n"a\nb",1\nc,"2\n', "line 4: not CSV"),
+        ("a.csv", "question;answer\na;1,5\n", "line 2: 1,5 has a decimal comma: write 1.5"),
+        ("a.csv", 'question,answer\n"a\nb",1\n"a\nb",2\n', "line 4: same question as line 2"),
+        ("a.csv", "question,question\na,b\n", "line 1: two columns have the same name"),
+        ("a.csv", "What is 2 + 2?,4\nWhat is 3 + 3?,6\n", "no column has the questions"),
+        ("a.csv", "", "holds no problems"),
+        ("a.tsv", "question\tchoices\nq\t['a' 'b']\n", "line 2: choices must be a list"),
+        ("a.parquet", "question", "not Parquet"),
+        ("a.jsonl.gz", b"\x1f\x8b", "unpack it"),
+        ("a.xlsx", b"PK", "save it as one of .jsonl"),
+        (
+            "a.jsonl",
+            jsonl([{"question": "q", "choices": ["a", "b"], "answer": 2}]),
+            "line 1: the answer '2' means none of the 2",
+        ),
+        ("a.jsonl", jsonl([{"question": "q", "choices": ["0", "2", "1"], "answer": 1}]), "means B and C of the 3 choices"),
+        ("a.jsonl", jsonl([{"question": "q", "choices": ["a"], "answer": 0}]), "at least two"),
+        ("a.jsonl", jsonl([{"question": "q", "answer": "w " * 50}]), "line 1: the answer is a text of 50 words"),
+        ("a.jsonl", jsonl([{"question": "q", "answer": ["a", "b"]}]), "line 1: answer must be text"),
+        ("a.jsonl", '{"question": "q", "answer": Infinity}', "line 1: answer must be text"),
+        ("a.jsonl", jsonl([{"messages": [{"role": "user", "content": c} for c in "ab"]}]), "one user message, not 2"),
+        ("a.jsonl", jsonl([{"messages": [{"role": "user", "content": [{"type": "image"}]}]}]), "must be text"),
+        ("a.jsonl", jsonl([{"messages": [{"role": "system", "content": "s"}]}]), "one user message, not 0"),
+        ("a.jsonl", jsonl([{"messages": ["hello"]}]), "a message has a role"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_place(name: str, data: str | bytes, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / name, data)
+    with pytest.raises(ValueError, match=rf"(?s){re.escape(str(path))}.*{message}"):
+        load_problems(path)
+
+
+@pytest.mark.parametrize("source", [{"question": ["a"]}, pd.Series(["a"]), ["a"], 5, None, b"a"])
+def test_what_is_no_table_is_refused(source: Any) -> None:
+    with pytest.raises(TypeError, match="rows|row 1|a path"):
+        load_problems(source)
+
+
+def test_a_column_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match=r"no column 'awnser'. Did you mean 'answer'\?"):
+        load_problems([{"question": "q", "answer": "a"}], answer="awnser")
+
+
+def test_without_pyarrow_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet")
+    real_import = builtins.__import__
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match="pip install pyarrow"):
+        load_problems(path)

@@ -1,0 +1,168 @@
+"""Responses in the styles of public data sets against judgements by hand, and laws of judging."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.answer_samples import EXPRESSIONS, MULTIPLE_CHOICE, NUMBERS, name_of, samples
+from tl_l2norm.tasks import Problem
+from tl_l2norm.verifiers import comparable_answer, extract_answer, is_correct
+
+
+def problem(answer: str, question: str = "?") -> Problem:
+    return Problem(question=question, answer=answer, family="custom")
+
+
+@pytest.mark.parametrize("sample", samples(), ids=name_of)
+def test_a_response_is_judged_as_by_hand(sample: tuple[Problem, str, bool]) -> None:
+    asked, response, right = sample
+    assert is_correct(asked, response) is right
+
+
+def test_samples_hold_right_and_wrong_ones_of_every_style() -> None:
+    counts = Counter(right for _, _, right in samples())
+    assert min(counts.values()) > 80
+
+
+@pytest.mark.parametrize("sample", samples(), ids=name_of)
+def test_a_response_that_was_cut_off_in_its_thought_states_nothing(sample: tuple[Problem, str, bool]) -> None:
+    asked, response, _ = sample
+    assert is_correct(asked, f"<think>{response}") is False
+    assert comparable_answer(asked, f"<think>{response}") is None
+
+
+@pytest.mark.parametrize("sample", samples(), ids=name_of)
+def test_the_reference_itself_is_right_and_as_good_as_any_right_answer(sample: tuple[Problem, str, bool]) -> None:
+    asked, response, right = sample
+    assert is_correct(asked, f"The answer is {asked.answer}.") or is_correct(asked, f"<answer>{asked.answer}</answer>")
+    if right:
+        assert comparable_answer(asked, response) is not None
+
+
+@pytest.mark.parametrize(
+    ("answer", "responses", "value"),
+    [
+        ("1/4", ["The answer is 1/4.", "\\boxed{\\frac14}", "So it is $\\frac{2}{8}$.", "The answer is 0.25."], Fraction(1, 4)),
+        ("2\\sqrt{2}", ["\\boxed{\\sqrt{8}}", "The answer is 2√2.", "$2\\sqrt{2}$"], None),
+        ("x^2-1", ["\\boxed{(x-1)(x+1)}", "The answer is $x^2 - 1$.", "x^2-1"], None),
+        ("\\{1, 2\\}", ["\\boxed{2, 1}", "\\boxed{\\{1,2\\}}"], None),
+        ("1800", ["The answer is $1,800.", "It is 1800 dollars", "#### 1800.0"], Decimal(1800)),
+        ("12 cm", ["12 cm", "The answer is 12.", "\\boxed{12\\text{ cm}}"], Decimal(12)),
+    ],
+)
+def test_equal_answers_are_equal_in_a_vote(answer: str, responses: list[str], value: object) -> None:
+    found = {comparable_answer(problem(answer), response) for response in responses}
+    assert len(found) == 1 and None not in found
+    assert value is None or found == {value}
+
+
+def test_choices_are_equal_in_a_vote_by_letter_or_text() -> None:
+    votes = Counter(comparable_answer(MULTIPLE_CHOICE, r) for r in ("B", "(B) Saturn", "Saturn!", "The answer is b", "Mars"))
+    assert votes == {"B": 4, "A": 1}
+
+
+def test_a_list_counts_in_its_order_where_the_question_asks_for_one() -> None:
+    roots = problem("1, 2, 3", "What are the roots?")
+    in_order = problem("1, 2, 3", "Sort 3, 1, 2 in ascending order.")
+    assert is_correct(roots, "\\boxed{3, 1, 2}") and not is_correct(in_order, "\\boxed{3, 1, 2}")
+    assert is_correct(roots, "\\boxed{1, 2, 3}") and is_correct(in_order, "\\boxed{1, 2, 3}")
+
+
+def test_a_letter_without_a_list_of_choices_is_judged_too() -> None:
+    assert is_correct(problem("G"), "The answer is (G).") and not is_correct(problem("G"), "The answer is (A).")
+
+
+@pytest.mark.parametrize("answer", ["1/4", "\\frac{1}{4}", "x+1", "(1,2)", "12 cm", "25%", "B"])
+def test_what_is_extracted_stands_in_the_response(answer: str) -> None:
+    for response in (
+        f"The answer is {answer}.",
+        f"So $x$ is known.\nThe answer is:\n\\[\n{answer}\n\\]",
+        f"\\boxed{{{answer}}}",
+    ):
+        assert (extract_answer(problem(answer), response) or "missing") in response
+
+
+def test_expressions_are_judged_in_any_thread() -> None:
+    found: list[bool | None] = []
+    thread = threading.Thread(target=lambda: found.append(is_correct(problem("1/2"), "The answer is 0.5.")))
+    thread.start()
+    thread.join()
+    assert found == [True]
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "9^{9^{9^9}}",
+        "((10^{999})^{999})^{999}",
+        "(a+b+c+d+f)^{50}",
+        "99999!!",
+        "\\int_0^1 e^{-x^2} \\sin(x)/x dx",
+        "\\sum_{i=1}^{999999999} i!",
+        "(" * 60 + "1" + ")" * 60,
+        "\\sqrt{" * 40 + "2" + "}" * 40,
+        "1" * 5000,
+        "1+" * 2000 + "1",
+        "2^" * 1000,
+    ],
+)
+def test_no_expression_takes_for_ever(bomb: str) -> None:
+    for asked in (problem("1/2"), problem("x^2"), problem("7")):
+        assert is_correct(asked, f"\\boxed{{{bomb}}}") is False
+        comparable_answer(asked, f"\\boxed{{{bomb}}}")
+
+
+@pytest.mark.parametrize(
+    "unit", [" ", "= ", "1 ", "$", "\\(", "answer is ", "**", "{", "\\boxed{", "(A) ", "A. Mars\n", "not ", "1/2 or "]
+)
+def test_no_response_takes_for_ever(unit: str) -> None:
+    for asked in (problem("1/2"), problem("\\sqrt{2}"), problem("12 cm"), problem("C"), MULTIPLE_CHOICE):
+        extract_answer(asked, unit * (20_000 // len(unit)) + "42")
+        extract_answer(asked, "The answer is 7 " + unit * (20_000 // len(unit)) + "y B 1/2 false")
+
+
+pieces = st.sampled_from(
+    [
+        "1/2",
+        "\\frac{1}{2}",
+        "$",
+        "\\boxed{",
+        "}",
+        "{",
+        "x",
+        "=",
+        "^",
+        "(",
+        ")",
+        ",",
+        " or ",
+        " is ",
+        "answer",
+        ".",
+        "\n",
+        "B",
+        "\\text{",
+        "%",
+        "0",
+        "!",
+    ]
+)
+golds = st.sampled_from([gold for gold, _, _ in NUMBERS + EXPRESSIONS] + ["B", "Paris", "yes"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(gold=golds, response=st.lists(pieces, max_size=12).map("".join) | st.text(max_size=40))
+def test_any_response_is_judged(gold: str, response: str) -> None:
+    asked = problem(gold)
+    assert is_correct(asked, response) in (True, False)
+    value = comparable_answer(asked, response)
+    assert value is None or value in {value}, "it can be counted"
+    if extract_answer(asked, response) is None:
+        assert is_correct(asked, response) is False

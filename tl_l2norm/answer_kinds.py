@@ -1,0 +1,271 @@
+"""The kinds of answers: how each is found in a response, and when two of them are the same."""
+
+from __future__ import annotations
+
+import functools
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from tl_l2norm.answer_text import (
+    NUMBER_WITH_UNIT,
+    PLAIN_NUMBER,
+    digits_of,
+    plain_thousands,
+    quantity_of,
+    read_quantity,
+    strip_latex,
+)
+from tl_l2norm.choices import LETTERS, is_lettered, label_of
+from tl_l2norm.math_answers import canonical, is_mathematical, same_value
+from tl_l2norm.responses import bare, best_value, joined, last_line, marked_text, stated_text
+from tl_l2norm.tasks import Problem
+
+_NAMED_OPTIONS = {word: pair for pair in (("true", "false"), ("yes", "no")) for word in pair}
+_FEWEST_LETTERS = 5  # a letter as answer without a list of options: one of A to E, or of more where it is a later one
+_OPERATION = re.compile(r"[+*×·=,<>]|\s[-−–]\s|\d[-−–]|\\(?:times|cdot|div|pm)|\b(?:or|and)\b")
+_ORDERED = re.compile(r"\b(?:sort\w*|ascending|descending|in\s+(?:\w+\s+)?order|sequence|rank\w*|arrange\w*)\b", re.IGNORECASE)
+# "A case can be made" names no option, "A is right" does.
+_NOT_A_WORD = r"(?!(?<=[AI])\s+(?!(?:because|since|as|is|was|and|or|nor|not|with|for)\b)[a-z])"
+
+
+class AnswerKind(ABC):
+    """What answers to a problem look like."""
+
+    @abstractmethod
+    def find(self, text: str) -> str | None:
+        """The answer that a response states."""
+
+    @abstractmethod
+    def value(self, given: str) -> Hashable:
+        """A form of an answer that was found, in which equal answers are equal."""
+
+    def same(self, answer: str, given: str) -> bool:
+        """Whether an answer that was found is the reference one."""
+        return self.value(answer) == self.value(given)
+
+
+def kind_of(problem: Problem) -> AnswerKind:
+    """The kind of a problem's answers, by its options and its reference answer."""
+    answer = (problem.answer or "").strip()
+    if problem.option_texts or is_lettered(problem.options):
+        return Choice(problem.options, problem.option_texts)
+    if options := problem.options or _NAMED_OPTIONS.get(answer.casefold(), ()):
+        return Words((*options, answer))
+    if (quantity := read_quantity(answer)) is not None:
+        return Number(quantity.unit)
+    if problem.verify is None and (letter := label_of(answer)):
+        return Choice(tuple(LETTERS[: max(_FEWEST_LETTERS, LETTERS.index(letter) + 1)]))
+    if problem.verify is None and is_mathematical(answer):
+        return Expression(bool(_ORDERED.search(problem.question)))
+    return Text()
+
+
+@dataclass(frozen=True)
+class Words(AnswerKind):
+    """One of a few words, whatever its case."""
+
+    options: tuple[str, ...]
+
+    def find(self, text: str) -> str | None:
+        """The option, spelled as in `options`."""
+        pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, filter(None, self.options)))})(?![\w-])", re.IGNORECASE)
+        found = best_value(text, pattern)
+        return {option.casefold(): option for option in self.options}[found[0].group().casefold()] if found else None
+
+    def value(self, given: str) -> str:
+        """The word, whatever its case."""
+        return given.strip().casefold()
+
+
+@dataclass(frozen=True)
+class Choice(AnswerKind):
+    """A letter, or what it stands for."""
+
+    letters: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+
+    def find(self, text: str) -> str | None:
+        """The letter, or else the text of the option as the response writes it."""
+        found = best_value(text, _choice_pattern(self.letters, self.texts), self._is_joint)
+        return (_letter(found[0]) or found[0].group()) if found else None
+
+    def value(self, given: str) -> str:
+        """The letter."""
+        if letter := label_of(given):
+            return letter
+        texts = [_plain(text) for text in self.texts]
+        return self.letters[texts.index(_plain(given))] if _plain(given) in texts else given
+
+    def _is_joint(self, text: str, one: re.Match[str], other: re.Match[str]) -> bool:
+        """Options in a row, as in a question that is repeated; "B. blue" is one value, "(B) ... B" is said twice."""
+        if self.value(_letter(one) or one.group()) == self.value(_letter(other) or other.group()):
+            return False
+        return joined(text, one, other) or not re.sub(r"[\s*•,;.-]", "", text[one.end() : other.start()])
+
+
+@functools.lru_cache(maxsize=256)
+def _choice_pattern(letters: tuple[str, ...], texts: tuple[str, ...]) -> re.Pattern[str]:
+    """A letter in brackets (`inner`), alone (`outer`) or announced (`small`), an option's `text`, or `both`."""
+    large, small = f"{letters[0]}-{letters[-1]}", f"{letters[0]}-{letters[-1]}".lower()
+    label = rf"""(?: \((?P<inner>[{large}{small}])\)
+        | (?<!\()(?P<outer>[{large}])(?![\w'’]|-\w|[ ]*[+/=^]|[ ]+\*[ ]) {_NOT_A_WORD}
+        | (?:(?<=answer\ is\ )|(?<=answer:\ )|(?<=option\ ))(?P<small>[{small}])(?=[\s.)*]*(?:\n|$)) )"""
+    own = "|".join(
+        rf"(?:(?:\(?{letter}[).:\]]*|{letter}\s*[-–:])\s*[*_\"']*{_words(text)})"
+        for letter, text in zip(letters, texts, strict=False)
+    )
+    words = "|".join(_words(text) for text in sorted(texts, key=len, reverse=True))
+    whole = rf"(?P<both>{own}) | {label} | (?P<text>{words})" if texts else label
+    return re.compile(rf"(?<![\w'’\\-])(?:{whole})(?!\w)", re.VERBOSE)
+
+
+def _words(text: str) -> str:
+    """A pattern of an option's text, whatever its case."""
+    return rf"(?i:{re.escape(text)})"
+
+
+def _letter(match: re.Match[str]) -> str | None:
+    """The letter that a match of a choice names; None where it is an option's text alone."""
+    groups = match.groupdict()
+    if groups.get("both"):
+        return match.group().lstrip("( ")[0].upper()
+    letter = groups["inner"] or groups["outer"] or groups["small"]
+    return letter.upper() if letter else None
+
+
+@dataclass(frozen=True)
+class Number(AnswerKind):
+    """A number, with a unit or without."""
+
+    unit: str | None = None
+
+    def find(self, text: str) -> str | None:
+        """Its digits, with the unit where the reference has one; a fraction or root, where that is what is announced."""
+        plain = plain_thousands(text)
+        found = best_value(plain, NUMBER_WITH_UNIT if self.unit else PLAIN_NUMBER)
+        if found is None or not found[1]:
+            stated = stated_text(text)
+            if stated and _is_single_value(stated):
+                return stated
+        if found is None:
+            return None
+        unit = quantity_of(found[0]).unit
+        return found[0].group() if unit and (self.unit or unit == "%") else digits_of(found[0])
+
+    def value(self, given: str) -> Hashable:
+        """The number alone."""
+        quantity = read_quantity(given)
+        return canonical(given) if quantity is None else quantity.number
+
+    def same(self, answer: str, given: str) -> bool:
+        """Equal numbers with units that don't contradict each other."""
+        expected, found = read_quantity(answer), read_quantity(given)
+        if found is None:
+            return same_value(answer, given)
+        return expected is not None and expected.same(found)
+
+
+def _is_single_value(text: str) -> bool:
+    """A fraction, root or power, and no sum or list that is left to work out."""
+    inner = re.sub(r"^\s*[-−–]", "", strip_latex(text))
+    return is_mathematical(text) and not _OPERATION.search(inner)
+
+
+@dataclass(frozen=True)
+class Expression(AnswerKind):
+    """An expression, equation, list, tuple, interval or set."""
+
+    ordered: bool = False
+
+    def find(self, text: str) -> str | None:
+        """What is boxed, else announced, else the end of the last line after "is", "=" or a colon."""
+        text = _DISPLAY.sub(lambda match: f"${(match[1] or match[2]).strip()}$", text)
+        if (marked := marked_text(text)) is not None:
+            return marked or None
+        stated = stated_text(text)
+        found = _leading(stated) if stated else _trailing(text.rpartition("\n")[2])
+        return re.sub(r"^(?:\$|\\\()|(?:\$|\\\))$", "", found).strip() if found and _MATHS.fullmatch(found) else found
+
+    def value(self, given: str) -> Hashable:
+        """A fraction, or the expanded expression as text."""
+        return canonical(given, ordered=self.ordered)
+
+    def same(self, answer: str, given: str) -> bool:
+        """Equal in value, by math-verify."""
+        return same_value(answer, given, ordered=self.ordered)
+
+
+_FILLER = re.compile(
+    r"(?:(?:the|a|an|number|value|simply|exactly|approximately|about|therefore|thus|now|equal to)\s+|[:≈*\s])*"
+)
+_DISPLAY = re.compile(r"\\\[((?:(?!\\\]).){1,500})\\\]|\$\$([^$]{1,500})\$\$", re.DOTALL)
+_MATHS = re.compile(r"\$[^$]{1,500}\$|\\\((?:(?!\\\)).){1,500}\\\)")
+_LEAD = re.compile(r"(?:.*(?:\b(?:is|are|equals|be|get|obtain|have|gives)\b|:|≈))?\s*(.+)", re.DOTALL)
+_LONGEST = 30  # words of an expression
+_NEGATED = re.compile(r"(?:\b(?:not|cannot|never|neither|nor|either)|n['’]t)\b[^.]*$|\?\s*$", re.IGNORECASE)
+
+
+def _leading(text: str) -> str | None:
+    """The expression that a statement begins with: "1/4 of the cake", "$x = 1$ or $x = 2$"."""
+    text = text[_FILLER.match(text).end() :]  # type: ignore[union-attr]
+    if is_mathematical(text):
+        return text
+    if _MATHS.match(text):
+        end = max(span.end() for span in _MATHS.finditer(text))
+        joints = re.sub(_MATHS, "", text[:end])
+        is_list = not re.sub(r"\b(?:and|or)\b|[\s,=;]", "", joints)
+        return text[:end] if is_list else _MATHS.match(text).group()  # type: ignore[union-attr]
+    words = text.split(" ")
+    lengths = [n for n in range(min(len(words), _LONGEST), 0, -1) if words[n - 1] not in ("a", "I")]
+    beginnings = (" ".join(words[:n]).rstrip(" ,;:") for n in lengths)
+    found = next((part for part in beginnings if is_mathematical(part) or read_quantity(part)), None)
+    rest = text[len(found) :] if found else ""
+    return None if re.match(r"[\s,]*(?:is|was)\s+(?:not|wrong|incorrect)\b", rest) else found
+
+
+def _trailing(line: str) -> str | None:
+    r"""The expression that a line ends with, or the only one in a sentence: "so it is 1/4", "it is $\frac14$ cm long."."""
+    text = bare(line)
+    if is_mathematical(text) or read_quantity(text):
+        return text
+    spans = list(_MATHS.finditer(text))
+    if spans:
+        before, after = text[: spans[-1].start()], text[spans[-1].end() :].strip(" .*")
+        is_listed = re.search(r"(?:\$|\\\)|\b(?:and|or))\s*,?\s*(?:and|or)?\s*$", before)
+        is_whole = not after or (len(spans) == 1 and line.rstrip(" *").endswith("."))
+        is_value = is_mathematical(spans[-1].group()) or read_quantity(spans[-1].group())
+        return spans[-1].group() if is_whole and is_value and not is_listed and not _is_negated(before) else None
+    match = _LEAD.fullmatch(text)
+    part = bare(match[1]) if match else ""
+    return part if match and is_mathematical(part) and not _is_negated(text[: match.start(1)]) else None
+
+
+def _is_negated(before: str) -> bool:
+    return bool(_NEGATED.search(before[-200:]))
+
+
+@dataclass(frozen=True)
+class Text(AnswerKind):
+    """Words that are compared without regard to case and punctuation."""
+
+    def find(self, text: str) -> str | None:
+        """What is marked, else announced, else the last line."""
+        marked = marked_text(text)
+        return (stated_text(text) or last_line(text) if marked is None else marked) or None
+
+    def value(self, given: str) -> Decimal | str:
+        """A number where it is one, else the words."""
+        quantity = read_quantity(given)
+        return quantity.number if quantity and quantity.unit in (None, "$", "€", "£") else _plain(given)
+
+    def same(self, answer: str, given: str) -> bool:
+        """The same words."""
+        return _plain(answer) == _plain(given)
+
+
+def _plain(text: str) -> str:
+    text = strip_latex(text)
+    return " ".join(re.sub(r"[^\w\s/+*=^<>.-]", " ", text.casefold()).split()).strip(". ") or text

@@ -1,0 +1,178 @@
+r"""What answers are written in: numbers with units, boxes, LaTeX around words.
+
+>>> read_quantity(r"\$1,200")
+Quantity(number=Decimal('1200'), unit='$')
+>>> boxed(r"so $\boxed{\frac{1}{2}}$")
+'\\frac{1}{2}'
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import NamedTuple
+
+_UNITS = {
+    "%": "percent",
+    "$": "dollar dollars usd",
+    "€": "euro euros",
+    "cent": "cents ¢",
+    "mm": "millimeter millimeters millimetre millimetres",
+    "cm": "centimeter centimeters centimetre centimetres",
+    "m": "meter meters metre metres",
+    "km": "kilometer kilometers kilometre kilometres",
+    "in": "inch inches",
+    "ft": "foot feet",
+    "yd": "yard yards",
+    "mi": "mile miles",
+    "mg": "milligram milligrams",
+    "g": "gram grams",
+    "kg": "kilogram kilograms",
+    "lb": "lbs pound pounds",
+    "oz": "ounce ounces",
+    "ml": "milliliter milliliters millilitre millilitres",
+    "l": "liter liters litre litres",
+    "s": "sec secs second seconds",
+    "min": "mins minute minutes",
+    "h": "hr hrs hour hours",
+    "day": "days",
+    "week": "weeks",
+    "month": "months",
+    "year": "years",
+    "°": "degree degrees",
+    "mph": "miles/hour mi/h",
+    "km/h": "kmh kph",
+    "m/s": "",
+    "am": "a.m.",
+    "pm": "p.m.",
+}
+_UNIT_OF = {alias: unit for unit, aliases in _UNITS.items() for alias in (unit, *aliases.split())}
+_POWERS = {"square": "2", "sq": "2", "cubic": "3", "²": "2", "³": "3", "2": "2", "3": "3"}
+_UNIT_NAMES = "|".join(map(re.escape, sorted(_UNIT_OF, key=len, reverse=True)))
+_UNIT = rf"""(?: (?:(?P<power>square|sq|cubic)\.?\s+)? (?P<unit>{_UNIT_NAMES}) (?<!\bin(?=\s+\w))
+    (?P<exponent> \^?\{{?[23]\}}? | [²³])? (?!\w) )"""
+
+NUMBER = r"""
+    (?P<sign> (?<![\w)\]}]) [-−–] | (?:minus|negative)\s )? (?P<currency>[$€£])?
+    (?P<digits> (?:\d{1,3}(?:,\d{3})+ | \d+) (?:\.\d+)? (?:e[+-]?\d+)? | \.\d+ )"""
+_BEFORE = r"(?<![\w.]) (?<![A-Za-z]-) (?<!\d:)"  # not within a word, a decimal, COVID-19 or 10:30
+_AFTER = r"(?! \w | \.\d | -[A-Za-z] | :\d )"
+_PERCENT = r"(?P<percent> \s?% | \s+percent\b )"
+_FLAGS = re.VERBOSE | re.IGNORECASE
+
+PLAIN_NUMBER = re.compile(rf"{_BEFORE} {NUMBER} {_AFTER} {_PERCENT}?", _FLAGS)
+NUMBER_WITH_UNIT = re.compile(rf"{_BEFORE} {NUMBER} (?: \s*{_UNIT} | {_AFTER} )", _FLAGS)
+
+_LAST_UNIT = re.compile(rf"(?<=[\d)}}\s]) {_UNIT} \s* $", _FLAGS)
+_COUNTED = re.compile(
+    rf"{NUMBER} \s+ (?!(?:less|plus|minus|times)\b) (?:[a-z]{{2,}}s|people|men|women|children|sheep|fish)", re.VERBOSE
+)
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
+_STYLED = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))|\\.|[{}]", re.DOTALL)
+_BETWEEN_BOXES = re.compile(r"[\s$,.]*(?:and|or)?[\s$,]*")
+
+
+class Quantity(NamedTuple):
+    """A number, and its unit as `_UNITS` writes it; None where it has none that we know."""
+
+    number: Decimal
+    unit: str | None = None
+
+    def same(self, other: Quantity) -> bool:
+        """Equal numbers with units that don't contradict each other; 25% is also 0.25."""
+        as_units = self.number == other.number and (self.unit == other.unit or None in (self.unit, other.unit))
+        return as_units or ("%" in (self.unit, other.unit) and self.share == other.share)
+
+    @property
+    def share(self) -> Decimal:
+        """25% as 0.25."""
+        return self.number / 100 if self.unit == "%" else self.number
+
+
+def read_quantity(text: str) -> Quantity | None:
+    """The number that the text is, with its unit ("12 cm", "$18", "25%", "12 apples"); None if it is anything else."""
+    text = strip_latex(text).strip()
+    if match := NUMBER_WITH_UNIT.fullmatch(text):
+        return quantity_of(match)
+    match = _COUNTED.fullmatch(text)
+    return Quantity(_decimal(match)) if match else None
+
+
+def split_unit(text: str) -> tuple[str, str | None]:
+    """An expression without the unit at its end, and that unit: one letter alone is a variable, unless LaTeX says text."""
+    plain = strip_latex(text)
+    match = _LAST_UNIT.search(plain)
+    if match is None or (match["unit"] in "%°$€" or (len(match["unit"]) == 1 and plain == text)):
+        return text, None
+    power = _POWERS.get((match["exponent"] or match["power"] or "").strip("^{}").casefold(), "")
+    return plain[: match.start()].strip(), _UNIT_OF[match["unit"].casefold()] + power
+
+
+def quantity_of(match: re.Match[str]) -> Quantity:
+    """Number and unit of a match of `NUMBER_WITH_UNIT` or `PLAIN_NUMBER`."""
+    groups = match.groupdict()
+    unit = "%" if groups.get("percent") else groups["currency"]
+    if groups.get("unit"):
+        power = (groups["exponent"] or groups["power"] or "").strip("^{}").casefold()
+        unit = _UNIT_OF[groups["unit"].casefold()] + _POWERS.get(power, "")
+    return Quantity(_decimal(match), unit)
+
+
+def digits_of(match: re.Match[str]) -> str:
+    """The number of a match of `NUMBER`, without commas and currency."""
+    return ("-" if match["sign"] else "") + match["digits"].replace(",", "")
+
+
+def _decimal(match: re.Match[str]) -> Decimal:
+    return Decimal(digits_of(match))
+
+
+def plain_thousands(text: str) -> str:
+    r"""The commas that LaTeX and typesetters write, `{,}`, `\,` and thin spaces, as ",", and `\%` as "%"."""
+    return _THOUSANDS.sub(",", text).replace(r"\%", "%")
+
+
+def strip_latex(text: str) -> str:
+    r"""LaTeX that surrounds words and numbers is taken off: `$...$`, `\text{...}`, `\$`, `\%`, `^\circ`, `1{,}000`."""
+    text = _STYLED.sub(r"\1", plain_thousands(text)).replace(r"\$", "\0")
+    text = re.sub(r"\^?\{?\\circ\}?|\\degree", "°", text).strip()
+    for start, end in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
+        if len(text) > len(start + end) and text.startswith(start) and text.endswith(end):
+            text = text[len(start) : -len(end)]
+    return re.sub(r"(?<!\\)\\ ", " ", text.replace("\0", "$")).strip()
+
+
+def boxed(text: str) -> str | None:
+    r"""What stands in the last `\boxed{}` (or in the last ones, where only "and" or a comma is between them)."""
+    boxes = _boxes(text)
+    if not boxes:
+        return None
+    first = len(boxes) - 1
+    while first and _BETWEEN_BOXES.fullmatch(text, boxes[first - 1][1] + 1, text.rfind("\\", 0, boxes[first][0])):
+        first -= 1
+    return ", ".join(text[start:end].strip() for start, end in boxes[first:])
+
+
+def has_open_box(text: str) -> bool:
+    """Whether a box is opened and never closed: the text was cut off in it."""
+    return "\\boxed{" in text and not _boxes(text)
+
+
+def _boxes(text: str) -> list[tuple[int, int]]:
+    """Start and end of what stands in each box that isn't within another."""
+    found: list[tuple[int, int]] = []
+    opened: list[int | None] = []  # where each open brace's box began; None: a brace of its own
+    for match in _BOX.finditer(text):
+        if match.group().startswith(("\\boxed", "\\fbox")):
+            if match.group().endswith("{"):
+                opened.append(match.end())
+            elif bare := re.compile(r"[^\s$.,]+").match(text, match.end()):
+                found.append(bare.span())
+        elif match.group() == "{":
+            opened.append(None)
+        elif match.group() == "}" and opened and (start := opened.pop()) is not None:
+            while found and found[-1][0] > start:
+                found.pop()
+            found.append((start, match.start()))
+    return found
