@@ -75,6 +75,7 @@ def collect(
         FloatingPointError: a norm or another metric is NaN or infinite; with layer, sequence and position.
     """
     backend = backend_of(model)
+    identity = backend.identity()
     chosen = resolve_layers(layers, backend.n_layers)
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -116,6 +117,7 @@ def collect(
             backend,
             item,
             norms[i],
+            identity=identity,
             layers=chosen,
             sink_ratio=sink_ratio,
             interventions=interventions,
