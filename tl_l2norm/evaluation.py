@@ -13,7 +13,7 @@ from typing import Any
 
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.errors import InputError
-from tl_l2norm.generation import Completion, generate, restore
+from tl_l2norm.generation import Completion, Generations, generate, restore
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.prompts import ChatPrompt, Mode, chat_prompt, is_direct
@@ -158,7 +158,7 @@ class _Run:
         keys = [content_key([prompt.text, prompt.tokens, seed]) for prompt, seed in zip(self.prompts, seeds, strict=True)]
         todo = [i for i, key in enumerate(keys) if key not in journal.entries]
 
-        def keep(done: Sequence[Completion]) -> None:
+        def keep(done: Generations) -> None:
             journal.add({keys[todo[c.prompt_index]]: _kept(c, self.problems[todo[c.prompt_index]]) for c in done})
 
         if todo:
@@ -169,9 +169,7 @@ class _Run:
             for prompt, entry, seed in zip(self.prompts, entries, seeds, strict=True)
         ]
 
-    def _generate(
-        self, chosen: Sequence[int], on_finish: Callable[[Sequence[Completion]], None] | None
-    ) -> Sequence[Completion]:
+    def _generate(self, chosen: Sequence[int], on_finish: Callable[[Generations], None] | None) -> Sequence[Completion]:
         return generate(
             self.backend.model,
             [self.prompts[i] for i in chosen],

@@ -145,7 +145,7 @@ def _read(parameters: Sequence[nn.Parameter]) -> dict[nn.Parameter, _Reading] | 
     found: dict[nn.Parameter, _Reading] = {}
     for (_, dtype), members in pieces.items():
         joined = torch.cat([piece for _, piece in members]).cpu()
-        for (parameter, _), own in zip(members, joined.split([len(piece) for _, piece in members]), strict=True):
+        for (parameter, _), own in zip(members, torch.split(joined, [len(piece) for _, piece in members]), strict=True):
             before = found.get(parameter, _Reading(f"{parameter.dtype} {tuple(parameter.shape)}", 0, dtype.itemsize * 8, b""))
             found[parameter] = before._replace(
                 total=before.total + int(own[0]), diagonal=before.diagonal + own[1:].numpy().tobytes()

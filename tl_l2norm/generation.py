@@ -140,7 +140,7 @@ def generate(
     batch_size: int = 8,
     prepend_bos: bool | None = None,
     sink_ratio: float = SINK_RATIO,
-    on_finish: Callable[[Sequence[Completion]], None] | None = None,
+    on_finish: Callable[[Generations], None] | None = None,
     progress: bool | str = True,
 ) -> Generations:
     """Generate responses and record the norm of every token as it is read back, after all interventions.
@@ -168,7 +168,8 @@ def generate(
         batch_size: responses that are decoded at once.
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink.
-        on_finish: called with responses as they end, those that end at one step together; what it raises ends the run.
+        on_finish: called with responses as they end, those that end at one step together, and the log so far; what it raises
+            ends the run.
         progress: show a progress bar, under this name if it is one.
 
     Raises:
@@ -201,11 +202,18 @@ def generate(
     decoder = _Decoder(backend, recorder, features, run, sampling, stops, max_new_tokens)
 
     def complete(row: _Row) -> Completion:
-        own = dict(labels[row.prompt]) if labels else {}
-        origin = {"identity": identity, "seed": row.seed, "temperature": float(temperature), "interventions": interventions}
-        return _complete(
-            backend, row, stops, partial(make_trace, backend, layers=chosen, sink_ratio=sink_ratio, labels=own, **origin)
+        trace = partial(
+            make_trace,
+            backend,
+            identity=identity,
+            layers=chosen,
+            sink_ratio=sink_ratio,
+            seed=row.seed,
+            temperature=float(temperature),
+            interventions=interventions,
+            labels=dict(labels[row.prompt]) if labels else {},
         )
+        return _complete(backend, row, stops, trace)
 
     completions: dict[int, Completion] = {}
     with (
@@ -218,7 +226,7 @@ def generate(
             with torch.inference_mode(False):
                 completions.update({row.number: complete(row) for row in finished})
                 if on_finish:
-                    on_finish([completions[row.number] for row in finished])
+                    on_finish(Generations(tuple(completions[row.number] for row in finished), log=run.log if run else None))
     return Generations(tuple(completions[row.number] for row in rows), log=run.log if run else None)
 
 

@@ -34,6 +34,7 @@ from tl_l2norm.paper_readings import Modes, Readings
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.sae_evaluation import evaluate_saes
 from tl_l2norm.saes import check_saes, training_metadata
+from tl_l2norm.saved_runs import locked, may_save
 from tl_l2norm.storage import replace_file
 from tl_l2norm.suppression import QUANTILES
 from tl_l2norm.tables import render_table
@@ -137,18 +138,19 @@ def analyse(
         max_direct_tokens=max_direct_tokens,
         options={"sink_ratio": sink_ratio, "batch_size": batch_size, "progress": progress},
         seed=seed,
-        folder=Path(save_to) if save_to else None,
+        folder=may_save(backend, save_to),
     )
-    return _Study(readings, controls).run()
+    with locked(*([readings.folder] if readings.folder else [])):
+        return _Study(readings, controls, Path(save_to) if save_to else None).run()
 
 
 class _Study:
     """One run of the analysis: what was read off the model so far, and the tables made of it."""
 
-    def __init__(self, readings: Readings, controls: Collection[str]) -> None:
+    def __init__(self, readings: Readings, controls: Collection[str], folder: Path | None) -> None:
         self.readings, self.controls = readings, controls
         self.backend, self.saes, self.options = readings.backend, readings.saes, readings.options
-        self.seed, self.folder = readings.seed, readings.folder
+        self.seed, self.folder = readings.seed, folder
         self.tables: dict[str, pd.DataFrame] = {}
         self.notes: dict[str, str] = {}
         self.features: dict[str, ReasoningFeatures] = {}

@@ -29,19 +29,22 @@ _PROBE = 1 << 20  # bytes that have to fit before a run begins
 
 
 class Journal:
-    """Finished pieces of work by key, one JSON line each; appended and synced.
+    """Finished pieces of work by key, one JSON line each; appended and synced. Without a file, in memory alone.
 
     A last line that a killed process left unfinished is dropped. One process writes at a time: use inside `locked`.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None = None) -> None:
         """Read what is there.
 
         Raises:
             ValueError: a damaged line; the message says which and what to do.
         """
         self.file, self.entries = file, dict[str, dict[str, Any]]()
-        content = file.read_bytes() if file.exists() else b""
+        if file is not None and file.exists():
+            self._read(file, file.read_bytes())
+
+    def _read(self, file: Path, content: bytes) -> None:
         lines = content.split(b"\n")
         whole = 0
         for number, line in enumerate(lines, start=1):
@@ -67,6 +70,8 @@ class Journal:
         self.entries.update({key: dict(value) for key, value in entries.items()})
 
     def _append(self, content: bytes) -> None:
+        if self.file is None:
+            return
         with self.file.open("ab") as stream:
             stream.write(content)
             stream.flush()

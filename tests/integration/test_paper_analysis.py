@@ -13,7 +13,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
-from tl_l2norm import paper_analysis, paper_readings
+from tl_l2norm import paper_analysis
 from tl_l2norm.evaluation import answer_at
 from tl_l2norm.paper_analysis import CONTROLS, analyse
 from tl_l2norm.prompts import chat_prompt
@@ -112,7 +112,7 @@ def test_it_goes_on_from_what_was_saved(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing is to be read off the model again")
 
-    monkeypatch.setattr(paper_readings, "collect", never)
+    monkeypatch.setattr("tl_l2norm.saved_runs.collect", never)
     monkeypatch.setattr("tl_l2norm.evaluation.generate", never)
     monkeypatch.setattr("tl_l2norm.suppression.generate", never)
     again = analyse(reasoner, saes, problems, save_to=folder, **OPTIONS)
