@@ -25,6 +25,8 @@ from tl_l2norm.recording import NormRecorder, check_finite, make_trace
 from tl_l2norm.sequences import SequenceLike, TokenSequence, as_list, batches_by_length, pad_left, tokenize
 from tl_l2norm.trace import Label, Trace
 
+_SCORES = 1 << 23  # attention scores of a batch at once, of one head
+
 
 def collect(
     model: Any,
@@ -91,6 +93,7 @@ def collect(
         raise InputError(
             "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
         )
+    in_one_pass = run is not None or bool(set(metrics) - {"l2_norm"})  # interventions and other metrics know whole sequences only
     norms: dict[int, torch.Tensor] = {}
     acts: dict[int, dict[int, FeatureActs]] = {}
     measured: dict[int, dict[str, torch.Tensor]] = {}
@@ -105,7 +108,7 @@ def collect(
         for batch in batches_by_length(items, batch_size):
             if run:
                 _begin(run, items, keys, batch, backend.device)
-            norms.update(_run(backend, recorder, features, measuring, items, batch))
+            norms.update(_run(backend, recorder, features, measuring, items, batch, in_one_pass))
             measured.update(_measured(measuring, batch))
             if features:
                 acts.update(zip(batch, features.take(len(batch)), strict=True))
@@ -158,13 +161,20 @@ def _run(
     measuring: MetricRecorder,
     items: Sequence[TokenSequence],
     batch: Sequence[int],
+    in_one_pass: bool,
 ) -> dict[int, torch.Tensor]:
+    """Norms of a batch; in parts where it is long, so that memory grows with its length and not with the square of it."""
     tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
-    if features:
-        features.next_pass(mask.bool())
-    measuring.next_pass(mask.bool())
-    backend.forward(tokens, mask, logits="none")
-    recorded = recorder.take().cpu()
+    step = tokens.shape[1] if in_one_pass else max(1, _SCORES // mask.numel())
+    cache, parts = None, []
+    for part, real in zip(tokens.split(step, dim=1), mask.split(step, dim=1), strict=True):
+        if features:
+            features.next_pass(real.bool())
+        measuring.next_pass(real.bool())
+        seen = mask[:, : sum(p.shape[2] for p in parts) + part.shape[1]]
+        _, cache = backend.forward(part, seen, cache=cache, keep_cache=step < tokens.shape[1], logits="none")
+        parts.append(recorder.take().cpu())
+    recorded = torch.cat(parts, dim=2)
     found = {i: recorded[:, row, -len(items[i]) :] for row, i in enumerate(batch)}
     for i, norms in found.items():
         check_finite(norms, recorder.layers, i)
