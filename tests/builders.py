@@ -75,7 +75,9 @@ def make_result(index: int, mode: Mode, *, trace: Trace | None = None, **fields:
     defaults: dict[str, Any] = {
         "problem": Problem(question=f"What is {index} + 1?", answer=str(index + 1), family="sums", level=1),
         "prompt": "<|start|> ask",
+        "control": "instruction",
         "response": " answer",
+        "answer": " answer",
         "finish_reason": "stop",
         "correct": index % 2 == 0,
         "direct": True if mode == "direct" else None,

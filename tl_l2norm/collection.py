@@ -93,7 +93,9 @@ def collect(
         raise InputError(
             "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
         )
-    in_one_pass = run is not None or bool(set(metrics) - {"l2_norm"})  # interventions and other metrics know whole sequences only
+    in_one_pass = run is not None or bool(
+        set(metrics) - {"l2_norm"}
+    )  # interventions and other metrics know whole sequences only
     norms: dict[int, torch.Tensor] = {}
     acts: dict[int, dict[int, FeatureActs]] = {}
     measured: dict[int, dict[str, torch.Tensor]] = {}
@@ -166,8 +168,8 @@ def _run(
     """Norms of a batch; in parts where it is long, so that memory grows with its length and not with the square of it."""
     tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
     step = tokens.shape[1] if in_one_pass else max(1, _SCORES // mask.numel())
-    cache, parts = None, []
-    for part, real in zip(tokens.split(step, dim=1), mask.split(step, dim=1), strict=True):
+    cache, parts = None, list[torch.Tensor]()
+    for part, real in zip(torch.split(tokens, step, dim=1), torch.split(mask, step, dim=1), strict=True):
         if features:
             features.next_pass(real.bool())
         measuring.next_pass(real.bool())

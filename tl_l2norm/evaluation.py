@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.boundaries import Boundaries
 from tl_l2norm.errors import InputError
 from tl_l2norm.generation import Completion, Generations, generate, restore
 from tl_l2norm.hook_names import Layers, resolve_layers
@@ -27,6 +28,8 @@ from tl_l2norm.verifiers import extract_answer, is_correct
 
 MODES: tuple[Mode, ...] = ("think", "direct")
 
+_ROOM, _ROOM_INSTRUCTED = 4096, 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
@@ -36,8 +39,12 @@ class Result:
     mode: Mode
     prompt: str
     """The rendered prompt, chat template and all."""
+    control: str
+    """What put the model into its mode, see `ChatPrompt.control`."""
     response: str
-    """What the model wrote after it."""
+    """What the model wrote after the prompt."""
+    answer: str
+    """What of it, and of the beginning that the prompt forced, is its answer; what is judged."""
     finish_reason: str
     correct: bool | None
     """None where the problem has no known answer."""
@@ -51,7 +58,7 @@ def run_modes(
     problems: Sequence[Problem],
     *,
     modes: Sequence[Mode] = MODES,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     max_direct_tokens: int = 32,
     temperature: float = 0.0,
     seed: int = 0,
@@ -68,7 +75,7 @@ def run_modes(
         model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template.
         problems: distinct ones; their ids pair the modes.
         modes: which, in this order.
-        max_new_tokens: of a thinking response.
+        max_new_tokens: of a thinking response; by default `thinking_room`.
         max_direct_tokens: of a direct response.
         temperature: 0 is greedy.
         seed: of sampling.
@@ -90,19 +97,21 @@ def run_modes(
         raise InputError("no problems given")
     if len({problem.id for problem in problems}) < len(problems):
         raise InputError("some problems are the same: the modes are paired by problem, so give each once")
-    limits = {"think": max_new_tokens, "direct": max_direct_tokens}
-    reading = {"layers": resolve_layers(layers, backend.n_layers), "saes": saes, "sink_ratio": sink_ratio}
+    prompts = {mode: [chat_prompt(backend.tokenizer, p.question, mode=mode) for p in problems] for mode in modes}
+    limits = {"direct": max_direct_tokens}
+    if "think" in modes:
+        limits["think"] = thinking_room(backend, prompts["think"]) if max_new_tokens is None else max_new_tokens
     runs = [
         _Run(
             backend=backend,
             mode=mode,
             problems=problems,
-            prompts=[chat_prompt(backend.tokenizer, problem.question, mode=mode) for problem in problems],  # type: ignore[arg-type]
+            prompts=prompts[mode],
             max_new_tokens=limits[mode],
             temperature=temperature,
             seeds=[_seed(seed, mode, problem) for problem in problems],
             batch_size=batch_size,
-            reading=reading,
+            reading={"layers": resolve_layers(layers, backend.n_layers), "saes": saes, "sink_ratio": sink_ratio},
             watched=backend.identity().foreign_hooks > 0,
             progress=progress,
         )
@@ -113,6 +122,16 @@ def run_modes(
     with locked(*filter(None, places)):
         asked = [run.ask(place) for run, place in zip(runs, places, strict=True)]
         return tuple(r for run, own, place in zip(runs, asked, places, strict=True) for r in run.read(own, place))
+
+
+def thinking_room(backend: Backend, prompts: Sequence[ChatPrompt]) -> int:
+    """How many tokens a thinking response may have where nobody says: what the context has left, up to 4,096 for a model whose
+    template thinks and 256 for one that is asked to by an instruction.
+    """
+    assert backend.tokenizer is not None
+    thinks = Boundaries(backend.tokenizer).thinks() is not None or not prompts[0].control.startswith("instruction")
+    left = backend.n_ctx - max(len(prompt.tokens) for prompt in prompts) + 1
+    return max(1, min(left, _ROOM if thinks else _ROOM_INSTRUCTED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,15 +223,18 @@ class _Run:
 
     def _judge(self, problem: Problem, prompt: ChatPrompt, completion: Completion) -> Result:
         assert completion.trace is not None
-        at = answer_at(problem, completion.trace)
+        answer = prompt.answer_prefix + completion.answer
+        at = answer_at(problem, completion.trace, prefix=prompt.answer_prefix)
         trace = completion.trace if at is None else completion.trace.with_labels(answer_at=at)
         return Result(
             problem=problem,
             mode=self.mode,
             prompt=prompt.text,
+            control=prompt.control,
             response=completion.text,
+            answer=answer,
             finish_reason=completion.finish_reason,
-            correct=is_correct(problem, prompt.answer_prefix + completion.text),
+            correct=is_correct(problem, answer),
             direct=is_direct(completion.text) if self.mode == "direct" else None,
             trace=trace,
         )
@@ -229,16 +251,21 @@ def _kept(completion: Completion, problem: Problem) -> dict[str, Any]:
     }
 
 
-def answer_at(problem: Problem, trace: Trace) -> int | None:
-    """Position of the token at which the answer that a response states begins; None where it states none, or in other words."""
-    texts = trace.str_tokens[trace.prompt_len :]
-    text = "".join(texts)
+def answer_at(problem: Problem, trace: Trace, *, prefix: str = "") -> int | None:
+    """Position of the token at which the answer that a response states begins; None where it states none, or in other words.
+
+    It is looked for behind the last thought, as an answer is judged; `prefix` is the beginning that the prompt forced.
+    """
+    thoughts = [i for i, segment in enumerate(trace.segments) if segment == "think"]
+    start = thoughts[-1] + 1 if thoughts else trace.prompt_len
+    texts = trace.str_tokens[start:]
+    text = prefix + "".join(texts)
     given = extract_answer(problem, text)
     found = [m.start() for m in re.finditer(rf"(?<!\w){re.escape(given)}(?!\w)", text)] if given else []
-    if not found:
+    if not found or found[-1] < len(prefix):
         return None
-    ends = itertools.accumulate(map(len, texts))
-    return trace.prompt_len + next(i for i, end in enumerate(ends) if end > found[-1])
+    ends = itertools.accumulate(map(len, texts), initial=len(prefix))
+    return start - 1 + next(i for i, end in enumerate(ends) if end > found[-1])
 
 
 def _seed(seed: int, mode: Mode, problem: Problem) -> int:

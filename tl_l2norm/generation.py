@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_l2norm.backends import Backend, Cache, backend_of
+from tl_l2norm.boundaries import Boundaries
 from tl_l2norm.draws import sequence_key
 from tl_l2norm.encoding import FeatureRecorder, join_features
 from tl_l2norm.errors import InputError
@@ -27,11 +28,10 @@ from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Batch, Run
 from tl_l2norm.metrics import check_metrics
 from tl_l2norm.norms import SINK_RATIO
-from tl_l2norm.prompts import think_tag_ids
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.recording import NormRecorder, check_finite, make_trace
 from tl_l2norm.sampling import Sampling, choose, score
-from tl_l2norm.sequences import SequenceLike, TokenSequence, decode, find_segments, pad_left, tokenize
+from tl_l2norm.sequences import SequenceLike, TokenSequence, decode, pad_left, token_texts, tokenize
 from tl_l2norm.trace import Label, Trace
 
 FinishReason = Literal["stop", "length"]
@@ -45,7 +45,9 @@ class Completion:
 
     prompt: str
     text: str
-    """The response, special tokens and a stop string left out."""
+    """The response: special tokens other than those that mark thoughts, and a stop string, are left out."""
+    answer: str
+    """What of it follows the thinking; "" where it ends inside a thought."""
     prompt_tokens: tuple[int, ...]
     tokens: tuple[int, ...]
     """Of the response, all that were sampled, a stop token included."""
@@ -201,6 +203,8 @@ def generate(
     run = Run(backend, interventions) if interventions else None
     decoder = _Decoder(backend, recorder, features, run, sampling, stops, max_new_tokens)
 
+    boundaries = Boundaries(backend.tokenizer)
+
     def complete(row: _Row) -> Completion:
         trace = partial(
             make_trace,
@@ -213,7 +217,7 @@ def generate(
             interventions=interventions,
             labels=dict(labels[row.prompt]) if labels else {},
         )
-        return _complete(backend, row, stops, trace)
+        return _complete(boundaries, row, stops, trace)
 
     completions: dict[int, Completion] = {}
     with (
@@ -243,7 +247,7 @@ def restore(
     backend = backend_of(model)
     row = _make_rows(tokenize(backend, [prompt]), 1, [seed])[0]
     row.new, row.finish_reason = list(tokens), finish_reason
-    return _complete(backend, row, _Stops.of(backend, stop, False), make_trace)
+    return _complete(Boundaries(backend.tokenizer), row, _Stops.of(backend, stop, False), make_trace)
 
 
 @dataclass(slots=True, eq=False)
@@ -280,15 +284,14 @@ class _Stops:
         return cls(ids if ignore_eos else ids | backend.eos_token_ids(), strings, backend.tokenizer)
 
     def reached(self, tokens: list[int]) -> bool:
-        return tokens[-1] in self.ids or self.cut(tokens) is not None
+        if tokens[-1] in self.ids:
+            return True
+        window = tokens[-4 * max(map(len, self.strings), default=0) :]  # a character has at most four tokens
+        return bool(self.strings) and self.cut(decode(self.tokenizer, window)) is not None
 
-    def cut(self, tokens: Sequence[int], *, whole: bool = False) -> int | None:
-        """Where the first stop string begins in the text of the last tokens that could hold it, or of all of them."""
-        if not self.strings:
-            return None
-        window = tokens if whole else tokens[-4 * max(map(len, self.strings)) :]  # a character has at most four tokens
-        found = [at for s in self.strings if (at := decode(self.tokenizer, window, skip_special_tokens=whole).find(s)) >= 0]
-        return min(found, default=None)
+    def cut(self, text: str) -> int | None:
+        """Where the first stop string begins."""
+        return min((at for s in self.strings if (at := text.find(s)) >= 0), default=None)
 
 
 class _Decoder:
@@ -507,19 +510,19 @@ def _widen(mask: Int[Tensor, "rows total"], width: int) -> Int[Tensor, "rows wid
     return torch.nn.functional.pad(mask, (width - mask.shape[1], 0))
 
 
-def _complete(backend: Backend, row: _Row, stops: _Stops, trace: Callable[..., Trace]) -> Completion:
-    tokenizer = backend.tokenizer
-    text, prompt = "", ""
-    if tokenizer is not None:
-        prompt = decode(tokenizer, row.item.tokens)
-        text = decode(tokenizer, row.new, skip_special_tokens=True)
-        cut = stops.cut(row.new, whole=True) if row.finish_reason == "stop" else None
-        text = text if cut is None else text[:cut]
+def _complete(boundaries: Boundaries, row: _Row, stops: _Stops, trace: Callable[..., Trace]) -> Completion:
     assert row.finish_reason is not None
+    tokens, start = (*row.item.tokens, *row.new), len(row.item)
+    texts = token_texts(boundaries.tokenizer, tokens)
+    reading, segments = boundaries.read_response(tokens, texts, start)
+    if row.finish_reason == "stop" and (cut := stops.cut(reading.text)) is not None:
+        reading = reading.up_to(cut)
+    read_back = TokenSequence(tokens=tokens[:-1], prompt_len=start, segments=segments[:-1], texts=texts[:-1])
     logprobs, self_certainty = torch.cat(row.scores, dim=1) if row.scores else (None, None)
     return Completion(
-        prompt=prompt,
-        text=text,
+        prompt="".join(texts[:start]) if boundaries.tokenizer else "",
+        text=reading.text if boundaries.tokenizer else "",
+        answer=reading.answer if boundaries.tokenizer else "",
         prompt_tokens=row.item.tokens,
         tokens=tuple(row.new),
         finish_reason=row.finish_reason,
@@ -528,16 +531,5 @@ def _complete(backend: Backend, row: _Row, stops: _Stops, trace: Callable[..., T
         seed=row.seed,
         logprobs=logprobs,
         self_certainty=self_certainty,
-        trace=_trace(backend, row, trace) if row.norms else None,
+        trace=trace(read_back, torch.cat(row.norms, dim=1), features=join_features(row.features)) if row.norms else None,
     )
-
-
-def _trace(backend: Backend, row: _Row, trace: Callable[..., Trace]) -> Trace:
-    return trace(_read_back(backend, row), torch.cat(row.norms, dim=1), features=join_features(row.features))
-
-
-def _read_back(backend: Backend, row: _Row) -> TokenSequence:
-    """The prompt and the response without its last token, which was sampled but never read."""
-    tokens, start = (*row.item.tokens, *row.new[:-1]), len(row.item)
-    tags = think_tag_ids(backend.tokenizer) if backend.tokenizer is not None else None
-    return TokenSequence(tokens=tokens, prompt_len=start, segments=find_segments(tokens, start, tags))

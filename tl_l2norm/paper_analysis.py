@@ -88,7 +88,7 @@ def analyse(
     controls: Collection[str] = CONTROLS,
     control_states: int = CONTROL_STATES,
     quantiles: Sequence[float] = QUANTILES,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     max_direct_tokens: int = 32,
     sink_ratio: float | None = None,
     batch_size: int = 8,
@@ -109,7 +109,7 @@ def analyse(
             longest.
         control_states: how many states each of those SAEs is trained on.
         quantiles: of the causal test, a threshold each; () leaves it out.
-        max_new_tokens: of a thinking response.
+        max_new_tokens: of a thinking response; by default as in `run_modes`.
         max_direct_tokens: of a direct response.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink and left
             out; by default what the SAEs were trained with (`train_saes` keeps it), else 5.

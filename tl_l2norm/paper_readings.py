@@ -39,7 +39,7 @@ class Readings:
     problems: tuple[Problem, ...]
     control_states: int
     quantiles: tuple[float, ...]
-    max_new_tokens: int
+    max_new_tokens: int | None
     max_direct_tokens: int
     options: Mapping[str, Any]
     """sink_ratio, batch_size and progress, for everything that reads."""

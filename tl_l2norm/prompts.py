@@ -8,28 +8,33 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
+from tl_l2norm.boundaries import Boundaries, Reading, close, empty_thought, read
 from tl_l2norm.errors import InputError
 from tl_l2norm.protocols import Message, Tokenizer
 
 Mode = Literal["think", "direct"]
 
-THINK_TAGS = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<thought>", "</thought>"),
-    ("<seed:think>", "</seed:think>"),
-    ("[THINK]", "[/THINK]"),
-)
-"""The pairs of tags between which models think."""
 
-_SWITCHES = ("enable_thinking", "thinking")  # Qwen3, GLM, SmolLM3, ...; Granite, DeepSeek-V3.1, Kimi
+class _Switch(NamedTuple):
+    """A variable of chat templates, and what turns thinking on and off."""
+
+    name: str
+    on: object
+    off: object
+
+
+_SWITCHES = (
+    _Switch("enable_thinking", True, False),  # Qwen3, GLM, SmolLM3, Gemma 4, EXAONE 4, Hunyuan, Ernie, Apertus, ...
+    _Switch("thinking", True, False),  # Granite, DeepSeek-V3.1, Hermes 4, Kimi
+    _Switch("reasoning", True, False),  # Command A
+    _Switch("thinking_budget", -1, 0),  # Seed-OSS
+)
+_WORDS = ("/think", "/no_think")  # in the system message: Nemotron Nano and Super
 _INSTRUCTIONS: dict[Mode, str] = {
     "think": "Think step by step, then give the final answer after 'The answer is'.",
     "direct": "Answer at once, without any explanation.",
@@ -37,10 +42,8 @@ _INSTRUCTIONS: dict[Mode, str] = {
 ANSWER_PREFIX = "The answer is"
 """Forced beginning of a direct answer where a template has no switch."""
 
-_TAG = "|".join(re.escape(tag) for pair in THINK_TAGS for tag in pair)
-_EMPTY_THOUGHT = "|".join(rf"{re.escape(start)}\s*{re.escape(end)}" for start, end in THINK_TAGS)
 _WORKING = re.compile(
-    rf"""{_TAG} | \n
+    r"""\n
     | \b (?:because|since|therefore|steps?|let's|let\ us|let\ me) \b | \bfirst,
     | \d \s* [-+*/×÷−] \s* \d""",
     re.IGNORECASE | re.VERBOSE,
@@ -58,20 +61,32 @@ class ChatPrompt:
     tokens: tuple[int, ...]
     answer_prefix: str
     """The forced beginning of the answer, "" if there is none: the whole answer is this and the response."""
+    control: str
+    """What puts the model into this mode: the template's switch, such as "enable_thinking=False", or an "instruction", with an
+    "empty thought" where a model that thinks has no switch."""
+
+    @property
+    def prompt_len(self) -> int:
+        """All of it is prompt."""
+        return len(self.tokens)
 
 
 def chat_prompt(tokenizer: Tokenizer, question: str, *, mode: Mode = "think", system: str | None = None) -> ChatPrompt:
     """Renders a question so that the model thinks first, or answers directly.
 
-    A template's own switch (`enable_thinking` or `thinking`) is used where it has one. Otherwise an instruction follows
-    the question, and a direct answer has its beginning forced ("The answer is"), because small models explain
-    themselves whatever they are told; if the template opens a think block by itself, direct mode closes it.
+    A template's own switch is used where it has one (docs/families.md lists them). Otherwise an instruction follows the
+    question, and a direct answer has its beginning forced ("The answer is"), because small models explain themselves whatever
+    they are told. It stands behind a finished header: where the template opens a thought, or the model always thinks, direct
+    mode writes an empty thought before it, and a channel is named where messages have one.
 
     Args:
         tokenizer: A Hugging Face tokenizer with a chat template.
         question: What the user asks.
         mode: "think" or "direct".
         system: A system message; None leaves it to the template.
+
+    Warns:
+        UserWarning: the template speaks of thinking, but neither a switch nor tags of it are known.
     """
     if mode not in get_args(Mode):
         raise InputError(f"mode is 'think' or 'direct', not {mode!r}")
@@ -82,27 +97,62 @@ def chat_prompt(tokenizer: Tokenizer, question: str, *, mode: Mode = "think", sy
             "the tokenizer has no chat template: set `tokenizer.chat_template`, "
             'or pass plain text, as in `l2.generate(model, ["plain text ..."])`'
         )
-    text, prefix = _render_mode(tokenizer, question, mode, system)
+    text, prefix, control = _switched(tokenizer, question, mode, system) or _instructed(tokenizer, question, mode, system)
     text += prefix
     # The template has written BOS already.
     tokens = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return ChatPrompt(question=question, mode=mode, text=text, tokens=tokens, answer_prefix=prefix)
+    return ChatPrompt(question=question, mode=mode, text=text, tokens=tokens, answer_prefix=prefix, control=control)
 
 
-def _render_mode(tokenizer: Tokenizer, question: str, mode: Mode, system: str | None) -> tuple[str, str]:
-    """The rendered text and the forced beginning of the answer."""
+def _switched(tokenizer: Tokenizer, question: str, mode: Mode, system: str | None) -> tuple[str, str, str] | None:
+    """Rendered text, forced beginning and control by the template's own switch; None where it has none.
+
+    What a switch does is seen by flipping it: a name in the template may concern earlier turns only.
+    """
+    template = str(tokenizer.chat_template)
     for switch in _SWITCHES:
-        # What a switch does is seen by flipping it: a name in the template may concern earlier turns only.
-        texts = {m: _render(tokenizer, question, system, {switch: m == "think"}) for m in get_args(Mode)}
+        if switch.name not in template:
+            continue
+        values = {"think": switch.on, "direct": switch.off}
+        texts = {m: _render(tokenizer, question, system, {switch.name: value}) for m, value in values.items()}
         if texts["think"] != texts["direct"]:
-            return texts[mode], ""
+            return _closed(tokenizer, texts[mode], mode), "", f"{switch.name}={values[mode]}"
+    if _WORDS[1] in template:
+        words = dict(zip(get_args(Mode), _WORDS, strict=True))
+        texts = {m: _render(tokenizer, question, f"{system or ''} {word}".strip(), {}) for m, word in words.items()}
+        if texts["think"].replace(_WORDS[0], "") != texts["direct"].replace(_WORDS[1], ""):
+            return _closed(tokenizer, texts[mode], mode), "", words[mode]
+    return None
+
+
+def _closed(tokenizer: Tokenizer, text: str, mode: Mode) -> str:
+    """A direct prompt outside of any thought: Seed-OSS opens one whatever its budget."""
+    opened = Boundaries(tokenizer).opened(text) if mode == "direct" else None
+    return text if opened is None else close(text, opened)
+
+
+def _instructed(tokenizer: Tokenizer, question: str, mode: Mode, system: str | None) -> tuple[str, str, str]:
+    """The same for a template without a switch."""
     text = _render(tokenizer, f"{question}\n{_INSTRUCTIONS[mode]}", system, {})
+    boundaries = Boundaries(tokenizer)
+    opened, kind = boundaries.opened(text), boundaries.thinks()
+    if opened is None and kind is None and re.search("think|thought|reason", str(tokenizer.chat_template), re.IGNORECASE):
+        warnings.warn(
+            "the chat template speaks of thinking, but no switch and no tags of it are known here: thinking is asked for by an "
+            "instruction alone; look at chat_prompt(...).text, or pass prompts that you rendered yourself",
+            stacklevel=4,
+        )
     if mode == "think":
-        return text, ""
-    return _close_thought(text), ANSWER_PREFIX
+        return text, "", "instruction"
+    control = "instruction" if opened is None and kind is None else "instruction, empty thought"
+    if opened is not None:
+        text = close(text, opened)
+    elif kind is not None:
+        text += empty_thought(kind)
+    return text + boundaries.answer_opening, ANSWER_PREFIX, control
 
 
-def _render(tokenizer: Tokenizer, question: str, system: str | None, switches: dict[str, bool]) -> str:
+def _render(tokenizer: Tokenizer, question: str, system: str | None, switches: dict[str, object]) -> str:
     messages: list[Message] = [{"role": "user", "content": question}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
@@ -110,39 +160,21 @@ def _render(tokenizer: Tokenizer, question: str, system: str | None, switches: d
     return str(text)
 
 
-def _close_thought(text: str) -> str:
-    for start, end in THINK_TAGS:
-        if text.rstrip().endswith(start):
-            return f"{text.rstrip()}\n\n{end}\n\n"
-    return text
-
-
-def think_tags(tokenizer: Tokenizer) -> tuple[str, str] | None:
-    """The tags that open and close thinking, each one token of the vocabulary; None where it has no such pair."""
-    return next((pair for pair in THINK_TAGS if _pair_ids(tokenizer, pair)), None)
-
-
-def think_tag_ids(tokenizer: Tokenizer) -> tuple[int, int] | None:
-    """The token ids of `think_tags`."""
-    pair = think_tags(tokenizer)
-    return _pair_ids(tokenizer, pair) if pair else None
-
-
-def _pair_ids(tokenizer: Tokenizer, pair: tuple[str, str]) -> tuple[int, int] | None:
-    start, end = (tokenizer.convert_tokens_to_ids(tag) for tag in pair)
-    missing = getattr(tokenizer, "unk_token_id", None)
-    return None if missing in (start, end) else (start, end)
-
-
 def is_direct(response: str, *, max_words: int = 12) -> bool:
     """Whether a response to a direct prompt is an answer and nothing else.
 
-    Empty think blocks and surrounding white space are left out. What remains is direct if it has no thinking tag, no
-    line break, at most `max_words` words, no arithmetic between two numbers ("3 + 4"), and none of "because", "since",
+    Empty thoughts and surrounding white space are left out. What remains is direct if nothing was thought before it, and it has
+    no line break, at most `max_words` words, no arithmetic between two numbers ("3 + 4"), and none of "because", "since",
     "therefore", "step", "let's", "let us", "let me", "first,". An empty response holds no working: it is direct.
     """
-    answer = re.sub(_EMPTY_THOUGHT, "", response).strip()
-    return len(answer.split()) <= max_words and not _WORKING.search(answer)
+    return is_direct_reading(read(response), max_words=max_words)
+
+
+def is_direct_reading(reading: Reading, *, max_words: int = 12) -> bool:
+    """The same of a response that was read together with its prompt."""
+    answer = reading.answer.strip()
+    thought = reading.unclosed is not None or reading.thinking.strip()
+    return not thought and len(answer.split()) <= max_words and not _WORKING.search(answer)
 
 
 def share_not_direct(responses: Iterable[str], *, max_words: int = 12) -> float:

@@ -102,7 +102,7 @@ def make_trace(
     bounds = sink_bounds(by_layer, prompt_len=sequence.prompt_len, ratio=sink_ratio)
     return Trace(
         tokens=torch.tensor(sequence.tokens),
-        str_tokens=token_texts(backend.tokenizer, sequence.tokens),
+        str_tokens=sequence.texts or token_texts(backend.tokenizer, sequence.tokens),
         segments=sequence.segments,
         prompt_len=sequence.prompt_len,
         layers=layers,

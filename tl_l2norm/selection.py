@@ -322,12 +322,12 @@ def _standardise(values: Float[np.ndarray, "candidate score layer"]) -> Float[np
 
 
 def _is_correct(group: _Group, row: Completion) -> bool | None:
-    return None if group.problem is None else is_correct(group.problem, row.text)
+    return None if group.problem is None else is_correct(group.problem, row.answer)
 
 
 def _votes(group: _Group, seed: int) -> list[float]:
     """Share of the candidates whose answer is the same; 0 without an answer."""
-    answers = [comparable_answer(group.problem or _FREE_TEXT, row.text) for row in group.rows]
+    answers = [comparable_answer(group.problem or _FREE_TEXT, row.answer) for row in group.rows]
     return [0.0 if answer is None else answers.count(answer) / len(answers) for answer in answers]
 
 

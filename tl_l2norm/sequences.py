@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_l2norm.boundaries import Boundaries, read, tags
 from tl_l2norm.errors import InputError, InputTypeError
-from tl_l2norm.prompts import think_tag_ids
 from tl_l2norm.protocols import HasTokens, Message, Tokenizer
 from tl_l2norm.trace import SEGMENTS
 
@@ -29,6 +30,8 @@ class TokenSequence:
     tokens: tuple[int, ...]
     prompt_len: int
     segments: tuple[str, ...]
+    texts: tuple[str, ...] | None = None
+    """[pos] what each token adds to the text, where that was needed already."""
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -70,7 +73,7 @@ def tokenize(
     for name, given in (("prompt_lens", prompt_lens), ("segments", segments)):
         if given is not None and len(given) != len(items):
             raise InputError(f"{name} has {len(given)} entries for {len(items)} sequences")
-    tags = think_tag_ids(backend.tokenizer) if backend.tokenizer is not None else None
+    boundaries = Boundaries(backend.tokenizer)
     found = []
     for i, item in enumerate(items):
         try:
@@ -80,26 +83,10 @@ def tokenize(
                 found.append(_given(tokens, tuple(segments[i])))
             else:
                 prompt_len = prompt_lens[i] if prompt_lens is not None else prompt_len
-                found.append(_find(tokens, prompt_len, tags))
+                found.append(_find(boundaries, tokens, prompt_len))
         except (ValueError, TypeError) as error:
             raise type(error)(f"sequence {i}: {error}") from error
     return found
-
-
-def find_segments(tokens: Sequence[int], prompt_len: int, tags: tuple[int, int] | None) -> tuple[str, ...]:
-    """Segment of each position.
-
-    After the prompt, thinking runs from the opening tag, or the prompt's unclosed one, through the closing tag; the rest is
-    the answer.
-    """
-    thinking = False
-    found = []
-    for position, token in enumerate(tokens):
-        opens, closes = tags is not None and token == tags[0], tags is not None and token == tags[1]
-        thinking = thinking or opens
-        found.append("prompt" if position < prompt_len else "think" if thinking else "answer")
-        thinking = thinking and not closes
-    return tuple(found)
 
 
 def token_texts(tokenizer: Tokenizer | None, tokens: Sequence[int]) -> tuple[str, ...]:
@@ -181,14 +168,37 @@ def _encode_chat(tokenizer: Tokenizer, messages: list[Message]) -> tuple[list[in
             "the tokenizer has no chat template: give the prompt as plain text, or set model.tokenizer.chat_template"
         )
 
-    def render(turns: list[Message], *, prompt: bool) -> list[int]:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
+    def render(turns: list[Message], *, prompt: bool) -> str:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt))
+
+    def encode(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
     if messages[-1].get("role") != "assistant":
-        return render(messages, prompt=True), None
-    whole, start = render(messages, prompt=False), render(messages[:-1], prompt=True)
-    return whole, len(start) if whole[: len(start)] == start and len(start) < len(whole) else None
+        return encode(render(messages, prompt=True)), None
+    whole, prompt = render(messages, prompt=False), render(messages[:-1], prompt=True)
+    _refuse_lost_thought(messages[-1], whole)
+    start = Boundaries(tokenizer).response_starts_at(whole, prompt)
+    tokens = encode(whole)
+    return tokens, None if start is None else _position(token_texts(tokenizer, tokens), start)
+
+
+def _refuse_lost_thought(message: Message, rendered: str) -> None:
+    """Templates drop the thoughts of earlier turns, some of the last one too: its norms would be of another text."""
+    thoughts = [str(message.get(name) or "") for name in ("reasoning_content", "reasoning", "thinking")]
+    if isinstance(message.get("content"), str):
+        thoughts.append(read(message["content"]).thinking)
+    if lost := [thought.strip() for thought in thoughts if thought.strip() and thought.strip() not in rendered]:
+        raise InputError(
+            f"the chat template leaves out what the last assistant's message thinks ({lost[0]!r:.60}): give the rendered text "
+            "or its token ids, with prompt_lens, or the message without its thought"
+        )
+
+
+def _position(texts: Sequence[str], character: int) -> int:
+    """Position of the token that a character of the text belongs to."""
+    ends = itertools.accumulate(map(len, texts))
+    return next((i for i, end in enumerate(ends) if end > character), len(texts))
 
 
 def _check_tokens(backend: Backend, tokens: Sequence[int]) -> None:
@@ -212,10 +222,16 @@ def _given(tokens: list[int], segments: tuple[str, ...]) -> TokenSequence:
     return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=segments)
 
 
-def _find(tokens: list[int], prompt_len: int | None, tags: tuple[int, int] | None) -> TokenSequence:
-    if prompt_len is None:  # nobody says: everything before thinking begins
-        opening = tokens.index(tags[0]) if tags is not None and tags[0] in tokens else 0
-        prompt_len = opening or len(tokens)
-    if not 1 <= prompt_len <= len(tokens):
+def _find(boundaries: Boundaries, tokens: list[int], prompt_len: int | None) -> TokenSequence:
+    """Where nobody says it, a response begins where the last assistant's turn begins to think; else all is prompt."""
+    if prompt_len is not None and not 1 <= prompt_len <= len(tokens):
         raise InputError(f"prompt_len is {prompt_len}, expected 1 to {len(tokens)}")
-    return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=find_segments(tokens, prompt_len, tags))
+    tokenizer = boundaries.tokenizer
+    if prompt_len is None and (tokenizer is None or not any(tags(decode(tokenizer, tokens)))):
+        prompt_len = len(tokens)
+    if prompt_len == len(tokens):
+        return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=("prompt",) * prompt_len)
+    texts = token_texts(tokenizer, tokens)
+    prompt_len = prompt_len or boundaries.response_start(tokens, texts) or len(tokens)
+    _, segments = boundaries.read_response(tokens, texts, prompt_len)
+    return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=segments, texts=texts)

@@ -65,7 +65,9 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
     index = _read_index(folder)
     blob = _read(folder, _TENSORS)
     if hashlib.sha256(blob).hexdigest() != index.get("tensors_sha256"):
-        raise InputError(f"{folder / _TENSORS} doesn't match the checksum in {_INDEX}: it is damaged or of another run")
+        raise InputError(
+            f"{folder / _TENSORS} doesn't match the checksum in {_INDEX}: it is damaged or of another run; delete {folder} to have it made again"
+        )
     try:
         tensors = load(blob)
         return tuple(
@@ -73,14 +75,14 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
             for i, entry in enumerate(index["traces"])
         )
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder} is not a complete set of traces: {error!r}") from error
+        raise InputError(f"{folder} is not a complete set of traces: {error!r}; delete it to have it made again") from error
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads(_read(folder, _INDEX))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder / _INDEX} is damaged: {error}") from error
+        raise InputError(f"{folder / _INDEX} is damaged: {error}; delete {folder} to have it made again") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise InputError(f"{folder / _INDEX} was not written by tl_l2norm.save_traces")
     version = index.get("version")

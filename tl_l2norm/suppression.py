@@ -16,12 +16,13 @@ from tqdm.auto import tqdm
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.draws import sequence_key
 from tl_l2norm.errors import InputError
+from tl_l2norm.evaluation import thinking_room
 from tl_l2norm.generation import Completion, Generations, generate, restore
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.interventions.events import Log, Tally
 from tl_l2norm.interventions.suppress import HighNormSuppression
 from tl_l2norm.norms import SINK_RATIO
-from tl_l2norm.prompts import chat_prompt
+from tl_l2norm.prompts import ChatPrompt, chat_prompt
 from tl_l2norm.saved_runs import Journal, begin, describe_run, locked, may_save, run_folder
 from tl_l2norm.storage import content_key
 from tl_l2norm.tasks import Problem
@@ -39,7 +40,7 @@ def suppress_and_ask(
     *,
     quantiles: Sequence[float] = QUANTILES,
     layers: Layers = "late",
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     sink_ratio: float = SINK_RATIO,
     batch_size: int = 8,
     seed: int = 0,
@@ -55,7 +56,7 @@ def suppress_and_ask(
         traces: of thinking responses of this model, whose quantiles are the thresholds.
         quantiles: a threshold each; 0.8 suppresses the fifth of the tokens whose norm is highest (low: lowest) at each layer.
         layers: where to suppress; the late ones by default.
-        max_new_tokens: of a response.
+        max_new_tokens: of a response; by default as in `run_modes`.
         sink_ratio: a norm over this many times its layer's median over the prompt is a sink's, and left alone.
         batch_size: responses decoded at once.
         seed: of the random arms.
@@ -73,6 +74,8 @@ def suppress_and_ask(
     if not problems or any(problem.answer is None and problem.verify is None for problem in problems):
         raise InputError("give problems with known answers: accuracy is what is measured")
     chosen = resolve_layers(layers, backend.n_layers)
+    prompts = [chat_prompt(backend.tokenizer, p.question, mode="think") for p in problems]  # type: ignore[arg-type]
+    max_new_tokens = thinking_room(backend, prompts) if max_new_tokens is None else max_new_tokens
     taus = {q: dict(quantile_thresholds(traces, q)) for q in sorted({*quantiles, *(1 - q for q in quantiles)})}
     common = {"layers": chosen, "sink_ratio": sink_ratio, "seed": seed}
     options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "sink_ratio": sink_ratio}
@@ -84,7 +87,7 @@ def suppress_and_ask(
         locked(*([place] if place else [])),
         tqdm(total=1 + 3 * len(quantiles), desc="suppression", unit="arm", disable=not progress, delay=2) as bar,
     ):
-        ask = _Asker(backend, problems, options, begin(place, what, backend) if place else Journal())
+        ask = _Asker(backend, problems, prompts, options, begin(place, what, backend) if place else Journal())
         for q, kind in [(np.nan, "none"), *((q, kind) for q in quantiles for kind in ("scale", "swap", "low"))]:
             frames.append(_arms(ask, q, kind, taus, common))
             bar.update()
@@ -109,9 +112,16 @@ def _arms(
 class _Asker:
     """Asks all problems under an intervention; what is in the journal is not asked again."""
 
-    def __init__(self, backend: Backend, problems: Sequence[Problem], options: Mapping[str, Any], journal: Journal) -> None:
-        self.backend, self.problems, self.options, self.journal = backend, problems, options, journal
-        self.prompts = [chat_prompt(backend.tokenizer, p.question, mode="think") for p in problems]  # type: ignore[arg-type]
+    def __init__(
+        self,
+        backend: Backend,
+        problems: Sequence[Problem],
+        prompts: Sequence[ChatPrompt],
+        options: Mapping[str, Any],
+        journal: Journal,
+    ) -> None:
+        self.backend, self.problems, self.prompts = backend, problems, prompts
+        self.options, self.journal = options, journal
         self.seeds = [sequence_key(0, i, 0) for i in range(len(problems))]
 
     def __call__(self, arm: str, x: HighNormSuppression | None, *, matched: Sequence[_Outcome] | None = None) -> list[_Outcome]:
@@ -166,7 +176,7 @@ class _Asker:
                     "prompt": problem.id,
                     "family": problem.family,
                     "level": problem.level,
-                    "correct": bool(is_correct(problem, prompt.answer_prefix + response.text)),
+                    "correct": bool(is_correct(problem, prompt.answer_prefix + response.answer)),
                     "positions": entry["positions"],
                     "events": sum(outcome.fired.values()),
                     "tokens": len(entry["tokens"]),

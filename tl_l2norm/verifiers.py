@@ -6,7 +6,7 @@ import itertools
 import re
 from decimal import Decimal
 
-from tl_l2norm.prompts import THINK_TAGS
+from tl_l2norm.boundaries import read
 from tl_l2norm.tasks import Problem
 
 _NUMBER = re.compile(
@@ -81,7 +81,7 @@ def comparable_answer(problem: Problem, text: str) -> Decimal | str | None:
 def extract_answer(problem: Problem, text: str) -> str | None:
     r"""The answer that a response gives, or None.
 
-    Only what stands after the last closing think tag counts, and nothing after an opening one that is never closed.
+    Only what stands after the last thought counts, and nothing of one that is never closed.
     Candidates are the values of the right kind: numbers, or the problem's options as whole words. Among them the last
     one announced ("answer is", "answer:", "\boxed{", "<answer>") wins, else the last one in bold or after a final
     "=", else the last one of all.
@@ -95,7 +95,7 @@ def extract_answer(problem: Problem, text: str) -> str | None:
 
     Where a prompt forced the beginning of the answer, pass that and the response: `prompt.answer_prefix + text`.
     """
-    text = _after_thinking(text)
+    text = read(text).answer.strip()
     if options := _options(problem):
         pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, options))})(?![\w-])", re.IGNORECASE)
         spelling = {option.casefold(): option for option in (*options, problem.answer or "")}
@@ -105,12 +105,6 @@ def extract_answer(problem: Problem, text: str) -> str | None:
         value = _best(text.replace("{,}", ",").replace(r",\!", ","), _NUMBER)
         return _digits(value) if value else None
     return _free_text(text)
-
-
-def _after_thinking(text: str) -> str:
-    for start, end in THINK_TAGS:
-        text = text.rpartition(end)[2].partition(start)[0]
-    return text.strip()
 
 
 def _options(problem: Problem) -> tuple[str, ...]:

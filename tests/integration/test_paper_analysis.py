@@ -13,7 +13,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
-from tl_l2norm import paper_analysis
+from tl_l2norm import paper_analysis, paper_readings
 from tl_l2norm.evaluation import answer_at
 from tl_l2norm.paper_analysis import CONTROLS, analyse
 from tl_l2norm.prompts import chat_prompt

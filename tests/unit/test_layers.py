@@ -6,7 +6,18 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "tl_l2norm"
 LEVELS = {
     0: {"errors", "protocols", "hook_names", "norms", "draws", "tables", "features", "families", "fingerprint"},
-    1: {"trace", "thresholds", "storage", "attach", "sampling", "tasks", "prompts", "verifiers", "problem_sources"},
+    1: {
+        "trace",
+        "thresholds",
+        "storage",
+        "attach",
+        "sampling",
+        "tasks",
+        "boundaries",
+        "prompts",
+        "verifiers",
+        "problem_sources",
+    },
     2: {
         "block_calls",
         "final_norm",

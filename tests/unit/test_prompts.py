@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from tl_l2norm.prompts import chat_prompt, is_direct, share_not_direct, think_tag_ids, think_tags
+from tl_l2norm.prompts import chat_prompt, is_direct, share_not_direct
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 ASSISTANT = "{{ '<|im_start|>assistant\n' }}"  # in quotes: Jinja drops a newline at the end of a template
@@ -38,12 +38,6 @@ USER = f"<|im_start|>user\n{QUESTION}<|im_end|>\n"
 def with_template(tokenizer: Any, template: Any) -> Any:
     twin = copy.deepcopy(tokenizer)
     twin.chat_template = template
-    return twin
-
-
-def with_tokens(tokenizer: Any, *tokens: str) -> Any:
-    twin = copy.deepcopy(tokenizer)
-    twin.add_tokens(list(tokens))
     return twin
 
 
@@ -112,7 +106,8 @@ def test_a_switch_is_used_and_nothing_is_added(smollm2_tokenizer: Any, template:
 
 
 def test_a_switch_that_changes_nothing_is_no_switch(smollm2_tokenizer: Any) -> None:
-    prompt = chat_prompt(with_template(smollm2_tokenizer, HISTORY_ONLY), QUESTION, mode="direct")
+    with pytest.warns(UserWarning, match="speaks of thinking"):
+        prompt = chat_prompt(with_template(smollm2_tokenizer, HISTORY_ONLY), QUESTION, mode="direct")
     assert prompt.text.endswith("<|im_start|>assistant\nThe answer is")
 
 
@@ -148,25 +143,6 @@ def test_an_unknown_mode_is_refused(smollm2_tokenizer: Any) -> None:
     unchecked: Any = inspect.unwrap(chat_prompt)  # what a user calls: the type checker of the tests is in the way
     with pytest.raises(ValueError, match="mode is 'think' or 'direct', not 'fast'"):
         unchecked(smollm2_tokenizer, QUESTION, mode="fast")
-
-
-# Tags
-
-
-@pytest.mark.parametrize("pair", [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>")])
-def test_tags_of_the_vocabulary(smollm2_tokenizer: Any, pair: tuple[str, str]) -> None:
-    tokenizer = with_tokens(smollm2_tokenizer, *pair)
-    assert think_tags(tokenizer) == pair
-    start, end = think_tag_ids(tokenizer)
-    assert tokenizer(f"{pair[0]}so{pair[1]}", add_special_tokens=False)["input_ids"][::2] == [start, end]
-
-
-def test_half_a_pair_or_none_is_no_pair(smollm2_tokenizer: Any) -> None:
-    assert think_tags(smollm2_tokenizer) is None and think_tag_ids(smollm2_tokenizer) is None
-    assert think_tags(with_tokens(smollm2_tokenizer, "<think>")) is None
-    without_unknown = with_tokens(smollm2_tokenizer, "</think>")
-    without_unknown.unk_token = None
-    assert think_tags(without_unknown) is None
 
 
 # Direct answers

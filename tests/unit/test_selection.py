@@ -42,6 +42,7 @@ def completion(
     return Completion(
         prompt="?",
         text=text,
+        answer=text,
         prompt_tokens=(0,),
         tokens=tuple(range(n_tokens)),
         finish_reason="stop",

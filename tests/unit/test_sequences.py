@@ -1,34 +1,13 @@
 from typing import Any
 
-import pytest
 import torch
 
 import tl_l2norm as l2
 from tests import models
 from tl_l2norm.backends import backend_of
-from tl_l2norm.sequences import as_list, find_segments, pad_left, token_texts, tokenize
+from tl_l2norm.sequences import as_list, pad_left, token_texts, tokenize
 
-OPEN, CLOSE = 7, 8
 P, T, A = "prompt", "think", "answer"
-
-
-@pytest.mark.parametrize(
-    ("tokens", "prompt_len", "expected"),
-    [
-        ([1, 2, OPEN, 3, CLOSE, 4, 5], 2, [P, P, T, T, T, A, A]),
-        ([1, OPEN, 3, 4, CLOSE, 5], 2, [P, P, T, T, T, A]),  # the template opened the thought
-        ([1, OPEN, CLOSE, 3, 4], 3, [P, P, P, A, A]),  # the empty thought of a direct answer
-        ([1, OPEN, 3, 4], 1, [P, T, T, T]),  # cut off while thinking
-        ([1, 2, 3, 4], 2, [P, P, A, A]),
-        ([1, OPEN, 2, CLOSE, 3, OPEN, 4, CLOSE], 1, [P, T, T, T, A, T, T, T]),
-    ],
-)
-def test_segments_by_the_tags(tokens: list[int], prompt_len: int, expected: list[str]) -> None:
-    assert list(find_segments(tokens, prompt_len, (OPEN, CLOSE))) == expected
-
-
-def test_without_tags_a_response_is_answer() -> None:
-    assert find_segments([1, OPEN, CLOSE], 1, None) == (P, A, A)
 
 
 def test_one_sequence_counts_as_one() -> None:
