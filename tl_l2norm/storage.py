@@ -66,7 +66,8 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
     blob = _read(folder, _TENSORS)
     if hashlib.sha256(blob).hexdigest() != index.get("tensors_sha256"):
         raise InputError(
-            f"{folder / _TENSORS} doesn't match the checksum in {_INDEX}: it is damaged or of another run; delete {folder} to have it made again"
+            f"{folder / _TENSORS} doesn't match the checksum in {_INDEX}: it is damaged or of another run; delete {folder} to "
+            "have it made again"
         )
     try:
         tensors = load(blob)

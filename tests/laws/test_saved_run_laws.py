@@ -51,6 +51,11 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
 
 
 @pytest.fixture
+def bridge() -> Any:
+    return models.use(models.Case("llama", "bridge"))
+
+
+@pytest.fixture
 def fresh() -> Any:
     """A model of our own to change."""
     return l2.load_model(models.folder("qwen3"), device="cpu")
@@ -70,8 +75,8 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(
     assert table(l2.run_modes(tiny, PROBLEMS, temperature=temperature, save_to=tmp_path, **SHORT)) == table(whole)
 
 
-def test_reading_is_gone_on_with_too(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = l2.run_modes(tiny, PROBLEMS, **SHORT)
+def test_reading_is_gone_on_with_too(bridge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = l2.run_modes(bridge, PROBLEMS, **SHORT)
     with monkeypatch.context() as patch:
         calls, save = [], saved_runs.save_traces
 
@@ -83,21 +88,21 @@ def test_reading_is_gone_on_with_too(tiny: Any, tmp_path: Path, monkeypatch: pyt
 
         patch.setattr(saved_runs, "save_traces", saves)
         with pytest.raises(Killed):
-            l2.run_modes(tiny, PROBLEMS, save_to=tmp_path, **SHORT)
+            l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)
     with monkeypatch.context() as patch:
         patch.setattr("tl_l2norm.evaluation.generate", lambda *_, **__: pytest.fail("asked again"))
-        assert table(l2.run_modes(tiny, PROBLEMS, save_to=tmp_path, **SHORT)) == table(whole)
+        assert table(l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)) == table(whole)
         patch.setattr(saved_runs, "collect", lambda *_, **__: pytest.fail("read again"))
-        assert table(l2.run_modes(tiny, PROBLEMS, save_to=tmp_path, **SHORT)) == table(whole)
+        assert table(l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)) == table(whole)
 
 
-def test_more_problems_ask_only_the_new_ones(tiny: Any, tmp_path: Path) -> None:
-    l2.run_modes(tiny, PROBLEMS[1:4], save_to=tmp_path, **SHORT)
+def test_more_problems_ask_only_the_new_ones(bridge: Any, tmp_path: Path) -> None:
+    l2.run_modes(bridge, PROBLEMS[1:4], save_to=tmp_path, **SHORT)
     files = {file: file.read_bytes() for file in tmp_path.glob("*/responses.jsonl")}
-    more = l2.run_modes(tiny, PROBLEMS, save_to=tmp_path, **SHORT)
+    more = l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)
     assert all(file.read_bytes().startswith(before) for file, before in files.items())
     assert all(len(file.read_bytes().splitlines()) == len(PROBLEMS) for file in files)
-    assert table(more) == table(l2.run_modes(tiny, PROBLEMS, **SHORT))
+    assert table(more) == table(l2.run_modes(bridge, PROBLEMS, **SHORT))
 
 
 def _fine_tuned(model: Any) -> None:
@@ -139,67 +144,67 @@ def test_another_tokenizer_is_another_run(fresh: Any, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_with_hooks_of_others_nothing_is_kept_or_taken(tiny: Any, tmp_path: Path) -> None:
-    before = l2.run_modes(tiny, PROBLEMS, save_to=tmp_path, **SHORT)
+def test_with_hooks_of_others_nothing_is_kept_or_taken(bridge: Any, tmp_path: Path) -> None:
+    before = l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)
     kept = sorted(tmp_path.rglob("*"))
-    backend_of(tiny).resid_post(1).add_hook(lambda stream, hook: stream * 0)
+    backend_of(bridge).resid_post(1).add_hook(lambda stream, hook: stream * 0)
     try:
         with pytest.warns(UserWarning, match=r"nothing is read from or kept in .*1 hooks or SAEs"):
-            hooked = l2.run_modes(tiny, PROBLEMS, save_to=tmp_path, **SHORT)
+            hooked = l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)
     finally:
-        tiny.reset_hooks()
+        bridge.reset_hooks()
     assert [r.response for r in hooked] != [r.response for r in before]
     assert {r.trace.provenance.foreign_hooks for r in hooked} == {1}
     assert sorted(tmp_path.rglob("*")) == kept
-    assert table(l2.run_modes(tiny, PROBLEMS, save_to=tmp_path, **SHORT)) == table(before)
+    assert table(l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)) == table(before)
 
 
-def test_hooks_that_act_while_decoding_alone_are_in_the_traces(tiny: Any) -> None:
+def test_hooks_that_act_while_decoding_alone_are_in_the_traces(bridge: Any) -> None:
     def ablate(stream: torch.Tensor, hook: Any) -> torch.Tensor | None:
         return stream * 3 if stream.shape[1] == 1 else None
 
-    plain = l2.run_modes(tiny, PROBLEMS[:1], modes=["think"], **SHORT)[0].trace
-    backend_of(tiny).resid_post(5).add_hook(ablate)
+    plain = l2.run_modes(bridge, PROBLEMS[:1], modes=["think"], **SHORT)[0].trace
+    backend_of(bridge).resid_post(5).add_hook(ablate)
     try:
-        trace = l2.run_modes(tiny, PROBLEMS[:1], modes=["think"], **SHORT)[0].trace
+        trace = l2.run_modes(bridge, PROBLEMS[:1], modes=["think"], **SHORT)[0].trace
     finally:
-        tiny.reset_hooks()
+        bridge.reset_hooks()
     start = trace.prompt_len
     assert torch.allclose(trace.l2_norms[5, :start], plain.l2_norms[5, :start], rtol=1e-4)
     assert trace.l2_norms[5, start] == pytest.approx(3 * float(plain.l2_norms[5, start]), rel=1e-4)
 
 
-def test_a_kept_response_is_judged_by_the_answer_of_now(tiny: Any, tmp_path: Path) -> None:
+def test_a_kept_response_is_judged_by_the_answer_of_now(bridge: Any, tmp_path: Path) -> None:
     wrong = Problem(question="What is 1 + 1?", answer="no number at all", family="own")
-    first = l2.run_modes(tiny, [wrong], modes=["think"], save_to=tmp_path, **SHORT)[0]
+    first = l2.run_modes(bridge, [wrong], modes=["think"], save_to=tmp_path, **SHORT)[0]
     right = Problem(question=wrong.question, answer="it", family="own", verify=lambda _: True)
-    again = l2.run_modes(tiny, [right], modes=["think"], save_to=tmp_path, **SHORT)[0]
+    again = l2.run_modes(bridge, [right], modes=["think"], save_to=tmp_path, **SHORT)[0]
     assert (first.correct, again.correct, again.response) == (False, True, first.response)
 
 
 @pytest.mark.parametrize("n", [2, 5, 9, 14])
 def test_a_killed_causal_test_goes_on_and_gives_the_same_table(
-    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
+    bridge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:
-    traces = [r.trace for r in l2.run_modes(tiny, PROBLEMS, modes=["think"], **SHORT)]
+    traces = [r.trace for r in l2.run_modes(bridge, PROBLEMS, modes=["think"], **SHORT)]
     options: dict[str, Any] = {"quantiles": (0.6,), "max_new_tokens": 9, "batch_size": 2, "progress": False}
-    whole = l2.suppress_and_ask(tiny, PROBLEMS, traces, **options)
+    whole = l2.suppress_and_ask(bridge, PROBLEMS, traces, **options)
     assert whole["events"].sum() > 0 and (whole[whole["arm"] == "random"]["events"].sum() > 0)
     with monkeypatch.context() as patch:
         killed_after(patch, n)
         with pytest.raises(Killed):
-            l2.suppress_and_ask(tiny, PROBLEMS, traces, save_to=tmp_path, **options)
-    pd.testing.assert_frame_equal(l2.suppress_and_ask(tiny, PROBLEMS, traces, save_to=tmp_path, **options), whole)
+            l2.suppress_and_ask(bridge, PROBLEMS, traces, save_to=tmp_path, **options)
+    pd.testing.assert_frame_equal(l2.suppress_and_ask(bridge, PROBLEMS, traces, save_to=tmp_path, **options), whole)
     monkeypatch.setattr("tl_l2norm.suppression.generate", lambda *_, **__: pytest.fail("asked again"))
-    pd.testing.assert_frame_equal(l2.suppress_and_ask(tiny, PROBLEMS, traces, save_to=tmp_path, **options), whole)
+    pd.testing.assert_frame_equal(l2.suppress_and_ask(bridge, PROBLEMS, traces, save_to=tmp_path, **options), whole)
 
 
-def test_kept_traces_are_those_of_collect(tiny: Any, tmp_path: Path) -> None:
+def test_kept_traces_are_those_of_collect(bridge: Any, tmp_path: Path) -> None:
     texts = ["one two three", "four", "five six", "seven eight nine ten"]
     labels = [{"number": i} for i in range(4)]
-    plain = l2.collect(tiny, texts, labels=labels, batch_size=2, progress=False)
+    plain = l2.collect(bridge, texts, labels=labels, batch_size=2, progress=False)
     for _ in range(2):
-        found = collected(tmp_path, tiny, texts, labels=labels, batch_size=2, progress=False)
+        found = collected(tmp_path, bridge, texts, labels=labels, batch_size=2, progress=False)
         for a, b in zip(found, plain, strict=True):
             assert torch.equal(a.l2_norms, b.l2_norms) and a.labels == b.labels and a.provenance == b.provenance
     assert not (tmp_path / "parts").exists()
@@ -240,19 +245,19 @@ def test_a_damaged_line_is_named_with_what_to_do(journal: Path, where: int) -> N
         Journal(journal)
 
 
-def test_damaged_traces_are_named_with_what_to_do(tiny: Any, tmp_path: Path) -> None:
-    l2.run_modes(tiny, PROBLEMS[:2], modes=["think"], save_to=tmp_path, **SHORT)
+def test_damaged_traces_are_named_with_what_to_do(bridge: Any, tmp_path: Path) -> None:
+    l2.run_modes(bridge, PROBLEMS[:2], modes=["think"], save_to=tmp_path, **SHORT)
     file = next(tmp_path.glob("*/traces.safetensors"))
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"traces\.safetensors .*damaged.*delete"):
-        l2.run_modes(tiny, PROBLEMS[:2], modes=["think"], save_to=tmp_path, **SHORT)
+        l2.run_modes(bridge, PROBLEMS[:2], modes=["think"], save_to=tmp_path, **SHORT)
 
 
 # The folder
 
 
-def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tiny: Any, tmp_path: Path) -> None:
-    l2.run_modes(tiny, PROBLEMS[:1], modes=["think"], save_to=tmp_path, **SHORT)
+def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(bridge: Any, tmp_path: Path) -> None:
+    l2.run_modes(bridge, PROBLEMS[:1], modes=["think"], save_to=tmp_path, **SHORT)
     place = next(tmp_path.iterdir())
     code = f"""
 import pathlib, sys, time
@@ -265,27 +270,27 @@ with locked(pathlib.Path({str(place)!r})):
     try:
         assert other.stdout is not None and other.stdout.readline() == "locked\n"
         with pytest.raises(ValueError, match="another process works in .*give another folder"):
-            l2.run_modes(tiny, PROBLEMS[:1], modes=["think"], save_to=tmp_path, **SHORT)
+            l2.run_modes(bridge, PROBLEMS[:1], modes=["think"], save_to=tmp_path, **SHORT)
     finally:
         other.kill()
         other.wait()
-    l2.run_modes(tiny, PROBLEMS[:1], modes=["think"], save_to=tmp_path, **SHORT)
+    l2.run_modes(bridge, PROBLEMS[:1], modes=["think"], save_to=tmp_path, **SHORT)
 
 
 def test_a_folder_that_cant_be_written_to_is_refused_before_anything_is_asked(
-    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bridge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tl_l2norm.evaluation.generate", lambda *_, **__: pytest.fail("asked in spite of it"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="can't keep anything in .*give another folder"):
-        l2.run_modes(tiny, PROBLEMS, save_to=tmp_path / "file" / "kept", **SHORT)
+        l2.run_modes(bridge, PROBLEMS, save_to=tmp_path / "file" / "kept", **SHORT)
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ValueError, match="No space left on device"):
-        l2.run_modes(tiny, PROBLEMS, save_to=tmp_path / "kept", **SHORT)
+        l2.run_modes(bridge, PROBLEMS, save_to=tmp_path / "kept", **SHORT)
     assert not list(tmp_path.glob("kept/*/.probe*"))
 
 

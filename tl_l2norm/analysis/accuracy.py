@@ -73,8 +73,8 @@ def cut_off_warnings(accuracy: pd.DataFrame) -> list[str]:
     """For each mode whose responses were cut off too often to say much, why; of a table by mode alone."""
     names = {"think": "thinking", "direct": "direct"}
     return [
-        f"WARNING: {row['cut_off']:.0%} of the {names[row['mode']]} responses were cut off at the token limit, before they ended: "
-        "accuracy and norms are those of unfinished responses. Give them more room (max_new_tokens, max_direct_tokens)."
+        f"WARNING: {row['cut_off']:.0%} of the {names[row['mode']]} responses were cut off at the token limit, before they "
+        "ended: accuracy and norms are those of unfinished responses. Give them more room (max_new_tokens, max_direct_tokens)."
         for row in accuracy.to_dict("records")
         if row["cut_off"] > MUCH_CUT_OFF
     ]
