@@ -13,6 +13,7 @@ from typing import Any
 
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.boundaries import Boundaries
+from tl_l2norm.collection import collect
 from tl_l2norm.errors import InputError
 from tl_l2norm.generation import Completion, Generations, generate, restore
 from tl_l2norm.hook_names import Layers, resolve_layers
@@ -189,9 +190,11 @@ class _Run:
         ]
 
     def _generate(self, chosen: Sequence[int], on_finish: Callable[[Generations], None] | None) -> Sequence[Completion]:
+        prompts = [self.prompts[i] for i in chosen]
+        collect(self.backend.model, prompts[:1], progress=False)  # weights that give NaN show before anything is decoded
         return generate(
             self.backend.model,
-            [self.prompts[i] for i in chosen],
+            prompts,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             seed=[self.seeds[i] for i in chosen],

@@ -222,7 +222,7 @@ def _warnings(traces: Sequence[Trace], accuracy: pd.DataFrame) -> list[str]:
     """What stands above everything else, because it may be the reason for it."""
     hooked = max(trace.provenance.foreign_hooks for trace in traces)
     found = [f"WARNING: {_count(hooked, 'hook')} that the run didn't put there were on the model."] if hooked else []
-    return [*cut_off_warnings(traces, accuracy), *found]
+    return [*cut_off_warnings(accuracy), *found]
 
 
 def _caveats(accuracy: pd.DataFrame) -> list[str]:

@@ -174,6 +174,13 @@ def test_hooks_that_act_while_decoding_alone_are_in_the_traces(bridge: Any) -> N
     assert trace.l2_norms[5, start] == pytest.approx(3 * float(plain.l2_norms[5, start]), rel=1e-4)
 
 
+def test_broken_weights_show_before_anything_is_decoded(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tl_l2norm.evaluation.generate", lambda *_, **__: pytest.fail("decoded in spite of it"))
+    fresh.original_model.get_input_embeddings().weight.data[:] = torch.nan
+    with pytest.raises(FloatingPointError, match="the norm is nan"):
+        l2.run_modes(fresh, PROBLEMS, **SHORT)
+
+
 def test_a_kept_response_is_judged_by_the_answer_of_now(bridge: Any, tmp_path: Path) -> None:
     wrong = Problem(question="What is 1 + 1?", answer="no number at all", family="own")
     first = l2.run_modes(bridge, [wrong], modes=["think"], save_to=tmp_path, **SHORT)[0]
@@ -182,7 +189,7 @@ def test_a_kept_response_is_judged_by_the_answer_of_now(bridge: Any, tmp_path: P
     assert (first.correct, again.correct, again.response) == (False, True, first.response)
 
 
-@pytest.mark.parametrize("n", [2, 5, 9, 14])
+@pytest.mark.parametrize("n", [3, 11])
 def test_a_killed_causal_test_goes_on_and_gives_the_same_table(
     bridge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:
@@ -266,14 +273,13 @@ with locked(pathlib.Path({str(place)!r})):
     print("locked", flush=True)
     time.sleep(600)
 """
-    other = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True)
-    try:
-        assert other.stdout is not None and other.stdout.readline() == "locked\n"
-        with pytest.raises(ValueError, match="another process works in .*give another folder"):
-            l2.run_modes(bridge, PROBLEMS[:1], modes=["think"], save_to=tmp_path, **SHORT)
-    finally:
-        other.kill()
-        other.wait()
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "locked\n"
+            with pytest.raises(ValueError, match="another process works in .*give another folder"):
+                l2.run_modes(bridge, PROBLEMS[:1], modes=["think"], save_to=tmp_path, **SHORT)
+        finally:
+            other.kill()
     l2.run_modes(bridge, PROBLEMS[:1], modes=["think"], save_to=tmp_path, **SHORT)
 
 
