@@ -12,6 +12,8 @@ from transformer_lens.hook_points import HookPoint
 HookFn = Callable[..., Any]
 """`fn(tensor, hook=hook_point)`, returning a new tensor or None, as everywhere in TransformerLens."""
 
+_LIBRARIES = ("transformers", "accelerate", "transformer_lens")
+
 
 @contextmanager
 def attached(hooks: Sequence[tuple[HookPoint, HookFn]]) -> Iterator[None]:
@@ -55,3 +57,20 @@ def silenced(points: Sequence[HookPoint]) -> Iterator[None]:
     finally:
         for point, hooks in heard:
             point._forward_hooks = hooks
+
+
+def foreign_hooks(*models: nn.Module) -> int:
+    """Hooks on these modules and all inside them, and SAEs in a hook point's place.
+
+    Before a run attaches its own, these are the user's. What libraries attach for themselves, beside hook points, is left out.
+    """
+    modules = {id(module): module for model in models for module in model.modules()}.values()
+    hooks = sum(len(list(_hooks(module))) for module in modules)
+    return hooks + sum(hasattr(module, "W_dec") and hasattr(module, "encode") for module in modules)
+
+
+def _hooks(module: nn.Module) -> Iterator[Any]:
+    for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+        owner = (getattr(hook, "__module__", None) or "").partition(".")[0]
+        if isinstance(module, HookPoint) or owner not in _LIBRARIES:
+            yield hook

@@ -18,10 +18,11 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from typing_extensions import override
 
-from tl_l2norm.attach import attached, muted
+from tl_l2norm.attach import attached, foreign_hooks, muted
 from tl_l2norm.block_calls import BlockRuns
 from tl_l2norm.errors import InputError, InputTypeError, Unsupported
 from tl_l2norm.final_norm import FinalNorm, read_final_norm
+from tl_l2norm.fingerprint import Identity, model_fingerprint, template_fingerprint, tokenizer_fingerprint
 from tl_l2norm.hook_names import resid_post, unknown_name
 from tl_l2norm.protocols import Tokenizer
 
@@ -68,6 +69,30 @@ class Backend(ABC):
     def model_name(self) -> str:
         """What TransformerLens calls the model."""
         return str(self.model.cfg.model_name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of weights and configuration as they are when this is first asked for, see `tl_l2norm.fingerprint`."""
+        return model_fingerprint(self._weights, self.model.blocks, self._config)
+
+    def identity(self) -> Identity:
+        """Who the model is now. To be asked before a run attaches hooks of its own."""
+        return Identity(
+            weights=self.fingerprint,
+            tokenizer=tokenizer_fingerprint(self.tokenizer),
+            chat_template=template_fingerprint(self.tokenizer),
+            foreign_hooks=foreign_hooks(self.model, self._weights),
+        )
+
+    @property
+    @abstractmethod
+    def _weights(self) -> nn.Module:
+        """The module that holds them all."""
+
+    @property
+    @abstractmethod
+    def _config(self) -> Mapping[str, Any]:
+        """What its arithmetic was made from."""
 
     @cached_property
     def _embedding(self) -> Tensor:
@@ -246,6 +271,16 @@ class HookedBackend(Backend):
     name = "hooked"
     _RESID_PRE, _RESID_POST = "hook_resid_pre", "hook_resid_post"
 
+    @property
+    @override
+    def _weights(self) -> nn.Module:
+        return self.model  # type: ignore[no-any-return]
+
+    @property
+    @override
+    def _config(self) -> Mapping[str, Any]:
+        return self.model.cfg.to_dict()  # type: ignore[no-any-return]
+
     @override
     def token_embeddings(self) -> HookPoint:
         return self._point(self.model, "hook_embed", "hook_embed")
@@ -331,6 +366,16 @@ class BridgeBackend(Backend):
         super().__init__(model)
         parameters = inspect.signature(model.original_model.forward).parameters
         self._skips_logits = "logits_to_keep" in parameters
+
+    @property
+    @override
+    def _weights(self) -> nn.Module:
+        return self.model.original_model  # type: ignore[no-any-return]
+
+    @property
+    @override
+    def _config(self) -> Mapping[str, Any]:
+        return self.model.original_model.config.to_diff_dict()  # type: ignore[no-any-return]
 
     @override
     def token_embeddings(self) -> HookPoint:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tl_l2norm.tasks import Problem
 
 _OUR_SINK_RATIO = 20.0
+_OUR_LENGTH = 160
 _FAULTS = (InputError, Unmeasurable, FloatingPointError, OSError)  # anything else is a bug and keeps its traceback
 
 
@@ -69,7 +70,13 @@ def _add_problems(command: argparse.ArgumentParser, n: str) -> None:
         ".csv, .tsv or .parquet; a mixture of our own tasks that suits the model by default",
     )
     command.add_argument("--n", type=int, default=None, help=n)
-    command.add_argument("--max-new-tokens", type=int, default=160, help="length of a thinking response")
+    command.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=None,
+        help=f"length of a thinking response; {_OUR_LENGTH} for tiny-reasoner and smollm2, else what the context has left, up "
+        "to 4096 for models whose template thinks and 256 for others",
+    )
     command.add_argument("--max-direct-tokens", type=int, default=32, help="length of a direct response")
     command.add_argument("--seed", type=int, default=0, help="of problems, sampling and resampling")
     command.add_argument("--batch-size", type=int, default=None, help="responses decoded at once; 16, 100 for tiny-reasoner")
@@ -144,7 +151,7 @@ def _report(options: argparse.Namespace) -> int:
     results = run_modes(
         model,
         problems,
-        max_new_tokens=options.max_new_tokens,
+        max_new_tokens=_max_new_tokens(options),
         max_direct_tokens=options.max_direct_tokens,
         temperature=options.temperature,
         seed=options.seed,
@@ -174,7 +181,7 @@ def _analyse(options: argparse.Namespace) -> int:
         problems,
         controls=[name for name in CONTROLS if name.lower().replace(" ", "-") not in options.skip],
         quantiles=() if "suppression" in options.skip else QUANTILES,
-        max_new_tokens=options.max_new_tokens,
+        max_new_tokens=_max_new_tokens(options),
         max_direct_tokens=options.max_direct_tokens,
         sink_ratio=_sink_ratio(options) if options.sink_ratio is not None or not saes else None,  # None: that of the SAEs
         batch_size=_batch_size(options),
@@ -199,6 +206,13 @@ def _problems(options: argparse.Namespace, few: int = 24) -> tuple[Problem, ...]
     if options.model in OURS:
         return make_mixture(options.n or 200, families="compact", seed=options.seed, split="test")
     return make_mixture(options.n or few, seed=options.seed)
+
+
+def _max_new_tokens(options: argparse.Namespace) -> int | None:
+    from tl_l2norm.models import BUNDLED, OURS
+
+    known = options.model in OURS or options.model in BUNDLED
+    return _OUR_LENGTH if options.max_new_tokens is None and known else options.max_new_tokens
 
 
 def _batch_size(options: argparse.Namespace) -> int:

@@ -25,6 +25,8 @@ from tl_l2norm.recording import NormRecorder, check_finite, make_trace
 from tl_l2norm.sequences import SequenceLike, TokenSequence, as_list, batches_by_length, pad_left, tokenize
 from tl_l2norm.trace import Label, Trace
 
+_SCORES = 1 << 23  # attention scores of a batch at once, of one head
+
 
 def collect(
     model: Any,
@@ -75,6 +77,7 @@ def collect(
         FloatingPointError: a norm or another metric is NaN or infinite; with layer, sequence and position.
     """
     backend = backend_of(model)
+    identity = backend.identity()
     chosen = resolve_layers(layers, backend.n_layers)
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -90,6 +93,9 @@ def collect(
         raise InputError(
             "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
         )
+    in_one_pass = run is not None or bool(
+        set(metrics) - {"l2_norm"}
+    )  # interventions and other metrics know whole sequences only
     norms: dict[int, torch.Tensor] = {}
     acts: dict[int, dict[int, FeatureActs]] = {}
     measured: dict[int, dict[str, torch.Tensor]] = {}
@@ -104,7 +110,7 @@ def collect(
         for batch in batches_by_length(items, batch_size):
             if run:
                 _begin(run, items, keys, batch, backend.device)
-            norms.update(_run(backend, recorder, features, measuring, items, batch))
+            norms.update(_run(backend, recorder, features, measuring, items, batch, in_one_pass))
             measured.update(_measured(measuring, batch))
             if features:
                 acts.update(zip(batch, features.take(len(batch)), strict=True))
@@ -116,6 +122,7 @@ def collect(
             backend,
             item,
             norms[i],
+            identity=identity,
             layers=chosen,
             sink_ratio=sink_ratio,
             interventions=interventions,
@@ -156,13 +163,20 @@ def _run(
     measuring: MetricRecorder,
     items: Sequence[TokenSequence],
     batch: Sequence[int],
+    in_one_pass: bool,
 ) -> dict[int, torch.Tensor]:
+    """Norms of a batch; in parts where it is long, so that memory grows with its length and not with the square of it."""
     tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
-    if features:
-        features.next_pass(mask.bool())
-    measuring.next_pass(mask.bool())
-    backend.forward(tokens, mask, logits="none")
-    recorded = recorder.take().cpu()
+    step = tokens.shape[1] if in_one_pass else max(1, _SCORES // mask.numel())
+    cache, parts = None, list[torch.Tensor]()
+    for part, real in zip(torch.split(tokens, step, dim=1), torch.split(mask, step, dim=1), strict=True):
+        if features:
+            features.next_pass(real.bool())
+        measuring.next_pass(real.bool())
+        seen = mask[:, : sum(p.shape[2] for p in parts) + part.shape[1]]
+        _, cache = backend.forward(part, seen, cache=cache, keep_cache=step < tokens.shape[1], logits="none")
+        parts.append(recorder.take().cpu())
+    recorded = torch.cat(parts, dim=2)
     found = {i: recorded[:, row, -len(items[i]) :] for row, i in enumerate(batch)}
     for i, norms in found.items():
         check_finite(norms, recorder.layers, i)

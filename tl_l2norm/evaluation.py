@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.boundaries import Boundaries
+from tl_l2norm.collection import collect
 from tl_l2norm.errors import InputError
-from tl_l2norm.generation import Completion, generate
+from tl_l2norm.generation import Completion, Generations, generate, restore
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.prompts import ChatPrompt, Mode, chat_prompt, is_direct
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.sae_checks import sae_key
-from tl_l2norm.storage import content_key, load_traces, replace_file, save_traces
+from tl_l2norm.saved_runs import begin, collected, describe_run, locked, may_save, run_folder
+from tl_l2norm.storage import content_key
 from tl_l2norm.tasks import Problem
 from tl_l2norm.trace import Label, Trace
 from tl_l2norm.verifiers import extract_answer, is_correct
 
 MODES: tuple[Mode, ...] = ("think", "direct")
 
-_CHUNK = 32  # problems between two saves
+_ROOM, _ROOM_INSTRUCTED = 4096, 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,7 +59,7 @@ def run_modes(
     problems: Sequence[Problem],
     *,
     modes: Sequence[Mode] = MODES,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     max_direct_tokens: int = 32,
     temperature: float = 0.0,
     seed: int = 0,
@@ -73,7 +76,7 @@ def run_modes(
         model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template.
         problems: distinct ones; their ids pair the modes.
         modes: which, in this order.
-        max_new_tokens: of a thinking response.
+        max_new_tokens: of a thinking response; by default `thinking_room`.
         max_direct_tokens: of a direct response.
         temperature: 0 is greedy.
         seed: of sampling.
@@ -95,38 +98,133 @@ def run_modes(
         raise InputError("no problems given")
     if len({problem.id for problem in problems}) < len(problems):
         raise InputError("some problems are the same: the modes are paired by problem, so give each once")
-    limits = {"think": max_new_tokens, "direct": max_direct_tokens}
-    chosen = resolve_layers(layers, backend.n_layers)
-    options = {"temperature": temperature, "layers": chosen, "batch_size": batch_size, "saes": saes, "sink_ratio": sink_ratio}
-    sae_keys = {layer: sae_key(sae) for layer, sae in (saes or {}).items()} if save_to else {}
-    found: list[Result] = []
-    for mode in modes:
-        for start in range(0, len(problems), _CHUNK if save_to else len(problems)):
-            chunk = problems[start : start + _CHUNK] if save_to else problems
-            seeds = [_seed(seed, mode, problem) for problem in chunk]
-            name = f"{mode}, {len(problems)} problems" if progress else False
-            run = _Run(backend, mode, limits[mode], {**options, "seed": seeds, "progress": name}, sae_keys)
-            found.extend(run.resume(chunk, Path(save_to)) if save_to else run.ask(chunk))
-    return tuple(found)
+    prompts = {
+        mode: [chat_prompt(backend.tokenizer, p.question, mode=mode, system=p.system) for p in problems] for mode in modes
+    }
+    limits = {"direct": max_direct_tokens}
+    if "think" in modes:
+        limits["think"] = thinking_room(backend, prompts["think"]) if max_new_tokens is None else max_new_tokens
+    runs = [
+        _Run(
+            backend=backend,
+            mode=mode,
+            problems=problems,
+            prompts=prompts[mode],
+            max_new_tokens=limits[mode],
+            temperature=temperature,
+            seeds=[_seed(seed, mode, problem) for problem in problems],
+            batch_size=batch_size,
+            reading={"layers": resolve_layers(layers, backend.n_layers), "saes": saes, "sink_ratio": sink_ratio},
+            watched=backend.identity().foreign_hooks > 0,
+            progress=progress,
+        )
+        for mode in modes
+    ]
+    parent = may_save(backend, save_to)
+    places = [run.place(parent) for run in runs] if parent else [None] * len(runs)
+    with locked(*filter(None, places)):
+        asked = [run.ask(place) for run, place in zip(runs, places, strict=True)]
+        return tuple(r for run, own, place in zip(runs, asked, places, strict=True) for r in run.read(own, place))
 
 
-@dataclass(frozen=True, slots=True)
+def thinking_room(backend: Backend, prompts: Sequence[ChatPrompt]) -> int:
+    """How many tokens a thinking response may have where nobody says: what the context has left, up to 4,096 for a model whose
+    template thinks and 256 for one that is asked to by an instruction.
+    """
+    assert backend.tokenizer is not None
+    thinks = Boundaries(backend.tokenizer).thinks() is not None or not prompts[0].control.startswith("instruction")
+    left = backend.n_ctx - max(len(prompt.tokens) for prompt in prompts) + 1
+    return max(1, min(left, _ROOM if thinks else _ROOM_INSTRUCTED))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
     """Problems asked in one mode with the same options."""
 
     backend: Backend
     mode: Mode
+    problems: Sequence[Problem]
+    prompts: Sequence[ChatPrompt]
     max_new_tokens: int
-    options: dict[str, Any]
-    sae_keys: Mapping[int, str]
+    temperature: float
+    seeds: Sequence[int]
+    batch_size: int
+    reading: Mapping[str, Any]
+    """What to record of the responses: layers, saes, sink_ratio."""
+    watched: bool
+    """Whether to record while decoding: where somebody's hooks are on the model, which may act there in another way."""
+    progress: bool
 
-    def ask(self, problems: Sequence[Problem]) -> list[Result]:
-        prompts = [chat_prompt(self.backend.tokenizer, p.question, mode=self.mode, system=p.system) for p in problems]  # type: ignore[arg-type]
-        labels: list[dict[str, Label]] = [
-            {"mode": self.mode, "prompt": p.id, "family": p.family, "level": p.level} for p in problems
+    def place(self, parent: Path) -> Path:
+        """The folder of this run."""
+        return run_folder(parent, self.mode, self._what())
+
+    def _what(self) -> dict[str, Any]:
+        """All that responses and their traces depend on, beside the prompts."""
+        saes = {layer: sae_key(sae) for layer, sae in (self.reading["saes"] or {}).items()}
+        return describe_run(
+            self.backend,
+            mode=self.mode,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            **{**self.reading, "saes": saes},
+        )
+
+    def ask(self, place: Path | None) -> list[Completion]:
+        """The response to each problem: that of an earlier run where it is kept, or one of now, kept as it ends."""
+        seeds = list(self.seeds)
+        if place is None:
+            return list(self._generate(range(len(self.problems)), None))
+        journal = begin(place, self._what(), self.backend)
+        # What a response depends on: not what its problem's answer is, by which it is judged anew each time.
+        keys = [content_key([prompt.text, prompt.tokens, seed]) for prompt, seed in zip(self.prompts, seeds, strict=True)]
+        todo = [i for i, key in enumerate(keys) if key not in journal.entries]
+
+        def keep(done: Generations) -> None:
+            journal.add({keys[todo[c.prompt_index]]: _kept(c, self.problems[todo[c.prompt_index]]) for c in done})
+
+        if todo:
+            self._generate(todo, keep)
+        entries = [journal.entries[key] for key in keys]
+        return [
+            restore(self.backend.model, prompt, entry["tokens"], finish_reason=entry["finish_reason"], seed=seed)
+            for prompt, entry, seed in zip(self.prompts, entries, seeds, strict=True)
         ]
-        completions = generate(self.backend.model, prompts, max_new_tokens=self.max_new_tokens, labels=labels, **self.options)
-        return [self._judge(*row) for row in zip(problems, prompts, completions, strict=True)]
+
+    def _generate(self, chosen: Sequence[int], on_finish: Callable[[Generations], None] | None) -> Sequence[Completion]:
+        prompts = [self.prompts[i] for i in chosen]
+        collect(self.backend.model, prompts[:1], progress=False)  # weights that give NaN show before anything is decoded
+        return generate(
+            self.backend.model,
+            prompts,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=[self.seeds[i] for i in chosen],
+            batch_size=self.batch_size,
+            on_finish=on_finish,
+            progress=f"{self.mode}, {len(chosen)} problems" if self.progress else False,
+            **({**self.reading, "labels": self._labels()} if self.watched else {"metrics": ()}),
+        )
+
+    def _labels(self) -> list[dict[str, Label]]:
+        return [{"mode": self.mode, "prompt": p.id, "family": p.family, "level": p.level} for p in self.problems]
+
+    def read(self, completions: Sequence[Completion], place: Path | None) -> list[Result]:
+        """Results, with what the norms are in one pass over each response.
+
+        Norms of the decode loop are the same to float tolerance, but their last bits hang on which responses were decoded side
+        by side, and so on where a run was interrupted.
+        """
+        if not self.watched:
+            options = {**self.reading, "batch_size": self.batch_size, "progress": self.progress}
+            traces = collected(place, self.backend.model, completions, labels=self._labels(), **options)
+            rows = zip(completions, traces, self.seeds, strict=True)
+            completions = [dataclasses.replace(c, trace=self._sampled(trace, seed)) for c, trace, seed in rows]
+        return [self._judge(*row) for row in zip(self.problems, self.prompts, completions, strict=True)]
+
+    def _sampled(self, trace: Trace, seed: int) -> Trace:
+        source = dataclasses.replace(trace.provenance, seed=seed, temperature=float(self.temperature))
+        return dataclasses.replace(trace, provenance=source)
 
     def _judge(self, problem: Problem, prompt: ChatPrompt, completion: Completion) -> Result:
         assert completion.trace is not None
@@ -146,26 +244,16 @@ class _Run:
             trace=trace,
         )
 
-    def resume(self, problems: Sequence[Problem], folder: Path) -> list[Result]:
-        """Results of an earlier run of the same problems with the same model and options, or those of now, saved."""
-        place = folder / f"{self.mode}-{self._key(problems)}"
-        if (place / "results.json").is_file():
-            fields = json.loads((place / "results.json").read_text())
-            traces = load_traces(place)
-            return [Result(problem=p, mode=self.mode, trace=t, **f) for p, t, f in zip(problems, traces, fields, strict=True)]
-        results = self.ask(problems)
-        save_traces(place, [result.trace for result in results])
-        names = ("prompt", "control", "response", "answer", "finish_reason", "correct", "direct")
-        fields = [{name: getattr(result, name) for name in names} for result in results]
-        replace_file(place / "results.json", json.dumps(fields, ensure_ascii=False, indent=1).encode())
-        return results
 
-    def _key(self, problems: Sequence[Problem]) -> str:
-        b = self.backend
-        what = [b.model_name, b.name, str(b.dtype), self.max_new_tokens, [p.id for p in problems]]
-        kept = {name: value for name, value in self.options.items() if name not in ("batch_size", "progress", "saes")}
-        kept["saes"] = dict(self.sae_keys)
-        return content_key([what, kept])
+def _kept(completion: Completion, problem: Problem) -> dict[str, Any]:
+    """What is written of a response: its tokens say all; the rest is for people who look into the file."""
+    return {
+        "tokens": list(completion.tokens),
+        "finish_reason": completion.finish_reason,
+        "problem": problem.id,
+        "question": problem.question,
+        "text": completion.text,
+    }
 
 
 def answer_at(problem: Problem, trace: Trace, *, prefix: str = "") -> int | None:

@@ -142,6 +142,7 @@ def generate(
     batch_size: int = 8,
     prepend_bos: bool | None = None,
     sink_ratio: float = SINK_RATIO,
+    on_finish: Callable[[Generations], None] | None = None,
     progress: bool | str = True,
 ) -> Generations:
     """Generate responses and record the norm of every token as it is read back, after all interventions.
@@ -169,6 +170,8 @@ def generate(
         batch_size: responses that are decoded at once.
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink.
+        on_finish: called with responses as they end, those that end at one step together, and the log so far; what it raises
+            ends the run.
         progress: show a progress bar, under this name if it is one.
 
     Raises:
@@ -176,6 +179,7 @@ def generate(
         FloatingPointError: a norm is NaN or infinite; with layer, sequence and position.
     """
     backend = backend_of(model)
+    identity = backend.identity()
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     for name, count in (("max_new_tokens", max_new_tokens), ("n", n), ("batch_size", batch_size)):
         if count < 1:
@@ -198,35 +202,52 @@ def generate(
     features = FeatureRecorder(backend, saes) if saes is not None else None
     run = Run(backend, interventions) if interventions else None
     decoder = _Decoder(backend, recorder, features, run, sampling, stops, max_new_tokens)
+
+    boundaries = Boundaries(backend.tokenizer)
+
+    def complete(row: _Row) -> Completion:
+        trace = partial(
+            make_trace,
+            backend,
+            identity=identity,
+            layers=chosen,
+            sink_ratio=sink_ratio,
+            seed=row.seed,
+            temperature=float(temperature),
+            interventions=interventions,
+            labels=dict(labels[row.prompt]) if labels else {},
+        )
+        return _complete(boundaries, row, stops, trace)
+
+    completions: dict[int, Completion] = {}
     with (
         torch.inference_mode(),
         run.attached() if run else nullcontext(),
         recorder.attached() if recorder else nullcontext(),  # these two last: they see what the next block reads
         features.attached() if features else nullcontext(),
     ):
-        decoder.run(rows, n, batch_size, progress)
-    boundaries = Boundaries(backend.tokenizer)
-    return Generations(
-        tuple(
-            _complete(
-                boundaries,
-                row,
-                stops,
-                partial(
-                    make_trace,
-                    backend,
-                    layers=chosen,
-                    sink_ratio=sink_ratio,
-                    seed=row.seed,
-                    temperature=float(temperature),
-                    interventions=interventions,
-                    labels=dict(labels[row.prompt]) if labels else {},
-                ),
-            )
-            for row in rows
-        ),
-        log=run.log if run else None,
-    )
+        for finished in decoder.run(rows, n, batch_size, progress):
+            with torch.inference_mode(False):
+                completions.update({row.number: complete(row) for row in finished})
+                if on_finish:
+                    on_finish(Generations(tuple(completions[row.number] for row in finished), log=run.log if run else None))
+    return Generations(tuple(completions[row.number] for row in rows), log=run.log if run else None)
+
+
+def restore(
+    model: Any,
+    prompt: SequenceLike,
+    tokens: Sequence[int],
+    *,
+    finish_reason: FinishReason,
+    seed: int,
+    stop: Sequence[str | int] | str = (),
+) -> Completion:
+    """A response of an earlier run from its tokens, without what was recorded."""
+    backend = backend_of(model)
+    row = _make_rows(tokenize(backend, [prompt]), 1, [seed])[0]
+    row.new, row.finish_reason = list(tokens), finish_reason
+    return _complete(Boundaries(backend.tokenizer), row, _Stops.of(backend, stop, False), make_trace)
 
 
 @dataclass(slots=True, eq=False)
@@ -295,8 +316,8 @@ class _Decoder:
         self.steps: list[Float[Tensor, "row batch 1"]] = []
         self.scores: list[Float[Tensor, "2 batch"]] = []
 
-    def run(self, rows: Sequence[_Row], n: int, batch_size: int, progress: bool | str) -> None:
-        """Decode every row to its end."""
+    def run(self, rows: Sequence[_Row], n: int, batch_size: int, progress: bool | str) -> Iterator[list[_Row]]:
+        """Decode every row to its end; yields rows as they finish, those of one step together."""
         shared = 1 if self.interventions and self.interventions.acts_on_prompts else min(n, batch_size)
         queue = deque(_groups(rows, shared))
         name = progress if isinstance(progress, str) else "generate"
@@ -307,9 +328,12 @@ class _Decoder:
                     self._admit(admitted)
                 else:
                     self._step()
-                bar.update(self._retire())
+                finished = self._retire()
+                bar.update(len(finished))
                 read += max(1, len(self.rows))
                 bar.set_postfix(tokens=read, refresh=False)
+                if finished:
+                    yield finished
 
     def _admissible(self, queue: deque[list[_Row]], batch_size: int) -> Iterator[list[_Row]]:
         """Groups that fit: into an empty batch, or into one that is half empty, so that prompts are read together."""
@@ -394,12 +418,12 @@ class _Decoder:
                 row.finish_reason = "length"
         return tokens
 
-    def _retire(self) -> int:
-        """Let finished rows leave, and padding that no row needs any longer; returns how many left."""
+    def _retire(self) -> list[_Row]:
+        """Let finished rows leave, and padding that no row needs any longer; returns those that left."""
         alive = [i for i, row in enumerate(self.rows) if row.finish_reason is None]
-        left = len(self.rows) - len(alive)
+        left = [row for row in self.rows if row.finish_reason is not None]
         if not left:
-            return 0
+            return []
         self._flush()
         self.rows = [self.rows[i] for i in alive]
         if not alive:

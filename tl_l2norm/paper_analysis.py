@@ -35,6 +35,7 @@ from tl_l2norm.paper_readings import Modes, Readings
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.sae_checks import check_saes, training_metadata, unit_directions
 from tl_l2norm.sae_evaluation import evaluate_saes
+from tl_l2norm.saved_runs import locked, may_save
 from tl_l2norm.storage import replace_file
 from tl_l2norm.suppression import QUANTILES
 from tl_l2norm.tables import render_table
@@ -88,7 +89,7 @@ def analyse(
     controls: Collection[str] = CONTROLS,
     control_states: int = CONTROL_STATES,
     quantiles: Sequence[float] = QUANTILES,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     max_direct_tokens: int = 32,
     sink_ratio: float | None = None,
     batch_size: int = 8,
@@ -109,7 +110,7 @@ def analyse(
             longest; without SAELens, which trains them, it is left out with a warning.
         control_states: how many states each of those SAEs is trained on.
         quantiles: of the causal test, a threshold each; () leaves it out.
-        max_new_tokens: of a thinking response.
+        max_new_tokens: of a thinking response; by default as in `run_modes`.
         max_direct_tokens: of a direct response.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink and left
             out; by default what the SAEs were trained with (`train_saes` keeps it), else 5.
@@ -138,18 +139,19 @@ def analyse(
         max_direct_tokens=max_direct_tokens,
         options={"sink_ratio": sink_ratio, "batch_size": batch_size, "progress": progress},
         seed=seed,
-        folder=Path(save_to) if save_to else None,
+        folder=may_save(backend, save_to),
     )
-    return _Study(readings, controls).run()
+    with locked(*([readings.folder] if readings.folder else [])):
+        return _Study(readings, controls, Path(save_to) if save_to else None).run()
 
 
 class _Study:
     """One run of the analysis: what was read off the model so far, and the tables made of it."""
 
-    def __init__(self, readings: Readings, controls: Collection[str]) -> None:
+    def __init__(self, readings: Readings, controls: Collection[str], folder: Path | None) -> None:
         self.readings, self.controls = readings, controls
         self.backend, self.saes, self.options = readings.backend, readings.saes, readings.options
-        self.seed, self.folder = readings.seed, readings.folder
+        self.seed, self.folder = readings.seed, folder
         self.tables: dict[str, pd.DataFrame] = {}
         self.notes: dict[str, str] = {}
         self.features: dict[str, ReasoningFeatures] = {}

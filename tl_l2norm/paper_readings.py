@@ -14,7 +14,6 @@ import pandas as pd
 
 from tl_l2norm.analysis.correlation import METRIC_NAMES
 from tl_l2norm.backends import Backend, backend_of
-from tl_l2norm.collection import collect
 from tl_l2norm.errors import InputError
 from tl_l2norm.evaluation import Result, run_modes
 from tl_l2norm.models import random_twin
@@ -23,7 +22,7 @@ from tl_l2norm.prompts import ANSWER_PREFIX
 from tl_l2norm.sae_checks import sae_key
 from tl_l2norm.sae_training import SaeRecipe, train_saes
 from tl_l2norm.saes import untrained_saes
-from tl_l2norm.storage import content_key, load_traces, save_traces
+from tl_l2norm.saved_runs import collected, describe_run, run_folder
 from tl_l2norm.suppression import suppress_and_ask
 from tl_l2norm.tasks import Problem
 from tl_l2norm.trace import Trace
@@ -41,7 +40,7 @@ class Readings:
     problems: tuple[Problem, ...]
     control_states: int
     quantiles: tuple[float, ...]
-    max_new_tokens: int
+    max_new_tokens: int | None
     max_direct_tokens: int
     options: Mapping[str, Any]
     """sink_ratio, batch_size and progress, for everything that reads."""
@@ -128,18 +127,18 @@ class Readings:
         self, name: str, model: Any, traces: Sequence[Trace], saes: Mapping[int, Any], metrics: Sequence[str]
     ) -> tuple[Trace, ...]:
         """Traces of the same sequences, read once more in one pass each; from an earlier run where they are there."""
-        labels = [trace.labels for trace in traces]
         place = None
         if self.folder:
-            what = [backend_of(model).model_name, str(self.backend.dtype), self.options["sink_ratio"], list(metrics)]
-            what += [{layer: sae_key(sae) for layer, sae in saes.items()}, [trace.tokens.tolist() for trace in traces]]
-            place = self.folder / f"{name}-{content_key(what)}"
-            if (place / "traces.json").is_file():
-                return load_traces(place)
-        found = collect(model, list(traces), labels=labels, saes=saes or None, metrics=metrics, **self.options)
-        if place:
-            save_traces(place, found)
-        return found
+            what = describe_run(
+                backend_of(model),
+                sink_ratio=self.options["sink_ratio"],
+                metrics=list(metrics),
+                saes={layer: sae_key(sae) for layer, sae in saes.items()},
+                sequences=[trace.tokens.tolist() for trace in traces],
+            )
+            place = run_folder(self.folder, name, what)
+        labels = [trace.labels for trace in traces]
+        return collected(place, model, list(traces), labels=labels, saes=saes or None, metrics=metrics, **self.options)
 
 
 def _folder(parent: Path | None, name: str) -> AbstractContextManager[str | Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+from tl_l2norm.analysis.accuracy import cut_off_warnings
 from tl_l2norm.analysis.claims import NOT_SUPPORTED, SUPPORTED, UNTESTED
 from tl_l2norm.paper_figures import TOKENS, draw_analysis
 from tl_l2norm.report_parts import figure_html, figure_scripts, table_html
-from tl_l2norm.tables import render_table
+from tl_l2norm.tables import WIDTH, render_table
 from tl_l2norm.widgets.page import asset, render, write_page
 from tl_l2norm.widgets.token_view import visible_text
 
@@ -122,6 +124,7 @@ def analysis_report(analysis: Analysis, *, path: str | Path, title: str = "The T
         styles=[Markup(asset("report.css")), Markup(asset("paper_report.css"))],
         scripts=figure_scripts(),
         lead=", ".join(analysis.facts[name] for name in ("model", "responses") if name in analysis.facts),
+        warnings=_warnings(analysis),
         headline=_headline(claims),
         rule=_RULE,
         facts=_facts(analysis),
@@ -145,7 +148,12 @@ def analysis_summary(analysis: Analysis) -> str:
             "verdict": [f"{_MARKS[row['verdict']][0]} {row['verdict']}" for row in rows],
         }
     )
-    return f"{_headline(claims)}\n\n{render_table(frame)}"
+    above = [textwrap.fill(text, WIDTH) for text in _warnings(analysis)]
+    return "\n\n".join([*above, _headline(claims), render_table(frame)])
+
+
+def _warnings(analysis: Analysis) -> list[str]:
+    return cut_off_warnings(analysis.tables["accuracy"]) if "accuracy" in analysis.tables else []
 
 
 def _measured(row: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from tl_l2norm.attach import attached
 from tl_l2norm.backends import Backend
 from tl_l2norm.features import FeatureActs
+from tl_l2norm.fingerprint import Identity
 from tl_l2norm.norms import find_sinks, l2_norms, sink_bounds
 from tl_l2norm.sequences import TokenSequence, token_texts
 from tl_l2norm.trace import Label, Provenance, Trace
@@ -86,6 +87,7 @@ def make_trace(
     sequence: TokenSequence,
     norms: Float[Tensor, "row pos"],
     *,
+    identity: Identity,
     layers: tuple[int, ...],
     sink_ratio: float,
     seed: int | None = None,
@@ -108,7 +110,14 @@ def make_trace(
         embed_l2_norms=embed.clone(),
         is_sink=find_sinks(by_layer, bounds),
         sink_bounds=bounds,
-        provenance=provenance(backend, sink_ratio=sink_ratio, seed=seed, temperature=temperature, interventions=interventions),
+        provenance=provenance(
+            backend,
+            identity,
+            sink_ratio=sink_ratio,
+            seed=seed,
+            temperature=temperature,
+            interventions=interventions,
+        ),
         features=features or {},
         metrics=metrics or {},
         labels=labels or {},
@@ -117,13 +126,14 @@ def make_trace(
 
 def provenance(
     backend: Backend,
+    identity: Identity,
     *,
     sink_ratio: float,
     seed: int | None = None,
     temperature: float | None = None,
     interventions: Sequence[object] = (),
 ) -> Provenance:
-    """Where norms of this model, as it is loaded now, come from."""
+    """Where norms of this model come from; `identity`: what it was when they were recorded."""
     return Provenance(
         model=backend.model_name,
         backend=backend.name,
@@ -135,6 +145,10 @@ def provenance(
         seed=seed,
         temperature=temperature,
         interventions=tuple(map(str, interventions)),
+        fingerprint=identity.weights,
+        tokenizer=identity.tokenizer,
+        chat_template=identity.chat_template,
+        foreign_hooks=identity.foreign_hooks,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from tl_l2norm.analysis.accuracy import accuracy_table
+from tl_l2norm.analysis.accuracy import MUCH_CUT_OFF, accuracy_table, cut_off_warnings
 from tl_l2norm.analysis.curves import LayerCurve, compare_late, layer_curve
 from tl_l2norm.analysis.pairing import Tokens
 from tl_l2norm.analysis.resampling import MIN_PROMPTS
@@ -78,6 +78,7 @@ def report(
         scripts=[*figure_scripts(), *TokensWidget.scripts()],
         facts=_facts(results, seed),
         verdict=_verdict(traces, seed).partition(": "),
+        warnings=_warnings(traces, accuracy),
         caveats=[*_also(traces, seed), *_left_out(traces), *_caveats(accuracy)],
         accuracy=table_html(accuracy_text(accuracy)),
         accuracy_figure=figure_html(accuracy_bars(detailed[groups[0]] if groups else accuracy), "accuracy"),
@@ -107,7 +108,8 @@ def summary(results: Sequence[Result], *, seed: int = 0) -> str:
     traces = _traces(results)
     accuracy = _accuracy(results)
     words = [_verdict(traces, seed), *_also(traces, seed), *_left_out(traces), *_caveats(accuracy)]
-    return "\n\n".join([render_table(accuracy_text(accuracy)), *(textwrap.fill(text, WIDTH) for text in words)])
+    above, below = ([textwrap.fill(text, WIDTH) for text in texts] for texts in (_warnings(traces, accuracy), words))
+    return "\n\n".join([*above, render_table(accuracy_text(accuracy)), *below])
 
 
 def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
@@ -216,6 +218,13 @@ def _verdict(traces: Sequence[Trace], seed: int, tokens: Tokens = "read") -> str
     return found.verdict + left_out
 
 
+def _warnings(traces: Sequence[Trace], accuracy: pd.DataFrame) -> list[str]:
+    """What stands above everything else, because it may be the reason for it."""
+    hooked = max(trace.provenance.foreign_hooks for trace in traces)
+    found = [f"WARNING: {_count(hooked, 'hook')} that the run didn't put there were on the model."] if hooked else []
+    return [*cut_off_warnings(accuracy), *found]
+
+
 def _caveats(accuracy: pd.DataFrame) -> list[str]:
     """What weakens a comparison of the modes, in words."""
     caveats = []
@@ -225,7 +234,7 @@ def _caveats(accuracy: pd.DataFrame) -> list[str]:
             caveats.append(
                 f"{_share(row['not_direct'])} of the direct responses were not direct: they hold more than an answer."
             )
-        if row["cut_off"] > 0:
+        if 0 < row["cut_off"] <= MUCH_CUT_OFF:
             caveats.append(f"{_share(row['cut_off'])} of the {name} responses were cut off at the token limit.")
         if not row["n"]:
             caveats.append(f"No answer is known for the {name} responses, so there is no accuracy.")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tl_l2norm.backends import Backend
 from tl_l2norm.errors import InputError, InputTypeError
+from tl_l2norm.fingerprint import same_weights
 from tl_l2norm.hook_names import resid_post
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.sae_config import UNFOLDED, UNUSABLE
@@ -92,7 +93,16 @@ def _misfit(backend: Backend, layer: int, sae: Any) -> str | None:
 
 
 def _warn_of_another_model(backend: Backend, layer: int, sae: Any) -> None:
-    """Names of one model differ by who names it: no reason to refuse."""
+    """Names of one model differ by who names it, and fine-tuned ones take another's SAEs: no reason to refuse."""
+    ours = training_metadata(sae)
+    if ours.get("weights") and backend.fingerprint and ours.get("dtype") == str(backend.dtype):
+        if not same_weights(ours["weights"], backend.fingerprint, same_kind=ours.get("backend") == backend.name):
+            warnings.warn(
+                f"the SAE for layer {layer} was trained on other weights (fingerprint {ours['weights']}) than this model's "
+                f"({backend.fingerprint})",
+                stacklevel=5,
+            )
+        return
     name = getattr(getattr(sae.cfg, "metadata", None), "model_name", None)
     if name and _short(name) != _short(backend.model_name):
         warnings.warn(f"the SAE for layer {layer} was trained on {name}, the model is {backend.model_name}", stacklevel=5)

@@ -127,7 +127,15 @@ def _train(backend: Backend, layer: int, source: _States, recipe: SaeRecipe, buf
         hook_name=resid_post(layer),
         hook_head_index=None,
         prepend_bos=False,  # prompts are tokenised as they are given
-        tl_l2norm={"key": key, "centred": backend.centred, "sink_ratio": source.sink_ratio, **asdict(recipe)},
+        tl_l2norm={
+            "key": key,
+            "weights": backend.fingerprint,
+            "dtype": str(backend.dtype),
+            "backend": backend.name,
+            "centred": backend.centred,
+            "sink_ratio": source.sink_ratio,
+            **asdict(recipe),
+        },
     )
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(
@@ -219,7 +227,14 @@ def _without_sinks(
 
 
 def _key(backend: Backend, items: Sequence[TokenSequence], recipe: SaeRecipe, sink_ratio: float) -> str:
-    what = [backend.model_name, str(backend.dtype), backend.centred, asdict(recipe), sink_ratio, [i.tokens for i in items]]
+    what = [
+        backend.fingerprint or backend.model_name,
+        str(backend.dtype),
+        backend.centred,
+        asdict(recipe),
+        sink_ratio,
+        [i.tokens for i in items],
+    ]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 

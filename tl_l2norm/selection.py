@@ -270,7 +270,7 @@ class _Scorer:
         made_for, ours = given.provenance if isinstance(given, Thresholds) else None, self.traces[0].provenance
         if made_for is not None and not made_for.comparable(ours):
             raise InputError(
-                f"the thresholds are of {made_for.model} ({made_for.dtype}), the completions of {ours.model} ({ours.dtype}): "
+                f"the thresholds are of {made_for.describe()}, the completions of {ours.describe()}: "
                 "norms of different models, dtypes or weight processing are not comparable"
             )
         return {layer: check_value(layer, given[layer]) for layer in self.chosen}

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from tl_l2norm.features import FeatureActs
 from tl_l2norm.trace import Provenance, Trace
 
 FORMAT = "tl_l2norm.traces"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 knew a model by its name alone."""
 _TENSORS, _INDEX = "traces.safetensors", "traces.json"
 _TENSOR_FIELDS = ("tokens", "l2_norms", "embed_l2_norms", "is_sink", "sink_bounds")
 _FEATURE_FIELDS = ("starts", "latents", "values")
@@ -63,7 +65,10 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
     index = _read_index(folder)
     blob = _read(folder, _TENSORS)
     if hashlib.sha256(blob).hexdigest() != index.get("tensors_sha256"):
-        raise InputError(f"{folder / _TENSORS} doesn't match the checksum in {_INDEX}: it is damaged or of another run")
+        raise InputError(
+            f"{folder / _TENSORS} doesn't match the checksum in {_INDEX}: it is damaged or of another run; delete {folder} to "
+            "have it made again"
+        )
     try:
         tensors = load(blob)
         return tuple(
@@ -71,20 +76,26 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
             for i, entry in enumerate(index["traces"])
         )
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder} is not a complete set of traces: {error!r}") from error
+        raise InputError(f"{folder} is not a complete set of traces: {error!r}; delete it to have it made again") from error
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads(_read(folder, _INDEX))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder / _INDEX} is damaged: {error}") from error
+        raise InputError(f"{folder / _INDEX} is damaged: {error}; delete {folder} to have it made again") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise InputError(f"{folder / _INDEX} was not written by tl_l2norm.save_traces")
-    if index.get("version") != FORMAT_VERSION:
+    version = index.get("version")
+    if version == 1:
+        warnings.warn(
+            f"{folder / _INDEX} was written before traces kept a fingerprint of the weights: its model is known by name alone",
+            stacklevel=3,
+        )
+    elif version != FORMAT_VERSION:
         raise InputError(
-            f"{folder / _INDEX} has format version {index.get('version')}, this library reads {FORMAT_VERSION}: "
-            "use the tl_l2norm that wrote it"
+            f"{folder / _INDEX} has format version {version}, this library reads 1 to {FORMAT_VERSION}: use the tl_l2norm that "
+            "wrote it"
         )
     return index
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,17 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.draws import sequence_key
 from tl_l2norm.errors import InputError
-from tl_l2norm.generation import Generations, generate
+from tl_l2norm.evaluation import thinking_room
+from tl_l2norm.generation import Completion, Generations, generate, restore
 from tl_l2norm.hook_names import Layers, resolve_layers
-from tl_l2norm.interventions.events import Log
+from tl_l2norm.interventions.events import Log, Tally
 from tl_l2norm.interventions.suppress import HighNormSuppression
 from tl_l2norm.norms import SINK_RATIO
-from tl_l2norm.prompts import chat_prompt
-from tl_l2norm.storage import content_key, replace_file
+from tl_l2norm.prompts import ChatPrompt, chat_prompt
+from tl_l2norm.saved_runs import Journal, begin, describe_run, locked, may_save, run_folder
+from tl_l2norm.storage import content_key
 from tl_l2norm.tasks import Problem
 from tl_l2norm.thresholds import quantile_thresholds
 from tl_l2norm.trace import Trace
@@ -37,7 +40,7 @@ def suppress_and_ask(
     *,
     quantiles: Sequence[float] = QUANTILES,
     layers: Layers = "late",
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     sink_ratio: float = SINK_RATIO,
     batch_size: int = 8,
     seed: int = 0,
@@ -53,11 +56,11 @@ def suppress_and_ask(
         traces: of thinking responses of this model, whose quantiles are the thresholds.
         quantiles: a threshold each; 0.8 suppresses the fifth of the tokens whose norm is highest (low: lowest) at each layer.
         layers: where to suppress; the late ones by default.
-        max_new_tokens: of a response.
+        max_new_tokens: of a response; by default as in `run_modes`.
         sink_ratio: a norm over this many times its layer's median over the prompt is a sink's, and left alone.
         batch_size: responses decoded at once.
         seed: of the random arms.
-        save_to: a folder to keep each arm's outcomes in as they come; the same call goes on from what is there.
+        save_to: a folder to keep responses in as they end; the same call goes on from what is there.
         progress: show a progress bar.
 
     Returns:
@@ -71,15 +74,22 @@ def suppress_and_ask(
     if not problems or any(problem.answer is None and problem.verify is None for problem in problems):
         raise InputError("give problems with known answers: accuracy is what is measured")
     chosen = resolve_layers(layers, backend.n_layers)
+    prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
+    max_new_tokens = thinking_room(backend, prompts) if max_new_tokens is None else max_new_tokens
     taus = {q: dict(quantile_thresholds(traces, q)) for q in sorted({*quantiles, *(1 - q for q in quantiles)})}
-    ask = _Asker(backend, problems, {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "sink_ratio": sink_ratio})
     common = {"layers": chosen, "sink_ratio": sink_ratio, "seed": seed}
-    key = [max_new_tokens, sorted(taus.items()), sorted(common.items())]
+    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "sink_ratio": sink_ratio}
+    parent = may_save(backend, save_to)
+    what = describe_run(backend, max_new_tokens=max_new_tokens, **common) if parent else {}
+    place = run_folder(parent, "suppression", what) if parent else None
     frames = []
-    with tqdm(total=1 + 3 * len(quantiles), desc="suppression", unit="arm", disable=not progress, delay=2) as bar:
+    with (
+        locked(*([place] if place else [])),
+        tqdm(total=1 + 3 * len(quantiles), desc="suppression", unit="arm", disable=not progress, delay=2) as bar,
+    ):
+        ask = _Asker(backend, problems, prompts, options, begin(place, what, backend) if place else Journal())
         for q, kind in [(np.nan, "none"), *((q, kind) for q in quantiles for kind in ("scale", "swap", "low"))]:
-            place = Path(save_to) / f"{ask.key([*key, q, kind])}.json" if save_to else None
-            frames.append(_kept(place, partial(_arms, ask, q, kind, taus, common)))
+            frames.append(_arms(ask, q, kind, taus, common))
             bar.update()
     return pd.concat(frames, ignore_index=True).assign(seed=seed, model=backend.model_name)
 
@@ -89,71 +99,121 @@ def _arms(
 ) -> pd.DataFrame:
     """An arm, with the random one that is matched to it where it has one."""
     if kind == "none":
-        return ask("none", q, None)[0]
+        return ask.frame("none", q, ask("none", None))
     if kind == "low":
-        return ask("low", q, HighNormSuppression(taus[1 - q], mode="low", **common))[0]
+        return ask.frame("low", q, ask("low", HighNormSuppression(taus[1 - q], mode="low", **common)))
     names = ("high", "random") if kind == "scale" else ("swap", "swap random")
-    high, log = ask(names[0], q, HighNormSuppression(taus[q], action=kind, **common))  # type: ignore[arg-type]
-    control = HighNormSuppression(taus[q], mode="random", match=log, action=kind, **common)  # type: ignore[arg-type]
-    return pd.concat([high, ask(names[1], q, control)[0]], ignore_index=True)
-
-
-def _kept(place: Path | None, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """What an earlier run saved, or what is made now, saved."""
-    if place is not None and place.is_file():
-        return pd.DataFrame(json.loads(place.read_text())).astype({"quantile": float})
-    frame = make()
-    if place is not None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(place, frame.to_json(orient="records").encode())
-    return frame
+    x = HighNormSuppression(taus[q], action=kind, **common)  # type: ignore[arg-type]
+    high = ask(names[0], x)
+    control = ask(names[1], dataclasses.replace(x, mode="random"), matched=high)
+    return pd.concat([ask.frame(names[0], q, high), ask.frame(names[1], q, control)], ignore_index=True)
 
 
 class _Asker:
-    """Asks all problems under an intervention."""
+    """Asks all problems under an intervention; what is in the journal is not asked again."""
 
-    def __init__(self, backend: Backend, problems: Sequence[Problem], options: Mapping[str, Any]) -> None:
-        self.backend, self.problems, self.options = backend, problems, options
-        self.prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
+    def __init__(
+        self,
+        backend: Backend,
+        problems: Sequence[Problem],
+        prompts: Sequence[ChatPrompt],
+        options: Mapping[str, Any],
+        journal: Journal,
+    ) -> None:
+        self.backend, self.problems, self.prompts = backend, problems, prompts
+        self.options, self.journal = options, journal
+        self.seeds = [sequence_key(0, i, 0) for i in range(len(problems))]
 
-    def key(self, what: object) -> str:
-        """Hash of model, problems and parameters."""
-        b = self.backend
-        return content_key([b.model_name, b.name, str(b.dtype), [p.id for p in self.problems], what])
+    def __call__(self, arm: str, x: HighNormSuppression | None, *, matched: Sequence[_Outcome] | None = None) -> list[_Outcome]:
+        """What came of each problem; `matched`: the outcomes of the arm whose numbers of tokens a random one takes."""
+        what = [arm, sorted(x.thresholds.items()) if x is not None and isinstance(x.thresholds, Mapping) else None]
+        keys = [
+            content_key([what, prompt.text, prompt.tokens, seed, matched[i].counts if matched else None])
+            for i, (prompt, seed) in enumerate(zip(self.prompts, self.seeds, strict=True))
+        ]
+        todo = [i for i, key in enumerate(keys) if key not in self.journal.entries]
+        if x is not None and matched:
+            x = dataclasses.replace(x, match=self._tally(x, todo, matched))
 
-    def __call__(self, arm: str, quantile: float, x: HighNormSuppression | None) -> tuple[pd.DataFrame, Log | None]:
+        def keep(done: Generations) -> None:
+            self.journal.add({keys[todo[c.prompt_index]]: _outcome(c, done.log) for c in done})
+
         with warnings.catch_warnings():  # that nothing fired is seen in the figures
             warnings.filterwarnings("ignore", message="nothing was changed by")
-            interventions = [x] if x else []
-            out = generate(
-                self.backend.model, self.prompts, interventions=interventions, layers=[0], progress=False, **self.options
+            if todo:
+                generate(
+                    self.backend.model,
+                    [self.prompts[i] for i in todo],
+                    seed=[self.seeds[i] for i in todo],
+                    interventions=[x] if x else [],
+                    metrics=(),
+                    on_finish=keep,
+                    progress=False,
+                    **self.options,
+                )
+        return [_Outcome(self.journal.entries[key]) for key in keys]
+
+    def _tally(self, x: HighNormSuppression, todo: Sequence[int], matched: Sequence[_Outcome]) -> Tally:
+        """The log of the arm to match, of the problems that are asked now and in their order."""
+        return Tally(
+            x,
+            keys={number: self.seeds[i] for number, i in enumerate(todo)},
+            fired={(number, layer): n for number, i in enumerate(todo) for layer, n in matched[i].fired.items()},
+            live={(number, layer): n for number, i in enumerate(todo) for layer, n in matched[i].live.items()},
+        )
+
+    def frame(self, arm: str, quantile: float, outcomes: Sequence[_Outcome]) -> pd.DataFrame:
+        """One row per problem."""
+        rows = []
+        for problem, prompt, seed, outcome in zip(self.problems, self.prompts, self.seeds, outcomes, strict=True):
+            entry = outcome.entry
+            reason = entry["finish_reason"]
+            response = restore(self.backend.model, prompt, entry["tokens"], finish_reason=reason, seed=seed)
+            rows.append(
+                {
+                    "arm": arm,
+                    "quantile": quantile,
+                    "prompt": problem.id,
+                    "family": problem.family,
+                    "level": problem.level,
+                    "correct": bool(is_correct(problem, prompt.answer_prefix + response.answer)),
+                    "positions": entry["positions"],
+                    "events": sum(outcome.fired.values()),
+                    "tokens": len(entry["tokens"]),
+                    "cut_off": reason == "length",
+                }
             )
-        positions, events = _counts(out)
-        rows = [
-            {
-                "arm": arm,
-                "quantile": quantile,
-                "prompt": problem.id,
-                "family": problem.family,
-                "level": problem.level,
-                "correct": bool(is_correct(problem, prompt.answer_prefix + completion.answer)),
-                "positions": positions.get(i, 0),
-                "events": events.get(i, 0),
-                "tokens": len(completion.tokens),
-                "cut_off": completion.finish_reason == "length",
-            }
-            for i, (problem, prompt, completion) in enumerate(zip(self.problems, self.prompts, out, strict=True))
-        ]
-        return pd.DataFrame(rows), out.log
+        return pd.DataFrame(rows).astype({"quantile": float})
 
 
-def _counts(out: Generations) -> tuple[dict[int, int], dict[int, int]]:
-    """For each response at how many positions, and at how many positions and layers, something was changed."""
-    if out.log is None:
-        return {}, {}
-    events = out.events()
-    fired = events[events["fired"]]
-    return (
-        fired.groupby("sequence")["position"].nunique().to_dict(),
-        fired.groupby("sequence").size().to_dict(),
-    )
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """A response under an intervention, as the journal keeps it."""
+
+    entry: Mapping[str, Any]
+
+    @property
+    def counts(self) -> list[Any]:
+        """Of each layer how often the intervention fired, and could have."""
+        return [self.entry["fired"], self.entry["live"]]
+
+    @property
+    def fired(self) -> dict[int, int]:
+        return dict(self.entry["fired"])
+
+    @property
+    def live(self) -> dict[int, int]:
+        return dict(self.entry["live"])
+
+
+def _outcome(completion: Completion, log: Log | None) -> dict[str, Any]:
+    number = completion.prompt_index
+    found: dict[str, Any] = {"tokens": list(completion.tokens), "finish_reason": completion.finish_reason}
+    found |= {"text": completion.text, "positions": 0, "fired": [], "live": []}
+    if log is not None:
+        events = log.events_of([number])
+        events = events[events["fired"]]
+        found["positions"] = int(events["position"].nunique())
+        found["fired"] = [[int(layer), int(n)] for layer, n in events.groupby("layer").size().items()]
+        found["live"] = [[layer, n] for (sequence, layer), n in sorted(log.live().items()) if sequence == number]
+    return found

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tl_l2norm.errors import InputError
 from tl_l2norm.features import FeatureActs
+from tl_l2norm.fingerprint import UNKNOWN, same_weights
 from tl_l2norm.hook_names import Layers, late_layers, layer_ranges, resolve_layers
 
 SEGMENTS = ("prompt", "think", "answer")
@@ -42,11 +43,33 @@ class Provenance:
     """At which it was sampled, 0 is greedy; None where it was not generated."""
     interventions: tuple[str, ...] = ()
     """What acted on the stream while it was recorded, in this order."""
+    fingerprint: str = UNKNOWN
+    """Of weights and configuration, see `tl_l2norm.fingerprint`; "" where it isn't known, as in files of older versions."""
+    tokenizer: str = UNKNOWN
+    """Hash of the tokenizer."""
+    chat_template: str = UNKNOWN
+    """Hash of the chat template."""
+    foreign_hooks: int = 0
+    """Hooks on the model that were not of the run itself, such as a user's ablation: they may have changed the stream."""
 
     def comparable(self, other: Provenance) -> bool:
-        """Whether norms of both may be put in one table."""
-        mine, theirs = ((p.model, p.dtype, p.centred) for p in (self, other))
-        return mine == theirs
+        """Whether norms of both may be put in one table: the same weights in the same dtype and processing.
+
+        Weights are told apart by their fingerprints, whatever the model is called; where one isn't known, by name.
+        """
+        mine, theirs = ((p.dtype, p.centred) for p in (self, other))
+        return mine == theirs and self._same_model(other)
+
+    def _same_model(self, other: Provenance) -> bool:
+        if UNKNOWN in (self.fingerprint, other.fingerprint):
+            return self.model == other.model
+        return same_weights(self.fingerprint, other.fingerprint, same_kind=self.backend == other.backend)
+
+    def describe(self) -> str:
+        """The model, its dtype and its weights, for messages."""
+        notes = [self.dtype, *(["centred weights"] if self.centred else ())]
+        notes += [f"weights {self.fingerprint}"] if self.fingerprint else ()
+        return f"{self.model} ({', '.join(notes)})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -191,7 +214,7 @@ def require_comparable(traces: Sequence[Trace]) -> None:
     for i, trace in enumerate(traces):
         if not first.provenance.comparable(trace.provenance):
             raise InputError(
-                f"trace {i} is of {_describe(trace.provenance)} but trace 0 is of {_describe(first.provenance)}: "
+                f"trace {i} is of {trace.provenance.describe()} but trace 0 is of {first.provenance.describe()}: "
                 "norms of different models, dtypes or weight processing are not comparable"
             )
         if trace.layers != first.layers:
@@ -242,8 +265,3 @@ def _frame(sequence: int, trace: Trace, include_embedding: bool) -> pd.DataFrame
         columns["feature_l0"] = torch.cat([missing if acts is None else acts.l0.float() for acts in known]).numpy()
         columns["feature_sum"] = torch.cat([missing if acts is None else acts.total() for acts in known]).numpy()
     return pd.DataFrame({**columns, **trace.labels})
-
-
-def _describe(provenance: Provenance) -> str:
-    centred = ", centred weights" if provenance.centred else ""
-    return f"{provenance.model} ({provenance.dtype}{centred})"

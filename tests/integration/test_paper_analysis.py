@@ -123,7 +123,7 @@ def test_it_goes_on_from_what_was_saved(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing is to be read off the model again")
 
-    monkeypatch.setattr(paper_readings, "collect", never)
+    monkeypatch.setattr("tl_l2norm.saved_runs.collect", never)
     monkeypatch.setattr("tl_l2norm.evaluation.generate", never)
     monkeypatch.setattr("tl_l2norm.suppression.generate", never)
     with told_what_is_left_out():

@@ -9,6 +9,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models, oracles
+from tl_l2norm import collection
 from tl_l2norm.backends import backend_of
 from tl_l2norm.recording import NormRecorder
 from tl_l2norm.sequences import pad_left
@@ -45,6 +46,17 @@ def test_a_sequence_alone_is_the_same_in_a_left_padded_batch(model: Any) -> None
         assert relative(trace.l2_norms, alone.l2_norms) < 1e-4
         assert relative(trace.embed_l2_norms, alone.embed_l2_norms) < 1e-4
         assert torch.equal(trace.is_sink, alone.is_sink)
+
+
+def test_long_sequences_are_read_in_parts_and_nothing_changes(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences = [ids(text) for text in TEXTS]
+    whole = l2.collect(model, sequences, batch_size=3)
+    assert max(map(len, sequences)) > 20
+    for scores in (200, 1):  # a few positions at once, and each alone
+        monkeypatch.setattr(collection, "_SCORES", scores)
+        for parts, trace in zip(l2.collect(model, sequences, batch_size=3), whole, strict=True):
+            assert relative(parts.l2_norms, trace.l2_norms) < 1e-4
+            assert relative(parts.embed_l2_norms, trace.embed_l2_norms) < 1e-4
 
 
 def test_recording_changes_no_logit(model: Any) -> None:

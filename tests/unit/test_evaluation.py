@@ -4,6 +4,10 @@ import pytest
 
 import tl_l2norm as l2
 from tests import models
+from tl_l2norm import evaluation
+from tl_l2norm.backends import backend_of
+from tl_l2norm.evaluation import thinking_room
+from tl_l2norm.prompts import chat_prompt
 from tl_l2norm.tasks import Problem
 
 PROBLEMS = [
@@ -40,6 +44,28 @@ def test_saved_results_are_gone_on_from_but_not_those_of_other_options(smollm2: 
     l2.run_modes(broken, PROBLEMS, **options)
     l2.run_modes(smollm2, PROBLEMS, **{**options, "max_new_tokens": 7})
     assert len(list(tmp_path.iterdir())) == 5, "another model: two more; another length of thinking: one more"
+
+
+@pytest.mark.parametrize(
+    ("template", "room"),
+    [
+        ("{% for m in messages %}{{ m.content }}{% endfor %}<think>\n", "what the context has left"),
+        (
+            "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking %}on{% endif %}",
+            "what the context has left",
+        ),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", "little"),
+    ],
+)
+def test_a_model_whose_template_thinks_has_more_room(template: str, room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = l2.load_model(models.folder("llama"))
+    model.tokenizer.chat_template = template
+    backend = backend_of(model)
+    prompt = chat_prompt(model.tokenizer, "What is 2 + 2?")
+    monkeypatch.setattr(evaluation, "_ROOM_INSTRUCTED", 64)
+    assert thinking_room(backend, [prompt]) == (64 if room == "little" else 256 - len(prompt.tokens) + 1)
+    monkeypatch.setattr(evaluation, "_ROOM", 100)
+    assert thinking_room(backend, [prompt, prompt]) == min(100, thinking_room(backend, [prompt]))
 
 
 def test_bad_input(smollm2: object) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "tl_l2norm"
 LEVELS = {
-    0: {"errors", "protocols", "hook_names", "norms", "draws", "tables", "features", "families"},
+    0: {"errors", "protocols", "hook_names", "norms", "draws", "tables", "features", "families", "fingerprint"},
     1: {
         "trace",
         "thresholds",
@@ -43,7 +43,7 @@ LEVELS = {
         "interventions",
         "collection",
     },
-    3: {"generation", "analysis", "pressure", "selection"},
+    3: {"generation", "analysis", "pressure", "selection", "saved_runs"},
     4: {"evaluation", "sae_evaluation", "checks", "suppression", "paper_readings", "paper_analysis"},
     5: {"drawing", "figures", "widgets", "report_parts", "reporting", "paper_panels", "paper_figures", "paper_report"},
     6: {"cli", "__main__"},

@@ -134,6 +134,26 @@ def test_what_weakens_the_comparison_is_said() -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.parametrize(("cut", "warned"), [(2, False), (3, True), (10, True)])
+def test_a_share_cut_off_over_a_fifth_stands_above_everything(tmp_path: Path, cut: int, warned: bool) -> None:
+    results = [make_result(i, "think", finish_reason="length" if i < cut else "stop") for i in range(10)]
+    results += make_results(10, "direct")
+    text, page = summary(results), text_of(written(tmp_path, results))
+    said = f"{10 * cut}% of the thinking responses were cut off at the token limit"
+    assert said in text.replace("\n", " ") and said in page
+    assert text.startswith("WARNING") == warned and ("WARNING" in page) == warned
+    if warned:
+        assert page.index("WARNING") < page.index("Thinking norms are higher")
+        assert "max_new_tokens" in text.partition("\n\n")[0]
+
+
+def test_hooks_of_others_stand_above_everything() -> None:
+    hooked = [make_result(i, mode, trace=None) for i in range(8) for mode in ("think", "direct")]
+    source = dataclasses.replace(hooked[0].trace.provenance, foreign_hooks=2)
+    hooked[0] = dataclasses.replace(hooked[0], trace=dataclasses.replace(hooked[0].trace, provenance=source))
+    assert summary(hooked).startswith("WARNING: 2 hooks that the run didn't put there were on the model.")
+
+
 def test_families_and_levels_have_tables_of_their_own(tmp_path: Path) -> None:
     problems = [Problem(question=f"{i}", answer="1", family=family, level=i) for i, family in enumerate(["a", "b"], 1)]
     results = [make_result(0, mode, problem=p) for p in problems for mode in ("think", "direct")]  # type: ignore[arg-type]

@@ -12,6 +12,9 @@ from tl_l2norm.errors import InputError
 if TYPE_CHECKING:
     from tl_l2norm.evaluation import Result
 
+MUCH_CUT_OFF = 0.2
+"""Share of a mode's responses that were cut off, above which a report begins with it."""
+
 _Z = 1.959963984540054  # 97.5% point of the standard normal
 
 
@@ -64,3 +67,14 @@ def _row(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
         "not_direct": 1 - checked.mean() if len(checked) else float("nan"),
         "cut_off": group["cut_off"].mean(),
     }
+
+
+def cut_off_warnings(accuracy: pd.DataFrame) -> list[str]:
+    """For each mode whose responses were cut off too often to say much, why; of a table by mode alone."""
+    names = {"think": "thinking", "direct": "direct"}
+    return [
+        f"WARNING: {row['cut_off']:.0%} of the {names[row['mode']]} responses were cut off at the token limit, before they "
+        "ended: accuracy and norms are those of unfinished responses. Give them more room (max_new_tokens, max_direct_tokens)."
+        for row in accuracy.to_dict("records")
+        if row["cut_off"] > MUCH_CUT_OFF
+    ]

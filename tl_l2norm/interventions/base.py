@@ -18,6 +18,7 @@ from tl_l2norm.hook_names import Layers, layer_ranges, resolve_layers
 from tl_l2norm.interventions.events import Decision
 from tl_l2norm.interventions.rows import Places, Positions, Rows, RowTensors
 from tl_l2norm.norms import SINK_RATIO
+from tl_l2norm.recording import provenance
 from tl_l2norm.thresholds import AdaptiveIQR, ThresholdLike, Thresholds
 
 if TYPE_CHECKING:
@@ -120,13 +121,11 @@ class Intervention(ABC):
         source = thresholds.provenance
         if source is None:
             return
-        here = (backend.model_name, str(backend.dtype).removeprefix("torch."), backend.centred)
-        there = (source.model, source.dtype, source.centred)
-        if here != there:
-            texts = [f"{name} ({dtype}{', centred weights' * centred})" for name, dtype, centred in (there, here)]
+        here = provenance(backend, backend.identity(), sink_ratio=source.sink_ratio)
+        if not source.comparable(here):
             raise InputError(
-                f"{type(self).__name__}: the thresholds are of {texts[0]} but the model is {texts[1]}: norms of different "
-                "models, dtypes or weight processing are not comparable; take thresholds from traces of this model"
+                f"{type(self).__name__}: the thresholds are of {source.describe()} but the model is {here.describe()}: norms "
+                "of different models, dtypes or weight processing are not comparable; take thresholds from traces of this model"
             )
 
     def new_state(self, layer: int, rows: Rows, d_model: int) -> RowTensors | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
+from typing_extensions import override
 
 from tl_l2norm.interventions.rows import Places
 
@@ -76,6 +77,13 @@ class Log:
         frame = pd.concat(parts, ignore_index=True) if parts else _frame(0)
         order = ["sequence", "position", "layer"]
         return frame.sort_values(order, kind="stable", ignore_index=True)
+
+    def events_of(self, sequences: Collection[int]) -> pd.DataFrame:
+        """The events of these sequences alone, which needn't wait for the others."""
+        for index in range(len(self.interventions)):
+            self._flush(index)
+        parts = [part[part["sequence"].isin(sequences)] for parts in self._parts for part in parts]
+        return pd.concat(parts, ignore_index=True) if parts else _frame(0)
 
     def counts(self) -> pd.DataFrame:
         """How often each intervention decided what: intervention, decision, fired, n.
@@ -144,6 +152,30 @@ class Log:
             | ({column: extra} if column else {}),
         )
         self._parts[index].append(frame)
+
+
+class Tally(Log):
+    """How often one intervention fired and could have, kept from another run: what a matched control needs of its log."""
+
+    def __init__(
+        self,
+        intervention: Intervention,
+        *,
+        keys: Mapping[int, int],
+        fired: Mapping[tuple[int, int], int],
+        live: Mapping[tuple[int, int], int],
+    ) -> None:
+        super().__init__([intervention])
+        self.keys = dict(keys)
+        self._counts = dict(fired), dict(live)
+
+    @override
+    def fired(self, index: int = 0) -> dict[tuple[int, int], int]:
+        return dict(self._counts[0])
+
+    @override
+    def live(self, index: int = 0) -> dict[tuple[int, int], int]:
+        return dict(self._counts[1])
 
 
 def _columns(entries: Sequence[Entry]) -> dict[str, Any]:

@@ -1,0 +1,290 @@
+"""Who a model is: by its weights, tokenizer, template and hooks, never by its name."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import tl_l2norm as l2
+from tests import models
+from tests.traces import trace_of
+from tl_l2norm.attach import foreign_hooks
+from tl_l2norm.backends import backend_of
+from tl_l2norm.checks import selfcheck
+from tl_l2norm.fingerprint import UNKNOWN, model_fingerprint, same_weights
+from tl_l2norm.trace import require_comparable
+
+TEXT = "one two three four"
+
+
+def fingerprint(model: Any) -> str:
+    return backend_of(model).fingerprint
+
+
+def saved(place: Path, model: Any) -> Path:
+    model.save_pretrained(place)
+    models.tokenizer().save_pretrained(place)
+    return place
+
+
+def _one_step(model: Any) -> None:
+    """Of fine-tuning, at a usual rate."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    tokens = torch.arange(5, 25)[None]
+    model(tokens, labels=tokens).loss.backward()
+    optimiser.step()
+
+
+def _merged_lora(model: Any) -> None:
+    weight = model.model.layers[3].self_attn.v_proj.weight
+    weight.data += 1e-3 * torch.randn(len(weight), 1) @ torch.randn(1, weight.shape[1])
+
+
+def _without_a_head(model: Any) -> None:
+    model.model.layers[2].self_attn.o_proj.weight.data[:, 12:24] = 0
+
+
+def _one_value(model: Any) -> None:
+    model.model.layers[4].mlp.down_proj.weight.data[7, 3] *= 1.0001
+
+
+def _one_row(model: Any) -> None:
+    model.model.embed_tokens.weight.data[31_337] += 0.01
+
+
+def _layers_exchanged(model: Any) -> None:
+    layers = model.model.layers
+    layers[1], layers[2] = layers[2], layers[1]
+
+
+def _shuffled(model: Any) -> None:
+    """The same values in another order: a control that some use."""
+    weight = model.model.layers[0].mlp.up_proj.weight
+    weight.data = weight.data.flatten()[torch.randperm(weight.numel())].reshape(weight.shape)
+
+
+def _other_base(model: Any) -> None:
+    model.config.rope_parameters = {"rope_type": "default", "rope_theta": 500_000.0}
+
+
+def _other_eps(model: Any) -> None:
+    model.config.rms_norm_eps = 1e-5
+
+
+CHANGES: list[Callable[[Any], None]] = [
+    _one_step,
+    _merged_lora,
+    _without_a_head,
+    _one_value,
+    _one_row,
+    _layers_exchanged,
+    _shuffled,
+    _other_base,
+    _other_eps,
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A llama and what is made of it, all in folders of one name."""
+    found = {"as it was": l2.load_model(models.folder("llama"))}
+    for change in CHANGES:
+        torch.manual_seed(1)
+        model = transformers.AutoModelForCausalLM.from_pretrained(models.folder("llama"), dtype=torch.float32)
+        change(model)
+        place = tmp_path_factory.mktemp("run") / "checkpoint-500"
+        found[change.__name__] = l2.load_model(saved(place, model))
+    return found
+
+
+def test_each_change_of_a_checkpoint_is_seen(checkpoints: dict[str, Any]) -> None:
+    found = {name: fingerprint(model) for name, model in checkpoints.items()}
+    assert UNKNOWN not in found.values()
+    for (first, a), (second, b) in itertools.combinations(found.items(), 2):
+        assert a != b, f"{first} and {second} look the same"
+    traces = {name: l2.collect(model, TEXT, progress=False)[0] for name, model in checkpoints.items()}
+    assert len({trace.provenance.model for trace in traces.values()}) == 2, "all but the first are called checkpoint-500"
+    for first, second in itertools.combinations(traces.values(), 2):
+        assert not first.provenance.comparable(second.provenance)
+
+
+def test_the_same_weights_are_the_same_wherever_they_lie(tmp_path: Path, checkpoints: dict[str, Any]) -> None:
+    before = checkpoints["as it was"]
+    moved = saved(tmp_path / "moved", models.hugging_face("llama"))
+    other = l2.load_model(moved)
+    assert other.cfg.model_name != before.cfg.model_name
+    assert fingerprint(other) == fingerprint(before)
+    code = f"""
+import tl_l2norm as l2
+from tl_l2norm.backends import backend_of
+print(backend_of(l2.load_model({str(moved)!r})).fingerprint)
+"""
+    env = {**os.environ, "PYTHONHASHSEED": "7"}
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert out.stdout.strip() == fingerprint(before)
+    traces = [l2.collect(m, [TEXT, "five"], batch_size=size, progress=False)[0] for m, size in ((before, 1), (other, 2))]
+    require_comparable(traces)
+    options: dict[str, Any] = {"max_new_tokens": 6, "ignore_eos": True, "progress": False}
+    tau = l2.quantile_thresholds(l2.generate(before, TEXT, **options).traces, 0.5)
+    out = l2.generate(other, TEXT, interventions=[l2.HighNormSuppression(tau)], **options)
+    assert len(out.events()), "thresholds of the same weights under another name are taken"
+
+
+def test_thresholds_and_selection_tell_checkpoints_of_one_name_apart(checkpoints: dict[str, Any]) -> None:
+    first, second = checkpoints["_one_step"], checkpoints["_one_value"]
+    options: dict[str, Any] = {"max_new_tokens": 4, "n": 2, "temperature": 1.0, "ignore_eos": True, "progress": False}
+    tau = l2.quantile_thresholds(l2.generate(first, TEXT, **options).traces, 0.5)
+    with pytest.raises(ValueError, match=r"thresholds are of checkpoint-500 .*weights .* the model is checkpoint-500"):
+        l2.generate(second, TEXT, interventions=[l2.HighNormSuppression(tau)], **options)
+    with pytest.raises(ValueError, match="not comparable"):
+        l2.select(l2.generate(second, TEXT, **options), by="event_area", thresholds=tau)
+    with pytest.raises(ValueError, match=r"trace 1 is of checkpoint-500 .* but trace 0 is of checkpoint-500"):
+        require_comparable([l2.collect(m, TEXT, progress=False)[0] for m in (first, second)])
+
+
+@pytest.mark.parametrize("edit", ["in place", "through data", "by a new tensor"])
+def test_an_edit_in_memory_is_seen_and_so_is_its_undoing(tiny: Any, edit: str) -> None:
+    before, weight = fingerprint(tiny), next(p for p in tiny.blocks[1].mlp.parameters() if p.ndim > 1)
+    kept = weight.detach().clone()
+    if edit == "in place":
+        with torch.no_grad():
+            weight[2, 1] += 0.5
+    elif edit == "through data":
+        weight.data[2, 1] += 0.5
+    else:
+        weight.data = kept + 0.5
+    assert fingerprint(tiny) != before
+    weight.data = kept
+    assert fingerprint(tiny) == before
+
+
+@pytest.mark.skipif(not models.HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2"])
+def test_both_backends_of_one_file_are_comparable_and_of_two_files_are_not(
+    architecture: str, checkpoints: dict[str, Any]
+) -> None:
+    bridge, hooked = (models.use(models.Case(architecture, name)) for name in ("bridge", "hooked"))
+    ours, theirs = (l2.collect(model, TEXT, progress=False)[0].provenance for model in (bridge, hooked))
+    assert ours.comparable(theirs) and theirs.comparable(ours)
+    if architecture == "llama":
+        for name in ("_one_step", "_merged_lora", "_without_a_head", "_one_value"):
+            other = l2.collect(checkpoints[name], TEXT, progress=False)[0].provenance
+            assert not theirs.comparable(other), name
+
+
+def test_memory_layout_is_not_part_of_it() -> None:
+    torch.manual_seed(0)
+    block = torch.nn.Module()
+    block.W_in = torch.nn.Parameter(torch.randn(4, 12, 7))
+    before = model_fingerprint(block, [block], {})
+    block.W_in.data = block.W_in.data.transpose(0, 2).contiguous().transpose(0, 2)
+    assert not block.W_in.is_contiguous() and model_fingerprint(block, [block], {}) == before
+    block.W_in.data = block.W_in.data.transpose(0, 1).contiguous().reshape(4, 12, 7)
+    other = model_fingerprint(block, [block], {})
+    assert other != before and same_weights(other, before, same_kind=False), "another order, the same values"
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.complex64]
+)
+def test_every_single_value_counts_in_every_dtype(dtype: torch.dtype) -> None:
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(torch.randn(3, 5).mul(9).to(dtype), requires_grad=False)
+    found = {model_fingerprint(module, [], {})}
+    for i, j in itertools.product(range(3), range(5)):
+        bits = module.weight.data.view(torch.uint8)
+        bits[i, j * dtype.itemsize] ^= 1
+        found.add(model_fingerprint(module, [], {}))
+        bits[i, j * dtype.itemsize] ^= 1
+    assert len(found) == 16
+
+
+def test_weights_that_are_not_there_are_unknown() -> None:
+    with torch.device("meta"):
+        module = torch.nn.Linear(3, 3)
+    assert model_fingerprint(module, [module], {}) == UNKNOWN
+
+
+def test_where_a_fingerprint_is_not_known_the_name_decides() -> None:
+    known = trace_of([[1.0]], provenance={"fingerprint": "a-b"}).provenance
+    unknown = dataclasses.replace(known, fingerprint=UNKNOWN)
+    renamed = dataclasses.replace(unknown, model="another")
+    assert known.comparable(unknown) and unknown.comparable(known) and not known.comparable(renamed)
+
+
+def test_files_from_before_there_were_fingerprints_are_read_with_a_warning(tmp_path: Path) -> None:
+    l2.save_traces(tmp_path, [trace_of([[1.0, 2.0]])])
+    index = json.loads((tmp_path / "traces.json").read_text())
+    index["version"] = 1
+    for name in ("fingerprint", "tokenizer", "chat_template", "foreign_hooks"):
+        del index["traces"][0]["provenance"][name]
+    (tmp_path / "traces.json").write_text(json.dumps(index))
+    with pytest.warns(UserWarning, match="known by name alone"):
+        old = l2.load_traces(tmp_path)[0]
+    assert old.provenance.fingerprint == UNKNOWN and old.provenance.comparable(trace_of([[1.0]]).provenance)
+
+
+def test_tokenizer_and_template_are_told_apart(tmp_path: Path) -> None:
+    model = l2.load_model(models.folder("qwen3"))
+    first = l2.collect(model, TEXT, progress=False)[0].provenance
+    model.tokenizer = copy.deepcopy(model.tokenizer)
+    model.tokenizer("a text", padding="max_length", max_length=30, truncation=True)
+    assert l2.collect(model, TEXT, progress=False)[0].provenance == first, "what a call pads to is no part of a tokenizer"
+    model.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    second = l2.collect(model, TEXT, progress=False)[0].provenance
+    assert second.chat_template != first.chat_template and second.tokenizer == first.tokenizer
+    model.tokenizer.add_tokens(["<new>"])
+    third = l2.collect(model, TEXT, progress=False)[0].provenance
+    assert third.tokenizer != first.tokenizer
+    assert first.comparable(third), "norms are of weights and tokens"
+
+
+def test_hooks_of_others_are_counted_and_ours_are_not(tiny: Any) -> None:
+    def hooks_in(trace: l2.Trace) -> int:
+        return trace.provenance.foreign_hooks
+
+    options: dict[str, Any] = {"max_new_tokens": 3, "ignore_eos": True, "progress": False}
+    tau = {2: 1.0}
+    ours = l2.generate(tiny, TEXT, interventions=[l2.HighNormSuppression(tau)], **options)
+    assert hooks_in(ours[0].trace) == 0
+    point, block = backend_of(tiny).resid_post(2), tiny.blocks[1]
+    point.add_hook(lambda stream, hook: stream * 0.5)
+    handle = block.register_forward_pre_hook(lambda module, args: None)
+    try:
+        assert hooks_in(l2.collect(tiny, TEXT, progress=False)[0]) == 2
+        assert hooks_in(l2.generate(tiny, TEXT, **options)[0].trace) == 2
+    finally:
+        tiny.reset_hooks()
+        handle.remove()
+    with l2.HighNormSuppression(tau).hooks(tiny):
+        assert hooks_in(l2.collect(tiny, TEXT, progress=False)[0]) >= 1, "not of this run, and not among its interventions"
+    selfcheck(tiny)  # after which transformers leaves hooks of its own
+    assert hooks_in(l2.collect(tiny, TEXT, progress=False)[0]) == 0
+
+
+def test_an_sae_in_a_hook_points_place_and_hooks_inside_it_count() -> None:
+    class Sae(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.W_dec = torch.nn.Parameter(torch.zeros(2, 2))
+            self.inner = torch.nn.Identity()
+
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), Sae())
+    assert foreign_hooks(model) == 1
+    model[1].inner.register_forward_hook(lambda *_: None)
+    assert foreign_hooks(model, model) == 2
