@@ -6,21 +6,22 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tl_l2norm.arguments import check_choice, one_or_several
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.errors import InputError
 from tl_l2norm.generation import Completion, generate
 from tl_l2norm.hook_names import Layers, resolve_layers
-from tl_l2norm.norms import SINK_RATIO
+from tl_l2norm.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.prompts import ChatPrompt, Mode, chat_prompt, is_direct
 from tl_l2norm.protocols import SparseAutoencoder
-from tl_l2norm.saes import sae_key
+from tl_l2norm.saes import check_saes, sae_key
 from tl_l2norm.storage import content_key, load_traces, replace_file, save_traces
-from tl_l2norm.tasks import Problem
+from tl_l2norm.tasks import Problem, problems_of
 from tl_l2norm.trace import Label, Trace
 from tl_l2norm.verifiers import extract_answer, is_correct
 
@@ -49,17 +50,17 @@ class Result:
 
 def run_modes(
     model: Any,
-    problems: Sequence[Problem],
+    problems: Problem | Iterable[Problem],
     *,
-    modes: Sequence[Mode] = MODES,
+    modes: Mode | Sequence[Mode] = MODES,
     max_new_tokens: int = 256,
     max_direct_tokens: int = 32,
     temperature: float = 0.0,
     seed: int = 0,
     layers: Layers = None,
     saes: Mapping[int, SparseAutoencoder] | None = None,
-    sink_ratio: float = SINK_RATIO,
-    batch_size: int = 8,
+    sink_ratio: float | None = None,
+    batch_size: int | None = None,
     save_to: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[Result, ...]:
@@ -75,8 +76,9 @@ def run_modes(
         seed: of sampling.
         layers: which blocks to record; all by default.
         saes: SAEs by layer, whose feature activations are recorded beside the norms.
-        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink.
-        batch_size: responses that are decoded at once.
+        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink; 5 by default
+            (20 for tiny-reasoner).
+        batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner).
         save_to: a folder to keep results in as they come; the same call goes on from what is there.
         progress: show progress bars.
 
@@ -87,6 +89,10 @@ def run_modes(
     backend = backend_of(model)
     if backend.tokenizer is None:
         raise InputError("the model has no tokenizer: set model.tokenizer to ask it questions")
+    problems, modes = problems_of(problems), one_or_several(modes, str)
+    batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
+    for mode in modes:
+        check_choice("modes", mode, MODES)
     if not problems:
         raise InputError("no problems given")
     if len({problem.id for problem in problems}) < len(problems):
@@ -94,7 +100,7 @@ def run_modes(
     limits = {"think": max_new_tokens, "direct": max_direct_tokens}
     chosen = resolve_layers(layers, backend.n_layers)
     options = {"temperature": temperature, "layers": chosen, "batch_size": batch_size, "saes": saes, "sink_ratio": sink_ratio}
-    sae_keys = {layer: sae_key(sae) for layer, sae in (saes or {}).items()} if save_to else {}
+    sae_keys = {layer: sae_key(sae) for layer, sae in check_saes(backend, saes or {}).items()} if save_to else {}
     found: list[Result] = []
     for mode in modes:
         for start in range(0, len(problems), _CHUNK if save_to else len(problems)):

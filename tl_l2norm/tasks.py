@@ -17,9 +17,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
-from tl_l2norm.errors import InputError
+from tl_l2norm.arguments import one_or_several
+from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.families.base import Family
 from tl_l2norm.families.compact import COMPACT
 from tl_l2norm.families.prose import PROSE
@@ -140,6 +141,20 @@ def draw_problems(family: str, *, level: int = 1, seed: int = 0, split: Split | 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (*PROSE, *COMPACT)})
 """The problems that `make_problems` makes, by name."""
+
+
+def problems_of(given: Any) -> tuple[Problem, ...]:
+    """Problems as they are asked: one or several.
+
+    Raises:
+        TypeError: texts, or something else.
+    """
+    found = one_or_several(given, (Problem, str))
+    if odd := [one for one in found if not isinstance(one, Problem)]:
+        raise InputTypeError(
+            f"problems are Problem(question=..., answer=..., family=...), make_problems(...) or load_problems(file), got {odd[0]!r:.80}"
+        )
+    return found
 
 
 def check_count(n: int) -> None:

@@ -5,7 +5,19 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "tl_l2norm"
 LEVELS = {
-    0: {"errors", "protocols", "hook_names", "norms", "draws", "tables", "features", "families"},
+    0: {
+        "errors",
+        "protocols",
+        "hook_names",
+        "arguments",
+        "inputs",
+        "presets",
+        "norms",
+        "draws",
+        "tables",
+        "features",
+        "families",
+    },
     1: {"trace", "thresholds", "storage", "attach", "sampling", "tasks", "prompts", "verifiers", "problem_sources"},
     2: {
         "block_calls",
