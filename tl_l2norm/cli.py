@@ -19,7 +19,7 @@ _FAULTS = (
     InputError,
     Unmeasurable,
     FloatingPointError,
-)  # what is raised on purpose; anything else is a bug and keeps its traceback
+)  # anything else is a bug and keeps its traceback
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -51,8 +51,8 @@ def collect(
         sequences: texts, chats (lists of messages), token ids, or values with `.tokens`; one alone is fine. What a tokenizer
             returns (input_ids with their attention_mask) loses its padding; rows of ids that look padded are refused without.
         layers: which blocks; all by default. The embedding output is always recorded, as a row of its own.
-        prompt_lens: where each response begins, counted without padding. Found by default: at the last assistant message of a chat, or at the
-            tokenizer's own thinking tag; otherwise the whole sequence is prompt.
+        prompt_lens: where each response begins, counted without padding. Found by default: at the last assistant message of a
+            chat, or at the tokenizer's own thinking tag; otherwise the whole sequence is prompt.
         segments: for each position one of "prompt", "think", "answer", instead of `prompt_lens` and the tags.
         labels: for each sequence, what to keep with its trace.
         interventions: what acts on the residual stream, in this order; by default on the tokens after each prompt.

@@ -232,9 +232,9 @@ def _refuse_padded(rows: Sequence[Sequence[int]], tokenizer: Tokenizer | None, *
             longest, found = max(range(len(rows)), key=by_any.__getitem__), True
         if found:
             raise InputError(
-                f"row {longest} {end} with {max(by_pad[longest], by_any[longest])} x token {rows[longest][::step][0]}, which looks "
-                "like padding, and token ids alone don't say: give the texts, or input_ids with their attention_mask (all that "
-                "the tokenizer returns), or a list of rows without padding"
+                f"row {longest} {end} with {by_any[longest]} x token {rows[longest][::step][0]}, which looks like padding, and "
+                "token ids alone don't say: give the texts, or input_ids with their attention_mask (all that the tokenizer "
+                "returns), or a list of rows without padding"
             )
 
 

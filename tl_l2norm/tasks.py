@@ -152,7 +152,8 @@ def problems_of(given: Any) -> tuple[Problem, ...]:
     found = one_or_several(given, (Problem, str))
     if odd := [one for one in found if not isinstance(one, Problem)]:
         raise InputTypeError(
-            f"problems are Problem(question=..., answer=..., family=...), make_problems(...) or load_problems(file), got {odd[0]!r:.80}"
+            "problems are Problem(question=..., answer=..., family=...), what make_problems or load_problems returns, "
+            f"got {odd[0]!r:.80}"
         )
     return found
 

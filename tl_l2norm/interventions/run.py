@@ -262,9 +262,7 @@ def _one_sink_ratio(backend: Backend, interventions: Sequence[Intervention], giv
     Raises:
         ValueError: interventions, or the traces that their thresholds come from, that have another.
     """
-    asked = sorted(
-        {x.sink_ratio for x in interventions if x.sink_ratio is not None} | ({given} if given is not None else set())
-    )
+    asked = sorted({ratio for ratio in (given, *(x.sink_ratio for x in interventions)) if ratio is not None})
     if len(asked) > 1:
         raise InputError(
             f"sink ratios {', '.join(f'{ratio:g}' for ratio in asked)} in one run: what an intervention leaves alone as a sink "
@@ -276,6 +274,6 @@ def _one_sink_ratio(backend: Backend, interventions: Sequence[Intervention], giv
         if other not in (None, ratio):
             raise InputError(
                 f"{type(x).__name__}: its thresholds leave out tokens over {other:g} times the median norm as sinks, this run "
-                f"those over {ratio:g} times: give sink_ratio={other:g} here, or thresholds from traces with sink_ratio={ratio:g}"
+                f"those over {ratio:g} times: give sink_ratio={other:g}, or take them from traces with sink_ratio={ratio:g}"
             )
     return ratio
