@@ -160,9 +160,7 @@ def _of_encoding(given: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[
 def _real(index: int, row: list[Any], mask: list[Any]) -> list[Any]:
     kept = [i for i, real in enumerate(mask) if real]
     if kept and kept[-1] - kept[0] >= len(kept):
-        raise InputError(
-            f"attention_mask leaves out tokens in the middle of row {index}: only padding at its ends can be left out"
-        )
+        raise InputError(f"attention_mask leaves out tokens within row {index}: only padding at its ends can be left out")
     return [row[i] for i in kept]
 
 

@@ -67,7 +67,7 @@ def test_another_ratio_in_the_same_run_is_refused(tiny: Any) -> None:
     with pytest.raises(InputError, match=r"sink ratios 7, 9 in one run"):
         l2.generate(tiny, TOKENS, max_new_tokens=2, interventions=pair, sink_ratio=9.0, progress=False)
     same = l2.HighNormSuppression(EVERY, sink_ratio=9.0)
-    assert l2.generate(tiny, TOKENS, max_new_tokens=2, interventions=same, sink_ratio=9, progress=False).log is not None
+    assert l2.generate(tiny, TOKENS, max_new_tokens=2, interventions=same, sink_ratio=9.0, progress=False).log is not None
 
 
 def test_thresholds_say_whose_sinks_they_leave_out(tiny: Any) -> None:
