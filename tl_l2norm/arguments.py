@@ -11,6 +11,7 @@ import numpy as np
 
 from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.hook_names import did_you_mean
+from tl_l2norm.protocols import is_several
 
 Integer = SupportsIndex
 """An integer of Python, NumPy or torch."""
@@ -94,7 +95,7 @@ def one_or_several(given: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]
         return ()
     if isinstance(given, kind):
         return (given,)
-    return tuple(given) if isinstance(given, Iterable) and getattr(given, "ndim", 1) else (given,)
+    return tuple(given) if is_several(given) else (given,)
 
 
 def as_labels(given: Any, n: int, what: str = "sequences") -> list[dict[str, Any]] | None:
@@ -116,7 +117,7 @@ def as_labels(given: Any, n: int, what: str = "sequences") -> list[dict[str, Any
 
 def _index(value: Any) -> int | None:
     """A whole number, None if it is none. Arrays and tensors of one dimension or more have none, whatever their length."""
-    if _is_bool(value) or getattr(value, "ndim", 0):
+    if _is_bool(value) or getattr(value, "ndim", None):
         return None
     try:
         return operator.index(value)

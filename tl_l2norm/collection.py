@@ -16,6 +16,7 @@ from tl_l2norm.encoding import FeatureRecorder
 from tl_l2norm.errors import InputError
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, resolve_layers
+from tl_l2norm.inputs import SequenceLike
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
@@ -23,7 +24,7 @@ from tl_l2norm.metrics import MetricRecorder, check_finite_metrics
 from tl_l2norm.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.recording import NormRecorder, check_finite, make_trace
-from tl_l2norm.sequences import SequenceLike, TokenSequence, batches_by_length, pad_left, tokenize
+from tl_l2norm.sequences import TokenSequence, batches_by_length, pad_left, tokenize
 from tl_l2norm.trace import Label, Trace
 
 

@@ -22,6 +22,7 @@ from tl_l2norm.encoding import FeatureRecorder, join_features
 from tl_l2norm.errors import InputError
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, resolve_layers
+from tl_l2norm.inputs import SequenceLike
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.events import Log
 from tl_l2norm.interventions.rows import Rows
@@ -29,10 +30,10 @@ from tl_l2norm.interventions.run import Batch, Run
 from tl_l2norm.metrics import check_metrics
 from tl_l2norm.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.prompts import think_tag_ids
-from tl_l2norm.protocols import SparseAutoencoder
+from tl_l2norm.protocols import SparseAutoencoder, is_several
 from tl_l2norm.recording import NormRecorder, check_finite, make_trace
 from tl_l2norm.sampling import Sampling, choose, score
-from tl_l2norm.sequences import SequenceLike, TokenSequence, decode, find_segments, pad_left, tokenize
+from tl_l2norm.sequences import TokenSequence, decode, find_segments, pad_left, tokenize
 from tl_l2norm.trace import Label, Trace
 
 FinishReason = Literal["stop", "length"]
@@ -470,7 +471,7 @@ def _groups(rows: Sequence[_Row], size: int) -> list[list[_Row]]:
 
 def _seeds(seed: OnePerRow, prompts: int, n: int) -> list[int]:
     found = as_integers("seed", seed)
-    if not isinstance(seed, Iterable) or getattr(seed, "ndim", 1) == 0:
+    if not is_several(seed):
         return [sequence_key(found[0], i, j) for i in range(prompts) for j in range(n)]
     if len(found) != prompts * n:
         raise InputError(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, SupportsIndex
 
 from tl_l2norm.errors import InputError, InputTypeError
+from tl_l2norm.protocols import is_several
 
 Layers = SupportsIndex | slice | Sequence[SupportsIndex] | Literal["all", "late"] | None
 """Which layers: an index (negatives count from the end), several, a slice, `"late"` (the last quarter) or all of them."""
@@ -36,7 +37,7 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
         return late_layers(n_layers) if layers == "late" else tuple(range(n_layers))
     if isinstance(layers, slice):
         chosen: Iterable[Any] = range(n_layers)[layers]
-    elif isinstance(layers, Iterable) and getattr(layers, "ndim", 1):
+    elif is_several(layers):
         chosen = layers
     else:
         chosen = (layers,)
@@ -52,8 +53,7 @@ def check_layers(layers: Any) -> None:
         raise InputError(_unknown_layers(layers))
     if layers is None or isinstance(layers, str | slice):
         return
-    several = isinstance(layers, Iterable) and getattr(layers, "ndim", 1)
-    for layer in layers if several else (layers,):
+    for layer in layers if is_several(layers) else (layers,):
         as_layer(layer)
 
 

@@ -83,7 +83,7 @@ def ids_of(values: Iterable[Any]) -> list[int]:
     found = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
     if not all(map(_is_id, found)):
         odd = next(value for value in found if not _is_id(value))
-        raise InputTypeError(f"expected {EXPECTED}, got {odd!r:.80} among {found!r:.80}")
+        raise InputTypeError(f"expected {EXPECTED}, got {found!r:.80}: {odd!r:.40} is no token id")
     return [int(value) for value in found]
 
 

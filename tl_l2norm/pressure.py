@@ -22,9 +22,10 @@ from tl_l2norm.arguments import OnePerRow, as_labels
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.errors import InputError, Unmeasurable, Unsupported
 from tl_l2norm.final_norm import FinalNorm
+from tl_l2norm.inputs import SequenceLike
 from tl_l2norm.norms import find_sinks, l2_norms, sink_bounds
 from tl_l2norm.presets import batch_size_of, sink_ratio_of
-from tl_l2norm.sequences import SequenceLike, TokenSequence, batches_by_length, pad_left, token_texts, tokenize
+from tl_l2norm.sequences import TokenSequence, batches_by_length, pad_left, token_texts, tokenize
 from tl_l2norm.trace import Label
 
 COLUMNS = (

@@ -14,11 +14,12 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.analysis.resampling import interval, prompt_weights
 from tl_l2norm.backends import backend_of
+from tl_l2norm.inputs import SequenceLike
 from tl_l2norm.presets import sink_ratio_of
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.sae_training import read_states
 from tl_l2norm.saes import check_saes
-from tl_l2norm.sequences import SequenceLike, tokenize
+from tl_l2norm.sequences import tokenize
 
 _ACTIVATIONS_AT_ONCE = 1 << 24  # 64 MB in float32
 _STATES_AT_ONCE = 1 << 26  # numbers of all layers that are read in one pass: 256 MB in float32

@@ -21,10 +21,11 @@ from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.draws import hash_keys
 from tl_l2norm.errors import InputError
 from tl_l2norm.hook_names import Layers, resid_post, resolve_layers
+from tl_l2norm.inputs import SequenceLike
 from tl_l2norm.norms import find_sinks, l2_norms, sink_bounds
 from tl_l2norm.presets import sink_ratio_of
 from tl_l2norm.saes import load_saes, require_sae_lens
-from tl_l2norm.sequences import SequenceLike, TokenSequence, pad_left, tokenize
+from tl_l2norm.sequences import TokenSequence, pad_left, tokenize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

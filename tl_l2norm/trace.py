@@ -16,6 +16,7 @@ from torch import Tensor
 from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, as_layer, late_layers, layer_ranges, resolve_layers
+from tl_l2norm.protocols import is_several
 
 SEGMENTS = ("prompt", "think", "answer")
 """What a position belongs to: the prompt, the thinking from opening to closing tag, or the rest of the response."""
@@ -139,10 +140,8 @@ class Trace:
         Raises:
             ValueError: a layer that was not recorded, or none.
         """
-        if isinstance(layers, Iterable) and not isinstance(layers, str) and getattr(layers, "ndim", 1):
-            rows = [self.row(layer) for layer in layers]
-        elif not (layers is None or isinstance(layers, str | slice)):
-            rows = [self.row(layers)]
+        if not (layers is None or isinstance(layers, str | slice)):
+            rows = [self.row(layer) for layer in (layers if is_several(layers) else (layers,))]  # type: ignore[arg-type]
         else:
             wanted = resolve_layers(layers, self.provenance.n_layers)
             rows = [row for row, layer in enumerate(self.layers) if layer in wanted]

@@ -109,27 +109,27 @@ def layer_curve(
         ValueError: no traces, traces that are not comparable, none with a response, a quantity that was not recorded, or
             prompts that the features were chosen on.
     """
-    traces = traces_of(traces)
-    require_comparable(traces)
-    if quantity in ("feature_sum", "reasoning_sum") and all(trace.features for trace in traces):
-        traces = [trace.select([layer for layer in trace.layers if layer in trace.features]) for trace in traces]
-        require_comparable(traces)
-    means = np.stack(list(_by_prompt(traces, quantity, tokens, features).values()))
+    chosen = traces_of(traces)
+    require_comparable(chosen)
+    if quantity in ("feature_sum", "reasoning_sum") and all(trace.features for trace in chosen):
+        chosen = tuple(trace.select([layer for layer in trace.layers if layer in trace.features]) for trace in chosen)
+        require_comparable(chosen)
+    means = np.stack(list(_by_prompt(chosen, quantity, tokens, features).values()))
     if np.isnan(means).all():
         raise Unmeasurable(f"no {mode!r} trace has a response token: collect over prompts with responses, or use generate")
     mean, low, high = bootstrap_mean(means, seed=seed, resamples=resamples)
     return LayerCurve(
         mode=mode,
         quantity=quantity,
-        layers=traces[0].layers,
-        late=traces[0].late_layers,
+        layers=chosen[0].layers,
+        late=chosen[0].late_layers,
         mean=mean,
         low=low,
         high=high,
         n=int((~np.isnan(means).all(1)).sum()),
-        n_tokens=int(sum(int(meant(trace, tokens).sum()) for trace in traces)),
+        n_tokens=int(sum(int(meant(trace, tokens).sum()) for trace in chosen)),
         seed=seed,
-        model=traces[0].provenance.model,
+        model=chosen[0].provenance.model,
     )
 
 
