@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,11 +13,11 @@ from tl_l2norm import __version__
 from tl_l2norm.errors import InputError, Unmeasurable
 
 if TYPE_CHECKING:
+    from tl_l2norm.presets import Preset
     from tl_l2norm.tasks import Problem
 
-_OUR_SINK_RATIO = 20.0
 _OUR_LENGTH = 160
-_FAULTS = (InputError, Unmeasurable, FloatingPointError, OSError)  # anything else is a bug and keeps its traceback
+_FAULTS = (InputError, Unmeasurable, FloatingPointError)  # anything else is a bug and keeps its traceback
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except _FAULTS as error:
+        print(f"tl-l2norm {options.command}: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is the rest tried at exit
+        return 141
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise  # not of a file that a user named, or can make room for
         print(f"tl-l2norm {options.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -92,7 +102,7 @@ def _add_problems(command: argparse.ArgumentParser, n: str) -> None:
         type=float,
         default=None,
         help="a norm over this many times its layer's median over the prompt is a sink's and left out; 5, and "
-        f"{_OUR_SINK_RATIO:g} for tiny-reasoner, where tokens at which direct answers are worked out are over 5",
+        "20 for tiny-reasoner, where tokens at which direct answers are worked out are over 5",
     )
 
 
@@ -156,7 +166,7 @@ def _report(options: argparse.Namespace) -> int:
         temperature=options.temperature,
         seed=options.seed,
         saes=saes,
-        sink_ratio=_sink_ratio(options),
+        sink_ratio=options.sink_ratio,
         batch_size=_batch_size(options),
         save_to=options.save,
     )
@@ -183,7 +193,7 @@ def _analyse(options: argparse.Namespace) -> int:
         quantiles=() if "suppression" in options.skip else QUANTILES,
         max_new_tokens=_max_new_tokens(options),
         max_direct_tokens=options.max_direct_tokens,
-        sink_ratio=_sink_ratio(options) if options.sink_ratio is not None or not saes else None,  # None: that of the SAEs
+        sink_ratio=options.sink_ratio,
         batch_size=_batch_size(options),
         seed=options.seed,
         save_to=options.out,
@@ -195,7 +205,6 @@ def _analyse(options: argparse.Namespace) -> int:
 
 
 def _problems(options: argparse.Namespace, few: int = 24) -> tuple[Problem, ...]:
-    from tl_l2norm.models import OURS
     from tl_l2norm.problem_sources import load_problems
     from tl_l2norm.tasks import make_mixture
 
@@ -203,8 +212,9 @@ def _problems(options: argparse.Namespace, few: int = 24) -> tuple[Problem, ...]
         raise InputError(f"--n must be at least 1, got {options.n}")
     if options.prompts:
         return load_problems(options.prompts)[: options.n]
-    if options.model in OURS:
-        return make_mixture(options.n or 200, families="compact", seed=options.seed, split="test")
+    suits = _preset(options)
+    if suits is not None and suits.families:
+        return make_mixture(options.n or suits.n_problems or few, families=suits.families, seed=options.seed, split="test")
     return make_mixture(options.n or few, seed=options.seed)
 
 
@@ -215,21 +225,15 @@ def _max_new_tokens(options: argparse.Namespace) -> int | None:
     return _OUR_LENGTH if options.max_new_tokens is None and known else options.max_new_tokens
 
 
-def _batch_size(options: argparse.Namespace) -> int:
-    from tl_l2norm.models import OURS
-
-    if options.batch_size is not None:
-        return int(options.batch_size)
-    return 100 if options.model in OURS else 16
+def _batch_size(options: argparse.Namespace) -> int | None:
+    """None where the model's own is taken."""
+    return options.batch_size if options.batch_size is not None or _preset(options) else 16
 
 
-def _sink_ratio(options: argparse.Namespace) -> float:
-    from tl_l2norm.models import OURS
-    from tl_l2norm.norms import SINK_RATIO
+def _preset(options: argparse.Namespace) -> Preset | None:
+    from tl_l2norm.models import preset_for
 
-    if options.sink_ratio is not None:
-        return float(options.sink_ratio)
-    return _OUR_SINK_RATIO if options.model in OURS else SINK_RATIO
+    return preset_for(options.model)
 
 
 def _saes(options: argparse.Namespace) -> dict[int, Any] | None:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
+from tl_l2norm.arguments import OnePerRow, as_integers, as_labels, one_or_several
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.draws import sequence_key
 from tl_l2norm.encoding import FeatureRecorder
 from tl_l2norm.errors import InputError
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, resolve_layers
+from tl_l2norm.inputs import SequenceLike
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
 from tl_l2norm.metrics import MetricRecorder, check_finite_metrics
-from tl_l2norm.norms import SINK_RATIO
+from tl_l2norm.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.recording import NormRecorder, check_finite, make_trace
-from tl_l2norm.sequences import SequenceLike, TokenSequence, as_list, batches_by_length, pad_left, tokenize
+from tl_l2norm.sequences import TokenSequence, batches_by_length, pad_left, tokenize
 from tl_l2norm.trace import Label, Trace
 
 _SCORES = 1 << 23  # attention scores of a batch at once, of one head
@@ -30,29 +32,30 @@ _SCORES = 1 << 23  # attention scores of a batch at once, of one head
 
 def collect(
     model: Any,
-    sequences: SequenceLike | Sequence[SequenceLike],
+    sequences: SequenceLike | Iterable[SequenceLike],
     *,
     layers: Layers = None,
-    prompt_lens: Sequence[int] | None = None,
+    prompt_lens: OnePerRow | None = None,
     segments: Sequence[Sequence[str]] | None = None,
-    labels: Sequence[Mapping[str, Label]] | None = None,
-    interventions: Sequence[Intervention] = (),
+    labels: Mapping[str, Label] | Sequence[Mapping[str, Label]] | None = None,
+    interventions: Intervention | Sequence[Intervention] | None = (),
     saes: Mapping[int, SparseAutoencoder] | None = None,
     metrics: Sequence[str] = ("l2_norm",),
-    seeds: Sequence[int] | None = None,
-    batch_size: int = 8,
+    seeds: OnePerRow | None = None,
+    batch_size: int | None = None,
     prepend_bos: bool | None = None,
-    sink_ratio: float = SINK_RATIO,
+    sink_ratio: float | None = None,
     progress: bool = True,
 ) -> tuple[Trace, ...]:
     """Run sequences through a model and record the L2 norm of its residual stream at every layer and position.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`; its own hooks stay and are heard before ours.
-        sequences: texts, chats (lists of messages), token ids, or values with `.tokens`; one alone is fine.
+        sequences: texts, chats (lists of messages), token ids, or values with `.tokens`; one alone is fine. What a tokenizer
+            returns (input_ids with their attention_mask) loses its padding; rows of ids that look padded are refused without.
         layers: which blocks; all by default. The embedding output is always recorded, as a row of its own.
-        prompt_lens: where each response begins. Found by default: at the last assistant message of a chat, or at the
-            tokenizer's own thinking tag; otherwise the whole sequence is prompt.
+        prompt_lens: where each response begins, counted without padding. Found by default: at the last assistant message of a
+            chat, or at the tokenizer's own thinking tag; otherwise the whole sequence is prompt.
         segments: for each position one of "prompt", "think", "answer", instead of `prompt_lens` and the tags.
         labels: for each sequence, what to keep with its trace.
         interventions: what acts on the residual stream, in this order; by default on the tokens after each prompt.
@@ -64,9 +67,11 @@ def collect(
             an intervention runs it again. "output_entropy" costs an unembedding of every state.
         seeds: for each sequence the key of the interventions' random draws. By default that of the trace or completion that is
             given, or what `generate` uses for the prompt in this place.
-        batch_size: sequences in one pass, grouped by length. What is recorded doesn't depend on it.
+        batch_size: sequences in one pass, grouped by length, 8 by default (100 for tiny-reasoner). What is recorded doesn't
+            depend on it.
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
-        sink_ratio: a norm over this many times its layer's median is marked as an attention sink.
+        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink, and
+            interventions leave it alone; 5 by default (20 for tiny-reasoner).
         progress: show a progress bar.
 
     Returns:
@@ -79,16 +84,15 @@ def collect(
     backend = backend_of(model)
     identity = backend.identity()
     chosen = resolve_layers(layers, backend.n_layers)
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
     items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens, segments=segments)
-    if labels is not None and len(labels) != len(items):
-        raise InputError(f"labels has {len(labels)} entries for {len(items)} sequences")
+    own_labels = as_labels(labels, len(items))
     recorder = NormRecorder(backend, chosen)
     features = FeatureRecorder(backend, saes) if saes is not None else None
     measuring = MetricRecorder(backend, chosen, metrics)
-    run = Run(backend, interventions) if interventions else None
-    keys = _keys(sequences, items, seeds)
+    interventions = one_or_several(interventions, Intervention)
+    run = Run(backend, interventions, sink_ratio=sink_ratio) if interventions else None
+    keys = _keys(items, seeds)
     if run and not run.acts_on_prompts and all(len(item) == item.prompt_len for item in items):
         raise InputError(
             "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
@@ -128,19 +132,19 @@ def collect(
             interventions=interventions,
             features=acts.get(i),
             metrics=measured[i],
-            labels=dict(labels[i]) if labels is not None else None,
+            labels=own_labels[i] if own_labels is not None else None,
         )
         for i, item in enumerate(items)
     )
 
 
-def _keys(sequences: Any, items: Sequence[TokenSequence], seeds: Sequence[int] | None) -> list[int]:
-    if seeds is not None:
-        if len(seeds) != len(items):
-            raise InputError(f"seeds has {len(seeds)} entries for {len(items)} sequences")
-        return list(seeds)
-    given = [getattr(getattr(item, "provenance", item), "seed", None) for item in as_list(sequences)]
-    return [sequence_key(0, i, 0) if seed is None else seed for i, seed in enumerate(given)]
+def _keys(items: Sequence[TokenSequence], seeds: OnePerRow | None) -> list[int]:
+    if seeds is None:
+        return [sequence_key(0, i, 0) if item.seed is None else item.seed for i, item in enumerate(items)]
+    found = as_integers("seeds", seeds)
+    if len(found) != len(items):
+        raise InputError(f"seeds has {len(found)} entries for {len(items)} sequences")
+    return found
 
 
 def _begin(run: Run, items: Sequence[TokenSequence], keys: Sequence[int], batch: Sequence[int], device: torch.device) -> None:

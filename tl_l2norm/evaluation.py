@@ -6,24 +6,25 @@ import dataclasses
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tl_l2norm.arguments import check_choice, one_or_several
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.boundaries import Boundaries
 from tl_l2norm.collection import collect
 from tl_l2norm.errors import InputError
 from tl_l2norm.generation import Completion, Generations, generate, restore
 from tl_l2norm.hook_names import Layers, resolve_layers
-from tl_l2norm.norms import SINK_RATIO
+from tl_l2norm.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.prompts import ChatPrompt, Mode, chat_prompt, is_direct
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.sae_checks import sae_key
 from tl_l2norm.saved_runs import begin, collected, describe_run, locked, may_save, run_folder
 from tl_l2norm.storage import content_key
-from tl_l2norm.tasks import Problem
+from tl_l2norm.tasks import Problem, problems_of
 from tl_l2norm.trace import Label, Trace
 from tl_l2norm.verifiers import extract_answer, is_correct
 
@@ -56,17 +57,17 @@ class Result:
 
 def run_modes(
     model: Any,
-    problems: Sequence[Problem],
+    problems: Problem | Iterable[Problem],
     *,
-    modes: Sequence[Mode] = MODES,
+    modes: Mode | Sequence[Mode] = MODES,
     max_new_tokens: int | None = None,
     max_direct_tokens: int = 32,
     temperature: float = 0.0,
     seed: int = 0,
     layers: Layers = None,
     saes: Mapping[int, SparseAutoencoder] | None = None,
-    sink_ratio: float = SINK_RATIO,
-    batch_size: int = 8,
+    sink_ratio: float | None = None,
+    batch_size: int | None = None,
     save_to: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[Result, ...]:
@@ -82,8 +83,9 @@ def run_modes(
         seed: of sampling.
         layers: which blocks to record; all by default.
         saes: SAEs by layer, whose feature activations are recorded beside the norms.
-        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink.
-        batch_size: responses that are decoded at once.
+        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink; 5 by default
+            (20 for tiny-reasoner).
+        batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner).
         save_to: a folder to keep results in as they come; the same call goes on from what is there.
         progress: show progress bars.
 
@@ -94,6 +96,10 @@ def run_modes(
     backend = backend_of(model)
     if backend.tokenizer is None:
         raise InputError("the model has no tokenizer: set model.tokenizer to ask it questions")
+    problems, modes = problems_of(problems), one_or_several(modes, str)
+    batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
+    for mode in modes:
+        check_choice("modes", mode, MODES)
     if not problems:
         raise InputError("no problems given")
     if len({problem.id for problem in problems}) < len(problems):

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from tl_l2norm.analysis.curves import LayerCurve
 from tl_l2norm.analysis.quantities import QUANTITIES
 from tl_l2norm.analysis.sinks import layer_medians, norms_without_sinks
+from tl_l2norm.arguments import as_integer, check_choice, check_flag, one_or_several
 from tl_l2norm.drawing import BAR_PATTERN, GREY, TEMPLATE, add_curve, mode_name, plain, shade_late, style_of
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.tables import render_table
-from tl_l2norm.trace import Trace
+from tl_l2norm.trace import HasTrace, Trace, trace_of
 from tl_l2norm.widgets.token_view import norm_text
 
 
-def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figure:
+def norm_curves(curves: LayerCurve | Sequence[LayerCurve], *, log_y: bool = False) -> go.Figure:
     """Mean per layer with its 95% band, one line per mode; the late layers are shaded."""
-    if not curves:
-        raise InputError("no curves to draw")
+    curves = _curves(curves)
     if len({curve.quantity for curve in curves}) > 1:
         raise InputError("the curves are of different quantities: draw a figure of each")
     figure = go.Figure(layout={"template": TEMPLATE, "hovermode": "x unified"})
@@ -49,7 +49,7 @@ def norm_curves(curves: Sequence[LayerCurve], *, log_y: bool = False) -> go.Figu
 
 
 def token_heatmap(
-    trace: Trace,
+    trace: Trace | HasTrace | Sequence[Trace | HasTrace],
     *,
     include_sinks: bool = False,
     relative_to: Literal["layer_median"] | None = "layer_median",
@@ -61,13 +61,16 @@ def token_heatmap(
     tokens stand out, at every depth. `relative_to=None` shows the norms themselves.
 
     Args:
-        trace: what to draw.
+        trace: what to draw: one, or a completion's.
         include_sinks: draw attention sinks too; by default they are blank, and never part of the median.
         relative_to: "layer_median" (over all tokens but sinks) or None.
         max_tokens: draw so many tokens from the start; default all.
     """
-    if relative_to not in ("layer_median", None):
-        raise InputError(f"relative_to must be 'layer_median' or None, got {relative_to!r}")
+    check_choice("relative_to", relative_to, ("layer_median", None))
+    check_flag("include_sinks", include_sinks)
+    if max_tokens is not None:
+        max_tokens = as_integer("max_tokens", max_tokens, least=1)
+    trace = trace_of(trace)
     norms = trace.l2_norms.double().numpy()
     shown = norms if include_sinks else norms_without_sinks(trace)
     if relative_to:
@@ -134,15 +137,14 @@ def accuracy_bars(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def curves_table(curves: Sequence[LayerCurve]) -> str:
+def curves_table(curves: LayerCurve | Sequence[LayerCurve]) -> str:
     """Mean norm per layer as text: `mean [low, high]` per mode and, for two modes, the difference of the means."""
     return render_table(curves_frame(curves))
 
 
-def curves_frame(curves: Sequence[LayerCurve]) -> pd.DataFrame:
+def curves_frame(curves: LayerCurve | Sequence[LayerCurve]) -> pd.DataFrame:
     """The table behind `curves_table`: one row per layer, numbers as text."""
-    if not curves:
-        raise InputError("no curves to show")
+    curves = _curves(curves)
     if any(curve.layers != curves[0].layers for curve in curves):
         raise InputError("the curves have different layers: make them from traces with the same layers")
     frame = pd.DataFrame({"layer": curves[0].layers})
@@ -158,6 +160,15 @@ def curves_frame(curves: Sequence[LayerCurve]) -> pd.DataFrame:
 def interval_text(mean: float, low: float, high: float) -> str:
     """`231.4 [210.2, 250]`; the interval is left out where there is none."""
     return f"{mean:.4g}" if np.isnan(low) else f"{mean:.4g} [{low:.4g}, {high:.4g}]"
+
+
+def _curves(given: LayerCurve | Sequence[LayerCurve]) -> tuple[LayerCurve, ...]:
+    curves = one_or_several(given, LayerCurve)
+    if not curves:
+        raise InputError("no curves to draw")
+    if odd := [curve for curve in curves if not isinstance(curve, LayerCurve)]:
+        raise InputTypeError(f"curves are what layer_curve(traces, mode=...) returns, got {odd[0]!r:.80}")
+    return curves
 
 
 def _group_name(row: pd.Series[Any]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal, SupportsIndex, overload
 
 import pandas as pd
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_l2norm.arguments import OnePerRow, as_integer, as_integers, as_labels, check_flag, one_or_several
 from tl_l2norm.backends import Backend, Cache, backend_of
 from tl_l2norm.boundaries import Boundaries
 from tl_l2norm.draws import sequence_key
@@ -22,16 +23,17 @@ from tl_l2norm.encoding import FeatureRecorder, join_features
 from tl_l2norm.errors import InputError
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, resolve_layers
+from tl_l2norm.inputs import SequenceLike
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.events import Log
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Batch, Run
 from tl_l2norm.metrics import check_metrics
-from tl_l2norm.norms import SINK_RATIO
-from tl_l2norm.protocols import SparseAutoencoder
+from tl_l2norm.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.protocols import SparseAutoencoder, is_several
 from tl_l2norm.recording import NormRecorder, check_finite, make_trace
 from tl_l2norm.sampling import Sampling, choose, score
-from tl_l2norm.sequences import SequenceLike, TokenSequence, decode, pad_left, token_texts, tokenize
+from tl_l2norm.sequences import TokenSequence, decode, pad_left, token_texts, tokenize
 from tl_l2norm.trace import Label, Trace
 
 FinishReason = Literal["stop", "length"]
@@ -124,24 +126,24 @@ class Generations(Sequence[Completion]):
 
 def generate(
     model: Any,
-    prompts: SequenceLike | Sequence[SequenceLike],
+    prompts: SequenceLike | Iterable[SequenceLike],
     *,
     max_new_tokens: int = 256,
     n: int = 1,
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    stop: Sequence[str | int] | str = (),
+    stop: Iterable[str | SupportsIndex] | str | SupportsIndex | None = (),
     ignore_eos: bool = False,
-    seed: int | Sequence[int] = 0,
-    interventions: Sequence[Intervention] = (),
+    seed: OnePerRow = 0,
+    interventions: Intervention | Sequence[Intervention] | None = (),
     saes: Mapping[int, SparseAutoencoder] | None = None,
     metrics: Sequence[str] = ("l2_norm",),
     layers: Layers = None,
-    labels: Sequence[Mapping[str, Label]] | None = None,
-    batch_size: int = 8,
+    labels: Mapping[str, Label] | Sequence[Mapping[str, Label]] | None = None,
+    batch_size: int | None = None,
     prepend_bos: bool | None = None,
-    sink_ratio: float = SINK_RATIO,
+    sink_ratio: float | None = None,
     on_finish: Callable[[Generations], None] | None = None,
     progress: bool | str = True,
 ) -> Generations:
@@ -152,7 +154,8 @@ def generate(
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`.
-        prompts: texts, chats (lists of messages), token ids, or values with `.tokens` such as a `ChatPrompt`.
+        prompts: texts, chats (lists of messages), token ids, or values with `.tokens` such as a `ChatPrompt`; as in `collect`,
+            but that a chat which ends with an assistant's message is continued there.
         max_new_tokens: tokens per response at the most.
         n: responses per prompt; they share one pass over the prompt.
         temperature: 0 is greedy.
@@ -167,9 +170,10 @@ def generate(
             recorded by `collect(model, out, metrics=...)`, in one pass over the responses.
         layers: which blocks to record; all by default.
         labels: for each prompt, what to keep with its traces.
-        batch_size: responses that are decoded at once.
+        batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner).
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
-        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink.
+        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink, and
+            interventions leave it alone; 5 by default (20 for tiny-reasoner).
         on_finish: called with responses as they end, those that end at one step together, and the log so far; what it raises
             ends the run.
         progress: show a progress bar, under this name if it is one.
@@ -181,9 +185,9 @@ def generate(
     backend = backend_of(model)
     identity = backend.identity()
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    for name, count in (("max_new_tokens", max_new_tokens), ("n", n), ("batch_size", batch_size)):
-        if count < 1:
-            raise InputError(f"{name} must be at least 1, got {count}")
+    max_new_tokens, n = as_integer("max_new_tokens", max_new_tokens, least=1), as_integer("n", n, least=1)
+    batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
+    check_flag("ignore_eos", ignore_eos)
     if others := [name for name in check_metrics(metrics) if name != "l2_norm"]:
         raise InputError(
             f"generate records 'l2_norm' alone: collect(model, out, metrics={others}) records {', '.join(others)} in one pass "
@@ -192,15 +196,15 @@ def generate(
     if saes is not None and not metrics:
         raise InputError("features are recorded beside the norms: with saes= leave metrics as it is")
     chosen = resolve_layers(layers, backend.n_layers)
-    items = tokenize(backend, prompts, prepend_bos=prepend_bos)
+    items = tokenize(backend, prompts, prepend_bos=prepend_bos, continues=True)
     stops = _Stops.of(backend, stop, ignore_eos)
     rows = _make_rows(items, n, _seeds(seed, len(items), n))
     _check_context(backend, items, max_new_tokens)
-    if labels is not None and len(labels) != len(items):
-        raise InputError(f"labels has {len(labels)} entries for {len(items)} prompts")
+    own_labels = as_labels(labels, len(items), "prompts")
     recorder = NormRecorder(backend, chosen) if metrics else None
     features = FeatureRecorder(backend, saes) if saes is not None else None
-    run = Run(backend, interventions) if interventions else None
+    interventions = one_or_several(interventions, Intervention)
+    run = Run(backend, interventions, sink_ratio=sink_ratio) if interventions else None
     decoder = _Decoder(backend, recorder, features, run, sampling, stops, max_new_tokens)
 
     boundaries = Boundaries(backend.tokenizer)
@@ -215,7 +219,7 @@ def generate(
             seed=row.seed,
             temperature=float(temperature),
             interventions=interventions,
-            labels=dict(labels[row.prompt]) if labels else {},
+            labels=own_labels[row.prompt] if own_labels else {},
         )
         return _complete(boundaries, row, stops, trace)
 
@@ -273,14 +277,16 @@ class _Stops:
     tokenizer: Any
 
     @classmethod
-    def of(cls, backend: Backend, stop: Sequence[str | int] | str, ignore_eos: bool) -> _Stops:
-        given = [stop] if isinstance(stop, str) else list(stop)
+    def of(cls, backend: Backend, stop: Any, ignore_eos: bool) -> _Stops:
+        given = list(one_or_several(stop, str))
         strings = tuple(s for s in given if isinstance(s, str))
         if "" in strings:
             raise InputError("a stop string is empty: it would end every response at once")
         if strings and backend.tokenizer is None:
             raise InputError("stop strings need a tokenizer, and the model has none: give token ids")
-        ids = frozenset(s for s in given if not isinstance(s, str))
+        ids = frozenset(as_integer("stop: a token id", s, least=0) for s in given if not isinstance(s, str))
+        if ids and max(ids) >= backend.d_vocab:
+            raise InputError(f"stop has the token id {max(ids)}, the vocabulary runs from 0 to {backend.d_vocab - 1}")
         return cls(ids if ignore_eos else ids | backend.eos_token_ids(), strings, backend.tokenizer)
 
     def reached(self, tokens: list[int]) -> bool:
@@ -489,12 +495,15 @@ def _groups(rows: Sequence[_Row], size: int) -> list[list[_Row]]:
     return [group[start : start + size] for group in order for start in range(0, len(group), size)]
 
 
-def _seeds(seed: int | Sequence[int], prompts: int, n: int) -> list[int]:
-    if isinstance(seed, int):
-        return [sequence_key(seed, i, j) for i in range(prompts) for j in range(n)]
-    if len(seed) != prompts * n:
-        raise InputError(f"seed has {len(seed)} entries for {prompts} prompts with n = {n}: give {prompts * n}, or one integer")
-    return [int(value) for value in seed]
+def _seeds(seed: OnePerRow, prompts: int, n: int) -> list[int]:
+    found = as_integers("seed", seed)
+    if not is_several(seed):
+        return [sequence_key(found[0], i, j) for i in range(prompts) for j in range(n)]
+    if len(found) != prompts * n:
+        raise InputError(
+            f"seed has {len(found)} entries for {prompts} prompts with n = {n}: give {prompts * n}, or one integer"
+        )
+    return found
 
 
 def _check_context(backend: Backend, items: Sequence[TokenSequence], max_new_tokens: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal, SupportsIndex
 
 from tl_l2norm.errors import InputError, InputTypeError
+from tl_l2norm.protocols import is_several
 
-Layers = int | slice | Sequence[int] | Literal["all", "late"] | None
+Layers = SupportsIndex | slice | Sequence[SupportsIndex] | Literal["all", "late"] | None
 """Which layers: an index (negatives count from the end), several, a slice, `"late"` (the last quarter) or all of them."""
 
 
@@ -29,31 +31,51 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
         ValueError: a layer outside the model, no layer at all, or an unknown word.
         TypeError: something that is not a layer.
     """
-    if layers is None or layers == "all":
-        return tuple(range(n_layers))
-    if isinstance(layers, str):
-        if layers == "late":
-            return late_layers(n_layers)
-        raise InputError(f"unknown layers {layers!r}: give 'late', 'all', integers or a slice")
+    if isinstance(layers, str) and layers not in ("all", "late"):
+        raise InputError(_unknown_layers(layers))
+    if layers is None or isinstance(layers, str):
+        return late_layers(n_layers) if layers == "late" else tuple(range(n_layers))
     if isinstance(layers, slice):
-        chosen: Iterable[int] = range(n_layers)[layers]
-    elif isinstance(layers, int):
-        chosen = (layers,)
-    else:
+        chosen: Iterable[Any] = range(n_layers)[layers]
+    elif is_several(layers):
         chosen = layers
+    else:
+        chosen = (layers,)
     found = sorted({_resolve(layer, n_layers) for layer in chosen})
     if not found:
         raise InputError(f"{layers!r} selects no layer of {n_layers}")
     return tuple(found)
 
 
-def _resolve(layer: int, n_layers: int) -> int:
-    if isinstance(layer, bool) or not hasattr(layer, "__index__"):
-        raise InputTypeError(f"a layer is an integer, got {layer!r}")
-    index = layer.__index__()
+def check_layers(layers: Any) -> None:
+    """Refuse what can't name layers of any model, before there is one."""
+    if isinstance(layers, str) and layers not in ("all", "late"):
+        raise InputError(_unknown_layers(layers))
+    if layers is None or isinstance(layers, str | slice):
+        return
+    for layer in layers if is_several(layers) else (layers,):
+        as_layer(layer)
+
+
+def as_layer(layer: Any) -> int:
+    """One layer as an integer, of NumPy or torch too."""
+    try:
+        if not isinstance(layer, bool):
+            return operator.index(layer)
+    except TypeError:
+        pass
+    raise InputTypeError(f"a layer is an integer, got {layer!r:.80}")
+
+
+def _resolve(layer: Any, n_layers: int) -> int:
+    index = as_layer(layer)
     if not -n_layers <= index < n_layers:
         raise InputError(f"layer {index} is outside this model: it has layers 0 to {n_layers - 1} (or -1 to {-n_layers})")
     return index % n_layers
+
+
+def _unknown_layers(layers: str) -> str:
+    return f"unknown layers {layers!r}: give 'late', 'all', integers or a slice"
 
 
 def layer_ranges(layers: Sequence[int]) -> str:

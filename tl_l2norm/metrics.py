@@ -10,7 +10,7 @@ Every entropy is Shannon's, `H = -sum_i p_i log p_i` with `0 log 0 = 0`, compute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,9 +19,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tl_l2norm.arguments import one_or_several
 from tl_l2norm.attach import attached
 from tl_l2norm.backends import Backend
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.hook_names import did_you_mean, layer_ranges
 
 METRICS = ("l2_norm", "hidden_entropy", "output_entropy", "attention_entropy", "attention_entropy_by_head")
@@ -106,7 +107,9 @@ def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: an unknown one.
     """
-    names = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
+    if metrics is None or not isinstance(metrics, Iterable):
+        raise InputTypeError(f"metrics are names, one or several of {', '.join(METRICS)}; () for none; got {metrics!r:.80}")
+    names = tuple(dict.fromkeys(one_or_several(metrics, str)))
     if unknown := [name for name in names if name not in METRICS]:
         raise InputError(f"unknown metrics {unknown}{did_you_mean(unknown[0], METRICS)}; known are {', '.join(METRICS)}")
     return names

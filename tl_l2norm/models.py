@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from tl_l2norm.errors import InputError, InputTypeError, MissingFile, MissingPackage
+from tl_l2norm.presets import Preset, keep_preset, kept_preset, read_preset
 
 BackendName = Literal["bridge", "hooked"]
 
@@ -55,10 +56,14 @@ def load_model(
     if backend == "hooked":
         _require_hooked()
     hf_model, tokenizer, name = _load_hugging_face(source, dtype)
-    place = _device(device)
-    if backend == "bridge":
-        return _bridge(hf_model, tokenizer, name, place, dtype)
-    return _hooked(hf_model, tokenizer, name, place, dtype)
+    model = (_bridge if backend == "bridge" else _hooked)(hf_model, tokenizer, name, _device(device), dtype)
+    keep_preset(model, preset_for(source))
+    return model
+
+
+def preset_for(source: str | Path) -> Preset | None:
+    """What suits a model that comes with the library, by its short name or folder; None for others."""
+    return read_preset(bundled_folder(str(source)) if str(source) in OURS else Path(source).expanduser())
 
 
 def random_twin(model: Any, *, seed: int = 0) -> Any:
@@ -97,6 +102,7 @@ def random_twin(model: Any, *, seed: int = 0) -> Any:
             twin = _hooked(_drawn(_made_from[model], backend.dtype), tokenizer, name, backend.device, backend.dtype)
         else:
             twin = _redrawn(model.cfg, tokenizer, name)
+    keep_preset(twin, kept_preset(model))
     if tokenizer is not None:
         tokenizer.init_kwargs = copy.deepcopy(model.tokenizer.init_kwargs)
         tokenizer.padding_side = model.tokenizer.padding_side

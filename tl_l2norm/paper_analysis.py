@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,11 +27,12 @@ from tl_l2norm.analysis.resampling import MIN_PROMPTS
 from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.theory import assumption_table, bound_points, bound_table
 from tl_l2norm.analysis.trend import level_trend
+from tl_l2norm.arguments import one_or_several
 from tl_l2norm.backends import backend_of
-from tl_l2norm.errors import InputError, MissingPackage
+from tl_l2norm.errors import InputError, MissingPackage, Unmeasurable, Unsupported
 from tl_l2norm.evaluation import Result
-from tl_l2norm.norms import SINK_RATIO
 from tl_l2norm.paper_readings import Modes, Readings
+from tl_l2norm.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.sae_checks import check_saes, training_metadata, unit_directions
 from tl_l2norm.sae_evaluation import evaluate_saes
@@ -39,7 +40,7 @@ from tl_l2norm.saved_runs import locked, may_save
 from tl_l2norm.storage import replace_file
 from tl_l2norm.suppression import QUANTILES
 from tl_l2norm.tables import render_table
-from tl_l2norm.tasks import Problem
+from tl_l2norm.tasks import Problem, problems_of
 from tl_l2norm.trace import Trace
 
 CONTROLS = ("untrained SAE", "random-weight model", "shuffled modes")
@@ -84,15 +85,15 @@ class Analysis:
 def analyse(
     model: Any,
     saes: Mapping[int, SparseAutoencoder] | None,
-    problems: Sequence[Problem],
+    problems: Problem | Iterable[Problem],
     *,
-    controls: Collection[str] = CONTROLS,
+    controls: str | Iterable[str] = CONTROLS,
     control_states: int = CONTROL_STATES,
     quantiles: Sequence[float] = QUANTILES,
     max_new_tokens: int | None = None,
     max_direct_tokens: int = 32,
     sink_ratio: float | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     seed: int = 0,
     save_to: str | Path | None = None,
     progress: bool = True,
@@ -113,8 +114,8 @@ def analyse(
         max_new_tokens: of a thinking response; by default as in `run_modes`.
         max_direct_tokens: of a direct response.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink and left
-            out; by default what the SAEs were trained with (`train_saes` keeps it), else 5.
-        batch_size: sequences at once.
+            out; by default what the SAEs were trained with (`train_saes` keeps it), else 5 (20 for tiny-reasoner).
+        batch_size: sequences at once, 8 by default (100 for tiny-reasoner).
         seed: of halves, shuffles, controls and resampling.
         save_to: a folder to keep everything in as it comes: responses, traces, SAEs, outcomes and `tables/*.csv`. The same
             call goes on from what is there.
@@ -124,11 +125,13 @@ def analyse(
         ValueError: bad input; the message says what to do.
     """
     backend = backend_of(model)
-    saes = check_saes(backend, saes or {})
+    saes = check_saes(backend, {} if saes is None else saes)
+    problems, controls = problems_of(problems), one_or_several(controls, str)
     require_prompts(len(problems), 2 * MIN_PROMPTS if saes else MIN_PROMPTS, what="problems")
     if unknown := set(controls) - set(CONTROLS):
         raise InputError(f"unknown controls {sorted(unknown)}: there are {', '.join(map(repr, CONTROLS))}")
-    sink_ratio = _sink_ratio(saes) if sink_ratio is None else sink_ratio
+    sink_ratio = sink_ratio_of(model, _trained_with(saes) if sink_ratio is None else sink_ratio)
+    batch_size = batch_size_of(model, batch_size)
     readings = Readings(
         backend=backend,
         saes=saes,
@@ -191,12 +194,15 @@ class _Study:
     # Tables
 
     def _add(self, name: str, make: Callable[[], pd.DataFrame], *, of: str | None = None) -> None:
-        """A table, saved at once; what it can't be made of is noted, once for all that is made `of` a missing one."""
+        """A table, saved at once; what it can't be made of is noted, once for all that is made `of` a missing one.
+
+        Anything but a table that the data or the model don't allow is a bug, and ends the analysis.
+        """
         if of is not None and of not in self.tables:
             return
         try:
             table = make()
-        except ValueError as reason:
+        except (Unmeasurable, Unsupported) as reason:
             self.notes[name] = str(reason)
             return
         missing = {"seed": self.seed, "model": self.backend.model_name}
@@ -273,7 +279,7 @@ class _Study:
             for match in MATCHES:
                 try:
                     found = find_reasoning_features(think, direct, match=match, tokens=tokens, seed=self.seed)  # type: ignore[arg-type]
-                except ValueError as reason:
+                except Unmeasurable as reason:
                     self.notes[f"features, match={match!r}, tokens={tokens!r}"] = str(reason)
                     continue
                 again = found.evaluate(found.held_out(think), found.held_out(direct), seed=self.seed)
@@ -298,7 +304,7 @@ class _Study:
         late = [layer for layer in think[0].late_layers if layer in self.saes]
         chosen = [(layer, latent) for layer in late for latent in self.features[TRAINED].latents[layer][:_TOP_LATENTS]]
         if not chosen:
-            raise InputError("no reasoning feature was found in the late layers")
+            raise Unmeasurable("no reasoning feature was found in the late layers")
         return pd.concat([top_tokens([*think, *direct], *at, k=5) for at in chosen], ignore_index=True)
 
     def _control(self) -> None:
@@ -396,9 +402,9 @@ class _Study:
         self._add("causal_differences", lambda: causal_differences(self.tables[outcomes], seed=self.seed), of=outcomes)
 
 
-def _sink_ratio(saes: Mapping[int, Any]) -> float:
-    """What the SAEs were trained with: the same tokens are left out."""
+def _trained_with(saes: Mapping[int, Any]) -> float | None:
+    """The sink ratio that the SAEs were trained with: the same tokens are left out."""
     for sae in saes.values():
         if "sink_ratio" in (ours := training_metadata(sae)):
             return float(ours["sink_ratio"])
-    return SINK_RATIO
+    return None

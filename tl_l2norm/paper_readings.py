@@ -14,7 +14,7 @@ import pandas as pd
 
 from tl_l2norm.analysis.correlation import METRIC_NAMES
 from tl_l2norm.backends import Backend, backend_of
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import Unmeasurable
 from tl_l2norm.evaluation import Result, run_modes
 from tl_l2norm.models import random_twin
 from tl_l2norm.pressure import optimisation_pressure
@@ -106,7 +106,7 @@ class Readings:
                 starts.append(len(prompt))
                 labels.append({"mode": result.mode, "prompt": result.problem.id})
         if not items:
-            raise InputError("no response has a token")
+            raise Unmeasurable("no response has a token")
         found = optimisation_pressure(self.backend.model, items, prompt_lens=starts, labels=labels, **self.options)
         return found.assign(model=self.backend.model_name)
 

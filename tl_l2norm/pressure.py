@@ -8,7 +8,7 @@ dL/dh = (u - h (h.u) / (d_model rms^2)) / rms; LayerNorm's also has its mean tak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,11 +18,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_l2norm.arguments import OnePerRow, as_labels
 from tl_l2norm.backends import Backend, backend_of
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import InputError, Unmeasurable, Unsupported
 from tl_l2norm.final_norm import FinalNorm
-from tl_l2norm.norms import SINK_RATIO, find_sinks, l2_norms, sink_bounds
-from tl_l2norm.sequences import SequenceLike, TokenSequence, batches_by_length, pad_left, token_texts, tokenize
+from tl_l2norm.inputs import SequenceLike
+from tl_l2norm.norms import find_sinks, l2_norms, sink_bounds
+from tl_l2norm.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.sequences import TokenSequence, batches_by_length, pad_left, token_texts, tokenize
 from tl_l2norm.trace import Label
 
 COLUMNS = (
@@ -46,13 +49,13 @@ _HALF_LOGIT_ERROR = 0.05
 
 def optimisation_pressure(
     model: Any,
-    sequences: SequenceLike | Sequence[SequenceLike],
+    sequences: SequenceLike | Iterable[SequenceLike],
     *,
-    prompt_lens: Sequence[int] | None = None,
-    labels: Sequence[Mapping[str, Label]] | None = None,
-    batch_size: int = 8,
+    prompt_lens: OnePerRow | None = None,
+    labels: Mapping[str, Label] | Sequence[Mapping[str, Label]] | None = None,
+    batch_size: int | None = None,
     prepend_bos: bool | None = None,
-    sink_ratio: float = SINK_RATIO,
+    sink_ratio: float | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Norm of the gradient of the next token's loss with respect to the last layer's `resid_post`, at every response token.
@@ -66,9 +69,11 @@ def optimisation_pressure(
         sequences: texts, chats (lists of messages), token ids, or values with `.tokens`, as in `collect`.
         prompt_lens: where each response begins; found by default as in `collect`.
         labels: for each sequence, columns to add.
-        batch_size: sequences in one pass, grouped by length. The numbers don't depend on it.
+        batch_size: sequences in one pass, grouped by length, 8 by default (100 for tiny-reasoner). The numbers don't depend on
+            it.
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
-        sink_ratio: a norm over this many times the median over the prompt is marked as an attention sink.
+        sink_ratio: a norm over this many times the median over the prompt is marked as an attention sink; 5 by default (20 for
+            tiny-reasoner).
         progress: show a progress bar.
 
     Returns:
@@ -83,10 +88,10 @@ def optimisation_pressure(
         FloatingPointError: a norm is NaN or infinite.
     """
     backend = backend_of(model)
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
     items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens)
-    _check(items, labels)
+    own_labels = as_labels(labels, len(items)) or [{}] * len(items)
+    _check(items, own_labels)
     head = read_head(backend)
     frames: dict[int, pd.DataFrame] = {}
     with (
@@ -105,7 +110,7 @@ def optimisation_pressure(
             found = _of_batch(head, [items[i] for i in batch], stream)
             for i, own in zip(batch, found, strict=True):
                 frames[i] = _frame(backend, i, items[i], norms[i], own, sink_ratio)
-                frames[i] = frames[i].assign(**(labels[i] if labels is not None else {}))
+                frames[i] = frames[i].assign(**own_labels[i])
             bar.update(len(batch))
     return pd.concat([frames[i] for i in range(len(items))], ignore_index=True)
 
@@ -155,7 +160,7 @@ def read_head(backend: Backend) -> Head:
     d_model, d_vocab = backend.d_model, int(backend.model.cfg.d_vocab)
     # It may be wider: a bridge whose tokenizer was replaced counts that one's tokens.
     if weight.ndim != 2 or weight.shape[0] != d_model or weight.shape[1] < d_vocab or not weight.is_floating_point():
-        raise InputError(
+        raise Unsupported(
             f"W_U is {weight.dtype} of shape {tuple(weight.shape)}, expected floating point of [{d_model}, {d_vocab}]: load "
             "the model unquantised"
         )
@@ -171,7 +176,7 @@ def check_logits(head: Head, states: Float[Tensor, "n d_model"], truth: Float[Te
     found = head.logits(states.to(head.W_U.device).float())
     off = (found - truth.to(found.device)).abs().max() / truth.abs().max().clamp_min(1e-6)
     if not off <= _LOGIT_ERROR.get(head.W_U.dtype, _HALF_LOGIT_ERROR):
-        raise InputError(
+        raise Unsupported(
             f"the model's logits are not norm(h) W_U + b_U{' under its soft cap' if head.cap else ''} (off by {float(off):.2g} "
             "of the largest): it scales them (as Cohere and Granite do) or a hook changes them; their gradient isn't known"
         )
@@ -206,14 +211,10 @@ def _pressures(head: Head, states: Tensor, next_tokens: Tensor) -> Pressure:
     return Pressure(p_true[:, 0], loss[:, 0], l2_norms(pull))
 
 
-def _check(items: Sequence[TokenSequence], labels: Sequence[Mapping[str, Label]] | None) -> None:
+def _check(items: Sequence[TokenSequence], labels: Sequence[Mapping[str, Label]]) -> None:
     for i, item in enumerate(items):
         if len(item) < 2:
-            raise InputError(f"sequence {i} has one token: there is no next token whose loss could be taken")
-    if labels is None:
-        return
-    if len(labels) != len(items):
-        raise InputError(f"labels has {len(labels)} entries for {len(items)} sequences")
+            raise Unmeasurable(f"sequence {i} has one token: there is no next token whose loss could be taken")
     if taken := {name for own in labels for name in own} & set(COLUMNS):
         raise InputError(f"labels can't be called {sorted(taken)}: the table has columns of these names")
 

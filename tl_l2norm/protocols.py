@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 
@@ -36,6 +36,11 @@ class HasTokens(Protocol):
     @property
     def tokens(self) -> Any:
         """Token ids, as integers or a one-dimensional tensor."""
+
+
+def is_several(given: object) -> TypeGuard[Iterable[Any]]:
+    """Whether there are values in it to go through; an array or tensor of no dimension says that it iterates, and doesn't."""
+    return isinstance(given, Iterable) and getattr(given, "ndim", None) != 0
 
 
 Message = Mapping[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.analysis.resampling import interval, prompt_weights
 from tl_l2norm.backends import backend_of
-from tl_l2norm.norms import SINK_RATIO
+from tl_l2norm.inputs import SequenceLike
+from tl_l2norm.presets import sink_ratio_of
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.sae_checks import check_saes
 from tl_l2norm.sae_reader import Sae
 from tl_l2norm.sae_training import read_states
-from tl_l2norm.sequences import SequenceLike, tokenize
+from tl_l2norm.sequences import tokenize
 
 _ACTIVATIONS_AT_ONCE = 1 << 24  # 64 MB in float32
 _STATES_AT_ONCE = 1 << 26  # numbers of all layers that are read in one pass: 256 MB in float32
@@ -28,10 +29,10 @@ _STATES_AT_ONCE = 1 << 26  # numbers of all layers that are read in one pass: 25
 def evaluate_saes(
     model: Any,
     saes: Mapping[int, SparseAutoencoder],
-    prompts: SequenceLike | Sequence[SequenceLike],
+    prompts: SequenceLike | Iterable[SequenceLike],
     *,
     sequences_at_once: int = 32,
-    sink_ratio: float = SINK_RATIO,
+    sink_ratio: float | None = None,
     prepend_bos: bool | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -46,7 +47,8 @@ def evaluate_saes(
         saes: by layer, with `encode` and `decode`.
         prompts: texts, chats, token ids, or values with `.tokens`; held out from training.
         sequences_at_once: sequences in one pass of the model.
-        sink_ratio: a norm over this many times its layer's median over the prompt is a sink's.
+        sink_ratio: a norm over this many times its layer's median over the prompt is a sink's; 5 by default (20 for
+            tiny-reasoner).
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         seed: of the resampling.
         progress: show a progress bar.
@@ -56,6 +58,7 @@ def evaluate_saes(
         latents of a token), dead (latents that are never active here), d_sae, n (sequences), n_tokens, seed.
     """
     backend = backend_of(model)
+    sink_ratio = sink_ratio_of(model, sink_ratio)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos)
     tallies = {layer: _Tally(sae) for layer, sae in check_saes(backend, saes).items()}
     longest = sequences_at_once * max(map(len, items)) * backend.d_model

@@ -7,7 +7,7 @@ import io
 import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +21,11 @@ from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.draws import hash_keys
 from tl_l2norm.errors import InputError
 from tl_l2norm.hook_names import Layers, resid_post, resolve_layers
-from tl_l2norm.norms import SINK_RATIO, find_sinks, l2_norms, sink_bounds
+from tl_l2norm.inputs import SequenceLike
+from tl_l2norm.norms import find_sinks, l2_norms, sink_bounds
+from tl_l2norm.presets import sink_ratio_of
 from tl_l2norm.saes import load_saes, require_sae_lens
-from tl_l2norm.sequences import SequenceLike, TokenSequence, pad_left, tokenize
+from tl_l2norm.sequences import TokenSequence, pad_left, tokenize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +59,14 @@ class SaeRecipe:
 
 def train_saes(
     model: Any,
-    prompts: SequenceLike | Sequence[SequenceLike],
+    prompts: SequenceLike | Iterable[SequenceLike],
     *,
     save_to: str | Path,
     layers: Layers = "late",
     recipe: SaeRecipe | None = None,
     buffer: int = 1 << 18,
     sequences_at_once: int = 32,
-    sink_ratio: float = SINK_RATIO,
+    sink_ratio: float | None = None,
     prepend_bos: bool | None = None,
     progress: bool = True,
 ) -> dict[int, Any]:
@@ -82,7 +84,8 @@ def train_saes(
         recipe: sizes and steps.
         buffer: states kept to be mixed; where all prompts fit, they go through the model once and not again.
         sequences_at_once: sequences in one pass of the model.
-        sink_ratio: a norm over this many times its layer's median over the prompt is a sink's.
+        sink_ratio: a norm over this many times its layer's median over the prompt is a sink's; 5 by default (20 for
+            tiny-reasoner).
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         progress: show progress bars.
 
@@ -94,7 +97,7 @@ def train_saes(
         ValueError: bad input, or a folder that holds SAEs of another model or recipe.
     """
     backend, folder, recipe = backend_of(model), Path(save_to), recipe or SaeRecipe()
-    chosen = resolve_layers(layers, backend.n_layers)
+    chosen, sink_ratio = resolve_layers(layers, backend.n_layers), sink_ratio_of(model, sink_ratio)
     for name, count in (("sequences_at_once", sequences_at_once), ("buffer", buffer // (2 * recipe.batch_size))):
         if count < 1:
             raise InputError(f"{name} is too small: at least 1 sequence at once, and a buffer of two batches")

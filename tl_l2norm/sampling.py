@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_l2norm.arguments import as_integer, as_number
 from tl_l2norm.draws import uniform
 from tl_l2norm.errors import InputError
 
@@ -28,11 +29,11 @@ class Sampling:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
+        if not 0 <= as_number("temperature", self.temperature) < float("inf"):
             raise InputError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"top_k must be at least 1, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
+        if self.top_k is not None:
+            object.__setattr__(self, "top_k", as_integer("top_k", self.top_k, least=1))
+        if self.top_p is not None and not 0 < as_number("top_p", self.top_p) <= 1:
             raise InputError(f"top_p must be over 0 and at most 1, got {self.top_p}")
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             raise InputError("top_k and top_p do nothing at temperature 0 (greedy): set a temperature")

@@ -21,10 +21,11 @@ and `oracle`, 1 for an answer that is known to be correct, else 0, which no sele
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,13 +35,14 @@ from torch import Tensor, tensor
 
 from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.resampling import estimate
+from tl_l2norm.arguments import one_or_several
 from tl_l2norm.draws import uniform
-from tl_l2norm.errors import InputError, Unmeasurable
+from tl_l2norm.errors import InputError, InputTypeError, Unmeasurable
 from tl_l2norm.generation import Completion, Generations
 from tl_l2norm.hook_names import Layers, layer_ranges
 from tl_l2norm.tables import render_table
-from tl_l2norm.tasks import Problem, unknown
-from tl_l2norm.thresholds import Thresholds, check_value, iqr_thresholds
+from tl_l2norm.tasks import Problem, problems_of, unknown
+from tl_l2norm.thresholds import Thresholds, as_thresholds, check_value, iqr_thresholds
 from tl_l2norm.trace import Trace, require_comparable
 from tl_l2norm.verifiers import comparable_answer, is_correct
 
@@ -110,7 +112,7 @@ class ScoreTable:
 
 
 def select(
-    completions: Sequence[Completion],
+    completions: Completion | Iterable[Completion],
     *,
     by: str,
     thresholds: Mapping[int, float] | None = None,
@@ -134,12 +136,12 @@ def select(
     if by not in SCORES:
         raise InputError(unknown("score", by, SCORES))
     groups = _groups(completions, problems)
-    scores = _Scorer(groups, thresholds, layers, seed)(by)
+    scores = _Scorer(groups, _by_layer(thresholds), layers, seed)(by)
     return Generations(tuple(group.rows[best] for group, best in zip(groups, _best(scores), strict=True)))
 
 
 def score_table(
-    completions: Sequence[Completion],
+    completions: Completion | Iterable[Completion],
     *,
     thresholds: Mapping[int, float] | None = None,
     layers: Layers = "late",
@@ -154,7 +156,7 @@ def score_table(
         ValueError: bad input.
     """
     groups = _groups(completions, problems)
-    scorer = _Scorer(groups, thresholds, layers, seed)
+    scorer = _Scorer(groups, _by_layer(thresholds), layers, seed)
     found: dict[str, list[NDArray[np.float64]]] = {}
     left_out: dict[str, str] = {}
     for name in SCORES:
@@ -182,6 +184,15 @@ def score_table(
     )
 
 
+def _by_layer(thresholds: Any) -> Thresholds | None:
+    if thresholds is None:
+        return None
+    found = as_thresholds(thresholds)
+    if not isinstance(found, Thresholds):
+        raise InputTypeError("AdaptiveIQR follows a run that goes on: for scores give iqr_thresholds(traces) or {layer: value}")
+    return found
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Group:
     """The candidates of one prompt, by sample."""
@@ -190,9 +201,13 @@ class _Group:
     problem: Problem | None
 
 
-def _groups(completions: Sequence[Completion], problems: Sequence[Problem] | None) -> list[_Group]:
+def _groups(given: Any, asked: Any) -> list[_Group]:
+    completions: tuple[Any, ...] = one_or_several(given, Completion)
     if not completions:
         raise InputError("no completions given")
+    if odd := [row for row in completions if not isinstance(row, Completion)]:
+        raise InputTypeError(f"selection is among completions, as generate returns them, got {odd[0]!r:.80}")
+    problems: tuple[Problem, ...] | None = None if asked is None else problems_of(asked)
     ordered = sorted(completions, key=_place)
     for one, other in itertools.pairwise(ordered):
         if _place(one) == _place(other):
@@ -224,6 +239,7 @@ class _Scorer:
 
     groups: Sequence[_Group]
     thresholds: Mapping[int, float] | None
+    """What was given; checked where norms are scored."""
     layers: Layers
     seed: int
 

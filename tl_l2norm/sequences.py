@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
+from jinja2 import TemplateError
 from torch import Tensor
 
+from tl_l2norm.arguments import OnePerRow, as_integers, check_flag
 from tl_l2norm.boundaries import Boundaries, read, tags
 from tl_l2norm.errors import InputError, InputTypeError
+from tl_l2norm.inputs import SequenceLike, as_list, chat_messages, ids_of, why_not
 from tl_l2norm.protocols import HasTokens, Message, Tokenizer
 from tl_l2norm.trace import SEGMENTS
 
 if TYPE_CHECKING:
     from tl_l2norm.backends import Backend
-
-SequenceLike = str | Sequence[Message] | Sequence[int] | Tensor | HasTokens
-"""A text, chat messages, token ids, or anything with `.tokens` such as a `ChatPrompt`, a `Completion` or a `Trace`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,59 +34,60 @@ class TokenSequence:
     segments: tuple[str, ...]
     texts: tuple[str, ...] | None = None
     """[pos] what each token adds to the text, where that was needed already."""
+    seed: int | None = None
+    """Key of its random draws, where the item that was given has one."""
 
     def __len__(self) -> int:
         """Number of tokens."""
         return len(self.tokens)
 
 
-def as_list(sequences: SequenceLike | Sequence[SequenceLike]) -> list[SequenceLike]:
-    """Several sequences; one text, one chat or one list of token ids counts as one."""
-    if isinstance(sequences, str | HasTokens):
-        return [sequences]
-    if isinstance(sequences, Tensor):
-        return [sequences] if sequences.ndim == 1 else list(sequences)
-    items: list[Any] = list(sequences)
-    if items and all(isinstance(item, int | Mapping) and not isinstance(item, bool) for item in items):
-        return [items]
-    if not items:
-        raise InputError("no sequences given")
-    return items
-
-
 def tokenize(
     backend: Backend,
-    sequences: SequenceLike | Sequence[SequenceLike],
+    sequences: SequenceLike | Iterable[SequenceLike],
     *,
     prepend_bos: bool | None = None,
-    prompt_lens: Sequence[int] | None = None,
+    prompt_lens: OnePerRow | None = None,
     segments: Sequence[Sequence[str]] | None = None,
+    continues: bool = False,
 ) -> list[TokenSequence]:
     """Tokenise and check every sequence.
 
     A plain text gets the special tokens that the model's tokenizer adds to it (TransformerLens turns BOS on where the tokenizer
     can), or exactly BOS or none with `prepend_bos`. Chat templates hold their own, and token ids are taken as they are.
 
+    Args:
+        backend: of the model.
+        sequences: one or several.
+        prepend_bos: for plain texts.
+        prompt_lens: where each response begins, counted without padding.
+        segments: of each position, instead of the former.
+        continues: whether an assistant's last message is the beginning of what comes: it is left open, and all of it is prompt.
+
     Raises:
         ValueError: an empty sequence, one longer than the context, a token outside the vocabulary, lists of other lengths.
         TypeError: something that is not a sequence.
     """
-    items = as_list(sequences)
-    for name, given in (("prompt_lens", prompt_lens), ("segments", segments)):
+    check_flag("prepend_bos", prepend_bos, optional=True)
+    items = as_list(sequences, backend.tokenizer)
+    starts = None if prompt_lens is None else as_integers("prompt_lens", prompt_lens)
+    if segments is not None and (isinstance(segments, str) or any(isinstance(own, str) for own in segments)):
+        raise InputTypeError("segments are given by position, one list for each sequence: [['prompt', 'answer'], ...]")
+    for name, given in (("prompt_lens", starts), ("segments", segments)):
         if given is not None and len(given) != len(items):
             raise InputError(f"{name} has {len(given)} entries for {len(items)} sequences")
     boundaries = Boundaries(backend.tokenizer)
     found = []
     for i, item in enumerate(items):
         try:
-            tokens, prompt_len = _encode(backend.tokenizer, item, prepend_bos)
+            tokens, prompt_len = _encode(backend.tokenizer, item, prepend_bos, continues)
             _check_tokens(backend, tokens)
             if segments is not None:
-                found.append(_given(tokens, tuple(segments[i])))
+                one = _given(tokens, tuple(segments[i]))
             else:
-                prompt_len = prompt_lens[i] if prompt_lens is not None else prompt_len
-                found.append(_find(boundaries, tokens, prompt_len))
-        except (ValueError, TypeError) as error:
+                one = _find(boundaries, tokens, starts[i] if starts is not None else prompt_len)
+            found.append(dataclasses.replace(one, seed=getattr(getattr(item, "provenance", item), "seed", None)))
+        except InputError as error:
             raise type(error)(f"sequence {i}: {error}") from error
     return found
 
@@ -125,30 +128,33 @@ def pad_left(
     return tokens, mask
 
 
-def _encode(tokenizer: Tokenizer | None, item: SequenceLike, prepend_bos: bool | None) -> tuple[list[int], int | None]:
+def _encode(
+    tokenizer: Tokenizer | None, item: SequenceLike, prepend_bos: bool | None, continues: bool
+) -> tuple[list[int], int | None]:
     """Token ids, and where the prompt ends if the item itself says so."""
     if isinstance(item, str):
         if tokenizer is None:
             raise InputError("the model has no tokenizer: give token ids instead of text")
         return _encode_text(tokenizer, item, prepend_bos), None
     if isinstance(item, HasTokens):
-        tokens = [int(token) for token in item.tokens]
+        tokens = ids_of(item.tokens)
         prompt = getattr(item, "prompt_tokens", None)  # a Completion's tokens are those of the response, the last never read
         return (tokens, getattr(item, "prompt_len", None)) if prompt is None else ([*prompt, *tokens[:-1]], len(prompt))
-    if isinstance(item, Tensor):
-        if item.ndim != 1 or item.is_floating_point():
+    if isinstance(item, Tensor | np.ndarray):
+        row = item[0] if item.ndim == 2 and len(item) == 1 else item
+        if row.ndim != 1 or (isinstance(row, Tensor) and row.is_floating_point()):
             raise InputTypeError(
                 f"a tensor of token ids is one-dimensional and integer, got {item.dtype} of shape {tuple(item.shape)}"
             )
-        return item.tolist(), None
-    values: list[Any] = list(item) if isinstance(item, Iterable) else [item]
+        return ids_of(row), None
+    if reason := why_not(item):
+        raise InputTypeError(reason)
+    values: list[Any] = list(item)
     if values and all(isinstance(value, Mapping) for value in values):
         if tokenizer is None:
             raise InputError("the model has no tokenizer: give token ids instead of chat messages")
-        return _encode_chat(tokenizer, values)
-    if not all(hasattr(value, "__index__") and not isinstance(value, bool) for value in values):
-        raise InputTypeError(f"expected a text, chat messages or token ids, got {item!r:.80}")
-    return [int(value) for value in values], None
+        return _encode_chat(tokenizer, chat_messages(values), continues)
+    return ids_of(values), None
 
 
 def _encode_text(tokenizer: Tokenizer, text: str, prepend_bos: bool | None) -> list[int]:
@@ -162,20 +168,22 @@ def _encode_text(tokenizer: Tokenizer, text: str, prepend_bos: bool | None) -> l
     return [int(tokenizer.bos_token_id), *ids] if prepend_bos else ids  # type: ignore[arg-type]
 
 
-def _encode_chat(tokenizer: Tokenizer, messages: list[Message]) -> tuple[list[int], int | None]:
+def _encode_chat(tokenizer: Tokenizer, messages: list[Message], continues: bool = False) -> tuple[list[int], int | None]:
     if getattr(tokenizer, "chat_template", None) is None:
         raise InputError(
             "the tokenizer has no chat template: give the prompt as plain text, or set model.tokenizer.chat_template"
         )
 
     def render(turns: list[Message], *, prompt: bool) -> str:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt))
+        return _apply(tokenizer, turns, add_generation_prompt=prompt)
 
     def encode(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
     if messages[-1].get("role") != "assistant":
         return encode(render(messages, prompt=True)), None
+    if continues:
+        return encode(_continued(tokenizer, messages)), None
     whole, prompt = render(messages, prompt=False), render(messages[:-1], prompt=True)
     _refuse_lost_thought(messages[-1], whole)
     start = Boundaries(tokenizer).response_starts_at(whole, prompt)
@@ -199,6 +207,30 @@ def _position(texts: Sequence[str], character: int) -> int:
     """Position of the token that a character of the text belongs to."""
     ends = itertools.accumulate(map(len, texts))
     return next((i for i, end in enumerate(ends) if end > character), len(texts))
+
+
+def _apply(tokenizer: Tokenizer, messages: list[Message], **options: Any) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    except TemplateError as error:
+        raise InputError(f"the chat template refuses these messages: {error}") from error
+
+
+def _continued(tokenizer: Tokenizer, messages: list[Message]) -> str:
+    """A chat whose last message, the assistant's, is left open."""
+    options: dict[str, Any] = {"continue_final_message": True}
+    if not str(messages[-1].get("content") or "").strip():
+        messages, options = messages[:-1], {"add_generation_prompt": True}
+    try:
+        text = _apply(tokenizer, messages, **options)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(
+            f"the assistant's last message can't be continued, as the chat template changes it ({error}): give the rendered "
+            "prompt as text, or leave the message out"
+        ) from error
+    return text
 
 
 def _check_tokens(backend: Backend, tokens: Sequence[int]) -> None:

@@ -7,15 +7,14 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from tl_l2norm.errors import InputError, MissingFile
+from tl_l2norm.errors import InputError, InputTypeError, MissingFile
 from tl_l2norm.features import FeatureActs
-from tl_l2norm.trace import Provenance, Trace
+from tl_l2norm.trace import Provenance, Trace, TracesLike, traces_of
 
 FORMAT = "tl_l2norm.traces"
 FORMAT_VERSION = 2
@@ -25,7 +24,7 @@ _TENSOR_FIELDS = ("tokens", "l2_norms", "embed_l2_norms", "is_sink", "sink_bound
 _FEATURE_FIELDS = ("starts", "latents", "values")
 
 
-def save_traces(path: str | Path, traces: Sequence[Trace]) -> Path:
+def save_traces(path: str | Path, traces: TracesLike) -> Path:
     """Write traces to the folder `path`: `traces.safetensors` (norms, tokens) and `traces.json` (the rest, readable).
 
     A folder that holds traces already is replaced as a whole: each file is written beside the old one first, and the index,
@@ -33,7 +32,9 @@ def save_traces(path: str | Path, traces: Sequence[Trace]) -> Path:
     """
     from safetensors.torch import save
 
-    folder = Path(path)
+    if not isinstance(path, str | os.PathLike):
+        raise InputTypeError(f"save_traces(path, traces): the path comes first, got {path!r:.80} for it")
+    folder, traces = Path(path), traces_of(traces)
     if not traces:
         raise InputError("no traces to save")
     if folder.is_file():

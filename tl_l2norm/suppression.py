@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,19 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.draws import sequence_key
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import InputError, Unmeasurable
 from tl_l2norm.evaluation import thinking_room
 from tl_l2norm.generation import Completion, Generations, generate, restore
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.interventions.events import Log, Tally
 from tl_l2norm.interventions.suppress import HighNormSuppression
-from tl_l2norm.norms import SINK_RATIO
+from tl_l2norm.presets import batch_size_of, check_sink_ratio
 from tl_l2norm.prompts import ChatPrompt, chat_prompt
 from tl_l2norm.saved_runs import Journal, begin, describe_run, locked, may_save, run_folder
 from tl_l2norm.storage import content_key
-from tl_l2norm.tasks import Problem
+from tl_l2norm.tasks import Problem, problems_of
 from tl_l2norm.thresholds import quantile_thresholds
-from tl_l2norm.trace import Trace
+from tl_l2norm.trace import Trace, TracesLike, require_comparable, traces_of
 from tl_l2norm.verifiers import is_correct
 
 QUANTILES = (0.95, 0.8, 0.5)
@@ -35,14 +35,14 @@ QUANTILES = (0.95, 0.8, 0.5)
 
 def suppress_and_ask(
     model: Any,
-    problems: Sequence[Problem],
-    traces: Sequence[Trace],
+    problems: Problem | Iterable[Problem],
+    traces: TracesLike,
     *,
     quantiles: Sequence[float] = QUANTILES,
     layers: Layers = "late",
     max_new_tokens: int | None = None,
-    sink_ratio: float = SINK_RATIO,
-    batch_size: int = 8,
+    sink_ratio: float | None = None,
+    batch_size: int | None = None,
     seed: int = 0,
     save_to: str | Path | None = None,
     progress: bool = True,
@@ -57,8 +57,9 @@ def suppress_and_ask(
         quantiles: a threshold each; 0.8 suppresses the fifth of the tokens whose norm is highest (low: lowest) at each layer.
         layers: where to suppress; the late ones by default.
         max_new_tokens: of a response; by default as in `run_modes`.
-        sink_ratio: a norm over this many times its layer's median over the prompt is a sink's, and left alone.
-        batch_size: responses decoded at once.
+        sink_ratio: a norm over this many times its layer's median over the prompt is a sink's, and left alone; that of the
+            traces, from which no other can be given.
+        batch_size: responses decoded at once, 8 by default (100 for tiny-reasoner).
         seed: of the random arms.
         save_to: a folder to keep responses in as they end; the same call goes on from what is there.
         progress: show a progress bar.
@@ -68,11 +69,13 @@ def suppress_and_ask(
         positions changed at any layer), events (positions and layers), tokens (of the response), cut_off, seed, model.
 
     Raises:
-        ValueError: bad input; a problem without a known answer.
+        ValueError: bad input; a problem without a known answer; traces that were recorded with another sink ratio.
     """
     backend = backend_of(model)
+    problems, traces = problems_of(problems), traces_of(traces)
     if not problems or any(problem.answer is None and problem.verify is None for problem in problems):
-        raise InputError("give problems with known answers: accuracy is what is measured")
+        raise Unmeasurable("give problems with known answers: accuracy is what is measured")
+    batch_size, sink_ratio = batch_size_of(model, batch_size), _sink_ratio(traces, sink_ratio)
     chosen = resolve_layers(layers, backend.n_layers)
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
     max_new_tokens = thinking_room(backend, prompts) if max_new_tokens is None else max_new_tokens
@@ -92,6 +95,15 @@ def suppress_and_ask(
             frames.append(_arms(ask, q, kind, taus, common))
             bar.update()
     return pd.concat(frames, ignore_index=True).assign(seed=seed, model=backend.model_name)
+
+
+def _sink_ratio(traces: Sequence[Trace], given: float | None) -> float:
+    """That of the traces, whose thresholds leave out the tokens that are left alone here."""
+    require_comparable(traces)
+    own = traces[0].provenance.sink_ratio
+    if given is not None and check_sink_ratio(given) != own:
+        raise InputError(f"the traces were recorded with sink_ratio={own:g}, not {given:g}: thresholds are of their tokens")
+    return own
 
 
 def _arms(

@@ -21,7 +21,16 @@ def render_table(frame: pd.DataFrame, *, title: str | None = None, width: int = 
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))
     out = io.StringIO()
-    console = Console(file=out, width=width, color_system=None, markup=False, highlight=False, emoji=False)
+    console = Console(  # it would write past the file into a notebook, and take colours or a width from the environment
+        file=out,
+        width=width,
+        color_system=None,
+        force_jupyter=False,
+        force_terminal=False,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
     console.print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
 

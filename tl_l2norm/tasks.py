@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Integral
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
+from tl_l2norm.arguments import one_or_several
 from tl_l2norm.choices import LETTERS, inline_choices, is_lettered, label_of
 from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.families.base import Family
@@ -228,6 +229,21 @@ def draw_problems(family: str, *, level: int = 1, seed: int = 0, split: Split | 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (*PROSE, *COMPACT)})
 """The problems that `make_problems` makes, by name."""
+
+
+def problems_of(given: Any) -> tuple[Problem, ...]:
+    """Problems as they are asked: one or several.
+
+    Raises:
+        TypeError: texts, or something else.
+    """
+    found = one_or_several(given, (Problem, str))
+    if odd := [one for one in found if not isinstance(one, Problem)]:
+        raise InputTypeError(
+            "problems are Problem(question=..., answer=..., family=...), what make_problems or load_problems returns, "
+            f"got {odd[0]!r:.80}"
+        )
+    return found
 
 
 def check_count(n: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,20 +13,30 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from tl_l2norm.errors import InputError, InputTypeError
+from tl_l2norm.arguments import as_integer, as_number, check_flag, check_share
+from tl_l2norm.errors import InputError, InputTypeError, Unmeasurable
 from tl_l2norm.hook_names import layer_ranges
-from tl_l2norm.trace import Provenance, Trace, require_comparable
+from tl_l2norm.trace import Provenance, Trace, TracesLike, require_comparable, traces_of
 
 
 class Thresholds(Mapping[int, float]):
     """The threshold tau of each layer, and of which model and dtype it is."""
 
-    def __init__(self, values: Mapping[int, float], *, rule: str = "given", provenance: Provenance | None = None) -> None:
+    def __init__(
+        self,
+        values: Mapping[int, float],
+        *,
+        rule: str = "given",
+        provenance: Provenance | None = None,
+        sink_ratio: float | None = None,
+    ) -> None:
         self._values = dict(sorted((check_layer(layer), check_value(layer, value)) for layer, value in values.items()))
         if not self._values:
             raise InputError("thresholds are empty: give one for each layer, {layer: value}")
         self.rule = rule
         self.provenance = provenance
+        self.sink_ratio = sink_ratio
+        """Of the run whose sinks they leave out; None where they leave none out, or nobody says."""
 
     @override
     def __getitem__(self, layer: int) -> float:
@@ -61,12 +71,10 @@ class AdaptiveIQR:
     """Whether the tokens of all sequences of a run count, or each sequence's own."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.k) and self.k >= 0):
-            raise InputError(f"k must be 0 or more, got {self.k}")
-        if self.warmup < 2:
+        _check_factor("k", self.k)
+        if as_integer("warmup", self.warmup) < 2:
             raise InputError(f"warmup must be at least 2 samples, got {self.warmup}")
-        if not (math.isfinite(self.min_iqr) and self.min_iqr >= 0):
-            raise InputError(f"min_iqr must be 0 or more, got {self.min_iqr}")
+        _check_factor("min_iqr", self.min_iqr)
         if self.scope not in ("run", "sequence"):
             raise InputError(f"scope must be 'run' or 'sequence', got {self.scope!r}")
 
@@ -74,35 +82,56 @@ class AdaptiveIQR:
 ThresholdLike = Mapping[int, float] | AdaptiveIQR
 
 
-def quantile_thresholds(traces: Sequence[Trace], q: float = 0.95, *, include_sinks: bool = False) -> Thresholds:
+def as_thresholds(given: Any) -> Thresholds | AdaptiveIQR:
+    """Thresholds as they are taken: by layer, or a rule that adapts.
+
+    Raises:
+        TypeError: a bare number, a list, a tensor, or traces.
+        ValueError: a value that is no norm.
+    """
+    if isinstance(given, Thresholds | AdaptiveIQR):
+        return given
+    if isinstance(given, Mapping):
+        return Thresholds(given)
+    raise InputTypeError(f"thresholds are a dict {{layer: value}}, iqr_thresholds(traces) or AdaptiveIQR(), got {given!r:.80}")
+
+
+def quantile_thresholds(traces: TracesLike, q: float = 0.95, *, include_sinks: bool = False) -> Thresholds:
     """Each layer's `q` quantile of the norms of decode tokens, sinks left out.
 
     Raises:
         ValueError: q outside 0 to 1, traces that can't be compared, or no decode token.
     """
-    if not 0 <= q <= 1:
-        raise InputError(f"q must be between 0 and 1, got {q}")
-    norms = _decode_norms(traces, include_sinks)
+    check_share("q", q)
+    norms, source = _decode_norms(traces_of(traces), include_sinks)
     values = {layer: float(np.quantile(found, q)) for layer, found in norms.items()}
-    return Thresholds(values, rule=f"{q:g} quantile", provenance=traces[0].provenance)
+    return Thresholds(values, rule=f"{q:g} quantile", **source)
 
 
-def iqr_thresholds(traces: Sequence[Trace], k: float = 1.5, *, include_sinks: bool = False) -> Thresholds:
+def iqr_thresholds(traces: TracesLike, k: float = 1.5, *, include_sinks: bool = False) -> Thresholds:
     """`Q3 + k * (Q3 - Q1)` of each layer's norms of decode tokens, sinks left out: the paper's rule for outliers.
 
     Raises:
         ValueError: k below 0, traces that can't be compared, or no decode token.
     """
-    if not (math.isfinite(k) and k >= 0):
-        raise InputError(f"k must be 0 or more, got {k}")
+    _check_factor("k", k)
+    norms, source = _decode_norms(traces_of(traces), include_sinks)
     values = {}
-    for layer, found in _decode_norms(traces, include_sinks).items():
+    for layer, found in norms.items():
         first, third = np.quantile(found, [0.25, 0.75])
         values[layer] = float(third + k * (third - first))
-    return Thresholds(values, rule=f"Q3 + {k:g} IQR", provenance=traces[0].provenance)
+    return Thresholds(values, rule=f"Q3 + {k:g} IQR", **source)
 
 
-def _decode_norms(traces: Sequence[Trace], include_sinks: bool) -> dict[int, np.ndarray]:
+def _check_factor(name: str, value: float) -> None:
+    number = as_number(name, value, "0 or more")
+    if not (math.isfinite(number) and number >= 0):
+        raise InputError(f"{name} must be 0 or more, got {value}")
+
+
+def _decode_norms(traces: Sequence[Trace], include_sinks: bool) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
+    """Norms by layer, and where they come from."""
+    check_flag("include_sinks", include_sinks)
     require_comparable(traces)
     kept = [t.is_response.expand(t.is_sink.shape) & (~t.is_sink | include_sinks) for t in traces]
     found = {
@@ -111,11 +140,12 @@ def _decode_norms(traces: Sequence[Trace], include_sinks: bool) -> dict[int, np.
     }
     empty = [layer for layer, norms in found.items() if not len(norms)]
     if empty:
-        raise InputError(
+        raise Unmeasurable(
             f"no decode token in these traces at layers {layer_ranges(empty)}: thresholds come from responses; give traces of "
             "generate(...), or collect(..., prompt_lens=...)"
         )
-    return found
+    source = traces[0].provenance
+    return found, {"provenance": source, "sink_ratio": None if include_sinks else source.sink_ratio}
 
 
 def check_layer(layer: int) -> int:
@@ -131,9 +161,10 @@ def check_value(layer: int, value: float) -> float:
     Raises:
         ValueError: NaN or negative. Infinity is fine: it never triggers.
     """
-    if not value >= 0:
+    found = as_number(f"the threshold of layer {layer}", value, "a norm, 0 or more")
+    if not found >= 0:
         raise InputError(f"the threshold of layer {layer} must be a norm, 0 or more, got {value}")
-    return float(value)
+    return found
 
 
 class RunningIQR:

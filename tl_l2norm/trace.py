@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.fingerprint import UNKNOWN, same_weights
-from tl_l2norm.hook_names import Layers, late_layers, layer_ranges, resolve_layers
+from tl_l2norm.hook_names import Layers, as_layer, late_layers, layer_ranges, resolve_layers
+from tl_l2norm.protocols import is_several
 
 SEGMENTS = ("prompt", "think", "answer")
 """What a position belongs to: the prompt, the thinking from opening to closing tag, or the rest of the response."""
@@ -142,15 +143,16 @@ class Trace:
     def _labels_text(self) -> str:
         return "".join(f", {key}={value!r}" for key, value in self.labels.items())
 
-    def row(self, layer: int) -> int:
+    def row(self, layer: SupportsIndex) -> int:
         """Row of `l2_norms` that holds a layer; negative layers count from the last recorded one."""
+        layer = as_layer(layer)
         if layer < 0 and -layer <= len(self.layers):
             return len(self.layers) + layer
         if layer not in self.layers:
             raise InputError(f"layer {layer} was not recorded: this trace has layers {layer_ranges(self.layers)}")
         return self.layers.index(layer)
 
-    def at(self, layer: int) -> Float[Tensor, " pos"]:
+    def at(self, layer: SupportsIndex) -> Float[Tensor, " pos"]:
         """Norms of one layer."""
         return self.l2_norms[self.row(layer)]
 
@@ -161,10 +163,8 @@ class Trace:
         Raises:
             ValueError: a layer that was not recorded, or none.
         """
-        if isinstance(layers, int):
-            rows = [self.row(layers)]
-        elif isinstance(layers, Sequence) and not isinstance(layers, str):
-            rows = [self.row(layer) for layer in layers]
+        if not (layers is None or isinstance(layers, str | slice)):
+            rows = [self.row(layer) for layer in (layers if is_several(layers) else (layers,))]  # type: ignore[arg-type]
         else:
             wanted = resolve_layers(layers, self.provenance.n_layers)
             rows = [row for row, layer in enumerate(self.layers) if layer in wanted]
@@ -206,8 +206,56 @@ class Trace:
         return torch.arange(len(self)) >= self.prompt_len
 
 
+@runtime_checkable
+class HasTrace(Protocol):
+    """What carries a trace: a `Completion`, a `Result`."""
+
+    @property
+    def trace(self) -> Trace | None:
+        """Its trace, None if nothing was recorded."""
+
+
+TracesLike = Trace | HasTrace | Iterable[Trace | HasTrace]
+"""One trace or several, or what carries them: completions, the `Generations` of a run, results."""
+
+
+def traces_of(given: TracesLike) -> tuple[Trace, ...]:
+    """The traces of whatever holds them.
+
+    Raises:
+        TypeError: something else.
+        ValueError: a completion without trace.
+    """
+    alone = isinstance(given, Trace | HasTrace) and not _is_array(given)
+    if not alone and (_is_array(given) or isinstance(given, str | Mapping) or not isinstance(given, Iterable)):
+        raise InputTypeError(f"expected traces, or completions that carry them, got {given!r:.80}")
+    return tuple(_trace_of(i, one) for i, one in enumerate([given] if alone else given))  # type: ignore[arg-type]
+
+
+def trace_of(given: TracesLike) -> Trace:
+    """The one trace that is given, by itself, in a list of one or by what carries it."""
+    found = traces_of(given)
+    if len(found) != 1:
+        raise InputError(f"expected one trace, got {len(found)}: choose one, such as traces[0]")
+    return found[0]
+
+
+def _trace_of(index: int, one: Any) -> Trace:
+    if isinstance(one, Trace):
+        return one
+    if _is_array(one) or not isinstance(one, HasTrace):
+        raise InputTypeError(f"expected traces, or completions that carry them, got {one!r:.80} at place {index}")
+    if not isinstance(one.trace, Trace):
+        raise InputError(f"completion {index} has no trace: generate with metrics=('l2_norm',), which is the default")
+    return one.trace
+
+
+def _is_array(given: object) -> bool:
+    return isinstance(given, Tensor | np.ndarray)  # whose .trace is the sum of a diagonal
+
+
 def require_comparable(traces: Sequence[Trace]) -> None:
-    """Refuse traces whose norms can't be put side by side: other model, dtype, centring or layers."""
+    """Refuse traces whose norms can't be put side by side: other model, dtype, centring, sinks or layers."""
     if not traces:
         raise InputError("no traces given")
     first = traces[0]
@@ -217,6 +265,11 @@ def require_comparable(traces: Sequence[Trace]) -> None:
                 f"trace {i} is of {trace.provenance.describe()} but trace 0 is of {first.provenance.describe()}: "
                 "norms of different models, dtypes or weight processing are not comparable"
             )
+        if trace.provenance.sink_ratio != first.provenance.sink_ratio:
+            raise InputError(
+                f"trace {i} was recorded with sink_ratio={trace.provenance.sink_ratio:g} but trace 0 with "
+                f"{first.provenance.sink_ratio:g}: other tokens are left out as sinks; record all of them with the same"
+            )
         if trace.layers != first.layers:
             raise InputError(
                 f"trace {i} has layers {layer_ranges(trace.layers)} but trace 0 has {layer_ranges(first.layers)}: "
@@ -224,14 +277,14 @@ def require_comparable(traces: Sequence[Trace]) -> None:
             )
 
 
-def to_frame(traces: Sequence[Trace], *, include_embedding: bool = False) -> pd.DataFrame:
+def to_frame(traces: TracesLike, *, include_embedding: bool = False) -> pd.DataFrame:
     """One row per sequence, layer and position.
 
     Columns: sequence, layer (an integer, or "embed" with `include_embedding`), position, token_id, token, segment,
     is_prompt, l2_norm, is_sink, one for each metric that is [layer, pos] (NaN at the embedding output), with SAEs feature_l0
     and feature_sum (active latents and their summed activation, NaN where a layer has no SAE), then one for each label.
     """
-    frames = [_frame(i, trace, include_embedding) for i, trace in enumerate(traces)]
+    frames = [_frame(i, trace, include_embedding) for i, trace in enumerate(traces_of(traces))]
     if not frames:
         raise InputError("no traces given")
     return pd.concat(frames, ignore_index=True)

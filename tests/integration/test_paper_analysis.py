@@ -16,6 +16,7 @@ import tl_l2norm as l2
 from tests import models
 from tests.saes import HAS_SAE_LENS
 from tl_l2norm import paper_analysis, paper_readings
+from tl_l2norm.errors import InputError, Unmeasurable, Unsupported
 from tl_l2norm.evaluation import answer_at
 from tl_l2norm.paper_analysis import CONTROLS, analyse
 from tl_l2norm.prompts import chat_prompt
@@ -243,3 +244,25 @@ def test_the_answer_is_found_where_it_is_stated(smollm2_tokenizer: Any) -> None:
         if at is not None and expected is not None:
             stated = "".join(trace.str_tokens[at:]).strip()
             assert stated.startswith(expected) and stated.rstrip(".") == expected
+
+
+def test_what_cant_be_measured_is_noted_and_a_bug_ends_the_analysis(
+    reasoner: Any, problems: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**OPTIONS, "quantiles": (), "save_to": tmp_path}
+
+    def raising(error: Exception) -> Any:
+        def table(*_: Any, **__: Any) -> Any:
+            raise error
+
+        return table
+
+    monkeypatch.setattr(paper_analysis, "level_trend", raising(Unmeasurable("all of one level")))
+    monkeypatch.setattr(paper_analysis, "pressure_table", raising(Unsupported("no such head")))
+    found = analyse(reasoner, None, problems[:8], **options)
+    assert (found.notes["trend"], found.notes["pressure"]) == ("all of one level", "no such head")
+    assert "trend" not in found.tables and "dynamics" in found.tables
+    for bug in (ValueError("a bug"), KeyError("a bug"), InputError("a bug")):
+        monkeypatch.setattr(paper_analysis, "level_trend", raising(bug))
+        with pytest.raises(type(bug), match="a bug"):
+            analyse(reasoner, None, problems[:8], **options)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tests.planted import Array, made, response
-from tl_l2norm.analysis.dynamics import describe_rise, dynamics, onset, sharpness
+from tl_l2norm.analysis.curves import compare_late
+from tl_l2norm.analysis.dynamics import amplification, describe_rise, dynamics, onset, sharpness
 from tl_l2norm.analysis.resampling import Estimate
 
 FLAT_THEN_STEEP = np.array([10.0, 10, 10, 10, 10, 10, 20, 30])
@@ -165,3 +166,16 @@ def test_scaling_norms_scales_the_spike_and_nothing_else() -> None:
         assert twice[name] == pytest.approx(2 * once[name], rel=1e-4)
     for name in ("amplification", "amplification_low", "sharpness", "sharpness_high"):
         assert twice[name] == pytest.approx(once[name], rel=1e-4)
+
+
+def test_amplification_is_one_statistic_wherever_it_is_said() -> None:
+    """Half of the prompts go from 4 to 8, half from 1 to 3: the means 2.5 and 5.5, and not the mean of 2 and 3."""
+    sizes = {"think": (8.0, 3.0), "direct": (4.0, 1.0)}
+    think, direct = made(lambda i, mode: np.full(8, sizes[mode][i % 2]), n=8)
+    assert dynamics(think, direct).iloc[0]["amplification"] == pytest.approx(5.5 / 2.5)
+    late = compare_late(think, direct)
+    assert late.ratio.mean == pytest.approx(5.5 / 2.5) and late.ratio.low < 2.2 < late.ratio.high
+    assert late.difference.mean == pytest.approx(5.5 - 2.5) and late.ratio.n == late.difference.n == 8
+    own = amplification(np.stack([[[8.0], [4.0]], [[3.0], [1.0]]]))
+    assert own.tolist() == [2.0, 3.0], "of single prompts, each one's own"
+    assert np.isnan(amplification(np.array([[1.0], [0.0]])))

@@ -5,7 +5,20 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "tl_l2norm"
 LEVELS = {
-    0: {"errors", "protocols", "hook_names", "norms", "draws", "tables", "features", "families", "fingerprint"},
+    0: {
+        "errors",
+        "protocols",
+        "hook_names",
+        "arguments",
+        "inputs",
+        "presets",
+        "norms",
+        "draws",
+        "tables",
+        "features",
+        "families",
+        "fingerprint",
+    },
     1: {
         "trace",
         "thresholds",

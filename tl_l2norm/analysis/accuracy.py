@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tl_l2norm.errors import InputError
+from tl_l2norm.arguments import one_or_several
+from tl_l2norm.errors import InputError, InputTypeError
+from tl_l2norm.trace import HasTrace
 
 if TYPE_CHECKING:
     from tl_l2norm.evaluation import Result
@@ -28,15 +30,18 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def accuracy_table(results: Sequence[Result], *, by: Sequence[str] = ("mode",)) -> pd.DataFrame:
+def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str] = ("mode",)) -> pd.DataFrame:
     """Share of correct answers with its 95% Wilson interval, grouped by any of mode, family and level.
 
     Columns: those of `by`, then accuracy, low, high, n (problems with a known answer), not_direct (share of direct responses
     that were not direct; NaN in thinking mode) and cut_off (share that ran into max_new_tokens). Accuracy is NaN where no
     answer is known.
     """
+    results, by = one_or_several(results, HasTrace), one_or_several(by, str)
     if not results:
         raise InputError("no results given")
+    if odd := [r for r in results if not (hasattr(r, "problem") and hasattr(r, "mode"))]:
+        raise InputTypeError(f"accuracy is of results, as run_modes returns them, got {odd[0]!r:.80}")
     rows = [
         {
             "mode": r.mode,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from tl_l2norm.analysis.pairing import MATCHES, Match, Pair, Tokens, mode_means,
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
 from tl_l2norm.hook_names import Layers, layer_ranges
-from tl_l2norm.trace import Trace
+from tl_l2norm.trace import Trace, TracesLike, traces_of
 
 _WORDS = {
     "none": "all tokens",
@@ -92,8 +91,8 @@ def _is_tested(row: pd.Series) -> bool:  # type: ignore[type-arg]
 
 
 def attribute(
-    think: Sequence[Trace],
-    direct: Sequence[Trace],
+    think: TracesLike,
+    direct: TracesLike,
     *,
     quantity: str = "l2_norm",
     layers: Layers = "late",
@@ -120,6 +119,7 @@ def attribute(
     Raises:
         ValueError: modes with different prompts, fewer than 8, or a quantity that was not recorded.
     """
+    think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
     read = {id(t): values(t, quantity, features) for members in pairs.values() for pair in members for t in pair}
     differences = {match: _differences(pairs, read, match, tokens) for match in MATCHES}

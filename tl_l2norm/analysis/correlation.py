@@ -14,9 +14,9 @@ from scipy.stats import rankdata
 from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.resampling import RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import Unmeasurable
 from tl_l2norm.hook_names import layer_ranges
-from tl_l2norm.trace import Trace, require_comparable
+from tl_l2norm.trace import Trace, TracesLike, require_comparable, traces_of
 
 METRIC_NAMES = ("l2_norm", "hidden_entropy", "output_entropy", "attention_entropy")
 
@@ -30,7 +30,7 @@ _TARGET = "reasoning_sum"
 
 
 def correlation_table(
-    traces: Sequence[Trace],
+    traces: TracesLike,
     features: Latents,
     *,
     quantities: Sequence[str] = METRIC_NAMES,
@@ -62,6 +62,7 @@ def correlation_table(
         ValueError: traces that can't be compared, fewer than 8 prompts, or a quantity that is the same at every token of a
             layer.
     """
+    traces = traces_of(traces)
     require_comparable(traces)
     groups = by_prompt(traces)
     require_prompts(len(groups))
@@ -183,7 +184,7 @@ def _require_variation(traces: Sequence[Trace], quantities: Sequence[str], token
         spread[has_value] = np.nanmax(everything[has_value], axis=1) - np.nanmin(everything[has_value], axis=1)
         constant = [layer for layer, s, has in zip(traces[0].layers, spread, has_value, strict=True) if has and s == 0]
         if constant:
-            raise InputError(
+            raise Unmeasurable(
                 f"{quantity} is the same at every token of layers {layer_ranges(constant)}: a rank correlation is not defined "
                 "there; leave it out of quantities, or trace.select(layers)"
             )

@@ -11,11 +11,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tl_l2norm.analysis.dynamics import amplification
 from tl_l2norm.analysis.pairing import Tokens, meant, mode_means, pair_modes, require_same_prompts, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Estimate, bootstrap_mean, estimate
-from tl_l2norm.errors import InputError
-from tl_l2norm.trace import Trace, require_comparable
+from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Estimate, bootstrap, bootstrap_mean, estimate
+from tl_l2norm.errors import Unmeasurable
+from tl_l2norm.trace import Trace, TracesLike, require_comparable, traces_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,6 +53,7 @@ class LateComparison:
 
     difference: Estimate
     ratio: Estimate
+    """The amplification: the ratio of the two means."""
     layers: tuple[int, ...]
     tokens: Tokens
     seed: int
@@ -83,7 +85,7 @@ def response_means(
 
 
 def layer_curve(
-    traces: Sequence[Trace],
+    traces: TracesLike,
     *,
     mode: str,
     quantity: str = "l2_norm",
@@ -107,32 +109,33 @@ def layer_curve(
         ValueError: no traces, traces that are not comparable, none with a response, a quantity that was not recorded, or
             prompts that the features were chosen on.
     """
-    require_comparable(traces)
-    if quantity in ("feature_sum", "reasoning_sum") and all(trace.features for trace in traces):
-        traces = [trace.select([layer for layer in trace.layers if layer in trace.features]) for trace in traces]
-        require_comparable(traces)
-    means = np.stack(list(_by_prompt(traces, quantity, tokens, features).values()))
+    chosen = traces_of(traces)
+    require_comparable(chosen)
+    if quantity in ("feature_sum", "reasoning_sum") and all(trace.features for trace in chosen):
+        chosen = tuple(trace.select([layer for layer in trace.layers if layer in trace.features]) for trace in chosen)
+        require_comparable(chosen)
+    means = np.stack(list(_by_prompt(chosen, quantity, tokens, features).values()))
     if np.isnan(means).all():
-        raise InputError(f"no {mode!r} trace has a response token: collect over prompts with responses, or use generate")
+        raise Unmeasurable(f"no {mode!r} trace has a response token: collect over prompts with responses, or use generate")
     mean, low, high = bootstrap_mean(means, seed=seed, resamples=resamples)
     return LayerCurve(
         mode=mode,
         quantity=quantity,
-        layers=traces[0].layers,
-        late=traces[0].late_layers,
+        layers=chosen[0].layers,
+        late=chosen[0].late_layers,
         mean=mean,
         low=low,
         high=high,
         n=int((~np.isnan(means).all(1)).sum()),
-        n_tokens=int(sum(int(meant(trace, tokens).sum()) for trace in traces)),
+        n_tokens=int(sum(int(meant(trace, tokens).sum()) for trace in chosen)),
         seed=seed,
-        model=traces[0].provenance.model,
+        model=chosen[0].provenance.model,
     )
 
 
 def compare_late(
-    think: Sequence[Trace],
-    direct: Sequence[Trace],
+    think: TracesLike,
+    direct: TracesLike,
     *,
     tokens: Tokens = "read",
     seed: int = 0,
@@ -145,15 +148,18 @@ def compare_late(
     Raises:
         ValueError: traces that are not comparable, modes whose prompts differ, or no late layer recorded.
     """
+    think, direct = traces_of(think), traces_of(direct)
     require_comparable([*think, *direct])
     think, direct = ([trace.select("late") for trace in traces] for traces in (think, direct))
     by_think, by_direct = _by_prompt(think, "l2_norm", tokens), _by_prompt(direct, "l2_norm", tokens)
     require_same_prompts(by_think, by_direct)
-    late_think = np.array([by_think[prompt].mean() for prompt in by_think])
-    late_direct = np.array([by_direct[prompt].mean() for prompt in by_think])
+    both = np.array([[by_think[prompt], by_direct[prompt]] for prompt in by_think])  # [prompt, mode, layer]
+    late = both.mean(-1)
+    held = both[~np.isnan(late).any(1)]
+    nothing = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
     return LateComparison(
-        difference=estimate(late_think - late_direct, seed=seed, resamples=resamples),
-        ratio=estimate(late_think / late_direct, seed=seed, resamples=resamples),
+        difference=estimate(late[:, 0] - late[:, 1], seed=seed, resamples=resamples),
+        ratio=bootstrap(held, amplification, seed=seed, resamples=resamples) if len(held) else nothing,
         layers=think[0].layers,
         tokens=tokens,
         seed=seed,
@@ -162,8 +168,8 @@ def compare_late(
 
 
 def mode_differences(
-    think: Sequence[Trace],
-    direct: Sequence[Trace],
+    think: TracesLike,
+    direct: TracesLike,
     *,
     quantity: str = "l2_norm",
     features: Latents | None = None,
@@ -180,6 +186,7 @@ def mode_differences(
         ValueError: modes with different prompts, fewer than 8, traces that are not comparable, or a quantity that was not
             recorded.
     """
+    think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
     first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
     mean, low, high = bootstrap_mean(first - second, seed=seed, resamples=resamples)

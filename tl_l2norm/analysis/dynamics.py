@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, bootstrap
-from tl_l2norm.errors import InputError
-from tl_l2norm.trace import Trace
+from tl_l2norm.arguments import one_or_several
+from tl_l2norm.errors import InputError, Unmeasurable
+from tl_l2norm.trace import Trace, TracesLike, traces_of
 
 SHARP = 0.5
 """Share of the rise in the last quarter of the layers over which it is called a sharp late spike; an even rise has 0.25."""
@@ -21,11 +22,11 @@ _GROUPS = ("family", "level")
 
 
 def dynamics(
-    think: Sequence[Trace],
-    direct: Sequence[Trace],
+    think: TracesLike,
+    direct: TracesLike,
     *,
     quantity: str = "l2_norm",
-    by: Sequence[str] = (),
+    by: str | Sequence[str] = (),
     features: Latents | None = None,
     tokens: Tokens = "read",
     seed: int = 0,
@@ -36,7 +37,7 @@ def dynamics(
     - onset: layer at which the thinking curve bends upwards, by the two-piece linear fit of least squares; NaN without such
       a bend.
     - sharpness: share of the thinking curve's whole rise that falls in the last quarter of the layers; NaN without a rise.
-    - spike: mean over late layers, thinking minus direct. amplification: their ratio.
+    - spike: mean over late layers, thinking minus direct. amplification: the ratio of the two means.
 
     Args:
         think: traces with all layers, with the label "prompt" and those of `by`.
@@ -56,6 +57,8 @@ def dynamics(
         ValueError: modes with different prompts, fewer than 8 prompts in all, not all layers recorded, or a label that is
             missing.
     """
+    think, direct = traces_of(think), traces_of(direct)
+    by = one_or_several(by, str)
     if unknown := set(by) - set(_GROUPS):
         raise InputError(f"can't group by {sorted(unknown)}: give any of {', '.join(_GROUPS)}")
     pairs = pair_modes(think, direct)
@@ -71,10 +74,11 @@ def dynamics(
 
 
 def _require_all_layers(trace: Trace) -> None:
-    if len(trace.layers) < trace.provenance.n_layers or trace.provenance.n_layers < 4:
+    if trace.provenance.n_layers < 4:
+        raise Unmeasurable(f"the rise over the layers needs at least 4, the model has {trace.provenance.n_layers}")
+    if len(trace.layers) < trace.provenance.n_layers:
         raise InputError(
-            f"the rise over the layers needs all of them (and at least 4): the traces have {len(trace.layers)} of "
-            f"{trace.provenance.n_layers}"
+            f"the rise over the layers needs all of them: the traces have {len(trace.layers)} of {trace.provenance.n_layers}"
         )
 
 
@@ -98,9 +102,7 @@ def _shape(think: Array, direct: Array, late: NDArray[np.bool_], seed: int, resa
     both = both[~np.isnan(both[:, :, late]).any((1, 2))]
     nothing = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
     found["spike"] = bootstrap(both, lambda m: _spike(m, late), seed=seed, resamples=resamples) if len(both) else nothing
-    found["amplification"] = (
-        bootstrap(both, lambda m: _ratio(m, late), seed=seed, resamples=resamples) if len(both) else nothing
-    )
+    found["amplification"] = bootstrap(both[..., late], amplification, seed=seed, resamples=resamples) if len(both) else nothing
     row: dict[str, object] = {}
     for name, e in found.items():
         known = e.n >= MIN_PROMPTS
@@ -114,9 +116,13 @@ def _spike(curves: Array, late: NDArray[np.bool_]) -> Array:
     return means[..., 0] - means[..., 1]
 
 
-def _ratio(curves: Array, late: NDArray[np.bool_]) -> Array:
-    """Ratio of the modes [..., mode, layer] over late layers; NaN where the second is 0."""
-    means = curves[..., late].mean(-1)
+def amplification(curves: Array) -> Array:
+    """Thinking over direct: the ratio of the modes' means [..., mode, layer] over layers; NaN where the second is 0.
+
+    Of means over prompts it is the ratio of the means, where a prompt of small norms weighs no more than its norms do; of
+    single prompts it is each one's own.
+    """
+    means = curves.mean(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio: Array = np.where(means[..., 1] != 0, means[..., 0] / means[..., 1], np.nan)
     return ratio

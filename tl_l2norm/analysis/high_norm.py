@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.pairing import pair_modes
 from tl_l2norm.analysis.resampling import RESAMPLES, Array, estimate
 from tl_l2norm.hook_names import Layers
-from tl_l2norm.trace import Trace
+from tl_l2norm.trace import Trace, TracesLike, traces_of
 
 TOP_SHARE = 0.1
 """High-norm tokens are this share of all."""
@@ -19,8 +17,8 @@ _KINDS = ("prompt", "thinking", "answer", "direct")
 
 
 def high_norm_tokens(
-    think: Sequence[Trace],
-    direct: Sequence[Trace],
+    think: TracesLike,
+    direct: TracesLike,
     *,
     layers: Layers = "late",
     share: float = TOP_SHARE,
@@ -40,6 +38,7 @@ def high_norm_tokens(
     Raises:
         ValueError: modes with different prompts, or fewer than 8.
     """
+    think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
     found = np.array([np.mean([_shares(pair, share) for pair in members], axis=0) for members in pairs.values()])
     rows = []

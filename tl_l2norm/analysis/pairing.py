@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, Array
-from tl_l2norm.errors import InputError
-from tl_l2norm.trace import Trace, require_comparable
+from tl_l2norm.arguments import check_choice
+from tl_l2norm.errors import InputError, Unmeasurable
+from tl_l2norm.trace import Trace, TracesLike, require_comparable, traces_of
 
 Tokens = Literal["read", "chosen"]
 """Which tokens stand for a response: its own, as they are read back, or those from which its tokens are chosen, one place
@@ -28,12 +29,13 @@ Pair = tuple[Trace, Trace]
 """Responses to one prompt: thinking, direct."""
 
 
-def pair_modes(think: Sequence[Trace], direct: Sequence[Trace], *, least: int = MIN_PROMPTS) -> dict[str, list[Pair]]:
+def pair_modes(think: TracesLike, direct: TracesLike, *, least: int = MIN_PROMPTS) -> dict[str, list[Pair]]:
     """Traces of both modes by prompt (the label "prompt"), every thinking one with every direct one of that prompt.
 
     Raises:
         ValueError: traces that are not comparable or lack the label, modes with different prompts, or fewer than `least`.
     """
+    think, direct = traces_of(think), traces_of(direct)
     require_comparable([*think, *direct])
     groups = [by_prompt(traces) for traces in (think, direct)]
     require_same_prompts(groups[0], groups[1])
@@ -47,10 +49,10 @@ def require_same_prompts(think: Collection[object], direct: Collection[object]) 
         raise InputError(f"the modes have different prompts ({len(odd)} only in one, such as {odd[0]!r}): pair them by prompt")
 
 
-def by_prompt(traces: Sequence[Trace]) -> dict[str, list[Trace]]:
+def by_prompt(traces: TracesLike) -> dict[str, list[Trace]]:
     """Traces by their label "prompt", in the order of first occurrence."""
     groups: dict[str, list[Trace]] = {}
-    for i, trace in enumerate(traces):
+    for i, trace in enumerate(traces_of(traces)):
         if "prompt" not in trace.labels:
             raise InputError(f"trace {i} doesn't say which prompt it answers: trace.with_labels(prompt=...), as run_modes does")
         groups.setdefault(str(trace.labels["prompt"]), []).append(trace)
@@ -65,15 +67,18 @@ def label(trace: Trace, name: str) -> object:
 
 
 def require_prompts(n: int, least: int = MIN_PROMPTS, what: str = "prompts") -> None:
-    """Refuse what no interval can be given for."""
+    """Refuse what no interval can be given for.
+
+    Raises:
+        Unmeasurable: fewer than `least`.
+    """
     if n < least:
-        raise InputError(f"{n} {what}: at least {least} are needed, below that an interval would be fiction")
+        raise Unmeasurable(f"{n} {what}: at least {least} are needed, below that an interval would be fiction")
 
 
-def shuffle_modes(
-    think: Sequence[Trace], direct: Sequence[Trace], *, seed: int = 0
-) -> tuple[tuple[Trace, ...], tuple[Trace, ...]]:
+def shuffle_modes(think: TracesLike, direct: TracesLike, *, seed: int = 0) -> tuple[tuple[Trace, ...], tuple[Trace, ...]]:
     """The same traces with the modes of half of the prompts, drawn at random, exchanged: a control without effect of mode."""
+    think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
     order = np.random.default_rng(seed).permutation(len(pairs))
     swapped = {prompt for i, prompt in zip(order, pairs, strict=True) if i < len(pairs) // 2}
@@ -87,6 +92,7 @@ def shuffle_modes(
 
 def meant(trace: Trace, tokens: Tokens = "read") -> Bool[Tensor, " pos"]:
     """Positions that stand for a response."""
+    check_choice("tokens", tokens, get_args(Tokens))
     return torch.arange(len(trace)) >= trace.prompt_len - (tokens == "chosen")
 
 
@@ -109,6 +115,7 @@ def token_weights(
     pair: Pair, match: Match = "none", tokens: Tokens = "read"
 ) -> tuple[Float[Tensor, " think_pos"], Float[Tensor, " direct_pos"]] | None:
     """Weight of each position of both traces, each summing to 1; None where the pair has no tokens to compare."""
+    check_choice("match", match, MATCHES)
     held = [meant(trace, tokens) for trace in pair]
     if not all(bool(h.any()) for h in held):
         return None

@@ -15,7 +15,7 @@ from torch import Tensor
 from tl_l2norm.analysis.pairing import Match, Pair, Tokens, by_prompt, pair_modes, require_prompts, token_weights
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean
 from tl_l2norm.errors import InputError
-from tl_l2norm.trace import Trace
+from tl_l2norm.trace import Trace, TracesLike, traces_of
 
 FDR = 0.05
 MIN_EFFECT = 0.2
@@ -54,7 +54,7 @@ class ReasoningFeatures:
         """How many, over all layers."""
         return sum(map(len, self.latents.values()))
 
-    def held_out(self, traces: Sequence[Trace]) -> tuple[Trace, ...]:
+    def held_out(self, traces: TracesLike) -> tuple[Trace, ...]:
         """Those traces whose prompts the latents were not chosen on."""
         return tuple(t for prompt, group in by_prompt(traces).items() if prompt not in self.chosen_on for t in group)
 
@@ -87,9 +87,7 @@ class ReasoningFeatures:
                     f"layer {layer}: the features were found with {sae}, the trace has those of {trace.features[layer].sae}"
                 )
 
-    def evaluate(
-        self, think: Sequence[Trace], direct: Sequence[Trace], *, seed: int = 0, resamples: int = RESAMPLES
-    ) -> pd.DataFrame:
+    def evaluate(self, think: TracesLike, direct: TracesLike, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
         """What becomes of them on other prompts, matched as they were chosen.
 
         Returns:
@@ -99,6 +97,7 @@ class ReasoningFeatures:
         Raises:
             ValueError: as `total`, and as `find_reasoning_features` for the pairs.
         """
+        think, direct = traces_of(think), traces_of(direct)
         for trace in (*think, *direct):
             self.check(trace)
         pairs = pair_modes(think, direct)
@@ -118,8 +117,8 @@ class ReasoningFeatures:
 
 
 def find_reasoning_features(
-    think: Sequence[Trace],
-    direct: Sequence[Trace],
+    think: TracesLike,
+    direct: TracesLike,
     *,
     choose_on: Collection[str] | None = None,
     match: Match = "none",
@@ -150,6 +149,7 @@ def find_reasoning_features(
         ValueError: no features, modes with different prompts, traces that are not comparable, or fewer than 8 prompts in a
             half.
     """
+    think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct, least=2 * MIN_PROMPTS if choose_on is None else MIN_PROMPTS)
     saes = _saes([*think, *direct])
     chosen_on = _half(list(pairs), seed) if choose_on is None else frozenset(map(str, choose_on))
@@ -251,7 +251,7 @@ def _saes(traces: Sequence[Trace]) -> dict[int, str]:
     return dict(sorted(known.items()))
 
 
-def top_tokens(traces: Sequence[Trace], layer: int, latent: int, *, k: int = 10, context: int = 6) -> pd.DataFrame:
+def top_tokens(traces: TracesLike, layer: int, latent: int, *, k: int = 10, context: int = 6) -> pd.DataFrame:
     """The tokens on which a latent is most active, attention sinks left out.
 
     Args:
@@ -265,7 +265,7 @@ def top_tokens(traces: Sequence[Trace], layer: int, latent: int, *, k: int = 10,
         One row per token, the strongest first; fewer than k where it is active on fewer: layer, latent, activation, before,
         token, after, mode, prompt, sequence, position.
     """
-    hits = []
+    traces, hits = traces_of(traces), []
     for sequence, trace in enumerate(traces):
         if layer not in trace.features:
             raise InputError(f"trace {sequence} has no SAE features at layer {layer}: it has {sorted(trace.features)}")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import Unmeasurable
 
 Array = NDArray[np.float64]
 
@@ -71,7 +71,7 @@ def resampled_means(values: NDArray[np.floating], *, seed: int = 0, resamples: i
     """Mean over the first axis (prompts), and the means of as many prompts drawn with replacement: [resamples, ...]."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim == 0 or values.shape[0] == 0:
-        raise InputError("no prompts to average over")
+        raise Unmeasurable("no prompts to average over")
     weights = prompt_weights(values.shape[0], seed=seed, resamples=resamples)
     present = ~np.isnan(values)
     flat = np.where(present, values, 0).reshape(len(values), -1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -12,13 +10,13 @@ from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array
-from tl_l2norm.errors import InputError
-from tl_l2norm.trace import Trace
+from tl_l2norm.errors import Unmeasurable
+from tl_l2norm.trace import TracesLike, traces_of
 
 
 def family_separation(
-    think: Sequence[Trace],
-    direct: Sequence[Trace],
+    think: TracesLike,
+    direct: TracesLike,
     *,
     quantity: str = "l2_norm",
     features: Latents | None = None,
@@ -38,6 +36,7 @@ def family_separation(
     Raises:
         ValueError: as `dynamics`; or fewer than two families of at least 8 prompts.
     """
+    think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
     first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
     late = np.isin(think[0].layers, think[0].late_layers)
@@ -46,7 +45,7 @@ def family_separation(
     held = ~np.isnan(first).any(1) & ~np.isnan(second).any(1)
     large = [i for i in range(len(names)) if (families[held] == i).sum() >= MIN_PROMPTS]
     if len(large) < 2:
-        raise InputError(f"at least two families of {MIN_PROMPTS} prompts or more are needed to tell them apart")
+        raise Unmeasurable(f"at least two families of {MIN_PROMPTS} prompts or more are needed to tell them apart")
     held &= np.isin(families, large)
     predictors = {
         "spike": (first - second)[:, late].mean(1, keepdims=True),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tl_l2norm.trace import Trace, require_comparable
+from tl_l2norm.trace import Trace, TracesLike, require_comparable, traces_of
 
 
 def norms_without_sinks(trace: Trace) -> NDArray[np.float64]:
@@ -23,12 +21,13 @@ def layer_medians(trace: Trace) -> NDArray[np.float64]:
     return np.array([np.median(row) if len(row) else np.nan for row in rows])
 
 
-def sink_table(traces: Sequence[Trace]) -> pd.DataFrame:
+def sink_table(traces: TracesLike) -> pd.DataFrame:
     """Where sinks are: one row per position and token, the most frequent first.
 
     Columns: position, token, sequences (in how many it is a sink at some layer), n (all sequences), layers (tuple: where its
     norm is over the bound; empty for a first token that is a sink by position alone), max_norm (as a sink, over all of them).
     """
+    traces = traces_of(traces)
     require_comparable(traces)
     found: dict[tuple[int, str], list[tuple[set[int], float]]] = {}
     for trace in traces:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from tl_l2norm.analysis.resampling import (
     interval,
     prompt_weights,
 )
-from tl_l2norm.trace import Trace
+from tl_l2norm.trace import Trace, TracesLike, traces_of
 
 TOP_SHARE = 0.05
 """A4: the tokens on which a part is most active are this share of all."""
@@ -42,7 +42,7 @@ _MOST_DIRECTIONS = 1 << 13  # all pairs of more would take minutes
 
 
 def bound_points(
-    think: Sequence[Trace], direct: Sequence[Trace], features: ReasoningFeatures, *, tokens: Tokens = "read"
+    think: TracesLike, direct: TracesLike, features: ReasoningFeatures, *, tokens: Tokens = "read"
 ) -> pd.DataFrame:
     """Both sides of the theorem for each prompt and layer with reasoning features.
 
@@ -56,6 +56,7 @@ def bound_points(
     Raises:
         ValueError: prompts that the features were chosen on, modes with different prompts, or fewer than 8.
     """
+    think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
     left_think, left_direct = mode_means(pairs, features.total, tokens=tokens)
     square_think, square_direct = mode_means(pairs, lambda trace: trace.l2_norms**2, tokens=tokens)
@@ -142,7 +143,7 @@ def random_cosine(d_model: int) -> float:
 
 
 def part_cosines(
-    traces: Sequence[Trace],
+    traces: TracesLike,
     features: ReasoningFeatures,
     layer: int,
     decoder: Float[Tensor, "d_sae d_model"],
@@ -155,6 +156,7 @@ def part_cosines(
 
     Tokens without an active reasoning feature have no angle and are left out.
     """
+    traces = traces_of(traces)
     for trace in traces:
         features.check(trace)
     chosen = torch.zeros(len(decoder))
@@ -190,7 +192,7 @@ def _positions(trace: Trace, layer: int, tokens: Tokens) -> Tensor:
 
 
 def top_overlap(
-    traces: Sequence[Trace],
+    traces: TracesLike,
     features: ReasoningFeatures,
     layer: int,
     *,
@@ -202,6 +204,7 @@ def top_overlap(
     """Of the tokens on which reasoning features are most active (their summed activation, the top `share`), how many are also
     among those on which the other latents are (A4). Two independent parts overlap in `share`.
     """
+    traces = traces_of(traces)
     for trace in traces:
         features.check(trace)
     groups = list(by_prompt(traces).values())
@@ -226,8 +229,8 @@ def top_overlap(
 
 
 def assumption_table(
-    think: Sequence[Trace],
-    direct: Sequence[Trace],
+    think: TracesLike,
+    direct: TracesLike,
     features: ReasoningFeatures,
     decoders: Mapping[int, tuple[Float[Tensor, "d_sae d_model"], Float[Tensor, " d_model"]]],
     explained: pd.DataFrame,
@@ -253,6 +256,7 @@ def assumption_table(
         hold", or "undecided" where the interval straddles the bound), control (a figure to hold it against), control_name,
         n, seed, model. A layer without reasoning features has no A3 and A4.
     """
+    think, direct = traces_of(think), traces_of(direct)
     traces = [*think, *direct]
     for trace in traces:
         features.check(trace)

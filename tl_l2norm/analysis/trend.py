@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from tl_l2norm.analysis.dynamics import amplification
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.resampling import RESAMPLES, Array, interval, prompt_weights
-from tl_l2norm.errors import InputError
-from tl_l2norm.trace import Trace
+from tl_l2norm.errors import Unmeasurable
+from tl_l2norm.trace import TracesLike, traces_of
 
 
 def level_trend(
-    think: Sequence[Trace],
-    direct: Sequence[Trace],
+    think: TracesLike,
+    direct: TracesLike,
     *,
     quantity: str = "l2_norm",
     features: Latents | None = None,
@@ -39,15 +38,15 @@ def level_trend(
     Raises:
         ValueError: as `dynamics`; or one level only.
     """
+    think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
     first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
     late = np.isin(think[0].layers, think[0].late_layers)
     firsts = [members[0][0] for members in pairs.values()]
     levels = np.array([float(label(trace, "level")) for trace in firsts])  # type: ignore[arg-type]
     if len(set(levels.tolist())) < 2:
-        raise InputError("all prompts are of one level: a trend needs at least two")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = first[:, late].mean(1) / second[:, late].mean(1)
+        raise Unmeasurable("all prompts are of one level: a trend needs at least two")
+    ratio = amplification(np.stack([first, second], axis=1)[..., late])
     lengths = np.array([float(len(trace) - trace.prompt_len) for trace in firsts])
     families = np.unique([str(trace.labels.get("family", "")) for trace in firsts], return_inverse=True)[1]
     held = np.isfinite(ratio)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
+from tl_l2norm.arguments import OnePerRow, as_integer, check_flag
 from tl_l2norm.block_calls import BlockRun
 from tl_l2norm.errors import InputError
-from tl_l2norm.hook_names import Layers, layer_ranges, resolve_layers
+from tl_l2norm.hook_names import Layers, check_layers, layer_ranges, resolve_layers
 from tl_l2norm.interventions.events import Decision
 from tl_l2norm.interventions.rows import Places, Positions, Rows, RowTensors
-from tl_l2norm.norms import SINK_RATIO
+from tl_l2norm.presets import check_sink_ratio
 from tl_l2norm.recording import provenance
-from tl_l2norm.thresholds import AdaptiveIQR, ThresholdLike, Thresholds
+from tl_l2norm.thresholds import AdaptiveIQR, ThresholdLike, Thresholds, as_thresholds
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -67,8 +67,9 @@ class Intervention(ABC):
     """On tokens that the model generated and reads back, on "all", or from this position on."""
     include_sinks: bool = False
     """Whether attention sinks count and are acted on, as in the authors' code."""
-    sink_ratio: float = SINK_RATIO
-    """A norm over this many times its layer's median over the prompt is a sink's."""
+    sink_ratio: float | None = None
+    """A norm over this many times its layer's median over the prompt is a sink's; None for the run's. A run has one."""
+    NEEDS_THRESHOLDS: ClassVar[bool] = True
 
     DECISIONS: ClassVar[tuple[Decision, ...]]
     EXTRA: ClassVar[str | None] = None
@@ -77,12 +78,18 @@ class Intervention(ABC):
     thresholds: ThresholdLike | None
 
     def __post_init__(self) -> None:
-        if self.positions not in ("decode", "all") and not (isinstance(self.positions, int) and self.positions >= 0):
-            raise InputError(f"positions must be 'decode', 'all' or a position from 0 on, got {self.positions!r}")
-        if not self.sink_ratio > 1:
-            raise InputError(f"sink_ratio must be over 1 (times the median norm), got {self.sink_ratio}")
-        if isinstance(self.thresholds, Mapping) and not isinstance(self.thresholds, Thresholds):
-            object.__setattr__(self, "thresholds", Thresholds(self.thresholds))
+        if self.positions not in ("decode", "all"):
+            try:
+                object.__setattr__(self, "positions", as_integer("positions", self.positions, least=0))
+            except InputError as error:
+                choices = f"positions must be 'decode', 'all' or a position from 0 on, got {self.positions!r:.80}"
+                raise type(error)(choices) from error
+        check_layers(self.layers)
+        check_flag("include_sinks", self.include_sinks)
+        if self.sink_ratio is not None:
+            object.__setattr__(self, "sink_ratio", check_sink_ratio(self.sink_ratio))
+        if self.thresholds is not None or self.NEEDS_THRESHOLDS:
+            object.__setattr__(self, "thresholds", as_thresholds(self.thresholds))
 
     def __repr__(self) -> str:
         """The parameters that are not their defaults, in one line."""
@@ -143,9 +150,9 @@ class Intervention(ABC):
         self,
         model: Any,
         *,
-        prompt_lens: Sequence[int] | None = None,
-        seeds: Sequence[int] | None = None,
-        stop_ids: Sequence[int] | None = None,
+        prompt_lens: OnePerRow | None = None,
+        seeds: OnePerRow | None = None,
+        stop_ids: OnePerRow | None = None,
     ) -> AbstractContextManager[Log]:
         """Act on everything that the model does inside the context; yields the log.
 
@@ -163,9 +170,7 @@ class Intervention(ABC):
 
         return hooks(model, [self], prompt_lens=prompt_lens, seeds=seeds, stop_ids=stop_ids)
 
-    def fwd_hooks(
-        self, model: Any, *, prompt_lens: Sequence[int] | None = None, seeds: Sequence[int] | None = None
-    ) -> FwdHooks:
+    def fwd_hooks(self, model: Any, *, prompt_lens: OnePerRow | None = None, seeds: OnePerRow | None = None) -> FwdHooks:
         """Hooks for `model.run_with_hooks(tokens, fwd_hooks=...)`: pairs of name and function, with the log as `.log`.
 
         Args:
@@ -176,32 +181,6 @@ class Intervention(ABC):
         from tl_l2norm.interventions.observing import fwd_hooks
 
         return fwd_hooks(model, [self], prompt_lens=prompt_lens, seeds=seeds)
-
-
-def check_share(name: str, value: float) -> None:
-    """Refuse what is not between 0 and 1."""
-    if not 0 <= value <= 1:
-        raise InputError(f"{name} must be between 0 and 1, got {value}")
-
-
-def check_count(name: str, value: int, least: int) -> None:
-    """Refuse a count that is too small."""
-    if value < least:
-        raise InputError(f"{name} must be at least {least}, got {value}")
-
-
-def check_finite(name: str, value: float, *, least: float | None = None, over: float | None = None) -> None:
-    """Refuse NaN, infinity and what is too small."""
-    bound = "" if least is None and over is None else f" and at least {least}" if over is None else f" and over {over}"
-    good = math.isfinite(value) and (least is None or value >= least) and (over is None or value > over)
-    if not good:
-        raise InputError(f"{name} must be finite{bound}, got {value}")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse an unknown word."""
-    if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def _short(value: object) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformer_lens.hook_points import HookPoint
 
+from tl_l2norm.arguments import OnePerRow, as_integers
 from tl_l2norm.attach import HookFn
 from tl_l2norm.backends import backend_of
 from tl_l2norm.block_calls import BlockCall
@@ -30,14 +31,15 @@ def hooks(
     model: Any,
     interventions: Sequence[Intervention],
     *,
-    prompt_lens: Sequence[int] | None = None,
-    seeds: Sequence[int] | None = None,
-    stop_ids: Sequence[int] | None = None,
+    prompt_lens: OnePerRow | None = None,
+    seeds: OnePerRow | None = None,
+    stop_ids: OnePerRow | None = None,
 ) -> Iterator[Log]:
     """Let interventions act, in this order, on everything that the model does inside the context. See `Intervention.hooks`."""
     backend = backend_of(model)
     run = Run(backend, interventions)
-    watcher = _Watcher(run, prompt_lens, seeds, backend.eos_token_ids() if stop_ids is None else frozenset(stop_ids))
+    stops = backend.eos_token_ids() if stop_ids is None else frozenset(as_integers("stop_ids", stop_ids))
+    watcher = _Watcher(run, prompt_lens, seeds, stops)
     with ExitStack() as stack:
         stack.callback(model.embed.register_forward_pre_hook(watcher.note_tokens).remove)
         stack.callback(model.blocks[0].register_forward_pre_hook(watcher.start, with_kwargs=True).remove)
@@ -56,8 +58,8 @@ def fwd_hooks(
     model: Any,
     interventions: Sequence[Intervention],
     *,
-    prompt_lens: Sequence[int] | None = None,
-    seeds: Sequence[int] | None = None,
+    prompt_lens: OnePerRow | None = None,
+    seeds: OnePerRow | None = None,
 ) -> FwdHooks:
     """Hooks for one pass over whole sequences, by `model.run_with_hooks`. See `Intervention.fwd_hooks`."""
     backend = backend_of(model)
@@ -93,10 +95,10 @@ def _remove_with(point: HookPoint, handle: RemovableHandle) -> None:
 class _Watcher:
     """Tells from what the first block gets which tokens a pass reads."""
 
-    def __init__(
-        self, run: Run, prompt_lens: Sequence[int] | None, seeds: Sequence[int] | None, stop_ids: frozenset[int]
-    ) -> None:
-        self.run, self.prompt_lens, self.seeds, self.stop_ids = run, prompt_lens, seeds, stop_ids
+    def __init__(self, run: Run, prompt_lens: OnePerRow | None, seeds: OnePerRow | None, stop_ids: frozenset[int]) -> None:
+        self.run, self.stop_ids = run, stop_ids
+        self.prompt_lens = None if prompt_lens is None else as_integers("prompt_lens", prompt_lens)
+        self.seeds = None if seeds is None else as_integers("seeds", seeds)
         self.tokens: Int[Tensor, "batch pos"] | None = None
         self.seen: Int[Tensor, "batch pos"] | None = None
         self.n_sequences = 0

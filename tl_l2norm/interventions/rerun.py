@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from tl_l2norm.interventions.base import Effect, Intervention, Visit, check_choice, check_count, check_finite, check_share
+from tl_l2norm.arguments import check_choice, check_count, check_finite, check_share
+from tl_l2norm.interventions.base import Effect, Intervention, Visit
 from tl_l2norm.interventions.events import Decision
 from tl_l2norm.norms import l2_norms
 from tl_l2norm.thresholds import ThresholdLike

@@ -16,12 +16,13 @@ from transformer_lens.hook_points import HookPoint
 
 from tl_l2norm.attach import HookFn, attached
 from tl_l2norm.backends import Backend
-from tl_l2norm.errors import InputTypeError
+from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.interventions.base import Intervention, Visit
 from tl_l2norm.interventions.events import Entry, Log
 from tl_l2norm.interventions.rows import Places, Rows, RowTensors
 from tl_l2norm.norms import l2_norms
-from tl_l2norm.thresholds import AdaptiveIQR, RunningIQR
+from tl_l2norm.presets import sink_ratio_of
+from tl_l2norm.thresholds import AdaptiveIQR, RunningIQR, Thresholds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +40,7 @@ class Batch:
 
     def __init__(self, rows: Rows, d_model: int) -> None:
         self.rows, self._d_model = rows, d_model
-        self.bounds: dict[tuple[int, float], Float[Tensor, " batch"]] = {}
+        self.bounds: dict[int, Float[Tensor, " batch"]] = {}
         self.states: dict[Site, RowTensors | None] = {}
         self.adaptive: dict[Site, RunningIQR] = {}
 
@@ -85,10 +86,11 @@ class Run:
     Whoever drives it says which sequences a batch has (`begin`, `select`, `join`) and when a pass starts (`next_pass`).
     """
 
-    def __init__(self, backend: Backend, interventions: Sequence[Intervention]) -> None:
-        if not all(isinstance(x, Intervention) for x in interventions):
-            raise InputTypeError(f"interventions are HighNormSuppression, ALRR, ERSS, ..., got {interventions!r:.80}")
+    def __init__(self, backend: Backend, interventions: Sequence[Intervention], *, sink_ratio: float | None = None) -> None:
+        if odd := [x for x in interventions if not isinstance(x, Intervention)]:
+            raise InputTypeError(f"interventions are HighNormSuppression(...), ALRR(...), ERSS(...), ..., got {odd[0]!r:.80}")
         self.backend = backend
+        self.sink_ratio = _one_sink_ratio(backend, interventions, sink_ratio)
         self.log = Log(interventions)
         self.sites: dict[int, list[Site]] = {}
         for index, intervention in enumerate(interventions):
@@ -98,7 +100,6 @@ class Run:
         self.sites = dict(sorted(self.sites.items()))
         self.blocks = backend.block_runs(self._layers_where(lambda x: x.NEEDS_BLOCK))
         self._mid_layers = self._layers_where(lambda x: x.needs_resid_mid)
-        self._ratios = {layer: {s.intervention.sink_ratio for s in sites} for layer, sites in self.sites.items()}
         self._resid_mid: dict[int, Tensor] = {}
         self._shared: dict[Site, RunningIQR] = {}
         self._batch: Batch | None = None
@@ -179,8 +180,7 @@ class Run:
         mid = self._resid_mid.pop(layer, None)
         norms = l2_norms(stream)
         if self._reads_prompt:
-            for ratio in self._ratios[layer]:
-                self.batch.bounds[layer, ratio] = places.prompt_bounds(norms, ratio)
+            self.batch.bounds[layer] = places.prompt_bounds(norms, self.sink_ratio)
         before = stream
         for site in self.sites[layer]:
             if self._busy[site.intervention.positions]:
@@ -204,7 +204,7 @@ class Run:
         live = places.eligible(x.positions)
         if x.include_sinks:
             return live
-        return live & (places.positions > 0) & (norms <= self.batch.bounds[site.layer, x.sink_ratio][:, None])
+        return live & (places.positions > 0) & (norms <= self.batch.bounds[site.layer][:, None])
 
     def _act(self, site: Site, visit: Visit) -> tuple[Tensor, Tensor]:
         device = visit.stream.device
@@ -254,3 +254,26 @@ class Run:
             n = self.log.counts().set_index(["intervention", "decision"])["n"]
             judged = ", ".join(f"{name} (0 of {n[name, 'live tokens']} tokens and layers)" for name in idle)
             warnings.warn(f"nothing was changed by {judged}: see log.counts() and the thresholds", stacklevel=3)
+
+
+def _one_sink_ratio(backend: Backend, interventions: Sequence[Intervention], given: float | None) -> float:
+    """The run's: given by whoever drives it, else by an intervention, else the model's.
+
+    Raises:
+        ValueError: interventions, or the traces that their thresholds come from, that have another.
+    """
+    asked = sorted({ratio for ratio in (given, *(x.sink_ratio for x in interventions)) if ratio is not None})
+    if len(asked) > 1:
+        raise InputError(
+            f"sink ratios {', '.join(f'{ratio:g}' for ratio in asked)} in one run: what an intervention leaves alone as a sink "
+            "and what the trace marks as one are the same; give sink_ratio=... to the run and none to interventions"
+        )
+    ratio = asked[0] if asked else sink_ratio_of(backend.model)
+    for x in interventions:
+        other = x.thresholds.sink_ratio if isinstance(x.thresholds, Thresholds) else None
+        if other not in (None, ratio):
+            raise InputError(
+                f"{type(x).__name__}: its thresholds leave out tokens over {other:g} times the median norm as sinks, this run "
+                f"those over {ratio:g} times: give sink_ratio={other:g}, or take them from traces with sink_ratio={ratio:g}"
+            )
+    return ratio

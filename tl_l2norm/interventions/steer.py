@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import override
 
+from tl_l2norm.arguments import as_integer, as_number, check_choice, check_count, check_finite, check_flag, check_share
 from tl_l2norm.draws import hash_keys, uniform
-from tl_l2norm.errors import InputError
-from tl_l2norm.interventions.base import Effect, Intervention, Visit, check_choice, check_count, check_finite, check_share
+from tl_l2norm.errors import InputError, InputTypeError
+from tl_l2norm.interventions.base import Effect, Intervention, Visit
 from tl_l2norm.interventions.events import Decision, Log
 from tl_l2norm.interventions.rows import Rows, RowTensors
 from tl_l2norm.norms import l2_norms
@@ -69,11 +70,16 @@ class ERSS(Intervention):
         check_finite("beta", self.beta)
         check_count("cooldown", self.cooldown, 0)
         check_count("bank_size", self.bank_size, 1)
-        if not -1 <= self.cos_min <= 1:
+        if not -1 <= as_number("cos_min", self.cos_min) <= 1:
             raise InputError(f"cos_min must be between -1 and 1, got {self.cos_min}")
         check_finite("gamma", self.gamma, least=0.0)
         check_share("p", self.p)
         check_choice("mix", self.mix, ("add", "interpolate", "authors"))
+        as_integer("seed", self.seed)
+        check_flag("own_states", self.own_states)
+        check_flag("keep_banks", self.keep_banks)
+        if self.bank is not None and not isinstance(self.bank, Mapping):
+            raise InputTypeError(f"bank is given by layer, {{layer: states}}, got {self.bank!r:.80}")
         if self.bank is not None:
             object.__setattr__(self, "bank", MappingProxyType({layer: _check_bank(layer, s) for layer, s in self.bank.items()}))
         elif not self.own_states:
@@ -190,6 +196,8 @@ class _Steering(RowTensors):
 
 
 def _check_bank(layer: int, states: Float[Tensor, "states d_model"]) -> Float[Tensor, "states d_model"]:
+    if not isinstance(states, Tensor):
+        raise InputTypeError(f"bank holds a tensor [states, d_model] for each layer, got {states!r:.80} for layer {layer}")
     if states.ndim != 2 or not len(states):
         raise InputError(f"bank holds [states, d_model] for each layer, got {tuple(states.shape)} for layer {layer}")
     return states.detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,9 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import override
 
+from tl_l2norm.arguments import as_integer, check_choice, check_finite, check_share
 from tl_l2norm.draws import hash_keys, uniform
-from tl_l2norm.errors import InputError
-from tl_l2norm.interventions.base import Effect, Intervention, Visit, check_choice, check_finite, check_share
+from tl_l2norm.errors import InputError, InputTypeError
+from tl_l2norm.interventions.base import Effect, Intervention, Visit
 from tl_l2norm.interventions.events import Decision, Log
 from tl_l2norm.interventions.rows import Rows, RowTensors
 from tl_l2norm.norms import l2_norms
@@ -20,6 +22,12 @@ from tl_l2norm.thresholds import ThresholdLike
 
 _SUPPRESSED, _NO_EARLIER = 1, 2
 _RESERVOIR = 0x53574150  # "SWAP": keeps its draws apart from those of mode="random"
+
+
+class _Unmatched(Enum):
+    """No log to match: another thing than None, the log of a run without interventions."""
+
+    UNMATCHED = "not matched"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,10 +53,11 @@ class HighNormSuppression(Intervention):
     scale: float = 0.1
     p: float = 0.05
     """Mode "random": probability of each token and layer."""
-    match: Log | None = None
+    match: Log | _Unmatched = _Unmatched.UNMATCHED
     """Mode "random": as many tokens of each sequence and layer as in this log of another run, none of them high."""
     seed: int = 0
 
+    NEEDS_THRESHOLDS: ClassVar = False
     DECISIONS: ClassVar = (Decision("suppressed", True), Decision("no earlier token", False))
 
     @override
@@ -58,14 +67,15 @@ class HighNormSuppression(Intervention):
         check_choice("action", self.action, ("scale", "clamp", "swap"))
         check_finite("scale", self.scale, least=0.0)
         check_share("p", self.p)
-        matched = self.match is not None
+        as_integer("seed", self.seed)
+        matched = self.match is not _Unmatched.UNMATCHED
         needs = "mode" if self.mode != "random" else "action" if self.action == "clamp" else "match" if matched else ""
         if self.thresholds is None and needs:
             given = "a dict {layer: value}, iqr_thresholds(traces) or AdaptiveIQR()"
             raise InputError(f"{needs}={getattr(self, needs)!r} needs thresholds: {given}")
         if matched and self.mode != "random":
             raise InputError(f"match is for mode='random', not for mode={self.mode!r}")
-        if self.match is not None:
+        if matched:
             _matched(self.match)
 
     @override
@@ -74,7 +84,7 @@ class HighNormSuppression(Intervention):
         if self.mode != "random" and not swaps:
             return None
         draws = hash_keys(self.seed, rows.key, layer)
-        choice = _Draws(draws) if self.match is None else _Quota.of(self.match, layer, rows, draws, skipped=int(swaps))
+        choice = _Quota.of(self.match, layer, rows, draws, skipped=int(swaps)) if isinstance(self.match, Log) else _Draws(draws)
         return _Swap.of(choice, d_model) if swaps else choice
 
     @override
@@ -192,8 +202,15 @@ class _Swap(RowTensors):
         return found[:, :-1]
 
 
-def _matched(log: Log) -> int:
+def _matched(log: Any) -> int:
     """Which intervention of the log is matched: its only suppression."""
+    if log is None:
+        raise InputTypeError(
+            "match=None is the log of a run without interventions: give that of one with a HighNormSuppression, or leave match "
+            "out to draw each token with probability p"
+        )
+    if not isinstance(log, Log):
+        raise InputTypeError(f"match is the log of another run, such as out.log, got {log!r:.80}")
     found = [i for i, x in enumerate(log.interventions) if isinstance(x, HighNormSuppression)]
     if len(found) != 1:
         raise InputError(f"match needs the log of a run with one HighNormSuppression, this one has {len(found)}")

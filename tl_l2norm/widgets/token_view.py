@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from markupsafe import Markup
 
+from tl_l2norm.arguments import as_integer, one_or_several
 from tl_l2norm.errors import InputError
-from tl_l2norm.trace import Trace, require_comparable
+from tl_l2norm.trace import Trace, TracesLike, require_comparable, traces_of
 from tl_l2norm.widgets.page import asset, circuitsvis_bundle, inline_script, render, write_page
 
 HIGH_COLOUR, SINK_COLOUR = "#e69f00", "#c4c4c4"
@@ -168,16 +169,16 @@ class TokensWidget:
 
 
 def tokens(
-    trace: Trace | Sequence[Trace],
+    trace: TracesLike,
     *,
-    layer: int = -1,
+    layer: SupportsIndex = -1,
     max_tokens: int | None = None,
-    titles: Sequence[str] | None = None,
+    titles: str | Sequence[str] | None = None,
 ) -> TokensWidget:
     """Colour tokens by their norm at one layer; several traces share the colour scale.
 
     Args:
-        trace: one, or several of the same model and layers.
+        trace: one, or several of the same model and layers; completions and the `Generations` of a run too.
         layer: a recorded layer; negative counts from the last recorded one.
         max_tokens: show at most so many of each sequence, from its start; default all.
         titles: [sequence] headings; default what the traces' labels say.
@@ -185,17 +186,18 @@ def tokens(
     Raises:
         ValueError: no traces, traces that are not comparable, a layer that was not recorded, or titles of another number.
     """
-    traces = (trace,) if isinstance(trace, Trace) else tuple(trace)
+    traces = traces_of(trace)
     require_comparable(traces)
-    if max_tokens is not None and max_tokens < 1:
-        raise InputError(f"max_tokens must be at least 1 or None, got {max_tokens}")
+    if max_tokens is not None:
+        max_tokens = as_integer("max_tokens", max_tokens, least=1)
+    titles = None if titles is None else one_or_several(titles, str)
     if titles is not None and len(titles) != len(traces):
         raise InputError(f"{len(titles)} titles for {len(traces)} traces: give one for each")
     return TokensWidget(
         traces=traces,
         layer=traces[0].layers[traces[0].row(layer)],
         max_tokens=max_tokens,
-        titles=tuple(titles) if titles is not None else tuple(map(_title, traces)),
+        titles=titles if titles is not None else tuple(map(_title, traces)),
     )
 
 
