@@ -199,7 +199,8 @@ class _Run:
 
     def _generate(self, chosen: Sequence[int], on_finish: Callable[[Generations], None] | None) -> Sequence[Completion]:
         prompts = [self.prompts[i] for i in chosen]
-        collect(self.backend.model, prompts[:1], progress=False)  # weights that give NaN show before anything is decoded
+        if not self.watched:  # weights that give NaN show before anything is decoded
+            collect(self.backend.model, prompts[:1], progress=False)
         return generate(
             self.backend.model,
             prompts,
