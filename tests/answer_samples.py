@@ -94,6 +94,17 @@ NUMBERS: list[Sample] = [
     ("5", "The answer is between 4 and 5.", False),
     ("5", "The answer is at most 5.", False),
     ("5", "Is the answer 5?", False),
+    (GSM, "## Step 1\n24 * 3 = 72\n\n## Step 2\n72 - 8 = 64\n\nThe final answer is: $\\boxed{64}$", True),
+    (GSM, "The correct answer is not 72 but 64.", True),
+    (GSM, "The answer is 64. Wait, actually the answer is 62.", False),
+    (GSM, "\\boxed{8^2}", True),
+    (GSM, "\\boxed{64 + 1}", False),
+    (GSM, "\\boxed{}", False),
+    ("3 hours", "It takes 180 minutes.", False),
+    ("864 \\mbox{ inches}^2", "\\boxed{864 \\text{ square inches}}", True),
+    ("5\\text{ inches}", "The answer is 5 ft.", False),
+    ("\\$32,\\!348", "The total is 32348 dollars.", True),
+    ("1,000,000", "The answer is 10^6.", True),
 ]
 
 EXPRESSIONS: list[Sample] = [
@@ -155,6 +166,19 @@ EXPRESSIONS: list[Sample] = [
     ("y = 2x + 3", "The line is $y = 3x + 2$.", False),
     ("10^{100}", "\\boxed{10^{100}}", True),
     ("10^{100}", "\\boxed{10^{10^{10}}}", False),
+    ("1/3", "The probability is 1/3, or about 33.3%.", True),
+    ("1/3", "The answer is 0.33", False),
+    ("3/5", "Hence P(A) = \\frac{3}{5}.", True),
+    ("3/5", "P = 6/10 = 3/5", True),
+    ("\\frac{9}{7}", "The answer is\n\n\\[\n\\frac{9}{7}\n\\]", True),
+    ("\\frac{9}{7}", "We get $x = \\frac{9}{7}$ as the solution.", True),
+    ("\\frac{9}{7}", "First $\\frac{9}{7}$ comes up, then we compute $\\frac{3}{7}$.", False),
+    ("\\frac{9}{7}", "\\boxed{97}", False),
+    ("x \\in [-2,7]", "\\boxed{[-2,7]}", True),
+    ("x \\in [-2,7]", "\\boxed{(-2,7)}", False),
+    ("n(n+1)/2", "The answer is (n^2 + n)/2.", True),
+    ("n(n+1)/2", "The answer is n(n-1)/2.", False),
+    ("p - q", "\\boxed{q - p}", False),
 ]
 
 CHOICE_ROW = {
@@ -163,6 +187,15 @@ CHOICE_ROW = {
     "answer": 1,
 }
 CHOICES: list[tuple[str, bool]] = [
+    ("b", True),
+    ("Saturn (B)", True),
+    ("The answer is (B) Saturn, not Mars.", True),
+    ("The answer is B, not A.", True),
+    ("A: Mars - no.\nB: Saturn - yes.\nC: Venus - no.\n\n**Answer: B**", True),
+    ("A. Mars has none.\nB. Saturn has wide ones.\nSo B is right.", True),
+    ("A, B, C and D", False),
+    ("Neither A nor B", False),
+    ("<think>B</think>A", False),
     ("B", True),
     ("B.", True),
     ("(B)", True),
@@ -242,6 +275,8 @@ TEXTS: list[Sample] = [
     ("H2O", "The answer is CO2.", False),
     ("apple, berry, cherry", "The answer is apple, berry, cherry.", True),
     ("apple, berry, cherry", "The answer is berry, apple, cherry.", False),
+    ("yes", "I can't say yes.", False),
+    ("false", "That is not true.", False),
 ]
 
 MULTIPLE_CHOICE = problem_of(CHOICE_ROW, Columns(question="question", answer="answer"), "samples")

@@ -112,7 +112,7 @@ def _choice_pattern(letters: tuple[str, ...], texts: tuple[str, ...]) -> re.Patt
     large, small = f"{letters[0]}-{letters[-1]}", f"{letters[0]}-{letters[-1]}".lower()
     label = rf"""(?: \((?P<inner>[{large}{small}])\)
         | (?<!\()(?P<outer>[{large}])(?![\w'’]|-\w|[ ]*[+/=^]|[ ]+\*[ ]) {_NOT_A_WORD}
-        | (?:(?<=answer\ is\ )|(?<=answer:\ )|(?<=option\ ))(?P<small>[{small}])(?=[\s.)*]*(?:\n|$)) )"""
+        | (?:(?<=answer\ is\ )|(?<=answer:\ )|(?<=option\ )|\A)(?P<small>[{small}])(?=[\s.)*]*(?:\n|$)) )"""
     own = "|".join(
         rf"(?:(?:\(?{letter}[).:\]]*|{letter}\s*[-–:])\s*[*_\"']*{_words(text)})"
         for letter, text in zip(letters, texts, strict=False)
@@ -203,7 +203,9 @@ _FILLER = re.compile(
 )
 _DISPLAY = re.compile(r"\\\[((?:(?!\\\]).){1,500})\\\]|\$\$([^$]{1,500})\$\$", re.DOTALL)
 _MATHS = re.compile(r"\$[^$]{1,500}\$|\\\((?:(?!\\\)).){1,500}\\\)")
-_LEAD = re.compile(r"(?:.*(?:\b(?:is|are|equals|be|get|obtain|have|gives)\b|:|≈))?\s*(.+)", re.DOTALL)
+_LEADS = tuple(
+    re.compile(rf".*(?:{word})\s*(.+)", re.DOTALL) for word in (r"\b(?:is|are|equals|be|get|obtain|have|gives)\b|[:≈]", "=")
+)
 _LONGEST = 30  # words of an expression
 _NEGATED = re.compile(r"(?:\b(?:not|cannot|never|neither|nor|either)|n['’]t)\b[^.]*$|\?\s*$", re.IGNORECASE)
 
@@ -220,7 +222,7 @@ def _leading(text: str) -> str | None:
         return text[:end] if is_list else _MATHS.match(text).group()  # type: ignore[union-attr]
     words = text.split(" ")
     lengths = [n for n in range(min(len(words), _LONGEST), 0, -1) if words[n - 1] not in ("a", "I")]
-    beginnings = (" ".join(words[:n]).rstrip(" ,;:") for n in lengths)
+    beginnings = (" ".join(words[:n]).rstrip(" ,;:").removesuffix(", or") for n in lengths)
     found = next((part for part in beginnings if is_mathematical(part) or read_quantity(part)), None)
     rest = text[len(found) :] if found else ""
     return None if re.match(r"[\s,]*(?:is|was)\s+(?:not|wrong|incorrect)\b", rest) else found
@@ -238,9 +240,13 @@ def _trailing(line: str) -> str | None:
         is_whole = not after or (len(spans) == 1 and line.rstrip(" *").endswith("."))
         is_value = is_mathematical(spans[-1].group()) or read_quantity(spans[-1].group())
         return spans[-1].group() if is_whole and is_value and not is_listed and not _is_negated(before) else None
-    match = _LEAD.fullmatch(text)
-    part = bare(match[1]) if match else ""
-    return part if match and is_mathematical(part) and not _is_negated(text[: match.start(1)]) else None
+    sentence = re.split(r"(?<=\.)\s+", text)[-1]
+    for match in filter(None, (lead.fullmatch(sentence) for lead in _LEADS)):
+        part = _leading(match[1])
+        is_whole = part and (part == bare(match[1]) or line.rstrip(" *").endswith("."))
+        if is_whole and not _is_negated(sentence[: match.start(1)]):
+            return part
+    return None
 
 
 def _is_negated(before: str) -> bool:

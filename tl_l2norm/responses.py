@@ -15,8 +15,9 @@ _JOINT = re.compile(
       (?: (?:the|not)[ ] )?""",
     re.VERBOSE | re.IGNORECASE,
 )
+_CONTRAST = re.compile(r"[*_\"')\s]*,?\s+(?:and\s+)?not\s+(?:the\s+)?[*_\"'(]*", re.IGNORECASE)
 _DENIED_BEFORE = re.compile(
-    r"""(?: (?: \b(?:not|cannot) | n['’]t ) (?:\s+be)? | \b(?:neither|nor|either|or|than|over|at\ least|at\ most|step) )
+    r"""(?: (?: \b(?:not|cannot) | n['’]t ) (?:\s+(?:be|say))? | \b(?:neither|nor|either|or|than|over|at\ least|at\ most|step) )
     \s+ (?:the\s+)? (?:(?:option|choice)\s+)? [*_"'$(]* $""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -54,8 +55,9 @@ def best_value(text: str, pattern: re.Pattern[str], is_joint: Joint | None = Non
 
 
 def joined(text: str, one: re.Match[str], other: re.Match[str]) -> bool:
-    """Whether two values are terms of one expression, list or choice."""
-    return other.start() - one.end() < _WINDOW and bool(_JOINT.fullmatch(text, one.end(), other.start()))
+    """Whether two values are terms of one expression, list or choice; "one, not other" is none."""
+    between = text[one.end() : min(other.start(), one.end() + _WINDOW)]
+    return len(between) < _WINDOW and bool(_JOINT.fullmatch(between)) and not _CONTRAST.fullmatch(between)
 
 
 def stated_text(text: str) -> str | None:

@@ -57,7 +57,7 @@ SCORES = (*NORM_SCORES, *BASELINES)
 _MIN_CANDIDATES = 3  # of a prompt, for a correlation with length within it
 _ROUNDING = 1e-12  # relative: what differs by less differs by the order of a float64 sum
 _GENERATE = 'call generate with metrics=("l2_norm",), which is the default'
-_FREE_TEXT = Problem(question="any", answer=None, family="any")
+_FREE_TEXT = Problem(question="?", answer=None, family="custom")
 
 
 class Unscorable(Unmeasurable):
