@@ -49,7 +49,7 @@ Message = Mapping[str, Any]
 
 @runtime_checkable
 class SparseAutoencoder(Protocol):
-    """The part of a SAELens `SAE` that is used."""
+    """The part of an SAE that is used: of one that `load_saes` read, or of SAELens' own."""
 
     cfg: Any
 

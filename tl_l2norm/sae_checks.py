@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import re
 import warnings
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ def read_layer(hook_name: str | None) -> int | None:
     return layer if layer >= 0 else None
 
 
-def check_saes(backend: Backend, saes: Mapping[int, SparseAutoencoder]) -> dict[int, SparseAutoencoder]:
+def check_saes(backend: Backend, saes: Mapping[Any, Any]) -> dict[int, SparseAutoencoder]:
     """SAEs that fit the model, by layer.
 
     Raises:
@@ -47,13 +48,16 @@ def check_saes(backend: Backend, saes: Mapping[int, SparseAutoencoder]) -> dict[
     """
     if not isinstance(saes, Mapping):
         raise InputTypeError(f"saes are given by layer, {{layer: sae}}, got {type(saes).__name__}")
-    for layer, sae in saes.items():
+    if wrong := [layer for layer in saes if isinstance(layer, bool) or not hasattr(layer, "__index__")]:
+        raise InputTypeError(f"saes are given by layer, {{layer: sae}}, got {wrong[0]!r} for a layer")
+    found = {operator.index(layer): sae for layer, sae in saes.items()}
+    for layer, sae in found.items():
         if not (isinstance(sae, nn.Module) and hasattr(sae, "encode") and hasattr(sae, "cfg")):
             raise InputTypeError(f"saes[{layer}] is a {type(sae).__name__}, not an SAE")
         if reason := _misfit(backend, layer, sae):
             raise InputError(f"the SAE for layer {layer} doesn't fit: {reason}")
         _warn_of_another_model(backend, layer, sae)
-    return dict(sorted(saes.items()))
+    return dict(sorted(found.items()))
 
 
 def why_unusable(sae: Any) -> str | None:

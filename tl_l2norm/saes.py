@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import operator
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 
 from tl_l2norm.draws import hash_keys
-from tl_l2norm.errors import InputError, MissingFile, MissingPackage
+from tl_l2norm.errors import InputError, InputTypeError, MissingFile, MissingPackage
 from tl_l2norm.hook_names import did_you_mean, layer_ranges
 from tl_l2norm.models import OURS, bundled_folder
 from tl_l2norm.sae_checks import read_layer, why_unusable
@@ -27,7 +28,7 @@ _SHORT_ID = re.compile(r"l(\d+)r(?:_|$)")  # Llama Scope's: "l12r_32x" is on the
 def load_saes(
     source: str | Path,
     *,
-    layers: Collection[int] | int | None = None,
+    layers: Collection[int] | SupportsIndex | None = None,
     sae_ids: Sequence[str] | str | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -51,9 +52,7 @@ def load_saes(
         ValueError: an unknown release, a layer without an SAE or with several, an SAE that doesn't read `resid_post` of the
             layer that was asked for, or one that can't be read, with the reason.
     """
-    wanted = None if layers is None else sorted({layers} if isinstance(layers, int) else set(layers))
-    if wanted is not None and not wanted:
-        raise InputError("no layers given")
+    wanted = None if layers is None else _layer_numbers(layers)
     chosen = [sae_ids] if isinstance(sae_ids, str) else sae_ids
     name = str(source)
     folder = bundled_folder(name) / "saes" if name in OURS else Path(source).expanduser()
@@ -68,6 +67,15 @@ def load_saes(
     else:
         return _of_release(name, wanted, chosen, device=str(device), dtype=str(dtype).removeprefix("torch."))
     return {layer: read_sae(place, device=device, dtype=dtype) for layer, place in places.items()}
+
+
+def _layer_numbers(layers: Any) -> list[int]:
+    given = [layers]
+    if not isinstance(layers, SupportsIndex) or getattr(layers, "ndim", 0) != 0:
+        given = list(layers) if isinstance(layers, Iterable) else [layers]
+    if not given or not all(isinstance(layer, SupportsIndex) and not isinstance(layer, bool) for layer in given):
+        raise InputTypeError(f"layers are numbers, at least one, such as 3 or [3, 8], got {layers!r}")
+    return sorted({operator.index(layer) for layer in given})
 
 
 def require_sae_lens(what: str = "training SAEs") -> Any:

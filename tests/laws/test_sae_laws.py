@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import sys
 from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from tests.saes import LATENTS, MAKERS, WIDTH, make_sae, needs_sae_lens, write_s
 from tl_l2norm.backends import backend_of
 from tl_l2norm.checks import count_hooks
 from tl_l2norm.features import FeatureActs
+from tl_l2norm.sae_checks import check_saes
 
 LAYERS = (2, 4)
 KINDS = ("topk", "jumprelu", "standard", "gated", "topk layer_norm", "standard constant_norm_rescale")
@@ -47,7 +50,8 @@ def test_features_are_those_of_the_same_states(tiny_case: models.Case, kind: str
                 from_plain = sae.encode(hidden[layer + 1][0])
             alone = l2.collect(model, [tokens], saes=saes, progress=False)[0].features[layer].dense()
             assert (alone - truth).abs().max() < 1e-5
-            assert (acts.dense() - from_plain).abs().max() < 2e-3
+            differ = (acts.dense() - from_plain).abs() >= 2e-3
+            assert int(differ.sum()) <= (2 if kind == "gated" else 0), "a gate that is all but shut may open"
             assert torch.equal(acts.l0, (acts.dense() != 0).sum(1)) and acts.l0.sum() > 0
             assert acts.total().tolist() == pytest.approx(acts.dense().sum(1).tolist(), rel=1e-5, abs=1e-5)
             some = [3, 50, 99]
@@ -151,7 +155,7 @@ def of_other_positions(layer: int) -> Any:
 
 
 def of_other_streams(layer: int) -> Any:
-    return make_sae("transcoder", layer, maker="SAELens", options={"d_out": WIDTH})
+    return make_sae("transcoder", layer, maker="SAELens", options={"d_out": WIDTH, "apply_b_dec_to_input": False})
 
 
 @pytest.mark.parametrize(
@@ -194,6 +198,9 @@ def test_saes_of_the_same_tensor_under_other_names_fit(tiny: Any) -> None:
         l2.collect(tiny, [[5, 6, 7]], saes={3: make_sae("topk", 3, model_name="gpt5")}, progress=False)
     with pytest.raises(ValueError, match="the SAE for layer 7 doesn't fit: the model has layers 0 to 5"):
         l2.collect(tiny, [[5, 6, 7]], saes={7: make_sae("topk", 7)}, progress=False)
+    with pytest.raises(TypeError, match=r"saes are given by layer, \{layer: sae\}, got '3' for a layer"):
+        check_saes(backend_of(tiny), {"3": make_sae("topk", 3)})
+    assert list(check_saes(backend_of(tiny), {np.int64(3): make_sae("topk", 3)})) == [3]
     with pytest.raises(ValueError, match="features are recorded beside the norms"):
         l2.generate(tiny, [[5, 6, 7]], max_new_tokens=2, saes={3: make_sae("topk", 3)}, metrics=())
 
@@ -224,7 +231,9 @@ def explained(model: Any, sae: Any, layer: int) -> float:
 
 @needs_sae_lens
 @pytest.mark.parametrize("buffer", [1 << 18, 600])
-def test_training_explains_the_stream_and_goes_on_where_it_stopped(tiny: Any, tmp_path: Path, buffer: int) -> None:
+def test_training_explains_the_stream_and_goes_on_where_it_stopped(
+    tiny: Any, tmp_path: Path, buffer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a buffer that holds all states and with one that holds a part."""
     backend = backend_of(tiny)
     sequences = [ids(text) for text in TEXTS for _ in range(4)]
@@ -249,6 +258,8 @@ def test_training_explains_the_stream_and_goes_on_where_it_stopped(tiny: Any, tm
     assert torch.equal(again[3].W_dec, saes[3].W_dec), "same seed, same SAE"
     with pytest.raises(ValueError, match="holds an SAE of another model, recipe or other prompts"):
         l2.train_saes(tiny, sequences[1:], layers=[1], **options)
+    monkeypatch.setitem(sys.modules, "sae_lens", None)
+    assert torch.equal(l2.train_saes(tiny, sequences, layers=[3], **options)[3].W_dec, saes[3].W_dec), "nothing to train"
     traces = l2.collect(tiny, sequences[:1], saes=l2.load_saes(tmp_path), progress=False)
     assert traces[0].features[3].l0.max() <= RECIPE.k
     assert l2.load_saes(tmp_path, layers=3).keys() == l2.load_saes(tmp_path / "layer_3").keys() == {3}

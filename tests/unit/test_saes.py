@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import tl_l2norm as l2
-from tests.saes import HAS_SAE_LENS, make_sae, needs_sae_lens, write_sae
+from tests.saes import make_sae, needs_sae_lens, write_sae
 from tl_l2norm.sae_checks import read_layer
-from tl_l2norm.saes import _named_layer, _names_layer, _release_ids
+from tl_l2norm.saes import _layer_numbers, _named_layer, _names_layer, _release_ids
 
 
 @pytest.mark.parametrize(
@@ -193,12 +195,6 @@ def test_a_layer_among_several_widths_is_not_chosen_for_the_user() -> None:
         _release_ids("gemma-scope-2b-pt-res-canonical", [12], None)
 
 
-@pytest.mark.skipif(HAS_SAE_LENS, reason="SAELens is there")
-def test_a_release_without_saelens_says_what_to_install() -> None:
-    with pytest.raises(ImportError, match=r"'gpt2-small-res-jb' is no folder, .*needs SAELens: pip install 'tl_l2norm\[sae\]'"):
-        l2.load_saes("gpt2-small-res-jb", layers=[3])
-
-
 # The hub
 
 
@@ -253,3 +249,25 @@ def test_a_folder_keeps_its_own_layers(tmp_path: Path) -> None:
         l2.load_saes(tmp_path, sae_ids=["layer_8"])
     config = json.loads((tmp_path / "layer_8" / "cfg.json").read_text())
     assert config["metadata"]["hook_name"] == "blocks.3.hook_resid_post"
+
+
+def test_saelens_is_not_asked_for_what_is_in_a_folder(monkeypatch: pytest.MonkeyPatch, cached: Path) -> None:
+    monkeypatch.setitem(sys.modules, "sae_lens", None)  # as if it were not installed
+    assert list(l2.load_saes("tiny-reasoner", layers=[4, 9])) == [4, 9]
+    assert list(l2.load_saes("somebody/saes", sae_ids="layer_3")) == [3]
+    with pytest.raises(ImportError, match=r"'gpt2-small-res-jb' is no folder, .*needs SAELens: pip install 'tl_l2norm\[sae\]'"):
+        l2.load_saes("gpt2-small-res-jb", layers=[3])
+
+
+ONE_LAYER = [4, np.int64(4), [4], (4, 4), {4}, range(4, 5), np.array([4]), torch.tensor([4]), torch.tensor(4)]
+
+
+@pytest.mark.parametrize("layers", ONE_LAYER, ids=repr)
+def test_layers_in_any_form(layers: Any) -> None:
+    assert _layer_numbers(layers) == [4]
+
+
+@pytest.mark.parametrize("layers", ["late", "9", 4.0, [4.0], True, [], [None], object()], ids=lambda x: str(type(x)))
+def test_what_is_no_layer_is_refused(layers: Any) -> None:
+    with pytest.raises(ValueError, match="layers are numbers, at least one, such as 3 or"):
+        _layer_numbers(layers)
