@@ -6,7 +6,7 @@ changed. And a diagonal, wound around the tensor until it has touched every row 
 same values in another order. Summing reads the weights once, as one decode step does, so nothing is remembered between calls
 and nothing can be out of date, edits through `.data` included.
 
-What it can't see: values exchanged within a tensor that avoid the diagonal, or two edits whose sums cancel; buffers, such as
+What it can't see: values that change places within a tensor, away from the diagonal; edits whose sums cancel; buffers, such as
 rotary frequencies, for which the configuration stands; code.
 """
 

@@ -1,4 +1,4 @@
-"""Processes that are killed in the middle of a run: what they had finished is there, the next goes on to the same bits."""
+"""Processes that are killed in the middle of a run: what was finished is kept, and the next one comes to the same bits."""
 
 from __future__ import annotations
 

@@ -49,10 +49,10 @@ def test_saved_results_are_gone_on_from_but_not_those_of_other_options(smollm2: 
 @pytest.mark.parametrize(
     ("template", "room"),
     [
-        ("{% for m in messages %}{{ m.content }}{% endfor %}<think>\n", "what the context has left"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}<think>\n", "the context"),
         (
             "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking %}on{% endif %}",
-            "what the context has left",
+            "the context",
         ),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "little"),
     ],
