@@ -238,6 +238,16 @@ class Backend(ABC):
             raise Unsupported("shortformer position embeddings enter inside the block: it can't be run again")
         return BlockRuns({layer: self.model.blocks[layer] for layer in layers})
 
+    @property
+    def cache_renamings(self) -> Renamings:
+        """What `forward` puts on the model for its blocks to find their cache; somebody else's pass goes without."""
+        return ()
+
+    @property
+    def decodes_without_us(self) -> bool:
+        """Whether the model's own `generate` sees its cache."""
+        return True
+
     @contextmanager
     def capture_stream(self, layer: int) -> Iterator[list[Float[Tensor, "batch pos d_model"]]]:
         """Yield a list that gets the whole `resid_post` of one layer at each forward pass."""
@@ -347,8 +357,14 @@ class BridgeBackend(Backend):
         self._skips_logits = "logits_to_keep" in parameters
 
     @cached_property
-    def _cache_renamings(self) -> Renamings:
+    @override
+    def cache_renamings(self) -> Renamings:  # type: ignore[override]
         return cache_renamings(self.model)
+
+    @property
+    @override
+    def decodes_without_us(self) -> bool:
+        return all(module is self.model.original_model for module, _ in self.cache_renamings)
 
     @override
     def token_embeddings(self) -> HookPoint:
@@ -370,7 +386,7 @@ class BridgeBackend(Backend):
             call["past_key_values"] = cache
         if logits != "all" and self._skips_logits:
             call["logits_to_keep"] = 1  # 0 means all of them
-        with handed_over(self._cache_renamings):
+        with handed_over(self.cache_renamings):
             found, cache = self.model(tokens, return_type="logits_and_cache", **call)
         if keep_cache:
             check_grown(before, cache, tokens.shape[1])

@@ -203,8 +203,7 @@ class BlockRun:
         seen = self._recorder.seen
         if seen is None:
             raise Unsupported(
-                "this block wrote no keys and values, it can't be run again: it shares another's, is recurrent, or looks for "
-                "its cache under another name than transformers gives; then tl_l2norm.generate and collect help it"
+                "this block wrote no keys and values (it shares another's, or is recurrent): it can't be run again"
             )
         with silenced(self._points):
             if fresh:

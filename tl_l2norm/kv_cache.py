@@ -14,6 +14,7 @@ from inspect import signature
 from typing import Any
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from tl_l2norm.errors import Unsupported
 
@@ -60,7 +61,7 @@ def known_versions() -> str:
     here = " with ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "transformer-lens"))
     return (
         f"This is {here}; models with a KV cache are known to decode right on transformers 5.23 and 5.24 with transformer-lens "
-        "3.9 and 4.3. tl_l2norm.collect reads texts without a cache"
+        "3.9 and 4.3 by tl_l2norm.generate, on 5.23 also by the model's own. tl_l2norm.collect reads texts without a cache"
     )
 
 
@@ -69,10 +70,10 @@ def cache_renamings(bridge: Any) -> Renamings:
     from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
     model = bridge.original_model
-    found = [(model, partial(_rename, "past_key_values", _NEW))] if _takes_new_name(type(model)) else []
+    found = [(model, partial(_rename, "past_key_values", _NEW))] if _takes_new_name(type(model).forward) else []
     for component in (inner for block in bridge.blocks for inner in block.modules() if inner is not block):
         original = getattr(component, "original_component", None)
-        if original is None or not _takes_new_name(type(original)):
+        if original is None or not _takes_new_name(type(original).forward):
             continue
         old = "past_key_values" if isinstance(component, AttentionBridge) else "cache_params"
         # What the component doesn't compute itself it hands on, to a layer that knows the new name.
@@ -85,8 +86,13 @@ def handed_over(renamings: Renamings) -> Iterator[None]:
     """Inside the context the bridge's components find the cache."""
     with ExitStack() as stack:
         for module, hook in renamings:
-            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            stack.callback(put_on(module, hook).remove)
         yield
+
+
+def put_on(module: nn.Module, renaming: Callable[..., Any]) -> RemovableHandle:
+    """Put one on its module, until its handle takes it off."""
+    return module.register_forward_pre_hook(renaming, with_kwargs=True)
 
 
 def _rename(old: str, new: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -96,5 +102,5 @@ def _rename(old: str, new: str, module: nn.Module, args: Any, kwargs: Mapping[st
 
 
 @lru_cache(maxsize=64)
-def _takes_new_name(kind: type[nn.Module]) -> bool:
-    return _NEW in signature(kind.forward).parameters
+def _takes_new_name(forward: Callable[..., Any]) -> bool:
+    return _NEW in signature(forward).parameters

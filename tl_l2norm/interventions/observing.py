@@ -23,7 +23,7 @@ from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.events import Log
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
-from tl_l2norm.kv_cache import known_versions, positions_held
+from tl_l2norm.kv_cache import handed_over, known_versions, positions_held, put_on
 
 
 @contextmanager
@@ -40,6 +40,7 @@ def hooks(
     run = Run(backend, interventions)
     watcher = _Watcher(run, prompt_lens, seeds, backend.eos_token_ids() if stop_ids is None else frozenset(stop_ids))
     with ExitStack() as stack:
+        stack.enter_context(handed_over(backend.cache_renamings))  # for blocks that are run again
         stack.callback(model.embed.register_forward_pre_hook(watcher.note_tokens).remove)
         stack.callback(model.blocks[0].register_forward_pre_hook(watcher.start, with_kwargs=True).remove)
         stack.callback(model.blocks[-1].register_forward_hook(watcher.end).remove)
@@ -104,6 +105,7 @@ class _Watcher:
         self.n_sequences = 0
         self.cache: Any = None
         self.unfilled: Any = None
+        self.handles: list[RemovableHandle] = []
 
     def note_tokens(self, embed: nn.Module, args: tuple[Any, ...]) -> None:
         """Before the embedding: what it is given. `HookedTransformer.generate` embeds outside of the forward pass."""
@@ -120,13 +122,14 @@ class _Watcher:
 
         handle = first.register_forward_pre_hook(once, with_kwargs=True)
         _remove_with(hook, handle)
+        self._hand_over_with(hook)
         if 0 in blocks.blocks:
             _remove_with(hook, blocks.record_next(0))
 
     def start(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the first block: a batch begins or goes on."""
         call = BlockCall(block, args, kwargs)
-        self._refuse_unseen(call.cache)
+        self._refuse_unseen(call)
         n_rows, n_pos = call.stream.shape[:2]
         tokens, self.tokens = self.tokens, None
         if call.offset == 0:
@@ -153,13 +156,22 @@ class _Watcher:
         cache, self.cache = self.cache, None
         self.unfilled = cache if positions_held(cache) == 0 else None
 
-    def _refuse_unseen(self, cache: Any) -> None:
-        if cache is not None and cache is self.unfilled:
+    def _hand_over_with(self, point: HookPoint) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles = [put_on(module, hook) for module, hook in self.run.backend.cache_renamings]
+        for handle in self.handles:
+            _remove_with(point, handle)
+
+    def _refuse_unseen(self, call: BlockCall) -> None:
+        """Refuse to act on steps of a model that outside of this context decodes without what it has read, or inside too."""
+        unfilled = call.cache is not None and call.cache is self.unfilled
+        if unfilled or (call.offset and not self.run.backend.decodes_without_us):
             raise Unsupported(
-                "the model goes on with a KV cache that its last pass left empty: it decodes without having read what stands "
-                f"before. {known_versions()}, and tl_l2norm.generate hands the cache over where it can"
+                "the model's own generate gives its blocks a KV cache that they don't look into: it decodes without having "
+                f"read what stands before. Use tl_l2norm.generate, or other versions. {known_versions()}"
             )
-        self.cache = cache
+        self.cache = call.cache
 
     def _rows(self, real: Bool[Tensor, "batch pos"]) -> Rows:
         n_rows, device = len(real), real.device
