@@ -20,7 +20,6 @@ from tl_l2norm.errors import Unsupported
 
 _NEW = "cache"
 
-
 Renamings = Sequence[tuple[nn.Module, Callable[..., Any]]]
 """Modules, each with the pre-hook that renames the cache in what it is called with."""
 
