@@ -24,7 +24,9 @@ from tl_l2norm.errors import InputError, InputTypeError, Unsupported
 from tl_l2norm.final_norm import FinalNorm, read_final_norm
 from tl_l2norm.fingerprint import Identity, model_fingerprint, template_fingerprint, tokenizer_fingerprint
 from tl_l2norm.hook_names import resid_post, unknown_name
+from tl_l2norm.kv_cache import Renamings, cache_renamings, check_grown, handed_over, positions_held
 from tl_l2norm.protocols import Tokenizer
+from tl_l2norm.turn_ends import turn_ends
 
 Cache = Any
 """A backend's own KV cache; handle it through the backend alone."""
@@ -199,6 +201,9 @@ class Backend(ABC):
 
         Returns:
             The logits asked for (kept = 1 or pos) and the cache.
+
+        Raises:
+            NotImplementedError: the cache didn't grow by what was read.
         """
 
     @abstractmethod
@@ -243,15 +248,30 @@ class Backend(ABC):
     def join_rows(self, first: Cache, second: Cache) -> Cache:
         """One cache with the rows of both, the shorter padded on the left (masked by the caller). Both are used up."""
 
-    @abstractmethod
     def eos_token_ids(self) -> frozenset[int]:
-        """Tokens at which the model says that it is done."""
+        """Tokens at which the model says that it is done: of its generation config, its tokenizer and its chat template."""
+        return turn_ends(self.tokenizer, _ids(getattr(self._generates, "eos_token_id", None)))
+
+    @property
+    @abstractmethod
+    def _generates(self) -> Any:
+        """The model's generation config, if it has one."""
 
     def block_runs(self, layers: tuple[int, ...]) -> BlockRuns:
         """What it takes to run these blocks again after a pass."""
         if getattr(self.model.cfg, "positional_embedding_type", None) == "shortformer":
             raise Unsupported("shortformer position embeddings enter inside the block: it can't be run again")
         return BlockRuns({layer: self.model.blocks[layer] for layer in layers})
+
+    @property
+    def cache_renamings(self) -> Renamings:
+        """What `forward` puts on the model for its blocks to find their cache; somebody else's pass goes without."""
+        return ()
+
+    @property
+    def decodes_without_us(self) -> bool:
+        """Whether the model's own `generate` sees its cache."""
+        return True
 
     @contextmanager
     def capture_stream(self, layer: int) -> Iterator[list[Float[Tensor, "batch pos d_model"]]]:
@@ -301,10 +321,13 @@ class HookedBackend(Backend):
             cache = TransformerLensKeyValueCache.init_cache(self.model.cfg, self.model.cfg.device, len(tokens))
         # The mask is ours, never inferred from ids: where pad and eos are one token TransformerLens masks a real eos.
         call = {"attention_mask": mask[:, -tokens.shape[1] :], "past_kv_cache": cache, "padding_side": "left"}
+        before = positions_held(cache)
+        out = self.model(tokens, stop_at_layer=None if logits == "all" else self.n_layers, **call)
+        if cache is not None:
+            check_grown(before, cache, tokens.shape[1])
         if logits == "all":
-            return self.model(tokens, **call), cache
-        stream = self.model(tokens, stop_at_layer=self.n_layers, **call)
-        return (self._head(stream[:, -1:]) if logits == "last" else None), cache
+            return out, cache
+        return (self._head(out[:, -1:]) if logits == "last" else None), cache
 
     def _head(self, stream: Tensor) -> Tensor:
         if self.model.cfg.normalization_type is not None:
@@ -351,9 +374,10 @@ class HookedBackend(Backend):
         first.previous_attention_mask = _cat_rows(first.previous_attention_mask, second.previous_attention_mask, dim=1)
         return first
 
+    @property
     @override
-    def eos_token_ids(self) -> frozenset[int]:
-        return _ids(getattr(self.tokenizer, "eos_token_id", None))
+    def _generates(self) -> Any:
+        return getattr(self.model, "generation_config", None)  # where load_model made it
 
 
 class BridgeBackend(Backend):
@@ -377,6 +401,16 @@ class BridgeBackend(Backend):
     def _config(self) -> Mapping[str, Any]:
         return self.model.original_model.config.to_diff_dict()  # type: ignore[no-any-return]
 
+    @cached_property
+    @override
+    def cache_renamings(self) -> Renamings:  # type: ignore[override]
+        return cache_renamings(self.model)
+
+    @property
+    @override
+    def decodes_without_us(self) -> bool:
+        return all(module is self.model.original_model for module, _ in self.cache_renamings)
+
     @override
     def token_embeddings(self) -> HookPoint:
         return self._point(self.model.embed, "hook_out", "embed.hook_out")
@@ -391,12 +425,16 @@ class BridgeBackend(Backend):
         keep_cache: bool = False,
         logits: LogitsAt = "none",
     ) -> tuple[Float[Tensor, "batch kept d_vocab"] | None, Cache | None]:
-        call: dict[str, Any] = {"attention_mask": mask, "use_cache": keep_cache or cache is not None}
+        keep_cache, before = keep_cache or cache is not None, positions_held(cache)
+        call: dict[str, Any] = {"attention_mask": mask, "use_cache": keep_cache}
         if cache is not None:
             call["past_key_values"] = cache
         if logits != "all" and self._skips_logits:
             call["logits_to_keep"] = 1  # 0 means all of them
-        found, cache = self.model(tokens, return_type="logits_and_cache", **call)
+        with handed_over(self.cache_renamings):
+            found, cache = self.model(tokens, return_type="logits_and_cache", **call)
+        if keep_cache:
+            check_grown(before, cache, tokens.shape[1])
         if logits == "none":
             return None, cache
         return (found if logits == "all" else found[:, -1:]), cache
@@ -438,10 +476,10 @@ class BridgeBackend(Backend):
                 mine.cumulative_length = max(mine.cumulative_length, other.cumulative_length)
         return first
 
+    @property
     @override
-    def eos_token_ids(self) -> frozenset[int]:
-        generation = getattr(self.model.original_model, "generation_config", None)
-        return _ids(getattr(generation, "eos_token_id", None)) | _ids(getattr(self.tokenizer, "eos_token_id", None))
+    def _generates(self) -> Any:
+        return getattr(self.model.original_model, "generation_config", None)
 
 
 def backend_of(model: Any) -> Backend:

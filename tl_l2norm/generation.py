@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from tl_l2norm.arguments import OnePerRow, as_integer, as_integers, as_labels, check_flag, one_or_several
 from tl_l2norm.backends import Backend, Cache, backend_of
 from tl_l2norm.boundaries import Boundaries
+from tl_l2norm.decode_check import check_decoding
 from tl_l2norm.draws import sequence_key
 from tl_l2norm.encoding import FeatureRecorder, join_features
 from tl_l2norm.errors import InputError
@@ -161,8 +162,8 @@ def generate(
         temperature: 0 is greedy.
         top_k: sample among the k most likely tokens.
         top_p: sample among the likeliest tokens that hold this much probability.
-        stop: strings or token ids that end a response, beside the model's own end-of-sequence tokens.
-        ignore_eos: go on past the model's own end-of-sequence tokens.
+        stop: strings or token ids that end a response, beside those at which the model ends its turn.
+        ignore_eos: go on past those at which the model ends its turn.
         seed: one for the run, from which each response gets its own, or a list with one for each response.
         interventions: what acts on the residual stream, in this order.
         saes: SAEs by layer, whose feature activations are recorded beside the norms, as in `collect`.
@@ -180,6 +181,7 @@ def generate(
 
     Raises:
         ValueError: bad input; the message says what to do.
+        NotImplementedError: the model doesn't see what its KV cache holds; with the versions that work together.
         FloatingPointError: a norm is NaN or infinite; with layer, sequence and position.
     """
     backend = backend_of(model)
@@ -205,6 +207,8 @@ def generate(
     features = FeatureRecorder(backend, saes) if saes is not None else None
     interventions = one_or_several(interventions, Intervention)
     run = Run(backend, interventions, sink_ratio=sink_ratio) if interventions else None
+    if items and max_new_tokens > 1:
+        check_decoding(backend, items[0].tokens)
     decoder = _Decoder(backend, recorder, features, run, sampling, stops, max_new_tokens)
 
     boundaries = Boundaries(backend.tokenizer)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from tl_l2norm.errors import InputError, InputTypeError, MissingFile, MissingPackage
+from tl_l2norm.gguf_header import turn_end_ids
 from tl_l2norm.presets import Preset, keep_preset, kept_preset, read_preset
 
 BackendName = Literal["bridge", "hooked"]
@@ -248,7 +249,14 @@ def _load_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     except Exception as error:  # the reader raises whatever a broken file leads it to
         raise InputError(f"{file} can't be read as GGUF: {error}") from error
     del model.config.quantization_config  # the weights are plain by now; HookedTransformer refuses the mark
+    _add_turn_ends(model.generation_config, turn_end_ids(file))
     return model, tokenizer
+
+
+def _add_turn_ends(generation_config: Any, found: frozenset[int]) -> None:
+    known = generation_config.eos_token_id
+    known = known if isinstance(known, list) else [] if known is None else [known]
+    generation_config.eos_token_id = sorted({*known, *found}) or None
 
 
 def _bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device, dtype: torch.dtype) -> Any:
@@ -290,6 +298,7 @@ def _hooked(hf_model: Any, tokenizer: Any, name: str, device: torch.device, dtyp
     )
     _lay_out(model)
     _made_from[model] = _origin(hf_model)
+    model.generation_config = hf_model.generation_config  # with the tokens that end a turn
     return model.eval()
 
 

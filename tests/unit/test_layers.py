@@ -18,6 +18,8 @@ LEVELS = {
         "features",
         "families",
         "fingerprint",
+        "kv_cache",
+        "gguf_header",
     },
     1: {
         "trace",
@@ -40,6 +42,7 @@ LEVELS = {
         "problem_sources",
     },
     2: {
+        "turn_ends",
         "block_calls",
         "final_norm",
         "backends",
@@ -56,7 +59,7 @@ LEVELS = {
         "interventions",
         "collection",
     },
-    3: {"generation", "analysis", "pressure", "selection", "saved_runs"},
+    3: {"decode_check", "generation", "analysis", "pressure", "selection", "saved_runs"},
     4: {"evaluation", "sae_evaluation", "checks", "suppression", "paper_readings", "paper_analysis"},
     5: {"drawing", "figures", "widgets", "report_parts", "reporting", "paper_panels", "paper_figures", "paper_report"},
     6: {"cli", "__main__"},

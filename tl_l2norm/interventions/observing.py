@@ -19,11 +19,12 @@ from tl_l2norm.attach import HookFn
 from tl_l2norm.backends import backend_of
 from tl_l2norm.block_calls import BlockCall
 from tl_l2norm.draws import sequence_key
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import InputError, Unsupported
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.events import Log
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
+from tl_l2norm.kv_cache import handed_over, known_versions, positions_held, put_on
 
 
 @contextmanager
@@ -41,8 +42,10 @@ def hooks(
     stops = backend.eos_token_ids() if stop_ids is None else frozenset(as_integers("stop_ids", stop_ids))
     watcher = _Watcher(run, prompt_lens, seeds, stops)
     with ExitStack() as stack:
+        stack.enter_context(handed_over(backend.cache_renamings))  # for blocks that are run again
         stack.callback(model.embed.register_forward_pre_hook(watcher.note_tokens).remove)
         stack.callback(model.blocks[0].register_forward_pre_hook(watcher.start, with_kwargs=True).remove)
+        stack.callback(model.blocks[-1].register_forward_hook(watcher.end).remove)
         yield stack.enter_context(run.attached())
 
 
@@ -102,6 +105,9 @@ class _Watcher:
         self.tokens: Int[Tensor, "batch pos"] | None = None
         self.seen: Int[Tensor, "batch pos"] | None = None
         self.n_sequences = 0
+        self.cache: Any = None
+        self.unfilled: Any = None
+        self.handles: list[RemovableHandle] = []
 
     def note_tokens(self, embed: nn.Module, args: tuple[Any, ...]) -> None:
         """Before the embedding: what it is given. `HookedTransformer.generate` embeds outside of the forward pass."""
@@ -118,12 +124,14 @@ class _Watcher:
 
         handle = first.register_forward_pre_hook(once, with_kwargs=True)
         _remove_with(hook, handle)
+        self._hand_over_with(hook)
         if 0 in blocks.blocks:
             _remove_with(hook, blocks.record_next(0))
 
     def start(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the first block: a batch begins or goes on."""
         call = BlockCall(block, args, kwargs)
+        self._refuse_unseen(call)
         n_rows, n_pos = call.stream.shape[:2]
         tokens, self.tokens = self.tokens, None
         if call.offset == 0:
@@ -144,6 +152,28 @@ class _Watcher:
                 rows.finished = rows.finished | torch.isin(tokens[:, 0], stops).to(rows.device)
             self.run.next_pass(n_pos)
         self.seen = tokens if call.offset == 0 or self.seen is None or tokens is None else torch.cat([self.seen, tokens], 1)
+
+    def end(self, block: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        """After the last block: the cache holds what was read, or is one that nobody fills."""
+        cache, self.cache = self.cache, None
+        self.unfilled = cache if positions_held(cache) == 0 else None
+
+    def _hand_over_with(self, point: HookPoint) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles = [put_on(module, hook) for module, hook in self.run.backend.cache_renamings]
+        for handle in self.handles:
+            _remove_with(point, handle)
+
+    def _refuse_unseen(self, call: BlockCall) -> None:
+        """Refuse to act on steps of a model that outside of this context decodes without what it has read, or inside too."""
+        unfilled = call.cache is not None and call.cache is self.unfilled
+        if unfilled or (call.offset and not self.run.backend.decodes_without_us):
+            raise Unsupported(
+                "the model's own generate gives its blocks a KV cache that they don't look into: it decodes without having "
+                f"read what stands before. Use tl_l2norm.generate, or other versions. {known_versions()}"
+            )
+        self.cache = call.cache
 
     def _rows(self, real: Bool[Tensor, "batch pos"]) -> Rows:
         n_rows, device = len(real), real.device

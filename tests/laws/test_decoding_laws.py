@@ -1,0 +1,235 @@
+"""A model decodes as it reads in one pass, or is refused before a response is taken from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
+from transformers.cache_utils import DynamicLayer
+
+import tl_l2norm as l2
+from tests import models
+from tests.chat_templates import tokenizer_of
+from tl_l2norm import decode_check
+from tl_l2norm.attach import attached
+from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.checks import count_hooks
+from tl_l2norm.decode_check import check_decoding
+
+BACKENDS = ["bridge", "hooked"] if models.HAS_HOOKED else ["bridge"]
+PROMPTS = [list(range(5, 17)), list(range(40, 44)), [90]]
+_SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+    "initializer_range": 0.15,
+}
+_TWO_KINDS = ["sliding_attention", "full_attention"] * 2
+_GPT = {"vocab_size": 300, "n_embd": 48, "n_layer": 4, "n_head": 4, "n_positions": 128, "initializer_range": 0.15}
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_MLA = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 12}
+
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: transformers.LlamaConfig(**_SMALL),
+    "gpt2, a cache by position": lambda: transformers.GPT2Config(**_GPT),
+    "neox, a cache called layer_past": lambda: transformers.GPTNeoXConfig(**{**_SMALL, "num_key_value_heads": None}),
+    "bloom, alibi": lambda: transformers.BloomConfig(
+        vocab_size=300, hidden_size=48, n_layer=4, n_head=4, initializer_range=0.15
+    ),
+    "gemma 3, a window shorter than the check": lambda: transformers.Gemma3TextConfig(
+        **_SMALL, head_dim=16, sliding_window=4, layer_types=_TWO_KINDS
+    ),
+    "gpt-oss, sinks and experts": lambda: transformers.GptOssConfig(
+        **_SMALL, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=4, layer_types=_TWO_KINDS
+    ),
+    "deepseek, latent attention": lambda: transformers.DeepseekV2Config(
+        **{**_SMALL, "num_key_value_heads": 4}, **_MLA, **_EXPERTS, n_routed_experts=4, n_shared_experts=1
+    ),
+    "lfm 2, convolutions between": lambda: transformers.Lfm2Config(**_SMALL, layer_types=["conv", "full_attention"] * 2),
+    "bamba, recurrent layers between": lambda: transformers.BambaConfig(
+        **_SMALL, mamba_n_heads=6, mamba_d_head=16, mamba_d_state=8, mamba_n_groups=1, attn_layer_indices=[1, 3]
+    ),
+}
+
+
+def hugging_face(config: Any) -> Any:
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model.config.architectures = [type(model).__name__]
+    return model
+
+
+def bridge(model: Any) -> Any:
+    return TransformerBridge.boot_transformers(
+        "tiny", hf_model=model, tokenizer=tokenizer_of("plain words"), device="cpu", dtype=torch.float32
+    )
+
+
+def tiny_llama(backend: str) -> Any:
+    from tl_l2norm.models import _hooked
+
+    model = hugging_face(CONFIGS["llama"]())
+    if backend == "bridge":
+        return bridge(model)
+    return _hooked(model, tokenizer_of("plain words"), "tiny", torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_model_that_decodes_right_is_not_refused(name: str) -> None:
+    plain = hugging_face(CONFIGS[name]())
+    model = bridge(hugging_face(CONFIGS[name]()))
+    check_decoding(backend_of(model), PROMPTS[0])
+    assert model in decode_check._checked, "these tokens could tell"
+    out = l2.generate(model, PROMPTS, max_new_tokens=10, ignore_eos=True, progress=False)
+    for prompt, completion in zip(PROMPTS, out, strict=True):
+        tokens = torch.tensor([[*prompt, *completion.tokens]])
+        with torch.no_grad():
+            best = plain(tokens, use_cache=False).logits[0].argmax(-1)
+        assert completion.tokens == tuple(best[len(prompt) - 1 : -1].tolist())
+
+
+def stores_nothing(monkeypatch: pytest.MonkeyPatch, model: Any, backend: str) -> None:
+    kind, name = _cache_kind(backend)
+    monkeypatch.setattr(kind, name, lambda self, keys, values, *args, **kwargs: (keys, values))
+
+
+def _cache_kind(backend: str) -> tuple[Any, str]:
+    if backend == "bridge":
+        return DynamicLayer, "update"
+    from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
+
+    return TransformerLensKeyValueCacheEntry, "append"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_cache_that_stores_nothing_is_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llama(backend)
+    stores_nothing(monkeypatch, model, backend)
+    with pytest.raises(l2.errors.Unsupported, match=r"from 0 to 0 positions .* transformers 5\.23"):
+        l2.generate(model, PROMPTS, max_new_tokens=4, progress=False)
+    assert l2.collect(model, PROMPTS, progress=False), "one pass needs no cache"
+    assert count_hooks(model) == 0
+
+
+def test_a_cache_that_grows_and_is_not_looked_into_is_refused() -> None:
+    model = tiny_llama("bridge")
+    handles = [
+        component.register_forward_pre_hook(_window_of_one, with_kwargs=True)
+        for component in model.modules()
+        if isinstance(component, AttentionBridge)
+    ]
+    with pytest.raises(l2.errors.Unsupported, match="other logits than one pass"):
+        l2.generate(model, PROMPTS, max_new_tokens=4, progress=False)
+    for handle in handles:
+        handle.remove()
+    assert l2.generate(model, PROMPTS, max_new_tokens=4, progress=False)
+
+
+@pytest.mark.skipif(not models.HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
+def test_a_cache_of_a_hooked_transformer_that_is_not_looked_into_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformer_lens.components.abstract_attention import AbstractAttention
+
+    model, mask = tiny_llama("hooked"), AbstractAttention.apply_causal_mask
+
+    def blind(self: Any, scores: torch.Tensor, offset: int = 0, attention_mask: Any = None) -> Any:
+        scores = mask(self, scores, offset, attention_mask)
+        return scores.index_fill(3, torch.arange(offset), -torch.inf) if offset else scores
+
+    monkeypatch.setattr(AbstractAttention, "apply_causal_mask", blind)
+    with pytest.raises(l2.errors.Unsupported, match="other logits than one pass"):
+        l2.generate(model, PROMPTS, max_new_tokens=4, progress=False)
+
+
+def _window_of_one(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """Each position of a decode step sees itself alone."""
+    mask = kwargs["attention_mask"]
+    if mask is None or mask.shape[2] > 1:
+        return None
+    blind = torch.full_like(mask, torch.finfo(torch.float32).min)
+    blind[..., -1] = 0.0
+    return args, {**kwargs, "attention_mask": blind}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_cache_that_stops_growing_within_a_run_is_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llama(backend)
+    l2.generate(model, PROMPTS, max_new_tokens=4, progress=False)
+    steps = []
+
+    def stop(stream: torch.Tensor, hook: Any) -> None:
+        steps.append(1)
+        if len(steps) == 5:
+            stores_nothing(monkeypatch, model, backend)
+
+    with attached([(backend_of(model).resid_post(3), stop)]), pytest.raises((l2.errors.Unsupported, RuntimeError)):
+        l2.generate(model, [PROMPTS[0]], max_new_tokens=20, ignore_eos=True, progress=False)
+    assert len(steps) <= 6
+
+
+def test_a_model_that_returns_no_cache_is_refused() -> None:
+    model = tiny_llama("bridge")
+
+    def forget(module: nn.Module, args: Any, out: Any) -> Any:
+        out.past_key_values = None
+        return out
+
+    handle = model.original_model.register_forward_hook(forget)
+    with pytest.raises(l2.errors.Unsupported, match="no KV cache"):
+        l2.generate(model, PROMPTS, max_new_tokens=4, progress=False)
+    handle.remove()
+
+
+def test_a_recurrent_model_decodes_right_or_is_refused() -> None:
+    model = bridge(hugging_face(transformers.MambaConfig(vocab_size=300, hidden_size=48, num_hidden_layers=2, state_size=8)))
+    try:
+        out = l2.generate(model, PROMPTS[0], max_new_tokens=8, ignore_eos=True, progress=False)[0]
+    except l2.errors.Unsupported:
+        return
+    with torch.no_grad():
+        best = model(torch.tensor([[*PROMPTS[0], *out.tokens]]))[0].argmax(-1)
+    assert out.tokens == tuple(best[len(PROMPTS[0]) - 1 : -1].tolist())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_check_wakes_nobodys_hooks_and_is_made_once(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llama(backend)
+    heard: list[int] = []
+    with attached([(backend_of(model).resid_post(1), lambda stream, hook: heard.append(stream.shape[1]))]):
+        check_decoding(backend_of(model), PROMPTS[0])
+        assert not heard and model in decode_check._checked
+        monkeypatch.setattr(Backend, "forward", None)
+        check_decoding(backend_of(model), PROMPTS[0])
+
+
+def test_tokens_that_cannot_tell_leave_the_check_to_the_next_run() -> None:
+    model = tiny_llama("bridge")
+    check_decoding(backend_of(model), [7])  # the same token again: it reads the same whatever it sees
+    assert model not in decode_check._checked
+
+
+@pytest.mark.filterwarnings("ignore:nothing was changed by")
+@pytest.mark.parametrize("acting", ["suppression", "alrr"])
+def test_the_models_own_generate_on_a_cache_that_stays_empty_is_refused(acting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llama("bridge")
+    chosen = l2.HighNormSuppression({1: 0.0}) if acting == "suppression" else l2.ALRR({1: 0.0}, blowup=100.0)
+    stores_nothing(monkeypatch, model, "bridge")
+    with pytest.raises(l2.errors.Unsupported, match="don't look into"), chosen.hooks(model) as log:
+        model.generate(torch.tensor([PROMPTS[0]]), max_new_tokens=4, do_sample=False, stop_at_eos=False, verbose=False)
+    assert log.events().empty
+    with chosen.hooks(model, prompt_lens=[4]):  # one pass after the other is right
+        for _ in range(2):
+            model(torch.tensor([PROMPTS[0]]))
+    assert count_hooks(model) == 0
