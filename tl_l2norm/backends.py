@@ -23,7 +23,9 @@ from tl_l2norm.block_calls import BlockRuns
 from tl_l2norm.errors import InputError, InputTypeError, Unsupported
 from tl_l2norm.final_norm import FinalNorm, read_final_norm
 from tl_l2norm.hook_names import resid_post, unknown_name
+from tl_l2norm.kv_cache import Renamings, cache_renamings, check_grown, handed_over, positions_held
 from tl_l2norm.protocols import Tokenizer
+from tl_l2norm.turn_ends import turn_ends
 
 Cache = Any
 """A backend's own KV cache; handle it through the backend alone."""
@@ -174,6 +176,9 @@ class Backend(ABC):
 
         Returns:
             The logits asked for (kept = 1 or pos) and the cache.
+
+        Raises:
+            NotImplementedError: the cache didn't grow by what was read.
         """
 
     @abstractmethod
@@ -218,9 +223,14 @@ class Backend(ABC):
     def join_rows(self, first: Cache, second: Cache) -> Cache:
         """One cache with the rows of both, the shorter padded on the left (masked by the caller). Both are used up."""
 
-    @abstractmethod
     def eos_token_ids(self) -> frozenset[int]:
-        """Tokens at which the model says that it is done."""
+        """Tokens at which the model says that it is done: of its generation config, its tokenizer and its chat template."""
+        return turn_ends(self.tokenizer, _ids(getattr(self._generates, "eos_token_id", None)))
+
+    @property
+    @abstractmethod
+    def _generates(self) -> Any:
+        """The model's generation config, if it has one."""
 
     def block_runs(self, layers: tuple[int, ...]) -> BlockRuns:
         """What it takes to run these blocks again after a pass."""
@@ -266,10 +276,13 @@ class HookedBackend(Backend):
             cache = TransformerLensKeyValueCache.init_cache(self.model.cfg, self.model.cfg.device, len(tokens))
         # The mask is ours, never inferred from ids: where pad and eos are one token TransformerLens masks a real eos.
         call = {"attention_mask": mask[:, -tokens.shape[1] :], "past_kv_cache": cache, "padding_side": "left"}
+        before = positions_held(cache)
+        out = self.model(tokens, stop_at_layer=None if logits == "all" else self.n_layers, **call)
+        if cache is not None:
+            check_grown(before, cache, tokens.shape[1])
         if logits == "all":
-            return self.model(tokens, **call), cache
-        stream = self.model(tokens, stop_at_layer=self.n_layers, **call)
-        return (self._head(stream[:, -1:]) if logits == "last" else None), cache
+            return out, cache
+        return (self._head(out[:, -1:]) if logits == "last" else None), cache
 
     def _head(self, stream: Tensor) -> Tensor:
         if self.model.cfg.normalization_type is not None:
@@ -316,9 +329,10 @@ class HookedBackend(Backend):
         first.previous_attention_mask = _cat_rows(first.previous_attention_mask, second.previous_attention_mask, dim=1)
         return first
 
+    @property
     @override
-    def eos_token_ids(self) -> frozenset[int]:
-        return _ids(getattr(self.tokenizer, "eos_token_id", None))
+    def _generates(self) -> Any:
+        return getattr(self.model, "generation_config", None)  # where load_model made it
 
 
 class BridgeBackend(Backend):
@@ -332,6 +346,10 @@ class BridgeBackend(Backend):
         parameters = inspect.signature(model.original_model.forward).parameters
         shares_kv = getattr(model.original_model.config.get_text_config(), "num_kv_shared_layers", 0)
         self._skips_logits = "logits_to_keep" in parameters and not shares_kv  # such blocks would then skip positions too
+
+    @cached_property
+    def _cache_renamings(self) -> Renamings:
+        return cache_renamings(self.model)
 
     @override
     def token_embeddings(self) -> HookPoint:
@@ -347,12 +365,16 @@ class BridgeBackend(Backend):
         keep_cache: bool = False,
         logits: LogitsAt = "none",
     ) -> tuple[Float[Tensor, "batch kept d_vocab"] | None, Cache | None]:
-        call: dict[str, Any] = {"attention_mask": mask, "use_cache": keep_cache or cache is not None}
+        keep_cache, before = keep_cache or cache is not None, positions_held(cache)
+        call: dict[str, Any] = {"attention_mask": mask, "use_cache": keep_cache}
         if cache is not None:
             call["past_key_values"] = cache
         if logits != "all" and self._skips_logits:
             call["logits_to_keep"] = 1  # 0 means all of them
-        found, cache = self.model(tokens, return_type="logits_and_cache", **call)
+        with handed_over(self._cache_renamings):
+            found, cache = self.model(tokens, return_type="logits_and_cache", **call)
+        if keep_cache:
+            check_grown(before, cache, tokens.shape[1])
         if logits == "none":
             return None, cache
         return (found if logits == "all" else found[:, -1:]), cache
@@ -394,10 +416,10 @@ class BridgeBackend(Backend):
                 mine.cumulative_length = max(mine.cumulative_length, other.cumulative_length)
         return first
 
+    @property
     @override
-    def eos_token_ids(self) -> frozenset[int]:
-        generation = getattr(self.model.original_model, "generation_config", None)
-        return _ids(getattr(generation, "eos_token_id", None)) | _ids(getattr(self.tokenizer, "eos_token_id", None))
+    def _generates(self) -> Any:
+        return getattr(self.model.original_model, "generation_config", None)
 
 
 def backend_of(model: Any) -> Backend:

@@ -17,8 +17,9 @@ from transformer_lens.hook_points import HookPoint
 
 from tl_l2norm.attach import hook_points, silenced
 from tl_l2norm.errors import Unsupported
+from tl_l2norm.kv_cache import positions_held
 
-_CACHE_NAMES = ("past_kv_cache_entry", "past_key_values", "layer_past", "past_key_value")
+_CACHE_NAMES = ("past_kv_cache_entry", "past_key_values", "cache", "layer_past", "past_key_value")
 _CHUNK = 32  # rows of a re-run in which each has keys and values of its own
 
 
@@ -58,14 +59,20 @@ class BlockCall:
         return next((name for name in names if name in parameters), names[0]), None
 
     @property
-    def offset(self) -> int:
-        """Number of cached positions before this call."""
+    def cache(self) -> Any:
+        """The cache that the block was given, its own or that of all blocks; None without."""
         _, cache = self.find(*_CACHE_NAMES)
         while isinstance(cache, _Recorder):
             cache = cache.cache
-        if cache is None:
-            return 0
-        return int(cache.past_keys.shape[1] if hasattr(cache, "past_keys") else cache.get_seq_length())
+        return cache
+
+    @property
+    def offset(self) -> int:
+        """Number of cached positions before this call."""
+        held = positions_held(self.cache)
+        if held is None:
+            raise Unsupported(f"a {type(self.cache).__name__} doesn't say how many positions it holds: use tl_l2norm.generate")
+        return held
 
     @property
     def is_real(self) -> Bool[Tensor, "rows pos"] | None:
@@ -196,7 +203,8 @@ class BlockRun:
         seen = self._recorder.seen
         if seen is None:
             raise Unsupported(
-                "this block wrote no keys and values (it shares another's, or is recurrent): it can't be run again"
+                "this block wrote no keys and values, it can't be run again: it shares another's, is recurrent, or looks for "
+                "its cache under another name than transformers gives; then tl_l2norm.generate and collect help it"
             )
         with silenced(self._points):
             if fresh:

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_l2norm.backends import Backend, Cache, backend_of
+from tl_l2norm.decode_check import check_decoding
 from tl_l2norm.draws import sequence_key
 from tl_l2norm.encoding import FeatureRecorder, join_features
 from tl_l2norm.errors import InputError
@@ -195,6 +196,8 @@ def generate(
     recorder = NormRecorder(backend, chosen) if metrics else None
     features = FeatureRecorder(backend, saes) if saes is not None else None
     run = Run(backend, interventions) if interventions else None
+    if max_new_tokens > 1:
+        check_decoding(backend, items[0].tokens)
     decoder = _Decoder(backend, recorder, features, run, sampling, stops, max_new_tokens)
     with (
         torch.inference_mode(),

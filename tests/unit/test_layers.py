@@ -5,9 +5,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "tl_l2norm"
 LEVELS = {
-    0: {"errors", "protocols", "hook_names", "norms", "draws", "tables", "features", "families"},
+    0: {"errors", "protocols", "hook_names", "norms", "draws", "tables", "features", "families", "kv_cache", "gguf_header"},
     1: {"trace", "thresholds", "storage", "attach", "sampling", "tasks", "prompts", "verifiers", "problem_sources"},
     2: {
+        "turn_ends",
         "block_calls",
         "final_norm",
         "backends",
@@ -21,7 +22,7 @@ LEVELS = {
         "interventions",
         "collection",
     },
-    3: {"generation", "analysis", "pressure", "selection"},
+    3: {"decode_check", "generation", "analysis", "pressure", "selection"},
     4: {"evaluation", "sae_evaluation", "checks", "suppression", "paper_readings", "paper_analysis"},
     5: {"drawing", "figures", "widgets", "report_parts", "reporting", "paper_panels", "paper_figures", "paper_report"},
     6: {"cli", "__main__"},

@@ -18,11 +18,12 @@ from tl_l2norm.attach import HookFn
 from tl_l2norm.backends import backend_of
 from tl_l2norm.block_calls import BlockCall
 from tl_l2norm.draws import sequence_key
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import InputError, Unsupported
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.events import Log
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
+from tl_l2norm.kv_cache import known_versions, positions_held
 
 
 @contextmanager
@@ -41,6 +42,7 @@ def hooks(
     with ExitStack() as stack:
         stack.callback(model.embed.register_forward_pre_hook(watcher.note_tokens).remove)
         stack.callback(model.blocks[0].register_forward_pre_hook(watcher.start, with_kwargs=True).remove)
+        stack.callback(model.blocks[-1].register_forward_hook(watcher.end).remove)
         yield stack.enter_context(run.attached())
 
 
@@ -100,6 +102,8 @@ class _Watcher:
         self.tokens: Int[Tensor, "batch pos"] | None = None
         self.seen: Int[Tensor, "batch pos"] | None = None
         self.n_sequences = 0
+        self.cache: Any = None
+        self.unfilled: Any = None
 
     def note_tokens(self, embed: nn.Module, args: tuple[Any, ...]) -> None:
         """Before the embedding: what it is given. `HookedTransformer.generate` embeds outside of the forward pass."""
@@ -122,6 +126,7 @@ class _Watcher:
     def start(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the first block: a batch begins or goes on."""
         call = BlockCall(block, args, kwargs)
+        self._refuse_unseen(call.cache)
         n_rows, n_pos = call.stream.shape[:2]
         tokens, self.tokens = self.tokens, None
         if call.offset == 0:
@@ -142,6 +147,19 @@ class _Watcher:
                 rows.finished = rows.finished | torch.isin(tokens[:, 0], stops).to(rows.device)
             self.run.next_pass(n_pos)
         self.seen = tokens if call.offset == 0 or self.seen is None or tokens is None else torch.cat([self.seen, tokens], 1)
+
+    def end(self, block: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        """After the last block: the cache holds what was read, or is one that nobody fills."""
+        cache, self.cache = self.cache, None
+        self.unfilled = cache if positions_held(cache) == 0 else None
+
+    def _refuse_unseen(self, cache: Any) -> None:
+        if cache is not None and cache is self.unfilled:
+            raise Unsupported(
+                "the model goes on with a KV cache that its last pass left empty: it decodes without having read what stands "
+                f"before. {known_versions()}, and tl_l2norm.generate hands the cache over where it can"
+            )
+        self.cache = cache
 
     def _rows(self, real: Bool[Tensor, "batch pos"]) -> Rows:
         n_rows, device = len(real), real.device

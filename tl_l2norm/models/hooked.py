@@ -52,7 +52,7 @@ def make_hooked(hf_model: Any, tokenizer: Any, name: str, device: torch.device, 
         refactor_factored_attn_matrices=False,
     )
     _lay_out(model)
-    model.eval()
+    model.eval().generation_config = hf_model.generation_config  # with the tokens that end a turn
     require_rotations(model, hf_model)
     require_agreement(HookedBackend(model), truth, tokens, BRIDGE)
     return model

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tl_l2norm.errors import InputError, Unsupported
+from tl_l2norm.gguf_header import turn_end_ids
 from tl_l2norm.models.adapters import find_adapter, merge_adapter
 from tl_l2norm.models.sources import Source, find_source, unreadable
 from tl_l2norm.models.text_part import text_part
@@ -114,4 +115,11 @@ def _read_gguf(file: Path, dtype: torch.dtype) -> Plain:
     except Exception as error:  # the reader raises whatever a broken file leads it to
         raise InputError(f"{file} can't be read as GGUF: {error}") from error
     del model.config.quantization_config  # the weights are plain by now; HookedTransformer refuses the mark
+    _add_turn_ends(model.generation_config, turn_end_ids(file))
     return Plain(model, tokenizer)
+
+
+def _add_turn_ends(generation_config: Any, found: frozenset[int]) -> None:
+    known = generation_config.eos_token_id
+    known = known if isinstance(known, list) else [] if known is None else [known]
+    generation_config.eos_token_id = sorted({*known, *found}) or None

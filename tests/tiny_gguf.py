@@ -1,0 +1,54 @@
+"""A GGUF file of a tiny random Llama, written by the `gguf` package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from tokenizers.pre_tokenizers import ByteLevel
+
+TOKENS = [*sorted(ByteLevel.alphabet()), "Ġt", "<|begin|>", "<|endoftext|>", "<|eot|>", "<|eom|>"]
+_WIDTH, _INNER, _LAYERS, _HEADS = 32, 64, 2, 4
+
+
+def write_gguf(path: Path, **special: str) -> None:
+    """Write the file; `special` names tokens by their roles, as in `eos="<|endoftext|>"`."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(128)
+    writer.add_embedding_length(_WIDTH)
+    writer.add_block_count(_LAYERS)
+    writer.add_feed_forward_length(_INNER)
+    writer.add_head_count(_HEADS)
+    writer.add_head_count_kv(_HEADS)
+    writer.add_rope_dimension_count(_WIDTH // _HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(TOKENS))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([gguf.TokenType.CONTROL if token.startswith("<|") else gguf.TokenType.NORMAL for token in TOKENS])
+    writer.add_token_merges(["Ġ t"])
+    for role, token in special.items():
+        writer.add_uint32(f"tokenizer.ggml.{role}_token_id", TOKENS.index(token))
+    for name, shape in _shapes().items():
+        writer.add_tensor(name, _draw(name, shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _draw(name: str, shape: tuple[int, ...]) -> Any:
+    if name.endswith("norm.weight"):
+        return np.ones(shape, dtype=np.float32)
+    return 0.2 * np.random.default_rng(len(name)).standard_normal(shape, dtype=np.float32)
+
+
+def _shapes() -> dict[str, tuple[int, ...]]:
+    square, up, down = (_WIDTH, _WIDTH), (_INNER, _WIDTH), (_WIDTH, _INNER)
+    block = {"attn_q": square, "attn_k": square, "attn_v": square, "attn_output": square}
+    block |= {"ffn_gate": up, "ffn_up": up, "ffn_down": down, "attn_norm": (_WIDTH,), "ffn_norm": (_WIDTH,)}
+    ends = {"token_embd": (len(TOKENS), _WIDTH), "output": (len(TOKENS), _WIDTH), "output_norm": (_WIDTH,)}
+    blocks = {f"blk.{layer}.{name}.weight": shape for layer in range(_LAYERS) for name, shape in block.items()}
+    return blocks | {f"{name}.weight": shape for name, shape in ends.items()}

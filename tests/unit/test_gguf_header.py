@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+
+from tests.tiny_gguf import TOKENS, write_gguf
+from tl_l2norm.gguf_header import turn_end_ids
+from tl_l2norm.models import bundled_file
+
+
+def test_ends_of_turn_and_message_are_found_behind_the_vocabulary(tmp_path: Path) -> None:
+    cases: list[dict[str, str]] = [{}, {"eot": "<|eot|>"}, {"eom": "<|eom|>"}, {"eot": "<|eot|>", "eom": "<|eom|>"}]
+    for roles in cases:
+        write_gguf(tmp_path / "a.gguf", bos="<|begin|>", eos="<|endoftext|>", **roles)
+        assert turn_end_ids(tmp_path / "a.gguf") == {TOKENS.index(token) for token in roles.values()}
+
+
+def test_every_kind_of_value_is_stepped_over(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "kinds.gguf", "llama")
+    for width in (8, 16, 32, 64):
+        getattr(writer, f"add_uint{width}")(f"u{width}", 7)
+        getattr(writer, f"add_int{width}")(f"i{width}", -7)
+    writer.add_float32("f32", 0.5)
+    writer.add_float64("f64", 0.5)
+    writer.add_bool("yes", True)
+    writer.add_string("words", "tokenizer.ggml.eot_token_id, in a text: ü")
+    writer.add_array("numbers", [1, 2, 3])
+    writer.add_array("names", ["a", "", "日本"])
+    writer.add_array("nested", [[1, 2], [3]])
+    writer.add_uint32("tokenizer.ggml.eot_token_id", 11)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert turn_end_ids(tmp_path / "kinds.gguf") == {11}
+
+
+def test_smollm2_has_none() -> None:
+    assert turn_end_ids(bundled_file("smollm2")) == frozenset()
