@@ -428,6 +428,7 @@ def backend_of(model: Any) -> Backend:
     Raises:
         TypeError: something else, with what to do instead.
         ValueError: a compiled model (hooks added later never fire), one in training mode, or an encoder-decoder.
+        NotImplementedError: weights that are offloaded, or placeholders.
     """
     if getattr(model, "_compiled_call_impl", None) is not None or hasattr(model, "_orig_mod"):
         raise InputError("the model was compiled: hooks added afterwards never fire; use the model before torch.compile")
@@ -454,7 +455,7 @@ def _require_weights(model: Any) -> None:
     """Refuse placeholders: what TransformerLens computes from weights directly would fail on them, or be wrong."""
     away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if away:
-        raise InputError(
+        raise Unsupported(
             f"{len(away)} weights of this model are placeholders on 'meta' ({away[0]}, ...), offloaded by accelerate or never "
             "loaded: load it whole on one device, in a smaller dtype if it doesn't fit"
         )

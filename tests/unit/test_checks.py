@@ -10,7 +10,9 @@ from tl_l2norm.checks import count_hooks
 def test_a_sound_model_passes(model: Any) -> None:
     found = l2.selfcheck(model)
     assert found.passed, str(found)
-    assert [c.name for c in found.checks] == ["norms", "cache", "batch", "logits", "logit lens", "hooks left"]
+    ours = ["norms", "cache", "batch", "logits", "logit lens"]
+    assert [c.name for c in found.checks] == [*ours, "file: norms", "file: logits", "file: turn ends", "hooks left"]
+    assert found.compared
     assert "pass" in str(found) and "<table" in found._repr_html_()
 
 

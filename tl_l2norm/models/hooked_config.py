@@ -54,7 +54,9 @@ def _converted(hf_config: Any, architecture: str) -> dict[str, Any]:
         except NotImplementedError as error:
             raise Unsupported(f"HookedTransformer doesn't know the architecture {architecture}: {BRIDGE}") from error
         except AttributeError as error:  # the conversion reads what this version of transformers keeps elsewhere
-            raise Unsupported(f"TransformerLens can't convert the configuration of {architecture} ({error}): {BRIDGE}") from error
+            raise Unsupported(
+                f"TransformerLens can't convert the configuration of {architecture} ({error}): {BRIDGE}"
+            ) from error
     if config["original_architecture"] != architecture:
         raise Unsupported(f"TransformerLens took {architecture} for {config['original_architecture']}: {BRIDGE}")
     return config

@@ -66,8 +66,8 @@ def load_model(
 def _require_dtype(dtype: Any) -> None:
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
         raise InputTypeError(
-            f"dtype must be torch.float32, torch.bfloat16, torch.float16 or torch.float64, got {dtype!r}: norms depend on it, so "
-            "it isn't taken from the files"
+            f"dtype must be torch.float32, torch.bfloat16, torch.float16 or torch.float64, got {dtype!r}: norms depend on it, "
+            "so it isn't taken from the files"
         )
 
 

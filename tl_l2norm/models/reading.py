@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 
 from tl_l2norm.errors import InputError, Unsupported
 from tl_l2norm.gguf_header import turn_end_ids
@@ -54,11 +55,33 @@ def _read_weights(where: str, dtype: torch.dtype, download: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(where, **call)
         call |= _unpacking(where, config)
-        return _class_for(config).from_pretrained(where, config=config, dtype=dtype, use_safetensors=True, **call)
+        kind = _class_for(config)
+        found = kind.from_pretrained(where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **call)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:  # as transformers says that files are missing or odd
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # files that are missing, cut off or odd
         raise unreadable(where, error) from error
+    return _whole(where, *found)
+
+
+def _whole(where: str, hf_model: Any, loading: dict[str, Any]) -> Any:
+    """The model, if its files have every weight: Hugging Face draws those that they lack at random, and warns in a log."""
+    lacking, unused = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
+    if lacking:
+        raise InputError(f"the files in {where} lack {len(lacking)} weights of {type(hf_model).__name__}: {_few(lacking)}")
+    if any("lora_" in name for name in unused):
+        raise InputError(
+            f"the weights in {where} hold an adapter that isn't merged ({_few(unused)}): merge_and_unload() and save"
+        )
+    if unused:
+        warnings.warn(
+            f"{len(unused)} weights in {where} are of no use to {type(hf_model).__name__}: {_few(unused)}", stacklevel=4
+        )
+    return hf_model
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _class_for(config: Any) -> Any:
@@ -69,7 +92,9 @@ def _class_for(config: Any) -> Any:
     if config.get_text_config() is not config and type(config) in AutoModelForImageTextToText._model_mapping:
         return AutoModelForImageTextToText
     if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise InputError(f"{config.model_type!r} is no language model that generates text: transformers has no causal model of it")
+        raise InputError(
+            f"{config.model_type!r} is no language model that generates text: transformers has no causal model of it"
+        )
     return AutoModelForCausalLM
 
 
@@ -108,12 +133,15 @@ def _read_gguf(file: Path, dtype: torch.dtype) -> Plain:
         if stream.read(4) != b"GGUF":
             raise InputError(f"{file} is not a GGUF file: it doesn't begin with the bytes 'GGUF'")
     try:
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, trust_remote_code=False)
+        found = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     except ImportError:
         raise
     except Exception as error:  # the reader raises whatever a broken file leads it to
         raise InputError(f"{file} can't be read as GGUF: {error}") from error
+    model = _whole(str(file), *found)
     del model.config.quantization_config  # the weights are plain by now; HookedTransformer refuses the mark
     _add_turn_ends(model.generation_config, turn_end_ids(file))
     return Plain(model, tokenizer)

@@ -75,7 +75,11 @@ def _what_lacks(folder: Path) -> str:
         return f": it has no config.json{f', its folders {inside} do' if inside else ''}"
     if not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin"))
-        return ": its weights are pickled (.bin), which may run code; save them as safetensors" if pickled else ": no *.safetensors"
+        return (
+            ": its weights are pickled (.bin), which may run code; save them as safetensors"
+            if pickled
+            else ": no *.safetensors"
+        )
     return ""
 
 
