@@ -29,7 +29,7 @@ def make_bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device, 
     truth = plain_pass(hf_model, tokens)
     bridge = TransformerBridge.boot_transformers(_NEUTRAL, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype)
     bridge.cfg.model_name = name
-    require_agreement(BridgeBackend(bridge), truth, tokens, "see the README for what is supported")
+    require_agreement(BridgeBackend(bridge), truth, tokens, "another version of TransformerLens may get it right")
     return bridge
 
 

@@ -130,7 +130,8 @@ def require_rotations(model: Any, hf_model: Any) -> None:
     rotary = next((module for name, module in hf_model.named_modules() if name.rsplit(".", 1)[-1] == "rotary_emb"), None)
     if rotary is None:
         return  # learned positions, ALiBi, or GPT-J's fixed ones
-    positions = torch.arange(model.cfg.n_ctx)[None]
+    rows = len(model.blocks[0].attn.rotary_cos)  # the first ones; TransformerLens adds more by the same rule when it needs them
+    positions = torch.arange(rows)[None]
     kinds = getattr(hf_model.config, "layer_types", None) if getattr(rotary, "layer_types", None) else None
     for layer, block in enumerate(model.blocks):
         extra = (kinds[layer],) if kinds else ()

@@ -75,7 +75,7 @@ def _whole(where: str, hf_model: Any, loading: dict[str, Any]) -> Any:
         )
     if unused:
         warnings.warn(
-            f"{len(unused)} weights in {where} are of no use to {type(hf_model).__name__}: {_few(unused)}", stacklevel=4
+            f"{len(unused)} weights in {where} have no place in {type(hf_model).__name__}: {_few(unused)}", stacklevel=4
         )
     return hf_model
 
