@@ -389,7 +389,8 @@ class BridgeBackend(Backend):
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         parameters = inspect.signature(model.original_model.forward).parameters
-        self._skips_logits = "logits_to_keep" in parameters
+        shares_kv = getattr(model.original_model.config.get_text_config(), "num_kv_shared_layers", 0)
+        self._skips_logits = "logits_to_keep" in parameters and not shares_kv  # such blocks would then skip positions too
 
     @property
     @override
@@ -488,6 +489,7 @@ def backend_of(model: Any) -> Backend:
     Raises:
         TypeError: something else, with what to do instead.
         ValueError: a compiled model (hooks added later never fire), one in training mode, or an encoder-decoder.
+        NotImplementedError: weights that are offloaded, or placeholders.
     """
     if getattr(model, "_compiled_call_impl", None) is not None or hasattr(model, "_orig_mod"):
         raise InputError("the model was compiled: hooks added afterwards never fire; use the model before torch.compile")
@@ -505,8 +507,19 @@ def backend_of(model: Any) -> Backend:
             "tl_l2norm.load_model(...), or wrap a Hugging Face model with "
             "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
         )
+    _require_weights(model)
     _warn_if_centred(backend)
     return backend
+
+
+def _require_weights(model: Any) -> None:
+    """Refuse placeholders: what TransformerLens computes from weights directly would fail on them, or be wrong."""
+    away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if away:
+        raise Unsupported(
+            f"{len(away)} weights of this model are placeholders on 'meta' ({away[0]}, ...), offloaded by accelerate or never "
+            "loaded: load it whole on one device, in a smaller dtype if it doesn't fit"
+        )
 
 
 def _hooked_transformer() -> type | tuple[()]:

@@ -26,6 +26,8 @@ def l2_norms(stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes"]:
 
 
 def _reduce(stream: Tensor) -> Tensor:
+    if stream.dtype == torch.float64:  # which torch doesn't narrow by itself
+        stream = stream.float()
     norms: Tensor = torch.linalg.vector_norm(stream, dim=-1, dtype=torch.float32)
     return norms
 

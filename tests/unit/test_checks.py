@@ -1,8 +1,12 @@
+import copy
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import tl_l2norm as l2
+from tests import models, tiny_folders
 from tl_l2norm.backends import backend_of
 from tl_l2norm.checks import count_hooks
 
@@ -10,7 +14,9 @@ from tl_l2norm.checks import count_hooks
 def test_a_sound_model_passes(model: Any) -> None:
     found = l2.selfcheck(model)
     assert found.passed, str(found)
-    assert [c.name for c in found.checks] == ["norms", "cache", "batch", "logits", "logit lens", "hooks left"]
+    ours = ["norms", "cache", "batch", "logits", "logit lens"]
+    assert [c.name for c in found.checks] == [*ours, "file: norms", "file: logits", "file: turn ends", "hooks left"]
+    assert found.compared
     assert "pass" in str(found) and "<table" in found._repr_html_()
 
 
@@ -27,3 +33,92 @@ def test_a_model_whose_states_depend_on_the_length_of_the_pass_fails_where_it_sh
     assert {"cache", "batch"} <= failed and "logits" not in failed and "hooks left" not in failed
     assert not found.passed and "FAIL" in str(found)
     assert count_hooks(tiny) == 0
+
+
+def failed(model: Any) -> set[str]:
+    return {check.name for check in l2.selfcheck(model).checks if check.result == "FAIL"}
+
+
+@pytest.fixture
+def loaded(tiny_case: models.Case, tmp_path: Path) -> Any:
+    """A model of this test alone, which it may spoil."""
+    return l2.load_model(tiny_folders.llama(tmp_path / "m"), backend=tiny_case.backend, device="cpu")  # type: ignore[arg-type]
+
+
+def test_a_planted_wrong_rotation_fails(loaded: Any) -> None:
+    backend = backend_of(loaded)
+    if backend.name == "bridge":
+        rotary = next(m for name, m in loaded.original_model.named_modules() if hasattr(m, "inv_freq"))
+        rotary.inv_freq.div_(4)
+    else:
+        for block in loaded.blocks:
+            for name in ("rotary_cos", "rotary_sin"):  # as if positions went four times as fast
+                table = getattr(block.attn, name)
+                setattr(block.attn, name, table[(4 * torch.arange(len(table))) % len(table)])
+    assert failed(loaded) == {"file: norms", "file: logits"}
+
+
+@pytest.mark.parametrize("part", ["W_out", "W_Q", "W_E"])
+def test_planted_wrong_weights_fail(loaded: Any, part: str) -> None:
+    module = {"W_out": loaded.blocks[1].mlp, "W_Q": loaded.blocks[2].attn, "W_E": loaded.embed}[part]
+    next(module.parameters()).data[3:5].mul_(1.5)
+    assert {"file: norms", "file: logits"} <= failed(loaded)
+
+
+@pytest.mark.parametrize("ends", [[5], [2, 5], None])
+def test_a_planted_wrong_end_of_turn_fails(loaded: Any, ends: list[int] | None) -> None:
+    backend = backend_of(loaded)
+    generation = loaded.original_model if backend.name == "bridge" else loaded
+    generation.generation_config = copy.deepcopy(generation.generation_config)
+    generation.generation_config.eos_token_id = ends
+    if ends is None:
+        loaded.tokenizer.eos_token = "the"
+    assert failed(loaded) == {"file: turn ends"}
+
+
+def test_a_tokenizer_with_another_end_fails(loaded: Any) -> None:
+    loaded.tokenizer.add_special_tokens({"eos_token": "<odd>"})
+    assert "file: turn ends" in failed(loaded)
+
+
+def test_what_has_no_file_is_not_compared(tiny: Any) -> None:
+    found = l2.selfcheck(l2.random_twin(tiny))
+    rows = {check.name: check for check in found.checks if check.name.startswith("file: ")}
+    assert len(rows) == 3 and all(check.result == "not compared" and not check.passed for check in rows.values())
+    assert found.passed and not found.compared
+    assert str(found).count("not compared") == 3 and "its weights were drawn" in str(found)
+
+
+def test_files_that_are_gone_are_not_compared(loaded: Any, tmp_path: Path) -> None:
+    (tmp_path / "m").rename(tmp_path / "elsewhere")
+    found = l2.selfcheck(loaded)
+    assert not found.compared and found.passed
+
+
+class TestModelsThatTheUserLoaded:
+    def test_by_the_bridge_from_a_folder(self, tmp_path: Path) -> None:
+        from transformer_lens.model_bridge import TransformerBridge
+
+        place = tiny_folders.llama(tmp_path / "m")
+        model = TransformerBridge.boot_transformers(str(place), device="cpu")
+        found = l2.selfcheck(model)
+        assert found.passed and found.compared, str(found)
+        model.original_model.model.layers[0].mlp.down_proj.weight.data.mul_(1.1)
+        assert {"file: norms", "file: logits"} <= failed(model)
+
+    def test_of_a_model_made_in_memory(self, tmp_path: Path) -> None:
+        from transformer_lens.model_bridge import TransformerBridge
+
+        hf_model = tiny_folders.plain(tiny_folders.llama(tmp_path / "m"))
+        hf_model.config._name_or_path = ""
+        model = TransformerBridge.boot_transformers("x", hf_model=hf_model, tokenizer=models.tokenizer(), device="cpu")
+        found = l2.selfcheck(model)
+        assert not found.compared and "doesn't say where it was loaded from" in str(found)
+
+    @pytest.mark.skipif(not models.HAS_HOOKED, reason="needs HookedTransformer")
+    def test_a_hooked_transformer_of_its_own_making(self) -> None:
+        from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+        cfg = HookedTransformerConfig(n_layers=2, d_model=32, n_ctx=64, d_head=8, d_vocab=50, act_fn="relu", d_mlp=64, seed=0)
+        found = l2.selfcheck(HookedTransformer(cfg).eval())
+        assert not found.compared and found.passed

@@ -60,7 +60,7 @@ LEVELS = {
         "collection",
     },
     3: {"decode_check", "generation", "analysis", "pressure", "selection", "saved_runs"},
-    4: {"evaluation", "sae_evaluation", "checks", "suppression", "paper_readings", "paper_analysis"},
+    4: {"file_check", "evaluation", "sae_evaluation", "checks", "suppression", "paper_readings", "paper_analysis"},
     5: {"drawing", "figures", "widgets", "report_parts", "reporting", "paper_panels", "paper_figures", "paper_report"},
     6: {"cli", "__main__"},
 }
