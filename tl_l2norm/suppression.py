@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from tl_l2norm.arguments import check_share, one_or_several
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.errors import InputError, Unmeasurable
 from tl_l2norm.generation import Generations, generate
@@ -35,7 +36,7 @@ def suppress_and_ask(
     problems: Problem | Iterable[Problem],
     traces: TracesLike,
     *,
-    quantiles: Sequence[float] = QUANTILES,
+    quantiles: float | Sequence[float] = QUANTILES,
     layers: Layers = "late",
     max_new_tokens: int = 256,
     sink_ratio: float | None = None,
@@ -72,6 +73,9 @@ def suppress_and_ask(
     problems, traces = problems_of(problems), traces_of(traces)
     if not problems or any(problem.answer is None and problem.verify is None for problem in problems):
         raise Unmeasurable("give problems with known answers: accuracy is what is measured")
+    quantiles = one_or_several(quantiles, float)
+    for q in quantiles:
+        check_share("quantiles", q)
     batch_size, sink_ratio = batch_size_of(model, batch_size), _sink_ratio(traces, sink_ratio)
     chosen = resolve_layers(layers, backend.n_layers)
     taus = {q: dict(quantile_thresholds(traces, q)) for q in sorted({*quantiles, *(1 - q for q in quantiles)})}
