@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 
 import tl_l2norm as l2
+from tl_l2norm.reporting import report
 
 TEXT, OTHER = "one two three", "four"
 CHAT = [{"role": "user", "content": "Say hi."}]
@@ -434,6 +435,20 @@ TRACES = {
     ),
     "accuracy, by='mode'": (lambda s: l2.accuracy_table([], by="mode"), "no results"),
     "accuracy of traces": (lambda s: l2.accuracy_table(s.traces), "run_modes"),
+    "a report of generations": (lambda s: report(s.out, path=s.place / "r.html"), "run_modes"),
+    "labels of numpy, saved": (
+        lambda s: l2.load_traces(l2.save_traces(s.place / "l", s.traces[0].with_labels(level=np.int64(2))))[0].labels,
+        "",
+        lambda s: {"level": 2},
+    ),
+    "quantiles of one number": (
+        lambda s: l2.suppress_and_ask(s.model, [PROBLEM], s.traces, quantiles=1.5),
+        "quantiles must be between 0 and 1",
+    ),
+    "suppression of a problem without answer": (
+        lambda s: l2.suppress_and_ask(s.model, l2.Problem(question="Why?", answer=None, family="x"), s.out),
+        "known answers",
+    ),
     "modes of texts": (lambda s: l2.run_modes(s.model, ["What is 2 + 2?"]), "Problem(question="),
     "modes, one word": (
         lambda s: [r.mode for r in asked(s, [PROBLEM], "direct")],

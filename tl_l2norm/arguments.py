@@ -99,7 +99,7 @@ def one_or_several(given: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]
 
 
 def as_labels(given: Any, n: int, what: str = "sequences") -> list[dict[str, Any]] | None:
-    """What is kept with each sequence, a dict for each; one dict counts as a list of it. Scalars of NumPy become Python's.
+    """What is kept with each sequence, a dict for each; one dict counts as a list of it.
 
     Raises:
         TypeError: something else than dicts.
@@ -107,12 +107,17 @@ def as_labels(given: Any, n: int, what: str = "sequences") -> list[dict[str, Any
     """
     if given is None:
         return None
-    found = [given] if isinstance(given, Mapping) else list(given)
+    found = one_or_several(given, Mapping)
     if odd := [own for own in found if not isinstance(own, Mapping)]:
         raise InputTypeError(f"labels are dicts, one for each, as in [{{'mode': 'think'}}, ...], got {_shown(odd[0])}")
     if len(found) != n:
         raise InputError(f"labels has {len(found)} entries for {n} {what}")
-    return [{str(k): v.item() if isinstance(v, np.generic) else v for k, v in own.items()} for own in found]
+    return [plain_labels(own) for own in found]
+
+
+def plain_labels(labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Labels with Python's own scalars for NumPy's, which no file of ours could hold."""
+    return {str(name): value.item() if isinstance(value, np.generic) else value for name, value in labels.items()}
 
 
 def _index(value: Any) -> int | None:

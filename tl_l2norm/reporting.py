@@ -18,7 +18,7 @@ from tl_l2norm.analysis.pairing import Tokens
 from tl_l2norm.analysis.resampling import MIN_PROMPTS
 from tl_l2norm.analysis.sinks import sink_table
 from tl_l2norm.drawing import MODE_NAMES
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.figures import accuracy_bars, curves_frame, norm_curves, token_heatmap
 from tl_l2norm.hook_names import layer_ranges
 from tl_l2norm.report_parts import figure_html, figure_scripts, table_html
@@ -147,6 +147,8 @@ def sinks_text(table: pd.DataFrame) -> pd.DataFrame:
 def _traces(results: Sequence[Result]) -> list[Trace]:
     if not results:
         raise InputError("no results to report")
+    if odd := [one for one in results if not hasattr(one, "problem")]:
+        raise InputTypeError(f"a report is of results, as run_modes returns them, got {odd[0]!r:.80}")
     traces = [_labelled(result) for result in results]
     require_comparable(traces)
     return traces

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from tl_l2norm.arguments import check_share, one_or_several
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.draws import sequence_key
 from tl_l2norm.errors import InputError, Unmeasurable
@@ -38,7 +39,7 @@ def suppress_and_ask(
     problems: Problem | Iterable[Problem],
     traces: TracesLike,
     *,
-    quantiles: Sequence[float] = QUANTILES,
+    quantiles: float | Sequence[float] = QUANTILES,
     layers: Layers = "late",
     max_new_tokens: int | None = None,
     sink_ratio: float | None = None,
@@ -75,6 +76,9 @@ def suppress_and_ask(
     problems, traces = problems_of(problems), traces_of(traces)
     if not problems or any(problem.answer is None and problem.verify is None for problem in problems):
         raise Unmeasurable("give problems with known answers: accuracy is what is measured")
+    quantiles = one_or_several(quantiles, float)
+    for q in quantiles:
+        check_share("quantiles", q)
     batch_size, sink_ratio = batch_size_of(model, batch_size), _sink_ratio(traces, sink_ratio)
     chosen = resolve_layers(layers, backend.n_layers)
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tl_l2norm.arguments import plain_labels
 from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.fingerprint import UNKNOWN, same_weights
@@ -186,7 +187,7 @@ class Trace:
 
     def with_labels(self, **labels: Label) -> Trace:
         """The same trace with these labels added."""
-        return dataclasses.replace(self, labels={**self.labels, **labels})
+        return dataclasses.replace(self, labels={**self.labels, **plain_labels(labels)})
 
     def in_segment(self, *segments: str) -> Bool[Tensor, " pos"]:
         """Positions that belong to any of these segments."""

@@ -18,7 +18,6 @@ from tl_l2norm.generation import Completion
 from tl_l2norm.tasks import Split
 
 RECIPE = l2.SaeRecipe(d_sae=1024, k=32, n_states=1_000_000, batch_size=2048)
-SINK_RATIO = 20.0  # the usual 5 would leave out tokens at which direct answers are worked out
 TRAIN, TEST = 2000, 300  # problems
 
 
@@ -47,9 +46,8 @@ def main() -> None:
     options = parser.parse_args()
     model = l2.load_model(options.model)
     train = responses(model, TRAIN, "train", seed=0)
-    kept = {"layers": options.layers, "recipe": RECIPE, "sink_ratio": SINK_RATIO}
-    saes = l2.train_saes(model, train, save_to=options.out, buffer=1 << 20, **kept)
-    table = l2.evaluate_saes(model, saes, responses(model, TEST, "test", seed=1), sink_ratio=SINK_RATIO)
+    saes = l2.train_saes(model, train, save_to=options.out, buffer=1 << 20, layers=options.layers, recipe=RECIPE)
+    table = l2.evaluate_saes(model, saes, responses(model, TEST, "test", seed=1))
     print(table.to_string(index=False))
     table.to_json(options.out / "results.json", orient="records", indent=1)
 

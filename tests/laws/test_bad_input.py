@@ -113,7 +113,7 @@ for call in calls:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert "TypeError sequence 0: expected a text, chat messages or token ids, got ['a', 'b']" in out[0]
     assert "TypeError" in out[1] and "token ids" in out[1]
-    assert out[2] == "ValueError unknown backend 'hooky': 'bridge' or 'hooked'"
+    assert out[2] == "InputError unknown backend 'hooky': 'bridge' or 'hooked'"
 
 
 def test_things_that_are_no_transformer_lens_model() -> None:

@@ -69,11 +69,11 @@ class Intervention(ABC):
     """Whether attention sinks count and are acted on, as in the authors' code."""
     sink_ratio: float | None = None
     """A norm over this many times its layer's median over the prompt is a sink's; None for the run's. A run has one."""
-    NEEDS_THRESHOLDS: ClassVar[bool] = True
 
     DECISIONS: ClassVar[tuple[Decision, ...]]
     EXTRA: ClassVar[str | None] = None
     NEEDS_BLOCK: ClassVar[bool] = False
+    NEEDS_THRESHOLDS: ClassVar[bool] = False
 
     thresholds: ThresholdLike | None
 

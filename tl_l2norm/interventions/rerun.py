@@ -46,6 +46,7 @@ class ALRR(Intervention):
     )
     EXTRA: ClassVar = "reruns"
     NEEDS_BLOCK: ClassVar = True
+    NEEDS_THRESHOLDS: ClassVar = True
 
     @override
     def __post_init__(self) -> None:

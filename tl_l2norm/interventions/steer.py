@@ -62,6 +62,7 @@ class ERSS(Intervention):
         Decision("cosine too low", False),
     )
     EXTRA: ClassVar = "cosine"
+    NEEDS_THRESHOLDS: ClassVar = True
 
     @override
     def __post_init__(self) -> None:

@@ -57,7 +57,6 @@ class HighNormSuppression(Intervention):
     """Mode "random": as many tokens of each sequence and layer as in this log of another run, none of them high."""
     seed: int = 0
 
-    NEEDS_THRESHOLDS: ClassVar = False
     DECISIONS: ClassVar = (Decision("suppressed", True), Decision("no earlier token", False))
 
     @override
