@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -76,7 +75,7 @@ def _unscaled(config: Any) -> int | None:
 def _some(backend: Backend, n_tokens: int) -> list[int]:
     if backend.tokenizer is None:
         return [(7 * i + 3) % backend.d_vocab for i in range(n_tokens)]
-    once: Sequence[int] = tokenize(backend, [_TEXT])[0].tokens
+    once = tokenize(backend, [_TEXT])[0].tokens
     return list(once * (n_tokens // len(once) + 1))[:n_tokens]
 
 
