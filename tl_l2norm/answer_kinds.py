@@ -243,7 +243,7 @@ def _trailing(line: str) -> str | None:
     sentence = re.split(r"(?<=\.)\s+", text)[-1]
     for match in filter(None, (lead.fullmatch(sentence) for lead in _LEADS)):
         part = _leading(match[1])
-        is_whole = part and (part == bare(match[1]) or line.rstrip(" *").endswith("."))
+        is_whole = bool(part) and (part == bare(match[1]) or line.rstrip(" *").endswith("."))
         if is_whole and not _is_negated(sentence[: match.start(1)]):
             return part
     return None

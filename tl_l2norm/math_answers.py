@@ -20,7 +20,7 @@ from tl_l2norm.answer_text import plain_thousands, split_unit, strip_latex
 
 _NAMES = r"sqrt|pi|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|infinity|inf|oo"
 _LATEX_NAMES = {"inf": "infty", "infinity": "infty", "oo": "infty"}
-_WORDS = r"(?:a[mnst]|be|by|do|go|he|i[fnst]|me|my|no|o[fn]|so|to|up|us|we)\b"
+_WORDS = r"(?i:a[mnst]|be|by|do|go|he|i[fnst]|me|my|no|o[fn]|so|to|up|us|we)\b"
 _SYMBOLS = "−–·×÷√π∞≤≥±°²³½¼¾∪∩"
 _EXPRESSION = re.compile(
     rf"""(?> (?:
@@ -39,6 +39,7 @@ _PLAIN = (
     ("π", r"\pi "), ("∞", r"\infty "), ("≤", r"\le "), ("≥", r"\ge "), ("∪", r"\cup "), ("∩", r"\cap "),
     ("²", "^2"), ("³", "^3"), ("½", r"\frac12 "), ("¼", r"\frac14 "), ("¾", r"\frac34 "),
 )  # fmt: skip
+_ASSIGNMENT = re.compile(r"\s*[A-Za-z](?:\([A-Za-z]\))?\s*=(?:[^=<>]*=)*\s*([^=<>]+)")  # x = ..., P(A) = ... = ...
 # What can take sympy for ever: towers of powers, factorials of large numbers, integrals and sums.
 _ENDLESS = re.compile(r"!\s*[)}\]]*\s*!|\d{4,}\s*[)}\]]*\s*!|\\(?:int|sum|prod|lim|binom\s*\{\d{4,})(?![a-z])")
 _POWER = re.compile(r"(?P<bracket>[)}\]]\s*)?\^\s*(?:\{(?P<group>[^{}]*)(?P<closed>\})?|(?P<digit>.))", re.DOTALL)
@@ -78,11 +79,13 @@ def canonical(text: str, *, ordered: bool = False) -> Fraction | str:
     import sympy
 
     text, _ = split_unit(text)
-    found = _parse(text, ordered)
+    assigned = _ASSIGNMENT.fullmatch(strip_latex(text))
+    found = _parse(assigned[1] if assigned else text, ordered)
     if not isinstance(found, sympy.Basic):
         return _compact(text)
-    value: Any = found.rhs if isinstance(found, sympy.Eq) and found.lhs.is_Symbol else found
-    value = sympy.expand(value.doit()) if isinstance(value, sympy.Expr) else value.doit()
+    if not isinstance(found, sympy.Expr):
+        return str(found)
+    value: Any = sympy.expand(found.doit())
     number = sympy.nsimplify(value, rational=True) if value.is_Number else value
     return Fraction(int(number.p), int(number.q)) if number.is_Rational else str(value)
 

@@ -31,7 +31,7 @@ def test_samples_hold_right_and_wrong_ones_of_every_style() -> None:
     assert min(counts.values()) > 80
 
 
-@pytest.mark.parametrize("sample", samples(), ids=name_of)
+@pytest.mark.parametrize("sample", [s for s in samples() if "<think>" not in s[1]], ids=name_of)
 def test_a_response_that_was_cut_off_in_its_thought_states_nothing(sample: tuple[Problem, str, bool]) -> None:
     asked, response, _ = sample
     assert is_correct(asked, f"<think>{response}") is False
@@ -49,6 +49,7 @@ def test_the_reference_itself_is_right_and_as_good_as_any_right_answer(sample: t
 @pytest.mark.parametrize(
     ("answer", "responses", "value"),
     [
+        ("3/5", ["P = 6/10 = 3/5", "So $x = 0.6$.", "\\boxed{\\frac{3}{5}}"], Fraction(3, 5)),
         ("1/4", ["The answer is 1/4.", "\\boxed{\\frac14}", "So it is $\\frac{2}{8}$.", "The answer is 0.25."], Fraction(1, 4)),
         ("2\\sqrt{2}", ["\\boxed{\\sqrt{8}}", "The answer is 2√2.", "$2\\sqrt{2}$"], None),
         ("x^2-1", ["\\boxed{(x-1)(x+1)}", "The answer is $x^2 - 1$.", "x^2-1"], None),
