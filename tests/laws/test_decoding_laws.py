@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -233,3 +234,30 @@ def test_the_models_own_generate_on_a_cache_that_stays_empty_is_refused(acting: 
         for _ in range(2):
             model(torch.tensor([PROMPTS[0]]))
     assert count_hooks(model) == 0
+
+
+@pytest.mark.filterwarnings("ignore:nothing was changed by")
+def test_no_module_keeps_a_hook_that_hands_a_cache_over() -> None:
+    model, chosen = tiny_llama("bridge"), l2.ALRR({1: 0.0, 2: 0.0}, blowup=100.0)
+    tokens = torch.tensor([PROMPTS[0]])
+
+    def pre_hooks() -> int:
+        return sum(len(module._forward_pre_hooks) for module in model.modules())
+
+    model(tokens)  # TransformerLens puts some of its own on at its first pass
+    before = pre_hooks()
+    l2.generate(model, PROMPTS, max_new_tokens=3, interventions=[chosen], progress=False)
+    with chosen.hooks(model, prompt_lens=[4]) as inside:
+        logits = model(tokens)
+    outside = chosen.fwd_hooks(model, prompt_lens=[4])
+    for _ in range(2):
+        assert torch.equal(model.run_with_hooks(tokens, fwd_hooks=outside), logits)
+    with pytest.raises(RuntimeError, match="in the middle"), attached([(backend_of(model).resid_post(1), _fail)]):
+        model.run_with_hooks(tokens, fwd_hooks=chosen.fwd_hooks(model, prompt_lens=[4]))
+    gc.collect()
+    assert pre_hooks() == before
+    assert len(inside.events()) and len(outside.log.events())
+
+
+def _fail(stream: torch.Tensor, hook: Any) -> None:
+    raise RuntimeError("in the middle")
