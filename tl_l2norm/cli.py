@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _OUR_LENGTH = 160
 _FAULTS = (InputError, Unmeasurable, FloatingPointError)  # anything else is a bug and keeps its traceback
+_OUTSIDE = (FileNotFoundError, PermissionError, ConnectionError, TimeoutError)  # but files, disks and networks are the user's
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is the rest tried at exit
         return 141
     except OSError as error:
-        if error.filename is None and error.errno != errno.ENOSPC:
-            raise  # not of a file that a user named, or can make room for
+        if not (isinstance(error, _OUTSIDE) or error.filename or error.errno == errno.ENOSPC):
+            raise
         print(f"tl-l2norm {options.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -32,6 +32,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
         FileNotFoundError(errno.ENOENT, "told", "model.safetensors"),
         PermissionError(errno.EACCES, "told", "/report.html"),
         OSError(errno.ENOSPC, "told"),
+        ConnectionError("told"),
     ],
     ids=repr,
 )
