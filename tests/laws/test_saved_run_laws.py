@@ -217,6 +217,18 @@ def test_kept_traces_are_those_of_collect(bridge: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "parts").exists()
 
 
+def test_generate_hands_over_each_response_once_when_it_ends(bridge: Any) -> None:
+    seen: list[Any] = []
+    options: dict[str, Any] = {"max_new_tokens": 4, "ignore_eos": True, "batch_size": 2, "progress": False}
+    out = l2.generate(
+        bridge, ["one", "two", "three"], interventions=[l2.HighNormSuppression({2: 0.0})], on_finish=seen.append, **options
+    )
+    assert len(seen) == 2, "two end together, then the third"
+    assert {id(c) for part in seen for c in part} == {id(c) for c in out}
+    assert all(part.log is out.log for part in seen)
+    assert not any(c.trace.l2_norms.is_inference() for c in out)
+
+
 # The journal
 
 
