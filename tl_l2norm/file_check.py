@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from tl_l2norm.backends import Backend
 from tl_l2norm.errors import InputError, Unmeasurable
@@ -58,7 +60,7 @@ def _read(source: Any, backend: Backend) -> Plain:
     return plain._replace(model=plain.model.to(backend.device)) if room > 1.5 * weights else plain
 
 
-def _tokens(backend: Backend, config: Any) -> tuple[list[int], str]:
+def _tokens(backend: Backend, config: Any) -> tuple[Int[Tensor, " pos"], str]:
     """Tokens that reach past the model's window and the length that its positions are scaled from; else what isn't reached."""
     reach = {"window": getattr(config, "sliding_window", None), "unscaled length": _unscaled(config)}
     wanted = max([_USUAL, *(n + 32 for n in reach.values() if n and n + 32 <= _LONGEST)])
@@ -72,11 +74,11 @@ def _unscaled(config: Any) -> int | None:
     return rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
 
 
-def _some(backend: Backend, n_tokens: int) -> list[int]:
+def _some(backend: Backend, n_tokens: int) -> Int[Tensor, " pos"]:
     if backend.tokenizer is None:
-        return [(7 * i + 3) % backend.d_vocab for i in range(n_tokens)]
-    once = tokenize(backend, [_TEXT])[0].tokens
-    return list(once * (n_tokens // len(once) + 1))[:n_tokens]
+        return (7 * torch.arange(n_tokens) + 3) % backend.d_vocab
+    once = list(tokenize(backend, [_TEXT])[0].tokens)
+    return torch.tensor((once * (n_tokens // len(once) + 1))[:n_tokens])
 
 
 def _ends(backend: Backend, plain: Plain) -> Compared:

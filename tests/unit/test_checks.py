@@ -39,10 +39,10 @@ def failed(model: Any) -> set[str]:
     return {check.name for check in l2.selfcheck(model).checks if check.result == "FAIL"}
 
 
-@pytest.fixture
-def loaded(tiny_case: models.Case, tmp_path: Path) -> Any:
+@pytest.fixture(params=["bridge", *(["hooked"] if models.HAS_HOOKED else [])])
+def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """A model of this test alone, which it may spoil."""
-    return l2.load_model(tiny_folders.llama(tmp_path / "m"), backend=tiny_case.backend, device="cpu")  # type: ignore[arg-type]
+    return l2.load_model(tiny_folders.llama(tmp_path / "m"), backend=request.param, device="cpu")
 
 
 def test_a_planted_wrong_rotation_fails(loaded: Any) -> None:
@@ -61,7 +61,7 @@ def test_a_planted_wrong_rotation_fails(loaded: Any) -> None:
 @pytest.mark.parametrize("part", ["W_out", "W_Q", "W_E"])
 def test_planted_wrong_weights_fail(loaded: Any, part: str) -> None:
     module = {"W_out": loaded.blocks[1].mlp, "W_Q": loaded.blocks[2].attn, "W_E": loaded.embed}[part]
-    next(module.parameters()).data[3:5].mul_(1.5)
+    next(module.parameters()).data.mul_(1.1)
     assert {"file: norms", "file: logits"} <= failed(loaded)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_l2norm.attach import attached
@@ -26,10 +25,10 @@ class Pass(NamedTuple):
     logits: Float[Tensor, "pos d_vocab"]
 
 
-def probe_tokens(d_vocab: int, n_ctx: int | None = None) -> list[int]:
+def probe_tokens(d_vocab: int, n_ctx: int | None = None) -> Int[Tensor, " pos"]:
     """Tokens drawn from the whole vocabulary, the same at each call."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(d_vocab, (min(_PROBE, n_ctx or _PROBE),), generator=generator).tolist()  # type: ignore[no-any-return]
+    return torch.randint(d_vocab, (min(_PROBE, n_ctx or _PROBE),), generator=generator)
 
 
 def blocks_of(hf_model: Any) -> nn.ModuleList:
@@ -47,7 +46,7 @@ def blocks_of(hf_model: Any) -> nn.ModuleList:
 
 
 @torch.no_grad()
-def plain_pass(hf_model: Any, tokens: Sequence[int]) -> Pass:
+def plain_pass(hf_model: Any, tokens: Int[Tensor, " pos"]) -> Pass:
     """What Hugging Face itself computes. Shares nothing with our hooks."""
     norms: list[Tensor] = []
 
@@ -57,7 +56,7 @@ def plain_pass(hf_model: Any, tokens: Sequence[int]) -> Pass:
     handles = [block.register_forward_hook(note) for block in blocks_of(hf_model)]
     try:
         device = hf_model.get_input_embeddings().weight.device
-        logits = hf_model(torch.tensor([tokens], device=device), use_cache=False).logits[0].float().cpu()
+        logits = hf_model(tokens[None].to(device), use_cache=False).logits[0].float().cpu()
     finally:
         for handle in handles:
             handle.remove()
@@ -65,14 +64,14 @@ def plain_pass(hf_model: Any, tokens: Sequence[int]) -> Pass:
 
 
 @torch.no_grad()
-def lens_pass(backend: Backend, tokens: Sequence[int]) -> Pass:
+def lens_pass(backend: Backend, tokens: Int[Tensor, " pos"]) -> Pass:
     """What the same model computes through TransformerLens, at the hook points that everything here reads."""
     norms: list[Tensor] = []
 
     def note(stream: Tensor, hook: Any) -> None:
         norms.append(stream[0].float().norm(dim=-1).cpu())
 
-    ids = torch.tensor([tokens], device=backend.device)
+    ids = tokens[None].to(backend.device)
     with attached([(backend.resid_post(layer), note) for layer in range(backend.n_layers)]):
         logits, _ = backend.forward(ids, torch.ones_like(ids), logits="all")
     assert logits is not None
@@ -92,7 +91,7 @@ def logits_differ_by(found: Pass, truth: Pass) -> float:
     return float((found.logits[:, :width] - truth.logits[:, :width]).abs().max() / truth.logits.std().clamp_min(1e-6))
 
 
-def require_agreement(backend: Backend, truth: Pass, tokens: Sequence[int], what_to_do: str) -> None:
+def require_agreement(backend: Backend, truth: Pass, tokens: Int[Tensor, " pos"], what_to_do: str) -> None:
     """Refuse a model that TransformerLens made which isn't the one that it was made from.
 
     Raises:

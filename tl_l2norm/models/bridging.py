@@ -21,7 +21,7 @@ def make_bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device, 
     """
     from transformer_lens.model_bridge import TransformerBridge
 
-    hf_model.config.architectures = _architectures(hf_model)
+    _name_architecture(hf_model)
     hf_model.set_attn_implementation("eager")  # what the bridge runs; masks must be made for it
     hf_model = hf_model.to(device)
     config = hf_model.config.get_text_config()
@@ -33,8 +33,8 @@ def make_bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device, 
     return bridge
 
 
-def _architectures(hf_model: Any) -> list[str]:
-    """What the bridge looks the model up by: the class that was read (a GGUF file doesn't name it), then what the file says."""
+def _name_architecture(hf_model: Any) -> None:
+    """Set what the bridge looks the model up by: the class that was read, which GGUF doesn't name, then what the file says."""
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
     from transformer_lens.utilities.architectures import classify_architecture
 
@@ -42,4 +42,4 @@ def _architectures(hf_model: Any) -> list[str]:
     known = [name for name in names if name in SUPPORTED_ARCHITECTURES and classify_architecture(name) == "causal_lm"]
     if not known:
         raise Unsupported(f"TransformerBridge doesn't know the architecture {names[0]}; a newer TransformerLens may")
-    return known
+    hf_model.config.architectures = known

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import random
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -41,7 +44,7 @@ def random_twin(model: Any, *, seed: int = 0) -> Any:
     tokenizer = _copied(model.tokenizer)
     if backend.name == "bridge" and tokenizer is None:
         raise InputError("the model has no tokenizer, and a TransformerBridge isn't made without: set model.tokenizer")
-    with torch.random.fork_rng(devices=[]):  # around the wrapping too, which makes layers of its own
+    with _python_random_kept(), torch.random.fork_rng(devices=[]):  # around the wrapping too, which makes layers of its own
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         if backend.name == "bridge":
             hf_model = _drawn(_origin(model.original_model), backend.dtype)
@@ -57,6 +60,15 @@ def random_twin(model: Any, *, seed: int = 0) -> Any:
         tokenizer.init_kwargs = copy.deepcopy(model.tokenizer.init_kwargs)
         tokenizer.padding_side = model.tokenizer.padding_side
     return twin
+
+
+@contextmanager
+def _python_random_kept() -> Iterator[None]:
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def remember_origin(model: Any, hf_model: Any) -> None:
