@@ -11,9 +11,10 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.arguments import OnePerRow, as_integers, as_labels, one_or_several
 from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.decode_check import check_decoding
 from tl_l2norm.draws import sequence_key
 from tl_l2norm.encoding import FeatureRecorder
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import InputError, Unsupported
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.inputs import SequenceLike
@@ -97,9 +98,8 @@ def collect(
         raise InputError(
             "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
         )
-    in_one_pass = run is not None or bool(
-        set(metrics) - {"l2_norm"}
-    )  # interventions and other metrics know whole sequences only
+    # interventions, other metrics and the user's own hooks know whole sequences only
+    in_one_pass = run is not None or bool(set(metrics) - {"l2_norm"}) or identity.foreign_hooks > 0
     norms: dict[int, torch.Tensor] = {}
     acts: dict[int, dict[int, FeatureActs]] = {}
     measured: dict[int, dict[str, torch.Tensor]] = {}
@@ -171,7 +171,9 @@ def _run(
 ) -> dict[int, torch.Tensor]:
     """Norms of a batch; in parts where it is long, so that memory grows with its length and not with the square of it."""
     tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
-    step = tokens.shape[1] if in_one_pass else max(1, _SCORES // mask.numel())
+    step = max(1, _SCORES // mask.numel())
+    if step < tokens.shape[1] and (in_one_pass or not _sees_its_cache(backend, items[batch[0]])):
+        step = tokens.shape[1]
     cache, parts = None, list[torch.Tensor]()
     for part, real in zip(torch.split(tokens, step, dim=1), torch.split(mask, step, dim=1), strict=True):
         if features:
@@ -185,6 +187,14 @@ def _run(
     for i, norms in found.items():
         check_finite(norms, recorder.layers, i)
     return found
+
+
+def _sees_its_cache(backend: Backend, item: TokenSequence) -> bool:
+    try:
+        check_decoding(backend, item.tokens)
+    except Unsupported:
+        return False
+    return True
 
 
 def _measured(measuring: MetricRecorder, batch: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
