@@ -1,4 +1,4 @@
-"""A GGUF file of a tiny random Llama, written by the `gguf` package."""
+"""GGUF files of tiny random models, written by the `gguf` package."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def write_gguf(path: Path, **special: str) -> None:
     writer.add_head_count_kv(_HEADS)
     writer.add_rope_dimension_count(_WIDTH // _HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
+    _write_tokens(writer, **special)
+    for name, shape in _shapes().items():
+        writer.add_tensor(name, _draw(name, shape))
+    _finish(writer)
+
+
+def _write_tokens(writer: gguf.GGUFWriter, **special: str) -> None:
     writer.add_vocab_size(len(TOKENS))
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(TOKENS)
@@ -31,8 +38,9 @@ def write_gguf(path: Path, **special: str) -> None:
     writer.add_token_merges(["Ġ t"])
     for role, token in special.items():
         writer.add_uint32(f"tokenizer.ggml.{role}_token_id", TOKENS.index(token))
-    for name, shape in _shapes().items():
-        writer.add_tensor(name, _draw(name, shape))
+
+
+def _finish(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -52,3 +60,32 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     ends = {"token_embd": (len(TOKENS), _WIDTH), "output": (len(TOKENS), _WIDTH), "output_norm": (_WIDTH,)}
     blocks = {f"blk.{layer}.{name}.weight": shape for layer in range(_LAYERS) for name, shape in block.items()}
     return blocks | {f"{name}.weight": shape for name, shape in ends.items()}
+
+
+def write_model(path: Path, model: Any, architecture: str) -> None:
+    """A GGUF file of a tiny Hugging Face model: Qwen2, StarCoder2, Gemma 2 or Gemma 3, whose tensors keep their layout."""
+    cfg = model.config
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(cfg.max_position_embeddings)
+    writer.add_embedding_length(cfg.hidden_size)
+    writer.add_block_count(cfg.num_hidden_layers)
+    writer.add_feed_forward_length(cfg.intermediate_size)
+    writer.add_head_count(cfg.num_attention_heads)
+    writer.add_head_count_kv(cfg.num_key_value_heads)
+    if width := getattr(cfg, "head_dim", None):
+        writer.add_key_length(width)
+        writer.add_value_length(width)
+    if window := getattr(cfg, "sliding_window", None):
+        writer.add_sliding_window(window)
+    writer.add_layer_norm_rms_eps(getattr(cfg, "rms_norm_eps", 1e-5))
+    writer.add_layer_norm_eps(getattr(cfg, "norm_epsilon", 1e-5))
+    writer.add_rope_freq_base(10_000.0)
+    _write_tokens(writer, bos="<|begin|>", eos="<|endoftext|>")
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(kind, cfg.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        written = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if written is not None:  # Gemma 2 has no head of its own
+            own = tensor.float().numpy()
+            writer.add_tensor(written, own + 1 if architecture.startswith("gemma") and "norm" in written else own)
+    _finish(writer)

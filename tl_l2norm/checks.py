@@ -17,9 +17,10 @@ from tl_l2norm.collection import collect
 from tl_l2norm.file_check import compare_with_file
 from tl_l2norm.generation import generate
 from tl_l2norm.recording import NormRecorder, library_versions
-from tl_l2norm.sequences import pad_left, tokenize
+from tl_l2norm.sequences import pad_left
 from tl_l2norm.tables import render_table
 
+_MORE = 8  # tokens that are generated
 _TEXTS = (
     "The norm of the residual stream is the length of a vector that every block reads and writes.",
     "Seventeen and twenty-five make forty-two.",
@@ -143,7 +144,7 @@ def _tokens(backend: Backend) -> list[list[int]]:
     if backend.tokenizer is None:
         size = int(backend.model.cfg.d_vocab)
         return [[(7 * i + 3) % size for i in range(19)], [(5 * i + 2) % size for i in range(8)]]
-    return [list(item.tokens) for item in tokenize(backend, _TEXTS)]
+    return [list(backend.tokenizer(text).input_ids)[: backend.n_ctx - _MORE] for text in _TEXTS]
 
 
 def _one(backend: Backend) -> tuple[Tensor, Tensor]:
@@ -177,7 +178,7 @@ def _plain_norms(backend: Backend, tokens: Tensor, mask: Tensor) -> Float[Tensor
 
 
 def _cache(backend: Backend) -> float:
-    done = generate(backend.model, _tokens(backend)[0], max_new_tokens=8, ignore_eos=True, progress=False)[0]
+    done = generate(backend.model, _tokens(backend)[0], max_new_tokens=_MORE, ignore_eos=True, progress=False)[0]
     assert done.trace is not None
     whole = collect(backend.model, done.trace, progress=False)[0]
     return _relative(done.trace.l2_norms, whole.l2_norms)

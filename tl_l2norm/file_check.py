@@ -13,7 +13,6 @@ from tl_l2norm.errors import InputError, Unmeasurable
 from tl_l2norm.models.agreement import TOLERANCE, lens_pass, logits_differ_by, norms_differ_by, plain_pass
 from tl_l2norm.models.reading import Plain, read
 from tl_l2norm.models.sources import source_of
-from tl_l2norm.sequences import tokenize
 from tl_l2norm.turn_ends import turn_ends
 
 _TEXT = (
@@ -77,7 +76,7 @@ def _unscaled(config: Any) -> int | None:
 def _some(backend: Backend, n_tokens: int) -> Int[Tensor, " pos"]:
     if backend.tokenizer is None:
         return (7 * torch.arange(n_tokens) + 3) % backend.d_vocab
-    once = list(tokenize(backend, [_TEXT])[0].tokens)
+    once = list(backend.tokenizer(_TEXT).input_ids)
     return torch.tensor((once * (n_tokens // len(once) + 1))[:n_tokens])
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 import tl_l2norm as l2
-from tests import models, tiny_folders
+from tests import models, tiny_folders, tiny_gguf
 from tests.tiny_folders import SMALL, llama, norms_and_logits, plain, save
 
 needs_hooked = pytest.mark.skipif(not models.HAS_HOOKED, reason="needs HookedTransformer")
@@ -364,3 +364,36 @@ def test_a_model_without_a_cache_of_keys_is_refused_where_it_would_decode(tmp_pa
     model = l2.load_model(save(config, tmp_path / "m"), device="cpu")
     with pytest.raises(l2.errors.Unsupported):
         l2.generate(model, [[5, 6, 7]], max_new_tokens=2)
+
+
+# GGUF
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "options"),
+    [
+        ("starcoder2", transformers.Starcoder2Config, {"use_bias": True}),
+        ("gemma2", transformers.Gemma2Config, {"head_dim": 8, "sliding_window": 8}),
+        ("gemma3", transformers.Gemma3TextConfig, {"head_dim": 8, "sliding_window": 8}),
+    ],
+)
+def test_a_gguf_file_of_another_architecture_is_the_model_in_it(
+    architecture: str, config: Any, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its configuration names no architecture: the class is that of the model which was read."""
+    torch.manual_seed(0)
+    own = {"vocab_size": len(tiny_gguf.TOKENS), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    own |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "tie_word_embeddings": False}
+    hf_model = transformers.AutoModelForCausalLM.from_config(
+        config(**own, **options, bos_token_id=257, eos_token_id=258)
+    ).eval()
+    for parameter in hf_model.parameters():
+        if parameter.ndim == 1:  # biases and gains of zero and one would hide a wrong one
+            parameter.data.add_(0.1 * torch.randn(parameter.shape))
+    tiny_gguf.write_model(tmp_path / "model.gguf", hf_model, architecture)
+    model = l2.load_model(tmp_path / "model.gguf")
+    tokens = [1 + token % 255 for token in TOKENS[:40]]  # 0 is padding, of norm 0
+    norms, _ = norms_and_logits(hf_model, hf_model.model.layers, tokens)
+    found = l2.collect(model, [tokens], progress=False)[0].l2_norms
+    assert ((found - norms).abs() / norms).max() < 1e-5
+    assert l2.selfcheck(model).passed
