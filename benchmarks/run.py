@@ -21,7 +21,8 @@ from torch.profiler import ProfilerActivity, profile
 import tl_l2norm as l2
 from tl_l2norm.backends import backend_of
 from tl_l2norm.metrics import METRICS
-from tl_l2norm.models import _load_hugging_face
+from tl_l2norm.models.reading import read
+from tl_l2norm.models.sources import find_source
 from tl_l2norm.tables import render_table
 
 Row = dict[str, Any]
@@ -397,7 +398,7 @@ def main() -> None:
     options = parser.parse_args()
     if set(options.parts) - {"start", "features"}:
         models = {"bridge": l2.load_model(options.source, device="cpu")}
-        plain, _, _ = _load_hugging_face(options.source, torch.float32)
+        plain = read(find_source(options.source), torch.float32).model
         try:
             models["hooked, our layout"] = l2.load_model(options.source, backend="hooked", device="cpu")
             models["hooked"] = as_transformer_lens_loads(l2.load_model(options.source, backend="hooked", device="cpu"))

@@ -23,7 +23,7 @@ import pandas as pd
 
 def completion(sample, n):
     tokens = {"prompt_tokens": (5,), "tokens": tuple(range(n)), "logprobs": None, "self_certainty": None, "trace": None}
-    text = {"prompt": "p", "text": f"the answer is {n}", "finish_reason": "stop"}
+    text = {"prompt": "p", "text": f"the answer is {n}", "answer": str(n), "finish_reason": "stop"}
     return l2.Completion(prompt_index=0, sample=sample, seed=0, **tokens, **text)
 
 check = Check(name="MARK", measured=0.0, bound=1.0, meaning="as it should be")

@@ -80,12 +80,12 @@ def bridge(model: Any) -> Any:
 
 
 def tiny_llama(backend: str) -> Any:
-    from tl_l2norm.models import _hooked
+    from tl_l2norm.models.hooked import make_hooked
 
     model = hugging_face(CONFIGS["llama"]())
     if backend == "bridge":
         return bridge(model)
-    return _hooked(model, tokenizer_of("plain words"), "tiny", torch.device("cpu"), torch.float32)
+    return make_hooked(model, tokenizer_of("plain words"), "tiny", torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -286,14 +286,14 @@ def test_reading_the_norm_wakes_nobodys_hooks(tiny: Any) -> None:
 
 def test_scaled_logits_are_refused_here_and_right_in_the_logit_lens(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = transformers.CohereConfig(
+    config = transformers.GraniteConfig(
         vocab_size=300,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        logit_scale=0.25,
+        logits_scaling=4.0,
         initializer_range=0.5,
         pad_token_id=0,
         bos_token_id=1,
