@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from tl_l2norm.chat_template import render
+from tl_l2norm.errors import InputError
 from tl_l2norm.protocols import Message, Tokenizer
 
 THINK_TAGS = (
@@ -73,6 +75,7 @@ _KINDS = (
 )
 _TAG = re.compile("|".join(f"(?P<o{i}>{kind.opens})|(?P<c{i}>{kind.closes})" for i, kind in enumerate(_KINDS)))
 _QUOTES = "`\"'“”‘’"
+_BEFORE_A_QUOTE = " \t\n([{"
 _AROUND_A_MENTION = " \t,.;:?!)"
 
 
@@ -124,7 +127,7 @@ class Reading:
         return Reading(self.text[:end], thoughts, kept[-1].kind if ends_inside else None)
 
 
-def read(text: str, *, opened: int | None = None, is_tag: Callable[[Tag], bool] = lambda tag: True) -> Reading:
+def read(text: str, *, opened: int | None = None, is_tag: Callable[[Tag], bool | None] = lambda tag: None) -> Reading:
     """Read a response.
 
     A closing tag that nothing opened ends a thought that began with the text: so write models whose prompt should have opened
@@ -133,24 +136,32 @@ def read(text: str, *, opened: int | None = None, is_tag: Callable[[Tag], bool] 
     Args:
         text: of the response.
         opened: the kind of thought that the prompt opened.
-        is_tag: whether what looks like a tag is one.
+        is_tag: whether what looks like a tag is one; None where the text around it decides.
     """
     thoughts: list[Thought] = []
     kind, start, inner = opened, 0, 0
-    for tag in filter(is_tag, tags(text)):
+    for tag in tags(text):
+        certain = is_tag(tag)
+        if certain is False:
+            continue
         if kind is not None:
-            if tag.kind == kind and not tag.opens and not _is_quoted(text, tag):
+            if tag.kind == kind and not tag.opens and (certain or not _is_quoted(text, tag)):
                 thoughts.append(Thought(kind, start, inner, tag.start, tag.end))
                 kind = None
-        elif _is_mentioned(text, tag):
+        elif not certain and _is_mentioned(text, tag):
             continue
         elif tag.opens:
             kind, start, inner = tag.kind, tag.start, tag.end
-        else:
+        elif _ends_what_came_before(text, tag, thoughts):
             thoughts = [Thought(tag.kind, 0, 0, tag.start, tag.end)]
     if kind is not None:
         thoughts.append(Thought(kind, start, inner, len(text), len(text)))
     return Reading(text, tuple(thoughts), kind)
+
+
+def _ends_what_came_before(text: str, tag: Tag, thoughts: Sequence[Thought]) -> bool:
+    """Whether a closing tag that nothing opened is one: not a stray one of another kind, or at the very end."""
+    return bool(text[tag.end :].strip()) and (not thoughts or thoughts[-1].kind == tag.kind)
 
 
 def tags(text: str) -> Iterator[Tag]:
@@ -171,13 +182,16 @@ def empty_thought(kind: int) -> str:
 
 
 def _is_quoted(text: str, tag: Tag) -> bool:
-    before, after = text[tag.start - 1 : tag.start] if tag.start else "", text[tag.end : tag.end + 1]
-    return bool(before and after) and before in _QUOTES and after in _QUOTES
+    """Whether quotation marks open before a tag and close behind it; a quotation that ends before it doesn't count."""
+    before, after = text[: tag.start][-2:], text[tag.end : tag.end + 1]
+    return bool(before and after) and before[-1] in _QUOTES and after in _QUOTES and before[:-1].strip(_BEFORE_A_QUOTE) == ""
 
 
 def _is_mentioned(text: str, tag: Tag) -> bool:
-    before, after = text[tag.start - 1 : tag.start] if tag.start else "", text[tag.end : tag.end + 1]
-    if (before and before in _QUOTES) or (after and after in _QUOTES and before not in ("", "\n")):
+    if not text[: tag.start].strip():
+        return False
+    before, after = text[tag.start - 1], text[tag.end : tag.end + 1]
+    if before in _QUOTES or (after and after in _QUOTES and before != "\n"):
         return True
     return before in (" ", "\t", "(") and (after == "" or after in _AROUND_A_MENTION)
 
@@ -234,9 +248,9 @@ class Boundaries:
         """What the chat template writes before an assistant's turn, without a thought that it opens; "" if that isn't known."""
         user: list[Message] = [{"role": "user", "content": _ASKED}]
         bare, prompt = self._render(user, False), self._render(user, True)
-        if bare is None or prompt is None or _ASKED not in prompt:
+        if prompt is None or _ASKED not in prompt:
             return ""
-        header = prompt[len(bare) :] if prompt.startswith(bare) else ""
+        header = prompt[len(bare) :] if bare is not None and prompt.startswith(bare) else ""
         if not header.strip():  # some templates end every chat with it, or with the user's turn
             header = prompt.rpartition(_ASKED)[2]
         first = next(tags(header), None)
@@ -250,33 +264,39 @@ class Boundaries:
         messages: list[Message] = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _ANSWERED}]
         chat = self._render(messages, False) or ""
         before, found, _ = chat.rpartition(_ASKED)[2].partition(_ANSWERED)
-        _, header, opening = before.partition(self.header)
-        if not (found and header and self.header):
+        start = self.turn_start(before)
+        if not found or start is None:
             return ""
+        opening = before[start:]
         return opening[max((tag.end for tag in tags(opening)), default=0) :].strip()
 
     def _render(self, messages: list[Message], prompt: bool) -> str | None:
-        from jinja2 import TemplateError
-
+        """None where the template has no such chat; some want a system message."""
         if self.tokenizer is None or not getattr(self.tokenizer, "chat_template", None):
             return None
-        try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
-        except (TemplateError, ValueError, TypeError):  # a template that refuses such a chat
-            return None
+        for chat in (messages, [{"role": "system", "content": _SYSTEM}, *messages]):
+            try:
+                return render(self.tokenizer, chat, add_generation_prompt=prompt)
+            except InputError:
+                continue
+        return None
 
     def turn_start(self, text: str) -> int | None:
         """Where the last assistant's turn begins in a rendered text; None where its header isn't there."""
-        at = text.rfind(self.header) if self.header else -1
-        while at > 0 and self._goes_on(text, at):
-            at = text.rfind(self.header, 0, at)
-        return None if at < 0 else at + len(self.header)
+        headers = self._headers(text)
+        while len(headers) > 1 and self._goes_on(text, *headers[-2:]):
+            headers.pop()
+        return headers[-1][1] if headers else None
 
-    def _goes_on(self, text: str, at: int) -> bool:
-        """Whether the header here is of a further message of the same turn: gpt-oss thinks in one and answers in another."""
-        before = text.rfind(self.header, 0, at)
-        is_channel = any(tag.start <= at < tag.end for tag in tags(text))
-        return before >= 0 and is_channel and read(text[before + len(self.header) : at]).unclosed is not None
+    def _headers(self, text: str) -> list[tuple[int, int]]:
+        """Where the header stands; tokenizers may swallow white space beside special tokens."""
+        pattern = r"\s*".join(map(re.escape, self.header.split()))
+        return [match.span() for match in re.finditer(pattern, text)] if pattern else []
+
+    def _goes_on(self, text: str, before: tuple[int, int], at: tuple[int, int]) -> bool:
+        """Whether a header is of a further message of the same turn: gpt-oss thinks in one and answers in another."""
+        is_channel = any(tag.start <= at[0] < tag.end for tag in tags(text))
+        return is_channel and read(text[before[1] : at[0]]).unclosed is not None
 
     def response_starts_at(self, chat: str, prompt: str) -> int | None:
         """Where the last assistant's turn begins in a rendered chat whose prompt alone is rendered as `prompt`; None where the
@@ -291,8 +311,15 @@ class Boundaries:
         return len(bare) if chat.startswith(bare.rstrip()) and len(chat) > len(bare) else None
 
     def opened(self, prompt: str) -> int | None:
-        """The kind of thought that a prompt leaves open in the assistant's turn; None where it opens none."""
-        return read(prompt[self.turn_start(prompt) or 0 :]).unclosed
+        """The kind of thought that a prompt leaves open in the assistant's turn; None where it opens none.
+
+        Where a template's header isn't found, the turn can't be told from what the user says: only a tag at the end counts.
+        """
+        start = self.turn_start(prompt)
+        if start is None and getattr(self.tokenizer, "chat_template", None):
+            last = max(tags(prompt), key=lambda tag: tag.end, default=None)
+            return last.kind if last is not None and last.opens and not prompt[last.end :].strip() else None
+        return read(prompt[start or 0 :]).unclosed
 
     def visible(self, tokens: Sequence[int], texts: Sequence[str]) -> list[str]:
         """Texts of tokens, those that are no text left empty."""
@@ -303,10 +330,10 @@ class Boundaries:
         shown = self.visible(tokens, texts)
         starts = dict(zip(itertools.accumulate(map(len, shown), initial=0), tokens, strict=False))
 
-        def is_tag(tag: Tag) -> bool:
+        def is_tag(tag: Tag) -> bool | None:
             marks = [mark for mark in _KINDS[tag.kind].marks if mark in self._marks]
-            at = [(text.find(mark, tag.start, tag.end), mark) for mark in marks]
-            return all(starts.get(place) == self._marks[mark] for place, mark in at if place >= 0)
+            at = [(place, mark) for mark in marks if (place := text.find(mark, tag.start, tag.end)) >= 0]
+            return all(starts.get(place) == self._marks[mark] for place, mark in at) if at else None
 
         text = "".join(shown)
         return read(text, opened=opened, is_tag=is_tag)
@@ -331,7 +358,7 @@ class Boundaries:
         return turn + next(i for i, end in enumerate(shown) if end > reading.thoughts[0].start) or None
 
 
-_ASKED, _ANSWERED = "What is asked here?", "That is answered."
+_SYSTEM, _ASKED, _ANSWERED = "You answer.", "What is asked here?", "That is answered."
 
 
 def segments_of(reading: Reading, texts: Sequence[str]) -> tuple[str, ...]:

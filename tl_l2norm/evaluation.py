@@ -247,7 +247,7 @@ class _Run:
             answer=answer,
             finish_reason=completion.finish_reason,
             correct=is_correct(problem, answer),
-            direct=is_direct(completion.text) if self.mode == "direct" else None,
+            direct=is_direct(completion.answer) and not completion.thinking.strip() if self.mode == "direct" else None,
             trace=trace,
         )
 

@@ -51,6 +51,8 @@ class Completion:
     """The response: special tokens other than those that mark thoughts, and a stop string, are left out."""
     answer: str
     """What of it follows the thinking; "" where it ends inside a thought."""
+    thinking: str = ""
+    """What it thinks, tags left out."""
     prompt_tokens: tuple[int, ...]
     tokens: tuple[int, ...]
     """Of the response, all that were sampled, a stop token included."""
@@ -536,6 +538,7 @@ def _complete(boundaries: Boundaries, row: _Row, stops: _Stops, trace: Callable[
         prompt="".join(texts[:start]) if boundaries.tokenizer else "",
         text=reading.text if boundaries.tokenizer else "",
         answer=reading.answer if boundaries.tokenizer else "",
+        thinking=reading.thinking if boundaries.tokenizer else "",
         prompt_tokens=row.item.tokens,
         tokens=tuple(row.new),
         finish_reason=row.finish_reason,

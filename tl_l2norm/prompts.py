@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from tl_l2norm.boundaries import Boundaries, Reading, close, empty_thought, read
-from tl_l2norm.errors import InputError
+from tl_l2norm.chat_template import render
+from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.protocols import Message, Tokenizer
 
 Mode = Literal["think", "direct"]
@@ -90,6 +91,13 @@ def chat_prompt(tokenizer: Tokenizer, question: str, *, mode: Mode = "think", sy
     """
     if mode not in get_args(Mode):
         raise InputError(f"mode is 'think' or 'direct', not {mode!r}")
+    if not isinstance(question, str):
+        raise InputTypeError(
+            f"question is a text, got {type(question).__name__}: l2.generate(model, chat) takes chats as they are, and "
+            "run_modes(model, problems) problems"
+        )
+    if not hasattr(tokenizer, "apply_chat_template"):
+        raise InputTypeError(f"tokenizer is a Hugging Face tokenizer, such as model.tokenizer, got {type(tokenizer).__name__}")
     if not question.strip():
         raise InputError("the question is empty")
     if not tokenizer.chat_template:
@@ -156,8 +164,7 @@ def _render(tokenizer: Tokenizer, question: str, system: str | None, switches: d
     messages: list[Message] = [{"role": "user", "content": question}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **switches)
-    return str(text)
+    return render(tokenizer, messages, add_generation_prompt=True, **switches)
 
 
 def is_direct(response: str, *, max_words: int = 12) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tl_l2norm.arguments import OnePerRow, as_integers, check_flag
 from tl_l2norm.boundaries import Boundaries, read, tags
+from tl_l2norm.chat_template import render
 from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.inputs import SequenceLike, as_list, chat_messages, ids_of, why_not
 from tl_l2norm.protocols import HasTokens, Message, Tokenizer
@@ -174,17 +175,17 @@ def _encode_chat(tokenizer: Tokenizer, messages: list[Message], continues: bool 
             "the tokenizer has no chat template: give the prompt as plain text, or set model.tokenizer.chat_template"
         )
 
-    def render(turns: list[Message], *, prompt: bool) -> str:
-        return _apply(tokenizer, turns, add_generation_prompt=prompt)
+    def rendered(turns: list[Message], *, prompt: bool) -> str:
+        return render(tokenizer, turns, add_generation_prompt=prompt)
 
     def encode(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
     if messages[-1].get("role") != "assistant":
-        return encode(render(messages, prompt=True)), None
+        return encode(rendered(messages, prompt=True)), None
     if continues:
         return encode(_continued(tokenizer, messages)), None
-    whole, prompt = render(messages, prompt=False), render(messages[:-1], prompt=True)
+    whole, prompt = rendered(messages, prompt=False), rendered(messages[:-1], prompt=True)
     _refuse_lost_thought(messages[-1], whole)
     start = Boundaries(tokenizer).response_starts_at(whole, prompt)
     tokens = encode(whole)
@@ -209,28 +210,20 @@ def _position(texts: Sequence[str], character: int) -> int:
     return next((i for i, end in enumerate(ends) if end > character), len(texts))
 
 
-def _apply(tokenizer: Tokenizer, messages: list[Message], **options: Any) -> str:
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
-    except TemplateError as error:
-        raise InputError(f"the chat template refuses these messages: {error}") from error
-
-
 def _continued(tokenizer: Tokenizer, messages: list[Message]) -> str:
     """A chat whose last message, the assistant's, is left open."""
     options: dict[str, Any] = {"continue_final_message": True}
     if not str(messages[-1].get("content") or "").strip():
         messages, options = messages[:-1], {"add_generation_prompt": True}
     try:
-        text = _apply(tokenizer, messages, **options)
-    except InputError:
-        raise
-    except ValueError as error:
+        return render(tokenizer, messages, **options)
+    except InputError as error:
+        if isinstance(error.__cause__, TemplateError):
+            raise
         raise InputError(
             f"the assistant's last message can't be continued, as the chat template changes it ({error}): give the rendered "
             "prompt as text, or leave the message out"
         ) from error
-    return text
 
 
 def _check_tokens(backend: Backend, tokens: Sequence[int]) -> None:

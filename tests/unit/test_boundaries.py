@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from transformers import AddedToken
 
 from tests.families import FAMILIES, LLAMA3, MISTRAL, Family, tokenizer_of
 from tl_l2norm.boundaries import Boundaries, read, segments_of
@@ -118,6 +119,9 @@ def test_a_rendered_chat_begins_its_response_behind_the_prompt(family: Family, t
         ("<|channel|>commentary<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>42", "42"),
         ("<|channel|>analysis<|message|>a<|end|>", ""),
         ("", ""),
+        (" <think> Perhaps 32. </think> The answer is 42", " The answer is 42"),
+        ("<think>\nx\n</think>\n\nThe answer is 42\n</answer></reasoning>", "\n\nThe answer is 42\n</answer></reasoning>"),
+        ("The answer is 42.</think>", "The answer is 42.</think>"),  # nothing follows: a stray tag
     ],
 )
 def test_answers_of_texts(text: str, answer: str) -> None:
@@ -140,6 +144,12 @@ def test_what_a_prompt_opened_is_closed_by_its_own_tag() -> None:
     opened = read("<think>").unclosed
     assert read("a [/THINK] b</think>42", opened=opened).answer == "42"
     assert read("a", opened=opened).answer == "" and read("a", opened=opened).thinking == "a"
+
+
+@pytest.mark.parametrize("text", ['I say "42"</think>"42"', "```x```</think>```42```", "it’s ‘42’</think>‘42’"])
+def test_quotations_beside_a_closing_tag_do_not_quote_it(text: str) -> None:
+    found = read(text, opened=read("<think>").unclosed)
+    assert "42" in found.answer and found.unclosed is None
 
 
 @pytest.mark.parametrize(
@@ -188,6 +198,55 @@ def test_special_tokens_that_mark_no_thought_are_left_out_of_the_text(smollm2_to
         tokenizer, "hi", "<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>42<|END_RESPONSE|><|im_end|>"
     )
     assert reading.text == "<|START_THINKING|>a<|END_THINKING|>42"
+
+
+def test_a_special_tag_is_never_a_mention(smollm2_tokenizer: Any) -> None:
+    tokenizer = tokenizer_of(next(f for f in FAMILIES if f.name == "magistral"), smollm2_tokenizer)
+    for response in ("Well [THINK] a [/THINK] 42", 'Well "[THINK]" a `[/THINK]`42', "[THINK]a [/THINK] 42"):
+        tokens = tokens_of(tokenizer, response)
+        reading = Boundaries(tokenizer).read_tokens(tokens, token_texts(tokenizer, tokens))
+        assert "a" in reading.thinking and reading.answer.strip(" `") == "42"
+
+
+# Odd templates
+
+PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+NEEDS_SYSTEM = (
+    "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}{% for m in messages %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{{ '<|im_start|>assistant\n' }}"
+)
+SWALLOWS = (  # the tokens beside the newline swallow it
+    "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}{{ '<|assistant|>\n' }}"
+)
+SYSTEM = "Be brief."
+
+
+def odd(tokenizer: Any, template: str) -> Any:
+    found = tokenizer_of(FAMILIES[0]._replace(template=template), tokenizer)
+    swallowing = [AddedToken(text, rstrip=True, special=True) for text in ("<|end|>", "<|assistant|>", "<|user|>")]
+    found.add_special_tokens({"extra_special_tokens": swallowing})
+    return found
+
+
+@pytest.mark.parametrize("template", [PARTS, NEEDS_SYSTEM, SWALLOWS])
+@pytest.mark.parametrize("mode", ["think", "direct"])
+def test_what_a_user_says_is_asked_and_opens_nothing(smollm2_tokenizer: Any, template: str, mode: Any) -> None:
+    tokenizer = odd(smollm2_tokenizer, template)
+    question = "Begin with\n<think>\nand reason. What is 17 + 25?"
+    prompt = chat_prompt(tokenizer, question, mode=mode, system=SYSTEM if template == NEEDS_SYSTEM else None)
+    assert "What is 17 + 25?" in prompt.text
+    reading, segments = response_of(tokenizer, prompt.text, "The answer is 42")
+    assert reading.answer == "The answer is 42" and {segment for _, segment in segments} == {A}
+
+
+def test_a_template_that_refuses_says_what_to_do(smollm2_tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=r"system first.*system=\.\.\."):
+        chat_prompt(odd(smollm2_tokenizer, NEEDS_SYSTEM), QUESTION)
+    with pytest.raises(ValueError, match="leaves out what the user says"):
+        chat_prompt(odd(smollm2_tokenizer, "{% for m in messages %}<|im_start|>{% endfor %}"), QUESTION)
 
 
 # Templates that say nothing of thinking

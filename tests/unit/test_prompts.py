@@ -139,6 +139,15 @@ def test_an_empty_question_is_refused(smollm2_tokenizer: Any, question: str) -> 
         chat_prompt(smollm2_tokenizer, question)
 
 
+@pytest.mark.parametrize("question", [[{"role": "user", "content": "2 + 2?"}], {"question": "2 + 2?"}, None, 5, ["2 + 2?"]])
+def test_what_is_no_text_is_refused(smollm2_tokenizer: Any, question: Any) -> None:
+    unchecked: Any = inspect.unwrap(chat_prompt)
+    with pytest.raises(TypeError, match="question is a text"):
+        unchecked(smollm2_tokenizer, question)
+    with pytest.raises(TypeError, match="Hugging Face tokenizer"):
+        unchecked(object(), "2 + 2?")
+
+
 def test_an_unknown_mode_is_refused(smollm2_tokenizer: Any) -> None:
     unchecked: Any = inspect.unwrap(chat_prompt)  # what a user calls: the type checker of the tests is in the way
     with pytest.raises(ValueError, match="mode is 'think' or 'direct', not 'fast'"):
