@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from tl_l2norm.boundaries import Boundaries, Reading, close, empty_thought, read
+from tl_l2norm.boundaries import Boundaries
 from tl_l2norm.chat_template import render
 from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.protocols import Message, Tokenizer
+from tl_l2norm.thoughts import Reading, close, empty_thought, read
 
 Mode = Literal["think", "direct"]
 

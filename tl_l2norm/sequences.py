@@ -15,11 +15,12 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from tl_l2norm.arguments import OnePerRow, as_integers, check_flag
-from tl_l2norm.boundaries import Boundaries, read, tags
+from tl_l2norm.boundaries import Boundaries
 from tl_l2norm.chat_template import render
 from tl_l2norm.errors import InputError, InputTypeError
 from tl_l2norm.inputs import SequenceLike, as_list, chat_messages, ids_of, why_not
 from tl_l2norm.protocols import HasTokens, Message, Tokenizer
+from tl_l2norm.thoughts import read, tags
 from tl_l2norm.trace import SEGMENTS
 
 if TYPE_CHECKING:

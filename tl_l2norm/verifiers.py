@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from tl_l2norm.answer_kinds import kind_of
-from tl_l2norm.boundaries import read
 from tl_l2norm.tasks import Problem
+from tl_l2norm.thoughts import read
 
 
 def is_correct(problem: Problem, text: str) -> bool | None:

@@ -31,6 +31,7 @@ LEVELS = {
         "reference_answers",
         "choices",
         "tasks",
+        "thoughts",
         "chat_template",
         "boundaries",
         "prompts",

@@ -1,0 +1,206 @@
+"""Thoughts in the text of a response: the tags and channels that mark them, and what stands outside.
+
+A thought stands between two tags (`THINK_TAGS`) or in a channel of its own (gpt-oss, Gemma 4). Its beginning may be the
+prompt's: templates of models that always think open it there, and a response that is cut off inside it holds no tag at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+THINK_TAGS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<thought>", "</thought>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("◁think▷", "◁/think▷"),
+    ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
+)
+"""The pairs of tags between which models think."""
+
+
+class Kind(NamedTuple):
+    """One way of marking a thought."""
+
+    opens: str
+    closes: str
+    """Patterns of its beginning and its end."""
+    marks: tuple[str, ...]
+    """Tokens that these are made of, where the vocabulary has them."""
+    closing: str
+    """What is written to end a thought."""
+    empty: str
+    """A thought in which nothing is thought."""
+
+
+def _tagged(opening: str, closing: str) -> Kind:
+    if opening == "<think>":  # as Qwen3's template writes it
+        ends = f"\n\n{closing}\n\n"
+    else:
+        ends = closing if opening.startswith(("[", "<|")) else f"\n{closing}\n"
+    return Kind(re.escape(opening), re.escape(closing), (opening, closing), ends, opening + ends)
+
+
+_HEADER = r"(?:<\|end\|>)?(?:<\|start\|>assistant[^<]*)?<\|channel\|>\s*"
+KINDS = (
+    *(_tagged(*pair) for pair in THINK_TAGS),
+    Kind(  # gpt-oss: every channel but "final" comes before the answer
+        opens=rf"{_HEADER}(?!final\b)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>",
+        closes=rf"{_HEADER}final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>",
+        marks=("<|channel|>", "<|message|>", "<|start|>", "<|end|>"),
+        closing="<|end|><|start|>assistant<|channel|>final<|message|>",
+        empty="<|channel|>final<|message|>",
+    ),
+    Kind(  # Gemma 4
+        opens=r"<\|channel>(?:thought|analysis)?\n?",
+        closes=r"<channel\|>",
+        marks=("<|channel>", "<channel|>"),
+        closing="<channel|>",
+        empty="<|channel>thought\n<channel|>",
+    ),
+)
+_TAG = re.compile("|".join(f"(?P<o{i}>{kind.opens})|(?P<c{i}>{kind.closes})" for i, kind in enumerate(KINDS)))
+_QUOTES = "`\"'“”‘’"
+_BEFORE_A_QUOTE = " \t\n([{"
+_AROUND_A_MENTION = " \t,.;:?!)"
+
+
+class Tag(NamedTuple):
+    """A tag in a text."""
+
+    kind: int
+    opens: bool
+    start: int
+    end: int
+
+
+class Thought(NamedTuple):
+    """A thought in a text: from its opening tag through its closing one, and what stands between them."""
+
+    kind: int
+    start: int
+    inner_start: int
+    inner_end: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A response's text, and where it thinks."""
+
+    text: str
+    thoughts: tuple[Thought, ...]
+    unclosed: int | None
+    """The kind of the thought in which the text ends; None where it ends outside."""
+
+    @property
+    def answer(self) -> str:
+        """What follows the last thought; "" where the text ends inside one."""
+        if self.unclosed is not None:
+            return ""
+        return self.text[self.thoughts[-1].end if self.thoughts else 0 :]
+
+    @property
+    def thinking(self) -> str:
+        """What was thought, tags left out."""
+        return "\n".join(self.text[t.inner_start : t.inner_end] for t in self.thoughts)
+
+    def up_to(self, end: int) -> Reading:
+        """The same of the text's beginning."""
+        kept = [thought for thought in self.thoughts if thought.start < end]
+        ends_inside = kept and (kept[-1].end > end or (kept[-1] is self.thoughts[-1] and self.unclosed is not None))
+        thoughts = tuple(t._replace(inner_end=min(t.inner_end, end), end=min(t.end, end)) for t in kept)
+        return Reading(self.text[:end], thoughts, kept[-1].kind if ends_inside else None)
+
+
+def read(text: str, *, opened: int | None = None, is_tag: Callable[[Tag], bool | None] = lambda tag: None) -> Reading:
+    """Read a response.
+
+    A closing tag that nothing opened ends a thought that began with the text: so write models whose prompt should have opened
+    it. A tag that is quoted, or named in a sentence ("the <think> tag"), is none.
+
+    Args:
+        text: of the response.
+        opened: the kind of thought that the prompt opened.
+        is_tag: whether what looks like a tag is one; None where the text around it decides.
+    """
+    thoughts: list[Thought] = []
+    kind, start, inner = opened, 0, 0
+    for tag in tags(text):
+        certain = is_tag(tag)
+        if certain is False:
+            continue
+        if kind is not None:
+            if tag.kind == kind and not tag.opens and (certain or not _is_quoted(text, tag)):
+                thoughts.append(Thought(kind, start, inner, tag.start, tag.end))
+                kind = None
+        elif not certain and _is_mentioned(text, tag):
+            continue
+        elif tag.opens:
+            kind, start, inner = tag.kind, tag.start, tag.end
+        elif _ends_what_came_before(text, tag, thoughts):
+            thoughts = [Thought(tag.kind, 0, 0, tag.start, tag.end)]
+    if kind is not None:
+        thoughts.append(Thought(kind, start, inner, len(text), len(text)))
+    return Reading(text, tuple(thoughts), kind)
+
+
+def _ends_what_came_before(text: str, tag: Tag, thoughts: Sequence[Thought]) -> bool:
+    """Whether a closing tag that nothing opened is one: not a stray one of another kind, or at the very end."""
+    return bool(text[tag.end :].strip()) and (not thoughts or thoughts[-1].kind == tag.kind)
+
+
+def tags(text: str) -> Iterator[Tag]:
+    """Everything in a text that looks like a tag."""
+    for match in _TAG.finditer(text):
+        group = str(match.lastgroup)
+        yield Tag(int(group[1:]), group[0] == "o", *match.span())
+
+
+def close(text: str, kind: int) -> str:
+    """A text that ends inside a thought of this kind, with the thought closed."""
+    return text.rstrip() + KINDS[kind].closing
+
+
+def empty_thought(kind: int) -> str:
+    """A thought of this kind in which nothing is thought."""
+    return KINDS[kind].empty
+
+
+def _is_quoted(text: str, tag: Tag) -> bool:
+    """Whether quotation marks open before a tag and close behind it; a quotation that ends before it doesn't count."""
+    before, after = text[: tag.start][-2:], text[tag.end : tag.end + 1]
+    return bool(before and after) and before[-1] in _QUOTES and after in _QUOTES and before[:-1].strip(_BEFORE_A_QUOTE) == ""
+
+
+def _is_mentioned(text: str, tag: Tag) -> bool:
+    if not text[: tag.start].strip():
+        return False
+    before, after = text[tag.start - 1], text[tag.end : tag.end + 1]
+    if before in _QUOTES or (after and after in _QUOTES and before != "\n"):
+        return True
+    return before in (" ", "\t", "(") and (after == "" or after in _AROUND_A_MENTION)
+
+
+def segments_of(reading: Reading, texts: Sequence[str]) -> tuple[str, ...]:
+    """Segment of each token of a response: "think" where it reaches into a thought, else "answer"."""
+    spans = [(thought.start, thought.end) for thought in reading.thoughts]
+    if reading.unclosed is not None:
+        spans[-1] = (spans[-1][0], len(reading.text) + 1)  # tokens without text at the end belong to it
+    found, start, at = [], 0, 0
+    for text in texts:
+        end = start + len(text)
+        while at < len(spans) and spans[at][1] <= start:
+            at += 1
+        inside = at < len(spans) and (end > spans[at][0] or start == end == spans[at][0])
+        found.append("think" if inside else "answer")
+        start = end
+    return tuple(found)
