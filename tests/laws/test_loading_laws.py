@@ -413,6 +413,14 @@ def tiny_gguf_model(config: Any, **options: Any) -> Any:
     return hf_model
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("tinyreasoner", "tiny-reasoner"), ("tiny_reasoner", "tiny-reasoner"), ("smolm2", "smollm2")]
+)
+def test_a_short_name_that_is_nearly_right_is_told_the_right_one(typed: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"did you mean '{meant}'\?$"):
+        l2.load_model(typed)
+
+
 LEFT_OUT: dict[str, tuple[str, Any, dict[str, Any], dict[str, float | str]]] = {
     "linear": ("qwen2", transformers.Qwen2Config, rope("linear", factor=4.0), {"rope.scaling.type": "linear"}),
     "yarn": (
