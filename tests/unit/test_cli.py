@@ -103,7 +103,7 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["--n", "0"], "--n must be at least 1, got 0"),
         (["--out", "FOLDER"], "--out is a folder"),
         (["--saes", "FOLDER/nowhere"], "no folder of SAEs at"),
-        (["--saes", "tiny_reasoner"], "did you mean 'tiny-reasoner'?"),
+        (["--saes", "FOLDER/mysaes"], "did you mean 'my-saes'?"),
         (["--save", "FOLDER/file"], "--save is a file"),
     ],
     ids=" ".join,
@@ -113,6 +113,7 @@ def test_what_no_model_could_be_asked_with_is_refused_before_one_is_loaded(
 ) -> None:
     monkeypatch.setattr(cli, "_load", lambda options: pytest.fail("a model was loaded"))
     (tmp_path / "file").touch()
+    (tmp_path / "my-saes").mkdir()
     assert cli.main(["report", *(option.replace("FOLDER", str(tmp_path)) for option in options)]) == 2
     assert says in capsys.readouterr().err
 
