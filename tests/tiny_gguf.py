@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,18 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     return blocks | {f"{name}.weight": shape for name, shape in ends.items()}
 
 
-def write_model(path: Path, model: Any, architecture: str) -> None:
-    """A GGUF file of a tiny Hugging Face model: Qwen2, StarCoder2, Gemma 2 or Gemma 3, whose tensors keep their layout."""
+def write_model(
+    path: Path,
+    model: Any,
+    architecture: str,
+    *,
+    entries: Mapping[str, float | str] | None = None,
+    tensors: Mapping[str, Any] | None = None,
+) -> None:
+    """A GGUF file of a tiny Hugging Face model: Qwen, Phi 3, StarCoder2, Gemma 2 or Gemma 3, whose tensors keep their layout.
+
+    `entries` are more of the architecture's, whole numbers, others and texts; `tensors` stand beside the model's.
+    """
     cfg = model.config
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(cfg.max_position_embeddings)
@@ -79,7 +90,13 @@ def write_model(path: Path, model: Any, architecture: str) -> None:
         writer.add_sliding_window(window)
     writer.add_layer_norm_rms_eps(getattr(cfg, "rms_norm_eps", 1e-5))
     writer.add_layer_norm_eps(getattr(cfg, "norm_epsilon", 1e-5))
-    writer.add_rope_freq_base(10_000.0)
+    if "rope.freq_base" not in (entries or {}):
+        writer.add_rope_freq_base(10_000.0)
+    for name, value in (entries or {}).items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add(f"{architecture}.{name}", value)
+    for name, tensor in (tensors or {}).items():
+        writer.add_tensor(name, tensor)
     _write_tokens(writer, bos="<|begin|>", eos="<|endoftext|>")
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(kind, cfg.num_hidden_layers)

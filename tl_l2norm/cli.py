@@ -6,7 +6,9 @@ import argparse
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_l2norm import __version__
@@ -25,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (2 for bad input, 1 for a failed check)."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return int(options.run(options))
     except _FAULTS as error:
         print(f"tl-l2norm {options.command}: error: {error}", file=sys.stderr)
         return 2
@@ -38,8 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tl-l2norm {options.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        kept = options.out if options.command == "analyse" else getattr(options, "save", None)
+        goes_on = f": finished responses are kept in {kept}, the same command goes on from them" if kept else ""
+        print(f"\ninterrupted{goes_on}", file=sys.stderr)
         return 130
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line, without a line of source, which tells a user of the command line nothing."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,8 +166,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    problems = _problems(options)  # a broken file should fail before a model is loaded
-    model, saes = _load(options), _saes(options)
+    _check(options)
+    problems, saes = _problems(options), _saes(options)  # what can be refused should be before a model is loaded
+    model = _load(options)
+    if options.layer is not None:
+        from tl_l2norm.hook_names import resolve_layers
+
+        resolve_layers(options.layer, model.cfg.n_layers)
     from tl_l2norm.evaluation import run_modes
     from tl_l2norm.reporting import report, summary
 
@@ -179,10 +195,9 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _analyse(options: argparse.Namespace) -> int:
-    problems = _problems(options, few=200)
-    model, saes = _load(options), _saes(options)
-    from pathlib import Path
-
+    _check(options)
+    problems, saes = _problems(options, few=200), _saes(options)
+    model = _load(options)
     from tl_l2norm.paper_analysis import CONTROLS, analyse
     from tl_l2norm.paper_report import analysis_report, analysis_summary
     from tl_l2norm.suppression import QUANTILES
@@ -206,12 +221,26 @@ def _analyse(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that no model could be asked with."""
+    for name, least in (("n", 1), ("max_new_tokens", 1), ("max_direct_tokens", 1), ("batch_size", 1), ("examples", 0)):
+        if (value := getattr(options, name, None)) is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    if not 0 <= getattr(options, "temperature", 0.0) < float("inf"):
+        raise InputError(f"--temperature must be 0 (greedy) or more, got {options.temperature}")
+    if options.sink_ratio is not None and not options.sink_ratio > 1:
+        raise InputError(f"--sink-ratio must be over 1 (times the median norm), got {options.sink_ratio}")
+    if options.command == "report" and Path(options.out).is_dir():
+        raise InputError(f"--out is a folder: {options.out}; name the page, such as {Path(options.out) / 'report.html'}")
+    for name, folder in (("save", getattr(options, "save", None)), ("out", options.out)):
+        if folder is not None and (name == "save" or options.command == "analyse") and Path(folder).is_file():
+            raise InputError(f"--{name} is a file: {folder}; name a folder")
+
+
 def _problems(options: argparse.Namespace, few: int = 24) -> tuple[Problem, ...]:
     from tl_l2norm.problem_sources import load_problems
     from tl_l2norm.tasks import make_mixture
 
-    if options.n is not None and options.n < 1:
-        raise InputError(f"--n must be at least 1, got {options.n}")
     if options.prompts:
         return load_problems(options.prompts)[: options.n]
     suits = _preset(options)

@@ -1,4 +1,4 @@
-"""The few entries of a GGUF file's header that transformers doesn't read."""
+"""The header of a GGUF file, of which transformers reads only a part."""
 
 from __future__ import annotations
 
@@ -6,29 +6,69 @@ import mmap
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _TURN_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")  # of a turn, of a message that calls a tool
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_BEGIN = 24  # of the entries
+
+
+class Header(NamedTuple):
+    """What a file says of its model."""
+
+    architecture: str
+    entries: dict[str, int | float | str]
+    """Those of the architecture that are one number or text, by their name without the architecture."""
+    tensors: frozenset[str]
+
+
+def read_header(file: Path) -> Header:
+    """The architecture's entries and the names of the tensors."""
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = list(_entries(data))
+        entries = {key: value for key, value, _ in found if value is not None}
+        architecture = str(entries.get("general.architecture", ""))
+        own = {key.removeprefix(f"{architecture}."): entries[key] for key in entries if key.startswith(f"{architecture}.")}
+        return Header(architecture, own, frozenset(_tensor_names(data, found[-1][2] if found else _BEGIN)))
 
 
 def turn_end_ids(file: Path) -> frozenset[int]:
     """Tokens that end a turn or a message, beside eos. The `gguf` package takes seconds: it makes an array of each token."""
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return frozenset(value for key, value in _numbers(data) if key in _TURN_ENDS)
+        return frozenset(int(value) for key, value, _ in _entries(data) if key in _TURN_ENDS and value is not None)
 
 
-def _numbers(data: mmap.mmap) -> Iterator[tuple[str, int]]:
-    """The entries that are one number; none of versions other than 2 and 3, little-endian, which nobody writes any longer."""
+def _entries(data: mmap.mmap) -> Iterator[tuple[str, int | float | str | None, int]]:
+    """Key, value (None for an array) and where the next one begins; none of versions other than 2 and 3, little-endian, which
+    nobody writes any longer.
+    """
     _, version, _, entries = struct.unpack_from("<4sIQQ", data)
-    at = 24
+    at = _BEGIN
     for _ in range(entries if version in (2, 3) else 0):
-        (length,) = struct.unpack_from("<Q", data, at)
-        key, at = data[at + 8 : at + 8 + length].decode(), at + 8 + length
+        key, at = _text(data, at)
         (kind,) = struct.unpack_from("<I", data, at)
+        end = _end(data, at + 4, kind)
         if kind in _FORMATS:
-            yield key, struct.unpack_from(f"<{_FORMATS[kind]}", data, at + 4)[0]
-        at = _end(data, at + 4, kind)
+            yield key, struct.unpack_from(f"<{_FORMATS[kind]}", data, at + 4)[0], end
+        else:
+            yield key, _text(data, at + 4)[0] if kind == _STRING else None, end
+        at = end
+
+
+def _tensor_names(data: mmap.mmap, at: int) -> Iterator[str]:
+    """From where the entries end."""
+    _, version, tensors, _ = struct.unpack_from("<4sIQQ", data)
+    for _ in range(tensors if version in (2, 3) else 0):
+        name, at = _text(data, at)
+        (axes,) = struct.unpack_from("<I", data, at)
+        at += 4 + 8 * axes + 4 + 8  # the shape, the kind of number, the offset
+        yield name
+
+
+def _text(data: mmap.mmap, at: int) -> tuple[str, int]:
+    end = _end(data, at, _STRING)
+    return data[at + 8 : end].decode(errors="replace"), end
 
 
 def _end(data: mmap.mmap, at: int, kind: int) -> int:

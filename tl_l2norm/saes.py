@@ -61,7 +61,7 @@ def load_saes(
             raise InputError("sae_ids are of a release or hub repository: in a folder choose by layers")
         places = _places(folder, wanted)
     elif isinstance(source, Path) or name.startswith((".", "~", "/")):
-        raise MissingFile(f"no folder of SAEs at {folder}")
+        raise MissingFile(f"no folder of SAEs at {folder}{_near(folder)}")
     elif name.count("/") == 1:
         places = _hub_places(name, wanted, chosen)
     else:
@@ -104,7 +104,8 @@ def _hub_places(repo: str, wanted: Sequence[int] | None, sae_ids: Sequence[str] 
         try:
             return Path(snapshot_download(repo, allow_patterns=list(patterns)))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-            raise MissingFile(f"no folder {repo!r} here, and no such repository from the hub: {error}") from error
+            why = _near(Path(repo)) or f": {error}"
+            raise MissingFile(f"no folder {repo!r} here, and no such repository from the hub{why}") from error
 
     root = fetch(_IN_HUB_REPO)
     found = {str(file.parent.relative_to(root)): file.parent for pattern in _IN_HUB_REPO for file in sorted(root.glob(pattern))}
@@ -150,7 +151,7 @@ def _by_config(where: str, folders: Mapping[str, Path], wanted: Sequence[int] | 
 def _of_release(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[str] | None, **options: str) -> dict[int, Any]:
     """SAEs of a named release, by SAELens; each must read the layer that it was taken for."""
     ours = ", ".join(map(repr, OURS))
-    told = f"{release!r} is no folder, none of ours ({ours}) and no hub repository (owner/name)"
+    told = f"{release!r} is no folder, none of ours ({ours}) and no hub repository (owner/name){_near(Path(release))}"
     lens = require_sae_lens(f"{told}; a SAELens release by its name")
     from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 
@@ -166,6 +167,12 @@ def _of_release(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[st
         if reason := why_unusable(sae):
             raise InputError(f"{places[layer]} of {release} can't be used: {reason}")
     return found
+
+
+def _near(folder: Path) -> str:
+    """The end of a message about a place that isn't there: folders beside it that are called nearly the same, and ours."""
+    beside = [path.name for path in folder.parent.glob("*") if path.is_dir()]
+    return did_you_mean(folder.name, [*(OURS if len(folder.parts) == 1 else ()), *beside])
 
 
 def _layer_of(release: str, sae_id: str, hook_name: str | None) -> int:
@@ -189,7 +196,8 @@ def _release_ids(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[s
     if release not in directory:
         ours = ", ".join(map(repr, OURS))
         raise InputError(
-            f"{release!r} is no folder, none of ours ({ours}) and no release of SAELens{did_you_mean(release, directory)}"
+            f"{release!r} is no folder, none of ours ({ours}) and no release of SAELens"
+            f"{_near(Path(release)) or did_you_mean(release, directory)}"
         )
     known = list(directory[release].saes_map)
     if sae_ids is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -373,8 +375,8 @@ def test_a_model_without_a_cache_of_keys_is_refused_where_it_would_decode(tmp_pa
     ("architecture", "config", "options"),
     [
         ("starcoder2", transformers.Starcoder2Config, {"use_bias": True}),
-        ("gemma2", transformers.Gemma2Config, {"head_dim": 8, "sliding_window": 8}),
-        ("gemma3", transformers.Gemma3TextConfig, {"head_dim": 8, "sliding_window": 8}),
+        ("gemma2", transformers.Gemma2Config, {"head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}),
+        ("gemma3", transformers.Gemma3TextConfig, {"head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}),
     ],
 )
 def test_a_gguf_file_of_another_architecture_is_the_model_in_it(
@@ -397,3 +399,114 @@ def test_a_gguf_file_of_another_architecture_is_the_model_in_it(
     found = l2.collect(model, [tokens], progress=False)[0].l2_norms
     assert ((found - norms).abs() / norms).max() < 1e-5
     assert l2.selfcheck(model).passed
+
+
+def tiny_gguf_model(config: Any, **options: Any) -> Any:
+    """Random, its gains and biases too; of heads as wide as they should be, and of one theta, as its file will say."""
+    torch.manual_seed(0)
+    own: dict[str, Any] = {"vocab_size": len(tiny_gguf.TOKENS), "hidden_size": 32, "intermediate_size": 64}
+    own |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    own |= {"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 257, "eos_token_id": 258, "rms_norm_eps": 1e-5}
+    hf_model = transformers.AutoModelForCausalLM.from_config(config(**own | options)).eval()
+    for parameter in hf_model.parameters():
+        parameter.data.add_((0.1 if parameter.ndim == 1 else 0.2) * torch.randn(parameter.shape))
+    return hf_model
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("tinyreasoner", "tiny-reasoner"), ("tiny_reasoner", "tiny-reasoner"), ("smolm2", "smollm2")]
+)
+def test_a_short_name_that_is_nearly_right_is_told_the_right_one(typed: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"did you mean '{meant}'\?$"):
+        l2.load_model(typed)
+
+
+LEFT_OUT: dict[str, tuple[str, Any, dict[str, Any], dict[str, float | str]]] = {
+    "linear": ("qwen2", transformers.Qwen2Config, rope("linear", factor=4.0), {"rope.scaling.type": "linear"}),
+    "yarn": (
+        "qwen3",
+        transformers.Qwen3Config,
+        {"head_dim": 8, **rope("yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=8.0)},
+        {"rope.scaling.type": "yarn", "rope.scaling.original_context_length": 16, "rope.scaling.yarn_beta_fast": 8.0},
+    ),
+    "linear, of full attention": (
+        "gemma3",
+        transformers.Gemma3TextConfig,
+        {
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": 8,
+            "num_hidden_layers": 6,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
+            },
+        },
+        {"rope.scaling.type": "linear", "rope.freq_base_swa": 500.0},
+    ),
+    "the window": ("starcoder2", transformers.Starcoder2Config, {"sliding_window": 8}, {}),
+    "the base": (
+        "starcoder2",
+        transformers.Starcoder2Config,
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+        {"rope.freq_base": 100.0},
+    ),
+    "the width of heads": ("qwen3", transformers.Qwen3Config, {"head_dim": 16}, {}),
+    "the softcaps": (
+        "gemma2",
+        transformers.Gemma2Config,
+        {
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+            "attn_logit_softcapping": 1.0,
+            "final_logit_softcapping": 2.0,
+            "tie_word_embeddings": True,
+        },
+        {"attn_logit_softcapping": 1.0, "final_logit_softcapping": 2.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LEFT_OUT)
+def test_what_transformers_leaves_out_of_a_gguf_header_is_taken_over(what: str, tmp_path: Path) -> None:
+    """Against the model that the file was written from: the file read again by the same reader would agree with itself."""
+    architecture, config, options, entries = LEFT_OUT[what]
+    entries = {"rope.scaling.factor": 4.0, **entries} if "rope.scaling.type" in entries else entries
+    hf_model = tiny_gguf_model(config, **options)
+    tiny_gguf.write_model(tmp_path / "model.gguf", hf_model, architecture, entries=entries)
+    tokens = [1 + token % 255 for token in TOKENS[:60]]
+    norms, logits = norms_and_logits(hf_model, hf_model.model.layers, tokens)
+    model = l2.load_model(tmp_path / "model.gguf")
+    found = l2.collect(model, [tokens], progress=False)[0].l2_norms
+    assert ((found - norms).abs() / norms).max() < 1e-5
+    with torch.no_grad():
+        assert (model(torch.tensor([tokens]))[0] - logits).abs().max() < 1e-3 * logits.std()
+
+
+@pytest.mark.parametrize(
+    ("entries", "tensors", "named"),
+    [
+        ({}, {"rope_freqs.weight": np.ones(4, dtype=np.float32)}, "rope_freqs.weight"),
+        ({"rope.scaling.type": "longrope", "rope.scaling.factor": 4.0}, {}, "qwen2.rope.scaling.type = 'longrope'"),
+        (
+            {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.yarn_log_multiplier": 0.1},
+            {},
+            "qwen2.rope.scaling.yarn_log_multiplier",
+        ),
+        ({"attention.sliding_window": 16}, {}, "qwen2.attention.sliding_window = 16"),
+        ({"attention.key_length": 16}, {}, "qwen2.attention.key_length = 16"),
+        ({"attention.value_length": 16}, {}, "qwen2.attention.value_length = 16"),
+        ({"rope.dimension_count": 4}, {}, "qwen2.rope.dimension_count = 4"),
+        ({"expert_count": 8}, {}, "qwen2.expert_count = 8"),
+        ({"logit_scale": 0.25}, {}, "qwen2.logit_scale = 0.25"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_gguf_header_says_and_the_model_would_not_have_is_refused_by_name(
+    entries: dict[str, Any], tensors: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    tiny_gguf.write_model(
+        tmp_path / "model.gguf", tiny_gguf_model(transformers.Qwen2Config), "qwen2", entries=entries, tensors=tensors
+    )
+    with pytest.raises(NotImplementedError, match=f"{re.escape(named)}.*safetensors"):
+        l2.load_model(tmp_path / "model.gguf")

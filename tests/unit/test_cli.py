@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +59,74 @@ def test_a_bug_keeps_its_traceback(error: Exception, failing: list[BaseException
 def test_an_interruption_has_an_exit_code_of_its_own(failing: list[BaseException]) -> None:
     failing.append(KeyboardInterrupt())
     assert cli.main(["doctor"]) == 130
+
+
+def test_an_interruption_says_what_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_report", stop)
+    monkeypatch.setattr(cli, "_analyse", stop)
+    for arguments, place in (
+        (["report", "--save", "mine"], "mine"),
+        (["analyse", "--out", "there"], "there"),
+        (["report"], ""),
+    ):
+        assert cli.main(arguments) == 130
+        written = capsys.readouterr().err
+        assert ("finished responses are kept in" in written) == bool(place) and place in written
+
+
+def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def doctor(options: object) -> int:
+        warnings.simplefilter("default")
+        warnings.warn("two weights\n  have no place", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(cli, "_doctor", doctor)
+    shown = warnings.showwarning
+    assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().err == "warning: two weights have no place\n" and warnings.showwarning is shown
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--temperature", "-1"], "--temperature must be 0"),
+        (["--temperature", "nan"], "--temperature must be 0"),
+        (["--sink-ratio", "1"], "--sink-ratio must be over 1"),
+        (["--sink-ratio", "0"], "--sink-ratio must be over 1"),
+        (["--max-new-tokens", "0"], "--max-new-tokens must be at least 1, got 0"),
+        (["--max-direct-tokens", "-3"], "--max-direct-tokens must be at least 1, got -3"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--examples", "-1"], "--examples must be at least 0, got -1"),
+        (["--n", "0"], "--n must be at least 1, got 0"),
+        (["--out", "FOLDER"], "--out is a folder"),
+        (["--saes", "FOLDER/nowhere"], "no folder of SAEs at"),
+        (["--saes", "FOLDER/mysaes"], "did you mean 'my-saes'?"),
+        (["--save", "FOLDER/file"], "--save is a file"),
+    ],
+    ids=" ".join,
+)
+def test_what_no_model_could_be_asked_with_is_refused_before_one_is_loaded(
+    options: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_load", lambda options: pytest.fail("a model was loaded"))
+    (tmp_path / "file").touch()
+    (tmp_path / "my-saes").mkdir()
+    assert cli.main(["report", *(option.replace("FOLDER", str(tmp_path)) for option in options)]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layer", [12, 40, -13])
+def test_a_layer_that_the_model_lacks_is_refused_before_anything_is_generated(
+    layer: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tl_l2norm import evaluation
+
+    monkeypatch.setattr(evaluation, "run_modes", lambda *_, **__: pytest.fail("it went on"))
+    assert cli.main(["report", "--n", "1", f"--layer={layer}", "--out", str(tmp_path / "r.html")]) == 2
+    assert f"layer {layer} is outside this model: it has layers 0 to 11" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

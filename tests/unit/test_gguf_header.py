@@ -5,7 +5,7 @@ from pathlib import Path
 import gguf
 
 from tests.tiny_gguf import TOKENS, write_gguf
-from tl_l2norm.gguf_header import turn_end_ids
+from tl_l2norm.gguf_header import read_header, turn_end_ids
 from tl_l2norm.models import bundled_file
 
 
@@ -33,6 +33,17 @@ def test_every_kind_of_value_is_stepped_over(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.close()
     assert turn_end_ids(tmp_path / "kinds.gguf") == {11}
+
+
+def test_the_architecture_s_entries_are_those_that_the_gguf_package_reads(tmp_path: Path) -> None:
+    cases: list[dict[str, str]] = [{}, {"eot": "<|eot|>"}, {"bos": "<|begin|>", "eos": "<|endoftext|>"}]
+    for i, roles in enumerate(cases):
+        write_gguf(file := tmp_path / f"{i}.gguf", **roles)
+        reader, header = gguf.GGUFReader(file), read_header(file)
+        fields = {name: field for name, field in reader.fields.items() if name.startswith("llama.")}
+        assert header.architecture == "llama" and len(fields) > 7
+        assert header.entries == {name.removeprefix("llama."): field.contents() for name, field in fields.items()}
+        assert header.tensors == {tensor.name for tensor in reader.tensors}
 
 
 def test_smollm2_has_none() -> None:

@@ -92,7 +92,9 @@ def test_decoding_is_told_by_its_temperature(tmp_path: Path, temperature: float,
 
 def test_few_prompts_say_nothing(tmp_path: Path) -> None:
     assert "With 3 prompts nothing can be said" in text_of(written(tmp_path, make_results(3)))
-    assert "With 1 prompt nothing can be said" in text_of(written(tmp_path, make_results(1)))
+    one = text_of(written(tmp_path, make_results(1)))
+    assert "With 1 prompt nothing can be said" in one and "no interval with one prompt" in one
+    assert "nan" not in summary(make_results(1)).lower()
 
 
 def test_one_mode_is_reported_without_a_comparison(tmp_path: Path) -> None:
@@ -145,6 +147,15 @@ def test_a_share_cut_off_over_a_fifth_stands_above_everything(tmp_path: Path, cu
     if warned:
         assert page.index("WARNING") < page.index("Thinking norms are higher")
         assert "max_new_tokens" in text.partition("\n\n")[0]
+
+
+def test_modes_that_were_both_cut_off_share_one_warning() -> None:
+    results = [make_result(i, mode, finish_reason="length") for i in range(8) for mode in ("think", "direct")]  # type: ignore[arg-type]
+    text = summary(results)
+    assert text.count("WARNING") == 1
+    said = text.partition("\n\n")[0].replace("\n", " ")
+    assert "100% of the thinking and 100% of the direct responses were cut off" in said
+    assert "(max_new_tokens, max_direct_tokens)" in said and "what the model's context has left" in said
 
 
 def test_hooks_of_others_stand_above_everything() -> None:

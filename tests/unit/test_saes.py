@@ -232,6 +232,19 @@ def test_a_hub_repository_is_read_without_saelens(cached: Path) -> None:
         l2.load_saes("somebody/saes")
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("tiny_reasoner", "tiny-reasoner"), ("mine/saes", "mine/sae"), ("./my-sae", "my-saes")]
+)
+def test_a_name_of_saes_that_is_nearly_right_is_told_the_right_one(
+    typed: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "sae").mkdir(parents=True)
+    (tmp_path / "my-saes").mkdir()
+    with pytest.raises(ValueError, match=f"did you mean .*'{Path(meant).name}'"):
+        l2.load_saes(typed, layers=[3])
+
+
 def test_what_the_hub_does_not_have_is_said(cached: Path) -> None:
     for source in ("somebody/others", "not a/name"):
         with pytest.raises(FileNotFoundError, match=f"no folder '{source}' here, and no such repository from the hub"):

@@ -75,11 +75,14 @@ def _row(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
 
 
 def cut_off_warnings(accuracy: pd.DataFrame) -> list[str]:
-    """For each mode whose responses were cut off too often to say much, why; of a table by mode alone."""
-    names = {"think": "thinking", "direct": "direct"}
+    """Why the modes whose responses were cut off too often say little, if there are any; of a table by mode alone."""
+    names = {"think": ("thinking", "max_new_tokens"), "direct": ("direct", "max_direct_tokens")}
+    shares = {row["mode"]: row["cut_off"] for row in accuracy.to_dict("records") if row["cut_off"] > MUCH_CUT_OFF}
+    if not shares:
+        return []
+    those = " and ".join(f"{share:.0%} of the {names[mode][0]}" for mode, share in shares.items())
     return [
-        f"WARNING: {row['cut_off']:.0%} of the {names[row['mode']]} responses were cut off at the token limit, before they "
-        "ended: accuracy and norms are those of unfinished responses. Give them more room (max_new_tokens, max_direct_tokens)."
-        for row in accuracy.to_dict("records")
-        if row["cut_off"] > MUCH_CUT_OFF
+        f"WARNING: {those} responses were cut off at the token limit, before they ended: accuracy and norms are those of "
+        f"unfinished responses. Give them more room ({', '.join(names[mode][1] for mode in shares)}), or shorter problems "
+        "where the limit is already what the model's context has left."
     ]

@@ -67,7 +67,11 @@ class LateComparison:
         if self.tokens == "chosen":
             where += ", at the tokens from which the response was chosen"
         prompts = "1 prompt" if found.n == 1 else f"{found.n} prompts"
-        figures = f"difference {found} prompts, ratio {self.ratio.mean:.3f} [{self.ratio.low:.3f}, {self.ratio.high:.3f}]"
+        if found.n == 1:
+            figures = f"difference {found.mean:.4g}, ratio {self.ratio.mean:.3f}, no interval with one prompt"
+        else:
+            ratio = f"{self.ratio.mean:.3f} [{self.ratio.low:.3f}, {self.ratio.high:.3f}]"
+            figures = f"difference {found} prompts, ratio {ratio}"
         if found.n < MIN_PROMPTS:
             few = f"With {prompts} nothing can be said of the late layers ({where})"
             return f"{few}: {figures}; give at least {MIN_PROMPTS}."

