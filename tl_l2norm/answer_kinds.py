@@ -26,6 +26,7 @@ from tl_l2norm.tasks import Problem
 _NAMED_OPTIONS = {word: pair for pair in (("true", "false"), ("yes", "no")) for word in pair}
 _FEWEST_LETTERS = 5  # a letter as answer without a list of options: one of A to E, or of more where it is a later one
 _OPERATION = re.compile(r"[+*×·=,<>]|\s[-−–]\s|\d[-−–]|\\(?:times|cdot|div|pm)|\b(?:or|and)\b")
+_FRACTION = re.compile(r"\d\s*/\s*\d|\\[dt]?frac|sqrt|[√^½¼¾²³]")
 _ORDERED = re.compile(r"\b(?:sort\w*|ascending|descending|in\s+(?:\w+\s+)?order|sequence|rank\w*|arrange\w*)\b", re.IGNORECASE)
 # "A case can be made" names no option, "A is right" does.
 _NOT_A_WORD = r"(?!(?<=[AI])\s+(?!(?:because|since|as|is|was|and|or|nor|not|with|for)\b)[a-z])"
@@ -148,6 +149,8 @@ class Number(AnswerKind):
         found = best_value(plain, NUMBER_WITH_UNIT if self.unit else PLAIN_NUMBER)
         if found is None or not found[1]:
             stated = stated_text(text)
+            if stated is None:
+                stated = _unannounced_fraction(text, has_others=found is not None)
             if stated and _is_single_value(stated):
                 return stated
         if found is None:
@@ -166,6 +169,12 @@ class Number(AnswerKind):
         if found is None:
             return same_value(answer, given)
         return expected is not None and expected.same(found)
+
+
+def _unannounced_fraction(text: str, *, has_others: bool) -> str | None:
+    """A fraction, root or power that is the last line, or that it ends with, where no other number is there."""
+    given = last_line(text) if has_others else _trailing(text.rpartition("\n")[2])
+    return given if given and _FRACTION.search(given) else None
 
 
 def _is_single_value(text: str) -> bool:

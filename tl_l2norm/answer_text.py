@@ -55,7 +55,7 @@ _UNIT = rf"""(?: (?:(?P<power>square|sq|cubic)\.?\s+)? (?P<unit>{_UNIT_NAMES}) (
 NUMBER = r"""
     (?P<sign> (?<![\w)\]}]) [-−–] | (?:minus|negative)\s )? (?P<currency>[$€£])?
     (?P<digits> (?:\d{1,3}(?:,\d{3})+ | \d+) (?:\.\d+)? (?:e[+-]?\d+)? | \.\d+ )"""
-_BEFORE = r"(?<![\w.]) (?<![A-Za-z]-) (?<!\d:)"  # not within a word, a decimal, COVID-19 or 10:30
+_BEFORE = r"(?<![\w.√]) (?<![A-Za-z]-) (?<!\d:)"  # not within a word, a decimal, a root, COVID-19 or 10:30
 _AFTER = r"(?! \w | \.\d | -[A-Za-z] | :\d )"
 _PERCENT = r"(?P<percent> \s?% | \s+percent\b )"
 _FLAGS = re.VERBOSE | re.IGNORECASE

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from tl_l2norm.choices import LETTERS, chosen_letter, lettered, without_labels
@@ -81,7 +82,9 @@ def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Probl
     kept: dict[str, Any] = {"answer": answer}
     if choices:
         texts = without_labels(choices)
-        letter = None if answer is None else chosen_letter(answer, texts, labels)
+        is_index = isinstance(given, Integral) and not isinstance(given, bool)
+        meant = int(given) if is_index else answer
+        letter = None if meant is None else chosen_letter(meant, texts, labels)
         question = question if _lists(question, texts) else f"{question}\n{lettered(texts)}"
         kept = {"answer": letter, "options": tuple(LETTERS[: len(texts)]), "option_texts": texts}
     family = family_text("custom" if cells.get("family") is None else cells["family"])

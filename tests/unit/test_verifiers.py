@@ -167,3 +167,14 @@ def test_any_response_is_judged(gold: str, response: str) -> None:
     assert value is None or value in {value}, "it can be counted"
     if extract_answer(asked, response) is None:
         assert is_correct(asked, response) is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "fraction"), [("0.5", "1/2"), ("2.5", "\\frac{5}{2}"), ("2", "4/2"), ("-0.75", "-3/4"), ("3", "√9")]
+)
+def test_a_fraction_is_judged_alike_announced_or_alone(answer: str, fraction: str) -> None:
+    for response in (f"The answer is {fraction}.", fraction, f"**{fraction}**", f"${fraction}$.", f"We try 7.\n\n{fraction}"):
+        assert is_correct(problem(answer), response), response
+        assert not is_correct(problem("11"), response), response
+        assert comparable_answer(problem(answer), response) == Decimal(answer)
+    assert is_correct(problem(answer), f"Thus x = {fraction}.")
