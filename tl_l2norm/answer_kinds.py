@@ -34,8 +34,10 @@ _FRACTION = re.compile(r"\d\s*/\s*\d|\\[dt]?frac|sqrt|[√^½¼¾²³]")
 _ASKS_PERCENT = re.compile(r"(?<!\d)(?<!\d\s)(?<!\d\\)(?:%|percent)", re.IGNORECASE)  # "10%" is given, not asked for
 _ASKS_BASE = re.compile(r"\b(?:base|binary|octal|hexadecimal)\b", re.IGNORECASE)
 _ORDERED = re.compile(r"\b(?:sort\w*|ascending|descending|in\s+(?:\w+\s+)?order|sequence|rank\w*|arrange\w*)\b", re.IGNORECASE)
-# "A case can be made" names no option, "A is right" does.
-_NOT_A_WORD = r"(?!(?<=[AI])\s+(?!(?:because|since|as|is|was|and|or|nor|not|with|for)\b)[a-z])"
+# "A case can be made", "A Roman" and "A 3-digit number" name no option, "A is right" does.
+_NOT_A_WORD = r"""(?!(?<=[AI])\s+(?!(?:because|since|as|is|was|and|or|nor|not|with|for)\b)[a-z])
+    (?!(?<=[AI])[ ]+(?!(?:Because|Since|The|This|That|It|So|Explanation|Reason)\b)(?:[A-Z][a-z]|\d+-[a-z]))"""
+_NAMED_BY_LETTERS = ("vitamin", "point", "group", "plan", "hepatitis", "mr.", "mrs.", "ms.", "dr.")
 
 
 class AnswerKind(ABC):
@@ -57,23 +59,28 @@ class AnswerKind(ABC):
 def kind_of(problem: Problem) -> AnswerKind:
     """The kind of a problem's answers, by its options and its reference answer."""
     answer = (problem.answer or "").strip()
+    named = tuple(noun for noun in _NAMED_BY_LETTERS if not _has_word(noun, problem.question))
     if problem.option_texts or is_lettered(problem.options):
-        return Choice(problem.options, problem.option_texts)
+        return Choice(problem.options, problem.option_texts, named)
     if options := problem.options or _NAMED_OPTIONS.get(answer.casefold(), ()):
         return Words((*options, answer))
     base = base_of(answer) if _ASKS_BASE.search(problem.question) else None
     if (quantity := read_quantity(answer)) is not None:
         return _number_kind(problem.question, quantity, base)
     if problem.verify is None and (letter := label_of(answer)):
-        return Choice(tuple(LETTERS[: max(_FEWEST_LETTERS, LETTERS.index(letter) + 1)]))
+        return Choice(tuple(LETTERS[: max(_FEWEST_LETTERS, LETTERS.index(letter) + 1)]), named=named)
     if problem.verify is None and is_mathematical(answer):
         return Expression(bool(_ORDERED.search(problem.question)), split_unit(answer)[1], base)
     return Text()
 
 
+def _has_word(word: str, text: str) -> bool:
+    return bool(re.search(rf"\b{re.escape(word)}s?(?!\w)", text, re.IGNORECASE))
+
+
 def _number_kind(question: str, answer: Quantity, base: str | None) -> Number:
     size = abs(answer.number)
-    counted = frozenset(word for word, scale in SCALES.items() if word in question.casefold() and size < scale)
+    counted = frozenset(word for word, scale in SCALES.items() if _has_word(word, question) and size < scale)
     is_small = size <= 1
     in_points = is_small if answer.unit == "%" else not is_small or bool(_ASKS_PERCENT.search(question))
     return Number(answer.unit, in_points, counted, base)
@@ -88,6 +95,8 @@ class Words(AnswerKind):
     def find(self, text: str) -> str | None:
         """The option, spelled as in `options`."""
         pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, filter(None, self.options)))})(?![\w-])", re.IGNORECASE)
+        if "yes" in map(str.casefold, self.options):
+            pattern = re.compile(rf"{pattern.pattern}(?!\s+would\b)", re.IGNORECASE)  # "a yes would need more" says none
         found = best_value(text, pattern)
         return {option.casefold(): option for option in self.options}[found[0].group().casefold()] if found else None
 
@@ -102,10 +111,12 @@ class Choice(AnswerKind):
 
     letters: tuple[str, ...]
     texts: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
+    """Nouns before a letter that make it a name, "vitamin A", and no choice."""
 
     def find(self, text: str) -> str | None:
         """The letter, or else the text of the option as the response writes it."""
-        found = best_value(text, _choice_pattern(self.letters, self.texts), self._is_joint)
+        found = best_value(text, _choice_pattern(self.letters, self.texts, self.named), self._is_joint)
         return (_letter(found[0]) or found[0].group()) if found else None
 
     def value(self, given: str) -> str:
@@ -123,11 +134,12 @@ class Choice(AnswerKind):
 
 
 @functools.lru_cache(maxsize=256)
-def _choice_pattern(letters: tuple[str, ...], texts: tuple[str, ...]) -> re.Pattern[str]:
+def _choice_pattern(letters: tuple[str, ...], texts: tuple[str, ...], named: tuple[str, ...]) -> re.Pattern[str]:
     """A letter in brackets (`inner`), alone (`outer`) or announced (`small`), an option's `text`, or `both`."""
     large, small = f"{letters[0]}-{letters[-1]}", f"{letters[0]}-{letters[-1]}".lower()
+    no_name = "".join(rf"(?<!\b(?i:{re.escape(noun)})\ )" for noun in named)
     label = rf"""(?: \((?P<inner>[{large}{small}])\)
-        | (?<!\()(?P<outer>[{large}])(?![\w'’]|-\w|[ ]*[+/=^]|[ ]+\*[ ]) {_NOT_A_WORD}
+        | (?<!\(){no_name}(?P<outer>[{large}])(?![\w'’]|-\w|[ ]*[+/=^]|[ ]+\*[ ]) {_NOT_A_WORD}
         | (?:(?<=answer\ is\ )|(?<=answer:\ )|(?<=option\ )|\A)(?P<small>[{small}])(?=[\s.)*]*(?:\n|$)) )"""
     own = "|".join(
         rf"(?:(?:\(?{letter}[).:\]]*|{letter}\s*[-–:])\s*[*_\"']*{_words(text)})"
@@ -304,7 +316,7 @@ class Text(AnswerKind):
     def find(self, text: str) -> str | None:
         """What is marked, else announced, else the last line."""
         marked = marked_text(text)
-        return (stated_text(text) or last_line(text) if marked is None else marked) or None
+        return (stated_text(text) or _said(last_line(text)) if marked is None else marked) or None
 
     def value(self, given: str) -> Decimal | Fraction | str:
         """A number or the expression where it is one, else the words."""
@@ -316,6 +328,14 @@ class Text(AnswerKind):
     def same(self, answer: str, given: str) -> bool:
         """The same words."""
         return _plain(answer) == _plain(given)
+
+
+def _said(line: str) -> str:
+    """What a line says that "it is", or in bold at its end: "It's Paris", "The capital is **Paris"; else the line."""
+    bold = re.fullmatch(r"([^*]*[^*\s]\s+)\*\*([^*]+)(?:\*\*)?", line)
+    if bold and not _is_negated(bold[1]):
+        return bold[2]
+    return re.sub(r"^(?:it|this|that)(?:['’]s|\s+is|\s+was|\s+will\s+be)\s+(?:an?\s+)?(?=\S)", "", line, flags=re.IGNORECASE)
 
 
 def _plain(text: str) -> str:

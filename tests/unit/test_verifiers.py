@@ -252,3 +252,59 @@ def test_numbers_too_large_to_be_written_out_are_judged() -> None:
         assert is_correct(problem("7"), response) is False
         comparable_answer(problem("7"), response)
         comparable_answer(problem("\\frac12"), response)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        *("We can rule out {}.", "That rules out {}.", "I excluded {}.", "Eliminating {} leaves three."),
+        *("Vitamin {} is irrelevant.", "Point {} lies on the line.", "Dr. {} said so.", "Plan {} failed."),
+    ],
+)
+def test_a_letter_that_is_ruled_out_or_a_name_is_no_choice(response: str) -> None:
+    for letter in "ABCD":
+        assert extract_answer(problem(letter), response.format(letter)) is None
+        assert extract_answer(MULTIPLE_CHOICE, response.format(letter)) is None
+
+
+def test_a_name_is_a_choice_where_the_question_asks_for_it() -> None:
+    assert is_correct(problem("B", "Which point is highest?"), "It is point B.")
+    assert is_correct(problem("C", "Which vitamin helps?"), "Vitamin C, of course.")
+
+
+@pytest.mark.parametrize("response", ["A Roman would know.", "A 3-digit number", "A Greek letter", "A good start"])
+def test_an_article_is_no_choice(response: str) -> None:
+    assert is_correct(problem("A"), response) is False
+
+
+@pytest.mark.parametrize(
+    "response", ["A", "A is right.", "A\n\nExplanation: it fits.", "A The others are wrong.", "A Because it fits."]
+)
+def test_an_a_alone_is_a_choice(response: str) -> None:
+    assert is_correct(problem("A"), response) is True
+
+
+def test_a_yes_that_would_be_is_none() -> None:
+    for response in ("No. A yes would need more.", "No, yes would contradict it."):
+        assert is_correct(problem("yes"), response) is False and is_correct(problem("no"), response) is True
+    assert is_correct(problem("yes"), "It is a yes.") is True
+
+
+@pytest.mark.parametrize("name", ["Paris", "New York", "the Nile"])
+def test_free_text_is_what_it_is_said_to_be(name: str) -> None:
+    asked = problem(name)
+    for response in (
+        f"The place is **{name}**.",
+        f"It's {name}.",
+        f"We look.\nIt is {name}.",
+        f"**{name}**",
+        f"That was {name}",
+    ):
+        assert is_correct(asked, response) is True and comparable_answer(asked, response) == comparable_answer(asked, name)
+    for response in (
+        f"It isn't **{name}**.",
+        f"It's not {name}.",
+        f"It's near {name}.",
+        f"**{name}** is not far from **Rome**.",
+    ):
+        assert is_correct(asked, response) is False
