@@ -42,7 +42,9 @@ _PLAIN = (
 _BASED = re.compile(r"(\d[\dA-F]*)_(?:\{(\d+)\}|(\d+))")  # a number with its base: 1010_2
 _SET = re.compile(r"\\\{[^|:<>=]*\\\}")
 _TUPLE = re.compile(r"\([^()]*,[^()]*\)")
-_ASSIGNMENT = re.compile(r"\s*[A-Za-z](?:\([A-Za-z]\))?\s*=(?:[^=<>]*=)*\s*([^=<>]+)")  # x = ..., P(A) = ... = ...
+_ASSIGNMENT = re.compile(  # x = ..., P(A) = ... = ..., x in ..., ... = y
+    r"\s*[A-Za-z](?:\([A-Za-z]\))?\s*(?:\\in(?![a-z])|=(?:[^=<>]*=)*)\s*([^=<>]+)|([^=<>]+)=\s*[A-Za-z]\s*"
+)
 # What can take sympy for ever: towers of powers, factorials of large numbers, integrals and sums.
 _ENDLESS = re.compile(r"!\s*[)}\]]*\s*!|\d{4,}\s*[)}\]]*\s*!|\\(?:int|sum|prod|lim|binom\s*\{\d{4,})(?![a-z])")
 _POWER = re.compile(r"(?P<bracket>[)}\]]\s*)?\^\s*(?:\{(?P<group>[^{}]*)(?P<closed>\})?|(?P<digit>.))", re.DOTALL)
@@ -86,10 +88,12 @@ def canonical(text: str, *, ordered: bool = False) -> Fraction | str:
     if quantity := read_quantity(text):
         return Fraction(quantity.share)
     text, _ = split_unit(text)
+    if re.fullmatch(r"-?\d{1,300}", digits := _compact(text)):  # thousands with spaces
+        return Fraction(digits)
     if based := _based(text):
         return "_".join(based)
     assigned = _ASSIGNMENT.fullmatch(strip_latex(text))
-    found = _parse(assigned[1] if assigned else text, ordered)
+    found = _parse(assigned[1] or assigned[2] if assigned else text, ordered)
     if not isinstance(found, sympy.Basic):
         return _compact(text)
     if not isinstance(found, sympy.Expr):

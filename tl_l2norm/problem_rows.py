@@ -83,8 +83,7 @@ def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Probl
     kept: dict[str, Any] = {"answer": answer}
     if choices:
         texts = without_labels(choices)
-        is_index = isinstance(given, Integral) and not isinstance(given, bool)
-        meant = int(given) if is_index else answer
+        meant = int(given) if not isinstance(given, bool) and isinstance(given, Integral) else answer
         letter = None if meant is None else chosen_letter(meant, texts, labels)
         question = question if _lists(question, texts) else f"{question}\n{lettered(texts)}"
         kept = {"answer": letter, "options": tuple(LETTERS[: len(texts)]), "option_texts": texts}

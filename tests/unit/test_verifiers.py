@@ -110,6 +110,7 @@ def test_expressions_are_judged_in_any_thread() -> None:
         "(" * 60 + "1" + ")" * 60,
         "\\sqrt{" * 40 + "2" + "}" * 40,
         "1" * 5000,
+        "1 " * 5000,
         "1+" * 2000 + "1",
         "2^" * 1000,
     ],
@@ -238,6 +239,9 @@ def test_scales_and_units_are_not_contradicted(answer: str, question: str, right
         ("\\{3, 4\\}", "?", ["$\\{4,3\\}$"], ["$(3, 4)$"]),
         ("x>3", "?", ["$x>3$", "$3<x$"], ["$x<3$", "$x\\ge 3$"]),
         ("0.5x", "?", ["$\\frac{x}{2}$"], ["$5x$"]),
+        ("y = 3x - 1", "?", ["$3x-1=y$"], ["$3x+1=y$"]),
+        ("x \\in (0, 5)", "?", ["$(0,5)$"], ["$[0,5)$"]),
+        ("73512", "?", ["73 512"], ["73 513"]),
     ],
 )
 def test_expressions_are_equal_in_a_vote_as_they_are_judged(
