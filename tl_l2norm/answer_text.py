@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 _UNITS = {
     "%": "percent",
+    "‰": "permille",
     "$": "dollar dollars usd",
     "€": "euro euros",
     "cent": "cents ¢",
@@ -30,6 +31,10 @@ _UNITS = {
     "kg": "kilogram kilograms",
     "lb": "lbs pound pounds",
     "oz": "ounce ounces",
+    "tonne": "tonnes ton tons",
+    "gallon": "gallons gal",
+    "quart": "quarts",
+    "pint": "pints",
     "ml": "milliliter milliliters millilitre millilitres",
     "l": "liter liters litre litres",
     "s": "sec secs second seconds",
@@ -40,11 +45,20 @@ _UNITS = {
     "month": "months",
     "year": "years",
     "°": "degree degrees",
+    "rad": "radian radians",
     "mph": "miles/hour mi/h",
     "km/h": "kmh kph",
     "m/s": "",
     "am": "a.m.",
     "pm": "p.m.",
+}
+SCALES = {
+    "dozen": 12,
+    "hundred": 100,
+    "thousand": 1000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
 }
 _UNIT_OF = {alias: unit for unit, aliases in _UNITS.items() for alias in (unit, *aliases.split())}
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "²": "2", "³": "3", "2": "2", "3": "3"}
@@ -52,10 +66,14 @@ _UNIT_NAMES = "|".join(map(re.escape, sorted(_UNIT_OF, key=len, reverse=True)))
 _UNIT = rf"""(?: (?:(?P<power>square|sq|cubic)\.?\s+)? (?P<unit>{_UNIT_NAMES}) (?<!\bin(?=\s+\w))
     (?P<exponent> \^?\{{?[23]\}}? | [²³])? (?!\w) )"""
 
-NUMBER = r"""
-    (?P<sign> (?<![\w)\]}]) [-−–] | (?:minus|negative)\s )? (?P<currency>[$€£])?
-    (?P<digits> (?:\d{1,3}(?:,\d{3})+ | \d+) (?:\.\d+)? (?:e[+-]?\d+)? | \.\d+ )"""
-_BEFORE = r"(?<![\w.]) (?<![A-Za-z]-) (?<!\d:)"  # not within a word, a decimal, COVID-19 or 10:30
+_SCALE = rf"(?P<scale>{'|'.join(SCALES)})s?\b"
+NUMBER = rf"""
+    (?P<sign> (?<![\w)\]}}]) [-−–] | (?:minus|negative)\s )? (?P<currency>[$€£])?
+    (?P<digits> (?:\d{{1,3}}(?:(?:,\d{{3}})+|(?:['’]\d{{3}})+|(?:_\d{{3}})+) | \d{{1,2}}(?:,\d{{2}})+,\d{{3}} | \d+)
+        (?:\.\d+)? (?:e[+-]?\d{{1,4}})? | \.\d+ )
+    (?: [ ]*(?:[×·x*]|\\times|\\cdot)[ ]*10[ ]*\^[ ]*(?P<brace>\{{)?(?P<ten>[-−]?\d{{1,4}})(?(brace)\}}) )?
+    (?: \s?{_SCALE} )?"""
+_BEFORE = r"(?<![\w.√]) (?<![A-Za-z]-) (?<!\d:)"  # not within a word, a decimal, a root, COVID-19 or 10:30
 _AFTER = r"(?! \w | \.\d | -[A-Za-z] | :\d )"
 _PERCENT = r"(?P<percent> \s?% | \s+percent\b )"
 _FLAGS = re.VERBOSE | re.IGNORECASE
@@ -110,7 +128,7 @@ def split_unit(text: str) -> tuple[str, str | None]:
 
 
 def quantity_of(match: re.Match[str]) -> Quantity:
-    """Number and unit of a match of `NUMBER_WITH_UNIT` or `PLAIN_NUMBER`."""
+    """Number ("3 million" is multiplied out) and unit of a match of `NUMBER_WITH_UNIT` or `PLAIN_NUMBER`."""
     groups = match.groupdict()
     unit = "%" if groups.get("percent") else groups["currency"]
     if groups.get("unit"):
@@ -120,12 +138,14 @@ def quantity_of(match: re.Match[str]) -> Quantity:
 
 
 def digits_of(match: re.Match[str]) -> str:
-    """The number of a match of `NUMBER`, without commas and currency."""
-    return ("-" if match["sign"] else "") + match["digits"].replace(",", "")
+    """The number of a match of `NUMBER`, without separators, currency and "million"."""
+    digits = ("-" if match["sign"] else "") + re.sub("[,'’_]", "", match["digits"])
+    return str(Decimal(digits).scaleb(int(match["ten"].replace("−", "-")))) if match["ten"] else digits
 
 
 def _decimal(match: re.Match[str]) -> Decimal:
-    return Decimal(digits_of(match))
+    number = Decimal(digits_of(match))
+    return number * SCALES[match["scale"].casefold()] if match["scale"] else number
 
 
 def plain_thousands(text: str) -> str:

@@ -63,9 +63,13 @@ def lettered(choices: Sequence[str]) -> str:
 def chosen_letter(answer: str | int, choices: Sequence[str], labels: Sequence[str] = ()) -> str:
     """The letter of the choice that a reference answer means: its label, its letter, its text, or its index from 0.
 
+    A whole number that isn't text is the index, whatever the texts of the choices are.
+
     Raises:
         InputError: it means none of them, or two different ones.
     """
+    if isinstance(answer, int) and not labels and 0 <= answer < len(choices):
+        return LETTERS[answer]
     text = str(answer).strip()
     found = {i for i, choice in enumerate(choices) if choice.casefold() == text.casefold()}
     if labels:
@@ -78,7 +82,7 @@ def chosen_letter(answer: str | int, choices: Sequence[str], labels: Sequence[st
     if len(found) != 1:
         among = " and ".join(LETTERS[i] for i in sorted(found)) or "none"
         raise InputError(
-            f"the answer {answer!r} means {among} of the {len(choices)} choices: give a letter, from A on, or an index from 0"
+            f"the answer {text!r} means {among} of the {len(choices)} choices: give a letter, from A on, or an index from 0"
         )
     return LETTERS[found.pop()]
 

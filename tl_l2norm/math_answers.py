@@ -16,7 +16,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from tl_l2norm.answer_text import plain_thousands, split_unit, strip_latex
+from tl_l2norm.answer_text import plain_thousands, read_quantity, split_unit, strip_latex
 
 _NAMES = r"sqrt|pi|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|infinity|inf|oo"
 _LATEX_NAMES = {"inf": "infty", "infinity": "infty", "oo": "infty"}
@@ -39,7 +39,12 @@ _PLAIN = (
     ("π", r"\pi "), ("∞", r"\infty "), ("≤", r"\le "), ("≥", r"\ge "), ("∪", r"\cup "), ("∩", r"\cap "),
     ("²", "^2"), ("³", "^3"), ("½", r"\frac12 "), ("¼", r"\frac14 "), ("¾", r"\frac34 "),
 )  # fmt: skip
-_ASSIGNMENT = re.compile(r"\s*[A-Za-z](?:\([A-Za-z]\))?\s*=(?:[^=<>]*=)*\s*([^=<>]+)")  # x = ..., P(A) = ... = ...
+_BASED = re.compile(r"(\d[\dA-F]*)_(?:\{(\d+)\}|(\d+))")  # a number with its base: 1010_2
+_SET = re.compile(r"\\\{[^|:<>=]*\\\}")
+_TUPLE = re.compile(r"\([^()]*,[^()]*\)")
+_ASSIGNMENT = re.compile(  # x = ..., P(A) = ... = ..., x in ..., ... = y
+    r"\s*[A-Za-z](?:\([A-Za-z]\))?\s*(?:\\in(?![a-z])|=(?:[^=<>]*=)*)\s*([^=<>]+)|([^=<>]+)=\s*[A-Za-z]\s*"
+)
 # What can take sympy for ever: towers of powers, factorials of large numbers, integrals and sums.
 _ENDLESS = re.compile(r"!\s*[)}\]]*\s*!|\d{4,}\s*[)}\]]*\s*!|\\(?:int|sum|prod|lim|binom\s*\{\d{4,})(?![a-z])")
 _POWER = re.compile(r"(?P<bracket>[)}\]]\s*)?\^\s*(?:\{(?P<group>[^{}]*)(?P<closed>\})?|(?P<digit>.))", re.DOTALL)
@@ -70,6 +75,8 @@ def same_value(gold: str, given: str, *, ordered: bool = False) -> bool:
         return False
     if _compact(gold) == _compact(given):
         return True
+    if _based(gold) or _based(given):
+        return _based(gold) == _based(given)
     parts = re.split(r"\s*,?\s*\bor\b\s*", given)
     return _verified(gold, given, ordered) or (len(parts) > 1 and all(_verified(gold, part, ordered) for part in parts))
 
@@ -78,21 +85,51 @@ def canonical(text: str, *, ordered: bool = False) -> Fraction | str:
     """A form in which equal expressions are equal: a fraction for numbers, else the expanded expression as text."""
     import sympy
 
+    if quantity := read_quantity(text):
+        return Fraction(quantity.share)
     text, _ = split_unit(text)
+    if re.fullmatch(r"-?\d{1,300}", digits := _compact(text)):  # thousands with spaces
+        return Fraction(digits)
+    if based := _based(text):
+        return "_".join(based)
     assigned = _ASSIGNMENT.fullmatch(strip_latex(text))
-    found = _parse(assigned[1] if assigned else text, ordered)
+    found = _parse(assigned[1] or assigned[2] if assigned else text, ordered)
     if not isinstance(found, sympy.Basic):
         return _compact(text)
     if not isinstance(found, sympy.Expr):
-        return str(found)
+        return str(found.canonical if isinstance(found, sympy.core.relational.Relational) else found)
     value: Any = sympy.expand(found.doit())
-    number = sympy.nsimplify(value, rational=True) if value.is_Number else value
-    return Fraction(int(number.p), int(number.q)) if number.is_Rational else str(value)
+    number = sympy.nsimplify(value, rational=True) if value.has(sympy.Float) else value
+    return Fraction(int(number.p), int(number.q)) if number.is_Rational else str(number)
+
+
+def in_base(text: str, base: str | None) -> str:
+    """A number without its base, where `base` is that of the reference ("" where that leaves it out), gets or loses its own."""
+    if base is None:
+        return text
+    if based := _based(text):
+        return text if base else based[0]
+    return f"{text}_{{{base}}}" if base and re.fullmatch(r"[\dA-F]+", text) else text
+
+
+def base_of(text: str) -> str:
+    """The base that a number is written with; "" where it has none."""
+    based = _based(text)
+    return based[1] if based else ""
+
+
+def _based(text: str) -> tuple[str, str] | None:
+    """Digits and base of a number that is written with its base."""
+    match = _BASED.fullmatch(_compact(text))
+    return (match[1], match[2] or match[3]) if match else None
 
 
 def _verified(gold: str, given: str, ordered: bool) -> bool:
     from math_verify import verify
 
+    plain, other = _compact(gold), _compact(given)
+    if (_SET.fullmatch(plain) and _TUPLE.fullmatch(other)) or (_TUPLE.fullmatch(plain) and _SET.fullmatch(other)):
+        return False
     expected, found = _parse(gold, ordered), _parse(given, ordered)
     # The gold comes first (verify is not symmetric); without its timeouts, which are signals and fail outside the main thread.
     return expected is not None and found is not None and bool(verify(expected, found, timeout_seconds=None))

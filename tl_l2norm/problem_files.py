@@ -54,7 +54,12 @@ def open_table(source: Any) -> Table:
             return Table(str(path), _of_csv(path))
         case ".gz" | ".zip" | ".bz2" | ".xz" | ".zst" | ".xlsx" | ".xls" | ".arrow" | ".feather" | ".pkl":
             raise InputError(f"{path}: {path.suffix} can't be read: unpack it, or save it as one of {FORMATS}")
-    return Table(str(path), _of_json(path))
+        case ".jsonl" | ".json":
+            return Table(str(path), _of_json(path))
+    try:
+        return Table(str(path), iter(list(_of_json(path))))
+    except InputError as error:
+        raise type(error)(f"{error} (the endings that are known are {FORMATS}: a file with another is read as JSONL)") from None
 
 
 def read_text(path: Path) -> str:

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from tl_l2norm.choices import LETTERS, chosen_letter, lettered, without_labels
@@ -22,6 +23,7 @@ ANSWERS = (
 _LIKE_ANSWERS = {*ANSWERS, "correct", "expected", "gold", "output", "reference", "response", "completion"}
 _CHOICES = ("choices", "options", "endings")
 _CONTEXTS = ("context", "passage", "article", "story")
+_CHOOSE = "rename the column, or name it with load_problems(..., {}=...)"
 _LEVEL = re.compile(r"level (\d+)", re.IGNORECASE)
 
 
@@ -45,7 +47,7 @@ class Columns:
         if not question and not questions:
             raise InputError(
                 f"{table}: no column has the questions ({', '.join(QUESTIONS)}): "
-                f"choose one of {', '.join(names) or 'no columns'} with question=..."
+                f"{_CHOOSE.format('question')}: there are {', '.join(names) or 'no columns'}"
             )
         found = question.casefold() if question else questions[0]
         known = answer.casefold() if answer else next(iter(answers), None)
@@ -55,16 +57,16 @@ class Columns:
         notes += [] if answer or known is None else _also("answers", known, [name for name in answers if name != known])
         if known is None:
             near = [name for name in names if name != found and difflib.get_close_matches(name, _LIKE_ANSWERS, 1, 0.75)]
-            notes += (
-                [f"no answers are read, from {', '.join(map(repr, near))} neither (choose with answer=...)"] if near else []
-            )
+            named = ", ".join(map(repr, near))
+            notes += [f"no answers are read, from {named} neither ({_CHOOSE.format('answer')})"] if near else []
         notes += [f"the column {name!r} is not asked" for name in _CONTEXTS if name in names and name != found]
         return cls(question=found, answer=known, not_read="; ".join(notes))
 
 
 def _also(what: str, chosen: str, others: Sequence[str]) -> list[str]:
     named = ", ".join(map(repr, others))
-    return [f"{what} are read from the column {chosen!r}, not from {named} (choose with {what[:-1]}=...)"] if others else []
+    choose = _CHOOSE.format(what[:-1])
+    return [f"{what} are read from the column {chosen!r}, not from {named} ({choose})"] if others else []
 
 
 def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Problem:
@@ -81,7 +83,8 @@ def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Probl
     kept: dict[str, Any] = {"answer": answer}
     if choices:
         texts = without_labels(choices)
-        letter = None if answer is None else chosen_letter(answer, texts, labels)
+        meant = int(given) if not isinstance(given, bool) and isinstance(given, Integral) else answer
+        letter = None if meant is None else chosen_letter(meant, texts, labels)
         question = question if _lists(question, texts) else f"{question}\n{lettered(texts)}"
         kept = {"answer": letter, "options": tuple(LETTERS[: len(texts)]), "option_texts": texts}
     family = family_text("custom" if cells.get("family") is None else cells["family"])

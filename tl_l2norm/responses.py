@@ -17,7 +17,8 @@ _JOINT = re.compile(
 )
 _CONTRAST = re.compile(r"[*_\"')\s]*,?\s+(?:and\s+)?not\s+(?:the\s+)?[*_\"'(]*", re.IGNORECASE)
 _DENIED_BEFORE = re.compile(
-    r"""(?: (?: \b(?:not|cannot) | n['’]t ) (?:\s+(?:be|say))? | \b(?:neither|nor|either|or|than|over|at\ least|at\ most|step) )
+    r"""(?: (?: \b(?:not|cannot) | n['’]t ) (?:\s+(?:be|say))? | \b(?:neither|nor|either|or|than|over|at\ least|at\ most|step)
+      | \b(?:rul(?:e|es|ed|ing)\s+out|(?:eliminat|exclud|discard|reject)(?:e|s|es|ed|ing)?) )
     \s+ (?:the\s+)? (?:(?:option|choice)\s+)? [*_"'$(]* $""",
     re.VERBOSE | re.IGNORECASE,
 )

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Integral
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tl_l2norm.arguments import one_or_several
 from tl_l2norm.choices import LETTERS, inline_choices, is_lettered, label_of
@@ -165,6 +165,7 @@ def make_problems(family: str, n: int, *, level: int = 1, seed: int = 0, split: 
         split: "train" or "test" problems alone; None is both.
     """
     check_count(n)
+    check_split(split)
     problems = tuple(itertools.islice(draw_problems(family, level=level, seed=seed, split=split), n))
     if len(problems) < n:
         which = f"distinct {split} questions" if split else "distinct questions"
@@ -190,6 +191,7 @@ def make_mixture(
         split: As in `make_problems`.
     """
     check_count(n)
+    check_split(split)
     groups = {"prose": PROSE, "compact": COMPACT}
     if isinstance(families, str) and families not in groups:
         raise InputError(unknown("group of families", families, groups))
@@ -209,11 +211,17 @@ def make_mixture(
 
 def draw_problems(family: str, *, level: int = 1, seed: int = 0, split: Split | None = None) -> Iterator[Problem]:
     """Distinct problems in the order of their draws, until new ones become rare: what `make_problems` takes the first of."""
+    check_split(split)
     if family not in FAMILIES:
         raise InputError(unknown("family", family, FAMILIES))
     kind = FAMILIES[family]
     if not 1 <= level <= kind.levels:
         raise InputError(f"{family} has levels 1 to {kind.levels}, not {level}")
+    return _drawn(kind, level, seed, split)
+
+
+def _drawn(kind: Family, level: int, seed: int, split: Split | None) -> Iterator[Problem]:
+    family = kind.name
     rng = random.Random(f"{family}/{level}/{seed}")
     seen: set[str] = set()
     repeats = 0
@@ -250,6 +258,12 @@ def check_count(n: int) -> None:
     """Refuse to make less than one problem."""
     if n < 1:
         raise InputError(f"n must be at least 1, not {n}")
+
+
+def check_split(split: object) -> None:
+    """Refuse a split that no problem is in."""
+    if split is not None and split not in get_args(Split):
+        raise InputError(unknown("split", str(split), get_args(Split)))
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:

@@ -184,7 +184,7 @@ def test_answers_that_are_not_read_are_said() -> None:
             jsonl([{"question": "q", "choices": ["a", "b"], "answer": 2}]),
             "line 1: the answer '2' means none of the 2",
         ),
-        ("a.jsonl", jsonl([{"question": "q", "choices": ["0", "2", "1"], "answer": 1}]), "means B and C of the 3 choices"),
+        ("a.jsonl", jsonl([{"question": "q", "choices": ["0", "2", "1"], "answer": "1"}]), "means B and C of the 3 choices"),
         ("a.jsonl", jsonl([{"question": "q", "choices": ["a"], "answer": 0}]), "at least two"),
         ("a.jsonl", jsonl([{"question": "q", "answer": "w " * 50}]), "line 1: the answer is a text of 50 words"),
         ("a.jsonl", jsonl([{"question": "q", "answer": ["a", "b"]}]), "line 1: answer must be text"),
@@ -224,3 +224,27 @@ def test_without_pyarrow_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ImportError, match="pip install pyarrow"):
         load_problems(path)
+
+
+@pytest.mark.parametrize(("index", "letter"), [(1, "B"), (np.int64(0), "A"), (3, "D")])
+def test_a_number_is_the_index_of_a_choice_even_where_a_choice_is_that_number(index: Any, letter: str) -> None:
+    row = {"question": "How many?", "choices": ["0", "120", "1", "3"], "answer": index}
+    assert load_problems([row])[0].answer == letter
+    with pytest.raises(ValueError, match="means B and C"):
+        load_problems([row | {"answer": "1"}])
+    assert load_problems([row | {"answer": 120}])[0].answer == "B"
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.bin", "notes"])
+@pytest.mark.parametrize("data", [b"What is 2 + 2?\n4\n", b"\x80\x04\x95\x00", b"PK\x03\x04\x00"])
+def test_a_file_with_another_ending_that_is_no_jsonl_names_the_known_endings(name: str, data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"endings that are known are \.jsonl, \.json, \.csv, \.tsv and \.parquet"):
+        load_problems(write(tmp_path / name, data))
+    assert len(load_problems(write(tmp_path / name, b'{"question": "q", "answer": 1}'))) == 1
+
+
+def test_messages_about_columns_say_what_to_do_on_the_command_line_too() -> None:
+    with pytest.raises(ValueError, match=r"rename the column, or name it with load_problems\(\.\.\., question=\.\.\.\)"):
+        load_problems([{"query": "q", "answer": 1}])
+    with pytest.warns(UserWarning, match=r"rename the column, or name it with load_problems\(\.\.\., answer=\.\.\.\)"):
+        load_problems([{"question": "q", "answer": 1, "target": 2}])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import builtins
 import copy
+import inspect
 import json
 import pickle
 import random
 import re
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from tl_l2norm.families.prose import PROSE
 from tl_l2norm.problem_sources import load_problems, reasoning_gym_problems
-from tl_l2norm.tasks import FAMILIES, Problem, make_mixture, make_problems
+from tl_l2norm.tasks import FAMILIES, Problem, draw_problems, make_mixture, make_problems
 from tl_l2norm.verifiers import extract_answer, is_correct
 
 LEVELS = (1, 2, 5, 10)
@@ -518,3 +520,12 @@ def test_reasoning_gym_problems_are_values() -> None:
         assert twin == problems[0] and is_correct(twin, f"<answer>{twin.answer}</answer>")
     with pytest.raises(ValueError, match=r"no reasoning_gym dataset 'chain_summ'. Did you mean 'chain_sum'"):
         reasoning_gym_problems("chain_summ", 1)
+
+
+@pytest.mark.parametrize("split", ["train_", "Test", "", 1])
+def test_an_unknown_split_is_refused_at_once(split: Any) -> None:
+    # What a user calls: the type checker of the tests is in the way.
+    made, mixed, drawn = map(inspect.unwrap, (make_problems, make_mixture, draw_problems))
+    for make in (partial(made, "arithmetic", 2), partial(mixed, 2), partial(drawn, "arithmetic")):
+        with pytest.raises(ValueError, match="no split"):
+            make(split=split)
