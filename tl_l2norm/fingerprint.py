@@ -2,10 +2,10 @@
 
 Of every weight three things are taken. Two sums over the bits of its values, read as integers and wrapping around: of the
 values, and of their squares with sign and exponent mixed into the last bits, which a change of sign or a doubling of all of
-them moves too. Both are exact, and the same in any order of summation, on any device and however the tensor lies in memory. And a
-diagonal, wound around the tensor until it has touched every row and every column: it tells apart what holds the same values in
-another order. That takes about as long as a few decode steps, so nothing is remembered between calls and nothing can be out of
-date, edits through `.data` included.
+them moves too. Both are exact, and the same in any order of summation, on any device and however the tensor lies in memory.
+And a diagonal, wound around the tensor until it has touched every row and every column: it tells apart what holds the same
+values in another order. That takes about as long as a few decode steps, so nothing is remembered between calls and nothing can
+be out of date, edits through `.data` included.
 
 Buffers count as weights do; those that a configuration determines (rotary frequencies, masks) to three digits and tables of
 positions by one row, since processors round differently and tables grow with use.
@@ -127,8 +127,8 @@ def _known_to_both(config: Mapping[str, Any]) -> list[Any]:
     first = {name: config[name] for name in config if config[name] is not None}
     names = ("eps", "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps")
     epsilon = next((float(first[name]) for name in names if name in first), None)
-    names = ("act_fn", "hidden_act", "activation_function", "hidden_activation")
-    activation = str(next((first[name] for name in names if name in first), ""))
+    functions = ("act_fn", "hidden_act", "activation_function", "hidden_activation")
+    activation = str(next((first[name] for name in functions if name in first), ""))
     hooked = "act_fn" in config
     window = first.get("window_size" if hooked else "sliding_window")
     uses_window = first.get("use_local_attn" if hooked else "use_sliding_window", True)
@@ -151,15 +151,14 @@ def _rotation(rope: Mapping[str, Any]) -> list[Any]:
 def _rotation_of_hooked(cfg: Mapping[str, Any]) -> list[Any]:
     if cfg.get("positional_embedding_type") != "rotary":
         return []
-    kind, names = "default", ("rotary_base",)
+    kind, names = "default", ["rotary_base"]
     if cfg.get("use_NTK_by_parts_rope"):
-        kind = "llama3"
-        names += ("NTK_by_parts_factor", "NTK_by_parts_low_freq_factor", "NTK_by_parts_high_freq_factor")
-        names += ("NTK_original_ctx_len",)
+        ntk = ("factor", "low_freq_factor", "high_freq_factor")
+        kind, names = "llama3", [*names, *(f"NTK_by_parts_{name}" for name in ntk), "NTK_original_ctx_len"]
     elif cfg.get("use_yarn_rope"):
-        kind, names = "yarn", (*names, "yarn_factor", "yarn_original_max_position_embeddings")
+        kind, names = "yarn", [*names, "yarn_factor", "yarn_original_max_position_embeddings"]
     elif cfg.get("rotary_scaling_factor", 1.0) != 1.0:
-        kind, names = "linear", (*names, "rotary_scaling_factor")
+        kind, names = "linear", [*names, "rotary_scaling_factor"]
     return [kind, *(float(cfg.get(name) or 0) for name in names)]
 
 
@@ -269,7 +268,7 @@ def _squares(bits: Tensor) -> Tensor:
     in_memory = bits.permute(sorted(range(bits.ndim), key=bits.stride, reverse=True)).reshape(-1)
     dtype = bits.dtype if bits.element_size() >= 4 else torch.int32
     total = torch.zeros(1, dtype=dtype, device=bits.device)
-    for piece in in_memory.split(_PIECE if bits.device.type == "cpu" else _PIECE << 10):
+    for piece in torch.split(in_memory, _PIECE if bits.device.type == "cpu" else _PIECE << 10):
         wide = piece.to(dtype)
         mixed = (wide >> _MANTISSA[bits.element_size()]).bitwise_xor_(wide)
         total += mixed.mul_(mixed).sum(dtype=dtype)
