@@ -1,22 +1,27 @@
-"""Who a model is: what its weights, its configuration, its tokenizer and its hooks are, not what it is called.
+"""Who a model is: what its weights, its buffers, its configuration, its tokenizer and its hooks are, not what it is called.
 
-Of every weight two things are taken. The sum of its bits, read as integers of its element size and wrapping around: exact, the
-same in any order of summation, on any device and however the tensor lies in memory; it moves with any single value that is
-changed. And a diagonal, wound around the tensor until it has touched every row and every column: it tells apart what holds the
-same values in another order. Summing reads the weights once, as one decode step does, so nothing is remembered between calls
-and nothing can be out of date, edits through `.data` included.
+Of every weight three things are taken. Two sums over the bits of its values, read as integers and wrapping around: of the
+values, and of their squares with sign and exponent mixed into the last bits, which a change of sign or a doubling of all of
+them moves too. Both are exact, and the same in any order of summation, on any device and however the tensor lies in memory.
+And a diagonal, wound around the tensor until it has touched every row and every column: it tells apart what holds the same
+values in another order. That takes about as long as a few decode steps, so nothing is remembered between calls and nothing can
+be out of date, edits through `.data` included.
 
-What it can't see: values that change places within a tensor, away from the diagonal; edits whose sums cancel; buffers, such as
-rotary frequencies, for which the configuration stands; code.
+Buffers count as weights do; those that a configuration determines (rotary frequencies, masks) to three digits and tables of
+positions by one row, since processors round differently and tables grow with use.
+
+What it can't see: values that change places within a tensor, away from the diagonal; edits whose sums cancel; code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
+import sys
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +31,8 @@ UNKNOWN = ""
 """Fingerprint of what can't be read, such as weights that are on the meta device."""
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_MANTISSA = {1: 3, 2: 7, 4: 23, 8: 52}
+"""Bits by element size; float16, which has more, doesn't depend on the number."""
 _DIGITS = 16
 _ADMINISTRATION = re.compile(
     r"_name_or_path|architectures|(torch_)?dtype|transformers_version|use_cache|(bos|eos|pad)_token_id|init\w+|pretraining_tp"
@@ -36,6 +43,9 @@ _ADMINISTRATION = re.compile(
 """Keys of configurations that change nothing in a forward pass."""
 
 _JOINT = ".qkv."  # the bridge keeps it beside the three that it was split into
+_PIECE = 1 << 16  # values that are squared at once: they stay in a processor's cache
+_TABLES = ("rotary_sin", "rotary_cos")  # HookedTransformer's, which aren't marked as derived
+_SAME_ACTIVATION = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_tanh": "gelu_new", "swish": "silu"}
 
 
 class Identity(NamedTuple):
@@ -54,34 +64,102 @@ class _Reading(NamedTuple):
 
     kind: str
     """Data type and shape."""
-    total: int
-    """Sum of its values' bits, wrapped around."""
     bits: int
+    total: int
+    """Sum of its values' bits, wrapped around to as many as `bits`."""
+    squares: int
+    """Sum of `_squares`, wrapped around to at least 32."""
     diagonal: bytes
 
 
 def model_fingerprint(weights: nn.Module, blocks: Iterable[nn.Module], config: Mapping[str, Any]) -> str:
     """Two hashes with a dash between them.
 
-    The first is of the matrices in each block by their sums alone: `HookedTransformer` and `TransformerBridge` shape and name
-    the same weights differently, and agree here. The second is of every parameter and of the configuration; it is the one to
-    compare where both models are of one kind. `UNKNOWN` where a weight can't be read.
+    The first is of what `HookedTransformer` and `TransformerBridge` have in common, who shape and name the same weights
+    differently: sums over the weights of each block and over each weight outside of them, and the settings that both know.
+    Where TransformerLens keeps other values than the file has (OPT's positions, GPT-J's rotation), they don't agree. The second
+    is of every parameter, buffer and setting; it is the one to compare where both models are of one kind. `UNKNOWN` where a
+    weight can't be read.
     """
-    parameters = list(weights.parameters())
-    readings = _read(parameters)
+    parameters, buffers = list(weights.parameters()), list(_lasting_buffers(weights))
+    readings = _read([*parameters, *(buffer for _, buffer in buffers)])
     if readings is None:
         return UNKNOWN
-    by_block = [
-        sum(readings[p].total for name, p in block.named_parameters() if p in readings and _is_matrix(name, p))
-        % 2 ** max((readings[p].bits for p in block.parameters() if p in readings), default=1)
-        for block in blocks
-    ]
+    by_block, inside = [], set[int]()
+    for block in blocks:
+        named = [(name, p) for name, p in block.named_parameters() if id(p) in readings]
+        inside.update(id(p) for _, p in named)
+        by_block.append(_sums([readings[id(p)] for name, p in named if _JOINT not in name]))
+    outside = sorted({_sums([readings[id(p)]]) for p in parameters if id(p) not in inside} - {(0, 0)})  # tied or not
     own = hashlib.sha256(json.dumps(_arithmetic(config), sort_keys=True, default=str).encode())
-    for parameter in parameters:
-        found = readings[parameter]
-        if parameter.ndim > 1 or any(found.diagonal):  # TransformerLens adds biases that are zero
-            own.update(f"{found.kind} {found.total}".encode() + found.diagonal)
-    return f"{_hash(by_block)}-{own.hexdigest()[:_DIGITS]}"
+    for name, tensor in (*(("", p) for p in parameters), *buffers):
+        found = readings[id(tensor)]
+        if name or tensor.ndim > 1 or any(found.diagonal):  # TransformerLens adds biases that are zero
+            own.update(f"{name} {found.kind} {found.total} {found.squares}".encode() + found.diagonal)
+    return f"{_hash([by_block, outside, _known_to_both(config)])}-{own.hexdigest()[:_DIGITS]}"
+
+
+def _sums(readings: Sequence[_Reading]) -> tuple[int, int]:
+    bits = max((found.bits for found in readings), default=1)
+    return sum(f.total for f in readings) % 2**bits, sum(f.squares for f in readings) % 2 ** max(bits, 32)
+
+
+def _lasting_buffers(weights: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The buffers that are the same before a forward pass and after it."""
+    for module in weights.modules():
+        kind = str(getattr(module, "rope_type", ""))
+        for name, buffer in module.named_buffers(recurse=False):
+            if name.endswith("inv_freq") and "original" not in name and ("dynamic" in kind or "longrope" in kind):
+                continue  # set anew by the length of each pass
+            if buffer is not None and buffer.numel():
+                derived = name in module._non_persistent_buffers_set or name in _TABLES
+                yield name, _rounded(buffer) if derived else buffer
+
+
+def _rounded(buffer: Tensor) -> Tensor:
+    """What is left of a buffer that was computed, maybe on another processor or for fewer positions."""
+    row = buffer[1] if buffer.ndim == 2 and len(buffer) > 1 else buffer
+    return row.to(torch.bfloat16) if row.is_floating_point() else row
+
+
+def _known_to_both(config: Mapping[str, Any]) -> list[Any]:
+    """Settings under the names of Hugging Face or of HookedTransformer: epsilon, activation, window, rotation."""
+    first = {name: config[name] for name in config if config[name] is not None}
+    names = ("eps", "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps")
+    epsilon = next((float(first[name]) for name in names if name in first), None)
+    functions = ("act_fn", "hidden_act", "activation_function", "hidden_activation")
+    activation = str(next((first[name] for name in functions if name in first), ""))
+    hooked = "act_fn" in config
+    window = first.get("window_size" if hooked else "sliding_window")
+    uses_window = first.get("use_local_attn" if hooked else "use_sliding_window", True)
+    rotation = _rotation_of_hooked(first) if hooked else _rotation(first.get("rope_parameters") or {})
+    return [epsilon, _SAME_ACTIVATION.get(activation, activation), window if uses_window else None, rotation]
+
+
+def _rotation(rope: Mapping[str, Any]) -> list[Any]:
+    kind = rope.get("rope_type", "default")
+    told = {
+        "default": (),
+        "linear": ("factor",),
+        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+        "yarn": ("factor", "original_max_position_embeddings"),
+    }
+    values = [float(rope.get(name) or 0) for name in ("rope_theta", *told.get(kind, ()))]
+    return [kind, *values] if rope and kind in told else [str(rope)] if rope else []
+
+
+def _rotation_of_hooked(cfg: Mapping[str, Any]) -> list[Any]:
+    if cfg.get("positional_embedding_type") != "rotary":
+        return []
+    kind, names = "default", ["rotary_base"]
+    if cfg.get("use_NTK_by_parts_rope"):
+        ntk = ("factor", "low_freq_factor", "high_freq_factor")
+        kind, names = "llama3", [*names, *(f"NTK_by_parts_{name}" for name in ntk), "NTK_original_ctx_len"]
+    elif cfg.get("use_yarn_rope"):
+        kind, names = "yarn", [*names, "yarn_factor", "yarn_original_max_position_embeddings"]
+    elif cfg.get("rotary_scaling_factor", 1.0) != 1.0:
+        kind, names = "linear", [*names, "rotary_scaling_factor"]
+    return [kind, *(float(cfg.get(name) or 0) for name in names)]
 
 
 def same_weights(first: str, second: str, *, same_kind: bool) -> bool:
@@ -93,17 +171,26 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Hash of what turns text into tokens: vocabulary, merges, added tokens and the steps around them."""
     if tokenizer is None:
         return UNKNOWN
-    known = _tokenizers.get(tokenizer)
     fast = getattr(tokenizer, "backend_tokenizer", None)
-    state = (id(fast), len(tokenizer), str(getattr(tokenizer, "added_tokens_decoder", "")))
+    added = str(getattr(tokenizer, "added_tokens_decoder", ""))
+    state = (id(fast), len(tokenizer), added, _steps(fast))
+    known = _tokenizers.get(tokenizer)
     if known is None or known[0] != state:
         if fast is not None:
             what = json.loads(fast.to_str())
             what = {name: part for name, part in what.items() if name not in ("padding", "truncation")}  # of the last call
         else:
-            what = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), state[2]]
+            what = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), added]
         known = _tokenizers[tokenizer] = (state, _hash(what))
     return known[1]
+
+
+def _steps(fast: Any) -> object:
+    """What shows in a moment whether a tokenizer was changed in place: all but its vocabulary, and tokens of a text."""
+    if fast is None:
+        return None
+    steps = (fast.normalizer, fast.pre_tokenizer, fast.post_processor, fast.decoder)
+    return [pickle.dumps(step) for step in steps], fast.encode("Nine rivers, 3\u00a0hills:\n  a b\u00e9d.").ids
 
 
 def template_fingerprint(tokenizer: Any) -> str:
@@ -128,27 +215,26 @@ def _arithmetic(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_matrix(name: str, parameter: Tensor) -> bool:
-    leaf = name.rpartition(".")[2].lstrip("_")
-    return parameter.ndim > 1 and not leaf.startswith("b_") and _JOINT not in name  # HookedTransformer's b_Q has a head axis
-
-
-def _read(parameters: Sequence[nn.Parameter]) -> dict[nn.Parameter, _Reading] | None:
-    """Of each tensor, with one copy from each device; None where one has no values."""
-    pieces: dict[tuple[torch.device, torch.dtype], list[tuple[nn.Parameter, Tensor]]] = {}
-    for parameter in parameters:
-        for part in _parts(parameter.detach()):
+def _read(tensors: Sequence[Tensor]) -> dict[int, _Reading] | None:
+    """Of each tensor by its id, with one copy from each device; None where one has no values."""
+    pieces: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = {}
+    for tensor in tensors:
+        for part in _parts(tensor.detach()):
             if part.is_meta:
                 return None
             piece = _sample(part)
-            pieces.setdefault((piece.device, piece.dtype), []).append((parameter, piece))
-    found: dict[nn.Parameter, _Reading] = {}
+            pieces.setdefault((piece.device, piece.dtype), []).append((tensor, piece))
+    found: dict[int, _Reading] = {}
     for (_, dtype), members in pieces.items():
         joined = torch.cat([piece for _, piece in members]).cpu()
-        for (parameter, _), own in zip(members, torch.split(joined, [len(piece) for _, piece in members]), strict=True):
-            before = found.get(parameter, _Reading(f"{parameter.dtype} {tuple(parameter.shape)}", 0, dtype.itemsize * 8, b""))
-            found[parameter] = before._replace(
-                total=before.total + int(own[0]), diagonal=before.diagonal + own[1:].numpy().tobytes()
+        n = max(4 // dtype.itemsize, 1)  # elements of the squares' sum
+        for (tensor, _), own in zip(members, torch.split(joined, [len(piece) for _, piece in members]), strict=True):
+            kind = f"{tensor.dtype} {tuple(tensor.shape)}"
+            before = found.get(id(tensor), _Reading(kind, dtype.itemsize * 8, 0, 0, b""))
+            found[id(tensor)] = before._replace(
+                total=before.total + int(own[0]),
+                squares=before.squares + int.from_bytes(own[1 : 1 + n].numpy().tobytes(), sys.byteorder, signed=True),
+                diagonal=before.diagonal + own[1 + n :].numpy().tobytes(),
             )
     return found
 
@@ -162,14 +248,28 @@ def _parts(tensor: Tensor) -> list[Tensor]:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    """Sum of the bits, then those of a diagonal through every row (all axes but the last) and every column."""
+    """Sum of the bits, `_squares`, then the bits of a diagonal through every row (all axes but the last) and every column."""
     tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     bits = (tensor if tensor.ndim else tensor[None]).view(_INTEGERS[tensor.element_size()])
-    total = bits.sum(dtype=bits.dtype)[None]
+    sums = torch.cat([bits.sum(dtype=bits.dtype)[None], _squares(bits).view(bits.dtype)])
     if not bits.numel():
-        return total
+        return sums
     columns = bits.shape[-1]
     rows = bits.numel() // columns
     steps = torch.arange(max(rows, columns), device=bits.device)
     index = torch.unravel_index(steps % rows, bits.shape[:-1]) if bits.ndim > 1 else ()
-    return torch.cat([total, bits[(*index, steps % columns)]])
+    return torch.cat([sums, bits[(*index, steps % columns)]])
+
+
+def _squares(bits: Tensor) -> Tensor:
+    """Sum of the squares, [1], wrapped around to 32 bits or 64, of each value with its sign and exponent mixed in: alone they
+    are the upper bits, which wrap away where many values change in them.
+    """
+    in_memory = bits.permute(sorted(range(bits.ndim), key=bits.stride, reverse=True)).reshape(-1)
+    dtype = bits.dtype if bits.element_size() >= 4 else torch.int32
+    total = torch.zeros(1, dtype=dtype, device=bits.device)
+    for piece in torch.split(in_memory, _PIECE if bits.device.type == "cpu" else _PIECE << 10):
+        wide = piece.to(dtype)
+        mixed = (wide >> _MANTISSA[bits.element_size()]).bitwise_xor_(wide)
+        total += mixed.mul_(mixed).sum(dtype=dtype)
+    return total

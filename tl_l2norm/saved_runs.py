@@ -25,44 +25,48 @@ from tl_l2norm.sequences import batches_by_length, tokenize
 from tl_l2norm.storage import content_key, load_traces, replace_file, save_traces
 from tl_l2norm.trace import Label, Trace
 
+_MARK = b"\xef\xbb\xbf"  # of byte order, which some editors write
+_BEGIN = b'{"key": '
 _PROBE = 1 << 20  # bytes that have to fit before a run begins
 
 
 class Journal:
     """Finished pieces of work by key, one JSON line each; appended and synced. Without a file, in memory alone.
 
-    A last line that a killed process left unfinished is dropped. One process writes at a time: use inside `locked`.
+    A last line that a killed process left unfinished is dropped; what an editor adds (a byte order mark, other line ends, blank
+    lines) is passed over. One process writes at a time: use inside `locked`.
     """
 
     def __init__(self, file: Path | None = None) -> None:
         """Read what is there.
 
         Raises:
-            ValueError: a damaged line; the message says which and what to do.
+            ValueError: a damaged line; the message says which and what to do, and the file stays as it is.
         """
         self.file, self.entries = file, dict[str, dict[str, Any]]()
         if file is not None and file.exists():
             self._read(file, file.read_bytes())
 
     def _read(self, file: Path, content: bytes) -> None:
-        lines = content.split(b"\n")
-        whole = 0
+        *lines, last = content.removeprefix(_MARK).split(b"\n")
         for number, line in enumerate(lines, start=1):
-            entry = _parse(line)
-            if entry is None:
-                if number < len(lines) and any(map(_parse, lines[number:])):
-                    raise InputError(
-                        f"{file} is damaged at line {number}: delete that line to have this response made again, or the folder "
-                        "to start anew"
-                    )
-                break
-            self.entries[entry["key"]] = entry["value"]
-            whole += len(line) + 1
-        if whole != len(content):
-            if whole > len(content):  # all of it but the end of the line
-                self._append(b"\n")
-            else:
-                os.truncate(file, whole)
+            if line.strip():
+                self._note(_parse(line.strip()), file, number)
+        if _parse(last.strip()) is not None:  # whole but for the end of the line
+            self._note(_parse(last.strip()), file, len(lines) + 1)
+            self._append(b"\n")
+        elif _is_begun(last):
+            os.truncate(file, len(content) - len(last))
+        elif last.strip():
+            self._note(None, file, len(lines) + 1)
+
+    def _note(self, entry: dict[str, Any] | None, file: Path, number: int) -> None:
+        if entry is None:
+            raise InputError(
+                f"{file} is damaged at line {number}: delete that line to have its response made again, or the folder to start "
+                "anew; nothing was changed"
+            )
+        self.entries[entry["key"]] = entry["value"]
 
     def add(self, entries: Mapping[str, Mapping[str, Any]]) -> None:
         """Append entries; they are on the disk when this returns."""
@@ -81,6 +85,22 @@ class Journal:
 def _line(key: str, value: Mapping[str, Any]) -> bytes:
     body = json.dumps({"key": key, "value": value}, ensure_ascii=False)
     return f"{zlib.crc32(body.encode()):08x} {body}\n".encode()
+
+
+def _is_begun(line: bytes) -> bool:
+    """Whether this is the beginning of a line of ours, which a killed process left."""
+    checksum, space, body = line.partition(b" ")
+    if not line or checksum.strip(b"0123456789abcdef") or (len(checksum) != 8 if space else len(checksum) > 8):
+        return False
+    return body.startswith(_BEGIN) and not _is_json(body) if len(body) > len(_BEGIN) else _BEGIN.startswith(body)
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    return True
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -188,16 +208,14 @@ def collected(
     if place is None:
         return collect(model, sequences, labels=labels, batch_size=batch_size, **options)
     items = tokenize(backend_of(model), sequences)
-    if (place / "traces.json").is_file():
-        whole = load_traces(place)
-        if [tuple(trace.tokens.tolist()) for trace in whole] == [item.tokens for item in items]:
-            return tuple(trace.with_labels(**own) for trace, own in zip(whole, labels, strict=True))
+    whole = _kept_traces(place)
+    if whole is not None and [tuple(trace.tokens.tolist()) for trace in whole] == [item.tokens for item in items]:
+        return tuple(trace.with_labels(**own) for trace, own in zip(whole, labels, strict=True))
     found: dict[int, Trace] = {}
     for number, batch in enumerate(batches_by_length(items, batch_size)):
         part = place / "parts" / f"{number:05d}-{content_key([items[i].tokens for i in batch])}"
-        if (part / "traces.json").is_file():
-            own = load_traces(part)
-        else:
+        own = _kept_traces(part)
+        if own is None:
             chosen = {"labels": [labels[i] for i in batch], "batch_size": len(batch), **options}
             own = collect(model, [sequences[i] for i in batch], **chosen)
             save_traces(part, own)
@@ -207,3 +225,14 @@ def collected(
     save_traces(place, traces)
     shutil.rmtree(place / "parts", ignore_errors=True)
     return traces
+
+
+def _kept_traces(place: Path) -> tuple[Trace, ...] | None:
+    """What an earlier run kept here; None where there is nothing, or nothing whole: then norms are measured again."""
+    if not (place / "traces.json").is_file():
+        return None
+    try:
+        return load_traces(place)
+    except InputError as error:
+        warnings.warn(f"norms are measured again, the responses are kept: {error}", stacklevel=4)
+        return None

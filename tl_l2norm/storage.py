@@ -20,6 +20,7 @@ FORMAT = "tl_l2norm.traces"
 FORMAT_VERSION = 2
 """1 knew a model by its name alone."""
 _TENSORS, _INDEX = "traces.safetensors", "traces.json"
+_AGAIN = f"delete {_INDEX} and {_TENSORS} there and record the traces again"
 _TENSOR_FIELDS = ("tokens", "l2_norms", "embed_l2_norms", "is_sink", "sink_bounds")
 _FEATURE_FIELDS = ("starts", "latents", "values")
 
@@ -67,8 +68,7 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
     blob = _read(folder, _TENSORS)
     if hashlib.sha256(blob).hexdigest() != index.get("tensors_sha256"):
         raise InputError(
-            f"{folder / _TENSORS} doesn't match the checksum in {_INDEX}: it is damaged or of another run; delete {folder} to "
-            "have it made again"
+            f"{folder / _TENSORS} doesn't match the checksum in {_INDEX}: it is damaged or of another run; {_AGAIN}"
         )
     try:
         tensors = load(blob)
@@ -77,14 +77,14 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
             for i, entry in enumerate(index["traces"])
         )
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder} is not a complete set of traces: {error!r}; delete it to have it made again") from error
+        raise InputError(f"{folder} is not a complete set of traces: {error!r}; {_AGAIN}") from error
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads(_read(folder, _INDEX))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder / _INDEX} is damaged: {error}; delete {folder} to have it made again") from error
+        raise InputError(f"{folder / _INDEX} is damaged: {error}; {_AGAIN}") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise InputError(f"{folder / _INDEX} was not written by tl_l2norm.save_traces")
     version = index.get("version")

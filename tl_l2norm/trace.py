@@ -55,14 +55,17 @@ class Provenance:
     """Hooks on the model that were not of the run itself, such as a user's ablation: they may have changed the stream."""
 
     def comparable(self, other: Provenance) -> bool:
-        """Whether norms of both may be put in one table: the same weights in the same dtype and processing.
+        """Whether norms of both may be put in one table: the same weights in the same dtype and processing, as many hooks.
 
-        Weights are told apart by their fingerprints, whatever the model is called; where one isn't known, by name.
+        Weights are told apart by their fingerprints, whatever the model is called; where one isn't known, by name. With foreign
+        hooks on one of them the stream may be another; what two equal numbers of hooks do can't be told apart.
         """
-        mine, theirs = ((p.dtype, p.centred) for p in (self, other))
-        return mine == theirs and self._same_model(other)
+        return self.same_model(other) and self.foreign_hooks == other.foreign_hooks
 
-    def _same_model(self, other: Provenance) -> bool:
+    def same_model(self, other: Provenance) -> bool:
+        """`comparable`, whatever hooks were on the models."""
+        if (self.dtype, self.centred) != (other.dtype, other.centred):
+            return False
         if UNKNOWN in (self.fingerprint, other.fingerprint):
             return self.model == other.model
         return same_weights(self.fingerprint, other.fingerprint, same_kind=self.backend == other.backend)
@@ -71,6 +74,7 @@ class Provenance:
         """The model, its dtype and its weights, for messages."""
         notes = [self.dtype, *(["centred weights"] if self.centred else ())]
         notes += [f"weights {self.fingerprint}"] if self.fingerprint else ()
+        notes += [f"{self.foreign_hooks} hooks of others"] if self.foreign_hooks else ()
         return f"{self.model} ({', '.join(notes)})"
 
 
@@ -265,6 +269,7 @@ def require_comparable(traces: Sequence[Trace]) -> None:
             raise InputError(
                 f"trace {i} is of {trace.provenance.describe()} but trace 0 is of {first.provenance.describe()}: "
                 "norms of different models, dtypes or weight processing are not comparable"
+                + _why(first.provenance, trace.provenance)
             )
         if trace.provenance.sink_ratio != first.provenance.sink_ratio:
             raise InputError(
@@ -278,12 +283,22 @@ def require_comparable(traces: Sequence[Trace]) -> None:
             )
 
 
+def _why(first: Provenance, other: Provenance) -> str:
+    if first.same_model(other):
+        return ", nor those with other numbers of foreign hooks (model.reset_hooks() removes hooks)"
+    if first.backend != other.backend:
+        return f"; they are of the backends {first.backend} and {other.backend}: record both on one if it is the same model"
+    return ""
+
+
 def to_frame(traces: TracesLike, *, include_embedding: bool = False) -> pd.DataFrame:
     """One row per sequence, layer and position.
 
     Columns: sequence, layer (an integer, or "embed" with `include_embedding`), position, token_id, token, segment,
-    is_prompt, l2_norm, is_sink, one for each metric that is [layer, pos] (NaN at the embedding output), with SAEs feature_l0
-    and feature_sum (active latents and their summed activation, NaN where a layer has no SAE), then one for each label.
+    is_prompt, l2_norm, is_sink, model and weights (its name and the fingerprint of its weights: traces of several models may
+    stand in one table, their norms are not comparable), one for each metric that is [layer, pos] (NaN at the embedding output),
+    with SAEs feature_l0 and feature_sum (active latents and their summed activation, NaN where a layer has no SAE), then one
+    for each label.
     """
     frames = [_frame(i, trace, include_embedding) for i, trace in enumerate(traces_of(traces))]
     if not frames:
@@ -309,6 +324,8 @@ def _frame(sequence: int, trace: Trace, include_embedding: bool) -> pd.DataFrame
         "is_prompt": np.tile(~trace.is_response.numpy(), n_layers),
         "l2_norm": norms.flatten().numpy(),
         "is_sink": sinks.flatten().numpy(),
+        "model": trace.provenance.model,
+        "weights": trace.provenance.fingerprint,
     }
     missing = torch.full((n_pos,), torch.nan)
     for name, values in trace.metrics.items():

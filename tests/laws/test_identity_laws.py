@@ -23,7 +23,7 @@ from tests.traces import trace_of
 from tl_l2norm.attach import foreign_hooks
 from tl_l2norm.backends import backend_of
 from tl_l2norm.checks import selfcheck
-from tl_l2norm.fingerprint import UNKNOWN, model_fingerprint, same_weights
+from tl_l2norm.fingerprint import UNKNOWN, model_fingerprint, same_weights, tokenizer_fingerprint
 from tl_l2norm.trace import require_comparable
 
 TEXT = "one two three four"
@@ -288,3 +288,148 @@ def test_an_sae_in_a_hook_points_place_and_hooks_inside_it_count() -> None:
     assert foreign_hooks(model) == 1
     model[1].inner.register_forward_hook(lambda *_: None)
     assert foreign_hooks(model, model) == 2
+
+
+def _in_place(change: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], None]:
+    def changed(weight: torch.Tensor) -> None:
+        weight.data.copy_(change(weight.data))
+
+    return changed
+
+
+@pytest.mark.skipif(not models.HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
+@pytest.mark.parametrize(
+    "change", [lambda w: -w, lambda w: 2 * w, lambda w: w + 1e-3], ids=["negated", "doubled", "with a little more"]
+)
+@pytest.mark.parametrize(
+    "part", ["embed_tokens", "norm", "lm_head", "layers.1.input_layernorm", "layers.2.self_attn.q_proj", "layers.3.mlp.up_proj"]
+)
+def test_an_edit_shows_on_the_other_backend(
+    part: str, change: Callable[[torch.Tensor], Any], tiny_pair: tuple[Any, Any]
+) -> None:
+    bridge, hooked = tiny_pair
+    theirs, before = fingerprint(hooked), fingerprint(bridge)
+    assert same_weights(before, theirs, same_kind=False)
+    names = {name.replace("._original_component", ""): p for name, p in bridge.original_model.named_parameters()}
+    weight = next(p for name, p in names.items() if name.removeprefix("model.") == f"{part}.weight")
+    kept = weight.detach().clone()
+    _in_place(change)(weight)
+    try:
+        assert not same_weights(fingerprint(bridge), theirs, same_kind=False)
+    finally:
+        weight.data.copy_(kept)
+    assert fingerprint(bridge) == before
+
+
+@pytest.fixture(scope="module")
+def tiny_pair() -> tuple[Any, Any]:
+    """A llama of our own to change, on both backends."""
+    return tuple(l2.load_model(models.folder("llama"), backend=b, device="cpu") for b in ("bridge", "hooked"))  # type: ignore
+
+
+@pytest.mark.skipif(not models.HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
+@pytest.mark.parametrize("setting", [{"rms_norm_eps": 1e-3}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}])
+def test_other_settings_of_the_same_weights_show_on_the_other_backend(
+    tmp_path: Path, setting: dict[str, Any], tiny_pair: tuple[Any, Any]
+) -> None:
+    config = copy.deepcopy(models.hugging_face("llama").config)
+    for name, value in setting.items():
+        setattr(config, name, value)
+    other = transformers.AutoModelForCausalLM.from_config(config)
+    other.load_state_dict(models.hugging_face("llama").state_dict())
+    place = saved(tmp_path / "other", other)
+    bridge, hooked = (fingerprint(l2.load_model(place, backend=b, device="cpu")) for b in ("bridge", "hooked"))  # type: ignore
+    assert same_weights(bridge, hooked, same_kind=False)
+    first = [fingerprint(model) for model in tiny_pair]
+    for a, b in itertools.product(first, (bridge, hooked)):
+        assert not same_weights(a, b, same_kind=False)
+
+
+def _mixture(architecture: str) -> Any:
+    common = {
+        **models._SMALL,
+        "num_hidden_layers": 2,
+        "moe_intermediate_size": 32,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+    }
+    if architecture == "glm4":
+        return transformers.Glm4MoeForCausalLM(transformers.Glm4MoeConfig(**common, head_dim=16))
+    latent = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16}
+    return transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**{**common, "num_key_value_heads": 4}, **latent))
+
+
+@pytest.mark.parametrize("architecture", ["glm4", "deepseek"])
+def test_a_buffer_that_routes_is_part_of_the_weights(architecture: str) -> None:
+    model = _mixture(architecture).eval()
+    before = model_fingerprint(model, model.model.layers, {})
+    model(torch.arange(5, 25)[None])
+    assert model_fingerprint(model, model.model.layers, {}) == before, "a pass changes nothing"
+    bias = next(b for name, b in model.named_buffers() if name.endswith("e_score_correction_bias"))
+    bias[0] += 5
+    assert model_fingerprint(model, model.model.layers, {}) != before
+
+
+@pytest.mark.parametrize("case", models.TINY, ids=str)
+def test_rotations_and_scales_edited_in_place_are_seen_and_use_is_not(case: models.Case) -> None:
+    model = l2.load_model(models.folder(case.architecture), backend=case.backend, device="cpu")  # type: ignore[arg-type]
+    before = fingerprint(model)
+    l2.collect(model, [list(range(5, 200))], progress=False)
+    model.to(torch.float64).to(torch.float32)
+    assert fingerprint(model) == before == fingerprint(models.lens(case))
+    derived = ("inv_freq", "embed_scale", "rotary_cos")
+    for name, buffer in backend_of(model)._weights.named_buffers():
+        if name.endswith(derived) and "original" not in name:
+            buffer.mul_(0.5)
+            assert fingerprint(model) != before, name
+            buffer.mul_(2)
+
+
+def test_dynamic_rotations_change_with_use_and_the_model_does_not() -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    config = transformers.LlamaConfig(**{**models._SMALL, "max_position_embeddings": 16, "rope_parameters": rope})
+    model = transformers.LlamaForCausalLM(config).eval()
+    before, table = model_fingerprint(model, [], {}), model.model.rotary_emb.inv_freq.clone()
+    model(torch.arange(5, 45)[None])
+    assert not torch.equal(model.model.rotary_emb.inv_freq, table) and model_fingerprint(model, [], {}) == before
+
+
+def _lowercase(fast: Any) -> None:
+    from tokenizers import normalizers
+
+    fast.normalizer = normalizers.Lowercase()
+
+
+def _with_a_first_token(fast: Any) -> None:
+    from tokenizers import processors
+
+    fast.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+
+
+def _by_whole_words(fast: Any) -> None:
+    from tokenizers import pre_tokenizers
+
+    fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+
+
+@pytest.mark.parametrize("change", [_lowercase, _with_a_first_token, _by_whole_words])
+def test_a_step_of_a_tokenizer_changed_in_place_is_seen(change: Callable[[Any], None]) -> None:
+    tokenizer = copy.deepcopy(models.tokenizer())
+    before = tokenizer_fingerprint(tokenizer)
+    change(tokenizer.backend_tokenizer)
+    assert tokenizer_fingerprint(tokenizer) != before == tokenizer_fingerprint(models.tokenizer())
+
+
+def test_traces_under_another_number_of_hooks_are_not_comparable(tiny: Any) -> None:
+    plain = l2.collect(tiny, TEXT, progress=False)[0]
+    backend_of(tiny).resid_post(2).add_hook(lambda stream, hook: stream * 0)
+    try:
+        ablated = l2.collect(tiny, TEXT, progress=False)[0]
+    finally:
+        tiny.reset_hooks()
+    assert not plain.provenance.comparable(ablated.provenance)
+    with pytest.raises(ValueError, match=r"1 hooks of others.*not comparable, nor those with other numbers of foreign hooks"):
+        require_comparable([plain, ablated])

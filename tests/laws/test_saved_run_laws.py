@@ -264,12 +264,67 @@ def test_a_damaged_line_is_named_with_what_to_do(journal: Path, where: int) -> N
         Journal(journal)
 
 
-def test_damaged_traces_are_named_with_what_to_do(bridge: Any, tmp_path: Path) -> None:
-    l2.run_modes(bridge, PROBLEMS[:2], modes=["think"], save_to=tmp_path, **SHORT)
-    file = next(tmp_path.glob("*/traces.safetensors"))
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_what_an_editor_adds_is_read(journal: Path, mark: bytes, end: bytes) -> None:
+    lines = journal.read_bytes().splitlines()
+    journal.write_bytes(mark + b"\r\n\r\n".join(lines) + end)
+    assert Journal(journal).entries == ENTRIES
+    Journal(journal).add({"new": {"n": 1}})
+    assert Journal(journal).entries == ENTRIES | {"new": {"n": 1}}
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"no line of ours", 1),
+        (b"no line of ours\n", 1),
+        (b"\x00" * 40, 1),
+        ("00000000 {}\n".encode("utf-16"), 1),
+        (b"%swrong\n", 4),
+        (b"%s\nwrong", 5),
+        (b'%s00000000 {"key": "d", "value": {}}\n', 4),
+        (b'%s00000000 {"key": "d", "value": {}}', 4),
+    ],
+)
+def test_damage_that_no_killed_process_leaves_is_named_and_stays(journal: Path, content: bytes, line: int) -> None:
+    content = content.replace(b"%s", journal.read_bytes())
+    journal.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"responses\.jsonl is damaged at line {line}: delete that line"):
+        Journal(journal)
+    assert journal.read_bytes() == content
+
+
+def _cut(folder: Path) -> None:
+    file = folder / "traces.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(ValueError, match=r"traces\.safetensors .*damaged.*delete"):
-        l2.run_modes(bridge, PROBLEMS[:2], modes=["think"], save_to=tmp_path, **SHORT)
+
+
+def _without_tensors(folder: Path) -> None:
+    (folder / "traces.safetensors").unlink()
+
+
+def _not_json(folder: Path) -> None:
+    (folder / "traces.json").write_text("{")
+
+
+def _without_entries(folder: Path) -> None:
+    (folder / "traces.json").write_text('{"format": "tl_l2norm.traces", "version": 2}')
+
+
+@pytest.mark.parametrize("damage", [_cut, _without_tensors, _not_json, _without_entries])
+def test_damaged_traces_are_named_and_measured_again(
+    bridge: Any, tmp_path: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"modes": ["think"], "save_to": tmp_path, **SHORT}
+    whole = l2.run_modes(bridge, PROBLEMS[:2], **options)
+    damage(next(tmp_path.iterdir()))
+    with pytest.raises(ValueError, match=r"traces\.(safetensors|json)"):
+        l2.load_traces(next(tmp_path.iterdir()))
+    monkeypatch.setattr("tl_l2norm.evaluation.generate", lambda *_, **__: pytest.fail("asked again"))
+    with pytest.warns(UserWarning, match=r"norms are measured again, the responses are kept: .*traces"):
+        assert table(l2.run_modes(bridge, PROBLEMS[:2], **options)) == table(whole)
+    assert table(l2.run_modes(bridge, PROBLEMS[:2], **options)) == table(whole), "and whole again"
 
 
 # The folder

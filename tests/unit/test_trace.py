@@ -110,3 +110,11 @@ def test_a_damaged_file_says_what_is_wrong(tmp_path: Path, what: str, says: str)
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no folder of traces"):
         l2.load_traces(tmp_path / "nowhere")
+
+
+def test_a_table_says_which_model_each_row_is_of() -> None:
+    names = {"a": "1-1", "b": "2-2", "c": "2-3"}
+    traces = [trace_of([[1.0, 2.0]], provenance={"model": name, "fingerprint": own}) for name, own in names.items()]
+    frame = l2.to_frame(traces)
+    assert dict(zip(frame["model"], frame["weights"], strict=True)) == names
+    assert list(frame.groupby("weights").size()) == [2, 2, 2]

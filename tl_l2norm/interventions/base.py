@@ -129,7 +129,7 @@ class Intervention(ABC):
         if source is None:
             return
         here = provenance(backend, backend.identity(), sink_ratio=source.sink_ratio)
-        if not source.comparable(here):
+        if not source.same_model(here):  # hooks beside it are the user's affair
             raise InputError(
                 f"{type(self).__name__}: the thresholds are of {source.describe()} but the model is {here.describe()}: norms "
                 "of different models, dtypes or weight processing are not comparable; take thresholds from traces of this model"
