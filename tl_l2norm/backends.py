@@ -488,7 +488,7 @@ class BridgeBackend(Backend):
     def can_join(self, cache: Cache) -> bool:
         from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-        layers = getattr(cache, "layers", None)
+        layers = getattr(cache, "layers", None) or ()
         return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
     @override

@@ -146,7 +146,7 @@ def _decode(
     _, mask = pad_left(past, backend.device)
     steps: Int[Tensor, "row step"] = torch.tensor(new, device=backend.device)
     found = []
-    for step in steps.split(1, dim=1):
+    for step in torch.split(steps, 1, dim=1):
         mask = torch.cat([mask, torch.ones_like(step)], dim=1)
         logits, cache = backend.forward(step, mask, cache=cache, logits="last")
         assert logits is not None
