@@ -24,7 +24,7 @@ from tl_l2norm.errors import InputError, InputTypeError, Unsupported
 from tl_l2norm.final_norm import FinalNorm, read_final_norm
 from tl_l2norm.fingerprint import Identity, model_fingerprint, template_fingerprint, tokenizer_fingerprint
 from tl_l2norm.hook_names import resid_post, unknown_name
-from tl_l2norm.kv_cache import Renamings, cache_renamings, check_grown, handed_over, positions_held
+from tl_l2norm.kv_cache import Renamings, cache_renamings, check_grown, handed_over, longrope_boundary, positions_held
 from tl_l2norm.protocols import Tokenizer
 from tl_l2norm.turn_ends import turn_ends
 
@@ -241,8 +241,12 @@ class Backend(ABC):
         """The cache without its first positions, which are padding in every row. The old one is used up."""
 
     @abstractmethod
+    def can_select(self, cache: Cache) -> bool:
+        """Whether `select_rows` knows this kind of cache."""
+
+    @abstractmethod
     def can_join(self, cache: Cache) -> bool:
-        """Whether `join_rows` and `trim_left` know this kind of cache."""
+        """Whether `join_rows` and `trim_left` know this kind of cache: it holds keys and values alone."""
 
     @abstractmethod
     def join_rows(self, first: Cache, second: Cache) -> Cache:
@@ -272,6 +276,11 @@ class Backend(ABC):
     def decodes_without_us(self) -> bool:
         """Whether the model's own `generate` sees its cache."""
         return True
+
+    @property
+    def longrope_boundary(self) -> int | None:
+        """Longest sequence read with LongRoPE's short factors; a longer one is read with the long ones at every position."""
+        return None
 
     @contextmanager
     def capture_stream(self, layer: int) -> Iterator[list[Float[Tensor, "batch pos d_model"]]]:
@@ -363,6 +372,10 @@ class HookedBackend(Backend):
         return cache
 
     @override
+    def can_select(self, cache: Cache) -> bool:
+        return True
+
+    @override
     def can_join(self, cache: Cache) -> bool:
         return True
 
@@ -412,6 +425,11 @@ class BridgeBackend(Backend):
     def decodes_without_us(self) -> bool:
         return all(module is self.model.original_model for module, _ in self.cache_renamings)
 
+    @property
+    @override
+    def longrope_boundary(self) -> int | None:
+        return longrope_boundary(self.model.original_model.config.get_text_config())
+
     @override
     def token_embeddings(self) -> HookPoint:
         return self._point(self.model.embed, "hook_out", "embed.hook_out")
@@ -449,7 +467,7 @@ class BridgeBackend(Backend):
 
     @override
     def select_rows(self, cache: Cache, rows: Int[Tensor, " rows"]) -> Cache:
-        cache.batch_select_indices(rows)
+        cache.reorder_cache(rows)  # recurrent layers have no batch_select_indices
         return cache
 
     @override
@@ -463,10 +481,15 @@ class BridgeBackend(Backend):
         return cache
 
     @override
+    def can_select(self, cache: Cache) -> bool:
+        return hasattr(cache, "reorder_cache")
+
+    @override
     def can_join(self, cache: Cache) -> bool:
         from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-        return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
+        layers = getattr(cache, "layers", None) or ()
+        return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
     @override
     def join_rows(self, first: Cache, second: Cache) -> Cache:

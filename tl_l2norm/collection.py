@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.arguments import OnePerRow, as_integers, as_labels, one_or_several
 from tl_l2norm.backends import Backend, backend_of
-from tl_l2norm.decode_check import check_decoding
+from tl_l2norm.decode_check import batches, check_decoding
 from tl_l2norm.draws import sequence_key
 from tl_l2norm.encoding import FeatureRecorder
 from tl_l2norm.errors import InputError, Unsupported
@@ -25,7 +25,7 @@ from tl_l2norm.metrics import MetricRecorder, check_finite_metrics
 from tl_l2norm.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.protocols import SparseAutoencoder
 from tl_l2norm.recording import NormRecorder, check_finite, make_trace
-from tl_l2norm.sequences import TokenSequence, batches_by_length, pad_left, tokenize
+from tl_l2norm.sequences import TokenSequence, pad_left, tokenize
 from tl_l2norm.trace import Label, Trace
 
 _SCORES = 1 << 23  # attention scores of a batch at once, of one head
@@ -111,7 +111,7 @@ def collect(
         measuring.attached(),
         tqdm(total=len(items), desc="collect", unit="seq", disable=not progress, delay=2) as bar,
     ):
-        for batch in batches_by_length(items, batch_size):
+        for batch in batches(backend, items, batch_size):
             if run:
                 _begin(run, items, keys, batch, backend.device)
             norms.update(_run(backend, recorder, features, measuring, items, batch, in_one_pass))
@@ -172,7 +172,7 @@ def _run(
     """Norms of a batch; in parts where it is long, so that memory grows with its length and not with the square of it."""
     tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
     step = max(1, _SCORES // mask.numel())
-    if step < tokens.shape[1] and (in_one_pass or not _sees_its_cache(backend, items[batch[0]])):
+    if step < tokens.shape[1] and (in_one_pass or not _reads_in_parts(backend, items[batch[0]])):
         step = tokens.shape[1]
     cache, parts = None, list[torch.Tensor]()
     for part, real in zip(torch.split(tokens, step, dim=1), torch.split(mask, step, dim=1), strict=True):
@@ -189,12 +189,14 @@ def _run(
     return found
 
 
-def _sees_its_cache(backend: Backend, item: TokenSequence) -> bool:
+def _reads_in_parts(backend: Backend, longest: TokenSequence) -> bool:
+    boundary = backend.longrope_boundary
+    if boundary is not None and len(longest) > boundary:
+        return False  # its first part would be read as a short text
     try:
-        check_decoding(backend, item.tokens)
+        return check_decoding(backend, longest.tokens)
     except Unsupported:
         return False
-    return True
 
 
 def _measured(measuring: MetricRecorder, batch: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:

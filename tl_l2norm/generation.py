@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from tl_l2norm.arguments import OnePerRow, as_integer, as_integers, as_labels, check_flag, one_or_several
 from tl_l2norm.backends import Backend, Cache, backend_of
 from tl_l2norm.boundaries import Boundaries
-from tl_l2norm.decode_check import check_decoding
+from tl_l2norm.decode_check import check_decoding, decodes_rows_together, reads_rows_together, telling_tokens
 from tl_l2norm.draws import sequence_key
 from tl_l2norm.encoding import FeatureRecorder, join_features
-from tl_l2norm.errors import InputError
+from tl_l2norm.errors import InputError, Unsupported
 from tl_l2norm.features import FeatureActs
 from tl_l2norm.hook_names import Layers, resolve_layers
 from tl_l2norm.inputs import SequenceLike
@@ -173,7 +173,8 @@ def generate(
             recorded by `collect(model, out, metrics=...)`, in one pass over the responses.
         layers: which blocks to record; all by default.
         labels: for each prompt, what to keep with its traces.
-        batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner).
+        batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner); 1 for a model whose recurrent
+            layers read padding.
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink, and
             interventions leave it alone; 5 by default (20 for tiny-reasoner).
@@ -183,7 +184,8 @@ def generate(
 
     Raises:
         ValueError: bad input; the message says what to do.
-        NotImplementedError: the model doesn't see what its KV cache holds; with the versions that work together.
+        NotImplementedError: the model doesn't see what its KV cache holds, with the versions that work together; or a response
+            would cross the length at which LongRoPE changes its factors.
         FloatingPointError: a norm is NaN or infinite; with layer, sequence and position.
     """
     backend = backend_of(model)
@@ -204,13 +206,13 @@ def generate(
     stops = _Stops.of(backend, stop, ignore_eos)
     rows = _make_rows(items, n, _seeds(seed, len(items), n))
     _check_context(backend, items, max_new_tokens)
+    _check_longrope(backend, items, max_new_tokens)
     own_labels = as_labels(labels, len(items), "prompts")
     recorder = NormRecorder(backend, chosen) if metrics else None
     features = FeatureRecorder(backend, saes) if saes is not None else None
     interventions = one_or_several(interventions, Intervention)
     run = Run(backend, interventions, sink_ratio=sink_ratio) if interventions else None
-    if items and max_new_tokens > 1:
-        check_decoding(backend, items[0].tokens)
+    batch_size = _rows_at_once(backend, items, n, batch_size, max_new_tokens)
     decoder = _Decoder(backend, recorder, features, run, sampling, stops, max_new_tokens)
 
     boundaries = Boundaries(backend.tokenizer)
@@ -352,9 +354,15 @@ class _Decoder:
         free = batch_size - len(self.rows)
         if self.rows and (2 * free < batch_size or not self.backend.can_join(self.cache)):
             return
-        while queue and len(queue[0]) <= free:
+        rows = [*self.rows, *(queue[0] if queue else ())]
+        while queue and len(queue[0]) <= free and self._is_far(queue[0][0]) == self._is_far(rows[0]):
             free -= len(queue[0])
             yield queue.popleft()
+
+    def _is_far(self, row: _Row) -> bool:
+        """On which side of LongRoPE's boundary a row is, from its prompt to its end: a batch has one set of factors."""
+        boundary = self.backend.longrope_boundary
+        return boundary is not None and len(row.item) > boundary
 
     def _admit(self, groups: list[list[_Row]]) -> None:
         """Read the prompts of new rows, one pass for the samples of a prompt, and put them beside the others."""
@@ -519,6 +527,29 @@ def _check_context(backend: Backend, items: Sequence[TokenSequence], max_new_tok
                 f"prompt {i} has {len(item)} tokens: with max_new_tokens={max_new_tokens} it runs past the model's context of "
                 f"{backend.n_ctx}; shorten it or generate at most {max(0, backend.n_ctx - len(item) + 1)}"
             )
+
+
+def _check_longrope(backend: Backend, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
+    boundary = backend.longrope_boundary
+    for i, item in enumerate(items):
+        if boundary is not None and len(item) <= boundary < len(item) + max_new_tokens - 1:
+            raise Unsupported(
+                f"prompt {i} ({len(item)} tokens) with max_new_tokens={max_new_tokens} runs past position {boundary}, where "
+                "this model's LongRoPE changes its factors while keys in the cache keep the old: what follows would not be "
+                f"what one pass gives; generate at most {boundary - len(item) + 1}, or begin with more than {boundary} tokens"
+            )
+
+
+def _rows_at_once(backend: Backend, items: Sequence[TokenSequence], n: int, batch_size: int, max_new_tokens: int) -> int:
+    """`batch_size`, or 1 where rows of a batch would not be what they are alone. Refuses a model that doesn't decode."""
+    if not items:
+        return batch_size
+    tokens = telling_tokens(items)
+    several = min(len(items) * n, batch_size) > 1
+    if max_new_tokens > 1:
+        check_decoding(backend, tokens)
+        return batch_size if not several or decodes_rows_together(backend, tokens) else 1
+    return batch_size if not several or reads_rows_together(backend, tokens) else 1
 
 
 def _widen(mask: Int[Tensor, "rows total"], width: int) -> Int[Tensor, "rows width"]:

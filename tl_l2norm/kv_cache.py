@@ -55,6 +55,18 @@ def check_grown(before: int | None, cache: Any, n_pos: int) -> None:
     )
 
 
+def longrope_boundary(config: Any) -> int | None:
+    """Positions up to which LongRoPE uses its short factors; None for any other RoPE.
+
+    Factors are chosen by the largest position in a batch and turn the new keys alone: those in a cache keep what they had.
+    (That of "dynamic" RoPE is the context itself.)
+    """
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = [parameters, *(kind for kind in parameters.values() if isinstance(kind, Mapping))]  # one for each type of layer
+    found = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min(found, default=None)
+
+
 def known_versions() -> str:
     """Which versions are here, which are known to be right, and what needs no cache."""
     here = " with ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "transformer-lens"))

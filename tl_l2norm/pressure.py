@@ -20,12 +20,13 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.arguments import OnePerRow, as_labels
 from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.decode_check import batches
 from tl_l2norm.errors import InputError, Unmeasurable, Unsupported
 from tl_l2norm.final_norm import FinalNorm
 from tl_l2norm.inputs import SequenceLike
 from tl_l2norm.norms import find_sinks, l2_norms, sink_bounds
 from tl_l2norm.presets import batch_size_of, sink_ratio_of
-from tl_l2norm.sequences import TokenSequence, batches_by_length, pad_left, token_texts, tokenize
+from tl_l2norm.sequences import TokenSequence, pad_left, token_texts, tokenize
 from tl_l2norm.trace import Label
 
 COLUMNS = (
@@ -99,7 +100,7 @@ def optimisation_pressure(
         backend.capture_stream(backend.n_layers - 1) as streams,
         tqdm(total=len(items), desc="pressure", unit="seq", disable=not progress, delay=2) as bar,
     ):
-        for batch in batches_by_length(items, batch_size):
+        for batch in batches(backend, items, batch_size):
             tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
             logits, _ = backend.forward(tokens, mask, logits="last")
             stream = _take(streams)

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_l2norm.backends import Backend, backend_of
+from tl_l2norm.decode_check import batches
 from tl_l2norm.draws import hash_keys
 from tl_l2norm.errors import InputError
 from tl_l2norm.hook_names import Layers, resid_post, resolve_layers
@@ -211,13 +212,15 @@ def read_states(
     backend: Backend, items: Sequence[TokenSequence], layers: Sequence[int], sink_ratio: float
 ) -> dict[int, list[Float[Tensor, "states d_model"]]]:
     """`resid_post` of each sequence at these layers, without its attention sinks, in float32."""
-    tokens, mask = pad_left([item.tokens for item in items], backend.device)
-    with torch.no_grad(), ExitStack() as stack:
-        streams = {layer: stack.enter_context(backend.capture_stream(layer)) for layer in layers}
-        backend.forward(tokens, mask)
-    return {
-        layer: [_without_sinks(*pair, sink_ratio) for pair in zip(items, streams[layer][0], strict=True)] for layer in layers
-    }
+    found: dict[int, dict[int, Tensor]] = {layer: {} for layer in layers}
+    for batch in batches(backend, items, len(items)):
+        tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
+        with torch.no_grad(), ExitStack() as stack:
+            streams = {layer: stack.enter_context(backend.capture_stream(layer)) for layer in layers}
+            backend.forward(tokens, mask)
+        for layer in layers:
+            found[layer] |= {i: _without_sinks(items[i], streams[layer][0][row], sink_ratio) for row, i in enumerate(batch)}
+    return {layer: [found[layer][i] for i in range(len(items))] for layer in layers}
 
 
 def _without_sinks(

@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 import tl_l2norm as l2
 from tests import models
 from tests.chat_templates import tokenizer_of
+from tests.oracles import greedy
 from tl_l2norm import decode_check
 from tl_l2norm.attach import attached
 from tl_l2norm.backends import Backend, backend_of
@@ -60,10 +61,24 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         **{**_SMALL, "num_key_value_heads": 4}, **_MLA, **_EXPERTS, n_routed_experts=4, n_shared_experts=1
     ),
     "lfm 2, convolutions between": lambda: transformers.Lfm2Config(**_SMALL, layer_types=["conv", "full_attention"] * 2),
-    "bamba, recurrent layers between": lambda: transformers.BambaConfig(
+    "falcon h1, recurrent heads beside attention": lambda: transformers.FalconH1Config(
+        **_SMALL, mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_chunk_size=4
+    ),
+    "jamba, recurrent layers between": lambda: transformers.JambaConfig(
+        **_SMALL, num_experts=2, num_experts_per_tok=1, attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False
+    ),
+}
+RECURRENT: dict[str, Callable[[], Any]] = {
+    "mamba": lambda: transformers.MambaConfig(vocab_size=300, hidden_size=48, num_hidden_layers=2, state_size=8),
+    "mamba 2": lambda: transformers.Mamba2Config(
+        vocab_size=300, hidden_size=48, num_hidden_layers=2, num_heads=6, head_dim=16, state_size=8, n_groups=1, chunk_size=4
+    ),
+    "rwkv": lambda: transformers.RwkvConfig(vocab_size=300, hidden_size=48, num_hidden_layers=2),
+    "bamba": lambda: transformers.BambaConfig(
         **_SMALL, mamba_n_heads=6, mamba_d_head=16, mamba_d_state=8, mamba_n_groups=1, attn_layer_indices=[1, 3]
     ),
 }
+"""Some versions decode these otherwise than in one pass."""
 
 
 def hugging_face(config: Any) -> Any:
@@ -154,6 +169,31 @@ def test_a_cache_of_a_hooked_transformer_that_is_not_looked_into_is_refused(monk
         l2.generate(model, PROMPTS, max_new_tokens=4, progress=False)
 
 
+def _sees_itself_alone(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    if (stream := args[0] if args else kwargs["hidden_states"]).shape[1] > 1:
+        return None
+    past = kwargs["past_key_values"].get_seq_length()
+    blind = torch.full((len(stream), 1, 1, past + 1), torch.finfo(torch.float32).min)
+    blind[..., -1] = 0.0
+    return args, {**kwargs, "attention_mask": blind}
+
+
+def _one_further(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """Each position of a decode step takes the place of the next."""
+    if kwargs["position_ids"].shape[1] > 1:
+        return None
+    return args, {**kwargs, "position_ids": kwargs["position_ids"] + 1}
+
+
+@pytest.mark.parametrize("fault", ["layer 0", "layer 1", "layer 3", "positions"])
+def test_a_cache_of_which_a_part_is_used_wrong_is_refused(fault: str) -> None:
+    model = tiny_llama("bridge")
+    at = model.original_model.model.rotary_emb if fault == "positions" else model.blocks[int(fault[-1])]
+    at.register_forward_pre_hook(_one_further if fault == "positions" else _sees_itself_alone, with_kwargs=True)
+    with pytest.raises(l2.errors.Unsupported, match="other logits than one pass"):
+        l2.generate(model, PROMPTS, max_new_tokens=4, progress=False)
+
+
 def _window_of_one(module: nn.Module, args: Any, kwargs: Any) -> Any:
     """Each position of a decode step sees itself alone."""
     mask = kwargs["attention_mask"]
@@ -193,15 +233,17 @@ def test_a_model_that_returns_no_cache_is_refused() -> None:
     handle.remove()
 
 
-def test_a_recurrent_model_decodes_right_or_is_refused() -> None:
-    model = bridge(hugging_face(transformers.MambaConfig(vocab_size=300, hidden_size=48, num_hidden_layers=2, state_size=8)))
-    try:
-        out = l2.generate(model, PROMPTS[0], max_new_tokens=8, ignore_eos=True, progress=False)[0]
-    except l2.errors.Unsupported:
-        return
-    with torch.no_grad():
-        best = model(torch.tensor([[*PROMPTS[0], *out.tokens]]))[0].argmax(-1)
-    assert out.tokens == tuple(best[len(PROMPTS[0]) - 1 : -1].tolist())
+@pytest.mark.filterwarnings("ignore:this model:UserWarning")
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_recurrent_model_decodes_right_or_is_refused(name: str) -> None:
+    plain, model = hugging_face(RECURRENT[name]()), bridge(hugging_face(RECURRENT[name]()))
+    for prompts in ([PROMPTS[0]], PROMPTS):
+        try:
+            out = l2.generate(model, prompts, max_new_tokens=8, ignore_eos=True, progress=False)
+        except l2.errors.Unsupported:
+            return
+        for prompt, completion in zip(prompts, out, strict=True):
+            assert list(completion.tokens) == greedy(plain, prompt, 8, eos=False)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
