@@ -122,7 +122,8 @@ def test_no_expression_takes_for_ever(bomb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", [" ", "= ", "1 ", "$", "\\(", "answer is ", "**", "{", "\\boxed{", "(A) ", "A. Mars\n", "not ", "1/2 or "]
+    "unit",
+    [" ", "= ", "1 ", "$", "\\(", "answer is ", "**", "{", "\\boxed{", "(A) ", "A. Mars\n", "not ", "1/2 or ", "12,", "1_000"],
 )
 def test_no_response_takes_for_ever(unit: str) -> None:
     for asked in (problem("1/2"), problem("\\sqrt{2}"), problem("12 cm"), problem("C"), MULTIPLE_CHOICE):
