@@ -69,7 +69,7 @@ def collect(
         seeds: for each sequence the key of the interventions' random draws. By default that of the trace or completion that is
             given, or what `generate` uses for the prompt in this place.
         batch_size: sequences in one pass, grouped by length, 8 by default (100 for tiny-reasoner). What is recorded doesn't
-            depend on it.
+            depend on it; a model that takes padding for tokens reads one at a time.
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink, and
             interventions leave it alone; 5 by default (20 for tiny-reasoner).
@@ -100,6 +100,7 @@ def collect(
         )
     # interventions, other metrics and the user's own hooks know whole sequences only
     in_one_pass = run is not None or bool(set(metrics) - {"l2_norm"}) or identity.foreign_hooks > 0
+    planned = batches(backend, items, batch_size)  # it may try the model, which nothing of this run should hear
     norms: dict[int, torch.Tensor] = {}
     acts: dict[int, dict[int, FeatureActs]] = {}
     measured: dict[int, dict[str, torch.Tensor]] = {}
@@ -111,7 +112,7 @@ def collect(
         measuring.attached(),
         tqdm(total=len(items), desc="collect", unit="seq", disable=not progress, delay=2) as bar,
     ):
-        for batch in batches(backend, items, batch_size):
+        for batch in planned:
             if run:
                 _begin(run, items, keys, batch, backend.device)
             norms.update(_run(backend, recorder, features, measuring, items, batch, in_one_pass))
