@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,12 +15,15 @@ from transformer_lens.hook_points import HookPoint
 
 from tl_l2norm.backends import Backend, backend_of
 from tl_l2norm.collection import collect
+from tl_l2norm.errors import InputError
 from tl_l2norm.file_check import compare_with_file
 from tl_l2norm.generation import generate
 from tl_l2norm.recording import NormRecorder, library_versions
 from tl_l2norm.sequences import pad_left
 from tl_l2norm.tables import render_table
 
+_REFUSALS = (InputError, FloatingPointError)
+"""What the library says on purpose of a model that can't run as it is."""
 _MORE = 8  # tokens that are generated
 _TEXTS = (
     "The norm of the residual stream is the length of a vector that every block reads and writes.",
@@ -102,9 +106,10 @@ def selfcheck(model: Any) -> SelfCheck:
     """Check in under a minute that norms of this model, as it is loaded, are what they should be.
 
     Norms against plain hooks on the blocks, decoding with a cache against one pass, a sequence in a batch against alone, logits
-    with and without recording, the logit lens at the last layer, and that no hook is left behind. Then the model against its
-    files: they are read again as plain Hugging Face has them, and norms behind every block, logits and the tokens that end a
-    turn are compared. Where it isn't known which files are the model's, these rows say "not compared". Nothing is downloaded.
+    with and without recording, the logit lens at the last layer, and that no hook is left behind; a measure that is refused
+    fails with the reason. Then the model against its files: they are read again as plain Hugging Face has them, and the tokens
+    of some texts and chats, norms behind every block, logits and the tokens that end a turn are compared. Where it isn't known
+    which files are the model's, these rows say "not compared". Nothing is downloaded.
     """
     backend = backend_of(model)
     before = count_hooks(model)
@@ -112,7 +117,10 @@ def selfcheck(model: Any) -> SelfCheck:
     with torch.no_grad():
         for name, meaning, exact, measure in _measures():
             bound = 0.0 if exact else _TOLERANCE.get(backend.dtype, 1e-1)
-            checks.append(Check(name=name, measured=measure(backend), bound=bound, meaning=meaning))
+            try:
+                checks.append(Check(name=name, measured=measure(backend), bound=bound, meaning=meaning))
+            except _REFUSALS as error:  # the other rows say more
+                checks.append(Check(name=name, measured=math.inf, bound=bound, meaning=f"{meaning}: {error}"))
         checks += [Check(**row._asdict()) for row in compare_with_file(backend)]
     checks.append(
         Check(name="hooks left", measured=float(count_hooks(model) - before), bound=0.0, meaning="hooks of ours still attached")
@@ -144,7 +152,11 @@ def _tokens(backend: Backend) -> list[list[int]]:
     if backend.tokenizer is None:
         size = int(backend.model.cfg.d_vocab)
         return [[(7 * i + 3) % size for i in range(19)], [(5 * i + 2) % size for i in range(8)]]
-    return [list(backend.tokenizer(text).input_ids)[: backend.n_ctx - _MORE] for text in _TEXTS]
+    found = [list(backend.tokenizer(text).input_ids)[: backend.n_ctx - _MORE] for text in _TEXTS]
+    embedded = len(next(backend.model.embed.parameters()))  # a bridge takes d_vocab from its tokenizer
+    if (largest := max(map(max, found))) >= embedded:
+        raise InputError(f"the tokenizer gives token {largest}, the model has {embedded}: it is another model's")
+    return found
 
 
 def _one(backend: Backend) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 import tl_l2norm as l2
 from tests import models, tiny_folders
@@ -15,7 +19,14 @@ def test_a_sound_model_passes(model: Any) -> None:
     found = l2.selfcheck(model)
     assert found.passed, str(found)
     ours = ["norms", "cache", "batch", "logits", "logit lens"]
-    assert [c.name for c in found.checks] == [*ours, "file: norms", "file: logits", "file: turn ends", "hooks left"]
+    assert [c.name for c in found.checks] == [
+        *ours,
+        "file: tokenizer",
+        "file: norms",
+        "file: logits",
+        "file: turn ends",
+        "hooks left",
+    ]
     assert found.compared
     assert "pass" in str(found) and "<table" in found._repr_html_()
 
@@ -81,12 +92,67 @@ def test_a_tokenizer_with_another_end_fails(loaded: Any) -> None:
     assert "file: turn ends" in failed(loaded)
 
 
+def _first_token(tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_end|> $A", special_tokens=[("<|im_end|>", 2)]
+    )
+
+
+def _lowercase(tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+
+
+def _template(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize("change", [_first_token, _lowercase, _template])
+def test_a_planted_wrong_tokenizer_fails(loaded: Any, change: Any) -> None:
+    loaded.tokenizer = copy.deepcopy(loaded.tokenizer)
+    change(loaded.tokenizer)
+    assert failed(loaded) == {"file: tokenizer"}
+
+
+def test_a_tokenizer_of_a_larger_vocabulary_fails_and_leaves_the_other_rows(loaded: Any) -> None:
+    words = Tokenizer(WordLevel({"<unk>": 60_000, "a": 60_001}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    loaded.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="a")
+    rows = {check.name: check for check in l2.selfcheck(loaded).checks}
+    assert rows["file: norms"].passed and rows["file: tokenizer"].result == "FAIL"
+    for name in ("norms", "cache", "batch", "logits", "logit lens"):
+        assert rows[name].result == "FAIL" and "gives token 60001" in rows[name].meaning
+
+
+def test_a_model_whose_decoding_is_refused_fails_and_leaves_the_other_rows(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blind(self: Any, tokens: Any, mask: Any, *, cache: Any = None, **options: Any) -> Any:
+        return forward(self, tokens, mask[:, -tokens.shape[1] :], **options)
+
+    backend = type(backend_of(loaded))
+    forward = backend.forward
+    monkeypatch.setattr(backend, "forward", blind)
+    found = {check.name: check for check in l2.selfcheck(loaded).checks}
+    assert {name for name, check in found.items() if check.result == "FAIL"} == {"cache"}
+    assert "decoding with a cache" in found["cache"].meaning
+
+
+@pytest.mark.parametrize("window", [300, 450, 600])
+def test_a_window_that_the_file_lacks_is_reached(tmp_path: Path, window: int) -> None:
+    options: dict[str, Any] = {**tiny_folders.SMALL, "max_position_embeddings": 1024}
+    place = tiny_folders.save(transformers.MistralConfig(**options, sliding_window=window), tmp_path / "m")
+    loaded = [l2.load_model(place, backend=b, device="cpu") for b in ("bridge", *(["hooked"] if models.HAS_HOOKED else []))]
+    tiny_folders.edit_config(place, sliding_window=None)
+    for model in loaded:
+        assert failed(model) == {"file: norms", "file: logits"}
+
+
 def test_what_has_no_file_is_not_compared(tiny: Any) -> None:
     found = l2.selfcheck(l2.random_twin(tiny))
     rows = {check.name: check for check in found.checks if check.name.startswith("file: ")}
-    assert len(rows) == 3 and all(check.result == "not compared" and not check.passed for check in rows.values())
+    assert len(rows) == 4 and all(check.result == "not compared" and not check.passed for check in rows.values())
     assert found.passed and not found.compared
-    assert str(found).count("not compared") == 3 and "its weights were drawn" in str(found)
+    assert str(found).count("not compared") == 4 and "its weights were drawn" in str(found)
 
 
 def test_files_that_are_gone_are_not_compared(loaded: Any, tmp_path: Path) -> None:
