@@ -257,7 +257,7 @@ def _facts(results: Sequence[Result], seed: int) -> dict[str, str]:
         "Families": ", ".join(sorted({result.problem.family for result in results})),
         "Levels": ", ".join(map(str, sorted({result.problem.level for result in results}))),
         "Responses": ", ".join(f"{modes.count(mode)} {name}" for mode, name in MODE_NAMES.items() if mode in modes),
-        "Modes": "; ".join(f"{name} by {_controls(results, mode)}" for mode, name in MODE_NAMES.items() if mode in modes),
+        **{f"{name} by".capitalize(): _controls(results, mode) for mode, name in MODE_NAMES.items() if mode in modes},
         "Layers recorded": layer_ranges(results[0].trace.layers),
         "Decoding": f"sampled at temperature {', '.join(f'{value:g}' for value in sampled)}" if sampled else "greedy",
         "Seed of the intervals": str(seed),
@@ -268,7 +268,7 @@ def _facts(results: Sequence[Result], seed: int) -> dict[str, str]:
 
 def _controls(results: Sequence[Result], mode: str) -> str:
     """What put the model into a mode."""
-    return ", ".join(sorted({result.control for result in results if result.mode == mode}))
+    return ", ".join(sorted({result.control.replace("=", " = ") for result in results if result.mode == mode}))
 
 
 def _examples(results: Sequence[Result], n: int, seed: int) -> list[list[Result]]:
