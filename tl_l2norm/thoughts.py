@@ -146,16 +146,11 @@ def read(text: str, *, opened: int | None = None, is_tag: Callable[[Tag], bool |
             continue
         elif tag.opens:
             kind, start, inner = tag.kind, tag.start, tag.end
-        elif _ends_what_came_before(text, tag, thoughts):
+        elif not thoughts or thoughts[-1].kind == tag.kind:  # a stray one of another kind ends nothing
             thoughts = [Thought(tag.kind, 0, 0, tag.start, tag.end)]
     if kind is not None:
         thoughts.append(Thought(kind, start, inner, len(text), len(text)))
     return Reading(text, tuple(thoughts), kind)
-
-
-def _ends_what_came_before(text: str, tag: Tag, thoughts: Sequence[Thought]) -> bool:
-    """Whether a closing tag that nothing opened is one: not a stray one of another kind, or at the very end."""
-    return bool(text[tag.end :].strip()) and (not thoughts or thoughts[-1].kind == tag.kind)
 
 
 def tags(text: str) -> Iterator[Tag]:

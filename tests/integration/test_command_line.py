@@ -82,7 +82,7 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
 def test_doctor(case: models.Case) -> None:
     found = run("doctor", "--model", models.folder("smollm2"), "--backend", case.backend)
     assert found.returncode == 0, found.stdout + found.stderr
-    assert len(re.findall(r"\bpass  ", found.stdout)) == 9 and "FAIL" not in found.stdout
+    assert len(re.findall(r"\bpass  ", found.stdout)) == 10 and "FAIL" not in found.stdout
     assert "transformer-lens" in found.stdout
 
 

@@ -122,7 +122,7 @@ def test_a_rendered_chat_begins_its_response_behind_the_prompt(family: Family, t
         ("", ""),
         (" <think> Perhaps 32. </think> The answer is 42", " The answer is 42"),
         ("<think>\nx\n</think>\n\nThe answer is 42\n</answer></reasoning>", "\n\nThe answer is 42\n</answer></reasoning>"),
-        ("The answer is 42.</think>", "The answer is 42.</think>"),  # nothing follows: a stray tag
+        ("Perhaps 42.</think>", ""),
     ],
 )
 def test_answers_of_texts(text: str, answer: str) -> None:

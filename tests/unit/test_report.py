@@ -161,7 +161,7 @@ def test_modes_that_were_both_cut_off_share_one_warning() -> None:
 def test_hooks_of_others_stand_above_everything() -> None:
     hooked = [make_result(i, mode, trace=None) for i in range(8) for mode in ("think", "direct")]
     source = dataclasses.replace(hooked[0].trace.provenance, foreign_hooks=2)
-    hooked[0] = dataclasses.replace(hooked[0], trace=dataclasses.replace(hooked[0].trace, provenance=source))
+    hooked = [dataclasses.replace(r, trace=dataclasses.replace(r.trace, provenance=source)) for r in hooked]
     assert summary(hooked).startswith("WARNING: 2 hooks that the run didn't put there were on the model.")
 
 
