@@ -172,7 +172,7 @@ def test_a_cache_of_a_hooked_transformer_that_is_not_looked_into_is_refused(monk
 def _sees_itself_alone(module: nn.Module, args: Any, kwargs: Any) -> Any:
     if (stream := args[0] if args else kwargs["hidden_states"]).shape[1] > 1:
         return None
-    past = kwargs["past_key_values"].get_seq_length()
+    past = kwargs["cache" if "cache" in kwargs else "past_key_values"].get_seq_length()  # its name since transformers 5.24
     blind = torch.full((len(stream), 1, 1, past + 1), torch.finfo(torch.float32).min)
     blind[..., -1] = 0.0
     return args, {**kwargs, "attention_mask": blind}
