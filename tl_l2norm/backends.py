@@ -83,8 +83,12 @@ class Backend(ABC):
             weights=self.fingerprint,
             tokenizer=tokenizer_fingerprint(self.tokenizer),
             chat_template=template_fingerprint(self.tokenizer),
-            foreign_hooks=foreign_hooks(self.model, self._weights),
+            foreign_hooks=self.foreign_hooks(),
         )
+
+    def foreign_hooks(self) -> int:
+        """How many hooks are on the model. To be asked before a run attaches hooks of its own."""
+        return foreign_hooks(self.model, self._weights)
 
     @property
     @abstractmethod

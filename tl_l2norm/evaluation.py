@@ -121,7 +121,7 @@ def run_modes(
             seeds=[_seed(seed, mode, problem) for problem in problems],
             batch_size=batch_size,
             reading={"layers": resolve_layers(layers, backend.n_layers), "saes": saes, "sink_ratio": sink_ratio},
-            watched=backend.identity().foreign_hooks > 0,
+            watched=backend.foreign_hooks() > 0,
             progress=progress,
         )
         for mode in modes
