@@ -43,7 +43,7 @@ _ADMINISTRATION = re.compile(
 """Keys of configurations that change nothing in a forward pass."""
 
 _JOINT = ".qkv."  # the bridge keeps it beside the three that it was split into
-_PIECE = 1 << 16  # values that are squared at once: they stay in a processor's cache
+_PIECE = 1 << 19  # values that are summed at once: they stay in a processor's cache
 _TABLES = ("rotary_sin", "rotary_cos")  # HookedTransformer's, which aren't marked as derived
 _SAME_ACTIVATION = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_tanh": "gelu_new", "swish": "silu"}
 
@@ -68,7 +68,7 @@ class _Reading(NamedTuple):
     total: int
     """Sum of its values' bits, wrapped around to as many as `bits`."""
     squares: int
-    """Sum of `_squares`, wrapped around to at least 32."""
+    """Sum of the squares, wrapped around to at least 32, see `_two_sums`."""
     diagonal: bytes
 
 
@@ -81,7 +81,9 @@ def model_fingerprint(weights: nn.Module, blocks: Iterable[nn.Module], config: M
     is of every parameter, buffer and setting; it is the one to compare where both models are of one kind. `UNKNOWN` where a
     weight can't be read.
     """
-    parameters, buffers = list(weights.parameters()), list(_lasting_buffers(weights))
+    modules = list(weights.modules())  # walked through once: a bridge has thousands
+    parameters = list({id(p): p for module in modules for p in module._parameters.values() if p is not None}.values())
+    buffers = list(_lasting_buffers(modules))
     readings = _read([*parameters, *(buffer for _, buffer in buffers)])
     if readings is None:
         return UNKNOWN
@@ -104,11 +106,11 @@ def _sums(readings: Sequence[_Reading]) -> tuple[int, int]:
     return sum(f.total for f in readings) % 2**bits, sum(f.squares for f in readings) % 2 ** max(bits, 32)
 
 
-def _lasting_buffers(weights: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _lasting_buffers(modules: Iterable[nn.Module]) -> Iterator[tuple[str, Tensor]]:
     """The buffers that are the same before a forward pass and after it."""
-    for module in weights.modules():
+    for module in modules:
         kind = str(getattr(module, "rope_type", ""))
-        for name, buffer in module.named_buffers(recurse=False):
+        for name, buffer in module._buffers.items():
             if name.endswith("inv_freq") and "original" not in name and ("dynamic" in kind or "longrope" in kind):
                 continue  # set anew by the length of each pass
             if buffer is not None and buffer.numel():
@@ -248,10 +250,10 @@ def _parts(tensor: Tensor) -> list[Tensor]:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    """Sum of the bits, `_squares`, then the bits of a diagonal through every row (all axes but the last) and every column."""
+    """`_sums` of the bits, then the bits of a diagonal through every row (all axes but the last) and every column."""
     tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     bits = (tensor if tensor.ndim else tensor[None]).view(_INTEGERS[tensor.element_size()])
-    sums = torch.cat([bits.sum(dtype=bits.dtype)[None], _squares(bits).view(bits.dtype)])
+    sums = _two_sums(bits)
     if not bits.numel():
         return sums
     columns = bits.shape[-1]
@@ -261,15 +263,18 @@ def _sample(tensor: Tensor) -> Tensor:
     return torch.cat([sums, bits[(*index, steps % columns)]])
 
 
-def _squares(bits: Tensor) -> Tensor:
-    """Sum of the squares, [1], wrapped around to 32 bits or 64, of each value with its sign and exponent mixed in: alone they
-    are the upper bits, which wrap away where many values change in them.
+def _two_sums(bits: Tensor) -> Tensor:
+    """Sum of the values, wrapped around, and sum of their squares, wrapped around to 32 bits or 64, each with its sign and
+    exponent mixed in: alone they are the upper bits, which wrap away where many values change in them.
     """
     in_memory = bits.permute(sorted(range(bits.ndim), key=bits.stride, reverse=True)).reshape(-1)
     dtype = bits.dtype if bits.element_size() >= 4 else torch.int32
-    total = torch.zeros(1, dtype=dtype, device=bits.device)
-    for piece in torch.split(in_memory, _PIECE if bits.device.type == "cpu" else _PIECE << 10):
-        wide = piece.to(dtype)
-        mixed = (wide >> _MANTISSA[bits.element_size()]).bitwise_xor_(wide)
-        total += mixed.mul_(mixed).sum(dtype=dtype)
-    return total
+    values, squares = torch.zeros(1, dtype=bits.dtype, device=bits.device), torch.zeros(1, dtype=dtype, device=bits.device)
+    room = torch.empty(min(len(in_memory), _PIECE), dtype=dtype, device=bits.device)
+    for piece in torch.split(in_memory, _PIECE):
+        mixed = room[: len(piece)]
+        wide = piece if piece.dtype is dtype else mixed.copy_(piece)
+        torch.bitwise_right_shift(wide, _MANTISSA[bits.element_size()], out=mixed).bitwise_xor_(piece)
+        values += piece.sum(dtype=bits.dtype)
+        squares += mixed.mul_(mixed).sum(dtype=dtype)
+    return torch.cat([values, squares.view(bits.dtype)])
