@@ -32,7 +32,7 @@ def _threads() -> None:
 @pytest.fixture(autouse=True)
 def _no_hook_is_left() -> Iterator[None]:
     yield
-    from tl_l2norm.checks import count_hooks
+    from tl_l2norm.experiments.selfcheck import count_hooks
 
     for model in models.loaded():
         assert count_hooks(model) == 0, "a hook was left on a shared model"

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 import tl_l2norm as l2
-from tl_l2norm.reporting import report
+from tl_l2norm.show.report import report
 
 TEXT, OTHER = "one two three", "four"
 CHAT = [{"role": "user", "content": "Say hi."}]

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from tests.traces import PROVENANCE
-from tl_l2norm.features import FeatureActs
-from tl_l2norm.trace import Provenance, Trace
+from tl_l2norm.core.features import FeatureActs
+from tl_l2norm.core.trace import Provenance, Trace
 
 Array = NDArray[np.float64]
 

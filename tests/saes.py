@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tl_l2norm.sae_config import SaeConfig, SaeMetadata
-from tl_l2norm.sae_reader import Sae
+from tl_l2norm.saes.config import SaeConfig, SaeMetadata
+from tl_l2norm.saes.reader import Sae
 
 HAS_SAE_LENS = find_spec("sae_lens") is not None
 if HAS_SAE_LENS:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tl_l2norm.trace import Provenance, Trace
+from tl_l2norm.core.trace import Provenance, Trace
 
 PROVENANCE = {
     "model": "by hand",

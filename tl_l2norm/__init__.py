@@ -16,35 +16,35 @@ if TYPE_CHECKING:
     from tl_l2norm.analysis.dynamics import dynamics
     from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features, top_tokens
     from tl_l2norm.analysis.theory import assumption_table, bound_points, bound_table
-    from tl_l2norm.backends import backend_of
-    from tl_l2norm.checks import selfcheck
-    from tl_l2norm.collection import collect
-    from tl_l2norm.evaluation import run_modes
-    from tl_l2norm.features import FeatureActs
-    from tl_l2norm.figures import norm_curves, token_heatmap
-    from tl_l2norm.generation import Completion, Generations, generate
-    from tl_l2norm.interventions.rerun import ALRR
-    from tl_l2norm.interventions.steer import ERSS
+    from tl_l2norm.models.backend import backend_of
+    from tl_l2norm.experiments.selfcheck import selfcheck
+    from tl_l2norm.recording.collect import collect
+    from tl_l2norm.experiments.modes import run_modes
+    from tl_l2norm.core.features import FeatureActs
+    from tl_l2norm.show.figures import norm_curves, token_heatmap
+    from tl_l2norm.recording.generate import Completion, Generations, generate
+    from tl_l2norm.interventions.alrr import ALRR
+    from tl_l2norm.interventions.erss import ERSS
     from tl_l2norm.interventions.suppress import HighNormSuppression
     from tl_l2norm.models import load_model, random_twin
-    from tl_l2norm.norms import l2_norms
-    from tl_l2norm.paper_analysis import Analysis, analyse
-    from tl_l2norm.paper_figures import draw_analysis
-    from tl_l2norm.paper_report import analysis_report
-    from tl_l2norm.pressure import optimisation_pressure
-    from tl_l2norm.problem_sources import load_problems, reasoning_gym_problems
-    from tl_l2norm.prompts import ChatPrompt, chat_prompt
-    from tl_l2norm.reporting import report
-    from tl_l2norm.sae_evaluation import evaluate_saes
-    from tl_l2norm.sae_training import SaeRecipe, train_saes
-    from tl_l2norm.saes import load_saes, untrained_saes
-    from tl_l2norm.selection import score_table, select
-    from tl_l2norm.storage import load_traces, save_traces
-    from tl_l2norm.suppression import suppress_and_ask
-    from tl_l2norm.tasks import Problem, make_mixture, make_problems
-    from tl_l2norm.thresholds import AdaptiveIQR, Thresholds, iqr_thresholds, quantile_thresholds
-    from tl_l2norm.trace import Trace, to_frame
-    from tl_l2norm.verifiers import is_correct
+    from tl_l2norm.core.norms import l2_norms
+    from tl_l2norm.paper.study import Analysis, analyse
+    from tl_l2norm.paper.figures import draw_analysis
+    from tl_l2norm.paper.report import analysis_report
+    from tl_l2norm.recording.pressure import optimisation_pressure
+    from tl_l2norm.tasks.sources import load_problems, reasoning_gym_problems
+    from tl_l2norm.text.prompts import ChatPrompt, chat_prompt
+    from tl_l2norm.show.report import report
+    from tl_l2norm.saes.evaluate import evaluate_saes
+    from tl_l2norm.saes.train import SaeRecipe, train_saes
+    from tl_l2norm.saes.load import load_saes, untrained_saes
+    from tl_l2norm.experiments.selection import score_table, select
+    from tl_l2norm.core.storage import load_traces, save_traces
+    from tl_l2norm.experiments.suppression import suppress_and_ask
+    from tl_l2norm.tasks.problems import Problem, make_mixture, make_problems
+    from tl_l2norm.core.thresholds import AdaptiveIQR, Thresholds, iqr_thresholds, quantile_thresholds
+    from tl_l2norm.core.trace import Trace, to_frame
+    from tl_l2norm.tasks.verifiers import is_correct
 
 __version__ = "0.1.0"
 
@@ -180,7 +180,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "widgets":
-        return import_module("tl_l2norm.widgets")
+        return import_module("tl_l2norm.show.widgets")
     if name not in _HOME:
         raise AttributeError(f"module 'tl_l2norm' has no attribute {name!r}")
     value = getattr(import_module(f"tl_l2norm.{_HOME[name]}"), name)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_l2norm import __version__
-from tl_l2norm.errors import InputError, Unmeasurable
+from tl_l2norm.core.errors import InputError, Unmeasurable
 
 if TYPE_CHECKING:
-    from tl_l2norm.presets import Preset
-    from tl_l2norm.tasks import Problem
+    from tl_l2norm.core.presets import Preset
+    from tl_l2norm.tasks.problems import Problem
 
 _OUR_LENGTH = 160
 _FAULTS = (InputError, Unmeasurable, FloatingPointError)  # anything else is a bug and keeps its traceback
@@ -170,11 +170,11 @@ def _report(options: argparse.Namespace) -> int:
     problems, saes = _problems(options), _saes(options)  # what can be refused should be before a model is loaded
     model = _load(options)
     if options.layer is not None:
-        from tl_l2norm.hook_names import resolve_layers
+        from tl_l2norm.core.layers import resolve_layers
 
         resolve_layers(options.layer, model.cfg.n_layers)
-    from tl_l2norm.evaluation import run_modes
-    from tl_l2norm.reporting import report, summary
+    from tl_l2norm.experiments.modes import run_modes
+    from tl_l2norm.show.report import report, summary
 
     results = run_modes(
         model,
@@ -198,9 +198,9 @@ def _analyse(options: argparse.Namespace) -> int:
     _check(options)
     problems, saes = _problems(options, few=200), _saes(options)
     model = _load(options)
-    from tl_l2norm.paper_analysis import CONTROLS, analyse
-    from tl_l2norm.paper_report import analysis_report, analysis_summary
-    from tl_l2norm.suppression import QUANTILES
+    from tl_l2norm.paper.study import CONTROLS, analyse
+    from tl_l2norm.paper.report import analysis_report, analysis_summary
+    from tl_l2norm.experiments.suppression import QUANTILES
 
     found = analyse(
         model,
@@ -238,8 +238,8 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _problems(options: argparse.Namespace, few: int = 24) -> tuple[Problem, ...]:
-    from tl_l2norm.problem_sources import load_problems
-    from tl_l2norm.tasks import make_mixture
+    from tl_l2norm.tasks.sources import load_problems
+    from tl_l2norm.tasks.problems import make_mixture
 
     if options.prompts:
         return load_problems(options.prompts)[: options.n]
@@ -269,7 +269,7 @@ def _preset(options: argparse.Namespace) -> Preset | None:
 
 def _saes(options: argparse.Namespace) -> dict[int, Any] | None:
     from tl_l2norm.models import OURS
-    from tl_l2norm.saes import load_saes
+    from tl_l2norm.saes.load import load_saes
 
     source = options.model if options.saes is None and options.model in OURS else options.saes
     return None if source in (None, "none") else load_saes(source)
@@ -277,7 +277,7 @@ def _saes(options: argparse.Namespace) -> dict[int, Any] | None:
 
 def _doctor(options: argparse.Namespace) -> int:
     model = _load(options)
-    from tl_l2norm.checks import selfcheck
+    from tl_l2norm.experiments.selfcheck import selfcheck
 
     found = selfcheck(model)
     print(found)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tl_l2norm.analysis.accuracy import wilson_interval
-from tl_l2norm.tasks import FAMILIES, TEST_SHARE, make_problems
+from tl_l2norm.tasks.problems import FAMILIES, TEST_SHARE, make_problems
 
 
 class Cell(NamedTuple):

@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from tl_l2norm.tasks import FAMILIES, Problem, draw_problems
-from tl_l2norm.verifiers import is_correct
+from tl_l2norm.tasks.problems import FAMILIES, Problem, draw_problems
+from tl_l2norm.tasks.verifiers import is_correct
 
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 

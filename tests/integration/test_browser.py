@@ -13,10 +13,10 @@ import pytest
 from tests.builders import NASTY, make_result, make_results, make_trace
 from tests.paper_tables import HOSTILE, hostile_analysis
 from tl_l2norm import widgets
-from tl_l2norm.paper_report import analysis_report
-from tl_l2norm.reporting import report
-from tl_l2norm.tasks import Problem
-from tl_l2norm.widgets import visible_text
+from tl_l2norm.paper.report import analysis_report
+from tl_l2norm.show.report import report
+from tl_l2norm.tasks.problems import Problem
+from tl_l2norm.show.widgets import visible_text
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

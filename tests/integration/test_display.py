@@ -15,10 +15,10 @@ MAKE = """
 import warnings; warnings.filterwarnings("ignore")
 import torch
 import tl_l2norm as l2
-from tl_l2norm.checks import Check, SelfCheck
-from tl_l2norm.interventions.events import Log
-from tl_l2norm.paper_analysis import Analysis
-from tl_l2norm.tables import render_table
+from tl_l2norm.experiments.selfcheck import Check, SelfCheck
+from tl_l2norm.interventions.log import Log
+from tl_l2norm.paper.study import Analysis
+from tl_l2norm.core.tables import render_table
 import pandas as pd
 
 def completion(sample, n):

@@ -16,11 +16,11 @@ import tl_l2norm as l2
 from tests import models
 from tests.saes import HAS_SAE_LENS
 from tl_l2norm import paper_analysis, paper_readings
-from tl_l2norm.errors import InputError, Unmeasurable, Unsupported
-from tl_l2norm.evaluation import answer_at
-from tl_l2norm.paper_analysis import CONTROLS, analyse
-from tl_l2norm.prompts import chat_prompt
-from tl_l2norm.tasks import Problem
+from tl_l2norm.core.errors import InputError, Unmeasurable, Unsupported
+from tl_l2norm.experiments.modes import answer_at
+from tl_l2norm.paper.study import CONTROLS, analyse
+from tl_l2norm.text.prompts import chat_prompt
+from tl_l2norm.tasks.problems import Problem
 
 N = 24
 OPTIONS: dict[str, Any] = {
@@ -124,9 +124,9 @@ def test_it_goes_on_from_what_was_saved(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing is to be read off the model again")
 
-    monkeypatch.setattr("tl_l2norm.saved_runs.collect", never)
-    monkeypatch.setattr("tl_l2norm.evaluation.generate", never)
-    monkeypatch.setattr("tl_l2norm.suppression.generate", never)
+    monkeypatch.setattr("tl_l2norm.recording.saved.collect", never)
+    monkeypatch.setattr("tl_l2norm.experiments.modes.generate", never)
+    monkeypatch.setattr("tl_l2norm.experiments.suppression.generate", never)
     with told_what_is_left_out():
         again = analyse(reasoner, saes, problems, save_to=folder, **OPTIONS)
     for name in ("differences", "correlations", "causal", "curves", "features"):

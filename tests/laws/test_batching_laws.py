@@ -12,7 +12,7 @@ import tl_l2norm as l2
 from tests.laws.test_decoding_laws import _SMALL, CONFIGS, PROMPTS, RECURRENT, bridge, hugging_face
 from tests.oracles import greedy
 from tl_l2norm import collection
-from tl_l2norm.backends import Backend
+from tl_l2norm.models.backend import Backend
 
 HYBRID = [name for name in CONFIGS if name.startswith(("lfm", "falcon h1", "jamba"))]
 BOUNDARY = 24

@@ -25,7 +25,7 @@ from tl_l2norm.analysis.resampling import bootstrap_mean
 from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.theory import bound_points, bound_table
 from tl_l2norm.analysis.trend import level_trend
-from tl_l2norm.trace import Trace
+from tl_l2norm.core.trace import Trace
 
 NULLS, PLANTED = 200, 100
 FALSE, FOUND = 0.07, 0.95

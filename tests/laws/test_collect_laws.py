@@ -10,9 +10,9 @@ import torch
 import tl_l2norm as l2
 from tests import models, oracles
 from tl_l2norm import collection
-from tl_l2norm.backends import backend_of
-from tl_l2norm.recording import NormRecorder
-from tl_l2norm.sequences import pad_left
+from tl_l2norm.models.backend import backend_of
+from tl_l2norm.recording.traces import NormRecorder
+from tl_l2norm.text.sequences import pad_left
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, and then it sleeps until the evening comes and the stars are out.",

@@ -19,10 +19,10 @@ from tests import models
 from tests.chat_templates import tokenizer_of
 from tests.oracles import greedy
 from tl_l2norm import decode_check
-from tl_l2norm.attach import attached
-from tl_l2norm.backends import Backend, backend_of
-from tl_l2norm.checks import count_hooks
-from tl_l2norm.decode_check import check_decoding
+from tl_l2norm.models.hooks import attached
+from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.experiments.selfcheck import count_hooks
+from tl_l2norm.models.decode_check import check_decoding
 
 BACKENDS = ["bridge", "hooked"] if models.HAS_HOOKED else ["bridge"]
 PROMPTS = [list(range(5, 17)), list(range(40, 44)), [90]]

@@ -20,11 +20,11 @@ import transformers
 import tl_l2norm as l2
 from tests import models
 from tests.traces import trace_of
-from tl_l2norm.attach import foreign_hooks
-from tl_l2norm.backends import backend_of
-from tl_l2norm.checks import selfcheck
-from tl_l2norm.fingerprint import UNKNOWN, model_fingerprint, same_weights, tokenizer_fingerprint
-from tl_l2norm.trace import require_comparable
+from tl_l2norm.models.hooks import foreign_hooks
+from tl_l2norm.models.backend import backend_of
+from tl_l2norm.experiments.selfcheck import selfcheck
+from tl_l2norm.models.fingerprint import UNKNOWN, model_fingerprint, same_weights, tokenizer_fingerprint
+from tl_l2norm.core.trace import require_comparable
 
 TEXT = "one two three four"
 
@@ -128,7 +128,7 @@ def test_the_same_weights_are_the_same_wherever_they_lie(tmp_path: Path, checkpo
     assert fingerprint(other) == fingerprint(before)
     code = f"""
 import tl_l2norm as l2
-from tl_l2norm.backends import backend_of
+from tl_l2norm.models.backend import backend_of
 print(backend_of(l2.load_model({str(moved)!r})).fingerprint)
 """
     env = {**os.environ, "PYTHONHASHSEED": "7"}

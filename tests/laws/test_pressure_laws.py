@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import tl_l2norm as l2
 from tests import models, oracles
-from tl_l2norm.backends import backend_of
-from tl_l2norm.final_norm import FinalNorm, read_final_norm
-from tl_l2norm.pressure import COLUMNS, Head, pressures
+from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.final_norm import FinalNorm, read_final_norm
+from tl_l2norm.recording.pressure import COLUMNS, Head, pressures
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, and then it sleeps until the evening comes and the stars are out.",
@@ -177,7 +177,7 @@ def test_folded_and_centred_weights(architecture: str) -> None:
 
 def test_many_tokens_are_taken_some_at_a_time(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = l2.optimisation_pressure(tiny, [ids(text) for text in TEXTS])
-    monkeypatch.setattr("tl_l2norm.pressure._AT_ONCE", 2 * 49152)  # two tokens, a part of the vocabulary
+    monkeypatch.setattr("tl_l2norm.recording.pressure._AT_ONCE", 2 * 49152)  # two tokens, a part of the vocabulary
     parts = l2.optimisation_pressure(tiny, [ids(text) for text in TEXTS])
     assert ((whole.pressure - parts.pressure).abs() <= 1e-4 * whole.pressure).all()
 

@@ -17,9 +17,9 @@ import torch
 import tl_l2norm as l2
 from tests import models
 from tl_l2norm import saved_runs
-from tl_l2norm.backends import backend_of
-from tl_l2norm.saved_runs import Journal, collected, locked
-from tl_l2norm.tasks import Problem
+from tl_l2norm.models.backend import backend_of
+from tl_l2norm.recording.saved import Journal, collected, locked
+from tl_l2norm.tasks.problems import Problem
 
 PROBLEMS = l2.make_mixture(5)
 SHORT: dict[str, Any] = {"max_new_tokens": 9, "max_direct_tokens": 3, "batch_size": 2, "progress": False}
@@ -90,7 +90,7 @@ def test_reading_is_gone_on_with_too(bridge: Any, tmp_path: Path, monkeypatch: p
         with pytest.raises(Killed):
             l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)
     with monkeypatch.context() as patch:
-        patch.setattr("tl_l2norm.evaluation.generate", lambda *_, **__: pytest.fail("asked again"))
+        patch.setattr("tl_l2norm.experiments.modes.generate", lambda *_, **__: pytest.fail("asked again"))
         assert table(l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)) == table(whole)
         patch.setattr(saved_runs, "collect", lambda *_, **__: pytest.fail("read again"))
         assert table(l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)) == table(whole)
@@ -175,7 +175,7 @@ def test_hooks_that_act_while_decoding_alone_are_in_the_traces(bridge: Any) -> N
 
 
 def test_broken_weights_show_before_anything_is_decoded(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tl_l2norm.evaluation.generate", lambda *_, **__: pytest.fail("decoded in spite of it"))
+    monkeypatch.setattr("tl_l2norm.experiments.modes.generate", lambda *_, **__: pytest.fail("decoded in spite of it"))
     fresh.original_model.get_input_embeddings().weight.data[:] = torch.nan
     with pytest.raises(FloatingPointError, match="the norm is nan"):
         l2.run_modes(fresh, PROBLEMS, **SHORT)
@@ -202,7 +202,7 @@ def test_a_killed_causal_test_goes_on_and_gives_the_same_table(
         with pytest.raises(Killed):
             l2.suppress_and_ask(bridge, PROBLEMS, traces, save_to=tmp_path, **options)
     pd.testing.assert_frame_equal(l2.suppress_and_ask(bridge, PROBLEMS, traces, save_to=tmp_path, **options), whole)
-    monkeypatch.setattr("tl_l2norm.suppression.generate", lambda *_, **__: pytest.fail("asked again"))
+    monkeypatch.setattr("tl_l2norm.experiments.suppression.generate", lambda *_, **__: pytest.fail("asked again"))
     pd.testing.assert_frame_equal(l2.suppress_and_ask(bridge, PROBLEMS, traces, save_to=tmp_path, **options), whole)
 
 
@@ -321,7 +321,7 @@ def test_damaged_traces_are_named_and_measured_again(
     damage(next(tmp_path.iterdir()))
     with pytest.raises(ValueError, match=r"traces\.(safetensors|json)"):
         l2.load_traces(next(tmp_path.iterdir()))
-    monkeypatch.setattr("tl_l2norm.evaluation.generate", lambda *_, **__: pytest.fail("asked again"))
+    monkeypatch.setattr("tl_l2norm.experiments.modes.generate", lambda *_, **__: pytest.fail("asked again"))
     with pytest.warns(UserWarning, match=r"norms are measured again, the responses are kept: .*traces"):
         assert table(l2.run_modes(bridge, PROBLEMS[:2], **options)) == table(whole)
     assert table(l2.run_modes(bridge, PROBLEMS[:2], **options)) == table(whole), "and whole again"
@@ -335,7 +335,7 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(bridge: Any, t
     place = next(tmp_path.iterdir())
     code = f"""
 import pathlib, sys, time
-from tl_l2norm.saved_runs import locked
+from tl_l2norm.recording.saved import locked
 with locked(pathlib.Path({str(place)!r})):
     print("locked", flush=True)
     time.sleep(600)
@@ -353,7 +353,7 @@ with locked(pathlib.Path({str(place)!r})):
 def test_a_folder_that_cant_be_written_to_is_refused_before_anything_is_asked(
     bridge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tl_l2norm.evaluation.generate", lambda *_, **__: pytest.fail("asked in spite of it"))
+    monkeypatch.setattr("tl_l2norm.experiments.modes.generate", lambda *_, **__: pytest.fail("asked in spite of it"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="can't keep anything in .*give another folder"):
         l2.run_modes(bridge, PROBLEMS, save_to=tmp_path / "file" / "kept", **SHORT)

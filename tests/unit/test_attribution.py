@@ -9,7 +9,7 @@ from numpy.polynomial import Polynomial
 from tests.planted import Array, both_modes, response
 from tl_l2norm.analysis.attribution import Attribution, attribute
 from tl_l2norm.analysis.pairing import MATCHES
-from tl_l2norm.trace import Trace
+from tl_l2norm.core.trace import Trace
 
 WAYS = (*MATCHES, "length, by regression")
 

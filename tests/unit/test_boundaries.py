@@ -8,10 +8,10 @@ import pytest
 from transformers import AddedToken
 
 from tests.families import FAMILIES, LLAMA3, MISTRAL, Family, tokenizer_of
-from tl_l2norm.boundaries import Boundaries
-from tl_l2norm.prompts import chat_prompt
-from tl_l2norm.sequences import token_texts
-from tl_l2norm.thoughts import read, segments_of
+from tl_l2norm.text.boundaries import Boundaries
+from tl_l2norm.text.prompts import chat_prompt
+from tl_l2norm.text.sequences import token_texts
+from tl_l2norm.text.thoughts import read, segments_of
 
 QUESTION = "What is 17 + 25?"
 WORK = "17 and 25, is it 32? No, carry one: 42."

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tl_l2norm.analysis.claims import CLAIMS, claims_table
+from tl_l2norm.paper.claims import CLAIMS, claims_table
 
 
 def verdict(number: int, tables: dict[str, pd.DataFrame], notes: dict[str, str] | None = None) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tl_l2norm import cli
-from tl_l2norm.errors import InputError, InputTypeError, MissingFile, MissingPackage, Unmeasurable, Unsupported
+from tl_l2norm.core.errors import InputError, InputTypeError, MissingFile, MissingPackage, Unmeasurable, Unsupported
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from tl_l2norm.families.compact import COMPACT
-from tl_l2norm.tasks import FAMILIES, Problem, make_problems
-from tl_l2norm.verifiers import is_correct
+from tl_l2norm.tasks.families.compact import COMPACT
+from tl_l2norm.tasks.problems import FAMILIES, Problem, make_problems
+from tl_l2norm.tasks.verifiers import is_correct
 
 CASES = [(family.name, level) for family in COMPACT for level in (1, 2, 5, family.levels)]
 

@@ -7,8 +7,8 @@ import torch
 import tl_l2norm as l2
 from tests.traces import trace_of
 from tl_l2norm.analysis.curves import response_means
-from tl_l2norm.features import FeatureActs
-from tl_l2norm.trace import Trace
+from tl_l2norm.core.features import FeatureActs
+from tl_l2norm.core.trace import Trace
 
 
 def response(values: list[float], prompt: str, layers: int = 4) -> Trace:

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl_l2norm.draws import hash_keys, uniform
+from tl_l2norm.core.random_draws import hash_keys, uniform
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 

@@ -5,10 +5,10 @@ import pytest
 import tl_l2norm as l2
 from tests import models
 from tl_l2norm import evaluation
-from tl_l2norm.backends import backend_of
-from tl_l2norm.evaluation import thinking_room
-from tl_l2norm.prompts import chat_prompt
-from tl_l2norm.tasks import Problem
+from tl_l2norm.models.backend import backend_of
+from tl_l2norm.experiments.modes import thinking_room
+from tl_l2norm.text.prompts import chat_prompt
+from tl_l2norm.tasks.problems import Problem
 
 PROBLEMS = [
     Problem(question="What is 2 + 2?", answer="4", family="sums", level=1),

@@ -8,7 +8,7 @@ import torch
 from tests.builders import NASTY, make_trace
 from tl_l2norm.analysis.curves import LayerCurve
 from tl_l2norm.analysis.sinks import layer_medians, norms_without_sinks, sink_table
-from tl_l2norm.figures import accuracy_bars, curves_table, norm_curves, token_heatmap
+from tl_l2norm.show.figures import accuracy_bars, curves_table, norm_curves, token_heatmap
 
 
 def curve(mode: str, mean: list[float], **fields: Any) -> LayerCurve:

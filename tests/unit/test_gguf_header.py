@@ -5,7 +5,7 @@ from pathlib import Path
 import gguf
 
 from tests.tiny_gguf import TOKENS, write_gguf
-from tl_l2norm.gguf_header import read_header, turn_end_ids
+from tl_l2norm.text.gguf_header import read_header, turn_end_ids
 from tl_l2norm.models import bundled_file
 
 

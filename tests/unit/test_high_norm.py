@@ -3,7 +3,7 @@ import pytest
 
 from tests.planted import both_modes, response
 from tl_l2norm.analysis.high_norm import high_norm_tokens
-from tl_l2norm.trace import Trace
+from tl_l2norm.core.trace import Trace
 
 
 def test_the_kinds_of_the_highest_tokens_by_hand() -> None:

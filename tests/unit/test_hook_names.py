@@ -1,6 +1,6 @@
 import pytest
 
-from tl_l2norm.hook_names import late_layers, resolve_layers, unknown_name
+from tl_l2norm.core.layers import late_layers, resolve_layers, unknown_name
 
 
 def test_late_layers_are_the_last_quarter_rounded_up() -> None:

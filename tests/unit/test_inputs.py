@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import tl_l2norm as l2
 from tests import models
-from tl_l2norm.backends import backend_of
-from tl_l2norm.errors import InputError, InputTypeError
-from tl_l2norm.inputs import as_list, chat_messages, ids_of
-from tl_l2norm.sequences import tokenize
+from tl_l2norm.models.backend import backend_of
+from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.text.inputs import as_list, chat_messages, ids_of
+from tl_l2norm.text.sequences import tokenize
 
 PAD, BOS, EOS = 0, 1, 2
 IDS = st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6), min_size=1, max_size=4)

@@ -14,12 +14,12 @@ import tl_l2norm as l2
 from tests import models
 from tests.laws.test_collect_laws import ids, relative
 from tests.laws.test_generate_laws import prompts
-from tl_l2norm.backends import backend_of
-from tl_l2norm.draws import sequence_key, uniform
+from tl_l2norm.models.backend import backend_of
+from tl_l2norm.core.random_draws import sequence_key, uniform
 from tl_l2norm.interventions.base import Visit
-from tl_l2norm.interventions.events import Entry, Log
+from tl_l2norm.interventions.log import Entry, Log
 from tl_l2norm.interventions.rows import Places, Rows
-from tl_l2norm.norms import l2_norms
+from tl_l2norm.core.norms import l2_norms
 
 TAU = {1: 5.0, 2: 6.0}
 

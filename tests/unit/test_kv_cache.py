@@ -10,8 +10,8 @@ from torch import nn
 from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 from transformers.cache_utils import DynamicCache, StaticCache
 
-from tl_l2norm.errors import Unsupported
-from tl_l2norm.kv_cache import cache_renamings, check_grown, handed_over, positions_held
+from tl_l2norm.core.errors import Unsupported
+from tl_l2norm.models.cache import cache_renamings, check_grown, handed_over, positions_held
 
 KEYS = torch.zeros(2, 1, 3, 4)
 

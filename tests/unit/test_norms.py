@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tl_l2norm import norms
-from tl_l2norm.norms import find_sinks, l2_norms, sink_bounds
+from tl_l2norm.core.norms import find_sinks, l2_norms, sink_bounds
 
 
 def test_a_3_4_5_triangle() -> None:

@@ -19,7 +19,7 @@ from tl_l2norm.analysis.pairing import (
     token_weights,
     weighted_mean,
 )
-from tl_l2norm.trace import Trace
+from tl_l2norm.core.trace import Trace
 
 
 def pair(think_ids: list[int], direct_ids: list[int], think_prompt: int = 1, direct_prompt: int = 1) -> Pair:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.paper_tables import TABLES, analysis_of
 from tl_l2norm.analysis.correlation import PAPER_RHO
-from tl_l2norm.paper_figures import (
+from tl_l2norm.paper.figures import (
     MAX_POINTS,
     amplification_by_level,
     assumption_matrix,

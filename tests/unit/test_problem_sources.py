@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tl_l2norm.problem_sources import load_problems
-from tl_l2norm.tasks import Problem
-from tl_l2norm.verifiers import is_correct
+from tl_l2norm.tasks.sources import load_problems
+from tl_l2norm.tasks.problems import Problem
+from tl_l2norm.tasks.verifiers import is_correct
 
 ROWS = [
     {"question": "What is 17 + 25, in words\u2028or digits?", "answer": "42", "level": 2},

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from tl_l2norm.prompts import chat_prompt, is_direct, share_not_direct
+from tl_l2norm.text.prompts import chat_prompt, is_direct, share_not_direct
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 ASSISTANT = "{{ '<|im_start|>assistant\n' }}"  # in quotes: Jinja drops a newline at the end of a template

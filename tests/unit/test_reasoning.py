@@ -16,8 +16,8 @@ from tl_l2norm.analysis.reasoning import (
     paired_effect,
     top_tokens,
 )
-from tl_l2norm.features import FeatureActs
-from tl_l2norm.trace import Trace
+from tl_l2norm.core.features import FeatureActs
+from tl_l2norm.core.trace import Trace
 
 LATENTS = 6
 Acts = Callable[[int, str], Array]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tl_l2norm.reference_answers import final_answer
-from tl_l2norm.tasks import FAMILIES, Problem, make_problems
-from tl_l2norm.verifiers import is_correct
+from tl_l2norm.tasks.judging.references import final_answer
+from tl_l2norm.tasks.problems import FAMILIES, Problem, make_problems
+from tl_l2norm.tasks.verifiers import is_correct
 
 
 @pytest.mark.parametrize(

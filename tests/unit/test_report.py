@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.builders import NASTY, make_result, make_results, make_trace
-from tl_l2norm.features import FeatureActs
-from tl_l2norm.reporting import report, summary
-from tl_l2norm.tasks import Problem
+from tl_l2norm.core.features import FeatureActs
+from tl_l2norm.show.report import report, summary
+from tl_l2norm.tasks.problems import Problem
 
 
 def text_of(page: str) -> str:

@@ -13,8 +13,8 @@ import torch
 
 import tl_l2norm as l2
 from tests.saes import make_sae, needs_sae_lens, write_sae
-from tl_l2norm.sae_checks import read_layer
-from tl_l2norm.saes import _layer_numbers, _named_layer, _names_layer, _release_ids
+from tl_l2norm.saes.checks import read_layer
+from tl_l2norm.saes.load import _layer_numbers, _named_layer, _names_layer, _release_ids
 
 
 @pytest.mark.parametrize(

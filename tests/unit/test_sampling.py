@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tl_l2norm.sampling import Sampling, choose
+from tl_l2norm.recording.sampling import Sampling, choose
 
 PROBABILITIES = torch.tensor([0.05, 0.5, 0.0, 0.3, 0.15])
 

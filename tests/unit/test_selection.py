@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from tests.builders import make_trace
 from tests.traces import PROVENANCE
 from tl_l2norm.analysis.accuracy import wilson_interval
-from tl_l2norm.draws import uniform
-from tl_l2norm.generation import Completion, Generations
-from tl_l2norm.selection import BASELINES, NORM_SCORES, SCORES, ScoreTable, Unscorable, score_table, select
-from tl_l2norm.tasks import Problem
-from tl_l2norm.thresholds import Thresholds, iqr_thresholds
-from tl_l2norm.trace import Provenance, Trace
+from tl_l2norm.core.random_draws import uniform
+from tl_l2norm.recording.generate import Completion, Generations
+from tl_l2norm.experiments.selection import BASELINES, NORM_SCORES, SCORES, ScoreTable, Unscorable, score_table, select
+from tl_l2norm.tasks.problems import Problem
+from tl_l2norm.core.thresholds import Thresholds, iqr_thresholds
+from tl_l2norm.core.trace import Provenance, Trace
 
 SEVEN = Problem(question="3 + 4?", answer="7", family="sums")
 

@@ -3,7 +3,7 @@ import pytest
 
 from tests.planted import Array, made
 from tl_l2norm.analysis.separation import family_separation
-from tl_l2norm.trace import Trace
+from tl_l2norm.core.trace import Trace
 
 STRAIGHT = np.arange(8.0)
 LATE = np.arange(8) >= 6

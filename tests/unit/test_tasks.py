@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_l2norm.families.prose import PROSE
-from tl_l2norm.problem_sources import load_problems, reasoning_gym_problems
-from tl_l2norm.tasks import FAMILIES, Problem, draw_problems, make_mixture, make_problems
-from tl_l2norm.verifiers import extract_answer, is_correct
+from tl_l2norm.tasks.families.prose import PROSE
+from tl_l2norm.tasks.sources import load_problems, reasoning_gym_problems
+from tl_l2norm.tasks.problems import FAMILIES, Problem, draw_problems, make_mixture, make_problems
+from tl_l2norm.tasks.verifiers import extract_answer, is_correct
 
 LEVELS = (1, 2, 5, 10)
 

@@ -22,8 +22,8 @@ from tl_l2norm.analysis.theory import (
     random_cosine,
     top_overlap,
 )
-from tl_l2norm.features import FeatureActs
-from tl_l2norm.trace import Trace
+from tl_l2norm.core.features import FeatureActs
+from tl_l2norm.core.trace import Trace
 
 
 def chosen(*latents: int, layer: int = 3, chosen_on: tuple[str, ...] = ()) -> ReasoningFeatures:

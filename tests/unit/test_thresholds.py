@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tl_l2norm as l2
 from tests.builders import make_trace
-from tl_l2norm.thresholds import RunningIQR
+from tl_l2norm.core.thresholds import RunningIQR
 
 
 def traces() -> list[l2.Trace]:

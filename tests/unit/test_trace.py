@@ -6,7 +6,7 @@ import torch
 
 import tl_l2norm as l2
 from tests.traces import trace_of
-from tl_l2norm.trace import require_comparable
+from tl_l2norm.core.trace import require_comparable
 
 
 def test_shapes_are_checked_with_both_in_the_message() -> None:

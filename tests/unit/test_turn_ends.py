@@ -4,7 +4,7 @@ import pytest
 
 from tests import models
 from tests.chat_templates import FAMILIES, tokenizer_of
-from tl_l2norm.turn_ends import turn_ends
+from tl_l2norm.text.turn_ends import turn_ends
 
 
 @pytest.mark.parametrize("name", FAMILIES)

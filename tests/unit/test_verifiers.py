@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.answer_samples import EXPRESSIONS, MULTIPLE_CHOICE, NUMBERS, name_of, samples
-from tl_l2norm.tasks import Problem
-from tl_l2norm.verifiers import comparable_answer, extract_answer, is_correct
+from tl_l2norm.tasks.problems import Problem
+from tl_l2norm.tasks.verifiers import comparable_answer, extract_answer, is_correct
 
 
 def problem(answer: str, question: str = "?") -> Problem:

@@ -8,8 +8,8 @@ import pytest
 
 from tests.builders import NASTY, make_trace
 from tl_l2norm import widgets
-from tl_l2norm.widgets import visible_text
-from tl_l2norm.widgets.page import circuitsvis_bundle, inline_script, write_page
+from tl_l2norm.show.widgets import visible_text
+from tl_l2norm.show.page import circuitsvis_bundle, inline_script, write_page
 
 
 class Strips(HTMLParser):
@@ -162,5 +162,5 @@ def test_text_that_utf8_cannot_hold_is_replaced(tmp_path) -> None:  # type: igno
 
 
 def test_the_bundle_is_found_without_importing_circuitsvis() -> None:
-    code = "import sys, tl_l2norm.widgets.page as p; p.circuitsvis_bundle(); sys.exit('circuitsvis' in sys.modules)"
+    code = "import sys, tl_l2norm.show.page as p; p.circuitsvis_bundle(); sys.exit('circuitsvis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tl_l2norm.arguments import one_or_several
-from tl_l2norm.errors import InputError, InputTypeError
-from tl_l2norm.trace import HasTrace
+from tl_l2norm.core.arguments import one_or_several
+from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.trace import HasTrace
 
 if TYPE_CHECKING:
-    from tl_l2norm.evaluation import Result
+    from tl_l2norm.experiments.modes import Result
 
 MUCH_CUT_OFF = 0.2
 """Share of a mode's responses that were cut off, above which a report begins with it."""

@@ -7,8 +7,8 @@ import pandas as pd
 
 from tl_l2norm.analysis.pairing import pair_modes
 from tl_l2norm.analysis.resampling import RESAMPLES, Array, estimate
-from tl_l2norm.hook_names import Layers
-from tl_l2norm.trace import Trace, TracesLike, traces_of
+from tl_l2norm.core.layers import Layers
+from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 TOP_SHARE = 0.1
 """High-norm tokens are this share of all."""

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, Array
-from tl_l2norm.arguments import check_choice
-from tl_l2norm.errors import InputError, Unmeasurable
-from tl_l2norm.trace import Trace, TracesLike, require_comparable, traces_of
+from tl_l2norm.core.arguments import check_choice
+from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
 Tokens = Literal["read", "chosen"]
 """Which tokens stand for a response: its own, as they are read back, or those from which its tokens are chosen, one place

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_l2norm.errors import InputError
-from tl_l2norm.hook_names import did_you_mean
-from tl_l2norm.trace import Trace
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.layers import did_you_mean
+from tl_l2norm.core.trace import Trace
 
 QUANTITIES = {
     "l2_norm": "L2 norm",

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tl_l2norm.analysis.pairing import Match, Pair, Tokens, by_prompt, pair_modes, require_prompts, token_weights
 from tl_l2norm.analysis.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean
-from tl_l2norm.errors import InputError
-from tl_l2norm.trace import Trace, TracesLike, traces_of
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 FDR = 0.05
 MIN_EFFECT = 0.2

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-from tl_l2norm.errors import Unmeasurable
+from tl_l2norm.core.errors import Unmeasurable
 
 Array = NDArray[np.float64]
 

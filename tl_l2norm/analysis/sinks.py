@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tl_l2norm.trace import Trace, TracesLike, require_comparable, traces_of
+from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
 
 def norms_without_sinks(trace: Trace) -> NDArray[np.float64]:

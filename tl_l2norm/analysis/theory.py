@@ -22,7 +22,7 @@ from tl_l2norm.analysis.resampling import (
     interval,
     prompt_weights,
 )
-from tl_l2norm.trace import Trace, TracesLike, traces_of
+from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 TOP_SHARE = 0.05
 """A4: the tokens on which a part is most active are this share of all."""

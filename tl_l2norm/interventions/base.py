@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
-from tl_l2norm.arguments import OnePerRow, as_integer, check_flag
-from tl_l2norm.block_calls import BlockRun
-from tl_l2norm.errors import InputError
-from tl_l2norm.hook_names import Layers, check_layers, layer_ranges, resolve_layers
-from tl_l2norm.interventions.events import Decision
+from tl_l2norm.core.arguments import OnePerRow, as_integer, check_flag
+from tl_l2norm.models.block_calls import BlockRun
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.layers import Layers, check_layers, layer_ranges, resolve_layers
+from tl_l2norm.interventions.log import Decision
 from tl_l2norm.interventions.rows import Places, Positions, Rows, RowTensors
-from tl_l2norm.presets import check_sink_ratio
-from tl_l2norm.recording import provenance
-from tl_l2norm.thresholds import AdaptiveIQR, ThresholdLike, Thresholds, as_thresholds
+from tl_l2norm.core.presets import check_sink_ratio
+from tl_l2norm.recording.traces import provenance
+from tl_l2norm.core.thresholds import AdaptiveIQR, ThresholdLike, Thresholds, as_thresholds
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from tl_l2norm.backends import Backend
-    from tl_l2norm.interventions.events import Log
+    from tl_l2norm.models.backend import Backend
+    from tl_l2norm.interventions.log import Log
     from tl_l2norm.interventions.observing import FwdHooks
 
 

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformer_lens.hook_points import HookPoint
 
-from tl_l2norm.arguments import OnePerRow, as_integers
-from tl_l2norm.attach import HookFn
-from tl_l2norm.backends import backend_of
-from tl_l2norm.block_calls import BlockCall
-from tl_l2norm.draws import sequence_key
-from tl_l2norm.errors import InputError, Unsupported
+from tl_l2norm.core.arguments import OnePerRow, as_integers
+from tl_l2norm.models.hooks import HookFn
+from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.block_calls import BlockCall
+from tl_l2norm.core.random_draws import sequence_key
+from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.interventions.base import Intervention
-from tl_l2norm.interventions.events import Log
+from tl_l2norm.interventions.log import Log
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
-from tl_l2norm.kv_cache import handed_over, known_versions, positions_held, put_on
+from tl_l2norm.models.cache import handed_over, known_versions, positions_held, put_on
 
 
 @contextmanager

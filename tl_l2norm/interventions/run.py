@@ -14,15 +14,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from tl_l2norm.attach import HookFn, attached
-from tl_l2norm.backends import Backend
-from tl_l2norm.errors import InputError, InputTypeError
+from tl_l2norm.models.hooks import HookFn, attached
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.interventions.base import Intervention, Visit
-from tl_l2norm.interventions.events import Entry, Log
+from tl_l2norm.interventions.log import Entry, Log
 from tl_l2norm.interventions.rows import Places, Rows, RowTensors
-from tl_l2norm.norms import l2_norms
-from tl_l2norm.presets import sink_ratio_of
-from tl_l2norm.thresholds import AdaptiveIQR, RunningIQR, Thresholds
+from tl_l2norm.core.norms import l2_norms
+from tl_l2norm.core.presets import sink_ratio_of
+from tl_l2norm.core.thresholds import AdaptiveIQR, RunningIQR, Thresholds
 
 
 @dataclass(frozen=True, slots=True, eq=False)

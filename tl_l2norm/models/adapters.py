@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tl_l2norm.errors import InputError, MissingPackage, Unsupported
+from tl_l2norm.core.errors import InputError, MissingPackage, Unsupported
 
 _CONFIG = "adapter_config.json"
 

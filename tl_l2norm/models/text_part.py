@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tl_l2norm.errors import Unsupported
+from tl_l2norm.core.errors import Unsupported
 from tl_l2norm.models.agreement import TOLERANCE, logits_differ_by, norms_differ_by, plain_pass, probe_tokens
 
 

@@ -1,0 +1,100 @@
+"""Layer arithmetic and the canonical names of hook points."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, SupportsIndex
+
+from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.protocols import is_several
+
+Layers = SupportsIndex | slice | Sequence[SupportsIndex] | Literal["all", "late"] | None
+"""Which layers: an index (negatives count from the end), several, a slice, `"late"` (the last quarter) or all of them."""
+
+
+def resid_post(layer: int) -> str:
+    """Canonical name of the residual stream after block `layer`, the same on both backends."""
+    return f"blocks.{layer}.hook_resid_post"
+
+
+def late_layers(n_layers: int) -> tuple[int, ...]:
+    """The last quarter of the layers, rounded up: 22 to 29 of 30."""
+    return tuple(range(n_layers - -(-n_layers // 4), n_layers))
+
+
+def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
+    """Turn any way of naming layers into sorted, distinct, non-negative indices.
+
+    Raises:
+        ValueError: a layer outside the model, no layer at all, or an unknown word.
+        TypeError: something that is not a layer.
+    """
+    if isinstance(layers, str) and layers not in ("all", "late"):
+        raise InputError(_unknown_layers(layers))
+    if layers is None or isinstance(layers, str):
+        return late_layers(n_layers) if layers == "late" else tuple(range(n_layers))
+    if isinstance(layers, slice):
+        chosen: Iterable[Any] = range(n_layers)[layers]
+    elif is_several(layers):
+        chosen = layers
+    else:
+        chosen = (layers,)
+    found = sorted({_resolve(layer, n_layers) for layer in chosen})
+    if not found:
+        raise InputError(f"{layers!r} selects no layer of {n_layers}")
+    return tuple(found)
+
+
+def check_layers(layers: Any) -> None:
+    """Refuse what can't name layers of any model, before there is one."""
+    if isinstance(layers, str) and layers not in ("all", "late"):
+        raise InputError(_unknown_layers(layers))
+    if layers is None or isinstance(layers, str | slice):
+        return
+    for layer in layers if is_several(layers) else (layers,):
+        as_layer(layer)
+
+
+def as_layer(layer: Any) -> int:
+    """One layer as an integer, of NumPy or torch too."""
+    try:
+        if not isinstance(layer, bool):
+            return operator.index(layer)
+    except TypeError:
+        pass
+    raise InputTypeError(f"a layer is an integer, got {layer!r:.80}")
+
+
+def _resolve(layer: Any, n_layers: int) -> int:
+    index = as_layer(layer)
+    if not -n_layers <= index < n_layers:
+        raise InputError(f"layer {index} is outside this model: it has layers 0 to {n_layers - 1} (or -1 to {-n_layers})")
+    return index % n_layers
+
+
+def _unknown_layers(layers: str) -> str:
+    return f"unknown layers {layers!r}: give 'late', 'all', integers or a slice"
+
+
+def layer_ranges(layers: Sequence[int]) -> str:
+    """Layers in few words: `0-3, 7` for (0, 1, 2, 3, 7)."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """The message for a hook name that the model doesn't have, with the closest that it has."""
+    return f"the model has no hook point {name!r}{did_you_mean(name, known)}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the closest that are known, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -1,0 +1,67 @@
+"""What suits a model that comes with the library; kept beside its weights, the same from Python and the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tl_l2norm.core.arguments import as_integer, as_number
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.norms import SINK_RATIO
+
+PRESET_FILE = "tl_l2norm.json"
+"""In a model's folder, beside its config.json."""
+
+_NAME = "_tl_l2norm_preset"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """What is taken where a call says None."""
+
+    sink_ratio: float = SINK_RATIO
+    batch_size: int = 8
+    families: str | None = None
+    """Problems that it was trained on, for `make_mixture`; None for those that any model may be asked."""
+    n_problems: int | None = None
+    """How many of them to ask."""
+
+
+def read_preset(folder: Path) -> Preset | None:
+    """The preset in a model's folder; None where there is none."""
+    file = folder / PRESET_FILE
+    return Preset(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def keep_preset(model: Any, preset: Preset | None) -> None:
+    """Let a model carry its preset; a copy of the model has it too."""
+    if preset is not None:
+        model.__dict__[_NAME] = preset  # a bridge's __setattr__ looks into the wrapped model
+
+
+def kept_preset(model: Any) -> Preset | None:
+    """The preset that a model carries."""
+    found = model.__dict__.get(_NAME)
+    return found if isinstance(found, Preset) else None
+
+
+def sink_ratio_of(model: Any, given: Any = None) -> float:
+    """The run's sink ratio: what is given, else the model's preset, else `SINK_RATIO`."""
+    if given is None:
+        return (kept_preset(model) or Preset()).sink_ratio
+    return check_sink_ratio(given)
+
+
+def check_sink_ratio(given: Any) -> float:
+    """A sink ratio as a float; refused at 1 and below, where ordinary tokens would count as sinks."""
+    found = as_number("sink_ratio", given, "a number over 1 (times the median norm)")
+    if not found > 1:
+        raise InputError(f"sink_ratio must be over 1 (times the median norm), got {given}")
+    return found
+
+
+def batch_size_of(model: Any, given: Any = None) -> int:
+    """Sequences at once: what is given, else the model's preset, else 8."""
+    return (kept_preset(model) or Preset()).batch_size if given is None else as_integer("batch_size", given, least=1)

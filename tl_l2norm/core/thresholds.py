@@ -1,0 +1,234 @@
+"""When a norm counts as high: given values, values from recorded traces, or a quantile that adapts while a model runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from typing_extensions import override
+
+from tl_l2norm.core.arguments import as_integer, as_number, check_flag, check_share
+from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable
+from tl_l2norm.core.layers import layer_ranges
+from tl_l2norm.core.trace import Provenance, Trace, TracesLike, require_comparable, traces_of
+
+
+class Thresholds(Mapping[int, float]):
+    """The threshold tau of each layer, and of which model and dtype it is."""
+
+    def __init__(
+        self,
+        values: Mapping[int, float],
+        *,
+        rule: str = "given",
+        provenance: Provenance | None = None,
+        sink_ratio: float | None = None,
+    ) -> None:
+        self._values = dict(sorted((check_layer(layer), check_value(layer, value)) for layer, value in values.items()))
+        if not self._values:
+            raise InputError("thresholds are empty: give one for each layer, {layer: value}")
+        self.rule = rule
+        self.provenance = provenance
+        self.sink_ratio = sink_ratio
+        """Of the run whose sinks they leave out; None where they leave none out, or nobody says."""
+
+    @override
+    def __getitem__(self, layer: int) -> float:
+        return self._values[layer]
+
+    @override
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._values)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        """One line: the rule and the values."""
+        values = ", ".join(f"{layer}: {value:.4g}" for layer, value in self._values.items())
+        return f"Thresholds({{{values}}}, {self.rule})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptiveIQR:
+    """A threshold that follows the run: `Q3 + k * max(IQR, min_iqr)` of each layer's norms over the decode tokens so far.
+
+    One sample per live token, sinks left out; a token is judged by those before it. Nothing happens before `warmup` samples.
+    The quantiles are exact (linear interpolation); the authors estimate them by P-square from the batch's mean.
+    """
+
+    k: float = 1.5
+    warmup: int = 500
+    min_iqr: float = 0.0
+    scope: Literal["run", "sequence"] = "run"
+    """Whether the tokens of all sequences of a run count, or each sequence's own."""
+
+    def __post_init__(self) -> None:
+        _check_factor("k", self.k)
+        if as_integer("warmup", self.warmup) < 2:
+            raise InputError(f"warmup must be at least 2 samples, got {self.warmup}")
+        _check_factor("min_iqr", self.min_iqr)
+        if self.scope not in ("run", "sequence"):
+            raise InputError(f"scope must be 'run' or 'sequence', got {self.scope!r}")
+
+
+ThresholdLike = Mapping[int, float] | AdaptiveIQR
+
+
+def as_thresholds(given: Any) -> Thresholds | AdaptiveIQR:
+    """Thresholds as they are taken: by layer, or a rule that adapts.
+
+    Raises:
+        TypeError: a bare number, a list, a tensor, or traces.
+        ValueError: a value that is no norm.
+    """
+    if isinstance(given, Thresholds | AdaptiveIQR):
+        return given
+    if isinstance(given, Mapping):
+        return Thresholds(given)
+    raise InputTypeError(f"thresholds are a dict {{layer: value}}, iqr_thresholds(traces) or AdaptiveIQR(), got {given!r:.80}")
+
+
+def quantile_thresholds(traces: TracesLike, q: float = 0.95, *, include_sinks: bool = False) -> Thresholds:
+    """Each layer's `q` quantile of the norms of decode tokens, sinks left out.
+
+    Raises:
+        ValueError: q outside 0 to 1, traces that can't be compared, or no decode token.
+    """
+    check_share("q", q)
+    norms, source = _decode_norms(traces_of(traces), include_sinks)
+    values = {layer: float(np.quantile(found, q)) for layer, found in norms.items()}
+    return Thresholds(values, rule=f"{q:g} quantile", **source)
+
+
+def iqr_thresholds(traces: TracesLike, k: float = 1.5, *, include_sinks: bool = False) -> Thresholds:
+    """`Q3 + k * (Q3 - Q1)` of each layer's norms of decode tokens, sinks left out: the paper's rule for outliers.
+
+    Raises:
+        ValueError: k below 0, traces that can't be compared, or no decode token.
+    """
+    _check_factor("k", k)
+    norms, source = _decode_norms(traces_of(traces), include_sinks)
+    values = {}
+    for layer, found in norms.items():
+        first, third = np.quantile(found, [0.25, 0.75])
+        values[layer] = float(third + k * (third - first))
+    return Thresholds(values, rule=f"Q3 + {k:g} IQR", **source)
+
+
+def _check_factor(name: str, value: float) -> None:
+    number = as_number(name, value, "0 or more")
+    if not (math.isfinite(number) and number >= 0):
+        raise InputError(f"{name} must be 0 or more, got {value}")
+
+
+def _decode_norms(traces: Sequence[Trace], include_sinks: bool) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
+    """Norms by layer, and where they come from."""
+    check_flag("include_sinks", include_sinks)
+    require_comparable(traces)
+    kept = [t.is_response.expand(t.is_sink.shape) & (~t.is_sink | include_sinks) for t in traces]
+    found = {
+        layer: torch.cat([trace.l2_norms[row][keep[row]] for trace, keep in zip(traces, kept, strict=True)]).double().numpy()
+        for row, layer in enumerate(traces[0].layers)
+    }
+    empty = [layer for layer, norms in found.items() if not len(norms)]
+    if empty:
+        raise Unmeasurable(
+            f"no decode token in these traces at layers {layer_ranges(empty)}: thresholds come from responses; give traces of "
+            "generate(...), or collect(..., prompt_lens=...)"
+        )
+    source = traces[0].provenance
+    return found, {"provenance": source, "sink_ratio": None if include_sinks else source.sink_ratio}
+
+
+def check_layer(layer: int) -> int:
+    """A layer of a threshold, as an int."""
+    if isinstance(layer, bool) or not hasattr(layer, "__index__"):
+        raise InputTypeError(f"thresholds are given by layer, {{layer: value}}, got the key {layer!r}")
+    return layer.__index__()
+
+
+def check_value(layer: int, value: float) -> float:
+    """A threshold's value, as a float.
+
+    Raises:
+        ValueError: NaN or negative. Infinity is fine: it never triggers.
+    """
+    found = as_number(f"the threshold of layer {layer}", value, "a norm, 0 or more")
+    if not found >= 0:
+        raise InputError(f"the threshold of layer {layer} must be a norm, 0 or more, got {value}")
+    return found
+
+
+class RunningIQR:
+    """The state of an `AdaptiveIQR` at one layer: every sample so far, sorted, one row per sequence or one for all.
+
+    Past its count a row holds infinity.
+    """
+
+    def __init__(self, rule: AdaptiveIQR, rows: int, device: torch.device) -> None:
+        self.rule = rule
+        owners = 1 if rule.scope == "run" else rows
+        self.samples: Float[Tensor, "owner capacity"] = torch.empty(owners, 0, device=device)
+        self.counts: Int[Tensor, " owner"] = torch.zeros(owners, dtype=torch.long, device=device)
+        self._added = 0
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Keep these sequences, if they have samples of their own."""
+        if self.rule.scope == "sequence":
+            rows = rows.to(self.counts.device)
+            self.samples, self.counts = self.samples[rows], self.counts[rows]
+
+    def join(self, other: RunningIQR) -> None:
+        """Put the sequences of another state after these."""
+        width = max(self.samples.shape[1], other.samples.shape[1])
+        self.samples = torch.cat([_widen(self.samples, width), _widen(other.samples, width)])
+        self.counts = torch.cat([self.counts, other.counts])
+
+    def judge(self, norms: Float[Tensor, "batch pos"], live: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
+        """The threshold for each token, NaN during warm-up; then the live ones join the samples, column by column."""
+        columns = []
+        for column in range(norms.shape[1]):
+            columns.append(self.current().expand(len(norms)))
+            self._add(torch.where(live[:, column], norms[:, column], torch.inf), live[:, column])
+        return torch.stack(columns, dim=1)
+
+    def current(self) -> Float[Tensor, " owner"]:
+        """The threshold now."""
+        first, third = self._quantile(0.25), self._quantile(0.75)
+        tau = third + self.rule.k * (third - first).clamp_min(self.rule.min_iqr)
+        return torch.where(self.counts >= self.rule.warmup, tau, torch.nan)
+
+    def _quantile(self, q: float) -> Float[Tensor, " owner"]:
+        if self.samples.shape[1] == 0:
+            return torch.full(self.counts.shape, torch.nan, device=self.counts.device)
+        place = (self.counts - 1).clamp_min(0) * q
+        low = place.floor().long()
+        high = torch.minimum(low + 1, (self.counts - 1).clamp_min(0))
+        below, above = (self.samples.gather(1, index[:, None])[:, 0] for index in (low, high))
+        return torch.lerp(below, above, (place - low).to(below.dtype))
+
+    def _add(self, new: Float[Tensor, " batch"], live: Bool[Tensor, " batch"]) -> None:
+        """Merge sorted samples; what is not live is infinity and stays at the end, past the count."""
+        shared = self.rule.scope == "run"
+        new = new[None].sort(dim=1).values if shared else new[:, None]
+        old = self.samples
+        merged = old.new_empty(len(old), old.shape[1] + new.shape[1])
+        behind = torch.searchsorted(old, new, right=True) + torch.arange(new.shape[1], device=new.device)
+        merged.scatter_(1, behind, new)
+        before = torch.searchsorted(new, old) + torch.arange(old.shape[1], device=old.device)
+        merged.scatter_(1, before, old)
+        self.counts = self.counts + (live.sum() if shared else live)
+        self._added += 1
+        self.samples = merged if self._added % 256 else merged[:, : int(self.counts.max())]
+
+
+def _widen(samples: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(samples, (0, width - samples.shape[1]), value=torch.inf)

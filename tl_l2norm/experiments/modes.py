@@ -1,0 +1,285 @@
+"""Ask problems in both modes and keep what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tl_l2norm.core.arguments import check_choice, one_or_several
+from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.text.boundaries import Boundaries
+from tl_l2norm.recording.collect import collect
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.recording.generate import Completion, Generations, generate, restore
+from tl_l2norm.core.layers import Layers, resolve_layers
+from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.text.prompts import ChatPrompt, Mode, chat_prompt, is_direct
+from tl_l2norm.core.protocols import SparseAutoencoder
+from tl_l2norm.saes.checks import sae_key
+from tl_l2norm.recording.saved import begin, collected, describe_run, locked, may_save, run_folder
+from tl_l2norm.core.storage import content_key
+from tl_l2norm.tasks.problems import Problem, problems_of
+from tl_l2norm.core.trace import Label, Trace
+from tl_l2norm.tasks.verifiers import extract_answer, is_correct
+
+MODES: tuple[Mode, ...] = ("think", "direct")
+
+_ROOM, _ROOM_INSTRUCTED = 4096, 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Result:
+    """One problem, asked in one mode."""
+
+    problem: Problem
+    mode: Mode
+    prompt: str
+    """The rendered prompt, chat template and all."""
+    control: str
+    """What put the model into its mode, see `ChatPrompt.control`."""
+    response: str
+    """What the model wrote after the prompt."""
+    answer: str
+    """What of it, and of the beginning that the prompt forced, is its answer; what is judged."""
+    finish_reason: str
+    correct: bool | None
+    """None where the problem has no known answer."""
+    direct: bool | None
+    """Whether a direct prompt got a direct answer; None in thinking mode."""
+    trace: Trace
+
+
+def run_modes(
+    model: Any,
+    problems: Problem | Iterable[Problem],
+    *,
+    modes: Mode | Sequence[Mode] = MODES,
+    max_new_tokens: int | None = None,
+    max_direct_tokens: int = 32,
+    temperature: float = 0.0,
+    seed: int = 0,
+    layers: Layers = None,
+    saes: Mapping[int, SparseAutoencoder] | None = None,
+    sink_ratio: float | None = None,
+    batch_size: int | None = None,
+    save_to: str | Path | None = None,
+    progress: bool = True,
+) -> tuple[Result, ...]:
+    """Ask every problem in every mode, verify the answers and record the norms.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template.
+        problems: distinct ones; their ids pair the modes.
+        modes: which, in this order.
+        max_new_tokens: of a thinking response; by default `thinking_room`.
+        max_direct_tokens: of a direct response.
+        temperature: 0 is greedy.
+        seed: of sampling.
+        layers: which blocks to record; all by default.
+        saes: SAEs by layer, whose feature activations are recorded beside the norms.
+        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink; 5 by default
+            (20 for tiny-reasoner).
+        batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner).
+        save_to: a folder to keep results in as they come; the same call goes on from what is there.
+        progress: show progress bars.
+
+    Returns:
+        One result per mode and problem. Traces carry the labels mode, prompt (the problem's id), family, level and, where the
+        response states an answer, answer_at (position of its first token).
+    """
+    backend = backend_of(model)
+    if backend.tokenizer is None:
+        raise InputError("the model has no tokenizer: set model.tokenizer to ask it questions")
+    problems, modes = problems_of(problems), one_or_several(modes, str)
+    batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
+    for mode in modes:
+        check_choice("modes", mode, MODES)
+    if not problems:
+        raise InputError("no problems given")
+    if len({problem.id for problem in problems}) < len(problems):
+        raise InputError("some problems are the same: the modes are paired by problem, so give each once")
+    prompts = {
+        mode: [chat_prompt(backend.tokenizer, p.question, mode=mode, system=p.system) for p in problems] for mode in modes
+    }
+    limits = {"direct": max_direct_tokens}
+    if "think" in modes:
+        limits["think"] = thinking_room(backend, prompts["think"]) if max_new_tokens is None else max_new_tokens
+    runs = [
+        _Run(
+            backend=backend,
+            mode=mode,
+            problems=problems,
+            prompts=prompts[mode],
+            max_new_tokens=limits[mode],
+            temperature=temperature,
+            seeds=[_seed(seed, mode, problem) for problem in problems],
+            batch_size=batch_size,
+            reading={"layers": resolve_layers(layers, backend.n_layers), "saes": saes, "sink_ratio": sink_ratio},
+            watched=backend.foreign_hooks() > 0,
+            progress=progress,
+        )
+        for mode in modes
+    ]
+    parent = may_save(backend, save_to)
+    places = [run.place(parent) for run in runs] if parent else [None] * len(runs)
+    with locked(*filter(None, places)):
+        asked = [run.ask(place) for run, place in zip(runs, places, strict=True)]
+        return tuple(r for run, own, place in zip(runs, asked, places, strict=True) for r in run.read(own, place))
+
+
+def thinking_room(backend: Backend, prompts: Sequence[ChatPrompt]) -> int:
+    """How many tokens a thinking response may have where nobody says: what the context has left, up to 4,096 for a model whose
+    template thinks and 256 for one that is asked to by an instruction.
+    """
+    assert backend.tokenizer is not None
+    thinks = Boundaries(backend.tokenizer).thinks() is not None or not prompts[0].control.startswith("instruction")
+    left = backend.n_ctx - max(len(prompt.tokens) for prompt in prompts) + 1
+    return max(1, min(left, _ROOM if thinks else _ROOM_INSTRUCTED))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """Problems asked in one mode with the same options."""
+
+    backend: Backend
+    mode: Mode
+    problems: Sequence[Problem]
+    prompts: Sequence[ChatPrompt]
+    max_new_tokens: int
+    temperature: float
+    seeds: Sequence[int]
+    batch_size: int
+    reading: Mapping[str, Any]
+    """What to record of the responses: layers, saes, sink_ratio."""
+    watched: bool
+    """Whether to record while decoding: where somebody's hooks are on the model, which may act there in another way."""
+    progress: bool
+
+    def place(self, parent: Path) -> Path:
+        """The folder of this run."""
+        return run_folder(parent, self.mode, self._what())
+
+    def _what(self) -> dict[str, Any]:
+        """All that responses and their traces depend on, beside the prompts."""
+        saes = {layer: sae_key(sae) for layer, sae in (self.reading["saes"] or {}).items()}
+        return describe_run(
+            self.backend,
+            mode=self.mode,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            **{**self.reading, "saes": saes},
+        )
+
+    def ask(self, place: Path | None) -> list[Completion]:
+        """The response to each problem: that of an earlier run where it is kept, or one of now, kept as it ends."""
+        seeds = list(self.seeds)
+        if place is None:
+            return list(self._generate(range(len(self.problems)), None))
+        journal = begin(place, self._what(), self.backend)
+        # What a response depends on: not what its problem's answer is, by which it is judged anew each time.
+        keys = [content_key([prompt.text, prompt.tokens, seed]) for prompt, seed in zip(self.prompts, seeds, strict=True)]
+        todo = [i for i, key in enumerate(keys) if key not in journal.entries]
+
+        def keep(done: Generations) -> None:
+            journal.add({keys[todo[c.prompt_index]]: _kept(c, self.problems[todo[c.prompt_index]]) for c in done})
+
+        if todo:
+            self._generate(todo, keep)
+        entries = [journal.entries[key] for key in keys]
+        return [
+            restore(self.backend.model, prompt, entry["tokens"], finish_reason=entry["finish_reason"], seed=seed)
+            for prompt, entry, seed in zip(self.prompts, entries, seeds, strict=True)
+        ]
+
+    def _generate(self, chosen: Sequence[int], on_finish: Callable[[Generations], None] | None) -> Sequence[Completion]:
+        prompts = [self.prompts[i] for i in chosen]
+        if not self.watched:  # weights that give NaN show before anything is decoded
+            collect(self.backend.model, prompts[:1], progress=False)
+        return generate(
+            self.backend.model,
+            prompts,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=[self.seeds[i] for i in chosen],
+            batch_size=self.batch_size,
+            on_finish=on_finish,
+            progress=f"{self.mode}, {len(chosen)} problems" if self.progress else False,
+            **({**self.reading, "labels": self._labels()} if self.watched else {"metrics": ()}),
+        )
+
+    def _labels(self) -> list[dict[str, Label]]:
+        return [{"mode": self.mode, "prompt": p.id, "family": p.family, "level": p.level} for p in self.problems]
+
+    def read(self, completions: Sequence[Completion], place: Path | None) -> list[Result]:
+        """Results, with what the norms are in one pass over each response.
+
+        Norms of the decode loop are the same to float tolerance, but their last bits hang on which responses were decoded side
+        by side, and so on where a run was interrupted.
+        """
+        if not self.watched:
+            options = {**self.reading, "batch_size": self.batch_size, "progress": self.progress}
+            traces = collected(place, self.backend.model, completions, labels=self._labels(), **options)
+            rows = zip(completions, traces, self.seeds, strict=True)
+            completions = [dataclasses.replace(c, trace=self._sampled(trace, seed)) for c, trace, seed in rows]
+        return [self._judge(*row) for row in zip(self.problems, self.prompts, completions, strict=True)]
+
+    def _sampled(self, trace: Trace, seed: int) -> Trace:
+        source = dataclasses.replace(trace.provenance, seed=seed, temperature=float(self.temperature))
+        return dataclasses.replace(trace, provenance=source)
+
+    def _judge(self, problem: Problem, prompt: ChatPrompt, completion: Completion) -> Result:
+        assert completion.trace is not None
+        answer = prompt.answer_prefix + completion.answer
+        at = answer_at(problem, completion.trace, prefix=prompt.answer_prefix)
+        trace = completion.trace if at is None else completion.trace.with_labels(answer_at=at)
+        return Result(
+            problem=problem,
+            mode=self.mode,
+            prompt=prompt.text,
+            control=prompt.control,
+            response=completion.text,
+            answer=answer,
+            finish_reason=completion.finish_reason,
+            correct=is_correct(problem, answer),
+            direct=is_direct(completion.answer) and not completion.thinking.strip() if self.mode == "direct" else None,
+            trace=trace,
+        )
+
+
+def _kept(completion: Completion, problem: Problem) -> dict[str, Any]:
+    """What is written of a response: its tokens say all; the rest is for people who look into the file."""
+    return {
+        "tokens": list(completion.tokens),
+        "finish_reason": completion.finish_reason,
+        "problem": problem.id,
+        "question": problem.question,
+        "text": completion.text,
+    }
+
+
+def answer_at(problem: Problem, trace: Trace, *, prefix: str = "") -> int | None:
+    """Position of the token at which the answer that a response states begins; None where it states none, or in other words.
+
+    It is looked for behind the last thought, as an answer is judged; `prefix` is the beginning that the prompt forced.
+    """
+    thoughts = [i for i, segment in enumerate(trace.segments) if segment == "think"]
+    start = thoughts[-1] + 1 if thoughts else trace.prompt_len
+    texts = trace.str_tokens[start:]
+    text = prefix + "".join(texts)
+    given = extract_answer(problem, text)
+    found = [m.start() for m in re.finditer(rf"(?<!\w){re.escape(given)}(?!\w)", text)] if given else []
+    if not found or found[-1] < len(prefix):
+        return None
+    ends = itertools.accumulate(map(len, texts), initial=len(prefix))
+    return start - 1 + next(i for i, end in enumerate(ends) if end > found[-1])
+
+
+def _seed(seed: int, mode: Mode, problem: Problem) -> int:
+    """A problem's own seed: its sample doesn't depend on which other problems are asked."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{mode}/{problem.id}".encode()).digest()[:6], "big")

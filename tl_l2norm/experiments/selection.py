@@ -1,0 +1,403 @@
+"""LRS (l2-guided response selection): the best of several responses by its norms, beside the baselines that it must beat.
+
+For one response and one layer, n_t is the norm at the t-th of the response's T decode positions and tau the layer's threshold.
+Sums are over positions that are not sinks:
+
+- `norm_sum` = sum_t n_t
+- `event_area` = sum_t max(0, n_t - tau)
+- `event_count` = #{t: n_t > tau}
+- `late_area` = event_area over the last 30% of the response, t >= ceil(0.7 T) with t from 0
+- `norm_sum_per_token` and so on: the same, divided by the number of positions that the sum goes over
+
+Each is standardised per layer across the candidates of one prompt, z = (x - mean) / population std, 0 where all are equal, and
+averaged over layers (Zhang et al., "The Tell-Tale Norm", arXiv 2606.06188). Sums grow with the response, so that selecting by
+one is much like selecting by length: `score_table` says how much.
+
+Baselines: `first`, `random`, `shortest`, `longest`; `logprob`, mean log-probability of the sampled tokens; `self_certainty`,
+mean over tokens of KL(U || p) (Kang et al., arXiv 2502.18581); `majority`, share of the candidates that give the same answer;
+and `oracle`, 1 for an answer that is known to be correct, else 0, which no selection can beat.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, tensor
+
+from tl_l2norm.analysis.accuracy import wilson_interval
+from tl_l2norm.analysis.resampling import estimate
+from tl_l2norm.core.arguments import one_or_several
+from tl_l2norm.core.random_draws import uniform
+from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable
+from tl_l2norm.recording.generate import Completion, Generations
+from tl_l2norm.core.layers import Layers, layer_ranges
+from tl_l2norm.core.tables import render_table
+from tl_l2norm.tasks.problems import Problem, problems_of, unknown
+from tl_l2norm.core.thresholds import Thresholds, as_thresholds, check_value, iqr_thresholds
+from tl_l2norm.core.trace import Trace, require_comparable
+from tl_l2norm.tasks.verifiers import comparable_answer, is_correct
+
+_SUMS = ("norm_sum", "event_area", "event_count", "late_area")
+NORM_SCORES = (*_SUMS, *(f"{name}_per_token" for name in _SUMS))
+"""Scores of LRS."""
+BASELINES = ("first", "random", "shortest", "longest", "logprob", "self_certainty", "majority", "oracle")
+"""Scores that need no norms."""
+SCORES = (*NORM_SCORES, *BASELINES)
+"""What `select` can go by."""
+
+_MIN_CANDIDATES = 3  # of a prompt, for a correlation with length within it
+_ROUNDING = 1e-12  # relative: what differs by less differs by the order of a float64 sum
+_GENERATE = 'call generate with metrics=("l2_norm",), which is the default'
+_FREE_TEXT = Problem(question="?", answer=None, family="custom")
+
+
+class Unscorable(Unmeasurable):
+    """The completions lack what a score is made of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoreTable:
+    """What `score_table` found; prints as a table."""
+
+    scores: pd.DataFrame
+    """One row per completion: prompt_index, sample, n_tokens and one column per score."""
+    length_correlation: pd.DataFrame
+    """One row per score: score, rho, low, high, n_prompts. Spearman's rho with n_tokens among the candidates of a prompt, mean
+    over the prompts with at least three candidates, of several scores and lengths; 95% interval by resampling prompts."""
+    accuracy: pd.DataFrame | None
+    """One row per score: score, accuracy of what it selects, low, high (95%, Wilson), n prompts with a known answer; None
+    without problems."""
+    left_out: Mapping[str, str]
+    """Scores that could not be computed, and why."""
+    layers: tuple[int, ...]
+    """Layers of the norm scores; () without them."""
+    thresholds: Mapping[int, float]
+    """tau of each of `layers`."""
+    model: str | None
+    seed: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per score: its accuracy, where that is known, and its correlation with length."""
+        lengths = self.length_correlation.rename(
+            columns={"rho": "rho_length", "low": "rho_low", "high": "rho_high", "n_prompts": "rho_n"}
+        )
+        return lengths if self.accuracy is None else self.accuracy.merge(lengths, on="score", sort=False)
+
+    @property
+    def _head(self) -> str:
+        prompts = self.scores["prompt_index"].nunique()
+        norms = f", {self.model}, layers {layer_ranges(self.layers)}" if self.layers else ""
+        return f"{len(self.scores)} responses to {prompts} prompts{norms}, seed {self.seed}"
+
+    def __str__(self) -> str:
+        """The scores side by side, what they were computed from above them, what is left out below."""
+        missing = [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
+        return "\n".join([self._head, render_table(self.to_frame()), *missing])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        missing = pd.DataFrame(self.left_out.items(), columns=["left out", "reason"])
+        tables = [self.to_frame(), *([missing] if self.left_out else [])]
+        return f"<p>{self._head}</p>" + "".join(str(table.to_html(index=False)) for table in tables)
+
+
+def select(
+    completions: Completion | Iterable[Completion],
+    *,
+    by: str,
+    thresholds: Mapping[int, float] | None = None,
+    layers: Layers = "late",
+    problems: Sequence[Problem] | None = None,
+    seed: int = 0,
+) -> Generations:
+    """The response with the highest score for each prompt, in the order of the prompts; ties go to the earlier sample.
+
+    Args:
+        completions: the candidates, in any order.
+        by: one of `SCORES`.
+        thresholds: tau of each layer; by default `iqr_thresholds` over the candidates themselves, of all prompts together.
+        layers: of the norm scores; "late" and slices are of the model, as far as they were recorded.
+        problems: one for each prompt; "oracle" needs them, "majority" reads answers of their kind with them.
+        seed: of "random".
+
+    Raises:
+        ValueError: bad input, or a score that these completions don't allow (`Unscorable`).
+    """
+    if by not in SCORES:
+        raise InputError(unknown("score", by, SCORES))
+    groups = _groups(completions, problems)
+    scores = _Scorer(groups, _by_layer(thresholds), layers, seed)(by)
+    return Generations(tuple(group.rows[best] for group, best in zip(groups, _best(scores), strict=True)))
+
+
+def score_table(
+    completions: Completion | Iterable[Completion],
+    *,
+    thresholds: Mapping[int, float] | None = None,
+    layers: Layers = "late",
+    problems: Sequence[Problem] | None = None,
+    seed: int = 0,
+) -> ScoreTable:
+    """Every score of every response, its correlation with length and, with `problems`, the accuracy of selecting by it.
+
+    Arguments as for `select`; `seed` is also that of the intervals. Scores that these completions don't allow are left out.
+
+    Raises:
+        ValueError: bad input.
+    """
+    groups = _groups(completions, problems)
+    scorer = _Scorer(groups, _by_layer(thresholds), layers, seed)
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    left_out: dict[str, str] = {}
+    for name in SCORES:
+        try:
+            found[name] = scorer(name)
+        except Unscorable as reason:
+            left_out[name] = str(reason)
+    rows = [row for group in groups for row in group.rows]
+    columns = {
+        "prompt_index": [row.prompt_index for row in rows],
+        "sample": [row.sample for row in rows],
+        "n_tokens": [len(row.tokens) for row in rows],
+    }
+    has_norms = NORM_SCORES[0] in found
+    accuracies = [_accuracy(name, scores, scorer.correct) for name, scores in found.items()]
+    return ScoreTable(
+        scores=pd.DataFrame(columns | {name: np.concatenate(scores) for name, scores in found.items()}),
+        length_correlation=pd.DataFrame([_length_correlation(name, scores, groups, seed) for name, scores in found.items()]),
+        accuracy=None if problems is None else pd.DataFrame(accuracies),
+        left_out=MappingProxyType(left_out),
+        layers=scorer.chosen if has_norms else (),
+        thresholds=MappingProxyType(scorer.taus if has_norms else {}),
+        model=scorer.traces[0].provenance.model if has_norms else None,
+        seed=seed,
+    )
+
+
+def _by_layer(thresholds: Any) -> Thresholds | None:
+    if thresholds is None:
+        return None
+    found = as_thresholds(thresholds)
+    if not isinstance(found, Thresholds):
+        raise InputTypeError("AdaptiveIQR follows a run that goes on: for scores give iqr_thresholds(traces) or {layer: value}")
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group:
+    """The candidates of one prompt, by sample."""
+
+    rows: tuple[Completion, ...]
+    problem: Problem | None
+
+
+def _groups(given: Any, asked: Any) -> list[_Group]:
+    completions: tuple[Any, ...] = one_or_several(given, Completion)
+    if not completions:
+        raise InputError("no completions given")
+    if odd := [row for row in completions if not isinstance(row, Completion)]:
+        raise InputTypeError(f"selection is among completions, as generate returns them, got {odd[0]!r:.80}")
+    problems: tuple[Problem, ...] | None = None if asked is None else problems_of(asked)
+    ordered = sorted(completions, key=_place)
+    for one, other in itertools.pairwise(ordered):
+        if _place(one) == _place(other):
+            raise InputError(
+                f"two completions are {_named(one)}: if they come from several calls of generate, select from each call's own"
+            )
+    prompts = [tuple(rows) for _, rows in itertools.groupby(ordered, key=lambda row: row.prompt_index)]
+    if problems is not None and len(problems) != len(prompts):
+        raise InputError(f"{len(problems)} problems for {len(prompts)} prompts: give one for each, in their order")
+    return [_Group(rows, problems[i] if problems is not None else None) for i, rows in enumerate(prompts)]
+
+
+def _place(completion: Completion) -> tuple[int, int]:
+    return completion.prompt_index, completion.sample
+
+
+def _named(completion: Completion) -> str:
+    return f"prompt {completion.prompt_index}, sample {completion.sample}"
+
+
+def _best(scores: Sequence[NDArray[np.float64]]) -> list[int]:
+    """Of each prompt, the first of the candidates with the highest score."""
+    return [int(np.argmax(values)) for values in scores]
+
+
+@dataclass(frozen=True, eq=False)
+class _Scorer:
+    """Scores by name, [prompt][candidate]; what several of them need is computed once."""
+
+    groups: Sequence[_Group]
+    thresholds: Mapping[int, float] | None
+    """What was given; checked where norms are scored."""
+    layers: Layers
+    seed: int
+
+    def __call__(self, name: str) -> list[NDArray[np.float64]]:
+        if name in NORM_SCORES:
+            return [values[:, NORM_SCORES.index(name)] for values in self.norm_scores]
+        if name == "oracle":
+            if all(np.isnan(values).all() for values in self.correct):
+                raise Unscorable("no problem has a known answer: give problems=, one for each prompt")
+            return [np.nan_to_num(values) for values in self.correct]
+        scores = [np.array(_BASELINE[name](group, self.seed), dtype=np.float64) for group in self.groups]
+        for group, values in zip(self.groups, scores, strict=True):
+            if np.isnan(values).any():
+                raise InputError(f"the {name} of {_named(group.rows[int(np.isnan(values).argmax())])} is NaN")
+        return scores
+
+    @cached_property
+    def correct(self) -> list[NDArray[np.float64]]:
+        """1 or 0, NaN where the answer is not known."""
+        return [
+            np.array([np.nan if (c := _is_correct(group, row)) is None else c for row in group.rows], dtype=np.float64)
+            for group in self.groups
+        ]
+
+    @cached_property
+    def traces(self) -> tuple[Trace, ...]:
+        rows = [row for group in self.groups for row in group.rows]
+        traces = tuple(row.trace for row in rows if row.trace is not None)
+        if len(traces) < len(rows):
+            row = next(row for row in rows if row.trace is None)
+            raise Unscorable(f"{_named(row)} has no trace: {_GENERATE}")
+        require_comparable(traces)
+        return traces
+
+    @cached_property
+    def chosen(self) -> tuple[int, ...]:
+        return tuple(sorted(set(self.traces[0].select(self.layers).layers)))
+
+    @cached_property
+    def taus(self) -> dict[int, float]:
+        given = self._own_thresholds() if self.thresholds is None else self.thresholds
+        if missing := [layer for layer in self.chosen if layer not in given]:
+            raise InputError(f"no threshold for layers {layer_ranges(missing)}: give one each for {layer_ranges(self.chosen)}")
+        made_for, ours = given.provenance if isinstance(given, Thresholds) else None, self.traces[0].provenance
+        if made_for is not None and not made_for.comparable(ours):
+            raise InputError(
+                f"the thresholds are of {made_for.describe()}, the completions of {ours.describe()}: "
+                "norms of different models, dtypes or weight processing are not comparable"
+            )
+        return {layer: check_value(layer, given[layer]) for layer in self.chosen}
+
+    def _own_thresholds(self) -> Mapping[int, float]:
+        """From the candidates themselves; infinity at a layer where no token counts."""
+        counted = [
+            layer
+            for layer in self.chosen
+            if any((trace.is_response & ~trace.is_sink[trace.row(layer)]).any() for trace in self.traces)
+        ]
+        found = iqr_thresholds([trace.select(counted) for trace in self.traces]) if counted else {}
+        return {**dict.fromkeys(self.chosen, float("inf")), **found}
+
+    @cached_property
+    def norm_scores(self) -> list[NDArray[np.float64]]:
+        """[prompt][candidate, score] in the order of `NORM_SCORES`."""
+        rows = [self.traces[0].row(layer) for layer in self.chosen]
+        taus = np.array([[self.taus[layer]] for layer in self.chosen])
+        traces = iter(self.traces)
+        return [
+            _standardise(np.stack([_norm_sums(next(traces), rows, taus) for _ in group.rows])).mean(-1) for group in self.groups
+        ]
+
+
+def _norm_sums(trace: Trace, rows: list[int], taus: Float[np.ndarray, "layer 1"]) -> Float[np.ndarray, "score layer"]:
+    """The sums of one response and their per-token forms; those of no position at all are 0."""
+    norms = trace.l2_norms[rows][:, trace.is_response].double().numpy()
+    live = ~trace.is_sink[rows][:, trace.is_response].numpy()
+    length = norms.shape[1]
+    late = live & (np.arange(length) >= -(-7 * length // 10))
+    excess = np.maximum(norms - taus, 0)
+    sums = np.stack(
+        [
+            np.where(live, norms, 0).sum(1),
+            np.where(live, excess, 0).sum(1),
+            (live & (norms > taus)).sum(1),
+            np.where(late, excess, 0).sum(1),
+        ]
+    )
+    counts = np.stack([live.sum(1)] * 3 + [late.sum(1)])
+    return np.concatenate([sums, sums / np.maximum(counts, 1)])
+
+
+def _standardise(values: Float[np.ndarray, "candidate score layer"]) -> Float[np.ndarray, "candidate score layer"]:
+    """z-scores over candidates; 0 where all are equal."""
+    same = np.ptp(values, axis=0) <= _ROUNDING * np.abs(values).max(0)
+    return np.where(same, 0.0, values - values.mean(0)) / np.where(same, 1.0, values.std(0))
+
+
+def _is_correct(group: _Group, row: Completion) -> bool | None:
+    return None if group.problem is None else is_correct(group.problem, row.answer)
+
+
+def _votes(group: _Group, seed: int) -> list[float]:
+    """Share of the candidates whose answer is the same; 0 without an answer."""
+    answers = [comparable_answer(group.problem or _FREE_TEXT, row.answer) for row in group.rows]
+    return [0.0 if answer is None else answers.count(answer) / len(answers) for answer in answers]
+
+
+def _mean_of(name: str) -> Callable[[_Group, int], list[float]]:
+    """The mean over tokens of a field of the completions."""
+
+    def mean(completion: Completion) -> float:
+        values: Tensor | None = getattr(completion, name)
+        if values is None:
+            raise Unscorable(f"{_named(completion)} has no {name}: {_GENERATE}")
+        return float(values.double().mean())
+
+    return lambda group, seed: [mean(row) for row in group.rows]
+
+
+def _random(group: _Group, seed: int) -> list[float]:
+    draws = uniform(seed, group.rows[0].prompt_index, tensor([row.sample for row in group.rows]))
+    return [float(draw) for draw in draws]
+
+
+_BASELINE: Mapping[str, Callable[[_Group, int], Sequence[float]]] = {
+    "first": lambda group, seed: [-row.sample for row in group.rows],
+    "random": _random,
+    "shortest": lambda group, seed: [-len(row.tokens) for row in group.rows],
+    "longest": lambda group, seed: [len(row.tokens) for row in group.rows],
+    "logprob": _mean_of("logprobs"),
+    "self_certainty": _mean_of("self_certainty"),
+    "majority": _votes,
+}
+
+
+def _length_correlation(
+    name: str, scores: Sequence[NDArray[np.float64]], groups: Sequence[_Group], seed: int
+) -> dict[str, str | float | int]:
+    rhos = [
+        _spearman(values, np.array([len(row.tokens) for row in group.rows], dtype=np.float64))
+        for group, values in zip(groups, scores, strict=True)
+    ]
+    found = estimate(np.array(rhos), seed=seed)
+    return {"score": name, "rho": found.mean, "low": found.low, "high": found.high, "n_prompts": found.n}
+
+
+def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Pearson's correlation of the ranks, ties at their mean rank; NaN if it is not defined or there are too few values."""
+    if len(x) < _MIN_CANDIDATES or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(np.corrcoef(pd.Series(x).rank(), pd.Series(y).rank())[0, 1])
+
+
+def _accuracy(
+    name: str, scores: Sequence[NDArray[np.float64]], correct: Sequence[NDArray[np.float64]]
+) -> dict[str, str | float | int]:
+    chosen = [values[best] for values, best in zip(correct, _best(scores), strict=True)]
+    known = [value for value in chosen if not np.isnan(value)]
+    hits, n = int(sum(known)), len(known)
+    low, high = wilson_interval(hits, n) if n else (float("nan"), float("nan"))
+    return {"score": name, "accuracy": hits / n if n else float("nan"), "low": low, "high": high, "n": n}

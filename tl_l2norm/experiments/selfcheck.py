@@ -1,0 +1,222 @@
+"""Check on the user's own model that the numbers are right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.recording.collect import collect
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.experiments.file_check import compare_with_file
+from tl_l2norm.recording.generate import generate
+from tl_l2norm.recording.traces import NormRecorder, library_versions
+from tl_l2norm.text.sequences import pad_left
+from tl_l2norm.core.tables import render_table
+
+_REFUSALS = (InputError, FloatingPointError)
+"""What the library says on purpose of a model that can't run as it is."""
+_MORE = 8  # tokens that are generated
+_TEXTS = (
+    "The norm of the residual stream is the length of a vector that every block reads and writes.",
+    "Seventeen and twenty-five make forty-two.",
+)
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Relative, on norms: half precision rounds differently in a batch, with a cache and alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One property of a model under this library."""
+
+    name: str
+    measured: float | None
+    """None: not compared, `meaning` says why."""
+    bound: float
+    meaning: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is within its bound; NaN is not, nor is what wasn't compared."""
+        return self.measured is not None and self.measured <= self.bound
+
+    @property
+    def result(self) -> Literal["pass", "FAIL", "not compared"]:
+        """As the table has it."""
+        return "not compared" if self.measured is None else "pass" if self.passed else "FAIL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfCheck:
+    """What `selfcheck` found; prints as a table."""
+
+    checks: tuple[Check, ...]
+    model: str
+    backend: str
+    dtype: str
+    device: str
+    versions: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed; see `compared` for what couldn't be made."""
+        return all(check.result != "FAIL" for check in self.checks)
+
+    @property
+    def compared(self) -> bool:
+        """Whether the model was compared with its files."""
+        return all(check.result != "not compared" for check in self.checks)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per check: check, result, measured, bound, meaning."""
+        return pd.DataFrame(
+            [
+                {
+                    "check": check.name,
+                    "result": check.result,
+                    "measured": "" if check.measured is None else f"{check.measured:.2g}",
+                    "bound": f"{check.bound:.2g}",
+                    "meaning": check.meaning,
+                }
+                for check in self.checks
+            ]
+        )
+
+    def __str__(self) -> str:
+        """The table, with the model and the versions above it."""
+        versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        head = f"{self.model} on {self.backend}, {self.dtype}, {self.device}\n{versions}\n"
+        return head + render_table(self.to_frame())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(index=False))
+
+
+def selfcheck(model: Any) -> SelfCheck:
+    """Check in under a minute that norms of this model, as it is loaded, are what they should be.
+
+    Norms against plain hooks on the blocks, decoding with a cache against one pass, a sequence in a batch against alone, logits
+    with and without recording, the logit lens at the last layer, and that no hook is left behind; a measure that is refused
+    fails with the reason. Then the model against its files: they are read again as plain Hugging Face has them, and the tokens
+    of some texts and chats, norms behind every block, logits and the tokens that end a turn are compared. Where it isn't known
+    which files are the model's, these rows say "not compared". Nothing is downloaded.
+    """
+    backend = backend_of(model)
+    before = count_hooks(model)
+    checks: list[Check] = []
+    with torch.no_grad():
+        for name, meaning, exact, measure in _measures():
+            bound = 0.0 if exact else _TOLERANCE.get(backend.dtype, 1e-1)
+            try:
+                checks.append(Check(name=name, measured=measure(backend), bound=bound, meaning=meaning))
+            except _REFUSALS as error:  # the other rows say more
+                checks.append(Check(name=name, measured=math.inf, bound=bound, meaning=f"{meaning}: {error}"))
+        checks += [Check(**row._asdict()) for row in compare_with_file(backend)]
+    checks.append(
+        Check(name="hooks left", measured=float(count_hooks(model) - before), bound=0.0, meaning="hooks of ours still attached")
+    )
+    return SelfCheck(
+        checks=tuple(checks),
+        model=backend.model_name,
+        backend=backend.name,
+        dtype=str(backend.dtype).removeprefix("torch."),
+        device=str(backend.device),
+        versions=library_versions(),
+    )
+
+
+def count_hooks(model: Any) -> int:
+    """Hooks on all hook points of a model, whoever put them there."""
+    return sum(len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules() if isinstance(m, HookPoint))
+
+
+def _measures() -> Iterator[tuple[str, str, bool, Callable[[Backend], float]]]:
+    yield "norms", "our norms against plain hooks on the blocks", False, _norms
+    yield "cache", "norms while decoding against one pass over the result", False, _cache
+    yield "batch", "norms in a left-padded batch against alone", False, _batch
+    yield "logits", "logits with recording against without (bit for bit)", True, _logits
+    yield "logit lens", "unembed(last layer) against the model's logits", False, _logit_lens
+
+
+def _tokens(backend: Backend) -> list[list[int]]:
+    if backend.tokenizer is None:
+        size = int(backend.model.cfg.d_vocab)
+        return [[(7 * i + 3) % size for i in range(19)], [(5 * i + 2) % size for i in range(8)]]
+    found = [list(backend.tokenizer(text).input_ids)[: backend.n_ctx - _MORE] for text in _TEXTS]
+    embedded = len(next(backend.model.embed.parameters()))  # a bridge takes d_vocab from its tokenizer
+    if (largest := max(map(max, found))) >= embedded:
+        raise InputError(f"the tokenizer gives token {largest}, the model has {embedded}: it is another model's")
+    return found
+
+
+def _one(backend: Backend) -> tuple[Tensor, Tensor]:
+    return pad_left(_tokens(backend)[:1], backend.device)
+
+
+def _relative(found: Tensor, truth: Tensor) -> float:
+    return float(((found.float() - truth.float()).abs() / truth.float().abs().clamp_min(1e-6)).max())
+
+
+def _norms(backend: Backend) -> float:
+    tokens, mask = _one(backend)
+    trace = collect(backend.model, tokens[0], progress=False)[0]
+    return _relative(trace.l2_norms, _plain_norms(backend, tokens, mask))
+
+
+def _plain_norms(backend: Backend, tokens: Tensor, mask: Tensor) -> Float[Tensor, "layer pos"]:
+    """Of what each block returns, by torch's own hooks."""
+    found: list[Tensor] = []
+
+    def note(_module: Any, _args: Any, out: Any) -> None:
+        found.append((out if isinstance(out, Tensor) else out[0])[0].float().norm(dim=-1).cpu())
+
+    handles = [block.register_forward_hook(note) for block in backend.model.blocks]
+    try:
+        backend.forward(tokens, mask)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(found)
+
+
+def _cache(backend: Backend) -> float:
+    done = generate(backend.model, _tokens(backend)[0], max_new_tokens=_MORE, ignore_eos=True, progress=False)[0]
+    assert done.trace is not None
+    whole = collect(backend.model, done.trace, progress=False)[0]
+    return _relative(done.trace.l2_norms, whole.l2_norms)
+
+
+def _batch(backend: Backend) -> float:
+    tokens = _tokens(backend)
+    together = collect(backend.model, tokens, progress=False)
+    alone = [collect(backend.model, one, progress=False)[0] for one in tokens]
+    return max(_relative(a.l2_norms, b.l2_norms) for a, b in zip(together, alone, strict=True))
+
+
+def _logits(backend: Backend) -> float:
+    tokens, mask = _one(backend)
+    plain, _ = backend.forward(tokens, mask, logits="all")
+    recorder = NormRecorder(backend, range(backend.n_layers))
+    with recorder.attached():
+        recorded, _ = backend.forward(tokens, mask, logits="all")
+    assert plain is not None and recorded is not None
+    return float((plain - recorded).abs().max())
+
+
+def _logit_lens(backend: Backend) -> float:
+    """Largest difference over the logits' own spread: single logits may be near zero."""
+    tokens, mask = _one(backend)
+    with backend.capture_stream(backend.n_layers - 1) as streams:
+        logits, _ = backend.forward(tokens, mask, logits="all")
+    assert logits is not None
+    return float((backend.unembed(streams[0]) - logits).float().abs().max() / logits.float().std())

@@ -1,0 +1,151 @@
+"""Read off a model what the paper's analysis is made of, and keep it as it comes."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tl_l2norm.analysis.correlation import METRIC_NAMES
+from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.experiments.modes import Result, run_modes
+from tl_l2norm.models import random_twin
+from tl_l2norm.recording.pressure import optimisation_pressure
+from tl_l2norm.text.prompts import ANSWER_PREFIX
+from tl_l2norm.saes.checks import sae_key
+from tl_l2norm.saes.train import SaeRecipe, train_saes
+from tl_l2norm.saes.load import untrained_saes
+from tl_l2norm.recording.saved import collected, describe_run, run_folder
+from tl_l2norm.experiments.suppression import suppress_and_ask
+from tl_l2norm.tasks.problems import Problem
+from tl_l2norm.core.trace import Trace
+
+Modes = tuple[tuple[Trace, ...], tuple[Trace, ...]]
+"""Thinking and direct traces."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readings:
+    """The model-side half of an analysis. What is in the folder is not made again."""
+
+    backend: Backend
+    saes: Mapping[int, Any]
+    problems: tuple[Problem, ...]
+    control_states: int
+    quantiles: tuple[float, ...]
+    max_new_tokens: int | None
+    max_direct_tokens: int
+    options: Mapping[str, Any]
+    """sink_ratio, batch_size and progress, for everything that reads."""
+    seed: int
+    folder: Path | None
+
+    def ask(self) -> tuple[Result, ...]:
+        """Answers to the problems in both modes."""
+        return run_modes(
+            self.backend.model,
+            self.problems,
+            seed=self.seed,
+            save_to=self.folder / "results" if self.folder else None,
+            max_new_tokens=self.max_new_tokens,
+            max_direct_tokens=self.max_direct_tokens,
+            **self.options,
+        )
+
+    def record(self, results: Sequence[Result]) -> Modes:
+        """Metrics and features of the responses."""
+        return _by_mode(self._collected("traces", self.backend.model, [r.trace for r in results], self.saes, METRIC_NAMES))
+
+    def with_untrained_saes(self, modes: Modes) -> Modes:
+        """The same traces with the features of untrained SAEs."""
+        traces, blank = [*modes[0], *modes[1]], untrained_saes(self.saes, seed=self.seed)
+        own = self._collected("untrained", self.backend.model, traces, blank, ("l2_norm",))
+        return _by_mode([dataclasses.replace(t, features=u.features) for t, u in zip(traces, own, strict=True)])
+
+    def with_random_weights(self, modes: Modes) -> tuple[Modes, Any, dict[int, Any]]:
+        """What the model with random weights makes of the same tokens, that model, and SAEs trained on it."""
+        traces = [*modes[0], *modes[1]]
+        twin = random_twin(self.backend.model, seed=self.seed + 1)  # a draw of its own: the SAEs' weights are drawn from `seed`
+        sae = next(iter(self.saes.values()))
+        active = [acts.l0.double().mean().item() for trace in traces[:50] for acts in trace.features.values()]
+        recipe = SaeRecipe(
+            d_sae=int(sae.cfg.d_sae),
+            k=max(1, round(sum(active) / len(active))),
+            n_states=self.control_states,
+            batch_size=min(512, self.control_states),
+            lr=1e-3 * (2**14 / int(sae.cfg.d_sae)) ** 0.5,  # five times the usual: there are few steps
+            seed=self.seed,
+        )
+        options = {"sink_ratio": self.options["sink_ratio"], "progress": self.options["progress"]}
+        with _folder(self.folder, "random_model") as place:
+            own_saes = train_saes(twin, traces, layers=list(self.saes), recipe=recipe, save_to=place, **options)
+        whole = self._collected("random_model_traces", twin, traces, own_saes, METRIC_NAMES)
+        return _by_mode(whole), twin, own_saes
+
+    def pressures(self, results: Sequence[Result]) -> pd.DataFrame:
+        """Pull of the loss on thinking responses as they were written, and on direct answers as they should have been."""
+        items, starts, labels = [], [], []
+        for result in results:
+            prompt = result.trace.tokens[: result.trace.prompt_len].tolist()
+            tokens = result.trace.tokens.tolist()
+            if result.mode == "direct":
+                if result.problem.answer is None:
+                    continue
+                space = " " if result.prompt.endswith(ANSWER_PREFIX) else ""
+                answer = self.backend.tokenizer(space + result.problem.answer, add_special_tokens=False)  # type: ignore[misc]
+                tokens = [*prompt, *answer["input_ids"]]
+            if len(tokens) > len(prompt):
+                items.append(tokens)
+                starts.append(len(prompt))
+                labels.append({"mode": result.mode, "prompt": result.problem.id})
+        if not items:
+            raise Unmeasurable("no response has a token")
+        found = optimisation_pressure(self.backend.model, items, prompt_lens=starts, labels=labels, **self.options)
+        return found.assign(model=self.backend.model_name)
+
+    def outcomes(self, think: Sequence[Trace]) -> pd.DataFrame:
+        """Answers under suppression, with thresholds from these traces."""
+        return suppress_and_ask(
+            self.backend.model,
+            self.problems,
+            think,
+            quantiles=self.quantiles,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.seed,
+            save_to=self.folder / "causal" if self.folder else None,
+            **self.options,
+        )
+
+    def _collected(
+        self, name: str, model: Any, traces: Sequence[Trace], saes: Mapping[int, Any], metrics: Sequence[str]
+    ) -> tuple[Trace, ...]:
+        """Traces of the same sequences, read once more in one pass each; from an earlier run where they are there."""
+        place = None
+        if self.folder:
+            what = describe_run(
+                backend_of(model),
+                sink_ratio=self.options["sink_ratio"],
+                metrics=list(metrics),
+                saes={layer: sae_key(sae) for layer, sae in saes.items()},
+                sequences=[trace.tokens.tolist() for trace in traces],
+            )
+            place = run_folder(self.folder, name, what)
+        labels = [trace.labels for trace in traces]
+        return collected(place, model, list(traces), labels=labels, saes=saes or None, metrics=metrics, **self.options)
+
+
+def _folder(parent: Path | None, name: str) -> AbstractContextManager[str | Path]:
+    """A folder to keep things in, or one for now."""
+    return nullcontext(parent / name) if parent else tempfile.TemporaryDirectory(prefix="tl_l2norm_")
+
+
+def _by_mode(traces: Sequence[Trace]) -> Modes:
+    think, direct = (tuple(t for t in traces if t.labels["mode"] == mode) for mode in ("think", "direct"))
+    return think, direct

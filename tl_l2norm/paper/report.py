@@ -1,0 +1,204 @@
+"""An `Analysis` as one self-contained HTML page, and as text for the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from tl_l2norm.analysis.accuracy import cut_off_warnings
+from tl_l2norm.paper.claims import NOT_SUPPORTED, SUPPORTED, UNTESTED
+from tl_l2norm.paper.figures import TOKENS, draw_analysis
+from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
+from tl_l2norm.core.tables import WIDTH, render_table
+from tl_l2norm.show.page import asset, render, write_page
+from tl_l2norm.show.tokens import visible_text
+
+if TYPE_CHECKING:
+    from tl_l2norm.paper.study import Analysis
+
+_MAX_ROWS = 200  # of a table; a page with tens of thousands of cells is slow
+_RULE = (
+    "A claim is supported if its whole 95% interval is on the claim's side and, where there is a control, beyond the "
+    "control's. The rules were fixed beforehand; each stands under its claim."
+)
+_MARKS = {SUPPORTED: ("✓", "supported"), NOT_SUPPORTED: ("✗", "failed"), UNTESTED: ("–", "untested")}
+"""Mark and CSS class of a verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """What stands around a figure: a heading, what to look at and what the control is, the tables it comes from."""
+
+    heading: str
+    sentence: str
+    tables: tuple[str, ...]
+
+
+_MATCHED = (
+    "The topmost bars are the difference as it is; those below compare only tokens or responses that are alike in one respect. "
+    "Where a bar goes to 0 or changes sides, that respect accounts for the difference."
+)
+_SECTIONS = {
+    "curves": _Section(
+        "Norm and reasoning features by layer",
+        "Look for thinking above direct at every layer and a sharp rise in the late layers, in both upper panels; the controls "
+        "stand below, each at its own scale: what they show, too, is no sign of reasoning.",
+        ("curves", "differences", "dynamics", "feature_dynamics"),
+    ),
+    "entropies": _Section(
+        "Entropies by layer",
+        "The norm's rivals on the same tokens: look whether any of them tells the modes apart as clearly.",
+        (),
+    ),
+    "correlations": _Section(
+        "What goes with reasoning features",
+        "The norm's bar for the trained SAE should be over every entropy's, and over the norm's own bars for the controls, "
+        "whose features have nothing to do with reasoning. The grey ranges are the paper's own figures, from its models.",
+        ("correlations",),
+    ),
+    "attribution": _Section("What the difference of the norms comes from", _MATCHED, ("attribution",)),
+    "feature_attribution": _Section(
+        "What the difference of the reasoning features comes from", _MATCHED, ("feature_attribution",)
+    ),
+    "bound": _Section(
+        "The theorem: both sides",
+        "Points between two lines through the origin are what the theorem says; where the thinking norm is not the larger one "
+        "it has no right side, and the bars count such prompts. If the modes did not differ, that would be half of them.",
+        ("bound", "bound_points"),
+    ),
+    "assumptions": _Section(
+        "The theorem's assumptions",
+        "Each cell is held against the bound in its row's label; the controls (random directions for A1, as many latents "
+        "chosen with shuffled modes for A3 and A4) are in the table and under the pointer.",
+        ("assumptions", "explained", "explained_random"),
+    ),
+    "pressure": _Section(
+        "The pull of the loss",
+        "The claim needs points that rise to the right in the left panel; that the pull falls with the true token's "
+        "probability, on the right, is nearly so by construction and is the check of the measurement.",
+        ("pressure", "pressure_tokens"),
+    ),
+    "causal": _Section(
+        "What suppression does to accuracy",
+        "The claim needs the line of high-norm tokens under that of as many random ones, the control, at the same number of "
+        "positions; low-norm tokens and swaps of direction at equal norm show what else does harm.",
+        ("causal", "causal_differences"),
+    ),
+    "spike_by_family": _Section(
+        "The late difference by family of problems",
+        "Families are told apart where intervals don't overlap, and thinking is higher right of the line at 0; the control, "
+        "how well the length of a response tells the family, is in the table of families.",
+        ("dynamics_by_family", "families"),
+    ),
+    "amplification_by_level": _Section(
+        "The late ratio by level of difficulty",
+        "The claim needs points that rise with the level, and thinking is higher above the line at 1; the control, the same "
+        "trend given the length of the response, is in the table of the trend.",
+        ("dynamics_by_level", "trend"),
+    ),
+}
+
+
+def analysis_report(analysis: Analysis, *, path: str | Path, title: str = "The Tell-Tale Norm, claim by claim") -> Path:
+    """Write one HTML file about an analysis; it fetches nothing and can be mailed.
+
+    Args:
+        analysis: from `analyse`.
+        path: where to write; its folder is made, an older file is replaced in one step.
+        title: heading of the page.
+    """
+    claims, figures = analysis.claims(), draw_analysis(analysis)
+    shown = {table for name in figures for table in _SECTIONS[name].tables}
+    page = render(
+        "paper/report.html.jinja",
+        title=title,
+        styles=[Markup(asset("show/report.css")), Markup(asset("paper/report.css"))],
+        scripts=figure_scripts(),
+        lead=", ".join(analysis.facts[name] for name in ("model", "responses") if name in analysis.facts),
+        warnings=_warnings(analysis),
+        headline=_headline(claims),
+        rule=_RULE,
+        facts=_facts(analysis),
+        claims=[_claim(row) for row in claims.to_dict("records")],
+        sections=[_section(name, figure, analysis.tables) for name, figure in figures.items()],
+        rest=[_labelled(name, frame) for name, frame in analysis.tables.items() if name not in shown],
+        notes=analysis.notes,
+    )
+    return write_page(path, page)
+
+
+def analysis_summary(analysis: Analysis) -> str:
+    """Each claim, what was measured and the verdict, as text of 100 columns."""
+    claims = analysis.claims()
+    rows = claims.to_dict("records")
+    frame = pd.DataFrame(
+        {
+            "": [str(row["number"]) for row in rows],
+            "claim": [row["claim"] for row in rows],
+            "measured": [_measured(row) for row in rows],
+            "verdict": [f"{_MARKS[row['verdict']][0]} {row['verdict']}" for row in rows],
+        }
+    )
+    above = [textwrap.fill(text, WIDTH) for text in _warnings(analysis)]
+    return "\n\n".join([*above, _headline(claims), render_table(frame)])
+
+
+def _warnings(analysis: Analysis) -> list[str]:
+    return cut_off_warnings(analysis.tables["accuracy"]) if "accuracy" in analysis.tables else []
+
+
+def _measured(row: Mapping[str, Any]) -> str:
+    """What was measured, or why it was not."""
+    return str(row["measured"] or row["why"])
+
+
+def _headline(claims: pd.DataFrame) -> str:
+    counts = Counter(claims["verdict"])
+    tested = counts[SUPPORTED] + counts[NOT_SUPPORTED]
+    untested = f"; {counts[UNTESTED]} can't be tested here" if counts[UNTESTED] else ""
+    return f"{counts[SUPPORTED]} of {tested} tested claims are supported on this model{untested}."
+
+
+def _facts(analysis: Analysis) -> dict[str, str]:
+    facts = {name[:1].upper() + name[1:]: text for name, text in analysis.facts.items()}
+    return facts | {"Written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
+
+
+def _claim(row: Mapping[str, Any]) -> dict[str, Any]:
+    mark, kind = _MARKS[row["verdict"]]
+    return {**row, "mark": mark, "kind": kind}
+
+
+def _section(name: str, figure: go.Figure, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    section = _SECTIONS[name]
+    return {
+        "heading": section.heading,
+        "sentence": section.sentence,
+        "notes": _verdicts(tables[name]) if name.endswith("attribution") else [],
+        "figure": figure_html(figure, name),
+        "tables": [_labelled(table, tables[table]) for table in section.tables if table in tables],
+    }
+
+
+def _verdicts(attribution: pd.DataFrame) -> list[str]:
+    """What came of each choice of tokens, in words."""
+    found = attribution.drop_duplicates("tokens")
+    return [f"With {TOKENS.get(t, t)}: {v}" for t, v in zip(found["tokens"], found["verdict"], strict=True)]
+
+
+def _labelled(name: str, frame: pd.DataFrame) -> tuple[str, Markup]:
+    """A table and what to call it; a long one is cut."""
+    many = f"{len(frame):,} row{'s' if len(frame) != 1 else ''}"
+    rows = many if len(frame) <= _MAX_ROWS else f"the first {_MAX_ROWS} of {many}"
+    cut = frame.head(_MAX_ROWS).map(lambda value: visible_text(value) if isinstance(value, str) else value)
+    with pd.option_context("display.max_colwidth", None):
+        return f"Table {name} ({rows})", table_html(cut, float_format="{:.4g}".format, na_rep="-")

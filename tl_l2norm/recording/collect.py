@@ -1,0 +1,207 @@
+"""Norms of given sequences, in one pass each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from tl_l2norm.core.arguments import OnePerRow, as_integers, as_labels, one_or_several
+from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.models.decode_check import batches, check_decoding
+from tl_l2norm.core.random_draws import sequence_key
+from tl_l2norm.recording.features import FeatureRecorder
+from tl_l2norm.core.errors import InputError, Unsupported
+from tl_l2norm.core.features import FeatureActs
+from tl_l2norm.core.layers import Layers, resolve_layers
+from tl_l2norm.text.inputs import SequenceLike
+from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.interventions.rows import Rows
+from tl_l2norm.interventions.run import Run
+from tl_l2norm.recording.metrics import MetricRecorder, check_finite_metrics
+from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.core.protocols import SparseAutoencoder
+from tl_l2norm.recording.traces import NormRecorder, check_finite, make_trace
+from tl_l2norm.text.sequences import TokenSequence, pad_left, tokenize
+from tl_l2norm.core.trace import Label, Trace
+
+_SCORES = 1 << 23  # attention scores of a batch at once, of one head
+
+
+def collect(
+    model: Any,
+    sequences: SequenceLike | Iterable[SequenceLike],
+    *,
+    layers: Layers = None,
+    prompt_lens: OnePerRow | None = None,
+    segments: Sequence[Sequence[str]] | None = None,
+    labels: Mapping[str, Label] | Sequence[Mapping[str, Label]] | None = None,
+    interventions: Intervention | Sequence[Intervention] | None = (),
+    saes: Mapping[int, SparseAutoencoder] | None = None,
+    metrics: Sequence[str] = ("l2_norm",),
+    seeds: OnePerRow | None = None,
+    batch_size: int | None = None,
+    prepend_bos: bool | None = None,
+    sink_ratio: float | None = None,
+    progress: bool = True,
+) -> tuple[Trace, ...]:
+    """Run sequences through a model and record the L2 norm of its residual stream at every layer and position.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`; its own hooks stay and are heard before ours.
+        sequences: texts, chats (lists of messages), token ids, or values with `.tokens`; one alone is fine. What a tokenizer
+            returns (input_ids with their attention_mask) loses its padding; rows of ids that look padded are refused without.
+        layers: which blocks; all by default. The embedding output is always recorded, as a row of its own.
+        prompt_lens: where each response begins, counted without padding. Found by default: at the last assistant message of a
+            chat, or at the tokenizer's own thinking tag; otherwise the whole sequence is prompt.
+        segments: for each position one of "prompt", "think", "answer", instead of `prompt_lens` and the tags.
+        labels: for each sequence, what to keep with its trace.
+        interventions: what acts on the residual stream, in this order; by default on the tokens after each prompt.
+        saes: SAEs by layer, whose feature activations are recorded beside the norms, sparse, as `trace.features[layer]`; the
+            states are those that the next block reads, and the SAEs are not attached to the model.
+        metrics: what to record beside the norm, which always is, as `trace.metrics[name]`: "hidden_entropy", "output_entropy"
+            (logit lens), "attention_entropy" (mean over heads), all in nats and [layer, pos], or "attention_entropy_by_head",
+            [layer, head, pos]. States are those that the next block reads; attention is that of a block's first run, also where
+            an intervention runs it again. "output_entropy" costs an unembedding of every state.
+        seeds: for each sequence the key of the interventions' random draws. By default that of the trace or completion that is
+            given, or what `generate` uses for the prompt in this place.
+        batch_size: sequences in one pass, grouped by length, 8 by default (100 for tiny-reasoner). What is recorded doesn't
+            depend on it; a model that takes padding for tokens reads one at a time.
+        prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
+        sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink, and
+            interventions leave it alone; 5 by default (20 for tiny-reasoner).
+        progress: show a progress bar.
+
+    Returns:
+        One trace for each sequence, in their order.
+
+    Raises:
+        ValueError: bad input; the message says which sequence and what to do.
+        FloatingPointError: a norm or another metric is NaN or infinite; with layer, sequence and position.
+    """
+    backend = backend_of(model)
+    identity = backend.identity()
+    chosen = resolve_layers(layers, backend.n_layers)
+    batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
+    items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens, segments=segments)
+    own_labels = as_labels(labels, len(items))
+    recorder = NormRecorder(backend, chosen)
+    features = FeatureRecorder(backend, saes) if saes is not None else None
+    measuring = MetricRecorder(backend, chosen, metrics)
+    interventions = one_or_several(interventions, Intervention)
+    run = Run(backend, interventions, sink_ratio=sink_ratio) if interventions else None
+    keys = _keys(items, seeds)
+    if run and not run.acts_on_prompts and all(len(item) == item.prompt_len for item in items):
+        raise InputError(
+            "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
+        )
+    # interventions, other metrics and the user's own hooks know whole sequences only
+    in_one_pass = run is not None or bool(set(metrics) - {"l2_norm"}) or identity.foreign_hooks > 0
+    planned = batches(backend, items, batch_size)  # it may try the model, which nothing of this run should hear
+    norms: dict[int, torch.Tensor] = {}
+    acts: dict[int, dict[int, FeatureActs]] = {}
+    measured: dict[int, dict[str, torch.Tensor]] = {}
+    with (
+        torch.no_grad(),
+        run.attached() if run else nullcontext(),
+        recorder.attached(),  # these three last: they see what the next block reads
+        features.attached() if features else nullcontext(),
+        measuring.attached(),
+        tqdm(total=len(items), desc="collect", unit="seq", disable=not progress, delay=2) as bar,
+    ):
+        for batch in planned:
+            if run:
+                _begin(run, items, keys, batch, backend.device)
+            norms.update(_run(backend, recorder, features, measuring, items, batch, in_one_pass))
+            measured.update(_measured(measuring, batch))
+            if features:
+                acts.update(zip(batch, features.take(len(batch)), strict=True))
+            if run:
+                run.finish_batch()
+            bar.update(len(batch))
+    return tuple(
+        make_trace(
+            backend,
+            item,
+            norms[i],
+            identity=identity,
+            layers=chosen,
+            sink_ratio=sink_ratio,
+            interventions=interventions,
+            features=acts.get(i),
+            metrics=measured[i],
+            labels=own_labels[i] if own_labels is not None else None,
+        )
+        for i, item in enumerate(items)
+    )
+
+
+def _keys(items: Sequence[TokenSequence], seeds: OnePerRow | None) -> list[int]:
+    if seeds is None:
+        return [sequence_key(0, i, 0) if item.seed is None else item.seed for i, item in enumerate(items)]
+    found = as_integers("seeds", seeds)
+    if len(found) != len(items):
+        raise InputError(f"seeds has {len(found)} entries for {len(items)} sequences")
+    return found
+
+
+def _begin(run: Run, items: Sequence[TokenSequence], keys: Sequence[int], batch: Sequence[int], device: torch.device) -> None:
+    """Tell the interventions which sequences the next pass reads."""
+    width = max(len(items[i]) for i in batch)
+    rows = Rows.of(
+        number=torch.tensor(batch, device=device),
+        key=torch.tensor([keys[i] for i in batch], device=device),
+        prompt_len=torch.tensor([items[i].prompt_len for i in batch], device=device),
+        padding=torch.tensor([width - len(items[i]) for i in batch], device=device),
+    )
+    run.begin(rows)
+    run.next_pass(width)
+
+
+def _run(
+    backend: Backend,
+    recorder: NormRecorder,
+    features: FeatureRecorder | None,
+    measuring: MetricRecorder,
+    items: Sequence[TokenSequence],
+    batch: Sequence[int],
+    in_one_pass: bool,
+) -> dict[int, torch.Tensor]:
+    """Norms of a batch; in parts where it is long, so that memory grows with its length and not with the square of it."""
+    tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
+    step = max(1, _SCORES // mask.numel())
+    if step < tokens.shape[1] and (in_one_pass or not _reads_in_parts(backend, items[batch[0]])):
+        step = tokens.shape[1]
+    cache, parts = None, list[torch.Tensor]()
+    for part, real in zip(torch.split(tokens, step, dim=1), torch.split(mask, step, dim=1), strict=True):
+        if features:
+            features.next_pass(real.bool())
+        measuring.next_pass(real.bool())
+        seen = mask[:, : sum(p.shape[2] for p in parts) + part.shape[1]]
+        _, cache = backend.forward(part, seen, cache=cache, keep_cache=step < tokens.shape[1], logits="none")
+        parts.append(recorder.take().cpu())
+    recorded = torch.cat(parts, dim=2)
+    found = {i: recorded[:, row, -len(items[i]) :] for row, i in enumerate(batch)}
+    for i, norms in found.items():
+        check_finite(norms, recorder.layers, i)
+    return found
+
+
+def _reads_in_parts(backend: Backend, longest: TokenSequence) -> bool:
+    boundary = backend.longrope_boundary
+    if boundary is not None and len(longest) > boundary:
+        return False  # its first part would be read as a short text
+    try:
+        return check_decoding(backend, longest.tokens)
+    except Unsupported:
+        return False
+
+
+def _measured(measuring: MetricRecorder, batch: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
+    found = dict(zip(batch, measuring.take(), strict=True))
+    for i, metrics in found.items():
+        check_finite_metrics(metrics, measuring.layers, i)
+    return found

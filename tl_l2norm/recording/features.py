@@ -1,0 +1,101 @@
+"""Record SAE feature activations while a model runs, without attaching the SAE to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tl_l2norm.models.hooks import attached, hook_points, silenced
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.core.features import FeatureActs
+from tl_l2norm.core.protocols import SparseAutoencoder
+from tl_l2norm.saes.checks import check_saes, describe_sae
+
+_ENCODED_AT_ONCE = 1 << 24  # activations: 64 MB in float32
+_STATES_KEPT = 1 << 20  # numbers of a layer's states that wait to be encoded together: 4 MB in float32
+
+
+class FeatureRecorder:
+    """Feature activations of `resid_post` at each SAE's layer, at the positions that are real.
+
+    States of decode steps wait until some are there: encoding them together costs less. Nobody's hooks on the SAE hear it.
+    """
+
+    def __init__(self, backend: Backend, saes: Mapping[int, SparseAutoencoder]) -> None:
+        self.saes = check_saes(backend, saes)
+        self._hooks = [(backend.resid_post(layer), partial(self._note, layer)) for layer in self.saes]
+        self._points = {layer: hook_points(sae) for layer, sae in self.saes.items()}  # type: ignore[arg-type]
+        self._names = {layer: describe_sae(sae) for layer, sae in self.saes.items()}
+        self._states: dict[int, list[Float[Tensor, "real d_model"]]] = {layer: [] for layer in self.saes}
+        self._waiting = dict.fromkeys(self.saes, 0)  # numbers in them
+        self._parts: dict[int, list[FeatureActs]] = {layer: [] for layer in self.saes}
+        self._owners: list[Int[Tensor, " real"]] = []
+        self._real: Bool[Tensor, "batch pos"] | None = None
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Keep the hooks on the model inside the context."""
+        with attached(self._hooks):
+            yield
+
+    def next_pass(self, real: Bool[Tensor, "batch pos"]) -> None:
+        """A forward pass over these positions starts; the others are padding."""
+        self._real = real
+        # A batch of single tokens has no padding, here and below: to look at the mask would wait for a GPU.
+        self._owners.append(torch.arange(len(real)) if real.shape[1] == 1 else real.nonzero()[:, 0].cpu())
+
+    def _note(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
+        assert self._real is not None, "next_pass was not called"
+        stream = stream.detach()
+        states = stream[:, 0].clone() if stream.shape[1] == 1 else stream[self._real.to(stream.device)]  # either is a copy
+        self._states[layer].append(states)
+        self._waiting[layer] += states.numel()
+        if self._waiting[layer] > _STATES_KEPT:
+            self._encode(layer)
+
+    def _encode(self, layer: int) -> None:
+        waiting, self._states[layer], self._waiting[layer] = self._states[layer], [], 0
+        if not waiting:
+            return
+        sae = self.saes[layer]
+        states = torch.cat([s.to(waiting[0].device) for s in waiting]).to(sae.device)
+        with torch.no_grad(), silenced(self._points[layer]):
+            for part in torch.split(states, max(1, _ENCODED_AT_ONCE // sae.cfg.d_sae)):
+                acts = sae.encode(part)
+                acts = acts.to_dense() if acts.is_sparse else acts
+                self._parts[layer].append(FeatureActs.of_dense(acts, self._names[layer]))
+
+    def take(self, n_rows: int) -> list[dict[int, FeatureActs]]:
+        """For each row of the batch what was recorded since the last call, in the order of positions.
+
+        Raises:
+            RuntimeError: a hook point didn't fire, for instance after `model.reset_hooks()` inside the context.
+        """
+        owners = torch.cat(self._owners) if self._owners else torch.empty(0, dtype=torch.long)
+        self._owners = []
+        places = [(owners == row).nonzero()[:, 0] for row in range(n_rows)]
+        found: list[dict[int, FeatureActs]] = [{} for _ in range(n_rows)]
+        for layer in self.saes:
+            self._encode(layer)
+            parts, self._parts[layer] = self._parts[layer], []
+            acts = FeatureActs.join(parts) if parts else None
+            if (0 if acts is None else len(acts)) != len(owners):
+                raise RuntimeError(
+                    f"features of layer {layer} were not recorded in every pass: the hooks are gone (model.reset_hooks() "
+                    "removes everybody's) or that part of the model didn't run"
+                )
+            for row, place in enumerate(places):
+                if acts is not None:
+                    found[row][layer] = acts.select(place)
+        return found
+
+
+def join_features(parts: list[dict[int, FeatureActs]]) -> dict[int, FeatureActs]:
+    """One sequence's recordings, one after the other."""
+    return {layer: FeatureActs.join([part[layer] for part in parts]) for layer in (parts[0] if parts else {})}

@@ -1,0 +1,312 @@
+"""One self-contained HTML page that says what was run and what came of it, whichever way it fell."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from tl_l2norm.analysis.accuracy import MUCH_CUT_OFF, accuracy_table, cut_off_warnings
+from tl_l2norm.analysis.curves import LayerCurve, compare_late, layer_curve
+from tl_l2norm.analysis.pairing import Tokens
+from tl_l2norm.analysis.resampling import MIN_PROMPTS
+from tl_l2norm.analysis.sinks import sink_table
+from tl_l2norm.show.style import MODE_NAMES
+from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.show.figures import accuracy_bars, curves_frame, norm_curves, token_heatmap
+from tl_l2norm.core.layers import layer_ranges
+from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
+from tl_l2norm.core.tables import WIDTH, render_table
+from tl_l2norm.core.trace import Trace, require_comparable
+from tl_l2norm.show.widgets import TokensWidget, tokens
+from tl_l2norm.show.page import asset, render, write_page
+from tl_l2norm.show.tokens import norm_text, visible_text
+
+if TYPE_CHECKING:
+    from tl_l2norm.experiments.modes import Result
+
+_MAX_TOKENS = 600  # of an example; a page with tens of thousands of drawn tokens is slow
+_MAX_SINK_ROWS = 15
+_NOTABLE_SHARE = 0.01  # of a mode's tokens left out as sinks, above which the report says so
+
+
+def report(
+    results: Sequence[Result],
+    *,
+    path: str | Path,
+    layer: int | None = None,
+    examples: int = 3,
+    seed: int = 0,
+    title: str = "The norm of the residual stream",
+) -> Path:
+    """Write one HTML file about results in one or both modes; it fetches nothing and can be mailed.
+
+    Args:
+        results: of one model, from `run_modes`.
+        path: where to write; its folder is made, an older file is replaced in one step.
+        layer: whose norms colour the tokens; default the last recorded.
+        examples: how many prompts to show token by token.
+        seed: of the resampling and of the choice of examples.
+        title: heading of the page.
+
+    Raises:
+        ValueError: no results, norms that are not comparable, a layer that was not recorded, or a negative `examples`.
+    """
+    if examples < 0:
+        raise InputError(f"examples must be at least 0, got {examples}")
+    traces = _traces(results)
+    coloured = traces[0].layers[traces[0].row(-1 if layer is None else layer)]
+    accuracy = _accuracy(results)
+    groups = [by for by in ("family", "level") if len({getattr(r.problem, by) for r in results}) > 1]
+    detailed = {by: _accuracy(results, by) for by in groups}
+    if len(groups) > 1:
+        detailed["family and level"] = _accuracy(results, *groups)
+    curves, sinks = _curves(traces, "l2_norm", seed), sink_table(traces)
+    features = _curves(traces, "feature_sum", seed) if all(trace.features for trace in traces) else []
+    shown = _examples(results, examples, seed)
+    first = shown[0][0] if shown else results[0]
+    page = render(
+        "show/report.html.jinja",
+        title=title,
+        styles=[Markup(asset("show/report.css")), *TokensWidget.styles()],
+        scripts=[*figure_scripts(), *TokensWidget.scripts()],
+        facts=_facts(results, seed),
+        verdict=_verdict(traces, seed).partition(": "),
+        warnings=_warnings(traces, accuracy),
+        caveats=[*_also(traces, seed), *_left_out(traces), *_caveats(accuracy)],
+        accuracy=table_html(accuracy_text(accuracy)),
+        accuracy_figure=figure_html(accuracy_bars(detailed[groups[0]] if groups else accuracy), "accuracy"),
+        detailed={by: table_html(accuracy_text(table)) for by, table in detailed.items()},
+        known=bool(accuracy["n"].sum()),
+        curves=table_html(curves_frame(curves)) if curves else None,
+        curves_figure=figure_html(norm_curves(curves), "curves") if curves else None,
+        features=table_html(curves_frame(features)) if features else None,
+        features_figure=figure_html(norm_curves(features), "features") if features else None,
+        sae=next(iter(traces[0].features.values())).sae if features else None,
+        sinks=table_html(sinks_text(sinks.head(_MAX_SINK_ROWS))),
+        more_sinks=max(0, len(sinks) - _MAX_SINK_ROWS),
+        heatmap=figure_html(token_heatmap(first.trace, max_tokens=_MAX_TOKENS), "heatmap"),
+        heatmap_question=first.problem.question,
+        heatmap_title=_example_title(first),
+        heatmap_table=table_html(_norms_text(first.trace)),
+        examples=[(pair[0].problem.question, _widget(pair, coloured).fragment()) for pair in shown],
+        late=layer_ranges(traces[0].late_layers),
+        sink_ratio=f"{traces[0].provenance.sink_ratio:g}",
+        min_prompts=MIN_PROMPTS,
+    )
+    return write_page(path, page)
+
+
+def summary(results: Sequence[Result], *, seed: int = 0) -> str:
+    """Accuracy by mode and the verdict on the late layers, as text of 100 columns."""
+    traces = _traces(results)
+    accuracy = _accuracy(results)
+    words = [_verdict(traces, seed), *_also(traces, seed), *_left_out(traces), *_caveats(accuracy)]
+    above, below = ([textwrap.fill(text, WIDTH) for text in texts] for texts in (_warnings(traces, accuracy), words))
+    return "\n\n".join([*above, render_table(accuracy_text(accuracy)), *below])
+
+
+def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
+    """What `accuracy_table` returns, for people."""
+    columns = {name: table[name] for name in ("family", "level") if name in table}
+    return pd.DataFrame(
+        {
+            **columns,
+            "mode": [MODE_NAMES[mode] for mode in table["mode"]],
+            "accuracy": [_share(value, "not known") for value in table["accuracy"]],
+            "95% interval": [
+                f"{_share(low)} to {_share(high)}" if n else "-"
+                for low, high, n in zip(table["low"], table["high"], table["n"], strict=True)
+            ],
+            "n": table["n"],
+            "not direct": [_share(value) for value in table["not_direct"]],
+            "cut off": [_share(value) for value in table["cut_off"]],
+        }
+    )
+
+
+def sinks_text(table: pd.DataFrame) -> pd.DataFrame:
+    """What `sink_table` returns, for people."""
+    return pd.DataFrame(
+        {
+            "position": table["position"],
+            "token": [visible_text(token) or "(part of a character)" for token in table["token"]],
+            "over the bound at layers": [layer_ranges(layers) or "none" for layers in table["layers"]],
+            "greatest norm": [norm_text(norm) for norm in table["max_norm"]],
+            "sequences": [f"{k} of {n}" for k, n in zip(table["sequences"], table["n"], strict=True)],
+        }
+    )
+
+
+def _traces(results: Sequence[Result]) -> list[Trace]:
+    if not results:
+        raise InputError("no results to report")
+    if odd := [one for one in results if not hasattr(one, "problem")]:
+        raise InputTypeError(f"a report is of results, as run_modes returns them, got {odd[0]!r:.80}")
+    traces = [_labelled(result) for result in results]
+    require_comparable(traces)
+    return traces
+
+
+def _labelled(result: Result) -> Trace:
+    return result.trace.with_labels(mode=result.mode, prompt=result.problem.id)
+
+
+def _accuracy(results: Sequence[Result], *by: str) -> pd.DataFrame:
+    """Grouped by these and mode, thinking first."""
+    table = accuracy_table(results, by=(*by, "mode"))
+    order = table["mode"].map([*MODE_NAMES].index)
+    return table.assign(order=order).sort_values([*by, "order"], ignore_index=True).drop(columns="order")
+
+
+def _by_mode(traces: Iterable[Trace]) -> Mapping[str, list[Trace]]:
+    groups: dict[str, list[Trace]] = {mode: [] for mode in MODE_NAMES}
+    for trace in traces:
+        groups[str(trace.labels["mode"])].append(trace)
+    return {mode: members for mode, members in groups.items() if members}
+
+
+def _curves(traces: Sequence[Trace], quantity: str, seed: int) -> list[LayerCurve]:
+    """Of each mode that has response tokens."""
+    return [
+        layer_curve(members, mode=mode, quantity=quantity, seed=seed)
+        for mode, members in _by_mode(traces).items()
+        if any(trace.is_response.any() for trace in members)
+    ]
+
+
+def _also(traces: Sequence[Trace], seed: int) -> list[str]:
+    """The same comparison where the response's tokens are chosen: a direct answer is worked out at the prompt's last token."""
+    found = _verdict(traces, seed, "chosen")
+    return [] if found.startswith("No comparison") else [found]
+
+
+def _left_out(traces: Sequence[Trace]) -> list[str]:
+    """Tokens of responses that are over the bound of attention sinks in the late layers: what a mean of the rest would hide."""
+    found = []
+    for mode, members in _by_mode(traces).items():
+        chosen = [trace.select("late").is_sink[:, trace.prompt_len - 1 :].any(0) for trace in members if trace.late_layers]
+        n, all_tokens = int(sum(is_sink.sum() for is_sink in chosen)), sum(map(len, chosen))
+        if n > _NOTABLE_SHARE * all_tokens:
+            found.append(
+                f"{n} of the {all_tokens:,} tokens from which {MODE_NAMES[mode]} responses were chosen are over the bound of "
+                "attention sinks in the late layers and left out: are they sinks, or where the work is done? A higher sink "
+                "ratio keeps them."
+            )
+    return found
+
+
+def _verdict(traces: Sequence[Trace], seed: int, tokens: Tokens = "read") -> str:
+    modes = _by_mode(traces)
+    if missing := [name for mode, name in MODE_NAMES.items() if mode not in modes]:
+        return f"No comparison of the modes: there are no {missing[0]} responses."
+    prompts = [{trace.labels["prompt"] for trace in members} for members in modes.values()]
+    both, either = set.intersection(*prompts), set.union(*prompts)
+    if not both:
+        return "No comparison of the modes: no prompt was asked in both."
+    if not traces[0].late_layers:
+        return "No comparison of the modes: no late layer was recorded."
+    think, direct = ([trace for trace in modes[mode] if trace.labels["prompt"] in both] for mode in MODE_NAMES)
+    found = compare_late(think, direct, tokens=tokens, seed=seed)
+    if not found.difference.n:
+        return "No comparison of the modes: no prompt has response tokens in both."
+    left_out = f" {_count(len(either - both), 'prompt')} asked in one mode only are left out." if either - both else ""
+    return found.verdict + left_out
+
+
+def _warnings(traces: Sequence[Trace], accuracy: pd.DataFrame) -> list[str]:
+    """What stands above everything else, because it may be the reason for it."""
+    hooked = max(trace.provenance.foreign_hooks for trace in traces)
+    found = [f"WARNING: {_count(hooked, 'hook')} that the run didn't put there were on the model."] if hooked else []
+    return [*cut_off_warnings(accuracy), *found]
+
+
+def _caveats(accuracy: pd.DataFrame) -> list[str]:
+    """What weakens a comparison of the modes, in words."""
+    caveats = []
+    for row in accuracy.to_dict("records"):
+        name = MODE_NAMES[row["mode"]]
+        if row["not_direct"] > 0:  # NaN in thinking mode
+            caveats.append(
+                f"{_share(row['not_direct'])} of the direct responses were not direct: they hold more than an answer."
+            )
+        if 0 < row["cut_off"] <= MUCH_CUT_OFF:
+            caveats.append(f"{_share(row['cut_off'])} of the {name} responses were cut off at the token limit.")
+        if not row["n"]:
+            caveats.append(f"No answer is known for the {name} responses, so there is no accuracy.")
+    return caveats
+
+
+def _facts(results: Sequence[Result], seed: int) -> dict[str, str]:
+    """What was run, as label and text."""
+    sources = [result.trace.provenance for result in results]
+    first, modes = sources[0], [result.mode for result in results]
+    sampled = sorted({source.temperature for source in sources if source.temperature})
+    return {
+        "Model": first.model,
+        "Backend": ", ".join(sorted({source.backend for source in sources})),
+        "Data type": first.dtype,
+        "Weights": "centred" if first.centred else "as loaded",
+        "Prompts": str(len({result.problem.id for result in results})),
+        "Families": ", ".join(sorted({result.problem.family for result in results})),
+        "Levels": ", ".join(map(str, sorted({result.problem.level for result in results}))),
+        "Responses": ", ".join(f"{modes.count(mode)} {name}" for mode, name in MODE_NAMES.items() if mode in modes),
+        **{f"{name} by".capitalize(): _controls(results, mode) for mode, name in MODE_NAMES.items() if mode in modes},
+        "Layers recorded": layer_ranges(results[0].trace.layers),
+        "Decoding": f"sampled at temperature {', '.join(f'{value:g}' for value in sampled)}" if sampled else "greedy",
+        "Seed of the intervals": str(seed),
+        "Versions": ", ".join(f"{name} {version}" for name, version in sorted(first.versions.items())),
+        "Written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _controls(results: Sequence[Result], mode: str) -> str:
+    """What put the model into a mode."""
+    return ", ".join(sorted({result.control.replace("=", " = ") for result in results if result.mode == mode}))
+
+
+def _examples(results: Sequence[Result], n: int, seed: int) -> list[list[Result]]:
+    """Responses to some prompts, one per mode; prompts that were asked in every mode come first."""
+    by_prompt: dict[str, dict[str, Result]] = {}
+    for result in results:
+        by_prompt.setdefault(result.problem.id, {}).setdefault(result.mode, result)
+    groups = [[modes[mode] for mode in MODE_NAMES if mode in modes] for modes in by_prompt.values()]
+    most = max(map(len, groups))
+    full = [group for group in groups if len(group) == most]
+    chosen = np.random.default_rng(seed).choice(len(full), size=min(n, len(full)), replace=False)
+    return [full[i] for i in sorted(chosen.tolist())]
+
+
+def _widget(pair: Sequence[Result], layer: int) -> TokensWidget:
+    return tokens([result.trace for result in pair], layer=layer, max_tokens=_MAX_TOKENS, titles=[*map(_example_title, pair)])
+
+
+def _example_title(result: Result) -> str:
+    judged = {True: "right", False: "wrong", None: "answer not known"}[result.correct]
+    notes = [judged if result.problem.answer is None or result.correct else f"{judged}, expected {result.problem.answer}"]
+    notes += ["not a direct answer"] * (result.direct is False) + ["cut off"] * (result.finish_reason == "length")
+    return f"{MODE_NAMES[result.mode]}: {', '.join(notes)}"
+
+
+def _norms_text(trace: Trace) -> pd.DataFrame:
+    """Tokens down, layers across; a sink in brackets."""
+    norms, sinks = trace.l2_norms[:, :_MAX_TOKENS].tolist(), trace.is_sink[:, :_MAX_TOKENS].tolist()
+    texts = [visible_text(text) for text in trace.str_tokens[:_MAX_TOKENS]]
+    columns: dict[str, Any] = {"position": range(len(texts)), "token": texts}
+    for layer, row, marks in zip(trace.layers, norms, sinks, strict=True):
+        columns[str(layer)] = [f"({norm:,.0f})" if sink else norm_text(norm) for norm, sink in zip(row, marks, strict=True)]
+    return pd.DataFrame(columns)
+
+
+def _share(value: float, unknown: str = "-") -> str:
+    return unknown if np.isnan(value) else f"{value:.0%}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

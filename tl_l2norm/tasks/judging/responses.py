@@ -1,0 +1,114 @@
+"""Where a free response states its answer: values that are announced, bold or last, and not denied, asked or listed."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+
+from tl_l2norm.tasks.judging.text import boxed
+
+# Two values with nothing but this between them are the terms of an expression, a list or a choice, not an answer.
+_JOINT = re.compile(
+    r"""[ \t]+ | \}\{ | \)[ \t]*\(
+    | [ \t(){}$]* (?: [-+−–*/×÷^x,;&] | \\(?:times|cdot|div) | ,?[ ]*\b(?:and|or|nor|to|vs\.?)\b ) [ \t(){}$]*
+      (?: (?:the|not)[ ] )?""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_CONTRAST = re.compile(r"[*_\"')\s]*,?\s+(?:and\s+)?not\s+(?:the\s+)?[*_\"'(]*", re.IGNORECASE)
+_DENIED_BEFORE = re.compile(
+    r"""(?: (?: \b(?:not|cannot) | n['’]t ) (?:\s+(?:be|say))? | \b(?:neither|nor|either|or|than|over|at\ least|at\ most|step)
+      | \b(?:rul(?:e|es|ed|ing)\s+out|(?:eliminat|exclud|discard|reject)(?:e|s|es|ed|ing)?) )
+    \s+ (?:the\s+)? (?:(?:option|choice)\s+)? [*_"'$(]* $""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_DENIED_AFTER = re.compile(
+    r"""[*_"'$.)]*\s* (?: \? | ['’]s\b | (?:is|was|would\ be)\s*(?:not|n['’]t|wrong|incorrect|false)\b )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+ANNOUNCED = r"\banswer(?:\ to\ [^.\n]{1,60}?)?[*_\s]*(?:\bis\b|\bwould\ be\b|:|=)"
+_STATED_BEFORE = re.compile(
+    rf"""(?: {ANNOUNCED} | \\boxed\{{ | <answer> )
+    (?: [\s:*_$"'`({{\[] | \\\( | \\\[ | \\(?:text|textbf|mathrm|mathbf|boxed)\{{
+      | \b(?:the|a|an|number|value|colou?r|option|choice|letter|simply|exactly|therefore|thus|now)\b )*
+    (?: [\d\s()+\-−*/×÷.,^$]* = )* [\s$*]* $""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+_STATED_TEXT = re.compile(rf"{ANNOUNCED} [\s:*]* ([^\s] [^\n]*?) (?=\.\s | \n | \Z)", re.VERBOSE | re.IGNORECASE)
+_WRAPPING = " \t*_`\"'"
+_WINDOW = 120  # characters around a value that decide what it is
+
+Joint = Callable[[str, re.Match[str], re.Match[str]], bool]
+
+
+def best_value(text: str, pattern: re.Pattern[str], is_joint: Joint | None = None) -> tuple[re.Match[str], bool] | None:
+    """The last candidate of the most explicit kind, and whether it is announced; None where there is no candidate.
+
+    Args:
+        text: The response.
+        pattern: What values look like.
+        is_joint: Whether two values that follow each other are parts of one expression or list.
+    """
+    candidates = _candidates(text, pattern, is_joint or joined)
+    best = max(candidates, key=lambda value: (_explicitness(text, value), value.start()), default=None)
+    return best and (best, _explicitness(text, best) == 2)
+
+
+def joined(text: str, one: re.Match[str], other: re.Match[str]) -> bool:
+    """Whether two values are terms of one expression, list or choice; "one, not other" is none."""
+    between = text[one.end() : min(other.start(), one.end() + _WINDOW)]
+    return len(between) < _WINDOW and bool(_JOINT.fullmatch(between)) and not _CONTRAST.fullmatch(between)
+
+
+def stated_text(text: str) -> str | None:
+    r"""What stands in "<answer>" tags or "\boxed{}", else what is announced up to the end of its sentence."""
+    if (marked := marked_text(text)) is not None:
+        return marked or None
+    stated = _STATED_TEXT.findall(text)
+    return (bare(stated[-1]) or None) if stated else None
+
+
+def marked_text(text: str) -> str | None:
+    r"""What stands in the last "<answer>" tags or, where there are none, "\boxed{}"; None where there is neither."""
+    tagged = _TAGGED.findall(text)
+    if not tagged:
+        return boxed(text)
+    inner = str(tagged[-1]).strip()
+    return boxed(inner) or inner
+
+
+def last_line(text: str) -> str:
+    """The last line, without what surrounds it."""
+    return bare(text.rpartition("\n")[2])
+
+
+def bare(text: str) -> str:
+    """The text without quotes, emphasis and full stop around it."""
+    return text.strip(_WRAPPING).removesuffix(".").strip(_WRAPPING)
+
+
+def _candidates(text: str, pattern: re.Pattern[str], is_joint: Joint) -> list[re.Match[str]]:
+    values = list(pattern.finditer(text))
+    joint = {
+        position
+        for one, other in itertools.pairwise(values)
+        if is_joint(text, one, other)
+        for position in (one.start(), other.start())
+    }
+    return [value for value in values if value.start() not in joint and not _is_denied(text, value)]
+
+
+def _is_denied(text: str, value: re.Match[str]) -> bool:
+    before = text[max(0, value.start() - _WINDOW) : value.start()]
+    is_list_number = re.search(r"\n[ \t]*$", before) and re.match(r"[.)][ \t]+\S", text[value.end() :][:9])
+    return bool(is_list_number or _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(text, value.end()))
+
+
+def _explicitness(text: str, value: re.Match[str]) -> int:
+    before = text[max(0, value.start() - _WINDOW) : value.start()]
+    if _STATED_BEFORE.search(before):
+        return 2
+    is_bold = before.endswith(("**", "__")) and text.startswith(("**", "__"), value.end())
+    is_final_result = re.search(r"=[\s$*]*$", before) and re.fullmatch(r"[\s.!*$]*", text[value.end() :])
+    return 1 if is_bold or is_final_result else 0

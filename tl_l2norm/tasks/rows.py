@@ -1,0 +1,170 @@
+"""One row of a table as a problem: which columns hold what, chats, choices."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+from tl_l2norm.tasks.judging.choices import LETTERS, chosen_letter, lettered, without_labels
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.tasks.files import Row
+from tl_l2norm.tasks.judging.references import final_answer
+from tl_l2norm.tasks.problems import Problem, family_text, question_text, unknown, whole_level
+
+QUESTIONS = ("question", "problem", "prompt", "messages", "instruction", "input")
+ANSWERS = (
+    *("answer", "final_answer", "correct_answer", "expected_answer", "ground_truth"),
+    *("answerkey", "target", "label", "solution"),
+)
+_LIKE_ANSWERS = {*ANSWERS, "correct", "expected", "gold", "output", "reference", "response", "completion"}
+_CHOICES = ("choices", "options", "endings")
+_CONTEXTS = ("context", "passage", "article", "story")
+_CHOOSE = "rename the column, or name it with load_problems(..., {}=...)"
+_LEVEL = re.compile(r"level (\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Which columns of a table hold questions and answers, in lower case."""
+
+    question: str
+    answer: str | None
+    not_read: str = ""
+    """What else could have been meant, and is not read; "" where nothing could."""
+
+    @classmethod
+    def among(cls, rows: Sequence[Row], question: str | None, answer: str | None, table: str) -> Columns:
+        """The columns asked for, else the first of the usual names that any row has."""
+        names = {name: None for row in rows for name, value in row.cells.items() if value is not None or name == "question"}
+        for asked in (question, answer):
+            if asked is not None and asked.casefold() not in names:
+                raise InputError(f"{table}: {unknown('column', asked, list(names))}")
+        questions, answers = ([name for name in usual if name in names] for usual in (QUESTIONS, ANSWERS))
+        if not question and not questions:
+            raise InputError(
+                f"{table}: no column has the questions ({', '.join(QUESTIONS)}): "
+                f"{_CHOOSE.format('question')}: there are {', '.join(names) or 'no columns'}"
+            )
+        found = question.casefold() if question else questions[0]
+        known = answer.casefold() if answer else next(iter(answers), None)
+        if found == "instruction" and "input" in questions:
+            questions.remove("input")  # is asked with it
+        notes = [] if question else _also("questions", found, [name for name in questions if name != found])
+        notes += [] if answer or known is None else _also("answers", known, [name for name in answers if name != known])
+        if known is None:
+            near = [name for name in names if name != found and difflib.get_close_matches(name, _LIKE_ANSWERS, 1, 0.75)]
+            named = ", ".join(map(repr, near))
+            notes += [f"no answers are read, from {named} neither ({_CHOOSE.format('answer')})"] if near else []
+        notes += [f"the column {name!r} is not asked" for name in _CONTEXTS if name in names and name != found]
+        return cls(question=found, answer=known, not_read="; ".join(notes))
+
+
+def _also(what: str, chosen: str, others: Sequence[str]) -> list[str]:
+    named = ", ".join(map(repr, others))
+    choose = _CHOOSE.format(what[:-1])
+    return [f"{what} are read from the column {chosen!r}, not from {named} ({choose})"] if others else []
+
+
+def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Problem:
+    """The problem of a row.
+
+    Raises:
+        InputError: no question, or anything in the row that can't be understood.
+    """
+    question, system, said = _question(cells, columns)
+    given = cells.get(columns.answer) if columns.answer else None
+    given = said if given is None else given
+    choices, labels = _choices(cells)
+    answer = final_answer(given)
+    kept: dict[str, Any] = {"answer": answer}
+    if choices:
+        texts = without_labels(choices)
+        meant = int(given) if not isinstance(given, bool) and isinstance(given, Integral) else answer
+        letter = None if meant is None else chosen_letter(meant, texts, labels)
+        question = question if _lists(question, texts) else f"{question}\n{lettered(texts)}"
+        kept = {"answer": letter, "options": tuple(LETTERS[: len(texts)]), "option_texts": texts}
+    family = family_text("custom" if cells.get("family") is None else cells["family"])
+    return Problem(question=question, system=system, family=family, level=_level(cells.get("level")), source=source, **kept)
+
+
+def _question(cells: Mapping[str, Any], columns: Columns) -> tuple[str, str | None, str | None]:
+    """The question, a system message, and what an assistant answered."""
+    asked = cells.get(columns.question)
+    if asked is None:
+        raise InputError("no question" if columns.question == "question" else f"no question in {columns.question!r}")
+    if isinstance(asked, list):
+        return _of_chat(asked)
+    more = cells.get("input") if columns.question == "instruction" else None
+    if isinstance(asked, str) and isinstance(more, str) and more.strip():
+        asked = f"{asked}\n\n{more}"
+    asked = question_text(asked)
+    system = cells.get("system")
+    if system is not None and not isinstance(system, str):
+        raise InputError(f"a system message is text, got {system!r:.60}")
+    return asked, system or None, None
+
+
+def _of_chat(messages: Sequence[Any]) -> tuple[str, str | None, str | None]:
+    turns: dict[str, list[str]] = {"system": [], "user": [], "assistant": []}
+    for message in messages:
+        role = message.get("role") if isinstance(message, Mapping) else None
+        role = "system" if role == "developer" else role
+        if role not in turns:
+            raise InputError(f"a message has a role (system, user or assistant) and content, got {message!r:.60}")
+        turns[role].append(_content(message))
+    if len(turns["user"]) != 1 or any(len(said) > 1 for said in turns.values()):
+        raise InputError(f"a chat must have one user message, not {len(turns['user'])}: earlier turns can't be asked again")
+    return turns["user"][0], next(iter(turns["system"]), None), next(iter(turns["assistant"]), None)
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"the content of a message must be text, got {content!r:.60}")
+    return "".join(map(str, texts))
+
+
+def _choices(cells: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The choices and their labels; () where there are none, or none of their own."""
+    found = next((cells[name] for name in _CHOICES if cells.get(name) is not None), None)
+    if found is None:
+        columns = [cells.get(letter) for letter in "abcdefghij"]
+        count = next((i for i, value in enumerate(columns) if value is None), len(columns))
+        found = columns[:count] if count > 1 else []
+    labels: Any = ()
+    if isinstance(found, Mapping):
+        found, labels = (found["text"], found.get("label", ())) if "text" in found else (list(found.values()), list(found))
+    elif isinstance(found, list) and found and all(isinstance(choice, Mapping) for choice in found):
+        found, labels = [choice.get("text") for choice in found], [choice.get("label") for choice in found]
+    texts = (int, float, str)
+    if (
+        not isinstance(found, list | tuple)
+        or not all(isinstance(c, texts) and str(c).strip() for c in found)
+        or len(found) == 1
+    ):
+        raise InputError(f"choices must be a list of at least two texts, got {found!r:.80}")
+    if len(found) > len(LETTERS):
+        raise InputError(f"{len(found)} choices: no more than {len(LETTERS)} can be named by letters")
+    labels = [label for label in labels if label is not None]
+    if labels and len(labels) != len(found):
+        raise InputError(f"{len(found)} choices have {len(labels)} labels")
+    return tuple(map(str, found)), tuple(map(str, labels))
+
+
+def _lists(question: str, choices: Sequence[str]) -> bool:
+    """Whether a question has its choices in it already, each after its letter."""
+    return all(
+        re.search(rf"(?<!\w)\(?{letter}[).:]\s*{re.escape(choice)}", question, re.IGNORECASE)
+        for letter, choice in zip(LETTERS, choices, strict=False)
+    )
+
+
+def _level(level: object) -> int:
+    match = _LEVEL.fullmatch(level.strip()) if isinstance(level, str) else None
+    return int(match[1]) if match else whole_level(1 if level is None else level)

@@ -1,0 +1,56 @@
+"""Judge a free response: the answer that it states, against the one that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from tl_l2norm.tasks.judging.kinds import kind_of
+from tl_l2norm.tasks.problems import Problem
+from tl_l2norm.text.thoughts import read
+
+
+def is_correct(problem: Problem, text: str) -> bool | None:
+    """Whether a free response gives the problem's answer; None where that is not known.
+
+    Numbers are compared as numbers (3.0 is 3, "3 million" is 3000000; units may be left out, not contradicted), options by
+    their letter or what it stands for, expressions by their value (math-verify: 1/2 is 0.5), words without regard to case,
+    free text also without punctuation.
+
+    A percentage for a reference without a unit is read in one way: "25%" is 25 where the reference is above 1 or the question
+    asks for a percentage (it has "percent" or "%", and not after a number), else 0.25. Where the reference is "25%", both 25
+    and 0.25 are right.
+    """
+    if problem.answer is None and problem.verify is None:
+        return None
+    given = extract_answer(problem, text)
+    if given is None:
+        return False
+    if problem.verify is not None:
+        return problem.verify(given)
+    return kind_of(problem).same(problem.answer or "", given)
+
+
+def comparable_answer(problem: Problem, text: str) -> Hashable | None:
+    """The answer that a response states, in a form in which equal answers are equal; None where it states none."""
+    given = extract_answer(problem, text)
+    return None if given is None else kind_of(problem).value(given)
+
+
+def extract_answer(problem: Problem, text: str) -> str | None:
+    r"""The answer that a response gives, or None.
+
+    Only what stands after the last thought counts, and nothing of one that is never closed.
+    Candidates are the values of the right kind: numbers, or the problem's options as whole words, or as letters and what
+    they stand for. Among them the last one announced ("answer is", "answer:", "\boxed{", "<answer>") wins, else the last one
+    in bold or after a final "=", else the last one of all.
+
+    A value is no candidate if it is denied ("not true", "n't 5", "5 is wrong"), asked, a bound ("at least 5", "than
+    Ben"), a possessive, or an item of an expression, a list or a choice ("3 + 4", "red, blue", "true or false"): "not
+    true" is not read as "false", it answers nothing.
+
+    An expression, where the reference is one, is what stands in "<answer>" tags or "\boxed{}", else what is announced, else
+    the end of the last line. Free text is the same, up to the end of the announcing sentence, else the whole last line.
+
+    Where a prompt forced the beginning of the answer, pass that and the response: `prompt.answer_prefix + text`.
+    """
+    return kind_of(problem).find(read(text).answer.strip())

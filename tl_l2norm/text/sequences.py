@@ -1,0 +1,263 @@
+"""What a user may hand over as a sequence, turned into tokens and segments."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from jinja2 import TemplateError
+from torch import Tensor
+
+from tl_l2norm.core.arguments import OnePerRow, as_integers, check_flag
+from tl_l2norm.text.boundaries import Boundaries
+from tl_l2norm.text.chat_template import render
+from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.text.inputs import SequenceLike, as_list, chat_messages, ids_of, why_not
+from tl_l2norm.core.protocols import HasTokens, Message, Tokenizer
+from tl_l2norm.text.thoughts import read, tags
+from tl_l2norm.core.trace import SEGMENTS
+
+if TYPE_CHECKING:
+    from tl_l2norm.models.backend import Backend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSequence:
+    """One tokenised sequence."""
+
+    tokens: tuple[int, ...]
+    prompt_len: int
+    segments: tuple[str, ...]
+    texts: tuple[str, ...] | None = None
+    """[pos] what each token adds to the text, where that was needed already."""
+    seed: int | None = None
+    """Key of its random draws, where the item that was given has one."""
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self.tokens)
+
+
+def tokenize(
+    backend: Backend,
+    sequences: SequenceLike | Iterable[SequenceLike],
+    *,
+    prepend_bos: bool | None = None,
+    prompt_lens: OnePerRow | None = None,
+    segments: Sequence[Sequence[str]] | None = None,
+    continues: bool = False,
+) -> list[TokenSequence]:
+    """Tokenise and check every sequence.
+
+    A plain text gets the special tokens that the model's tokenizer adds to it (TransformerLens turns BOS on where the tokenizer
+    can), or exactly BOS or none with `prepend_bos`. Chat templates hold their own, and token ids are taken as they are.
+
+    Args:
+        backend: of the model.
+        sequences: one or several.
+        prepend_bos: for plain texts.
+        prompt_lens: where each response begins, counted without padding.
+        segments: of each position, instead of the former.
+        continues: whether an assistant's last message is the beginning of what comes: it is left open, and all of it is prompt.
+
+    Raises:
+        ValueError: an empty sequence, one longer than the context, a token outside the vocabulary, lists of other lengths.
+        TypeError: something that is not a sequence.
+    """
+    check_flag("prepend_bos", prepend_bos, optional=True)
+    items = as_list(sequences, backend.tokenizer)
+    starts = None if prompt_lens is None else as_integers("prompt_lens", prompt_lens)
+    if segments is not None and (isinstance(segments, str) or any(isinstance(own, str) for own in segments)):
+        raise InputTypeError("segments are given by position, one list for each sequence: [['prompt', 'answer'], ...]")
+    for name, given in (("prompt_lens", starts), ("segments", segments)):
+        if given is not None and len(given) != len(items):
+            raise InputError(f"{name} has {len(given)} entries for {len(items)} sequences")
+    boundaries = Boundaries(backend.tokenizer)
+    found = []
+    for i, item in enumerate(items):
+        try:
+            tokens, prompt_len = _encode(backend.tokenizer, item, prepend_bos, continues)
+            _check_tokens(backend, tokens)
+            if segments is not None:
+                one = _given(tokens, tuple(segments[i]))
+            else:
+                one = _find(boundaries, tokens, starts[i] if starts is not None else prompt_len)
+            found.append(dataclasses.replace(one, seed=getattr(getattr(item, "provenance", item), "seed", None)))
+        except InputError as error:
+            raise type(error)(f"sequence {i}: {error}") from error
+    return found
+
+
+def token_texts(tokenizer: Tokenizer | None, tokens: Sequence[int]) -> tuple[str, ...]:
+    """The text that each token adds. A token that leaves a character unfinished adds none: the last of its bytes shows it."""
+    if tokenizer is None:
+        return tuple(map(str, tokens))
+    texts, start, read = [], 0, 0
+    for end in range(1, len(tokens) + 1):
+        before, after = decode(tokenizer, tokens[start:read]), decode(tokenizer, tokens[start:end])
+        if after.endswith("\ufffd"):
+            texts.append("")
+            continue
+        texts.append(after[len(before) :])
+        start, read = read, end
+    return tuple(texts)
+
+
+def decode(tokenizer: Tokenizer, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+    """Text of tokens, exactly: no cleaning of spaces."""
+    return tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+
+
+def batches_by_length(items: Sequence[TokenSequence], batch_size: int) -> list[list[int]]:
+    """Batches of indices of like length, the longest first: a lack of memory shows at once."""
+    order = sorted(range(len(items)), key=lambda i: -len(items[i]))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def pad_left(
+    sequences: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Tokens and mask of a left-padded batch; the padding token is a repeat of a real one and masked."""
+    width = max(map(len, sequences))
+    tokens = torch.tensor([[s[0]] * (width - len(s)) + list(s) for s in sequences], device=device)
+    mask = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in sequences], device=device)
+    return tokens, mask
+
+
+def _encode(
+    tokenizer: Tokenizer | None, item: SequenceLike, prepend_bos: bool | None, continues: bool
+) -> tuple[list[int], int | None]:
+    """Token ids, and where the prompt ends if the item itself says so."""
+    if isinstance(item, str):
+        if tokenizer is None:
+            raise InputError("the model has no tokenizer: give token ids instead of text")
+        return _encode_text(tokenizer, item, prepend_bos), None
+    if isinstance(item, HasTokens):
+        tokens = ids_of(item.tokens)
+        prompt = getattr(item, "prompt_tokens", None)  # a Completion's tokens are those of the response, the last never read
+        return (tokens, getattr(item, "prompt_len", None)) if prompt is None else ([*prompt, *tokens[:-1]], len(prompt))
+    if isinstance(item, Tensor | np.ndarray):
+        row = item[0] if item.ndim == 2 and len(item) == 1 else item
+        if row.ndim != 1 or (isinstance(row, Tensor) and row.is_floating_point()):
+            raise InputTypeError(
+                f"a tensor of token ids is one-dimensional and integer, got {item.dtype} of shape {tuple(item.shape)}"
+            )
+        return ids_of(row), None
+    if reason := why_not(item):
+        raise InputTypeError(reason)
+    values: list[Any] = list(item)
+    if values and all(isinstance(value, Mapping) for value in values):
+        if tokenizer is None:
+            raise InputError("the model has no tokenizer: give token ids instead of chat messages")
+        return _encode_chat(tokenizer, chat_messages(values), continues)
+    return ids_of(values), None
+
+
+def _encode_text(tokenizer: Tokenizer, text: str, prepend_bos: bool | None) -> list[int]:
+    if not text:
+        raise InputError("the prompt is empty")
+    if prepend_bos is None:
+        return list(tokenizer(text).input_ids)
+    ids = list(tokenizer(text, add_special_tokens=False).input_ids)
+    if prepend_bos and tokenizer.bos_token_id is None:
+        raise InputError("prepend_bos=True, but the tokenizer has no BOS token")
+    return [int(tokenizer.bos_token_id), *ids] if prepend_bos else ids  # type: ignore[arg-type]
+
+
+def _encode_chat(tokenizer: Tokenizer, messages: list[Message], continues: bool = False) -> tuple[list[int], int | None]:
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise InputError(
+            "the tokenizer has no chat template: give the prompt as plain text, or set model.tokenizer.chat_template"
+        )
+
+    def rendered(turns: list[Message], *, prompt: bool) -> str:
+        return render(tokenizer, turns, add_generation_prompt=prompt)
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    if messages[-1].get("role") != "assistant":
+        return encode(rendered(messages, prompt=True)), None
+    if continues:
+        return encode(_continued(tokenizer, messages)), None
+    whole, prompt = rendered(messages, prompt=False), rendered(messages[:-1], prompt=True)
+    _refuse_lost_thought(messages[-1], whole)
+    start = Boundaries(tokenizer).response_starts_at(whole, prompt)
+    tokens = encode(whole)
+    return tokens, None if start is None else _position(token_texts(tokenizer, tokens), start)
+
+
+def _refuse_lost_thought(message: Message, rendered: str) -> None:
+    """Templates drop the thoughts of earlier turns, some of the last one too: its norms would be of another text."""
+    thoughts = [str(message.get(name) or "") for name in ("reasoning_content", "reasoning", "thinking")]
+    if isinstance(message.get("content"), str):
+        thoughts.append(read(message["content"]).thinking)
+    if lost := [thought.strip() for thought in thoughts if thought.strip() and thought.strip() not in rendered]:
+        raise InputError(
+            f"the chat template leaves out what the last assistant's message thinks ({lost[0]!r:.60}): give the rendered text "
+            "or its token ids, with prompt_lens, or the message without its thought"
+        )
+
+
+def _position(texts: Sequence[str], character: int) -> int:
+    """Position of the token that a character of the text belongs to."""
+    ends = itertools.accumulate(map(len, texts))
+    return next((i for i, end in enumerate(ends) if end > character), len(texts))
+
+
+def _continued(tokenizer: Tokenizer, messages: list[Message]) -> str:
+    """A chat whose last message, the assistant's, is left open."""
+    options: dict[str, Any] = {"continue_final_message": True}
+    if not str(messages[-1].get("content") or "").strip():
+        messages, options = messages[:-1], {"add_generation_prompt": True}
+    try:
+        return render(tokenizer, messages, **options)
+    except InputError as error:
+        if isinstance(error.__cause__, TemplateError):
+            raise
+        raise InputError(
+            f"the assistant's last message can't be continued, as the chat template changes it ({error}): give the rendered "
+            "prompt as text, or leave the message out"
+        ) from error
+
+
+def _check_tokens(backend: Backend, tokens: Sequence[int]) -> None:
+    if not tokens:
+        raise InputError("the prompt is empty")
+    if len(tokens) > backend.n_ctx:
+        raise InputError(f"{len(tokens)} tokens are longer than the model's context of {backend.n_ctx}: shorten it")
+    vocabulary = int(backend.model.cfg.d_vocab)
+    if min(tokens) < 0 or max(tokens) >= vocabulary:
+        raise InputError(f"token ids run from {min(tokens)} to {max(tokens)}, the vocabulary from 0 to {vocabulary - 1}")
+
+
+def _given(tokens: list[int], segments: tuple[str, ...]) -> TokenSequence:
+    if len(segments) != len(tokens):
+        raise InputError(f"{len(segments)} segments for {len(tokens)} tokens")
+    if unknown := set(segments) - set(SEGMENTS):
+        raise InputError(f"unknown segments {sorted(unknown)}: expected {SEGMENTS}")
+    prompt_len = next((i for i, segment in enumerate(segments) if segment != "prompt"), len(segments))
+    if prompt_len == 0 or "prompt" in segments[prompt_len:]:
+        raise InputError("the prompt is one stretch at the beginning, of at least one token")
+    return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=segments)
+
+
+def _find(boundaries: Boundaries, tokens: list[int], prompt_len: int | None) -> TokenSequence:
+    """Where nobody says it, a response begins where the last assistant's turn begins to think; else all is prompt."""
+    if prompt_len is not None and not 1 <= prompt_len <= len(tokens):
+        raise InputError(f"prompt_len is {prompt_len}, expected 1 to {len(tokens)}")
+    tokenizer = boundaries.tokenizer
+    if prompt_len is None and (tokenizer is None or not any(tags(decode(tokenizer, tokens)))):
+        prompt_len = len(tokens)
+    if prompt_len == len(tokens):
+        return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=("prompt",) * prompt_len)
+    texts = token_texts(tokenizer, tokens)
+    prompt_len = prompt_len or boundaries.response_start(tokens, texts) or len(tokens)
+    _, segments = boundaries.read_response(tokens, texts, prompt_len)
+    return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=segments, texts=texts)

@@ -1,5 +1,0 @@
-"""Views of traces for notebooks and reports."""
-
-from tl_l2norm.widgets.token_view import TokensWidget, tokens, visible_text
-
-__all__ = ["TokensWidget", "tokens", "visible_text"]
