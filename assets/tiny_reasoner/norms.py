@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 import tl_l2norm as l2
-from tl_l2norm.analysis.resampling import estimate
+from tl_l2norm.core.resampling import estimate
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ from tests.traces import trace_of
 from tl_l2norm.models.hooks import foreign_hooks
 from tl_l2norm.models.backend import backend_of
 from tl_l2norm.experiments.selfcheck import selfcheck
-from tl_l2norm.models.fingerprint import UNKNOWN, model_fingerprint, same_weights, tokenizer_fingerprint
+from tl_l2norm.models.fingerprint import model_fingerprint, tokenizer_fingerprint
+from tl_l2norm.core.identity import UNKNOWN, same_weights
 from tl_l2norm.core.trace import require_comparable
 
 TEXT = "one two three four"

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm, t
 
 from tl_l2norm.analysis.accuracy import wilson_interval
-from tl_l2norm.analysis.resampling import bootstrap, bootstrap_mean, estimate, interval, prompt_weights, tails
+from tl_l2norm.core.resampling import bootstrap, bootstrap_mean, estimate, interval, prompt_weights, tails
 
 
 def test_the_interval_covers_as_often_as_it_says() -> None:

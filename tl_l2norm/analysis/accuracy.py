@@ -12,7 +12,7 @@ from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.trace import HasTrace
 
 if TYPE_CHECKING:
-    from tl_l2norm.experiments.modes import Result
+    from tl_l2norm.tasks.results import Result
 
 MUCH_CUT_OFF = 0.2
 """Share of a mode's responses that were cut off, above which a report begins with it."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, mode_means, pair_modes, require_prompts
 from tl_l2norm.analysis.reasoning import ReasoningFeatures
-from tl_l2norm.analysis.resampling import (
+from tl_l2norm.core.resampling import (
     MIN_PROMPTS,
     RESAMPLES,
     Array,

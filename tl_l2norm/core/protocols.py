@@ -30,6 +30,23 @@ class Tokenizer(Protocol):
 
 
 @runtime_checkable
+class TokenReader(Protocol):
+    """What is known of a model before any token is read."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer, if it has one."""
+
+    @property
+    def n_ctx(self) -> int:
+        """Longest sequence that the model takes."""
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of tokens that it tells apart."""
+
+
+@runtime_checkable
 class HasTokens(Protocol):
     """A prompt that is tokenised already, such as what `chat_prompt` returns."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tl_l2norm.core.arguments import plain_labels
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.features import FeatureActs
-from tl_l2norm.models.fingerprint import UNKNOWN, same_weights
+from tl_l2norm.core.identity import UNKNOWN, same_weights
 from tl_l2norm.core.layers import Layers, as_layer, late_layers, layer_ranges, resolve_layers
 from tl_l2norm.core.protocols import is_several
 

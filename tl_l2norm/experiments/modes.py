@@ -25,34 +25,13 @@ from tl_l2norm.saes.checks import sae_key
 from tl_l2norm.recording.saved import begin, collected, describe_run, locked, may_save, run_folder
 from tl_l2norm.core.storage import content_key
 from tl_l2norm.tasks.problems import Problem, problems_of
+from tl_l2norm.tasks.results import Result
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.tasks.verifiers import extract_answer, is_correct
 
 MODES: tuple[Mode, ...] = ("think", "direct")
 
 _ROOM, _ROOM_INSTRUCTED = 4096, 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Result:
-    """One problem, asked in one mode."""
-
-    problem: Problem
-    mode: Mode
-    prompt: str
-    """The rendered prompt, chat template and all."""
-    control: str
-    """What put the model into its mode, see `ChatPrompt.control`."""
-    response: str
-    """What the model wrote after the prompt."""
-    answer: str
-    """What of it, and of the beginning that the prompt forced, is its answer; what is judged."""
-    finish_reason: str
-    correct: bool | None
-    """None where the problem has no known answer."""
-    direct: bool | None
-    """Whether a direct prompt got a direct answer; None in thinking mode."""
-    trace: Trace
 
 
 def run_modes(

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor, tensor
 
 from tl_l2norm.analysis.accuracy import wilson_interval
-from tl_l2norm.analysis.resampling import estimate
+from tl_l2norm.core.resampling import estimate
 from tl_l2norm.core.arguments import one_or_several
 from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable

@@ -18,7 +18,8 @@ from tl_l2norm.recording.collect import collect
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.experiments.file_check import compare_with_file
 from tl_l2norm.recording.generate import generate
-from tl_l2norm.recording.traces import NormRecorder, library_versions
+from tl_l2norm.recording.traces import NormRecorder
+from tl_l2norm.models.provenance import library_versions
 from tl_l2norm.text.sequences import pad_left
 from tl_l2norm.core.tables import render_table
 

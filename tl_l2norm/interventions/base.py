@@ -18,7 +18,7 @@ from tl_l2norm.core.layers import Layers, check_layers, layer_ranges, resolve_la
 from tl_l2norm.interventions.log import Decision
 from tl_l2norm.interventions.rows import Places, Positions, Rows, RowTensors
 from tl_l2norm.core.presets import check_sink_ratio
-from tl_l2norm.recording.traces import provenance
+from tl_l2norm.models.provenance import provenance
 from tl_l2norm.core.thresholds import AdaptiveIQR, ThresholdLike, Thresholds, as_thresholds
 
 if TYPE_CHECKING:

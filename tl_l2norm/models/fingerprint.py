@@ -27,8 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-UNKNOWN = ""
-"""Fingerprint of what can't be read, such as weights that are on the meta device."""
+from tl_l2norm.core.identity import UNKNOWN
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _MANTISSA = {1: 3, 2: 7, 4: 23, 8: 52}
@@ -46,17 +45,6 @@ _JOINT = ".qkv."  # the bridge keeps it beside the three that it was split into
 _PIECE = 1 << 19  # values that are summed at once: they stay in a processor's cache
 _TABLES = ("rotary_sin", "rotary_cos")  # HookedTransformer's, which aren't marked as derived
 _SAME_ACTIVATION = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_tanh": "gelu_new", "swish": "silu"}
-
-
-class Identity(NamedTuple):
-    """Who a model is at one moment, each a hash or `UNKNOWN`."""
-
-    weights: str
-    """Of weights and configuration."""
-    tokenizer: str
-    chat_template: str
-    foreign_hooks: int
-    """How many hooks, beside those of the run itself, were on the model."""
 
 
 class _Reading(NamedTuple):
@@ -162,11 +150,6 @@ def _rotation_of_hooked(cfg: Mapping[str, Any]) -> list[Any]:
     elif cfg.get("rotary_scaling_factor", 1.0) != 1.0:
         kind, names = "linear", [*names, "rotary_scaling_factor"]
     return [kind, *(float(cfg.get(name) or 0) for name in names)]
-
-
-def same_weights(first: str, second: str, *, same_kind: bool) -> bool:
-    """Whether two known fingerprints are of the same weights; `same_kind`: both models are of one class."""
-    return first == second if same_kind else first.partition("-")[0] == second.partition("-")[0]
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -15,7 +15,8 @@ import pandas as pd
 from tl_l2norm.analysis.correlation import METRIC_NAMES
 from tl_l2norm.models.backend import Backend, backend_of
 from tl_l2norm.core.errors import Unmeasurable
-from tl_l2norm.experiments.modes import Result, run_modes
+from tl_l2norm.experiments.modes import run_modes
+from tl_l2norm.tasks.results import Result
 from tl_l2norm.models import random_twin
 from tl_l2norm.recording.pressure import optimisation_pressure
 from tl_l2norm.text.prompts import ANSWER_PREFIX

@@ -23,14 +23,14 @@ from tl_l2norm.analysis.high_norm import high_norm_tokens
 from tl_l2norm.analysis.pairing import MATCHES, require_prompts, shuffle_modes
 from tl_l2norm.analysis.pressure_correlation import pressure_table
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features, top_tokens
-from tl_l2norm.analysis.resampling import MIN_PROMPTS
+from tl_l2norm.core.resampling import MIN_PROMPTS
 from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.theory import assumption_table, bound_points, bound_table
 from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.core.arguments import one_or_several
 from tl_l2norm.models.backend import backend_of
 from tl_l2norm.core.errors import InputError, MissingPackage, Unmeasurable, Unsupported
-from tl_l2norm.experiments.modes import Result
+from tl_l2norm.tasks.results import Result
 from tl_l2norm.paper.readings import Modes, Readings
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.core.protocols import SparseAutoencoder

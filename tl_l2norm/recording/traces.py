@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +14,11 @@ from torch import Tensor
 from tl_l2norm.models.hooks import attached
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.core.features import FeatureActs
-from tl_l2norm.models.fingerprint import Identity
+from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.norms import find_sinks, l2_norms, sink_bounds
 from tl_l2norm.text.sequences import TokenSequence, token_texts
-from tl_l2norm.core.trace import Label, Provenance, Trace
+from tl_l2norm.core.trace import Label, Trace
+from tl_l2norm.models.provenance import provenance
 
 EMBED_ROW = 0
 """Row of a recording that holds the embedding output; the layers follow."""
@@ -122,47 +122,3 @@ def make_trace(
         metrics=metrics or {},
         labels=labels or {},
     )
-
-
-def provenance(
-    backend: Backend,
-    identity: Identity,
-    *,
-    sink_ratio: float,
-    seed: int | None = None,
-    temperature: float | None = None,
-    interventions: Sequence[object] = (),
-) -> Provenance:
-    """Where norms of this model come from; `identity`: what it was when they were recorded."""
-    return Provenance(
-        model=backend.model_name,
-        backend=backend.name,
-        dtype=str(backend.dtype).removeprefix("torch."),
-        n_layers=backend.n_layers,
-        centred=backend.centred,
-        sink_ratio=sink_ratio,
-        versions=library_versions(),
-        seed=seed,
-        temperature=temperature,
-        interventions=tuple(map(str, interventions)),
-        fingerprint=identity.weights,
-        tokenizer=identity.tokenizer,
-        chat_template=identity.chat_template,
-        foreign_hooks=identity.foreign_hooks,
-    )
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what the norms depend on."""
-    return dict(_versions())
-
-
-@cache
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("tl_l2norm", "transformer-lens", "transformers", "torch"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a checkout that isn't installed
-            found[package] = "unknown"
-    return found

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.core.errors import InputError, InputTypeError
-from tl_l2norm.models.fingerprint import same_weights
+from tl_l2norm.core.identity import same_weights
 from tl_l2norm.core.layers import resid_post
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.saes.config import UNFOLDED, UNUSABLE

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_l2norm.analysis.resampling import interval, prompt_weights
+from tl_l2norm.core.resampling import interval, prompt_weights
 from tl_l2norm.models.backend import backend_of
 from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.core.presets import sink_ratio_of

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from tl_l2norm.analysis.accuracy import MUCH_CUT_OFF, accuracy_table, cut_off_warnings
 from tl_l2norm.analysis.curves import LayerCurve, compare_late, layer_curve
 from tl_l2norm.analysis.pairing import Tokens
-from tl_l2norm.analysis.resampling import MIN_PROMPTS
+from tl_l2norm.core.resampling import MIN_PROMPTS
 from tl_l2norm.analysis.sinks import sink_table
 from tl_l2norm.show.style import MODE_NAMES
 from tl_l2norm.core.errors import InputError, InputTypeError
@@ -29,7 +29,7 @@ from tl_l2norm.show.page import asset, render, write_page
 from tl_l2norm.show.tokens import norm_text, visible_text
 
 if TYPE_CHECKING:
-    from tl_l2norm.experiments.modes import Result
+    from tl_l2norm.tasks.results import Result
 
 _MAX_TOKENS = 600  # of an example; a page with tens of thousands of drawn tokens is slow
 _MAX_SINK_ROWS = 15

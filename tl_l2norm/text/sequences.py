@@ -19,12 +19,9 @@ from tl_l2norm.text.boundaries import Boundaries
 from tl_l2norm.text.chat_template import render
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.text.inputs import SequenceLike, as_list, chat_messages, ids_of, why_not
-from tl_l2norm.core.protocols import HasTokens, Message, Tokenizer
+from tl_l2norm.core.protocols import HasTokens, Message, Tokenizer, TokenReader
 from tl_l2norm.text.thoughts import read, tags
 from tl_l2norm.core.trace import SEGMENTS
-
-if TYPE_CHECKING:
-    from tl_l2norm.models.backend import Backend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +42,7 @@ class TokenSequence:
 
 
 def tokenize(
-    backend: Backend,
+    reader: TokenReader,
     sequences: SequenceLike | Iterable[SequenceLike],
     *,
     prepend_bos: bool | None = None,
@@ -59,7 +56,7 @@ def tokenize(
     can), or exactly BOS or none with `prepend_bos`. Chat templates hold their own, and token ids are taken as they are.
 
     Args:
-        backend: of the model.
+        reader: what the tokens are for, such as a model's backend.
         sequences: one or several.
         prepend_bos: for plain texts.
         prompt_lens: where each response begins, counted without padding.
@@ -71,19 +68,19 @@ def tokenize(
         TypeError: something that is not a sequence.
     """
     check_flag("prepend_bos", prepend_bos, optional=True)
-    items = as_list(sequences, backend.tokenizer)
+    items = as_list(sequences, reader.tokenizer)
     starts = None if prompt_lens is None else as_integers("prompt_lens", prompt_lens)
     if segments is not None and (isinstance(segments, str) or any(isinstance(own, str) for own in segments)):
         raise InputTypeError("segments are given by position, one list for each sequence: [['prompt', 'answer'], ...]")
     for name, given in (("prompt_lens", starts), ("segments", segments)):
         if given is not None and len(given) != len(items):
             raise InputError(f"{name} has {len(given)} entries for {len(items)} sequences")
-    boundaries = Boundaries(backend.tokenizer)
+    boundaries = Boundaries(reader.tokenizer)
     found = []
     for i, item in enumerate(items):
         try:
-            tokens, prompt_len = _encode(backend.tokenizer, item, prepend_bos, continues)
-            _check_tokens(backend, tokens)
+            tokens, prompt_len = _encode(reader.tokenizer, item, prepend_bos, continues)
+            _check_tokens(reader, tokens)
             if segments is not None:
                 one = _given(tokens, tuple(segments[i]))
             else:
@@ -227,14 +224,13 @@ def _continued(tokenizer: Tokenizer, messages: list[Message]) -> str:
         ) from error
 
 
-def _check_tokens(backend: Backend, tokens: Sequence[int]) -> None:
+def _check_tokens(reader: TokenReader, tokens: Sequence[int]) -> None:
     if not tokens:
         raise InputError("the prompt is empty")
-    if len(tokens) > backend.n_ctx:
-        raise InputError(f"{len(tokens)} tokens are longer than the model's context of {backend.n_ctx}: shorten it")
-    vocabulary = int(backend.model.cfg.d_vocab)
-    if min(tokens) < 0 or max(tokens) >= vocabulary:
-        raise InputError(f"token ids run from {min(tokens)} to {max(tokens)}, the vocabulary from 0 to {vocabulary - 1}")
+    if len(tokens) > reader.n_ctx:
+        raise InputError(f"{len(tokens)} tokens are longer than the model's context of {reader.n_ctx}: shorten it")
+    if min(tokens) < 0 or max(tokens) >= reader.d_vocab:
+        raise InputError(f"token ids run from {min(tokens)} to {max(tokens)}, the vocabulary from 0 to {reader.d_vocab - 1}")
 
 
 def _given(tokens: list[int], segments: tuple[str, ...]) -> TokenSequence:

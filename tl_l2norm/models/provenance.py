@@ -1,0 +1,55 @@
+"""Where norms of a model come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from tl_l2norm.core.identity import Identity
+from tl_l2norm.core.trace import Provenance
+from tl_l2norm.models.backend import Backend
+
+
+def provenance(
+    backend: Backend,
+    identity: Identity,
+    *,
+    sink_ratio: float,
+    seed: int | None = None,
+    temperature: float | None = None,
+    interventions: Sequence[object] = (),
+) -> Provenance:
+    """Where norms of this model come from; `identity`: what it was when they were recorded."""
+    return Provenance(
+        model=backend.model_name,
+        backend=backend.name,
+        dtype=str(backend.dtype).removeprefix("torch."),
+        n_layers=backend.n_layers,
+        centred=backend.centred,
+        sink_ratio=sink_ratio,
+        versions=library_versions(),
+        seed=seed,
+        temperature=temperature,
+        interventions=tuple(map(str, interventions)),
+        fingerprint=identity.weights,
+        tokenizer=identity.tokenizer,
+        chat_template=identity.chat_template,
+        foreign_hooks=identity.foreign_hooks,
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the norms depend on."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("tl_l2norm", "transformer-lens", "transformers", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout that isn't installed
+            found[package] = "unknown"
+    return found

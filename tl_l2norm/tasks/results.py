@@ -1,0 +1,31 @@
+"""What came of asking a model a problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tl_l2norm.core.trace import Trace
+from tl_l2norm.tasks.problems import Problem
+from tl_l2norm.text.prompts import Mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Result:
+    """One problem, asked in one mode."""
+
+    problem: Problem
+    mode: Mode
+    prompt: str
+    """The rendered prompt, chat template and all."""
+    control: str
+    """What put the model into its mode, see `ChatPrompt.control`."""
+    response: str
+    """What the model wrote after the prompt."""
+    answer: str
+    """What of it, and of the beginning that the prompt forced, is its answer; what is judged."""
+    finish_reason: str
+    correct: bool | None
+    """None where the problem has no known answer."""
+    direct: bool | None
+    """Whether a direct prompt got a direct answer; None in thinking mode."""
+    trace: Trace
