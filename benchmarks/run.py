@@ -19,11 +19,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import tl_l2norm as l2
+from tl_l2norm.core.tables import render_table
 from tl_l2norm.models.backend import backend_of
-from tl_l2norm.recording.metrics import METRICS
 from tl_l2norm.models.reading import read
 from tl_l2norm.models.sources import find_source
-from tl_l2norm.core.tables import render_table
+from tl_l2norm.recording.metrics import METRICS
 
 Row = dict[str, Any]
 

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.run import Row, seconds
-from tl_l2norm.models import bundled_folder
+from tl_l2norm.core.tables import render_table
+from tl_l2norm.models.sources import bundled_folder
 from tl_l2norm.saes.config import CONFIG_FILE, Kind, SaeConfig
 from tl_l2norm.saes.reader import WEIGHTS_FILE, Sae, read_sae
-from tl_l2norm.core.tables import render_table
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from tests.traces import trace_of
+from tl_l2norm.core.trace import Trace
+from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.results import Result
 from tl_l2norm.text.prompts import Mode
-from tl_l2norm.tasks.problems import Problem
-from tl_l2norm.core.trace import Trace
 
 NASTY = (
     "<|start|>",

@@ -13,7 +13,7 @@ from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tl_l2norm as l2
-from tl_l2norm.models import bundled_file
+from tl_l2norm.models.sources import bundled_file
 
 try:
     from transformer_lens import HookedTransformer  # noqa: F401

@@ -198,9 +198,9 @@ def _analyse(options: argparse.Namespace) -> int:
     _check(options)
     problems, saes = _problems(options, few=200), _saes(options)
     model = _load(options)
-    from tl_l2norm.paper.study import CONTROLS, analyse
-    from tl_l2norm.paper.report import analysis_report, analysis_summary
     from tl_l2norm.experiments.suppression import QUANTILES
+    from tl_l2norm.paper.report import analysis_report, analysis_summary
+    from tl_l2norm.paper.study import CONTROLS, analyse
 
     found = analyse(
         model,
@@ -238,8 +238,8 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _problems(options: argparse.Namespace, few: int = 24) -> tuple[Problem, ...]:
-    from tl_l2norm.tasks.sources import load_problems
     from tl_l2norm.tasks.problems import make_mixture
+    from tl_l2norm.tasks.sources import load_problems
 
     if options.prompts:
         return load_problems(options.prompts)[: options.n]
@@ -250,7 +250,7 @@ def _problems(options: argparse.Namespace, few: int = 24) -> tuple[Problem, ...]
 
 
 def _max_new_tokens(options: argparse.Namespace) -> int | None:
-    from tl_l2norm.models import BUNDLED, OURS
+    from tl_l2norm.models.sources import BUNDLED, OURS
 
     known = options.model in OURS or options.model in BUNDLED
     return _OUR_LENGTH if options.max_new_tokens is None and known else options.max_new_tokens
@@ -262,13 +262,13 @@ def _batch_size(options: argparse.Namespace) -> int | None:
 
 
 def _preset(options: argparse.Namespace) -> Preset | None:
-    from tl_l2norm.models import preset_for
+    from tl_l2norm.models.sources import preset_for
 
     return preset_for(options.model)
 
 
 def _saes(options: argparse.Namespace) -> dict[int, Any] | None:
-    from tl_l2norm.models import OURS
+    from tl_l2norm.models.sources import OURS
     from tl_l2norm.saes.load import load_saes
 
     source = options.model if options.saes is None and options.model in OURS else options.saes
@@ -288,6 +288,6 @@ def _load(options: argparse.Namespace) -> Any:
     print(f"loading {options.model} ...", file=sys.stderr, flush=True)
     import torch
 
-    from tl_l2norm.models import load_model
+    from tl_l2norm.models.load import load_model
 
     return load_model(options.model, backend=options.backend, device=options.device, dtype=getattr(torch, options.dtype))

@@ -13,8 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import tl_l2norm as l2
-from tl_l2norm.tasks.families.compact import COMPACT
 from tl_l2norm.recording.generate import Completion
+from tl_l2norm.tasks.families.compact import COMPACT
 from tl_l2norm.tasks.problems import Split
 
 RECIPE = l2.SaeRecipe(d_sae=1024, k=32, n_states=1_000_000, batch_size=2048)

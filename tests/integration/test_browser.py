@@ -15,8 +15,8 @@ from tests.paper_tables import HOSTILE, hostile_analysis
 from tl_l2norm import widgets
 from tl_l2norm.paper.report import analysis_report
 from tl_l2norm.show.report import report
-from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.show.widgets import visible_text
+from tl_l2norm.tasks.problems import Problem
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

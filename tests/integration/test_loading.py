@@ -10,7 +10,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models, oracles
-from tl_l2norm.models import bundled_file
+from tl_l2norm.models.sources import bundled_file
 
 
 @pytest.mark.parametrize("backend", ["bridge", *(["hooked"] if models.HAS_HOOKED else [])])

@@ -11,8 +11,8 @@ import transformers
 import tl_l2norm as l2
 from tests.laws.test_decoding_laws import _SMALL, CONFIGS, PROMPTS, RECURRENT, bridge, hugging_face
 from tests.oracles import greedy
-from tl_l2norm import collection
 from tl_l2norm.models.backend import Backend
+from tl_l2norm.recording import collect
 
 HYBRID = [name for name in CONFIGS if name.startswith(("lfm", "falcon h1", "jamba"))]
 BOUNDARY = 24
@@ -62,8 +62,8 @@ def test_rows_of_a_hybrid_model_end_when_they_end(name: str, n: int) -> None:
 def test_a_mixer_is_read_in_any_batch_and_any_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {**CONFIGS, **RECURRENT}[name]
     plain, model = hugging_face(config()), bridge(hugging_face(config()))
-    for scores in (40, collection._SCORES):
-        monkeypatch.setattr(collection, "_SCORES", scores)
+    for scores in (40, collect._SCORES):
+        monkeypatch.setattr(collect, "_SCORES", scores)
         assert all(close(trace, plain) for trace in l2.collect(model, [*PROMPTS, LONG], progress=False))
 
 
@@ -89,9 +89,9 @@ def test_a_model_that_decodes_padding_decodes_one_at_a_time_and_says_so() -> Non
         assert list(completion.tokens) == greedy(plain, PROMPTS[completion.prompt_index], 6, eos=False)
 
 
-@pytest.mark.parametrize("scores", [60, collection._SCORES])
+@pytest.mark.parametrize("scores", [60, collect._SCORES])
 def test_texts_on_both_sides_of_longrope_are_read_as_alone(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collection, "_SCORES", scores)
+    monkeypatch.setattr(collect, "_SCORES", scores)
     plain, model = hugging_face(longrope()), bridge(hugging_face(longrope()))
     texts = [LONG[:20], LONG, LONG[:BOUNDARY], LONG[: BOUNDARY + 1], LONG[3:13]]
     traces = l2.collect(model, texts, progress=False)

@@ -21,10 +21,10 @@ from tl_l2norm.analysis.correlation import correlation_table
 from tl_l2norm.analysis.dynamics import dynamics
 from tl_l2norm.analysis.pairing import shuffle_modes
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features
-from tl_l2norm.core.resampling import bootstrap_mean
 from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.theory import bound_points, bound_table
 from tl_l2norm.analysis.trend import level_trend
+from tl_l2norm.core.resampling import bootstrap_mean
 from tl_l2norm.core.trace import Trace
 
 NULLS, PLANTED = 200, 100

@@ -9,8 +9,8 @@ import torch
 
 import tl_l2norm as l2
 from tests import models, oracles
-from tl_l2norm import collection
 from tl_l2norm.models.backend import backend_of
+from tl_l2norm.recording import collect
 from tl_l2norm.recording.traces import NormRecorder
 from tl_l2norm.text.sequences import pad_left
 
@@ -53,7 +53,7 @@ def test_long_sequences_are_read_in_parts_and_nothing_changes(model: Any, monkey
     whole = l2.collect(model, sequences, batch_size=3)
     assert max(map(len, sequences)) > 20
     for scores in (200, 1):  # a few positions at once, and each alone
-        monkeypatch.setattr(collection, "_SCORES", scores)
+        monkeypatch.setattr(collect, "_SCORES", scores)
         for parts, trace in zip(l2.collect(model, sequences, batch_size=3), whole, strict=True):
             assert relative(parts.l2_norms, trace.l2_norms) < 1e-4
             assert relative(parts.embed_l2_norms, trace.embed_l2_norms) < 1e-4

@@ -18,11 +18,11 @@ import tl_l2norm as l2
 from tests import models
 from tests.chat_templates import tokenizer_of
 from tests.oracles import greedy
-from tl_l2norm import decode_check
-from tl_l2norm.models.hooks import attached
-from tl_l2norm.models.backend import Backend, backend_of
 from tl_l2norm.experiments.selfcheck import count_hooks
+from tl_l2norm.models import decode_check
+from tl_l2norm.models.backend import Backend, backend_of
 from tl_l2norm.models.decode_check import check_decoding
+from tl_l2norm.models.hooks import attached
 
 BACKENDS = ["bridge", "hooked"] if models.HAS_HOOKED else ["bridge"]
 PROMPTS = [list(range(5, 17)), list(range(40, 44)), [90]]

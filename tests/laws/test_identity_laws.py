@@ -20,12 +20,12 @@ import transformers
 import tl_l2norm as l2
 from tests import models
 from tests.traces import trace_of
-from tl_l2norm.models.hooks import foreign_hooks
-from tl_l2norm.models.backend import backend_of
-from tl_l2norm.experiments.selfcheck import selfcheck
-from tl_l2norm.models.fingerprint import model_fingerprint, tokenizer_fingerprint
 from tl_l2norm.core.identity import UNKNOWN, same_weights
 from tl_l2norm.core.trace import require_comparable
+from tl_l2norm.experiments.selfcheck import selfcheck
+from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.fingerprint import model_fingerprint, tokenizer_fingerprint
+from tl_l2norm.models.hooks import foreign_hooks
 
 TEXT = "one two three four"
 

@@ -15,11 +15,11 @@ import tl_l2norm as l2
 from tests import models, oracles
 from tests.laws.test_collect_laws import ids, relative
 from tests.laws.test_generate_laws import prompts
-from tl_l2norm.models.backend import backend_of
 from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.interventions.observing import hooks
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
+from tl_l2norm.models.backend import backend_of
 from tl_l2norm.text.sequences import pad_left
 
 N_NEW = 62

@@ -16,8 +16,8 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
-from tl_l2norm import saved_runs
 from tl_l2norm.models.backend import backend_of
+from tl_l2norm.recording import saved
 from tl_l2norm.recording.saved import Journal, collected, locked
 from tl_l2norm.tasks.problems import Problem
 
@@ -78,7 +78,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(
 def test_reading_is_gone_on_with_too(bridge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = l2.run_modes(bridge, PROBLEMS, **SHORT)
     with monkeypatch.context() as patch:
-        calls, save = [], saved_runs.save_traces
+        calls, save = [], saved.save_traces
 
         def saves(*arguments: Any) -> None:
             save(*arguments)
@@ -86,13 +86,13 @@ def test_reading_is_gone_on_with_too(bridge: Any, tmp_path: Path, monkeypatch: p
             if len(calls) == 2:
                 raise Killed
 
-        patch.setattr(saved_runs, "save_traces", saves)
+        patch.setattr(saved, "save_traces", saves)
         with pytest.raises(Killed):
             l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)
     with monkeypatch.context() as patch:
         patch.setattr("tl_l2norm.experiments.modes.generate", lambda *_, **__: pytest.fail("asked again"))
         assert table(l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)) == table(whole)
-        patch.setattr(saved_runs, "collect", lambda *_, **__: pytest.fail("read again"))
+        patch.setattr(saved, "collect", lambda *_, **__: pytest.fail("read again"))
         assert table(l2.run_modes(bridge, PROBLEMS, save_to=tmp_path, **SHORT)) == table(whole)
 
 

@@ -14,8 +14,8 @@ import torch
 import tl_l2norm as l2
 from tests import models
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.models import bundled_folder
 from tl_l2norm.core.presets import PRESET_FILE, Preset, kept_preset, read_preset, sink_ratio_of
+from tl_l2norm.models.sources import bundled_folder
 
 RATIOS = (1.02, 1.05, 1.1)
 """On models this small norms hardly spread: these mark some of the tokens."""

@@ -122,9 +122,9 @@ def test_what_no_model_could_be_asked_with_is_refused_before_one_is_loaded(
 def test_a_layer_that_the_model_lacks_is_refused_before_anything_is_generated(
     layer: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tl_l2norm import evaluation
+    from tl_l2norm.experiments import modes
 
-    monkeypatch.setattr(evaluation, "run_modes", lambda *_, **__: pytest.fail("it went on"))
+    monkeypatch.setattr(modes, "run_modes", lambda *_, **__: pytest.fail("it went on"))
     assert cli.main(["report", "--n", "1", f"--layer={layer}", "--out", str(tmp_path / "r.html")]) == 2
     assert f"layer {layer} is outside this model: it has layers 0 to 11" in capsys.readouterr().err
 

@@ -4,11 +4,11 @@ import pytest
 
 import tl_l2norm as l2
 from tests import models
-from tl_l2norm import evaluation
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.experiments import modes
 from tl_l2norm.experiments.modes import thinking_room
-from tl_l2norm.text.prompts import chat_prompt
+from tl_l2norm.models.backend import backend_of
 from tl_l2norm.tasks.problems import Problem
+from tl_l2norm.text.prompts import chat_prompt
 
 PROBLEMS = [
     Problem(question="What is 2 + 2?", answer="4", family="sums", level=1),
@@ -62,9 +62,9 @@ def test_a_model_whose_template_thinks_has_more_room(template: str, room: str, m
     model.tokenizer.chat_template = template
     backend = backend_of(model)
     prompt = chat_prompt(model.tokenizer, "What is 2 + 2?")
-    monkeypatch.setattr(evaluation, "_ROOM_INSTRUCTED", 64)
+    monkeypatch.setattr(modes, "_ROOM_INSTRUCTED", 64)
     assert thinking_room(backend, [prompt]) == (64 if room == "little" else 256 - len(prompt.tokens) + 1)
-    monkeypatch.setattr(evaluation, "_ROOM", 100)
+    monkeypatch.setattr(modes, "_ROOM", 100)
     assert thinking_room(backend, [prompt, prompt]) == min(100, thinking_room(backend, [prompt]))
 
 

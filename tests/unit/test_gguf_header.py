@@ -5,8 +5,8 @@ from pathlib import Path
 import gguf
 
 from tests.tiny_gguf import TOKENS, write_gguf
+from tl_l2norm.models.sources import bundled_file
 from tl_l2norm.text.gguf_header import read_header, turn_end_ids
-from tl_l2norm.models import bundled_file
 
 
 def test_ends_of_turn_and_message_are_found_behind_the_vocabulary(tmp_path: Path) -> None:

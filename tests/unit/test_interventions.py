@@ -14,12 +14,12 @@ import tl_l2norm as l2
 from tests import models
 from tests.laws.test_collect_laws import ids, relative
 from tests.laws.test_generate_laws import prompts
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.random_draws import sequence_key, uniform
-from tl_l2norm.interventions.base import Visit
 from tl_l2norm.interventions.log import Entry, Log
 from tl_l2norm.interventions.rows import Places, Rows
-from tl_l2norm.core.norms import l2_norms
+from tl_l2norm.interventions.rule import Visit
+from tl_l2norm.models.backend import backend_of
 
 TAU = {1: 5.0, 2: 6.0}
 
@@ -406,17 +406,17 @@ def test_a_bank_can_be_taken_from_one_run_and_given_to_another(tiny: Any) -> Non
     tau = l2.quantile_thresholds(plain.traces, 0.7)
     source = l2.ERSS(tau, patience=1, p=1.0, bank_size=3, beta=0.0, cos_min=-1.0, keep_banks=True)
     out = l2.generate(tiny, prompts()[:3], batch_size=2, interventions=[source], **options)
-    assert out.log.banks[0].keys() == {0, 1, 2}
+    assert out.log.kept[0].keys() == {0, 1, 2}
     for sequence, trace in enumerate(plain.traces):
-        for layer, states in out.log.banks[0][sequence].items():
+        for layer, states in out.log.kept[0][sequence].items():
             norms = trace.at(layer)[trace.is_response & ~trace.is_sink[trace.row(layer)]]
             expected = norms[norms > tau[layer]].sort(descending=True).values[:3]  # beta = 0: the stream is the plain one
             assert relative(states.norm(dim=-1).sort(descending=True).values, expected) < 1e-4
-    foreign = l2.ERSS(tau, patience=1, p=1.0, cos_min=-1.0, bank=out.log.banks[0][1], own_states=False, keep_banks=True)
+    foreign = l2.ERSS(tau, patience=1, p=1.0, cos_min=-1.0, bank=out.log.kept[0][1], own_states=False, keep_banks=True)
     with torch.inference_mode():
         steered = l2.generate(tiny, prompts()[:1], interventions=[foreign], **options)
-    for layer, states in steered.log.banks[0][0].items():
-        assert {tuple(s.tolist()) for s in states} == {tuple(s.tolist()) for s in out.log.banks[0][1][layer]}
+    for layer, states in steered.log.kept[0][0].items():
+        assert {tuple(s.tolist()) for s in states} == {tuple(s.tolist()) for s in out.log.kept[0][1][layer]}
     first = steered.events().query("fired").iloc[0]
     assert first["l2_norm_after"] != first["l2_norm_before"]
 

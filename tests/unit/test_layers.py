@@ -1,101 +1,86 @@
-"""Imports run one way: from a higher layer to a lower one."""
+"""Imports run one way: down the order of the rooms, and in no circle between files, those needed only for types included."""
+
+from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[2] / "tl_l2norm"
-LEVELS = {
-    0: {
-        "errors",
-        "protocols",
-        "hook_names",
-        "arguments",
-        "inputs",
-        "presets",
-        "norms",
-        "draws",
-        "tables",
-        "features",
-        "families",
-        "fingerprint",
-        "kv_cache",
-        "gguf_header",
-    },
-    1: {
-        "trace",
-        "thresholds",
-        "storage",
-        "attach",
-        "sampling",
-        "answer_text",
-        "reference_answers",
-        "choices",
-        "tasks",
-        "thoughts",
-        "chat_template",
-        "boundaries",
-        "prompts",
-        "responses",
-        "math_answers",
-        "answer_kinds",
-        "verifiers",
-        "problem_files",
-        "problem_rows",
-        "problem_sources",
-    },
-    2: {
-        "turn_ends",
-        "block_calls",
-        "final_norm",
-        "backends",
-        "decode_check",
-        "sequences",
-        "recording",
-        "models",
-        "saes",
-        "sae_checks",
-        "sae_config",
-        "sae_reader",
-        "encoding",
-        "metrics",
-        "sae_training",
-        "interventions",
-        "collection",
-    },
-    3: {"generation", "analysis", "pressure", "selection", "saved_runs"},
-    4: {"file_check", "evaluation", "sae_evaluation", "checks", "suppression", "paper_readings", "paper_analysis"},
-    5: {"drawing", "figures", "widgets", "report_parts", "reporting", "paper_panels", "paper_figures", "paper_report"},
-    6: {"cli", "__main__"},
-}
-LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
+ROOMS = (
+    "core",
+    "text",
+    "tasks",
+    "models",
+    "interventions",
+    "saes",
+    "recording",
+    "analysis",
+    "experiments",
+    "show",
+    "paper",
+    "cli",
+    "__main__",
+)
+"""From the lowest to the highest; a file imports from its own room and from those before it."""
+MAX_LINES = 350
 
 
-def module_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def modules() -> dict[str, Path]:
+    """Files of the package by their dotted name below it; the package's own `__init__` is whoever is outside of it."""
+    files = {path.relative_to(PACKAGE).with_suffix("").parts: path for path in PACKAGE.rglob("*.py")}
+    named = {".".join(parts[:-1] if parts[-1] == "__init__" else parts): path for parts, path in files.items()}
+    return {name: path for name, path in named.items() if name}
 
 
-def imports(tree: ast.AST) -> set[str]:
-    """Modules of the package that a file imports, those needed only for types left out."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            node.body = []
+def imports(tree: ast.AST, known: set[str]) -> set[str]:
+    """Modules of the package that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tl_l2norm."):
-            found.add(node.module.split(".")[1])
-    return found
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "tl_l2norm":
+            base = node.module.partition(".")[2]  # type: ignore[union-attr]
+            inside = {f"{base}.{alias.name}".lstrip(".") for alias in node.names}
+            found |= {name if name in known else base for name in inside}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("tl_l2norm.")}
+    return found & known
 
 
-def test_every_module_has_its_layer_and_imports_only_from_its_own_or_below() -> None:
-    upward = []
-    for path in PACKAGE.rglob("*.py"):
-        name = module_of(path)
-        if name == "__init__":
-            continue
-        assert name in LEVEL_OF, f"{name} has no layer: add it to the table"
-        upward += [f"{name} -> {other}" for other in imports(ast.parse(path.read_text())) if LEVEL_OF[other] > LEVEL_OF[name]]
-    assert not upward
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    files = modules()
+    return {name: imports(ast.parse(path.read_text()), set(files)) for name, path in files.items()}
 
 
-def test_the_parser_of_this_test_sees_an_arrow() -> None:
-    assert imports(ast.parse("def f():\n    from tl_l2norm.cli import main")) == {"cli"}
+def test_every_file_is_in_a_room_and_imports_from_its_own_or_below(graph: dict[str, set[str]]) -> None:
+    level = {name: ROOMS.index(name.partition(".")[0]) for name in graph}
+    assert [f"{name} -> {other}" for name, others in graph.items() for other in others if level[other] > level[name]] == []
+
+
+def test_no_circle_between_files(graph: dict[str, set[str]]) -> None:
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, with the circle
+
+
+def test_no_file_is_too_long() -> None:
+    lines = {path.relative_to(PACKAGE): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {path: n for path, n in lines.items() if n > MAX_LINES} == {}
+
+
+def test_every_room_says_what_belongs_there() -> None:
+    for room in ROOMS[: ROOMS.index("cli")]:
+        assert "Imports from: " in (ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())) or "")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f():\n    from tl_l2norm.cli import main",
+        "if TYPE_CHECKING:\n    from tl_l2norm.cli import main",
+        "from tl_l2norm import cli",
+        "import tl_l2norm.cli",
+    ],
+)
+def test_the_parser_of_this_test_sees_an_arrow(code: str) -> None:
+    assert imports(ast.parse(code), {"cli"}) == {"cli"}

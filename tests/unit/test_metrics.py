@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 
 import tl_l2norm as l2
 from tests.traces import trace_of
-from tl_l2norm import metrics
 from tl_l2norm.models.backend import BridgeBackend, HookedBackend
-from tl_l2norm.recording.metrics import attention_entropy, check_finite_metrics, check_metrics, entropy_of_logits, hidden_entropy
+from tl_l2norm.recording import metrics
+from tl_l2norm.recording.metrics import (
+    attention_entropy,
+    check_finite_metrics,
+    check_metrics,
+    entropy_of_logits,
+    hidden_entropy,
+)
 
 INF = float("inf")
 numbers = st.floats(-1e4, 1e4, width=32)

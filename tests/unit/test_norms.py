@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tl_l2norm import norms
+from tl_l2norm.core import norms
 from tl_l2norm.core.norms import find_sinks, l2_norms, sink_bounds
 
 

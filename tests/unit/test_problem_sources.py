@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tl_l2norm.tasks.sources import load_problems
 from tl_l2norm.tasks.problems import Problem
+from tl_l2norm.tasks.sources import load_problems
 from tl_l2norm.tasks.verifiers import is_correct
 
 ROWS = [

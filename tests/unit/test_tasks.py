@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tl_l2norm.tasks.families.prose import PROSE
-from tl_l2norm.tasks.sources import load_problems, reasoning_gym_problems
 from tl_l2norm.tasks.problems import FAMILIES, Problem, draw_problems, make_mixture, make_problems
+from tl_l2norm.tasks.sources import load_problems, reasoning_gym_problems
 from tl_l2norm.tasks.verifiers import extract_answer, is_correct
 
 LEVELS = (1, 2, 5, 10)

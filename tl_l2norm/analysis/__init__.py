@@ -1,1 +1,4 @@
-"""Traces to tables: statistics only, never a model, never a figure."""
+"""Traces to tables: statistics only, never a model, never a picture.
+
+Imports from: core, tasks.
+"""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tl_l2norm.analysis.pairing import MATCHES, Match, Pair, Tokens, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
 from tl_l2norm.core.layers import Layers, layer_ranges
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 _WORDS = {

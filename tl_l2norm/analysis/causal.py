@@ -7,8 +7,8 @@ import pandas as pd
 
 from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.pairing import require_prompts
-from tl_l2norm.core.resampling import RESAMPLES, estimate
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.resampling import RESAMPLES, estimate
 
 ARMS = {
     "none": "nothing suppressed",

@@ -13,9 +13,9 @@ from scipy.stats import rankdata
 
 from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.core.resampling import RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import layer_ranges
+from tl_l2norm.core.resampling import RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
 METRIC_NAMES = ("l2_norm", "hidden_entropy", "output_entropy", "attention_entropy")

@@ -14,8 +14,8 @@ from torch import Tensor
 from tl_l2norm.analysis.dynamics import amplification
 from tl_l2norm.analysis.pairing import Tokens, meant, mode_means, pair_modes, require_same_prompts, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Estimate, bootstrap, bootstrap_mean, estimate
 from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Estimate, bootstrap, bootstrap_mean, estimate
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, bootstrap
 from tl_l2norm.core.arguments import one_or_several
 from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, bootstrap
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 SHARP = 0.5

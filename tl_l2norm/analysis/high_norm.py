@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.pairing import pair_modes
-from tl_l2norm.core.resampling import RESAMPLES, Array, estimate
 from tl_l2norm.core.layers import Layers
+from tl_l2norm.core.resampling import RESAMPLES, Array, estimate
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 TOP_SHARE = 0.1

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_l2norm.core.resampling import MIN_PROMPTS, Array
 from tl_l2norm.core.arguments import check_choice
 from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.resampling import MIN_PROMPTS, Array
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
 Tokens = Literal["read", "chosen"]

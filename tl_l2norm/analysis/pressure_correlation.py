@@ -10,8 +10,8 @@ from scipy.stats import rankdata
 
 from tl_l2norm.analysis.correlation import MIN_TOKENS, pearson, unexplained
 from tl_l2norm.analysis.pairing import require_prompts
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, interval
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, interval
 
 PRESSURE_PAIRS = (("pressure", "p_true"), ("pressure", "l2_norm"), ("l2_norm", "p_true"))
 

@@ -13,8 +13,8 @@ from scipy import stats
 from torch import Tensor
 
 from tl_l2norm.analysis.pairing import Match, Pair, Tokens, by_prompt, pair_modes, require_prompts, token_weights
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 FDR = 0.05

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array
 from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array
 from tl_l2norm.core.trace import TracesLike, traces_of
 
 

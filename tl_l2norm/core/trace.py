@@ -46,7 +46,7 @@ class Provenance:
     interventions: tuple[str, ...] = ()
     """What acted on the stream while it was recorded, in this order."""
     fingerprint: str = UNKNOWN
-    """Of weights and configuration, see `tl_l2norm.models.fingerprint`; "" where it isn't known, as in files of older versions."""
+    """Of weights and configuration (`tl_l2norm.models.fingerprint`); "" where it isn't known, as in files of older versions."""
     tokenizer: str = UNKNOWN
     """Hash of the tokenizer."""
     chat_template: str = UNKNOWN

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_l2norm.models.backend import Backend
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.models.agreement import TOLERANCE, lens_pass, logits_differ_by, norms_differ_by, plain_pass
+from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.reading import Plain, read
 from tl_l2norm.models.sources import source_of
 from tl_l2norm.text.turn_ends import turn_ends

@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from tl_l2norm.core.arguments import check_choice, one_or_several
-from tl_l2norm.models.backend import Backend, backend_of
-from tl_l2norm.text.boundaries import Boundaries
-from tl_l2norm.recording.collect import collect
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.recording.generate import Completion, Generations, generate, restore
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
-from tl_l2norm.text.prompts import ChatPrompt, Mode, chat_prompt, is_direct
 from tl_l2norm.core.protocols import SparseAutoencoder
-from tl_l2norm.saes.checks import sae_key
-from tl_l2norm.recording.saved import begin, collected, describe_run, locked, may_save, run_folder
 from tl_l2norm.core.storage import content_key
+from tl_l2norm.core.trace import Label, Trace
+from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.recording.collect import collect
+from tl_l2norm.recording.generate import Completion, Generations, generate, restore
+from tl_l2norm.recording.saved import begin, collected, describe_run, locked, may_save, run_folder
+from tl_l2norm.saes.checks import sae_key
 from tl_l2norm.tasks.problems import Problem, problems_of
 from tl_l2norm.tasks.results import Result
-from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.tasks.verifiers import extract_answer, is_correct
+from tl_l2norm.text.boundaries import Boundaries
+from tl_l2norm.text.prompts import ChatPrompt, Mode, chat_prompt, is_direct
 
 MODES: tuple[Mode, ...] = ("think", "direct")
 

@@ -34,16 +34,16 @@ from numpy.typing import NDArray
 from torch import Tensor, tensor
 
 from tl_l2norm.analysis.accuracy import wilson_interval
-from tl_l2norm.core.resampling import estimate
 from tl_l2norm.core.arguments import one_or_several
-from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable
-from tl_l2norm.recording.generate import Completion, Generations
 from tl_l2norm.core.layers import Layers, layer_ranges
+from tl_l2norm.core.random_draws import uniform
+from tl_l2norm.core.resampling import estimate
 from tl_l2norm.core.tables import render_table
-from tl_l2norm.tasks.problems import Problem, problems_of, unknown
 from tl_l2norm.core.thresholds import Thresholds, as_thresholds, check_value, iqr_thresholds
 from tl_l2norm.core.trace import Trace, require_comparable
+from tl_l2norm.recording.generate import Completion, Generations
+from tl_l2norm.tasks.problems import Problem, problems_of, unknown
 from tl_l2norm.tasks.verifiers import comparable_answer, is_correct
 
 _SUMS = ("norm_sum", "event_area", "event_count", "late_area")

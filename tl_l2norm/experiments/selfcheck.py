@@ -13,15 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from tl_l2norm.models.backend import Backend, backend_of
-from tl_l2norm.recording.collect import collect
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.tables import render_table
 from tl_l2norm.experiments.file_check import compare_with_file
+from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.models.provenance import library_versions
+from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.generate import generate
 from tl_l2norm.recording.traces import NormRecorder
-from tl_l2norm.models.provenance import library_versions
 from tl_l2norm.text.sequences import pad_left
-from tl_l2norm.core.tables import render_table
 
 _REFUSALS = (InputError, FloatingPointError)
 """What the library says on purpose of a model that can't run as it is."""

@@ -14,22 +14,22 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from tl_l2norm.core.arguments import check_share, one_or_several
-from tl_l2norm.models.backend import Backend, backend_of
-from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.core.errors import InputError, Unmeasurable
-from tl_l2norm.experiments.modes import thinking_room
-from tl_l2norm.recording.generate import Completion, Generations, generate, restore
 from tl_l2norm.core.layers import Layers, resolve_layers
-from tl_l2norm.interventions.log import Log, Tally
-from tl_l2norm.interventions.suppress import HighNormSuppression
 from tl_l2norm.core.presets import batch_size_of, check_sink_ratio
-from tl_l2norm.text.prompts import ChatPrompt, chat_prompt
-from tl_l2norm.recording.saved import Journal, begin, describe_run, locked, may_save, run_folder
+from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.core.storage import content_key
-from tl_l2norm.tasks.problems import Problem, problems_of
 from tl_l2norm.core.thresholds import quantile_thresholds
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
+from tl_l2norm.experiments.modes import thinking_room
+from tl_l2norm.interventions.log import Log, Tally
+from tl_l2norm.interventions.suppress import HighNormSuppression
+from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.recording.generate import Completion, Generations, generate, restore
+from tl_l2norm.recording.saved import Journal, begin, describe_run, locked, may_save, run_folder
+from tl_l2norm.tasks.problems import Problem, problems_of
 from tl_l2norm.tasks.verifiers import is_correct
+from tl_l2norm.text.prompts import ChatPrompt, chat_prompt
 
 QUANTILES = (0.95, 0.8, 0.5)
 

@@ -1,1 +1,4 @@
-"""Change the residual stream where its norm is high, by hooks."""
+"""Change the residual stream where its norm is high, by hooks.
+
+Imports from: core, models.
+"""

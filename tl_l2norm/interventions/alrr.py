@@ -11,10 +11,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from tl_l2norm.core.arguments import check_choice, check_count, check_finite, check_share
-from tl_l2norm.interventions.base import Effect, Intervention, Visit
-from tl_l2norm.interventions.log import Decision
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.thresholds import ThresholdLike
+from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.interventions.rule import Decision, Effect, Visit
 
 _RERUN, _GROWTH, _FELL, _BLEW_UP, _OVER = range(1, 6)
 
@@ -44,7 +44,7 @@ class ALRR(Intervention):
         Decision("blew up", False),
         Decision("over blowup", False),
     )
-    EXTRA: ClassVar = "reruns"
+    COLUMNS: ClassVar = ("reruns",)
     NEEDS_BLOCK: ClassVar = True
     NEEDS_THRESHOLDS: ClassVar = True
 
@@ -66,7 +66,7 @@ class ALRR(Intervention):
         rows, columns = active.nonzero(as_tuple=True)  # read back: which rows run again decides how much is computed
         stream, norms = visit.stream, visit.norms
         if not len(rows):
-            return Effect(stream, decision, reruns)
+            return Effect(stream, decision, {"reruns": reruns})
         tau = visit.tau.expand_as(norms) if isinstance(visit.tau, Tensor) else torch.full_like(norms, visit.tau)
         for iteration in range(self.max_iters):
             if not len(rows):
@@ -83,7 +83,7 @@ class ALRR(Intervention):
             mixed = torch.lerp(stream[rows, columns], new[good].to(stream.dtype), self.alpha)
             stream = stream.index_put((rows, columns), mixed)
             norms = norms.index_put((rows, columns), found[good])
-        return Effect(stream, decision, reruns)
+        return Effect(stream, decision, {"reruns": reruns})
 
     def _stop(self, before: Float[Tensor, " hits"], after: Float[Tensor, " hits"], tau: Float[Tensor, " hits"]) -> Tensor:
         """Why to stop here, 0 to go on."""

@@ -13,13 +13,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from tl_l2norm.core.arguments import as_integer, as_number, check_choice, check_count, check_finite, check_flag, check_share
-from tl_l2norm.core.random_draws import hash_keys, uniform
 from tl_l2norm.core.errors import InputError, InputTypeError
-from tl_l2norm.interventions.base import Effect, Intervention, Visit
-from tl_l2norm.interventions.log import Decision, Log
-from tl_l2norm.interventions.rows import Rows, RowTensors
 from tl_l2norm.core.norms import l2_norms
+from tl_l2norm.core.random_draws import hash_keys, uniform
 from tl_l2norm.core.thresholds import ThresholdLike
+from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.interventions.rows import Rows, RowTensors
+from tl_l2norm.interventions.rule import Decision, Effect, Visit
 
 _STEERED, _COOLDOWN, _EMPTY, _NOT_DRAWN, _FAR = range(1, 6)
 
@@ -48,11 +48,11 @@ class ERSS(Intervention):
     """`h + beta v`, `h + beta (v - h)`, or as in the authors' code `h + beta (v - r)`, r the stream before the MLP's write."""
     seed: int = 0
     bank: Mapping[int, Float[Tensor, "states d_model"]] | None = None
-    """{layer: states} to start every sequence's bank with, such as `log.banks` of another run holds."""
+    """{layer: states} to start every sequence's bank with, such as `log.kept` of another run holds."""
     own_states: bool = True
     """Whether a sequence's own states join the bank."""
     keep_banks: bool = False
-    """Whether the log keeps each sequence's bank, on the CPU, as `log.banks[i][sequence][layer]`."""
+    """Whether the log keeps each sequence's bank, on the CPU, as `log.kept[i][sequence][layer]`."""
 
     DECISIONS: ClassVar = (
         Decision("steered", True),
@@ -61,7 +61,7 @@ class ERSS(Intervention):
         Decision("not drawn", False),
         Decision("cosine too low", False),
     )
-    EXTRA: ClassVar = "cosine"
+    COLUMNS: ClassVar = ("cosine",)
     NEEDS_THRESHOLDS: ClassVar = True
 
     @override
@@ -112,7 +112,7 @@ class ERSS(Intervention):
     def act(self, state: Any, visit: Visit) -> Effect:
         found = [self._token(state, visit, column) for column in range(visit.norms.shape[1])]
         streams, decisions, cosines = zip(*found, strict=True)
-        return Effect(torch.stack(streams, 1), torch.stack(decisions, 1), torch.stack(cosines, 1))
+        return Effect(torch.stack(streams, 1), torch.stack(decisions, 1), {"cosine": torch.stack(cosines, 1)})
 
     def _token(self, state: _Steering, visit: Visit, column: int) -> tuple[Tensor, Tensor, Tensor]:
         stream, norms, live = visit.stream[:, column], visit.norms[:, column], visit.live[:, column]
@@ -149,12 +149,11 @@ class ERSS(Intervention):
         return h + self.beta * (v - visit.resid_mid[:, column].float())
 
     @override
-    def on_leave(self, layer: int, rows: Rows, state: Any, log: Log, index: int) -> None:
+    def outlives(self, rows: Rows, state: Any) -> Mapping[int, Any]:
         if not self.keep_banks:
-            return
-        for row, number in enumerate(rows.number.tolist()):
-            filled = torch.isfinite(state.bank_norms[row])
-            log.banks[index].setdefault(number, {})[layer] = state.bank[row][filled].cpu().clone()
+            return {}
+        filled = torch.isfinite(state.bank_norms)
+        return {number: state.bank[row][filled[row]].cpu().clone() for row, number in enumerate(rows.number.tolist())}
 
 
 @dataclass(slots=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,18 +14,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from tl_l2norm.interventions.rows import Places
-
-if TYPE_CHECKING:
-    from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.interventions.rule import Rule
 
 _FLUSH_EVERY = 2048  # entries between copies to the CPU
-
-
-class Decision(NamedTuple):
-    """Something that an intervention may decide at a position."""
-
-    name: str
-    fired: bool
 
 
 class Entry(NamedTuple):
@@ -38,7 +29,7 @@ class Entry(NamedTuple):
     tau: Float[Tensor, "batch pos"] | float
     before: Float[Tensor, "batch pos"]
     after: Float[Tensor, "batch pos"]
-    extra: Float[Tensor, "batch pos"] | None
+    columns: Mapping[str, Float[Tensor, "batch pos"]]
 
 
 class Log:
@@ -48,13 +39,15 @@ class Log:
     `model.generate` row after row of each call.
     """
 
-    def __init__(self, interventions: Sequence[Intervention]) -> None:
+    def __init__(self, interventions: Sequence[Rule]) -> None:
         self.interventions = tuple(interventions)
         self.names = _distinct([type(x).__name__ for x in interventions])
         self.keys: dict[int, int] = {}
         """Key of each sequence's random draws."""
-        self.banks: list[dict[int, dict[int, Float[Tensor, "states d_model"]]]] = [{} for _ in interventions]
+        self.kept: list[dict[int, dict[int, Any]]] = [{} for _ in interventions]
+        """For each intervention what outlived each sequence at each layer, such as the banks of `ERSS(keep_banks=True)`."""
         self.final_thresholds: dict[tuple[int, int], list[tuple[int | str, float, int]]] = {}
+        self._columns = tuple(dict.fromkeys(name for x in interventions for name in x.COLUMNS))
         self._entries: list[list[Entry]] = [[] for _ in interventions]
         self._parts: list[list[pd.DataFrame]] = [[] for _ in interventions]
         self._live: list[Counter[tuple[int, int]]] = [Counter() for _ in interventions]
@@ -68,13 +61,13 @@ class Log:
     def events(self) -> pd.DataFrame:
         """One row per decision, in the order of sequences, positions and layers.
 
-        Columns: sequence, position, layer, intervention, decision, fired, threshold, l2_norm_before, l2_norm_after, then
-        reruns (ALRR: how often the block ran again), cosine (ERSS: to the bank's closest state).
+        Columns: sequence, position, layer, intervention, decision, fired, threshold, l2_norm_before, l2_norm_after, then those
+        of the interventions, NaN where they are another's: reruns (ALRR: how often the block ran again), cosine (ERSS: to the
+        bank's closest state).
         """
         for index in range(len(self.interventions)):
             self._flush(index)
-        parts = [part for parts in self._parts for part in parts]
-        frame = pd.concat(parts, ignore_index=True) if parts else _frame(0)
+        frame = self._joined([part for parts in self._parts for part in parts])
         order = ["sequence", "position", "layer"]
         return frame.sort_values(order, kind="stable", ignore_index=True)
 
@@ -83,7 +76,10 @@ class Log:
         for index in range(len(self.interventions)):
             self._flush(index)
         parts = [part[part["sequence"].isin(sequences)] for parts in self._parts for part in parts]
-        return pd.concat(parts, ignore_index=True) if parts else _frame(0)
+        return self._joined(parts)
+
+    def _joined(self, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        return pd.concat(parts, ignore_index=True) if parts else _frame(0, self._columns)
 
     def counts(self) -> pd.DataFrame:
         """How often each intervention decided what: intervention, decision, fired, n.
@@ -130,7 +126,7 @@ class Log:
         entries, self._entries[index] = self._entries[index], []
         if not entries:
             return
-        columns = _columns(entries)
+        columns = _columns(entries, self.interventions[index].COLUMNS)
         live = columns.pop("live")
         pairs, n = np.unique(np.stack([columns["sequence"][live], columns["layer"][live]]), axis=1, return_counts=True)
         self._live[index].update({(s, layer): k for s, layer, k in zip(*pairs.tolist(), n.tolist(), strict=True)})
@@ -140,16 +136,15 @@ class Log:
         columns = {name: values[kept] for name, values in columns.items()}
         decisions = self.interventions[index].DECISIONS
         code = columns["decision"].astype(int) - 1
-        extra, column = columns.pop("extra"), self.interventions[index].EXTRA
         frame = _frame(
             len(code),
+            self._columns,
             **columns
             | {
                 "intervention": self.names[index],
                 "decision": np.array([d.name for d in decisions], dtype=object)[code],
                 "fired": np.array([d.fired for d in decisions])[code],
-            }
-            | ({column: extra} if column else {}),
+            },
         )
         self._parts[index].append(frame)
 
@@ -159,7 +154,7 @@ class Tally(Log):
 
     def __init__(
         self,
-        intervention: Intervention,
+        intervention: Rule,
         *,
         keys: Mapping[int, int],
         fired: Mapping[tuple[int, int], int],
@@ -178,7 +173,7 @@ class Tally(Log):
         return dict(self._counts[1])
 
 
-def _columns(entries: Sequence[Entry]) -> dict[str, Any]:
+def _columns(entries: Sequence[Entry], own: Sequence[str]) -> dict[str, Any]:
     def flat(values: Sequence[Tensor]) -> np.ndarray:
         return torch.cat([value.detach().flatten().cpu() for value in values]).numpy()
 
@@ -199,11 +194,11 @@ def _columns(entries: Sequence[Entry]) -> dict[str, Any]:
         "threshold": flat([spread(e.tau, s).float() for e, s in zip(entries, shapes, strict=True)]),
         "l2_norm_before": flat([e.before for e in entries]),
         "l2_norm_after": flat([e.after for e in entries]),
-        "extra": flat([spread(e.extra, s).float() for e, s in zip(entries, shapes, strict=True)]),
+        **{name: flat([spread(e.columns.get(name), s).float() for e, s in zip(entries, shapes, strict=True)]) for name in own},
     }
 
 
-def _frame(n: int, **columns: Any) -> pd.DataFrame:
+def _frame(n: int, own: Sequence[str], **columns: Any) -> pd.DataFrame:
     types: Mapping[str, Any] = {
         "sequence": int,
         "position": int,
@@ -214,11 +209,9 @@ def _frame(n: int, **columns: Any) -> pd.DataFrame:
         "threshold": float,
         "l2_norm_before": float,
         "l2_norm_after": float,
-        "reruns": float,
-        "cosine": float,
+        **dict.fromkeys(own, float),
     }
-    missing = {"reruns": np.nan, "cosine": np.nan} if n else {}
-    values = {name: columns.get(name, missing.get(name, [])) for name in types}
+    values = {name: columns.get(name, np.nan if n else []) for name in types}
     return pd.DataFrame(values, index=range(n)).astype(types)
 
 

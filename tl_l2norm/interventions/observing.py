@@ -15,22 +15,22 @@ from torch.utils.hooks import RemovableHandle
 from transformer_lens.hook_points import HookPoint
 
 from tl_l2norm.core.arguments import OnePerRow, as_integers
-from tl_l2norm.models.hooks import HookFn
-from tl_l2norm.models.backend import backend_of
-from tl_l2norm.models.block_calls import BlockCall
-from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.core.errors import InputError, Unsupported
-from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.interventions.log import Log
 from tl_l2norm.interventions.rows import Rows
+from tl_l2norm.interventions.rule import Rule
 from tl_l2norm.interventions.run import Run
+from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.block_calls import BlockCall
 from tl_l2norm.models.cache import handed_over, known_versions, positions_held, put_on
+from tl_l2norm.models.hooks import HookFn
 
 
 @contextmanager
 def hooks(
     model: Any,
-    interventions: Sequence[Intervention],
+    interventions: Sequence[Rule],
     *,
     prompt_lens: OnePerRow | None = None,
     seeds: OnePerRow | None = None,
@@ -59,7 +59,7 @@ class FwdHooks(list[tuple[str, HookFn]]):
 
 def fwd_hooks(
     model: Any,
-    interventions: Sequence[Intervention],
+    interventions: Sequence[Rule],
     *,
     prompt_lens: OnePerRow | None = None,
     seeds: OnePerRow | None = None,

@@ -14,15 +14,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from tl_l2norm.models.hooks import HookFn, attached
-from tl_l2norm.models.backend import Backend
 from tl_l2norm.core.errors import InputError, InputTypeError
-from tl_l2norm.interventions.base import Intervention, Visit
-from tl_l2norm.interventions.log import Entry, Log
-from tl_l2norm.interventions.rows import Places, Rows, RowTensors
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.thresholds import AdaptiveIQR, RunningIQR, Thresholds
+from tl_l2norm.interventions.log import Entry, Log
+from tl_l2norm.interventions.rows import Places, Rows, RowTensors
+from tl_l2norm.interventions.rule import Rule, Visit
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.hooks import HookFn, attached
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,7 @@ class Site:
 
     index: int
     layer: int
-    intervention: Intervention
+    intervention: Rule
     tau: float | AdaptiveIQR | None
 
 
@@ -86,8 +86,8 @@ class Run:
     Whoever drives it says which sequences a batch has (`begin`, `select`, `join`) and when a pass starts (`next_pass`).
     """
 
-    def __init__(self, backend: Backend, interventions: Sequence[Intervention], *, sink_ratio: float | None = None) -> None:
-        if odd := [x for x in interventions if not isinstance(x, Intervention)]:
+    def __init__(self, backend: Backend, interventions: Sequence[Rule], *, sink_ratio: float | None = None) -> None:
+        if odd := [x for x in interventions if not isinstance(x, Rule)]:
             raise InputTypeError(f"interventions are HighNormSuppression(...), ALRR(...), ERSS(...), ..., got {odd[0]!r:.80}")
         self.backend = backend
         self.sink_ratio = _one_sink_ratio(backend, interventions, sink_ratio)
@@ -214,7 +214,7 @@ class Run:
             visit = visit._replace(tau=torch.nan if site.tau is None else site.tau)
         effect = site.intervention.act(self.batch.state(site, device), visit)
         after = visit.norms if effect.stream is visit.stream else l2_norms(effect.stream)
-        entry = Entry(site.layer, visit.places, visit.live, effect.decision, visit.tau, visit.norms, after, effect.extra)
+        entry = Entry(site.layer, visit.places, visit.live, effect.decision, visit.tau, visit.norms, after, effect.columns)
         self.log.add(site.index, entry)
         return effect.stream, after
 
@@ -233,7 +233,8 @@ class Run:
         rows = self.batch.rows.select(leaving)
         for site, state in self.batch.states.items():
             if state is not None and len(leaving):
-                site.intervention.on_leave(site.layer, rows, state.select(leaving), self.log, site.index)
+                for number, kept in site.intervention.outlives(rows, state.select(leaving)).items():
+                    self.log.kept[site.index].setdefault(number, {})[site.layer] = kept
         for site, running in self.batch.adaptive.items():
             now = (rows.number, running.current()[leaving], running.counts[leaving])
             ends = self.log.final_thresholds.setdefault((site.index, site.layer), [])
@@ -256,7 +257,7 @@ class Run:
             warnings.warn(f"nothing was changed by {judged}: see log.counts() and the thresholds", stacklevel=3)
 
 
-def _one_sink_ratio(backend: Backend, interventions: Sequence[Intervention], given: float | None) -> float:
+def _one_sink_ratio(backend: Backend, interventions: Sequence[Rule], given: float | None) -> float:
     """The run's: given by whoever drives it, else by an intervention, else the model's.
 
     Raises:

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_l2norm.models.hooks import attached
-from tl_l2norm.models.backend import Backend
 from tl_l2norm.core.errors import Unsupported
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.hooks import attached
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Relative, on norms, between two implementations of one model."""

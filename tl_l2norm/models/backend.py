@@ -18,15 +18,15 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from typing_extensions import override
 
-from tl_l2norm.models.hooks import attached, foreign_hooks, muted
-from tl_l2norm.models.block_calls import BlockRuns
 from tl_l2norm.core.errors import InputError, InputTypeError, Unsupported
-from tl_l2norm.models.final_norm import FinalNorm, read_final_norm
-from tl_l2norm.models.fingerprint import model_fingerprint, template_fingerprint, tokenizer_fingerprint
 from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.layers import resid_post, unknown_name
-from tl_l2norm.models.cache import Renamings, cache_renamings, check_grown, handed_over, longrope_boundary, positions_held
 from tl_l2norm.core.protocols import Tokenizer
+from tl_l2norm.models.block_calls import BlockRuns
+from tl_l2norm.models.cache import Renamings, cache_renamings, check_grown, handed_over, longrope_boundary, positions_held
+from tl_l2norm.models.final_norm import FinalNorm, read_final_norm
+from tl_l2norm.models.fingerprint import model_fingerprint, template_fingerprint, tokenizer_fingerprint
+from tl_l2norm.models.hooks import attached, foreign_hooks, muted
 from tl_l2norm.text.turn_ends import turn_ends
 
 Cache = Any

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformer_lens.hook_points import HookPoint
 
-from tl_l2norm.models.hooks import hook_points, silenced
 from tl_l2norm.core.errors import Unsupported
 from tl_l2norm.models.cache import positions_held
+from tl_l2norm.models.hooks import hook_points, silenced
 
 _CACHE_NAMES = ("past_kv_cache_entry", "past_key_values", "cache", "layer_past", "past_key_value")
 _CHUNK = 32  # rows of a re-run in which each has keys and values of its own

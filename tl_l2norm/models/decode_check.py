@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_l2norm.models.hooks import hook_points, silenced
-from tl_l2norm.models.backend import Backend
 from tl_l2norm.core.errors import Unsupported
+from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.cache import known_versions
+from tl_l2norm.models.hooks import hook_points, silenced
 from tl_l2norm.text.sequences import TokenSequence, batches_by_length, pad_left
 
 _PAST, _SHORT, _STEPS = 5, 2, 3

@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args
 import torch
 
 from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.presets import keep_preset
 from tl_l2norm.models.bridging import make_bridge
 from tl_l2norm.models.hooked import make_hooked, require_hooked
 from tl_l2norm.models.reading import read
 from tl_l2norm.models.sources import find_source, preset_for, remember_source
 from tl_l2norm.models.twin import remember_origin
-from tl_l2norm.core.presets import keep_preset
 
 BackendName = Literal["bridge", "hooked"]
 

@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError
 
 from tl_l2norm.core.errors import InputError, Unsupported
-from tl_l2norm.text.gguf_header import read_header, turn_end_ids
 from tl_l2norm.models.adapters import find_adapter, merge_adapter
 from tl_l2norm.models.gguf_config import complete
 from tl_l2norm.models.sources import Source, find_source, unreadable
 from tl_l2norm.models.text_part import text_part
+from tl_l2norm.text.gguf_header import read_header, turn_end_ids
 
 
 class Plain(NamedTuple):

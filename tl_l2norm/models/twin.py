@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tl_l2norm.models.backend import backend_of
 from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.presets import keep_preset, kept_preset
+from tl_l2norm.models.backend import backend_of
 from tl_l2norm.models.bridging import make_bridge
 from tl_l2norm.models.hooked import make_hooked, new_hooked
 from tl_l2norm.models.sources import remember_source
-from tl_l2norm.core.presets import keep_preset, kept_preset
 
 
 def random_twin(model: Any, *, seed: int = 0) -> Any:

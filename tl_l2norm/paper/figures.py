@@ -12,7 +12,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from tl_l2norm.analysis.correlation import METRIC_NAMES
-from tl_l2norm.show.style import GREY, STYLES, mode_name, plain, style_of
 from tl_l2norm.paper.panels import (
     INTERVAL,
     SHORT_NAMES,
@@ -35,6 +34,7 @@ from tl_l2norm.paper.panels import (
     with_missing,
     wrapped,
 )
+from tl_l2norm.show.style import GREY, STYLES, mode_name, plain, style_of
 
 if TYPE_CHECKING:
     from tl_l2norm.paper.study import Analysis

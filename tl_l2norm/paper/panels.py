@@ -13,8 +13,8 @@ from plotly.subplots import make_subplots
 
 from tl_l2norm.analysis.correlation import METRIC_NAMES, PAPER_RHO
 from tl_l2norm.analysis.quantities import QUANTITIES
-from tl_l2norm.show.style import BAR_PATTERN, GREY, STYLES, TEMPLATE, add_curve, mode_name, plain, shade_late
 from tl_l2norm.core.layers import late_layers
+from tl_l2norm.show.style import BAR_PATTERN, GREY, STYLES, TEMPLATE, add_curve, mode_name, plain, shade_late
 
 SHORT_NAMES = {"l2_norm": "norm"} | {name: name.replace("_", " ") for name in METRIC_NAMES[1:]}
 """Of metrics, on axes."""

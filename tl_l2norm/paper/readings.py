@@ -13,20 +13,20 @@ from typing import Any
 import pandas as pd
 
 from tl_l2norm.analysis.correlation import METRIC_NAMES
-from tl_l2norm.models.backend import Backend, backend_of
 from tl_l2norm.core.errors import Unmeasurable
-from tl_l2norm.experiments.modes import run_modes
-from tl_l2norm.tasks.results import Result
-from tl_l2norm.models import random_twin
-from tl_l2norm.recording.pressure import optimisation_pressure
-from tl_l2norm.text.prompts import ANSWER_PREFIX
-from tl_l2norm.saes.checks import sae_key
-from tl_l2norm.saes.train import SaeRecipe, train_saes
-from tl_l2norm.saes.load import untrained_saes
-from tl_l2norm.recording.saved import collected, describe_run, run_folder
-from tl_l2norm.experiments.suppression import suppress_and_ask
-from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.core.trace import Trace
+from tl_l2norm.experiments.modes import run_modes
+from tl_l2norm.experiments.suppression import suppress_and_ask
+from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.models.twin import random_twin
+from tl_l2norm.recording.pressure import optimisation_pressure
+from tl_l2norm.recording.saved import collected, describe_run, run_folder
+from tl_l2norm.saes.checks import sae_key
+from tl_l2norm.saes.load import untrained_saes
+from tl_l2norm.saes.train import SaeRecipe, train_saes
+from tl_l2norm.tasks.problems import Problem
+from tl_l2norm.tasks.results import Result
+from tl_l2norm.text.prompts import ANSWER_PREFIX
 
 Modes = tuple[tuple[Trace, ...], tuple[Trace, ...]]
 """Thinking and direct traces."""

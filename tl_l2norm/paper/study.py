@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from tl_l2norm.analysis.accuracy import accuracy_table
 from tl_l2norm.analysis.attribution import attribute
 from tl_l2norm.analysis.causal import causal_differences, causal_table
-from tl_l2norm.paper.claims import claims_table
 from tl_l2norm.analysis.correlation import METRIC_NAMES, correlation_table
 from tl_l2norm.analysis.curves import layer_curve, mode_differences
 from tl_l2norm.analysis.dynamics import dynamics
@@ -23,25 +22,26 @@ from tl_l2norm.analysis.high_norm import high_norm_tokens
 from tl_l2norm.analysis.pairing import MATCHES, require_prompts, shuffle_modes
 from tl_l2norm.analysis.pressure_correlation import pressure_table
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features, top_tokens
-from tl_l2norm.core.resampling import MIN_PROMPTS
 from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.theory import assumption_table, bound_points, bound_table
 from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.core.arguments import one_or_several
-from tl_l2norm.models.backend import backend_of
 from tl_l2norm.core.errors import InputError, MissingPackage, Unmeasurable, Unsupported
-from tl_l2norm.tasks.results import Result
-from tl_l2norm.paper.readings import Modes, Readings
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.core.protocols import SparseAutoencoder
+from tl_l2norm.core.resampling import MIN_PROMPTS
+from tl_l2norm.core.storage import replace_file
+from tl_l2norm.core.tables import render_table
+from tl_l2norm.core.trace import Trace
+from tl_l2norm.experiments.suppression import QUANTILES
+from tl_l2norm.models.backend import backend_of
+from tl_l2norm.paper.claims import claims_table
+from tl_l2norm.paper.readings import Modes, Readings
+from tl_l2norm.recording.saved import locked, may_save
 from tl_l2norm.saes.checks import check_saes, training_metadata, unit_directions
 from tl_l2norm.saes.evaluate import evaluate_saes
-from tl_l2norm.recording.saved import locked, may_save
-from tl_l2norm.core.storage import replace_file
-from tl_l2norm.experiments.suppression import QUANTILES
-from tl_l2norm.core.tables import render_table
 from tl_l2norm.tasks.problems import Problem, problems_of
-from tl_l2norm.core.trace import Trace
+from tl_l2norm.tasks.results import Result
 
 CONTROLS = ("untrained SAE", "random-weight model", "shuffled modes")
 TRAINED = "trained SAE"

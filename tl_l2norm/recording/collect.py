@@ -10,23 +10,23 @@ import torch
 from tqdm.auto import tqdm
 
 from tl_l2norm.core.arguments import OnePerRow, as_integers, as_labels, one_or_several
-from tl_l2norm.models.backend import Backend, backend_of
-from tl_l2norm.models.decode_check import batches, check_decoding
-from tl_l2norm.core.random_draws import sequence_key
-from tl_l2norm.recording.features import FeatureRecorder
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.layers import Layers, resolve_layers
-from tl_l2norm.text.inputs import SequenceLike
+from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.core.protocols import SparseAutoencoder
+from tl_l2norm.core.random_draws import sequence_key
+from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
+from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.models.decode_check import batches, check_decoding
+from tl_l2norm.recording.features import FeatureRecorder
 from tl_l2norm.recording.metrics import MetricRecorder, check_finite_metrics
-from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
-from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.recording.traces import NormRecorder, check_finite, make_trace
+from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.text.sequences import TokenSequence, pad_left, tokenize
-from tl_l2norm.core.trace import Label, Trace
 
 _SCORES = 1 << 23  # attention scores of a batch at once, of one head
 

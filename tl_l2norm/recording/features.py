@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_l2norm.models.hooks import attached, hook_points, silenced
-from tl_l2norm.models.backend import Backend
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.protocols import SparseAutoencoder
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.hooks import attached, hook_points, silenced
 from tl_l2norm.saes.checks import check_saes, describe_sae
 
 _ENCODED_AT_ONCE = 1 << 24  # activations: 64 MB in float32

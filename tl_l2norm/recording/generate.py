@@ -16,26 +16,26 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_l2norm.core.arguments import OnePerRow, as_integer, as_integers, as_labels, check_flag, one_or_several
-from tl_l2norm.models.backend import Backend, Cache, backend_of
-from tl_l2norm.text.boundaries import Boundaries
-from tl_l2norm.models.decode_check import check_decoding, decodes_rows_together, reads_rows_together, telling_tokens
-from tl_l2norm.core.random_draws import sequence_key
-from tl_l2norm.recording.features import FeatureRecorder, join_features
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.layers import Layers, resolve_layers
-from tl_l2norm.text.inputs import SequenceLike
+from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.core.protocols import SparseAutoencoder, is_several
+from tl_l2norm.core.random_draws import sequence_key
+from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.log import Log
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Batch, Run
+from tl_l2norm.models.backend import Backend, Cache, backend_of
+from tl_l2norm.models.decode_check import check_decoding, decodes_rows_together, reads_rows_together, telling_tokens
+from tl_l2norm.recording.features import FeatureRecorder, join_features
 from tl_l2norm.recording.metrics import check_metrics
-from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
-from tl_l2norm.core.protocols import SparseAutoencoder, is_several
-from tl_l2norm.recording.traces import NormRecorder, check_finite, make_trace
 from tl_l2norm.recording.sampling import Sampling, choose, score
+from tl_l2norm.recording.traces import NormRecorder, check_finite, make_trace
+from tl_l2norm.text.boundaries import Boundaries
+from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.text.sequences import TokenSequence, decode, pad_left, token_texts, tokenize
-from tl_l2norm.core.trace import Label, Trace
 
 FinishReason = Literal["stop", "length"]
 

@@ -20,10 +20,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_l2norm.core.arguments import one_or_several
-from tl_l2norm.models.hooks import attached
-from tl_l2norm.models.backend import Backend
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.layers import did_you_mean, layer_ranges
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.hooks import attached
 
 METRICS = ("l2_norm", "hidden_entropy", "output_entropy", "attention_entropy", "attention_entropy_by_head")
 """What `collect` can record. The norm always is; the last one keeps heads apart, the one before it is their mean."""

@@ -19,15 +19,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_l2norm.core.arguments import OnePerRow, as_labels
-from tl_l2norm.models.backend import Backend, backend_of
-from tl_l2norm.models.decode_check import batches
 from tl_l2norm.core.errors import InputError, Unmeasurable, Unsupported
-from tl_l2norm.models.final_norm import FinalNorm
-from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.core.norms import find_sinks, l2_norms, sink_bounds
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
-from tl_l2norm.text.sequences import TokenSequence, pad_left, token_texts, tokenize
 from tl_l2norm.core.trace import Label
+from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.models.decode_check import batches
+from tl_l2norm.models.final_norm import FinalNorm
+from tl_l2norm.text.inputs import SequenceLike
+from tl_l2norm.text.sequences import TokenSequence, pad_left, token_texts, tokenize
 
 COLUMNS = (
     "sequence",

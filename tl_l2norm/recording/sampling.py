@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_l2norm.core.arguments import as_integer, as_number
-from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.random_draws import uniform
 
 Warper = Callable[[Tensor | None, Tensor], Tensor]
 

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_l2norm.models.hooks import attached
-from tl_l2norm.models.backend import Backend
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.norms import find_sinks, l2_norms, sink_bounds
-from tl_l2norm.text.sequences import TokenSequence, token_texts
 from tl_l2norm.core.trace import Label, Trace
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.hooks import attached
 from tl_l2norm.models.provenance import provenance
+from tl_l2norm.text.sequences import TokenSequence, token_texts
 
 EMBED_ROW = 0
 """Row of a recording that holds the embedding output; the layers follow."""

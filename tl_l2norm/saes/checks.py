@@ -12,11 +12,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tl_l2norm.models.backend import Backend
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.identity import same_weights
 from tl_l2norm.core.layers import resid_post
 from tl_l2norm.core.protocols import SparseAutoencoder
+from tl_l2norm.models.backend import Backend
 from tl_l2norm.saes.config import UNFOLDED, UNUSABLE
 
 _DEFAULTS: Mapping[str, Any] = {

@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_l2norm.core.resampling import interval, prompt_weights
-from tl_l2norm.models.backend import backend_of
-from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.protocols import SparseAutoencoder
+from tl_l2norm.core.resampling import interval, prompt_weights
+from tl_l2norm.models.backend import backend_of
 from tl_l2norm.saes.checks import check_saes
 from tl_l2norm.saes.reader import Sae
 from tl_l2norm.saes.train import read_states
+from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.text.sequences import tokenize
 
 _ACTIVATIONS_AT_ONCE = 1 << 24  # 64 MB in float32

@@ -11,10 +11,10 @@ from typing import Any, SupportsIndex
 
 import torch
 
-from tl_l2norm.core.random_draws import hash_keys
 from tl_l2norm.core.errors import InputError, InputTypeError, MissingFile, MissingPackage
 from tl_l2norm.core.layers import did_you_mean, layer_ranges
-from tl_l2norm.models import OURS, bundled_folder
+from tl_l2norm.core.random_draws import hash_keys
+from tl_l2norm.models.sources import OURS, bundled_folder
 from tl_l2norm.saes.checks import read_layer, why_unusable
 from tl_l2norm.saes.config import CONFIG_FILE, parse_sae_metadata, read_json
 from tl_l2norm.saes.reader import WEIGHTS_FILE, Sae, read_sae

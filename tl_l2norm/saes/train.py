@@ -17,15 +17,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_l2norm.models.backend import Backend, backend_of
-from tl_l2norm.models.decode_check import batches
-from tl_l2norm.core.random_draws import hash_keys
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import Layers, resid_post, resolve_layers
-from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.core.norms import find_sinks, l2_norms, sink_bounds
 from tl_l2norm.core.presets import sink_ratio_of
+from tl_l2norm.core.random_draws import hash_keys
+from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.models.decode_check import batches
 from tl_l2norm.saes.load import load_saes, require_sae_lens
+from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.text.sequences import TokenSequence, pad_left, tokenize
 
 

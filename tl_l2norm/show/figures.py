@@ -15,10 +15,10 @@ from tl_l2norm.analysis.curves import LayerCurve
 from tl_l2norm.analysis.quantities import QUANTITIES
 from tl_l2norm.analysis.sinks import layer_medians, norms_without_sinks
 from tl_l2norm.core.arguments import as_integer, check_choice, check_flag, one_or_several
-from tl_l2norm.show.style import BAR_PATTERN, GREY, TEMPLATE, add_curve, mode_name, plain, shade_late, style_of
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.tables import render_table
 from tl_l2norm.core.trace import HasTrace, Trace, trace_of
+from tl_l2norm.show.style import BAR_PATTERN, GREY, TEMPLATE, add_curve, mode_name, plain, shade_late, style_of
 from tl_l2norm.show.tokens import norm_text
 
 

@@ -15,18 +15,18 @@ from markupsafe import Markup
 from tl_l2norm.analysis.accuracy import MUCH_CUT_OFF, accuracy_table, cut_off_warnings
 from tl_l2norm.analysis.curves import LayerCurve, compare_late, layer_curve
 from tl_l2norm.analysis.pairing import Tokens
-from tl_l2norm.core.resampling import MIN_PROMPTS
 from tl_l2norm.analysis.sinks import sink_table
-from tl_l2norm.show.style import MODE_NAMES
 from tl_l2norm.core.errors import InputError, InputTypeError
-from tl_l2norm.show.figures import accuracy_bars, curves_frame, norm_curves, token_heatmap
 from tl_l2norm.core.layers import layer_ranges
-from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
+from tl_l2norm.core.resampling import MIN_PROMPTS
 from tl_l2norm.core.tables import WIDTH, render_table
 from tl_l2norm.core.trace import Trace, require_comparable
-from tl_l2norm.show.widgets import TokensWidget, tokens
+from tl_l2norm.show.figures import accuracy_bars, curves_frame, norm_curves, token_heatmap
 from tl_l2norm.show.page import asset, render, write_page
+from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
+from tl_l2norm.show.style import MODE_NAMES
 from tl_l2norm.show.tokens import norm_text, visible_text
+from tl_l2norm.show.widgets import TokensWidget, tokens
 
 if TYPE_CHECKING:
     from tl_l2norm.tasks.results import Result

@@ -23,11 +23,11 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from tl_l2norm.core.arguments import one_or_several
-from tl_l2norm.tasks.judging.choices import LETTERS, inline_choices, is_lettered, label_of
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.tasks.families.base import Family
 from tl_l2norm.tasks.families.compact import COMPACT
 from tl_l2norm.tasks.families.prose import PROSE
+from tl_l2norm.tasks.judging.choices import LETTERS, inline_choices, is_lettered, label_of
 from tl_l2norm.tasks.judging.references import final_answer
 
 Split = Literal["train", "test"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from tl_l2norm.tasks.judging.choices import LETTERS, chosen_letter, lettered, without_labels
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.tasks.files import Row
+from tl_l2norm.tasks.judging.choices import LETTERS, chosen_letter, lettered, without_labels
 from tl_l2norm.tasks.judging.references import final_answer
 from tl_l2norm.tasks.problems import Problem, family_text, question_text, unknown, whole_level
 

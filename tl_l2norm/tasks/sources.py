@@ -11,8 +11,8 @@ from typing import Any
 
 from tl_l2norm.core.errors import InputError, MissingPackage
 from tl_l2norm.tasks.files import Row, open_table
-from tl_l2norm.tasks.rows import Columns, problem_of
 from tl_l2norm.tasks.problems import Problem, check_count, unknown
+from tl_l2norm.tasks.rows import Columns, problem_of
 
 
 def load_problems(source: Any, *, question: str | None = None, answer: str | None = None) -> tuple[Problem, ...]:

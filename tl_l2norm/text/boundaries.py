@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 
-from tl_l2norm.text.chat_template import render
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.protocols import Message, Tokenizer
+from tl_l2norm.text.chat_template import render
 from tl_l2norm.text.thoughts import KINDS, Reading, Tag, read, segments_of, tags
 
 _SYSTEM, _ASKED, _ANSWERED = "You answer.", "What is asked here?", "That is answered."

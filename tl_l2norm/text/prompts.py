@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from tl_l2norm.text.boundaries import Boundaries
-from tl_l2norm.text.chat_template import render
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.protocols import Message, Tokenizer
+from tl_l2norm.text.boundaries import Boundaries
+from tl_l2norm.text.chat_template import render
 from tl_l2norm.text.thoughts import Reading, close, empty_thought, read
 
 Mode = Literal["think", "direct"]

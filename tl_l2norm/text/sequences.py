@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +15,13 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from tl_l2norm.core.arguments import OnePerRow, as_integers, check_flag
+from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.protocols import HasTokens, Message, Tokenizer, TokenReader
+from tl_l2norm.core.trace import SEGMENTS
 from tl_l2norm.text.boundaries import Boundaries
 from tl_l2norm.text.chat_template import render
-from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.text.inputs import SequenceLike, as_list, chat_messages, ids_of, why_not
-from tl_l2norm.core.protocols import HasTokens, Message, Tokenizer, TokenReader
 from tl_l2norm.text.thoughts import read, tags
-from tl_l2norm.core.trace import SEGMENTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
+from tl_l2norm.tasks.judging.choices import LETTERS, is_lettered, label_of
+from tl_l2norm.tasks.judging.math import base_of, canonical, in_base, is_mathematical, same_value
+from tl_l2norm.tasks.judging.responses import bare, best_value, joined, last_line, marked_text, stated_text
 from tl_l2norm.tasks.judging.text import (
     NUMBER_WITH_UNIT,
     PLAIN_NUMBER,
@@ -22,9 +25,6 @@ from tl_l2norm.tasks.judging.text import (
     split_unit,
     strip_latex,
 )
-from tl_l2norm.tasks.judging.choices import LETTERS, is_lettered, label_of
-from tl_l2norm.tasks.judging.math import base_of, canonical, in_base, is_mathematical, same_value
-from tl_l2norm.tasks.judging.responses import bare, best_value, joined, last_line, marked_text, stated_text
 from tl_l2norm.tasks.problems import Problem
 
 _NAMED_OPTIONS = {word: pair for pair in (("true", "false"), ("yes", "no")) for word in pair}

@@ -15,8 +15,8 @@ import re
 from decimal import Decimal
 from numbers import Integral, Real
 
-from tl_l2norm.tasks.judging.text import boxed, has_open_box
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.tasks.judging.text import boxed, has_open_box
 
 MAX_WORDS = 30
 """An answer of more words than this is a worked solution, which has to mark the final one."""

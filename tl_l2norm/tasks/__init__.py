@@ -1,0 +1,4 @@
+"""Problems with known answers, and who judges a response.
+
+Imports from: core, text.
+"""
