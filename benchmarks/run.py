@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import tl_l2norm as l2
 from tl_l2norm.core.tables import render_table
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.models.reading import read
 from tl_l2norm.models.sources import find_source
 from tl_l2norm.recording.metrics import METRICS

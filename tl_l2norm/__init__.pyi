@@ -32,7 +32,7 @@ from .experiments.suppression import suppress_and_ask as suppress_and_ask
 from .interventions.alrr import ALRR as ALRR
 from .interventions.erss import ERSS as ERSS
 from .interventions.suppress import HighNormSuppression as HighNormSuppression
-from .models.backend import backend_of as backend_of
+from .models.backend_of import backend_of as backend_of
 from .models.load import load_model as load_model
 from .models.twin import random_twin as random_twin
 from .paper.figures import draw_analysis as draw_analysis

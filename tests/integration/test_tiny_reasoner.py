@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tl_l2norm as l2
 from tests import models
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.tasks.problems import FAMILIES
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models, oracles
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.recording import collect
 from tl_l2norm.recording.traces import NormRecorder
 from tl_l2norm.text.sequences import pad_left
@@ -146,15 +146,15 @@ def test_rows_are_found_again_after_select_join_and_trim(model: Any) -> None:
             alone.append(logits[0])
         cache, mask = prefill(long, short)
         other, other_mask = prefill(late)
-        assert backend.can_join(cache)
-        cache = backend.join_rows(cache, other)
+        assert backend.cache_rows.can_join(cache)
+        cache = backend.cache_rows.join(cache, other)
         mask = torch.cat([mask, torch.nn.functional.pad(other_mask, (mask.shape[1] - other_mask.shape[1], 0))])
         logits, cache, mask = step(cache, mask, 100)
         keep = torch.tensor([2, 1])
-        cache, mask = backend.select_rows(cache, keep), mask[keep]
+        cache, mask = backend.cache_rows.select(cache, keep), mask[keep]
         padding = int(mask.argmax(1).min())
         assert padding > 0
-        cache, mask = backend.trim_left(cache, padding), mask[:, padding:]
+        cache, mask = backend.cache_rows.trim_left(cache, padding), mask[:, padding:]
         logits, cache, mask = step(cache, mask, 200)
     for found, truth in zip(logits, alone, strict=True):
         assert (found - truth).abs().max() < 1e-3

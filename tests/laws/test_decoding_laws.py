@@ -20,7 +20,8 @@ from tests.chat_templates import tokenizer_of
 from tests.oracles import greedy
 from tl_l2norm.experiments.selfcheck import count_hooks
 from tl_l2norm.models import decode_check
-from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.models.decode_check import check_decoding
 from tl_l2norm.models.hooks import attached
 

@@ -23,7 +23,7 @@ from tests.traces import trace_of
 from tl_l2norm.core.identity import UNKNOWN, same_weights
 from tl_l2norm.core.trace import require_comparable
 from tl_l2norm.experiments.selfcheck import selfcheck
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.models.fingerprint import model_fingerprint, tokenizer_fingerprint
 from tl_l2norm.models.hooks import foreign_hooks
 
@@ -129,7 +129,7 @@ def test_the_same_weights_are_the_same_wherever_they_lie(tmp_path: Path, checkpo
     assert fingerprint(other) == fingerprint(before)
     code = f"""
 import tl_l2norm as l2
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 print(backend_of(l2.load_model({str(moved)!r})).fingerprint)
 """
     env = {**os.environ, "PYTHONHASHSEED": "7"}

@@ -17,7 +17,7 @@ from tests.laws.test_collect_laws import ids
 from tests.laws.test_generate_laws import prompts
 from tl_l2norm.experiments.selfcheck import count_hooks
 from tl_l2norm.interventions.observing import hooks
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.text.sequences import pad_left
 
 N_FAULTS = 50  # on each of four models

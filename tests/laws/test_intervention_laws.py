@@ -19,7 +19,7 @@ from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.interventions.observing import hooks
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.text.sequences import pad_left
 
 N_NEW = 62

@@ -13,7 +13,7 @@ import tl_l2norm as l2
 from tests import models, oracles
 from tests.laws.test_collect_laws import TEXTS, ids
 from tl_l2norm.experiments.selfcheck import count_hooks
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.recording import metrics
 from tl_l2norm.recording.metrics import METRICS, MetricRecorder
 from tl_l2norm.text.sequences import pad_left

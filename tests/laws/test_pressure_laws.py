@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import tl_l2norm as l2
 from tests import models, oracles
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.models.final_norm import FinalNorm, read_final_norm
 from tl_l2norm.recording.pressure import COLUMNS, Head, pressures
 

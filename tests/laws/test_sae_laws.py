@@ -20,7 +20,7 @@ from tests.laws.test_generate_laws import prompts
 from tests.saes import LATENTS, MAKERS, WIDTH, make_sae, needs_sae_lens, write_sae
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.experiments.selfcheck import count_hooks
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.saes.checks import check_saes
 
 LAYERS = (2, 4)

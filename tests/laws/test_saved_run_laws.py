@@ -16,7 +16,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.recording import saved
 from tl_l2norm.recording.saved import Journal, collected, locked
 from tl_l2norm.tasks.problems import Problem

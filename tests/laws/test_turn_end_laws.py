@@ -13,7 +13,7 @@ import tl_l2norm as l2
 from tests import models
 from tests.chat_templates import FAMILIES, tokenizer_of
 from tests.tiny_gguf import TOKENS, write_gguf
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.models.hooks import attached
 
 BACKENDS = ["bridge", "hooked"] if models.HAS_HOOKED else ["bridge"]

@@ -14,7 +14,7 @@ import tl_l2norm as l2
 from tests import models
 from tl_l2norm.core.trace import require_comparable
 from tl_l2norm.experiments.selfcheck import count_hooks
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 
 TOKENS = [5, 290, 17, 3, 3, 250]
 

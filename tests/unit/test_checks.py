@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 import tl_l2norm as l2
 from tests import models, tiny_folders
 from tl_l2norm.experiments.selfcheck import count_hooks
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 
 
 def test_a_sound_model_passes(model: Any) -> None:

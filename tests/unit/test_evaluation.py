@@ -6,7 +6,7 @@ import tl_l2norm as l2
 from tests import models
 from tl_l2norm.experiments import modes
 from tl_l2norm.experiments.modes import thinking_room
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.text.prompts import chat_prompt
 

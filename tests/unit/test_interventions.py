@@ -19,7 +19,7 @@ from tl_l2norm.core.random_draws import sequence_key, uniform
 from tl_l2norm.interventions.log import Entry, Log
 from tl_l2norm.interventions.rows import Places, Rows
 from tl_l2norm.interventions.rule import Visit
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 
 TAU = {1: 5.0, 2: 6.0}
 

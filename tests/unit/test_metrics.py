@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import tl_l2norm as l2
 from tests.traces import trace_of
-from tl_l2norm.models.backend import BridgeBackend, HookedBackend
+from tl_l2norm.models.bridge_backend import BridgeBackend
+from tl_l2norm.models.hooked_backend import HookedBackend
 from tl_l2norm.recording import metrics
 from tl_l2norm.recording.metrics import (
     attention_entropy,

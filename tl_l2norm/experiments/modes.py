@@ -18,7 +18,8 @@ from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.storage import content_key
 from tl_l2norm.core.trace import Label, Trace
-from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.generate import Completion, Generations, generate, restore
 from tl_l2norm.recording.saved import begin, collected, describe_run, locked, may_save, run_folder

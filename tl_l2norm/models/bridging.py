@@ -8,7 +8,7 @@ import torch
 
 from tl_l2norm.core.errors import Unsupported
 from tl_l2norm.models.agreement import plain_pass, probe_tokens, require_agreement
-from tl_l2norm.models.backend import BridgeBackend
+from tl_l2norm.models.bridge_backend import BridgeBackend
 
 _NEUTRAL = "model"  # TransformerLens takes some names for others (MODEL_ALIASES), and looks for processors under them
 

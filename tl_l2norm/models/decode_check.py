@@ -52,7 +52,7 @@ def check_decoding(backend: Backend, tokens: Sequence[int]) -> bool:
     with _unheard(backend):
         truth = _one_pass(backend, few)[None, _PAST - 1 :]
         logits, cache = _read(backend, [few[:_PAST]])
-        plain = backend.can_join(cache)
+        plain = backend.cache_rows.can_join(cache)
         found = torch.cat([logits, _decode(backend, cache, [few[:_PAST]], [few[_PAST:]])], dim=1)
     if (error := _error(found, truth, backend)) > _rounding(backend):
         raise Unsupported(
@@ -71,9 +71,9 @@ def decodes_rows_together(backend: Backend, tokens: Sequence[int]) -> bool:
         truth = _one_pass(backend, few)
         truth = torch.stack([truth[_SHORT - 1 :][: _STEPS + 1], truth[_PAST - 1 :]])
         logits, cache = _read(backend, [few[:_PAST], few[:_SHORT]])
-        together = backend.can_select(cache)
+        together = backend.cache_rows.can_select(cache)
         if together:
-            cache = backend.select_rows(cache, torch.tensor([1, 0], device=backend.device))
+            cache = backend.cache_rows.select(cache, torch.tensor([1, 0], device=backend.device))
             steps = _decode(backend, cache, [few[:_SHORT], few[:_PAST]], [few[_SHORT:_PAST], few[_PAST:]])
             together = _error(torch.cat([logits.flip(0), steps], dim=1), truth, backend) <= _rounding(backend)
     if not together:

@@ -9,7 +9,7 @@ import torch
 
 from tl_l2norm.core.errors import MissingPackage
 from tl_l2norm.models.agreement import blocks_of, plain_pass, probe_tokens, require_agreement
-from tl_l2norm.models.backend import HookedBackend
+from tl_l2norm.models.hooked_backend import HookedBackend
 from tl_l2norm.models.hooked_config import BRIDGE, hooked_config, neutral_folder, require_rotations
 
 

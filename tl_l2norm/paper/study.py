@@ -34,7 +34,7 @@ from tl_l2norm.core.storage import replace_file
 from tl_l2norm.core.tables import render_table
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.experiments.suppression import QUANTILES
-from tl_l2norm.models.backend import backend_of
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.paper.claims import claims_table
 from tl_l2norm.paper.readings import Modes, Readings
 from tl_l2norm.recording.saved import locked, may_save

@@ -20,7 +20,8 @@ from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
-from tl_l2norm.models.backend import Backend, backend_of
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.models.decode_check import batches, check_decoding
 from tl_l2norm.recording.features import FeatureRecorder
 from tl_l2norm.recording.metrics import MetricRecorder, check_finite_metrics

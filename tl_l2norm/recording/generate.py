@@ -27,7 +27,9 @@ from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.log import Log
 from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Batch, Run
-from tl_l2norm.models.backend import Backend, Cache, backend_of
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.cache_rows import Cache
 from tl_l2norm.models.decode_check import check_decoding, decodes_rows_together, reads_rows_together, telling_tokens
 from tl_l2norm.recording.features import FeatureRecorder, join_features
 from tl_l2norm.recording.metrics import check_metrics
@@ -352,7 +354,7 @@ class _Decoder:
     def _admissible(self, queue: deque[list[_Row]], batch_size: int) -> Iterator[list[_Row]]:
         """Groups that fit: into an empty batch, or into one that is half empty, so that prompts are read together."""
         free = batch_size - len(self.rows)
-        if self.rows and (2 * free < batch_size or not self.backend.can_join(self.cache)):
+        if self.rows and (2 * free < batch_size or not self.backend.cache_rows.can_join(self.cache)):
             return
         rows = [*self.rows, *(queue[0] if queue else ())]
         while queue and len(queue[0]) <= free and self._is_far(queue[0][0]) == self._is_far(rows[0]):
@@ -387,7 +389,7 @@ class _Decoder:
         owner = torch.tensor([i for i, group in enumerate(groups) for _ in group], device=mask.device)
         rows = [row for group in groups for row in group]
         if len(rows) > len(groups):
-            cache, logits, mask = self.backend.select_rows(cache, owner), logits[owner], mask[owner]
+            cache, logits, mask = self.backend.cache_rows.select(cache, owner), logits[owner], mask[owner]
             if self.interventions:
                 self.interventions.renumber(owner, _intervention_rows(rows, mask))
         if self.interventions and waiting:
@@ -398,7 +400,7 @@ class _Decoder:
         if self.rows:
             width = max(self.mask.shape[1], mask.shape[1])
             mask = torch.cat([_widen(self.mask, width), _widen(mask, width)])
-            cache = self.backend.join_rows(self.cache, cache)
+            cache = self.backend.cache_rows.join(self.cache, cache)
             tokens, seeds = torch.cat([self.tokens, tokens]), torch.cat([self.seeds, seeds])
         self.rows, self.cache, self.mask, self.tokens, self.seeds = [*self.rows, *rows], cache, mask, tokens, seeds
 
@@ -452,13 +454,13 @@ class _Decoder:
                 self.interventions.finish_batch()
             return left
         keep = torch.tensor(alive, device=self.mask.device)
-        self.cache = self.backend.select_rows(self.cache, keep)
+        self.cache = self.backend.cache_rows.select(self.cache, keep)
         if self.interventions:
             self.interventions.select(keep)
         self.mask, self.tokens, self.seeds = self.mask[keep], self.tokens[keep], self.seeds[keep]
         padding = int(self.mask.argmax(1).min())
-        if padding and self.backend.can_join(self.cache):
-            self.cache, self.mask = self.backend.trim_left(self.cache, padding), self.mask[:, padding:]
+        if padding and self.backend.cache_rows.can_join(self.cache):
+            self.cache, self.mask = self.backend.cache_rows.trim_left(self.cache, padding), self.mask[:, padding:]
         return left
 
     def _flush(self) -> None:
