@@ -40,10 +40,11 @@ from .paper.report import analysis_report as analysis_report
 from .paper.study import Analysis as Analysis
 from .paper.study import analyse as analyse
 from .recording.collect import collect as collect
-from .recording.generate import Completion as Completion
-from .recording.generate import Generations as Generations
+from .recording.completions import Completion as Completion
+from .recording.completions import Generations as Generations
 from .recording.generate import generate as generate
 from .recording.pressure import optimisation_pressure as optimisation_pressure
+from .recording.stream import StreamObserver as StreamObserver
 from .saes.evaluate import evaluate_saes as evaluate_saes
 from .saes.load import load_saes as load_saes
 from .saes.load import untrained_saes as untrained_saes

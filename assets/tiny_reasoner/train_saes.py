@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import tl_l2norm as l2
-from tl_l2norm.recording.generate import Completion
+from tl_l2norm.recording.completions import Completion
 from tl_l2norm.tasks.families.compact import COMPACT
 from tl_l2norm.tasks.problems import Split
 

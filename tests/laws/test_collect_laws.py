@@ -11,7 +11,7 @@ import tl_l2norm as l2
 from tests import models, oracles
 from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.recording import collect
-from tl_l2norm.recording.traces import NormRecorder
+from tl_l2norm.recording.stream import StreamRecorder
 from tl_l2norm.text.sequences import pad_left
 
 TEXTS = [
@@ -62,14 +62,13 @@ def test_long_sequences_are_read_in_parts_and_nothing_changes(model: Any, monkey
 def test_recording_changes_no_logit(model: Any) -> None:
     backend = backend_of(model)
     tokens, mask = pad_left([ids(text) for text in TEXTS], backend.device)
-    recorder = NormRecorder(backend, range(backend.n_layers))
+    recorder = StreamRecorder(backend, range(backend.n_layers))
     with torch.no_grad():
         plain, cache = backend.forward(tokens, mask, keep_cache=True, logits="all")
         mask_on = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         next_plain, _ = backend.forward(tokens[:, -1:], mask_on, cache=cache, logits="last")
         with recorder.attached():
             recorded, cache = backend.forward(tokens, mask, keep_cache=True, logits="all")
-            recorder.take()
             next_recorded, _ = backend.forward(tokens[:, -1:], mask_on, cache=cache, logits="last")
     assert torch.equal(plain, recorded)
     assert torch.equal(next_plain, next_recorded)

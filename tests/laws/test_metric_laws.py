@@ -12,6 +12,7 @@ import torch
 import tl_l2norm as l2
 from tests import models, oracles
 from tests.laws.test_collect_laws import TEXTS, ids
+from tl_l2norm.core.batch import Batch, Pass, Rows
 from tl_l2norm.experiments.selfcheck import count_hooks
 from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.recording import metrics
@@ -104,27 +105,33 @@ def test_hooks_are_gone_after_an_error(tiny: Any) -> None:
     assert count_hooks(tiny) == 0
 
 
+def one_pass(mask: torch.Tensor) -> Pass:
+    """Over a left-padded batch of prompts."""
+    zeros = torch.zeros(len(mask), dtype=torch.long)
+    return Batch(Rows.of(number=zeros, key=zeros, prompt_len=mask.sum(1), padding=mask.argmax(1))).next_pass(mask.shape[1])
+
+
 def test_a_hook_that_did_not_fire_is_told(tiny: Any) -> None:
     recorder = MetricRecorder(backend_of(tiny), (0, 1, 4), METRICS)
-    recorder.next_pass(torch.ones(1, 3, dtype=torch.bool))
+    recorder.next_pass(one_pass(torch.ones(1, 3, dtype=torch.long)))
     with pytest.raises(RuntimeError, match="no hidden_entropy was recorded at layers 0-1, 4: the hooks are gone"):
-        recorder.take()
+        recorder.take(len(TEXTS))
     recorder = MetricRecorder(backend_of(tiny), (0, 1), ["attention_entropy"])
-    recorder.next_pass(torch.ones(1, 3, dtype=torch.bool))
+    recorder.next_pass(one_pass(torch.ones(1, 3, dtype=torch.long)))
     with pytest.raises(RuntimeError, match="attn_implementation other than 'eager'"):
-        recorder.take()
+        recorder.take(len(TEXTS))
 
 
 def test_nothing_large_outlives_its_hook(tiny: Any) -> None:
     backend = backend_of(tiny)
     tokens, mask = pad_left([ids(text) for text in TEXTS], backend.device)
     recorder = MetricRecorder(backend, range(backend.n_layers), METRICS)
-    recorder.next_pass(mask.bool())
+    recorder.next_pass(one_pass(mask))
     with torch.no_grad(), recorder.attached():
         backend.forward(tokens, mask)
     kept = sum(values.untyped_storage().nbytes() for values in recorder._found.values())
     assert kept == 4 * tokens.numel() * backend.n_layers * (3 + tiny.cfg.n_heads)
-    recorder.take()
+    recorder.take(len(TEXTS))
     assert not recorder._found
 
 

@@ -14,10 +14,10 @@ import tl_l2norm as l2
 from tests import models
 from tests.laws.test_collect_laws import ids, relative
 from tests.laws.test_generate_laws import prompts
+from tl_l2norm.core.batch import Places, Rows
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.random_draws import sequence_key, uniform
 from tl_l2norm.interventions.log import Entry, Log
-from tl_l2norm.interventions.rows import Places, Rows
 from tl_l2norm.interventions.rule import Visit
 from tl_l2norm.models.backend_of import backend_of
 
@@ -249,7 +249,7 @@ def visit_of(stream: torch.Tensor, *, start: int = 0, tau: float = 0.0, live: to
     """What an intervention meets of sequences that are read from position `start` on."""
     zeros = torch.zeros(len(stream), dtype=torch.long)
     rows = Rows.of(number=torch.arange(len(stream)), key=torch.arange(len(stream)), prompt_len=zeros, padding=zeros - start)
-    places = Places.of(rows, stream.shape[1])
+    places = Places.of(rows, rows.position, stream.shape[1])
     return Visit(2, stream, l2_norms(stream), tau, places.real if live is None else live, places, None, None)
 
 
@@ -390,7 +390,7 @@ def test_a_matched_random_swap_is_as_likely_at_every_token_but_the_first() -> No
     v = visit_of(states(1, 10, 4).expand(n, 10, 4), tau=float("inf"))
     log = Log([of_another_run])
     log.keys = dict(zip(v.places.rows.number.tolist(), v.places.rows.key.tolist(), strict=True))
-    log.add(0, Entry(2, v.places, v.live, (v.places.positions >= 7).to(torch.int8), 1.0, v.norms, v.norms, None))
+    log.add(0, Entry(2, v.places, v.live, (v.places.positions >= 7).to(torch.int8), 1.0, v.norms, v.norms, {}))
     x = l2.HighNormSuppression({2: 1.0}, mode="random", action="swap", match=log)
     decision = x.act(x.new_state(2, v.places.rows, 4), v).decision
     assert (decision.sum(1) == 3).all() and (decision[:, 0] == 0).all()

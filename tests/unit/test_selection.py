@@ -20,7 +20,7 @@ from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.core.thresholds import Thresholds, iqr_thresholds
 from tl_l2norm.core.trace import Provenance, Trace
 from tl_l2norm.experiments.selection import BASELINES, NORM_SCORES, SCORES, ScoreTable, Unscorable, score_table, select
-from tl_l2norm.recording.generate import Completion, Generations
+from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.tasks.problems import Problem
 
 SEVEN = Problem(question="3 + 4?", answer="7", family="sums")

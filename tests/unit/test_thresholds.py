@@ -86,6 +86,5 @@ def test_rows_of_running_thresholds_are_selected_and_joined() -> None:
     one.judge(torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]), torch.ones(2, 3, dtype=torch.bool))
     other.judge(torch.tensor([[5.0, 5.0]]), torch.ones(1, 2, dtype=torch.bool))
     expected = {0: one.current()[0], 1: one.current()[1], 2: other.current()[0]}
-    one.join(other)
-    one.select(torch.tensor([2, 0]))
-    assert one.current().tolist() == [float(expected[2]), float(expected[0])]
+    both = one.join(other).select(torch.tensor([2, 0]))
+    assert both.current().tolist() == [float(expected[2]), float(expected[0])]

@@ -180,17 +180,23 @@ class RunningIQR:
         self.counts: Int[Tensor, " owner"] = torch.zeros(owners, dtype=torch.long, device=device)
         self._added = 0
 
-    def select(self, rows: Int[Tensor, " rows"]) -> None:
-        """Keep these sequences, if they have samples of their own."""
-        if self.rule.scope == "sequence":
-            rows = rows.to(self.counts.device)
-            self.samples, self.counts = self.samples[rows], self.counts[rows]
+    def select(self, rows: Int[Tensor, " rows"]) -> RunningIQR:
+        """Of these sequences, if they have samples of their own."""
+        if self.rule.scope == "run":
+            return self
+        rows = rows.to(self.counts.device)
+        return self._with(self.samples[rows], self.counts[rows])
 
-    def join(self, other: RunningIQR) -> None:
-        """Put the sequences of another state after these."""
+    def join(self, other: RunningIQR) -> RunningIQR:
+        """Of these sequences and another state's."""
         width = max(self.samples.shape[1], other.samples.shape[1])
-        self.samples = torch.cat([_widen(self.samples, width), _widen(other.samples, width)])
-        self.counts = torch.cat([self.counts, other.counts])
+        samples = torch.cat([_widen(self.samples, width), _widen(other.samples, width)])
+        return self._with(samples, torch.cat([self.counts, other.counts]))
+
+    def _with(self, samples: Float[Tensor, "owner capacity"], counts: Int[Tensor, " owner"]) -> RunningIQR:
+        found = RunningIQR(self.rule, 0, counts.device)
+        found.samples, found.counts, found._added = samples, counts, self._added
+        return found
 
     def judge(self, norms: Float[Tensor, "batch pos"], live: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
         """The threshold for each token, NaN during warm-up; then the live ones join the samples, column by column."""

@@ -21,7 +21,8 @@ from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.recording.collect import collect
-from tl_l2norm.recording.generate import Completion, Generations, generate, restore
+from tl_l2norm.recording.completions import Completion, Generations
+from tl_l2norm.recording.generate import generate, restore
 from tl_l2norm.recording.saved import begin, collected, describe_run, locked, may_save, run_folder
 from tl_l2norm.saes.checks import sae_key
 from tl_l2norm.tasks.problems import Problem, problems_of

@@ -42,7 +42,7 @@ from tl_l2norm.core.resampling import estimate
 from tl_l2norm.core.tables import render_table
 from tl_l2norm.core.thresholds import Thresholds, as_thresholds, check_value, iqr_thresholds
 from tl_l2norm.core.trace import Trace, require_comparable
-from tl_l2norm.recording.generate import Completion, Generations
+from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.tasks.problems import Problem, problems_of, unknown
 from tl_l2norm.tasks.verifiers import comparable_answer, is_correct
 

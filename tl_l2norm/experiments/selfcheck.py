@@ -21,7 +21,7 @@ from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.models.provenance import library_versions
 from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.generate import generate
-from tl_l2norm.recording.traces import NormRecorder
+from tl_l2norm.recording.stream import StreamRecorder
 from tl_l2norm.text.sequences import pad_left
 
 _REFUSALS = (InputError, FloatingPointError)
@@ -208,7 +208,7 @@ def _batch(backend: Backend) -> float:
 def _logits(backend: Backend) -> float:
     tokens, mask = _one(backend)
     plain, _ = backend.forward(tokens, mask, logits="all")
-    recorder = NormRecorder(backend, range(backend.n_layers))
+    recorder = StreamRecorder(backend, range(backend.n_layers))
     with recorder.attached():
         recorded, _ = backend.forward(tokens, mask, logits="all")
     assert plain is not None and recorded is not None

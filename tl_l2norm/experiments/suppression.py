@@ -26,7 +26,8 @@ from tl_l2norm.interventions.log import Log, Tally
 from tl_l2norm.interventions.suppress import HighNormSuppression
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backend_of import backend_of
-from tl_l2norm.recording.generate import Completion, Generations, generate, restore
+from tl_l2norm.recording.completions import Completion, Generations
+from tl_l2norm.recording.generate import generate, restore
 from tl_l2norm.recording.saved import Journal, begin, describe_run, locked, may_save, run_folder
 from tl_l2norm.tasks.problems import Problem, problems_of
 from tl_l2norm.tasks.verifiers import is_correct

@@ -13,12 +13,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from tl_l2norm.core.arguments import as_integer, as_number, check_choice, check_count, check_finite, check_flag, check_share
+from tl_l2norm.core.batch import Rows, RowTensors
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.random_draws import hash_keys, uniform
 from tl_l2norm.core.thresholds import ThresholdLike
 from tl_l2norm.interventions.base import Intervention
-from tl_l2norm.interventions.rows import Rows, RowTensors
 from tl_l2norm.interventions.rule import Decision, Effect, Visit
 
 _STEERED, _COOLDOWN, _EMPTY, _NOT_DRAWN, _FAR = range(1, 6)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 from typing_extensions import override
 
-from tl_l2norm.interventions.rows import Places
+from tl_l2norm.core.batch import Places
 from tl_l2norm.interventions.rule import Rule
 
 _FLUSH_EVERY = 2048  # entries between copies to the CPU

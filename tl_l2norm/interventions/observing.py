@@ -15,12 +15,12 @@ from torch.utils.hooks import RemovableHandle
 from transformer_lens.hook_points import HookPoint
 
 from tl_l2norm.core.arguments import OnePerRow, as_integers
+from tl_l2norm.core.batch import Batch, Rows
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.interventions.log import Log
-from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.rule import Rule
-from tl_l2norm.interventions.run import Run
+from tl_l2norm.interventions.run import UNSEEN, Run
 from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.models.block_calls import BlockCall
 from tl_l2norm.models.cache import handed_over, known_versions, positions_held, put_on
@@ -47,6 +47,7 @@ def hooks(
         stack.callback(model.blocks[0].register_forward_pre_hook(watcher.start, with_kwargs=True).remove)
         stack.callback(model.blocks[-1].register_forward_hook(watcher.end).remove)
         yield stack.enter_context(run.attached())
+        watcher.leave()
 
 
 class FwdHooks(list[tuple[str, HookFn]]):
@@ -81,7 +82,7 @@ def fwd_hooks(
     for layer in run.blocks.blocks:  # its call is noted when the block before it has ended
         if layer:
             pairs.append((backend.resid_post(layer - 1).name, partial(_note_next, run, layer)))
-    pairs.append((backend.resid_post(last).name, lambda stream, hook: run.finish()))
+    pairs.append((backend.resid_post(last).name, lambda stream, hook: watcher.finish()))
     return FwdHooks(pairs, run.log)
 
 
@@ -105,6 +106,7 @@ class _Watcher:
         self.tokens: Int[Tensor, "batch pos"] | None = None
         self.seen: Int[Tensor, "batch pos"] | None = None
         self.n_sequences = 0
+        self.batch: Batch | None = None
         self.cache: Any = None
         self.unfilled: Any = None
         self.handles: list[RemovableHandle] = []
@@ -140,23 +142,37 @@ class _Watcher:
                 real = torch.ones(1, n_pos, dtype=torch.bool, device=call.stream.device)
             real = real.expand(n_rows, n_pos)
             self._refuse_again(tokens, n_pos)
-            self.run.finish_batch()
-            self.run.begin(self._rows(real))
-            self.run.next_pass(n_pos, real)
+            self.leave()
+            self.batch = Batch(self._rows(real))
+            self.run.begin(self.batch)
+            self.run.next_pass(self.batch.next_pass(n_pos, real))
         else:
-            rows = self.run.batch.rows
-            if len(rows.number) != n_rows:
-                raise InputError(f"the batch went from {len(rows.number)} to {n_rows} rows: beam search can't be followed")
+            if self.batch is None:
+                raise RuntimeError(UNSEEN)
+            rows = self.batch.rows
+            if len(rows) != n_rows:
+                raise InputError(f"the batch went from {len(rows)} to {n_rows} rows: beam search can't be followed")
             if tokens is not None and n_pos == 1 and self.stop_ids:
                 stops = torch.tensor(sorted(self.stop_ids), device=tokens.device)
                 rows.finished = rows.finished | torch.isin(tokens[:, 0], stops).to(rows.device)
-            self.run.next_pass(n_pos)
+            self.run.next_pass(self.batch.next_pass(n_pos))
         self.seen = tokens if call.offset == 0 or self.seen is None or tokens is None else torch.cat([self.seen, tokens], 1)
 
     def end(self, block: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         """After the last block: the cache holds what was read, or is one that nobody fills."""
         cache, self.cache = self.cache, None
         self.unfilled = cache if positions_held(cache) == 0 else None
+
+    def leave(self) -> None:
+        """The batch that was read last has ended."""
+        if self.batch is not None:
+            self.run.leave(self.batch)
+        self.batch = None
+
+    def finish(self) -> None:
+        """The run is over."""
+        self.leave()
+        self.run.finish()
 
     def _hand_over_with(self, point: HookPoint) -> None:
         for handle in self.handles:

@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
 from tl_l2norm.core.arguments import as_integer, check_flag
+from tl_l2norm.core.batch import Places, Positions, Rows, RowTensors
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import Layers, check_layers, layer_ranges, resolve_layers
 from tl_l2norm.core.presets import check_sink_ratio
 from tl_l2norm.core.thresholds import AdaptiveIQR, ThresholdLike, Thresholds, as_thresholds
-from tl_l2norm.interventions.rows import Places, Positions, Rows, RowTensors
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.block_calls import BlockRun
 from tl_l2norm.models.provenance import provenance

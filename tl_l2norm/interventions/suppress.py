@@ -12,13 +12,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from tl_l2norm.core.arguments import as_integer, check_choice, check_finite, check_share
+from tl_l2norm.core.batch import Rows, RowTensors
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.random_draws import hash_keys, uniform
 from tl_l2norm.core.thresholds import ThresholdLike
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.log import Log
-from tl_l2norm.interventions.rows import Rows, RowTensors
 from tl_l2norm.interventions.rule import Decision, Effect, Visit
 
 _SUPPRESSED, _NO_EARLIER = 1, 2

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_l2norm.core.arguments import OnePerRow, as_integers, as_labels, one_or_several
+from tl_l2norm.core.batch import Batch, Rows
 from tl_l2norm.core.errors import InputError, Unsupported
-from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
-from tl_l2norm.interventions.rows import Rows
 from tl_l2norm.interventions.run import Run
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.models.decode_check import batches, check_decoding
+from tl_l2norm.models.observer import Observers, Recorded
 from tl_l2norm.recording.features import FeatureRecorder
-from tl_l2norm.recording.metrics import MetricRecorder, check_finite_metrics
-from tl_l2norm.recording.traces import NormRecorder, check_finite, make_trace
+from tl_l2norm.recording.metrics import METRICS, MetricRecorder, check_finite_metrics, check_metrics
+from tl_l2norm.recording.stream import NORM, StreamObserver, StreamRecorder, check_finite, check_observers
+from tl_l2norm.recording.traces import make_trace
 from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.text.sequences import TokenSequence, pad_left, tokenize
 
@@ -43,6 +45,7 @@ def collect(
     interventions: Intervention | Sequence[Intervention] | None = (),
     saes: Mapping[int, SparseAutoencoder] | None = None,
     metrics: Sequence[str] = ("l2_norm",),
+    observers: StreamObserver | Sequence[StreamObserver] = (),
     seeds: OnePerRow | None = None,
     batch_size: int | None = None,
     prepend_bos: bool | None = None,
@@ -67,6 +70,7 @@ def collect(
             (logit lens), "attention_entropy" (mean over heads), all in nats and [layer, pos], or "attention_entropy_by_head",
             [layer, head, pos]. States are those that the next block reads; attention is that of a block's first run, also where
             an intervention runs it again. "output_entropy" costs an unembedding of every state.
+        observers: what else to record of the stream, each a `StreamObserver`, as `trace.metrics[its name]`, [layer, pos].
         seeds: for each sequence the key of the interventions' random draws. By default that of the trace or completion that is
             given, or what `generate` uses for the prompt in this place.
         batch_size: sequences in one pass, grouped by length, 8 by default (100 for tiny-reasoner). What is recorded doesn't
@@ -89,9 +93,8 @@ def collect(
     batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
     items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens, segments=segments)
     own_labels = as_labels(labels, len(items))
-    recorder = NormRecorder(backend, chosen)
-    features = FeatureRecorder(backend, saes) if saes is not None else None
-    measuring = MetricRecorder(backend, chosen, metrics)
+    others = check_observers(observers, METRICS)
+    wanted = [name for name in check_metrics(metrics) if name != NORM]
     interventions = one_or_several(interventions, Intervention)
     run = Run(backend, interventions, sink_ratio=sink_ratio) if interventions else None
     keys = _keys(items, seeds)
@@ -99,41 +102,37 @@ def collect(
         raise InputError(
             "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
         )
+    watching = Observers(  # those that record come last: they see what the next block reads
+        [
+            *([run] if run else ()),
+            StreamRecorder(backend, chosen, others),
+            *([FeatureRecorder(backend, saes)] if saes is not None else ()),
+            *([MetricRecorder(backend, chosen, wanted)] if wanted else ()),
+        ]
+    )
     # interventions, other metrics and the user's own hooks know whole sequences only
-    in_one_pass = run is not None or bool(set(metrics) - {"l2_norm"}) or identity.foreign_hooks > 0
+    in_one_pass = bool(run or wanted or identity.foreign_hooks)
     planned = batches(backend, items, batch_size)  # it may try the model, which nothing of this run should hear
-    norms: dict[int, torch.Tensor] = {}
-    acts: dict[int, dict[int, FeatureActs]] = {}
-    measured: dict[int, dict[str, torch.Tensor]] = {}
+    recorded: dict[int, Recorded] = {}
     with (
         torch.no_grad(),
-        run.attached() if run else nullcontext(),
-        recorder.attached(),  # these three last: they see what the next block reads
-        features.attached() if features else nullcontext(),
-        measuring.attached(),
+        watching.attached(),
         tqdm(total=len(items), desc="collect", unit="seq", disable=not progress, delay=2) as bar,
     ):
-        for batch in planned:
-            if run:
-                _begin(run, items, keys, batch, backend.device)
-            norms.update(_run(backend, recorder, features, measuring, items, batch, in_one_pass))
-            measured.update(_measured(measuring, batch))
-            if features:
-                acts.update(zip(batch, features.take(len(batch)), strict=True))
-            if run:
-                run.finish_batch()
-            bar.update(len(batch))
+        for numbers in planned:
+            recorded.update(_read(backend, watching, items, keys, numbers, in_one_pass))
+            for i in numbers:
+                _check(recorded[i], wanted, chosen, i)
+            bar.update(len(numbers))
     return tuple(
         make_trace(
             backend,
             item,
-            norms[i],
+            recorded[i],
             identity=identity,
             layers=chosen,
             sink_ratio=sink_ratio,
             interventions=interventions,
-            features=acts.get(i),
-            metrics=measured[i],
             labels=own_labels[i] if own_labels is not None else None,
         )
         for i, item in enumerate(items)
@@ -149,46 +148,49 @@ def _keys(items: Sequence[TokenSequence], seeds: OnePerRow | None) -> list[int]:
     return found
 
 
-def _begin(run: Run, items: Sequence[TokenSequence], keys: Sequence[int], batch: Sequence[int], device: torch.device) -> None:
-    """Tell the interventions which sequences the next pass reads."""
-    width = max(len(items[i]) for i in batch)
-    rows = Rows.of(
-        number=torch.tensor(batch, device=device),
-        key=torch.tensor([keys[i] for i in batch], device=device),
-        prompt_len=torch.tensor([items[i].prompt_len for i in batch], device=device),
-        padding=torch.tensor([width - len(items[i]) for i in batch], device=device),
-    )
-    run.begin(rows)
-    run.next_pass(width)
-
-
-def _run(
+def _read(
     backend: Backend,
-    recorder: NormRecorder,
-    features: FeatureRecorder | None,
-    measuring: MetricRecorder,
+    watching: Observers,
     items: Sequence[TokenSequence],
-    batch: Sequence[int],
+    keys: Sequence[int],
+    numbers: Sequence[int],
     in_one_pass: bool,
-) -> dict[int, torch.Tensor]:
-    """Norms of a batch; in parts where it is long, so that memory grows with its length and not with the square of it."""
-    tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
+) -> dict[int, Recorded]:
+    """Read a batch; in parts where it is long, so that memory grows with its length and not with the square of it."""
+    tokens, mask = pad_left([items[i].tokens for i in numbers], backend.device)
+    batch = _batch(items, keys, numbers, mask)
     step = max(1, _SCORES // mask.numel())
-    if step < tokens.shape[1] and (in_one_pass or not _reads_in_parts(backend, items[batch[0]])):
+    if step < tokens.shape[1] and (in_one_pass or not _reads_in_parts(backend, items[numbers[0]])):
         step = tokens.shape[1]
-    cache, parts = None, list[torch.Tensor]()
-    for part, real in zip(torch.split(tokens, step, dim=1), torch.split(mask, step, dim=1), strict=True):
-        if features:
-            features.next_pass(real.bool())
-        measuring.next_pass(real.bool())
-        seen = mask[:, : sum(p.shape[2] for p in parts) + part.shape[1]]
-        _, cache = backend.forward(part, seen, cache=cache, keep_cache=step < tokens.shape[1], logits="none")
-        parts.append(recorder.take().cpu())
-    recorded = torch.cat(parts, dim=2)
-    found = {i: recorded[:, row, -len(items[i]) :] for row, i in enumerate(batch)}
-    for i, norms in found.items():
-        check_finite(norms, recorder.layers, i)
-    return found
+    watching.begin(batch)
+    cache, seen = None, 0
+    for part in torch.split(tokens, step, dim=1):
+        seen += part.shape[1]
+        watching.next_pass(batch.next_pass(part.shape[1]))
+        _, cache = backend.forward(part, mask[:, :seen], cache=cache, keep_cache=step < tokens.shape[1], logits="none")
+    recorded = dict(zip(numbers, watching.take(len(numbers)), strict=True))
+    watching.leave(batch)
+    return recorded
+
+
+def _batch(
+    items: Sequence[TokenSequence], keys: Sequence[int], numbers: Sequence[int], mask: Int[Tensor, "batch pos"]
+) -> Batch:
+    device = mask.device
+    rows = Rows.of(
+        number=torch.tensor(numbers, device=device),
+        key=torch.tensor([keys[i] for i in numbers], device=device),
+        prompt_len=torch.tensor([items[i].prompt_len for i in numbers], device=device),
+        padding=torch.tensor([mask.shape[1] - len(items[i]) for i in numbers], device=device),
+    )
+    return Batch(rows)
+
+
+def _check(recorded: Recorded, metrics: Sequence[str], layers: Sequence[int], sequence: int) -> None:
+    norms = recorded[NORM]
+    assert isinstance(norms, Tensor)
+    check_finite(norms, layers, sequence)
+    check_finite_metrics({name: recorded[name] for name in metrics}, layers, sequence)  # type: ignore[misc]
 
 
 def _reads_in_parts(backend: Backend, longest: TokenSequence) -> bool:
@@ -199,10 +201,3 @@ def _reads_in_parts(backend: Backend, longest: TokenSequence) -> bool:
         return check_decoding(backend, longest.tokens)
     except Unsupported:
         return False
-
-
-def _measured(measuring: MetricRecorder, batch: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
-    found = dict(zip(batch, measuring.take(), strict=True))
-    for i, metrics in found.items():
-        check_finite_metrics(metrics, measuring.layers, i)
-    return found

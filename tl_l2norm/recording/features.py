@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,18 +10,22 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from typing_extensions import override
 
+from tl_l2norm.core.batch import Pass
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.hooks import attached, hook_points, silenced
+from tl_l2norm.models.observer import Observer, Recorded
 from tl_l2norm.saes.checks import check_saes, describe_sae
 
+FEATURES = "features"
 _ENCODED_AT_ONCE = 1 << 24  # activations: 64 MB in float32
 _STATES_KEPT = 1 << 20  # numbers of a layer's states that wait to be encoded together: 4 MB in float32
 
 
-class FeatureRecorder:
+class FeatureRecorder(Observer):
     """Feature activations of `resid_post` at each SAE's layer, at the positions that are real.
 
     States of decode steps wait until some are there: encoding them together costs less. Nobody's hooks on the SAE hear it.
@@ -38,22 +42,22 @@ class FeatureRecorder:
         self._owners: list[Int[Tensor, " real"]] = []
         self._real: Bool[Tensor, "batch pos"] | None = None
 
+    @override
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Keep the hooks on the model inside the context."""
         with attached(self._hooks):
             yield
 
-    def next_pass(self, real: Bool[Tensor, "batch pos"]) -> None:
-        """A forward pass over these positions starts; the others are padding."""
-        self._real = real
-        # A batch of single tokens has no padding, here and below: to look at the mask would wait for a GPU.
-        self._owners.append(torch.arange(len(real)) if real.shape[1] == 1 else real.nonzero()[:, 0].cpu())
+    @override
+    def next_pass(self, now: Pass) -> None:
+        # A batch of single tokens has no padding: to look at the mask would wait for a GPU.
+        self._real = None if now.n_pos == 1 else now.places().real
+        self._owners.append(torch.arange(len(now.batch.rows)) if self._real is None else self._real.nonzero()[:, 0].cpu())
 
     def _note(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
-        assert self._real is not None, "next_pass was not called"
+        assert self._real is not None or stream.shape[1] == 1, "next_pass was not called"
         stream = stream.detach()
-        states = stream[:, 0].clone() if stream.shape[1] == 1 else stream[self._real.to(stream.device)]  # either is a copy
+        states = stream[:, 0].clone() if self._real is None else stream[self._real.to(stream.device)]  # either is a copy
         self._states[layer].append(states)
         self._waiting[layer] += states.numel()
         if self._waiting[layer] > _STATES_KEPT:
@@ -71,8 +75,9 @@ class FeatureRecorder:
                 acts = acts.to_dense() if acts.is_sparse else acts
                 self._parts[layer].append(FeatureActs.of_dense(acts, self._names[layer]))
 
-    def take(self, n_rows: int) -> list[dict[int, FeatureActs]]:
-        """For each row of the batch what was recorded since the last call, in the order of positions.
+    @override
+    def take(self, n_rows: int) -> list[Recorded]:
+        """For each row what was recorded since the last call, as (FEATURES, layer).
 
         Raises:
             RuntimeError: a hook point didn't fire, for instance after `model.reset_hooks()` inside the context.
@@ -80,7 +85,7 @@ class FeatureRecorder:
         owners = torch.cat(self._owners) if self._owners else torch.empty(0, dtype=torch.long)
         self._owners = []
         places = [(owners == row).nonzero()[:, 0] for row in range(n_rows)]
-        found: list[dict[int, FeatureActs]] = [{} for _ in range(n_rows)]
+        found: list[dict[Hashable, Tensor | FeatureActs]] = [{} for _ in range(n_rows)]
         for layer in self.saes:
             self._encode(layer)
             parts, self._parts[layer] = self._parts[layer], []
@@ -92,10 +97,5 @@ class FeatureRecorder:
                 )
             for row, place in enumerate(places):
                 if acts is not None:
-                    found[row][layer] = acts.select(place)
-        return found
-
-
-def join_features(parts: list[dict[int, FeatureActs]]) -> dict[int, FeatureActs]:
-    """One sequence's recordings, one after the other."""
-    return {layer: FeatureActs.join([part[layer] for part in parts]) for layer in (parts[0] if parts else {})}
+                    found[row][FEATURES, layer] = acts.select(place)
+        return found  # type: ignore[return-value]

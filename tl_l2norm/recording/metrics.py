@@ -18,12 +18,15 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from typing_extensions import override
 
 from tl_l2norm.core.arguments import one_or_several
+from tl_l2norm.core.batch import Pass
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.layers import did_you_mean, layer_ranges
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.hooks import attached
+from tl_l2norm.models.observer import Observer, Recorded
 
 METRICS = ("l2_norm", "hidden_entropy", "output_entropy", "attention_entropy", "attention_entropy_by_head")
 """What `collect` can record. The norm always is; the last one keeps heads apart, the one before it is their mean."""
@@ -115,12 +118,12 @@ def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-class MetricRecorder:
+class MetricRecorder(Observer):
     """Layer metrics of one forward pass at a time. Nothing of size d_model, d_vocab or n_keys outlives its hook."""
 
     def __init__(self, backend: Backend, layers: Sequence[int], metrics: Sequence[str]) -> None:
         self.layers = tuple(layers)
-        self.names = tuple(name for name in check_metrics(metrics) if name != "l2_norm")  # that one is NormRecorder's
+        self.names = tuple(name for name in check_metrics(metrics) if name != "l2_norm")  # that one is StreamRecorder's
         self._backend = backend
         self._hooks: list[tuple[Any, Callable[..., None]]] = []
         if set(self.names) & set(_STREAM_METRICS):
@@ -131,15 +134,15 @@ class MetricRecorder:
         self._largest_sums: dict[int, Float[Tensor, ""]] = {}  # of one query's attention weights, by layer
         self._real: Bool[Tensor, "batch pos"] | None = None
 
+    @override
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Keep the hooks on the model inside the context."""
         with attached(self._hooks):
             yield
 
-    def next_pass(self, real: Bool[Tensor, "batch pos"]) -> None:
-        """A forward pass over these positions starts; the others are padding."""
-        self._real = real
+    @override
+    def next_pass(self, now: Pass) -> None:
+        self._real = now.places().real
 
     def _read_stream(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
         if "hidden_entropy" in self.names:
@@ -166,8 +169,9 @@ class MetricRecorder:
         if "attention_entropy_by_head" in self.names:
             self._found["attention_entropy_by_head", layer] = by_head
 
-    def take(self) -> list[dict[str, Float[Tensor, "layer ... pos"]]]:
-        """For each row of the batch the metrics of the pass that has just ended, at its real positions, on the CPU.
+    @override
+    def take(self, n_rows: int) -> list[Recorded]:
+        """For each row the metrics of the pass that has just ended, [layer, pos] or [layer, head, pos], by their names.
 
         Raises:
             RuntimeError: a hook point didn't fire, for instance after `model.reset_hooks()` inside the context.

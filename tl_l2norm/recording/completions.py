@@ -1,0 +1,102 @@
+"""What `generate` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, overload
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.trace import Trace
+from tl_l2norm.interventions.log import Log
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Completion:
+    """One response."""
+
+    prompt: str
+    text: str
+    """The response: special tokens other than those that mark thoughts, and a stop string, are left out."""
+    answer: str
+    """What of it follows the thinking; "" where it ends inside a thought."""
+    thinking: str = ""
+    """What it thinks, tags left out."""
+    prompt_tokens: tuple[int, ...]
+    tokens: tuple[int, ...]
+    """Of the response, all that were sampled, a stop token included."""
+    finish_reason: FinishReason
+    """"stop" at a stop token or string, "length" at `max_new_tokens`."""
+    prompt_index: int
+    sample: int
+    """Which of the prompt's `n` responses."""
+    seed: int
+    """Given as `seed=[...]`, it draws this response again, whatever stands beside it."""
+    logprobs: Float[Tensor, " token"] | None
+    """Natural log-probability of each token of the response under the model's own distribution, at temperature 1."""
+    self_certainty: Float[Tensor, " token"] | None
+    """`KL(U || p) = -log V - mean_j log p_j` where each token was chosen: how far from uniform the model was (Kang et al.,
+    arXiv 2502.18581)."""
+    trace: Trace | None
+    """Prompt and response as far as they were read back (all but the last token); None if nothing was recorded."""
+
+    def __repr__(self) -> str:
+        """One line."""
+        return f"Completion({self.text!r:.60}, {len(self.tokens)} tokens, {self.finish_reason})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generations(Sequence[Completion]):
+    """Responses in the order of their prompts, the `n` samples of a prompt together."""
+
+    completions: tuple[Completion, ...]
+    log: Log | None = None
+    """What the interventions decided; None without interventions."""
+
+    @overload
+    def __getitem__(self, index: int) -> Completion: ...
+    @overload
+    def __getitem__(self, index: slice) -> Generations: ...
+    def __getitem__(self, index: int | slice) -> Completion | Generations:
+        """One response, or several."""
+        found = self.completions[index]
+        return Generations(found, self.log) if isinstance(found, tuple) else found
+
+    def __len__(self) -> int:
+        """Number of responses."""
+        return len(self.completions)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The responses' texts."""
+        return tuple(completion.text for completion in self.completions)
+
+    @property
+    def traces(self) -> tuple[Trace, ...]:
+        """The responses' traces; empty if nothing was recorded."""
+        return tuple(completion.trace for completion in self.completions if completion.trace is not None)
+
+    def events(self) -> pd.DataFrame:
+        """One row for each decision of an intervention, see `Log.events`; `sequence` is a response's place in the whole run.
+
+        Raises:
+            ValueError: there was no intervention.
+        """
+        if self.log is None:
+            raise InputError("nothing intervened: generate(..., interventions=[...])")
+        return self.log.events()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per response: prompt_index, sample, prompt, text, n_prompt_tokens, n_tokens, finish_reason, seed."""
+        names = ("prompt_index", "sample", "prompt", "text", "finish_reason", "seed")
+        rows = [
+            {name: getattr(c, name) for name in names} | {"n_prompt_tokens": len(c.prompt_tokens), "n_tokens": len(c.tokens)}
+            for c in self.completions
+        ]
+        return pd.DataFrame(rows)

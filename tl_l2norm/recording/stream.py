@@ -1,0 +1,172 @@
+"""Record scalars of the residual stream while a model runs: its norm, and what a user measures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from typing_extensions import override
+
+from tl_l2norm.core.arguments import one_or_several
+from tl_l2norm.core.batch import Pass
+from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.norms import l2_norms
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.hooks import attached
+from tl_l2norm.models.observer import Observer, Recorded
+
+NORM = "l2_norm"
+EMBED_ROW = 0
+"""Row of a recorded norm that holds the embedding output; the layers follow."""
+
+
+class StreamObserver(ABC):
+    """A scalar of the residual stream at each layer and position, reduced inside the hook, so that no state is kept.
+
+    Give one to `collect` or `generate` as `observers=[...]`; it is then `trace.metrics[name]`, [layer, pos]. It sees what the
+    next block reads, after all interventions.
+
+    Example:
+        >>> class LargestCoordinate(StreamObserver):
+        ...     name = "largest_coordinate"
+        ...
+        ...     def measure(self, stream, layer):
+        ...         return stream.abs().amax(-1)
+    """
+
+    name: str
+    """Of the metric."""
+
+    @abstractmethod
+    def measure(self, stream: Float[Tensor, "batch pos d_model"], layer: int) -> Float[Tensor, "batch pos"]:
+        """The scalar of each state; padding is among them, and what is returned there is dropped.
+
+        Args:
+            stream: `resid_post`, in the model's dtype and on the layer's device; not to be changed.
+            layer: which block it comes from.
+        """
+
+
+class StreamRecorder(Observer):
+    """Norms, and other scalars, of every layer. Nothing of size d_model outlives its hook."""
+
+    def __init__(self, backend: Backend, layers: Sequence[int], observers: Sequence[StreamObserver] = ()) -> None:
+        self.layers = tuple(layers)
+        self._others = tuple(observers)
+        points = [backend.embed_out(), *(backend.resid_post(layer) for layer in self.layers)]
+        self._places = ["the embedding output", *(f"layer {layer}" for layer in self.layers)]
+        self._hooks = [(point, partial(self._record, row)) for row, point in enumerate(points)]
+        self._now: dict[str, list[Float[Tensor, "batch pos"] | None]] = self._nothing()
+        self._passes: dict[str, list[Float[Tensor, "row batch pos"]]] = {name: [] for name in self._now}
+        self._real: list[Bool[Tensor, "batch pos"] | None] = []
+
+    def _nothing(self) -> dict[str, list[Tensor | None]]:
+        n = len(self.layers)
+        return {NORM: [None] * (n + 1), **{other.name: [None] * n for other in self._others}}
+
+    def _record(self, row: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
+        self._now[NORM][row] = l2_norms(stream)
+        if row != EMBED_ROW:
+            for other in self._others:
+                self._now[other.name][row - 1] = _checked(other, other.measure(stream.detach(), self.layers[row - 1]), stream)
+
+    @override
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        with attached(self._hooks):
+            yield
+
+    @override
+    def next_pass(self, now: Pass) -> None:
+        self._end_pass()
+        self._real.append(None if now.n_pos == 1 else now.places().real)  # single tokens have no padding
+
+    def _end_pass(self) -> None:
+        """Put the layers of the pass that has just ended together, on its first device."""
+        if not self._real or len(self._passes[NORM]) == len(self._real):
+            return
+        now, self._now = self._now, self._nothing()
+        silent = [place for place, found in zip(self._places, now[NORM], strict=True) if found is None]
+        if silent:
+            raise RuntimeError(
+                f"no norm was recorded at {', '.join(silent)}: the hooks are gone (model.reset_hooks() removes everybody's) "
+                "or that part of the model didn't run"
+            )
+        for name, values in now.items():
+            first = values[0].device if values else None  # type: ignore[union-attr]
+            stacked = torch.stack([value.to(first) for value in values]) if values else torch.empty(0, *now[NORM][0].shape)  # type: ignore[union-attr]
+            self._passes[name].append(stacked)
+
+    @override
+    def take(self, n_rows: int) -> list[Recorded]:
+        """For each row "l2_norm", [1 + layer, pos], the embedding output first, and the others by name, [layer, pos].
+
+        Raises:
+            RuntimeError: a hook point didn't fire, for instance after `model.reset_hooks()` inside the context.
+        """
+        self._end_pass()
+        real, self._real = self._real, []
+        if not real:
+            return [{} for _ in range(n_rows)]
+        values = {name: torch.cat(parts, dim=2).cpu() for name, parts in self._passes.items()}
+        self._passes = {name: [] for name in values}
+        if all(mask is None for mask in real):
+            return [{name: found[:, row] for name, found in values.items()} for row in range(n_rows)]
+        masks = [torch.ones(n_rows, 1, dtype=torch.bool) if mask is None else mask.cpu() for mask in real]
+        mask = torch.cat(masks, dim=1)
+        return [{name: found[:, row][:, mask[row]] for name, found in values.items()} for row in range(n_rows)]
+
+
+def _checked(observer: StreamObserver, found: Any, stream: Tensor) -> Float[Tensor, "batch pos"]:
+    if not isinstance(found, Tensor) or found.shape != stream.shape[:2]:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(
+            f"{type(observer).__name__}.measure returned {shape} for a stream of {tuple(stream.shape)}: it gives one number "
+            f"for each state, {tuple(stream.shape[:2])}"
+        )
+    return found.detach().float()
+
+
+def check_observers(observers: Any, taken: Sequence[str]) -> tuple[StreamObserver, ...]:
+    """Observers whose names differ from each other's and from `taken`."""
+    found = one_or_several(observers, StreamObserver)
+    names = list(taken)
+    for observer in found:
+        if not isinstance(observer, StreamObserver):
+            raise InputTypeError(f"observers are instances of StreamObserver, got {observer!r:.80}")
+        name = getattr(observer, "name", None)
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{type(observer).__name__} needs a name, under which trace.metrics holds it")
+        if name in names:
+            raise InputError(f"two metrics are called {name!r}: give {type(observer).__name__} another name")
+        names.append(name)
+    return found
+
+
+def check_finite(norms: Float[Tensor, "row pos"], layers: Sequence[int], sequence: int, first: int = 0) -> None:
+    """Stop at the first norm that is NaN or infinite.
+
+    Args:
+        norms: of real positions, embedding output first.
+        layers: what the rows after it are.
+        sequence: number of the sequence, for the message.
+        first: position of the first column.
+
+    Raises:
+        FloatingPointError: with layer, sequence and position.
+    """
+    if bool(torch.isfinite(norms).all()):
+        return
+    position = int((~torch.isfinite(norms)).any(0).nonzero()[0, 0])
+    row = int((~torch.isfinite(norms[:, position])).nonzero()[0, 0])
+    where = "the embedding output" if row == EMBED_ROW else f"layer {layers[row - 1]}"
+    raise FloatingPointError(
+        f"the norm is {norms[row, position].item()} at {where}, sequence {sequence}, position {first + position}: the model's "
+        "weights or its arithmetic (try dtype=torch.float32) are broken there"
+    )
