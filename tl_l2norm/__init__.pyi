@@ -37,7 +37,7 @@ from .models.load import load_model as load_model
 from .models.twin import random_twin as random_twin
 from .paper.figures import draw_analysis as draw_analysis
 from .paper.report import analysis_report as analysis_report
-from .paper.study import Analysis as Analysis
+from .paper.stages import Analysis as Analysis
 from .paper.study import analyse as analyse
 from .recording.collect import collect as collect
 from .recording.completions import Completion as Completion

@@ -17,7 +17,7 @@ from tests import models
 from tests.saes import HAS_SAE_LENS
 from tl_l2norm.core.errors import InputError, Unmeasurable, Unsupported
 from tl_l2norm.experiments.modes import answer_at
-from tl_l2norm.paper import readings, study
+from tl_l2norm.paper import readings, stages
 from tl_l2norm.paper.study import CONTROLS, analyse
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.text.prompts import chat_prompt
@@ -139,9 +139,9 @@ def test_no_feature_is_a_result(
     reasoner: Any, saes: Any, problems: Any, folder: Path, found: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if no latent fired more in thinking."""
-    strict = functools.partial(study.find_reasoning_features, min_effect=1e9)
-    monkeypatch.setattr(study, "find_reasoning_features", strict)
-    monkeypatch.setattr(study, "MATCHES", ("none", "answer"))
+    strict = functools.partial(stages.find_reasoning_features, min_effect=1e9)
+    monkeypatch.setattr(stages, "find_reasoning_features", strict)
+    monkeypatch.setattr(stages, "MATCHES", ("none", "answer"))
     options = {**OPTIONS, "controls": ("untrained SAE", "shuffled modes"), "quantiles": ()}
     none = analyse(reasoner, saes, problems, save_to=folder, **options)
     assert len(none.features["trained SAE"]) == 0 and "0 of" in repr(none.features["trained SAE"])
@@ -257,12 +257,12 @@ def test_what_cant_be_measured_is_noted_and_a_bug_ends_the_analysis(
 
         return table
 
-    monkeypatch.setattr(study, "level_trend", raising(Unmeasurable("all of one level")))
-    monkeypatch.setattr(study, "pressure_table", raising(Unsupported("no such head")))
+    monkeypatch.setattr(stages, "level_trend", raising(Unmeasurable("all of one level")))
+    monkeypatch.setattr(stages, "pressure_table", raising(Unsupported("no such head")))
     found = analyse(reasoner, None, problems[:8], **options)
     assert (found.notes["trend"], found.notes["pressure"]) == ("all of one level", "no such head")
     assert "trend" not in found.tables and "dynamics" in found.tables
     for bug in (ValueError("a bug"), KeyError("a bug"), InputError("a bug")):
-        monkeypatch.setattr(study, "level_trend", raising(bug))
+        monkeypatch.setattr(stages, "level_trend", raising(bug))
         with pytest.raises(type(bug), match="a bug"):
             analyse(reasoner, None, problems[:8], **options)

@@ -13,7 +13,7 @@ from tl_l2norm.paper.claims import CLAIMS, claims_table
 
 def verdict(number: int, tables: dict[str, pd.DataFrame], notes: dict[str, str] | None = None) -> Any:
     table = claims_table(tables, notes or {})
-    assert table["number"].tolist() == list(CLAIMS)
+    assert table["number"].tolist() == [claim.number for claim in CLAIMS]
     return table.set_index("number").loc[number]
 
 

@@ -19,7 +19,8 @@ from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.core.thresholds import Thresholds, iqr_thresholds
 from tl_l2norm.core.trace import Provenance, Trace
-from tl_l2norm.experiments.selection import BASELINES, NORM_SCORES, SCORES, ScoreTable, Unscorable, score_table, select
+from tl_l2norm.experiments.scores import BASELINES, NORM_SCORES, SCORES, Unscorable
+from tl_l2norm.experiments.selection import ScoreTable, score_table, select
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.tasks.problems import Problem
 

@@ -37,7 +37,7 @@ from tl_l2norm.paper.panels import (
 from tl_l2norm.show.style import GREY, STYLES, mode_name, plain, style_of
 
 if TYPE_CHECKING:
-    from tl_l2norm.paper.study import Analysis
+    from tl_l2norm.paper.stages import Analysis
 
 MAX_POINTS = 3_000
 """More drawn points make a page slow and a cloud no clearer."""

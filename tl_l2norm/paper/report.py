@@ -16,14 +16,14 @@ from markupsafe import Markup
 
 from tl_l2norm.analysis.accuracy import cut_off_warnings
 from tl_l2norm.core.tables import WIDTH, render_table
-from tl_l2norm.paper.claims import NOT_SUPPORTED, SUPPORTED, UNTESTED
 from tl_l2norm.paper.figures import TOKENS, draw_analysis
+from tl_l2norm.paper.verdicts import NOT_SUPPORTED, SUPPORTED, UNTESTED
 from tl_l2norm.show.page import asset, render, write_page
 from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
 from tl_l2norm.show.tokens import visible_text
 
 if TYPE_CHECKING:
-    from tl_l2norm.paper.study import Analysis
+    from tl_l2norm.paper.stages import Analysis
 
 _MAX_ROWS = 200  # of a table; a page with tens of thousands of cells is slow
 _RULE = (
