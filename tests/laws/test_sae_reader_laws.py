@@ -187,7 +187,7 @@ def test_explained_variance_is_that_of_the_reconstruction(tiny: Any, kind: str) 
     sae = make_sae(kind, 2)
     tokens = [5, 6, 7, 8, 9, 10, 11]
     row = l2.evaluate_saes(tiny, {2: sae}, [tokens] * 3, sink_ratio=1e9, progress=False).iloc[0]
-    with torch.no_grad(), l2.backends.backend_of(tiny).capture_stream(2) as streams:
+    with torch.no_grad(), backend_of(tiny).capture_stream(2) as streams:
         tiny(torch.tensor([tokens]))
     x = streams[0][0, 1:].double().numpy()  # the first token is a sink
     rest = np.stack([x[i] - by_hand(sae, x[i])[1] for i in range(len(x))])
