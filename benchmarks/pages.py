@@ -1,0 +1,143 @@
+"""Write the figures of docs/ from what was measured; the words around them are written by hand.
+
+python -m benchmarks.pages                      the tiny reasoner's accuracy and norms, from its files, and the map of the rooms
+python -m benchmarks.pages --analysis FOLDER    and the paper's claims on it, from a folder of `tl-l2norm analyse --out FOLDER`
+python -m benchmarks.run PART ... --write       a table of each part that was run
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+CLAIMS, BENCHMARKS, ARCHITECTURE = (ROOT / "docs" / name for name in ("claims.md", "benchmarks.md", "architecture.md"))
+REASONER = ROOT / "assets" / "tiny_reasoner"
+ROOMS = ["core", "text", "tasks", "models", "interventions", "saes", "recording", "analysis", "experiments", "show", "paper"]
+"""From the lowest to the highest."""
+
+_USUAL_N = 500  # problems of a cell, unless there are fewer
+_SEPARATES = 0.4  # of accuracy, between the modes
+
+
+def replace_region(page: str, name: str, body: str) -> str:
+    """The page with what stands between `<!-- begin name -->` and `<!-- end name -->` replaced."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise ValueError(f"the page needs one region {name!r}: {begin} ... {end}")
+    return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{body.strip()}\n{end}", page, flags=re.DOTALL)
+
+
+def write_regions(path: Path, regions: Mapping[str, str]) -> None:
+    """Replace regions of a page by name."""
+    page = path.read_text()
+    for name, body in regions.items():
+        page = replace_region(page, name, body)
+    path.write_text(page)
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same keys as a table."""
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([str(row[name]).replace("|", "\\|") for name in head] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def reasoner_regions() -> dict[str, str]:
+    """Of docs/claims.md: what was measured when the tiny reasoner was trained."""
+    results = json.loads((REASONER / "results.json").read_text())
+    verdicts = json.loads((REASONER / "norms.json").read_text())["verdicts"]
+    return {
+        "accuracy": markdown_table([_family(results, name) for name in results["config"]["families"]]),
+        "held-out levels": markdown_table(_held_out_levels(results)),
+        "norms": "\n".join(f"- {verdict}" for verdict in verdicts),
+    }
+
+
+def _family(results: Mapping[str, Any], name: str) -> dict[str, Any]:
+    cells = {(row["level"], row["mode"]): row for row in results["cells"] if row["family"] == name}
+    hardest = results["config"]["think_levels"].get(name, max(level for level, _ in cells))
+    trained = [cells[level, "think"] for level in range(1, hardest + 1)]
+    lowest = min(trained, key=lambda cell: (cell["right"] / cell["n"], cell["interval"][0]))
+    think, direct, easiest = cells[hardest, "think"], cells[hardest, "direct"], cells[1, "direct"]
+    control = "" if (think["right"] - direct["right"]) / think["n"] >= _SEPARATES else " (control)"
+    return {
+        "family": f"{name}{control}",
+        "thinking, at its lowest trained level": f"{_percent(lowest)} ({_level(lowest)})",
+        "hardest trained level: thinking": f"{_percent(think)} ({_level(think)})",
+        "direct": _percent(direct),
+        "most frequent answer": f"{100 * direct['guess']:.1f}",
+        "n": direct["n"],
+        "level 1: direct": _percent(easiest),
+    }
+
+
+def _held_out_levels(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Levels at which a family was trained with direct answers alone."""
+    last = results["config"]["think_levels"]
+    rows = [row for row in results["cells"] if row["mode"] == "think" and row["level"] > last.get(row["family"], row["level"])]
+    return [{"family": r["family"], "level": r["level"], "thinking": _percent(r), "n": r["n"]} for r in rows]
+
+
+def _percent(cell: Mapping[str, Any]) -> str:
+    low, high = cell["interval"]
+    return f"{100 * cell['right'] / cell['n']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _level(cell: Mapping[str, Any]) -> str:
+    few = f", n = {cell['n']}" if cell["n"] != _USUAL_N else ""
+    return f"level {cell['level']}{few}"
+
+
+def rooms_region() -> dict[str, str]:
+    """Of docs/architecture.md: what each folder of the package says of itself."""
+    rows = []
+    for room in ROOMS:
+        told = ast.get_docstring(ast.parse((ROOT / "tl_l2norm" / room / "__init__.py").read_text())) or ""
+        what, _, below = " ".join(told.split()).partition(" Imports from: ")
+        rows.append({"room": f"`{room}/`", "what": what, "imports from": below.rstrip(".")})
+    return {"rooms": markdown_table(rows)}
+
+
+def claims_region(folder: Path) -> dict[str, str]:
+    """Of docs/claims.md: the claims, from the tables of an analysis."""
+    from tl_l2norm.paper.claims import claims_table
+
+    files = sorted((folder / "tables").glob("*.csv"))
+    if not files:
+        raise FileNotFoundError(f"no tables/*.csv in {folder}: is it a folder of `tl-l2norm analyse --out`?")
+    claims = claims_table({file.stem: pd.read_csv(file) for file in files}, {})
+    counts = claims["verdict"].value_counts()
+    tested = counts.get("supported", 0) + counts.get("not supported", 0)
+    headline = (
+        f"{counts.get('supported', 0)} of {tested} tested claims are supported, {len(claims) - tested} can't be tested here."
+    )
+    shown = claims[["number", "claim", "paper", "measured", "interval", "control", "n", "verdict"]]
+    rows = [row | {"n": row["n"] or ""} for row in shown.rename(columns={"number": "#"}).to_dict("records")]
+    return {"claims": f"{headline}\n\n{markdown_table(rows)}"}
+
+
+def benchmark_region(rows: Sequence[Mapping[str, Any]], run: str) -> str:
+    """A part of docs/benchmarks.md: what was run, and its table."""
+    names = {"seconds": "ours"}
+    shown = [{names.get(k, k): f"{v:.3g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    return f"{run}\n\n{markdown_table(shown)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--analysis", type=Path, metavar="FOLDER", help="of `tl-l2norm analyse --out FOLDER`")
+    options = parser.parse_args()
+    write_regions(CLAIMS, reasoner_regions() | (claims_region(options.analysis) if options.analysis else {}))
+    write_regions(ARCHITECTURE, rooms_region())
+
+
+if __name__ == "__main__":
+    main()
