@@ -1,0 +1,168 @@
+"""What README and docs show runs: Python offline, page by page, as a reader would; shell commands and links are checked."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import tl_l2norm as l2
+from benchmarks import pages
+from tests.models import HAS_HOOKED
+from tests.saes import HAS_SAE_LENS
+from tests.unit.test_layers import ROOMS
+from tl_l2norm.cli import _parser
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+REASONER = ROOT / "assets" / "tiny_reasoner"
+
+SHIPPED = {
+    'boot_transformers("Qwen/Qwen3-0.6B")': f"boot_transformers({str(REASONER)!r})",
+    'HookedTransformer.from_pretrained_no_processing("Qwen/Qwen3-0.6B")': 'l2.load_model("tiny-reasoner", backend="hooked")',
+    "l2.make_mixture(12)": "l2.make_mixture(4, families='compact')",
+    "l2.make_mixture(200, ": "l2.make_mixture(32, levels=[1, 2], ",
+    "l2.analyse(model, saes, problems": "l2.analyse(model, {9: saes[9], 11: saes[11]}, problems, controls=(), quantiles=()",
+    "n_states=2_000_000": "n_states=4_096",
+    "n=8, temperature": "n=2, temperature",
+    "n=4, temperature": "n=2, temperature",
+}
+"""What a page says, and what runs in its place: models that come with the library for those of the hub, and less of it."""
+
+NEEDS = {"HookedTransformer": HAS_HOOKED, "train_saes(": HAS_SAE_LENS, 'load_saes("saes")': HAS_SAE_LENS}
+"""Snippets that need what only TransformerLens 3, or the extra sae, has."""
+
+
+class Snippet(NamedTuple):
+    line: int
+    source: str
+
+
+def snippets(page: Path, language: str) -> list[Snippet]:
+    text = page.read_text()
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Snippet(text[: match.start(1)].count("\n"), match[1]) for match in found]
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def with_snippets(language: str) -> list[Path]:
+    return [page for page in PAGES if snippets(page, language)]
+
+
+def shown(value: Any) -> None:
+    """What a notebook does with the value of an expression."""
+    if value is not None:
+        assert repr(value)
+        getattr(value, "_repr_html_", lambda: None)()
+
+
+@pytest.mark.parametrize("page", with_snippets("python"), ids=named)
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "displayhook", shown)
+    Path("questions.jsonl").write_text('{"question": "mod 10: 3A-2", "answer": "1"}\n')
+    namespace: dict[str, Any] = {"__name__": "page"}
+    for line, source in snippets(page, "python"):
+        if not all(there for text, there in NEEDS.items() if text in source):
+            continue
+        for said, ran in SHIPPED.items():
+            source = source.replace(said, ran)
+        for statement in ast.parse("\n" * line + source).body:
+            exec(compile(ast.Interactive([statement]), named(page), "single", dont_inherit=True), namespace)
+
+
+def test_what_is_replaced_is_said_somewhere() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    assert [said for said in SHIPPED if said not in text] == []
+    assert set(re.findall(r'"(\w+/[\w.-]+)"', "".join(s.source for p in PAGES for s in snippets(p, "python")))) == {
+        "Qwen/Qwen3-0.6B"
+    }
+
+
+@pytest.mark.parametrize("page", with_snippets("bash"), ids=named)
+def test_shell_parses(page: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    for snippet in snippets(page, "bash"):
+        subprocess.run(["bash", "-n"], input=snippet.source, text=True, check=True)
+        for line in snippet.source.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["tl-l2norm"]:
+                _parser().parse_args(words[1:])  # exits where an option isn't known
+            if words[:1] == ["make"]:
+                assert {word for word in words[1:] if "=" not in word} <= targets
+            if words[:2] == ["pip", "install"]:
+                assert {extra for found in re.findall(r"(?:\.|tl_l2norm)\[(.*?)\]", line) for extra in found.split(",")} <= extras
+
+
+def test_the_command_line_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["report", "--not-an-option"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in [*re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text), *re.findall(r'src="([^"]+)"', text)]:
+        if link.startswith("https://github.com/tl-l2norm/tl_l2norm/blob/main/"):
+            assert (ROOT / link.partition("/blob/main/")[2]).exists(), link
+        elif "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+def test_readme_is_one_screen_with_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 100
+    assert "`make demo`" in text and "`make test`" in text
+
+
+def test_figures_in_readme_are_those_in_docs() -> None:
+    intervals = re.findall(r"\[-?[\d.]+, -?[\d.]+\]", (ROOT / "README.md").read_text())
+    claims = (ROOT / "docs" / "claims.md").read_text()
+    assert len(intervals) >= 5
+    assert [interval for interval in intervals if interval not in claims] == []
+
+
+def test_written_figures_are_those_that_were_measured() -> None:
+    for path, regions in ((pages.CLAIMS, pages.reasoner_regions()), (pages.ARCHITECTURE, pages.rooms_region())):
+        for name, body in regions.items():
+            page = path.read_text()
+            assert pages.replace_region(page, name, body) == page, f"{name} in {path.name}: run `make pages`"
+
+
+def test_the_map_has_all_rooms() -> None:
+    assert tuple(pages.ROOMS) == ROOMS[: ROOMS.index("cli")]
+    drawn = re.findall(r'font-weight="600"[^>]*>(\w+)<', (ROOT / "docs" / "architecture.svg").read_text())
+    assert sorted(drawn) == sorted(pages.ROOMS)
+
+
+def test_a_region_is_replaced_and_nothing_else() -> None:
+    page = "a\n<!-- begin x -->\nold\n<!-- end x -->\nb\n"
+    assert pages.replace_region(page, "x", r"new \1") == "a\n<!-- begin x -->\nnew \\1\n<!-- end x -->\nb\n"
+    with pytest.raises(ValueError, match="needs one region 'y'"):
+        pages.replace_region(page, "y", "")
+
+
+def test_a_table_of_markdown() -> None:
+    assert pages.markdown_table([{"a": 1, "b": "x|y"}]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
+
+
+def test_the_api_pages_name_what_is_there_and_all_that_is_public() -> None:
+    text = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    names = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute) or importlib.import_module(name)
+    documented = {name.rpartition(".")[2] for name in names} | set(ROOMS) | {"figures", "widgets", "errors"}
+    assert set(l2.__all__) - documented == set()
