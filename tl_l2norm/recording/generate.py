@@ -109,7 +109,8 @@ def generate(
         )
     if saes is not None and not metrics:
         raise InputError("features are recorded beside the norms: with saes= leave metrics as it is")
-    if not metrics and one_or_several(observers, StreamObserver):
+    others = check_observers(observers, METRICS)
+    if others and not metrics:
         raise InputError("observers record beside the norms: with observers= leave metrics as it is")
     chosen = resolve_layers(layers, backend.n_layers)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos, continues=True)
@@ -118,7 +119,6 @@ def generate(
     _check_context(backend, items, max_new_tokens)
     _check_longrope(backend, items, max_new_tokens)
     own_labels = as_labels(labels, len(items), "prompts")
-    others = check_observers(observers, METRICS)
     interventions = one_or_several(interventions, Intervention)
     run = Run(backend, interventions, sink_ratio=sink_ratio) if interventions else None
     recording = [

@@ -85,7 +85,7 @@ class StreamRecorder(Observer):
     @override
     def next_pass(self, now: Pass) -> None:
         self._end_pass()
-        self._real.append(None if now.n_pos == 1 else now.places().real)  # single tokens have no padding
+        self._real.append(now.places().real if now.padded else None)
 
     def _end_pass(self) -> None:
         """Put the layers of the pass that has just ended together, on its first device."""
