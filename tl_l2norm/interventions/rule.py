@@ -137,6 +137,10 @@ class Rule(ABC):
                 "of different models, dtypes or weight processing are not comparable; take thresholds from traces of this model"
             )
 
+    def made_with(self) -> dict[str, float | None]:
+        """Sink ratios of the runs that its parameters come from, by what they are."""
+        return {"thresholds": self.thresholds.sink_ratio if isinstance(self.thresholds, Thresholds) else None}
+
     def new_state(self, layer: int, rows: Rows, d_model: int) -> RowTensors | None:
         """The state of these sequences at one layer before anything was decided; None if there is none to keep."""
         return None

@@ -120,7 +120,7 @@ def generate(
     _check_longrope(backend, items, max_new_tokens)
     own_labels = as_labels(labels, len(items), "prompts")
     interventions = one_or_several(interventions, Intervention)
-    run = Run(backend, interventions, sink_ratio=sink_ratio) if interventions else None
+    run = Run(backend, interventions, sink_ratio=sink_ratio, records=bool(metrics)) if interventions else None
     recording = [
         *([StreamRecorder(backend, chosen, others)] if metrics else ()),
         *([FeatureRecorder(backend, saes)] if saes is not None else ()),

@@ -35,6 +35,8 @@ class TokenSequence:
     """[pos] what each token adds to the text, where that was needed already."""
     seed: int | None = None
     """Key of its random draws, where the item that was given has one."""
+    sink_ratio: float | None = None
+    """Of the run that it comes from, where the item that was given says so."""
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -85,10 +87,17 @@ def tokenize(
                 one = _given(tokens, tuple(segments[i]))
             else:
                 one = _find(boundaries, tokens, starts[i] if starts is not None else prompt_len)
-            found.append(dataclasses.replace(one, seed=getattr(getattr(item, "provenance", item), "seed", None)))
+            found.append(dataclasses.replace(one, **_origin(item)))
         except InputError as error:
             raise type(error)(f"sequence {i}: {error}") from error
     return found
+
+
+def _origin(item: Any) -> dict[str, Any]:
+    """Seed and sink ratio of a trace, or of a completion that has one."""
+    source = getattr(item, "provenance", item)
+    recorded = getattr(getattr(item, "trace", None), "provenance", source)
+    return {"seed": getattr(source, "seed", None), "sink_ratio": getattr(recorded, "sink_ratio", None)}
 
 
 def token_texts(tokenizer: Tokenizer | None, tokens: Sequence[int]) -> tuple[str, ...]:
