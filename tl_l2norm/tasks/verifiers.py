@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from tl_l2norm.tasks.judging.kinds import kind_of
+from tl_l2norm.tasks.judging.responses import without_revised
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.text.thoughts import read
 
@@ -48,9 +49,13 @@ def extract_answer(problem: Problem, text: str) -> str | None:
     Ben"), a possessive, or an item of an expression, a list or a choice ("3 + 4", "red, blue", "true or false"): "not
     true" is not read as "false", it answers nothing.
 
+    A number with more mathematics around it ("12 squared", "half of 12", "< 12") is no candidate either. What a response takes
+    back counts as little as what it denies: after a correction ("Wait, ...", "Sorry, ...", "I mean ...") of an answer that was
+    announced, only what follows counts, and where that states nothing, there is no answer.
+
     An expression, where the reference is one, is what stands in "<answer>" tags or "\boxed{}", else what is announced, else
     the end of the last line. Free text is the same, up to the end of the announcing sentence, else the whole last line.
 
     Where a prompt forced the beginning of the answer, pass that and the response: `prompt.answer_prefix + text`.
     """
-    return kind_of(problem).find(read(text).answer.strip())
+    return kind_of(problem).find(without_revised(read(text).answer.strip()))

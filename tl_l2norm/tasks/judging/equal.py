@@ -6,20 +6,16 @@ Expressions are worked out at a few fixed points and never rewritten, so that co
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 from tl_l2norm.tasks.judging.sizes import is_expandable
-from tl_l2norm.tasks.judging.values import Group, Relation
+from tl_l2norm.tasks.judging.values import NAME, Group, Relation
 
 _DIGITS = 120  # to which numbers that are no fractions are worked out
 _SAME = Fraction(1, 10**80)  # relative difference of these that is none
 _SAME_DECIMAL = Fraction(1, 10**6)
-_NAME = re.compile(
-    r"(?:\\[A-Za-z]+|[A-Za-z])(?:_\w+)?'*(?:\([A-Za-z](?:(?:,|\\cap|\\cup|\||\\mid)[A-Za-z])*\))?|\\(?:angle|triangle)?[A-Z]{2,3}"
-)
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _POINTS = ((Fraction(7, 5), Fraction(11, 4)), (Fraction(-13, 10), Fraction(-9, 4)), (Fraction(-3, 8), Fraction(17, 8)))
 
@@ -46,12 +42,12 @@ def equal(gold: Any, given: Any, *, ordered: bool = False) -> bool:
 def is_assignment(relation: Relation) -> bool:
     """Whether a relation says what something is: "x = 3", "P(A) = 6/10 = 3/5", "x in (0, 1)", "3 = x"."""
     ends = (relation.names[0], relation.names[-1])
-    return set(relation.signs) == {"="} and any(_NAME.fullmatch(name) for name in ends)
+    return set(relation.signs) == {"="} and any(NAME.fullmatch(name) for name in ends)
 
 
 def assigned(relation: Relation) -> Any:
     """What the last side is, or the first where the last is the name."""
-    is_last = not _NAME.fullmatch(relation.names[-1]) or bool(_NAME.fullmatch(relation.names[0]))
+    is_last = not NAME.fullmatch(relation.names[-1]) or bool(NAME.fullmatch(relation.names[0]))
     return relation.sides[-1 if is_last else 0]
 
 
@@ -73,7 +69,7 @@ def form(value: Any, *, ordered: bool = False) -> Fraction | str:
 
 def _is_worked_out(relation: Relation) -> bool:
     """Whether a chain of numbers, "24/2 = 12", or of sides that are equal leads to its last side."""
-    if set(relation.signs) != {"="} or any(isinstance(side, Group) for side in relation.sides):
+    if set(relation.signs) != {"="} or not all(map(_is_expression, relation.sides)):
         return False
     if not any(_symbols(side) for side in relation.sides):
         return True
@@ -88,12 +84,12 @@ def _same_relations(gold: Relation, given: Relation, ordered: bool) -> bool:
 
 
 def _assignment_name(relation: Relation) -> str:
-    return relation.names[0] if _NAME.fullmatch(relation.names[0]) else relation.names[-1]
+    return relation.names[0] if NAME.fullmatch(relation.names[0]) else relation.names[-1]
 
 
 def _same_statement(gold: Relation, given: Relation) -> bool:
     """The same signs between the same sides, read from either end; of two sides, the same difference up to a factor."""
-    if any(isinstance(side, Group) or hasattr(side, "shape") for side in (*gold.sides, *given.sides)):
+    if not all(map(_is_expression, (*gold.sides, *given.sides))):
         return gold.signs == given.signs and all(map(equal, gold.sides, given.sides))
     if [name.count("'") for name in sorted(gold.names)] != [name.count("'") for name in sorted(given.names)]:
         return False
@@ -186,6 +182,8 @@ def _same_expressions(gold: Any, given: Any) -> bool:
     if hasattr(gold, "shape") or hasattr(given, "shape"):
         is_same_shape = getattr(gold, "shape", None) == getattr(given, "shape", None)
         return is_same_shape and all(map(_same_expressions, list(gold), list(given)))
+    if not (_is_expression(gold) and _is_expression(given)):  # the real numbers, the empty set
+        return bool(gold == given)
     names = sorted({*_symbols(gold), *_symbols(given)})
     is_decimal = _has_decimal(gold) or _has_decimal(given)
     for point in _POINTS if names else _POINTS[:1]:
@@ -253,6 +251,12 @@ def _has_decimal(value: Any) -> bool:
     return bool(value.atoms(sympy.Float))
 
 
+def _is_expression(value: Any) -> bool:
+    import sympy
+
+    return isinstance(value, sympy.Expr)
+
+
 def _is_number(value: Any) -> bool:
     import sympy
 
@@ -263,6 +267,8 @@ def _is_number(value: Any) -> bool:
 def _expression_form(value: Any) -> Fraction | str:
     import sympy
 
+    if not isinstance(value, sympy.Expr):
+        return str(value)
     worked_out = _exact(value).doit()
     if is_expandable(worked_out):
         worked_out = sympy.expand(worked_out)

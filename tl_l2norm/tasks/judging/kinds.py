@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from tl_l2norm.tasks.judging.choices import LETTERS, is_lettered, label_of
 from tl_l2norm.tasks.judging.math import base_of, canonical, in_base, is_mathematical, same_value
+from tl_l2norm.tasks.judging.operands import is_operand
 from tl_l2norm.tasks.judging.responses import bare, best_value, joined, last_line, marked_text, stated_text
 from tl_l2norm.tasks.judging.text import (
     NUMBER_WITH_UNIT,
@@ -19,7 +20,7 @@ from tl_l2norm.tasks.judging.text import (
     SCALES,
     Quantity,
     digits_of,
-    plain_thousands,
+    plain_units,
     quantity_of,
     read_quantity,
     split_unit,
@@ -178,8 +179,8 @@ class Number(AnswerKind):
 
     def find(self, text: str) -> str | None:
         """Its digits, with the unit where the reference has one; a fraction or root, where that is what is announced."""
-        plain = plain_thousands(text)
-        found = best_value(plain, NUMBER_WITH_UNIT if self.unit else PLAIN_NUMBER)
+        plain = plain_units(text)
+        found = best_value(plain, NUMBER_WITH_UNIT if self.unit else PLAIN_NUMBER, is_part=is_operand)
         if found is None or not found[1]:
             stated = stated_text(text)
             if stated is None:
@@ -340,4 +341,4 @@ def _said(line: str) -> str:
 
 def _plain(text: str) -> str:
     text = strip_latex(text)
-    return " ".join(re.sub(r"[^\w\s/+*=^<>.-]", " ", text.casefold()).split()).strip(". ") or text
+    return " ".join(re.sub(r"[^\w\s/+*=^<>.|-]", " ", text.casefold()).split()).strip(". ") or text

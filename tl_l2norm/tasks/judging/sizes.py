@@ -10,8 +10,8 @@ _MOST_TERMS = 200  # of a sum that is multiplied out
 _GREATEST_OPERAND = 1000  # of a factorial, binomial or gamma
 _READABLE_BITS = 64  # up to which an exponent or operand is worked out to be compared with a bound
 
-_ATOMS = {"Symbol", "Pi", "Exp1", "ImaginaryUnit", "GoldenRatio", "Infinity", "NegativeInfinity", "Reals", "Integers", "Rationals",
-          "Naturals", "Naturals0", "Complexes", "EmptySet"}  # fmt: skip
+_ATOMS = {"Symbol", "Pi", "Exp1", "ImaginaryUnit", "GoldenRatio", "Infinity", "NegativeInfinity", "Reals", "Integers",
+          "Rationals", "Naturals", "Naturals0", "Complexes", "EmptySet"}  # fmt: skip
 _ADDING = {"Add", "Mul", "UnevaluatedExpr", "log", "Abs", "floor", "ceiling", "Max", "Min", "Mod", "sign", "re", "im", "arg",
            "conjugate", "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "asec", "acsc",
            "tanh", "coth", "asinh", "acosh", "atanh"}  # fmt: skip

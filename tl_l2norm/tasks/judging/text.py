@@ -54,6 +54,11 @@ _UNITS = {
 }
 SCALES = {
     "dozen": 12,
+    "lakh": 10**5,
+    "crore": 10**7,
+    "mn": 10**6,
+    "bn": 10**9,
+    "tn": 10**12,
     "hundred": 100,
     "thousand": 1000,
     "million": 10**6,
@@ -62,7 +67,9 @@ SCALES = {
 }
 _UNIT_OF = {alias: unit for unit, aliases in _UNITS.items() for alias in (unit, *aliases.split())}
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "²": "2", "³": "3", "2": "2", "3": "3"}
-_UNIT_NAMES = "|".join(map(re.escape, sorted(_UNIT_OF, key=len, reverse=True)))
+_LONG_NAMES = "|".join(re.escape(name) for name in sorted(_UNIT_OF, key=len, reverse=True) if len(name) > 1)
+_LETTERS = "".join(re.escape(name) for name in _UNIT_OF if len(name) == 1)
+_UNIT_NAMES = rf"{_LONG_NAMES}|(?-i:[{_LETTERS}L])"  # 12 m are meters, 12M are none
 _UNIT = rf"""(?: (?:(?P<power>square|sq|cubic)\.?\s+)? (?P<unit>{_UNIT_NAMES}) (?<!\bin(?=\s+\w))
     (?P<exponent> \^?\{{?[23]\}}? | [²³])? (?!\w) )"""
 
@@ -87,6 +94,8 @@ _COUNTED = re.compile(
 )
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
 _STYLED = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
+_SPACES = re.compile(r"(?<!\\)\\[,;: ]|~(?=\s*[A-Za-z\\])")
+_WITH_UNIT = re.compile(rf"\$\s*({NUMBER} (?:\s*{_UNIT})?)\s*\$(?!\d) | \\\(\s*([-−]?\d[\d.,]*)\s*\\\)", _FLAGS)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))|\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(r"[\s$,.]*(?:and|or)?[\s$,]*")
 
@@ -153,9 +162,15 @@ def plain_thousands(text: str) -> str:
     return _THOUSANDS.sub(",", text).replace(r"\%", "%")
 
 
+def plain_units(text: str) -> str:
+    r"""Numbers and their units as words: `5\,\text{cm}` and `$5$ cm` are "5 cm"."""
+    text = _SPACES.sub(" ", _STYLED.sub(r"\1", plain_thousands(text)))
+    return _WITH_UNIT.sub(lambda match: match.group().strip("$\\() "), text)
+
+
 def strip_latex(text: str) -> str:
     r"""LaTeX that surrounds words and numbers is taken off: `$...$`, `\text{...}`, `\$`, `\%`, `^\circ`, `1{,}000`."""
-    text = _STYLED.sub(r"\1", plain_thousands(text)).replace(r"\$", "\0")
+    text = _SPACES.sub(" ", _STYLED.sub(r"\1", plain_thousands(text))).replace(r"\$", "\0")
     text = re.sub(r"\^?\{?\\circ\}?|\\degree", "°", text).strip()
     for start, end in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         if len(text) > len(start + end) and text.startswith(start) and text.endswith(end):

@@ -10,9 +10,15 @@ import functools
 import itertools
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tl_l2norm.tasks.judging.sizes import is_small
+
+NAME = re.compile(
+    r"(?!\\(?:pi|infty|emptyset|varnothing|mathbb)(?![a-z])|e\Z)(?:\\[A-Za-z]+|[A-Za-z])(?:_\w+)?'*(?:\([A-Za-z](?:(?:,|\\cap|\\cup|\||\\mid)[A-Za-z])*\))?|\\(?:angle|triangle)?[A-Z]{2,3}"
+)
+"""What something may be given to: x, f'(x), a_1, P(A), AB."""
 
 _LONGEST = 300  # characters of an expression that is still read
 _DEEPEST = 8  # brackets within brackets: the parser's time grows with 2 to the depth
@@ -84,9 +90,10 @@ def _listed(parts: list[str], marks: list[re.Match[str]]) -> Any:
 
 
 def _related(parts: list[str], marks: list[re.Match[str]]) -> Any:
-    sides = _all_read(parts)
+    names = tuple(re.sub(r"[\s{}]", "", part) for part in parts)
+    sides = _all_read(parts, names)
     signs = tuple(_RELATIONS.get(mark.group().strip("\\"), mark.group()) for mark in marks)
-    return sides and Relation(signs, sides, tuple(re.sub(r"[\s{}]", "", part) for part in parts))
+    return sides and Relation(signs, sides, names)
 
 
 def _joined(parts: list[str], marks: list[re.Match[str]]) -> Any:
@@ -117,8 +124,12 @@ def _group(opens: str, parts: list[str], closes: str) -> Group | None:
     return items and Group(opens, items, closes)
 
 
-def _all_read(parts: list[str]) -> Any:
-    items = tuple(map(_read, parts))
+def _all_read(parts: Sequence[str], names: Sequence[str] = ()) -> Any:
+    """All of them, or None; what is a name alone, where names are given, is a variable whatever it looks like."""
+    import sympy
+
+    is_name = [bool(NAME.fullmatch(name)) for name in names] or [False] * len(parts)
+    items = tuple(sympy.Symbol(names[i]) if is_name[i] else _read(part) for i, part in enumerate(parts))
     return None if any(item is None for item in items) else items
 
 
