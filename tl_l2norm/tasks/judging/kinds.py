@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from tl_l2norm.tasks.judging.choices import LETTERS, is_lettered, label_of
 from tl_l2norm.tasks.judging.math import base_of, canonical, in_base, is_mathematical, same_value
-from tl_l2norm.tasks.judging.operands import is_operand
+from tl_l2norm.tasks.judging.operands import is_operand, is_within
 from tl_l2norm.tasks.judging.responses import bare, best_value, joined, last_line, marked_text, stated_text
 from tl_l2norm.tasks.judging.text import (
     NUMBER_WITH_UNIT,
@@ -117,7 +117,7 @@ class Choice(AnswerKind):
 
     def find(self, text: str) -> str | None:
         """The letter, or else the text of the option as the response writes it."""
-        found = best_value(text, _choice_pattern(self.letters, self.texts, self.named), self._is_joint)
+        found = best_value(text, _choice_pattern(self.letters, self.texts, self.named), self._is_joint, _is_part)
         return (_letter(found[0]) or found[0].group()) if found else None
 
     def value(self, given: str) -> str:
@@ -132,6 +132,13 @@ class Choice(AnswerKind):
         if self.value(_letter(one) or one.group()) == self.value(_letter(other) or other.group()):
             return False
         return joined(text, one, other) or not re.sub(r"[\s*•,;.-]", "", text[one.end() : other.start()])
+
+
+def _is_part(text: str, option: re.Match[str]) -> bool:
+    """Whether an option's text that is a number stands in a larger one, 1 in 1/2 or 1.5."""
+    if _letter(option) or not re.search(r"^\W*\d|\d$", option.group()):
+        return False
+    return is_operand(text, option) or is_within(text, option)
 
 
 @functools.lru_cache(maxsize=256)
@@ -242,6 +249,8 @@ class Expression(AnswerKind):
         if (marked := marked_text(text)) is not None:
             return marked or None
         stated = stated_text(text)
+        if stated and "?" in stated:
+            return None
         found = _leading(stated) if stated else _trailing(text.rpartition("\n")[2])
         return re.sub(r"^(?:\$|\\\()|(?:\$|\\\))$", "", found).strip() if found and _MATHS.fullmatch(found) else found
 
@@ -264,7 +273,10 @@ _LEADS = tuple(
     re.compile(rf".*(?:{word})\s*(.+)", re.DOTALL) for word in (r"\b(?:is|are|equals|be|get|obtain|have|gives)\b|[:≈]", "=")
 )
 _LONGEST = 30  # words of an expression
-_NEGATED = re.compile(r"(?:\b(?:not|cannot|never|neither|nor|either)|n['’]t)\b[^.]*$|\?\s*$", re.IGNORECASE)
+_NEGATED = re.compile(
+    r"(?:\b(?:not|cannot|never|neither|nor|either|doubt|impossible|unlikely|false|untrue|whether)|n['’]t)\b[^.]*$|\?\s*$",
+    re.IGNORECASE,
+)
 
 
 def _leading(text: str) -> str | None:

@@ -9,17 +9,18 @@ True
 from __future__ import annotations
 
 import re
+import unicodedata
 from fractions import Fraction
 from typing import Any
 
 from tl_l2norm.tasks.judging.equal import equal, form
-from tl_l2norm.tasks.judging.text import plain_thousands, read_quantity, split_unit, strip_latex
+from tl_l2norm.tasks.judging.text import plain_powers, plain_thousands, read_quantity, split_unit, strip_latex
 from tl_l2norm.tasks.judging.values import read_value
 
 _NAMES = r"sqrt|pi|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|infinity|inf|oo"
 _LATEX_NAMES = {"inf": "infty", "infinity": "infty", "oo": "infty"}
 _WORDS = r"(?i:a[mnst]|be|by|do|go|he|i[fnst]|me|my|no|o[fn]|so|to|up|us|we)\b"
-_SYMBOLS = "−–·×÷√π∞≤≥±°²³½¼¾∪∩"
+_SYMBOLS = "−–·×÷√π∞≤≥±°∪∩⁻⁰¹²³⁴-⁹½¼¾⅐-⅞"
 _EXPRESSION = re.compile(
     rf"""(?> (?:
         \\(?:begin|end)\{{[a-z]+\}} | \\(?:text|textbf|mathrm|mbox|mathbf|operatorname)\{{[^{{}}]*\}}
@@ -35,8 +36,8 @@ _NOT_VALUES = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d{1,4}|\d+[-–]\d+|[A-Za-z]\w
 _PLAIN = (
     ("−", "-"), ("–", "-"), ("·", r"\cdot "), ("×", r"\times "), ("÷", r"\div "), ("±", r"\pm "), ("**", "^"), ("°", ""),
     ("π", r"\pi "), ("∞", r"\infty "), ("≤", r"\le "), ("≥", r"\ge "), ("∪", r"\cup "), ("∩", r"\cap "),
-    ("²", "^2"), ("³", "^3"), ("½", r"\frac12 "), ("¼", r"\frac14 "), ("¾", r"\frac34 "),
 )  # fmt: skip
+_VULGAR = re.compile("[½¼¾⅐-⅞]")
 _BASED = re.compile(r"(\d[\dA-F]*)_(?:\{(\d+)\}|(\d+))")  # a number with its base: 1010_2
 
 
@@ -45,7 +46,9 @@ def is_mathematical(text: str) -> bool:
     text = strip_latex(text)
     if not text or _NOT_VALUES.fullmatch(text) or not _EXPRESSION.fullmatch(text):
         return False
-    return bool(re.search(r"\d|\\(?!text|mathrm|mbox)[A-Za-z]+|[√π∞]|[A-Za-z)]\s*[-+*/^=<>]\s*[A-Za-z(]|\bpi\b|sqrt", text))
+    return bool(
+        re.search(r"[\d½¼¾⅐-⅞]|\\(?!text|mathrm|mbox)[A-Za-z]+|[√π∞]|[A-Za-z)]\s*[-+*/^=<>]\s*[A-Za-z(]|\bpi\b|sqrt", text)
+    )
 
 
 def same_value(gold: str, given: str, *, ordered: bool = False) -> bool:
@@ -116,6 +119,7 @@ def _read(text: str) -> Any:
 def _latex(text: str) -> str:
     """LaTeX of an expression that may be typed plainly: sqrt(2), 1 1/2, {1, 2}, 3 * 4."""
     text = re.sub(r"\$|\\[()\[\]]", " ", strip_latex(text)).strip()
+    text = plain_powers(_VULGAR.sub(_fraction, text))
     for sign, latex in _PLAIN:
         text = text.replace(sign, latex)
     text = re.sub(r"(?:(?<!\\)\bsqrt|√)\s*(?:\(([^()]*)\)|(\d+|[a-z]))", r"\\sqrt{\1\2}", text)
@@ -125,6 +129,11 @@ def _latex(text: str) -> str:
     if re.fullmatch(r"\{[^{}]*\}", text):
         text = rf"\{{{text[1:-1]}\}}"
     return re.sub(r"(?<!\\)%", r"\\%", text)
+
+
+def _fraction(vulgar: re.Match[str]) -> str:
+    over, _, under = unicodedata.normalize("NFKC", vulgar.group()).partition("⁄")
+    return rf"\frac{{{over}}}{{{under}}}"
 
 
 def _compact(text: str) -> str:

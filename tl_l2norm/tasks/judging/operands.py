@@ -28,6 +28,8 @@ _BEFORE = re.compile(
     ) [\s*$({\\]* $""",
     re.VERBOSE | re.IGNORECASE,
 )
+_WITHIN_AFTER = re.compile(r"\s*[/^%+*×·÷]|\s*\\%|\s*[-−–]\s*\d|[.,:]\d")
+_WITHIN_BEFORE = re.compile(r"(?:[\d)}]\s*[/^+*×·÷]|\d[.,:]|[-−–.])\s*$")
 _PERCENT_OF = re.compile(r"\s+of\s+[$(\\]*\d")
 _WINDOW = 60
 
@@ -37,4 +39,11 @@ def is_operand(text: str, number: re.Match[str]) -> bool:
     end = number.end()
     if _AFTER.match(text, end) or _BEFORE.search(text[max(0, number.start() - _WINDOW) : number.start()]):
         return True
-    return bool(number.group().rstrip().endswith(("%", "percent")) and _PERCENT_OF.match(text, end))
+    if not number.group().endswith(("%", "percent")):
+        return False
+    return text[end : end + 1].isalpha() or bool(_PERCENT_OF.match(text, end))
+
+
+def is_within(text: str, number: re.Match[str]) -> bool:
+    """Whether a number is a part of another one: of a fraction, a decimal, a sum, a negative or a percentage."""
+    return bool(_WITHIN_AFTER.match(text, number.end()) or _WITHIN_BEFORE.search(text[: number.start()][-_WINDOW:]))

@@ -23,10 +23,10 @@ _REVISION = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _DOUBT = re.compile(
-    r"""\b(?: doubt(?:s|ed|ful)? | impossible | unlikely | improbable | false | untrue | wrong | incorrect | mistaken
+    r"""(?: \b(?: doubt(?:s|ed|ful)? | impossible | unlikely | improbable | false | untrue | wrong | incorrect | mistaken
       | den(?:y|ies|ied) | disagrees? | whether | if | unless | rejects?
-      | (?:not|cannot|never|n['’]t) \s+ (?:the\s+case|think|believe|say|sure|true|certain|clear|claim|possible|likely)
       | no\s+(?:way|chance) )
+      | (?:\b(?:not|cannot|never)|n['’]t) \s+ (?:the\s+case|think|believe|say|sure|true|certain|clear|claim|possible|likely) )
     (?:\s+to\s+(?:say|think|claim|believe))? (?:,?\s+that)? (?:\s+(?:the|my|our|its|final|correct|right))* \s* $""",
     re.VERBOSE | re.IGNORECASE,
 )

@@ -9,6 +9,7 @@ Quantity(number=Decimal('1200'), unit='$')
 from __future__ import annotations
 
 import re
+import unicodedata
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -76,7 +77,9 @@ _UNIT = rf"""(?: (?:(?P<power>square|sq|cubic)\.?\s+)? (?P<unit>{_UNIT_NAMES}) (
 _SCALE = rf"(?P<scale>{'|'.join(SCALES)})s?\b"
 NUMBER = rf"""
     (?P<sign> (?<![\w)\]}}]) [-−–] | (?:minus|negative)\s )? (?P<currency>[$€£])?
-    (?P<digits> (?:\d{{1,3}}(?:(?:,\d{{3}})+|(?:['’]\d{{3}})+|(?:_\d{{3}})+) | \d{{1,2}}(?:,\d{{2}}){{1,9}},\d{{3}} | \d+)
+    (?P<digits> (?P<comma> \d{{1,3}}(?:\.\d{{3}})+,\d{{1,2}} | (?<![(\[])0,\d+
+          | \d+,\d{{1,2}}(?=\s?(?:\\?%|€|[ckm]?m\b|k?g\b|l\b|km/h)) )(?![\d,.]\d|\d|\s*[)\]])
+      | (?:\d{{1,3}}(?:(?:,\d{{3}})+|(?:['’]\d{{3}})+|(?:_\d{{3}})+) | \d{{1,2}}(?:,\d{{2}}){{1,9}},\d{{3}} | \d+)
         (?:\.\d+)? (?:e[+-]?\d{{1,4}})? | \.\d+ )
     (?: [ ]*(?:[×·x*]|\\times|\\cdot)[ ]*10[ ]*\^[ ]*(?P<brace>\{{)?(?P<ten>[-−]?\d{{1,4}})(?(brace)\}}) )?
     (?: \s?{_SCALE} )?"""
@@ -96,6 +99,7 @@ _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|[\u00a0\u2009\u202f])(?=\d{3}
 _STYLED = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
 _SPACES = re.compile(r"(?<!\\)\\[,;: ]|~(?=\s*[A-Za-z\\])")
 _WITH_UNIT = re.compile(rf"\$\s*({NUMBER} (?:\s*{_UNIT})?)\s*\$(?!\d) | \\\(\s*([-−]?\d[\d.,]*)\s*\\\)", _FLAGS)
+_SUPERSCRIPTS = re.compile("(?<=[0-9A-Za-z)}])⁻?[⁰¹²³⁴-⁹]+")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))|\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(r"[\s$,.]*(?:and|or)?[\s$,]*")
 
@@ -119,16 +123,18 @@ class Quantity(NamedTuple):
 
 def read_quantity(text: str) -> Quantity | None:
     """The number that the text is, with its unit ("12 cm", "$18", "25%", "12 apples"); None if it is anything else."""
-    text = strip_latex(text).strip()
+    text = strip_latex(plain_units(text)).strip()
     if match := NUMBER_WITH_UNIT.fullmatch(text):
-        return quantity_of(match)
+        quantity = quantity_of(match)
+        is_list = (match["comma"] or "").startswith("0,") and quantity.unit is None  # as an answer by itself, "0,5" may be two
+        return None if is_list else quantity
     match = _COUNTED.fullmatch(text)
     return Quantity(_decimal(match)) if match else None
 
 
 def split_unit(text: str) -> tuple[str, str | None]:
     """An expression without the unit at its end, and that unit: one letter alone is a variable, unless LaTeX says text."""
-    plain = strip_latex(text)
+    plain = strip_latex(plain_units(text))
     match = _LAST_UNIT.search(plain)
     if match is None or (match["unit"] in "%°$€" or (len(match["unit"]) == 1 and plain == text)):
         return text, None
@@ -148,7 +154,8 @@ def quantity_of(match: re.Match[str]) -> Quantity:
 
 def digits_of(match: re.Match[str]) -> str:
     """The number of a match of `NUMBER`, without separators, currency and "million"."""
-    digits = ("-" if match["sign"] else "") + re.sub("[,'’_]", "", match["digits"])
+    written = match["digits"].replace(".", "").replace(",", ".") if match["comma"] else match["digits"]
+    digits = ("-" if match["sign"] else "") + re.sub("[,'’_]", "", written)
     return str(Decimal(digits).scaleb(int(match["ten"].replace("−", "-")))) if match["ten"] else digits
 
 
@@ -162,9 +169,14 @@ def plain_thousands(text: str) -> str:
     return _THOUSANDS.sub(",", text).replace(r"\%", "%")
 
 
+def plain_powers(text: str) -> str:
+    """Superscripts as powers: 10⁻² is 10^{-2}."""
+    return _SUPERSCRIPTS.sub(lambda raised: f"^{{{unicodedata.normalize('NFKC', raised.group())}}}".replace("−", "-"), text)
+
+
 def plain_units(text: str) -> str:
     r"""Numbers and their units as words: `5\,\text{cm}` and `$5$ cm` are "5 cm"."""
-    text = _SPACES.sub(" ", _STYLED.sub(r"\1", plain_thousands(text)))
+    text = _SPACES.sub(" ", _STYLED.sub(r"\1", plain_powers(plain_thousands(text))))
     return _WITH_UNIT.sub(lambda match: match.group().strip("$\\() "), text)
 
 
