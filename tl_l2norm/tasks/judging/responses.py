@@ -18,7 +18,8 @@ _JOINT = re.compile(
 )
 _CONTRAST = re.compile(r"[*_\"')\s]*,?\s+(?:and\s+)?not\s+(?:the\s+)?[*_\"'(]*", re.IGNORECASE)
 _DENIED_BEFORE = re.compile(
-    r"""(?: (?: \b(?:not|cannot) | n['’]t ) (?:\s+(?:be|say))? | \b(?:neither|nor|either|or|than|over|at\ least|at\ most|step|except|except(?:ing)?\ for|excluding|besides
+    r"""(?: (?: \b(?:not|cannot) | n['’]t ) (?:\s+(?:be|say))? | \b(?:neither|nor|either|or|than|over|at\ least|at\ most|step
+        |except|except(?:ing)?\ for|excluding|besides
         |apart\ from|aside\ from|instead\ of)
       | \b(?:all|any(?:thing|one)?|every(?:thing|one)?|each)(?:\s+\w+)?\s+but
       | \b(?:rul(?:e|es|ed|ing)\s+out|(?:eliminat|exclud|discard|reject)(?:e|s|es|ed|ing)?) )

@@ -5,18 +5,23 @@ from __future__ import annotations
 import re
 
 _IS = r"(?:['’]s|\s+is|\s+was|\s+should\s+be|\s+must\s+be)"
-_WRONG = r"(?:wrong|incorrect|not\s+(?:right|correct|true|it)|n['’]t\s+(?:right|correct|true)|false|impossible|an?\s+(?:mistake|error))\b"
+_WRONG = (
+    r"(?:wrong|incorrect|not\s+(?:right|correct|true|it)|n['’]t\s+(?:right|correct|true)|false|impossible"
+    r"|an?\s+(?:mistake|error))\b"
+)
+_AT = r"(?: (?<=[.!?;:,)\]}$*>\n—–(-]) | (?<=[.!?;:,)\]}$*>\n—–(-]\s) | (?<=\n\n) | (?<=\bbut\s) ) \s{0,4}"
 _REVISION = re.compile(
-    rf"""(?: (?<=[.!?;:,)\]}}$*>\n—–(-]) | (?<=[.!?;:,)\]}}$*>\n—–(-]\s) | (?<=\n\n) | (?<=\bbut\s) ) \s*
-    (?: (?:(?:actually|oh|ah|hmm+|no|hold\s+on),?\s+)* (?:no,?\s+)? wait\b (?!\s+(?:for|until)\b)
+    rf"""{_AT}
+    (?: (?:(?:actually|oh|ah|hmm+|no|hold\s+on),?\s+){{0,3}} (?:no,?\s+)? wait\b (?!\s+(?:for|until)\b)
       | actually,?\s+ (?: no\b | (?:it|the\s+(?:final\s+|correct\s+)?answer){_IS} | I\s+meant? )
-      | hmm+\b | oops\b | whoops\b | on\s+second\s+thoughts?\b | scratch\s+that\b | strike\s+that\b | make\s+that\b | or\s+rather\b
+      | (?: hmm+ | w?h?oops | on\s+second\s+thoughts? | (?:scratch|strike|make)\s+that | or\s+rather )\b
       | (?:correction|corrected|edit)\s*[:,;.—–-] | (?:my\s+)?(?:sorry|apologies|bad|mistake)\b\s*[:,;.—–-]
       | sorry\s+(?=I\b|it\b|the\b)
       | I\s+(?: meant? | was\s+(?:wrong|mistaken) | made\s+an?\s+(?:\w+\s+)?(?:mistake|error|slip) | misread | miscalculated
           | take\s+(?:that|it)\s+back | (?:need|have)\s+to\s+correct )\b
       | let\s+me\s+(?:re-?check|redo|reconsider|re-?calculate|re-?compute|correct|fix)\b
-      | (?:that|this|the\s+above){_IS}\s+{_WRONG} | (?:that|it|this)\s+(?:isn|wasn|can)['’]t\s+(?:be\s+)?(?:right|correct|true)\b
+      | (?:that|this|the\s+above){_IS}\s+{_WRONG}
+      | (?:that|it|this)\s+(?:isn|wasn|can)['’]t\s+(?:be\s+)?(?:right|correct|true)\b
       | no(?:pe)?,?\s+(?:it|that|the\s+answer) (?: {_IS} | \s+isn['’]t )
       | not\s+(?:quite|right|correct)\b
     ) [\s,:;.—–-]*""",

@@ -93,7 +93,7 @@ def _related(parts: list[str], marks: list[re.Match[str]]) -> Any:
     names = tuple(re.sub(r"[\s{}]", "", part) for part in parts)
     sides = _all_read(parts, names)
     signs = tuple(_RELATIONS.get(mark.group().strip("\\"), mark.group()) for mark in marks)
-    return sides and Relation(signs, sides, names)
+    return Relation(signs, sides, names) if sides else None
 
 
 def _joined(parts: list[str], marks: list[re.Match[str]]) -> Any:
@@ -121,7 +121,7 @@ def _parts(inner: str) -> list[str]:
 
 def _group(opens: str, parts: list[str], closes: str) -> Group | None:
     items = _all_read(parts)
-    return items and Group(opens, items, closes)
+    return Group(opens, items, closes) if items else None
 
 
 def _all_read(parts: Sequence[str], names: Sequence[str] = ()) -> Any:
