@@ -47,7 +47,8 @@ class Problem:
     and `option_texts` are read from there.
 
     Raises:
-        InputError: an empty question, an answer that can't be read or is none of the options, a level below 1.
+        InputError: an empty question, an answer that can't be read or is none of the options, a level below 1,
+            a `verify` that can't be called.
     """
 
     question: str
@@ -62,8 +63,8 @@ class Problem:
     system: str | None = None
     """A system message to ask the question under; None leaves it to the chat template."""
     source: str = "tl_l2norm"
-    verify: Callable[[str], bool] | None = field(default=None, compare=False, repr=False)
-    """Judges an extracted answer in place of the comparison with `answer`."""
+    verify: Callable[[str], bool | None] | None = field(default=None, compare=False, repr=False)
+    """Judges an extracted answer in place of the comparison with `answer`: True, False, or None where it can't tell."""
 
     def __init__(
         self,
@@ -76,8 +77,12 @@ class Problem:
         option_texts: Sequence[str] = (),
         system: str | None = None,
         source: str = "tl_l2norm",
-        verify: Callable[[str], bool] | None = None,
+        verify: Callable[[str], bool | None] | None = None,
     ) -> None:
+        if verify is not None and not callable(verify):
+            raise InputTypeError(
+                f"verify is a function of the extracted answer that returns True, False or None, got {verify!r}"
+            )
         final, options, option_texts = _read_answer(question_text(question), answer, options, option_texts, verify is not None)
         fields: dict[str, object] = {
             "question": question,

@@ -16,7 +16,7 @@ from decimal import Decimal
 from numbers import Integral, Real
 
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.tasks.judging.text import boxed, has_open_box
+from tl_l2norm.tasks.judging.text import boxed, has_open_box, read_quantity
 
 MAX_WORDS = 30
 """An answer of more words than this is a worked solution, which has to mark the final one."""
@@ -26,6 +26,9 @@ _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _SENTENCE = re.compile(
     r"(?:\A|.*[\s*])answer(?:\s+is:?|:)[\s*]+([^\n]+?)(?:\.?\s*I hope it is correct)?[.*]*\s*\Z", re.DOTALL | re.IGNORECASE
 )
+_EMPHASISED = re.compile(r"\s*(\*{1,3}|__?|`)([^*`\n]+)\1\s*")
+_ABOUT = re.compile(r"\A\s*(?:(?:about|around|roughly|exactly|approximately|approx\.?|ca\.?)\s+|[≈~]\s*)", re.IGNORECASE)
+_SAID_TWICE = re.compile(r"([^()]*\d[^()]*?)\s*\(([A-Za-z][A-Za-z -]*)\)\.?")
 
 
 def final_answer(answer: object) -> str | None:
@@ -66,10 +69,23 @@ def _of_text(text: str) -> str:
                 f"the answer is a text of {words} words that marks no final answer: "
                 "give the answer alone, or mark it, as in '#### 12' or '\\boxed{12}'"
             )
-        return text
+        return _undressed(text)
     if not marked.strip():
         raise InputError(f"the answer that is marked is empty: ...{text[-40:]!r}")
-    return marked.strip()
+    return _undressed(marked.strip())
+
+
+def _undressed(text: str) -> str:
+    """A reference without emphasis around it, "about" before a number, and the word for it behind: "12 (twelve)"."""
+    if emphasised := _EMPHASISED.fullmatch(text):
+        text = emphasised[2]
+    bare = _ABOUT.sub("", text)
+    if bare != text and read_quantity(bare):
+        return bare
+    if (said_twice := _SAID_TWICE.fullmatch(text)) and read_quantity(said_twice[1]):
+        with_unit = read_quantity(f"{said_twice[1]} {said_twice[2]}")
+        return f"{said_twice[1]} {said_twice[2]}" if with_unit and with_unit.unit else said_twice[1]
+    return text
 
 
 def _marked(text: str) -> str | None:
