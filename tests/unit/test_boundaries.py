@@ -189,12 +189,12 @@ def test_a_chat_that_ends_with_the_user_has_no_response(name: str, smollm2_token
 
 
 @pytest.mark.parametrize("channels", [("analysis", "analysis"), ("analysis", "commentary"), ("commentary", "analysis")])
-@pytest.mark.parametrize("final", ["<|end|><|start|>assistant<|channel|>final<|message|>42", ""])
+@pytest.mark.parametrize("final", ["<|end|><|start|>assistant<|channel|>final<|message|>42", "", "<|end|>"])
 def test_a_thought_of_several_messages_is_told_without_their_headers(channels: tuple[str, str], final: str) -> None:
     first, second = (f"<|channel|>{channel}<|message|>" for channel in channels)
     text = f"{first}one<|end|><|start|>assistant{second}two{final}"
     found = read(text)
-    assert (found.thinking, found.answer) == ("one\ntwo", "42" if final else "")
+    assert (found.thinking, found.answer) == ("one\ntwo", "42" if "42" in final else "")
     assert set(segments_of(found, list(text.partition("42")[0]))) == {T}
 
 

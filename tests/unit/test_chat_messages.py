@@ -46,6 +46,7 @@ def split(tokenizer: Any, messages: list[Message], **options: Any) -> tuple[str,
 ONLY_USERS = "{% for m in messages if m.role == 'user' %}{{ m.content }}\n{% endfor %}"
 LAST_ONE = "{% for m in messages %}{% if loop.last %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}assistant:"
 NO_TOOLS = "{% for m in messages %}{% if m.role != 'tool' %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}assistant:"
+NO_SYSTEM = "{% for m in messages %}{% if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}"
 CUT = "{% for m in messages %}{{ m.role }}: {{ m.content[:20] }}\n{% endfor %}assistant:"
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
@@ -151,6 +152,13 @@ def test_a_thought_is_continued_or_refused(name: str, content: str) -> None:
     if name == "reasoning_content":
         prompt, response = split(with_template(THINKS), messages, continues=True)
         assert prompt + response == f"user: {ASKED}\nassistant: <think>abc</think>{content.lstrip()}"
+
+
+def test_a_chat_that_loses_its_system_message_is_not_continued() -> None:
+    with pytest.raises(ValueError, match=r"^sequence 0: the chat template leaves out what the system says"):
+        tokenize(
+            Reader(with_template(NO_SYSTEM)), chat(("system", SYSTEM), ("user", ASKED), ("assistant", "1")), continues=True
+        )
 
 
 def test_a_call_of_a_tool_is_not_continued() -> None:

@@ -121,7 +121,9 @@ def _read_answer(
     if isinstance(options, str) or isinstance(texts, str):
         raise InputTypeError(f"options are a tuple of words, got one text: {options or texts!r}")
     if not (isinstance(options, Iterable) and isinstance(texts, Iterable)):
-        raise InputTypeError(f"options are a tuple of words, got {options if not isinstance(options, Iterable) else texts!r:.80}")
+        raise InputTypeError(
+            f"options are a tuple of words, got {options if not isinstance(options, Iterable) else texts!r:.80}"
+        )
     options, texts = tuple(map(str, options)), tuple(map(str, texts))
     final = answer if has_verify and isinstance(answer, str) else final_answer(answer)
     letter = None if final is None or has_verify else label_of(final)

@@ -257,7 +257,7 @@ def _continued(tokenizer: Tokenizer, messages: list[Message]) -> str:
             return render(tokenizer, messages, continue_final_message=True)
         chat = render(tokenizer, [*before, {**last, "content": _TO_COME}], add_generation_prompt=False)
     except InputError as error:
-        if not says or isinstance(error.__cause__, TemplateError):
+        if error.__cause__ is None or isinstance(error.__cause__, TemplateError):
             raise
         raise InputError(
             f"the assistant's last message can't be continued, as the chat template changes it ({error}): give the rendered "

@@ -164,7 +164,8 @@ def read(text: str, *, opened: int | None = None, is_tag: Callable[[Tag], bool |
         elif not thoughts or thoughts[-1].kind == tag.kind:  # a stray one of another kind ends nothing
             thoughts = [Thought(tag.kind, 0, 0, tag.start, tag.end)]
     if kind is not None:
-        thoughts.append(Thought(kind, start, inner, len(text), len(text)))
+        ends = len(text.removesuffix("<|end|>")) if kind == _CHANNELS else len(text)
+        thoughts.append(Thought(kind, start, inner, max(inner, ends), len(text)))
     return Reading(text, tuple(thoughts), kind)
 
 
