@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import csv
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -248,3 +249,30 @@ def test_messages_about_columns_say_what_to_do_on_the_command_line_too() -> None
         load_problems([{"query": "q", "answer": 1}])
     with pytest.warns(UserWarning, match=r"rename the column, or name it with load_problems\(\.\.\., answer=\.\.\.\)"):
         load_problems([{"question": "q", "answer": 1, "target": 2}])
+
+
+HALF = r"\ud800"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'{{"question": "What is {HALF}?", "answer": 1}}',
+        f'{{"question": "q", "answer": "a {HALF}"}}',
+        f'{{"question": "q", "answer": "A", "choices": ["one", "two {HALF}"]}}',
+        f'{{"question": "q", "answer": 1, "system": "{HALF}"}}',
+        f'{{"question": "q", "answer": 1, "family": "{HALF}"}}',
+        f'{{"messages": [{{"role": "user", "content": "{HALF}"}}]}}',
+    ],
+)
+def test_half_a_character_is_named_with_its_line(line: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "own.jsonl", line.encode())
+    with pytest.raises(ValueError, match=r"own\.jsonl, line 1: .* lone surrogate, '\\ud800'"):
+        load_problems(path)
+
+
+@pytest.mark.parametrize("kept", [{"system": 5}, {"system": ["a"]}, {"source": 5}, {"source": None}, {"options": 5}])
+def test_a_problem_of_something_else_than_texts_is_refused(kept: dict[str, Any]) -> None:
+    unchecked: Any = inspect.unwrap(Problem.__init__)  # what a user calls: the type checker of the tests is in the way
+    with pytest.raises(TypeError, match=f"{next(iter(kept))} (must be|are a)"):
+        unchecked(object.__new__(Problem), question="q", answer=None, family="custom", **kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -18,6 +19,9 @@ Integer = SupportsIndex
 
 OnePerRow = Integer | Iterable[Integer]
 """An integer for each sequence, as a list, an array or a tensor; one alone for one sequence."""
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def as_integer(name: str, value: Any, *, least: int | None = None) -> int:
@@ -87,6 +91,15 @@ def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
     if not (_is_bool(value) or (optional and value is None)):
         choices = "True, False or None" if optional else "True or False"
         raise InputTypeError(f"{name} must be {choices}, got {_shown(value)}")
+
+
+def check_text(name: str, text: str) -> None:
+    """Refuse half characters, which JSON can hold and UTF-8 can't."""
+    if half := _SURROGATE.search(text):
+        raise InputError(
+            f"{name} holds a lone surrogate, {half[0]!a}, half a character: mend it where it is read, as in "
+            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        )
 
 
 def one_or_several(given: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]:

@@ -143,7 +143,7 @@ class Decoder:
             self.scores.append(score(logits, tokens))
         for row, token in zip(rows, tokens.tolist(), strict=True):
             row.new.append(token)
-            if self.stops.reached(row.new):
+            if self.stops.reached(row.item.tokens, row.new):
                 row.finish_reason = "stop"
             elif len(row.new) == self.max_new_tokens:
                 row.finish_reason = "length"
