@@ -16,7 +16,7 @@ from tl_l2norm.analysis.accuracy import MUCH_CUT_OFF, accuracy_table, cut_off_wa
 from tl_l2norm.analysis.curves import LayerCurve, compare_late, layer_curve
 from tl_l2norm.analysis.pairing import Tokens
 from tl_l2norm.analysis.sinks import sink_table
-from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable
 from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.resampling import MIN_PROMPTS
 from tl_l2norm.core.tables import WIDTH, render_table
@@ -213,8 +213,9 @@ def _verdict(traces: Sequence[Trace], seed: int, tokens: Tokens = "read") -> str
     if not traces[0].late_layers:
         return "No comparison of the modes: no late layer was recorded."
     think, direct = ([trace for trace in modes[mode] if trace.labels["prompt"] in both] for mode in MODE_NAMES)
-    found = compare_late(think, direct, tokens=tokens, seed=seed)
-    if not found.difference.n:
+    try:
+        found = compare_late(think, direct, tokens=tokens, seed=seed)
+    except Unmeasurable:
         return "No comparison of the modes: no prompt has response tokens in both."
     left_out = f" {_count(len(either - both), 'prompt')} asked in one mode only are left out." if either - both else ""
     return found.verdict + left_out
