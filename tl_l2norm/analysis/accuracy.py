@@ -20,8 +20,11 @@ MUCH_CUT_OFF = 0.2
 _Z = 1.959963984540054  # 97.5% point of the standard normal
 
 
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95% score interval of a proportion (Wilson, 1927); unlike the bootstrap it has a width at 0 and at 1."""
+def wilson_interval(successes: int | float, n: int) -> tuple[float, float]:
+    """95% score interval of a proportion (Wilson, 1927); unlike the bootstrap it has a width at 0 and at 1.
+
+    Successes are a sum of shares where a unit was tried several times.
+    """
     if n < 1 or not 0 <= successes <= n:
         raise InputError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
     p, z2 = successes / n, _Z**2
@@ -32,6 +35,8 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str] = ("mode",)) -> pd.DataFrame:
     """Share of correct answers with its 95% Wilson interval, grouped by any of mode, family and level.
+
+    A problem counts once: several responses to it by the share of them that is right.
 
     Columns: those of `by`, then accuracy, low, high, n (problems with a known answer), not_direct (share of direct responses
     that were not direct; NaN in thinking mode) and cut_off (share that ran into max_new_tokens). Accuracy is NaN where no
@@ -44,6 +49,7 @@ def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str
         raise InputTypeError(f"accuracy is of results, as run_modes returns them, got {odd[0]!r:.80}")
     rows = [
         {
+            "problem": r.problem.id,
             "mode": r.mode,
             "family": r.problem.family,
             "level": r.problem.level,
@@ -60,9 +66,8 @@ def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str
 
 
 def _row(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
-    known = group["correct"].dropna().astype(bool)
-    checked = group["direct"].dropna().astype(bool)
-    low, high = wilson_interval(int(known.sum()), len(known)) if len(known) else (float("nan"), float("nan"))
+    known, checked, cut_off = (_by_problem(group, name) for name in ("correct", "direct", "cut_off"))
+    low, high = wilson_interval(float(known.sum()), len(known)) if len(known) else (float("nan"), float("nan"))
     return {
         **key,
         "accuracy": known.mean() if len(known) else float("nan"),
@@ -70,8 +75,14 @@ def _row(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
         "high": high,
         "n": len(known),
         "not_direct": 1 - checked.mean() if len(checked) else float("nan"),
-        "cut_off": group["cut_off"].mean(),
+        "cut_off": cut_off.mean(),
     }
+
+
+def _by_problem(group: pd.DataFrame, name: str) -> pd.Series:  # type: ignore[type-arg]
+    """Share of each problem's responses of which something holds, where that is known."""
+    known = group.dropna(subset=[name])
+    return known[name].astype(float).groupby(known["problem"], sort=False).mean()
 
 
 def cut_off_warnings(accuracy: pd.DataFrame) -> list[str]:

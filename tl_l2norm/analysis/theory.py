@@ -13,6 +13,7 @@ from torch import Tensor
 from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, mode_means, pair_modes, require_prompts
 from tl_l2norm.analysis.reasoning import ReasoningFeatures
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.resampling import (
     MIN_PROMPTS,
     RESAMPLES,
@@ -83,6 +84,8 @@ def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPL
         One row per layer: layer, n (prompts), premise (share with a larger thinking norm), premise_low, premise_high (Wilson),
         n_premise, c1, c2, r2 (squared correlation of left and right), r2_low, r2_high (NaN below 8 such prompts), seed, model.
     """
+    if points.duplicated(["prompt", "layer"]).any():
+        raise InputError("the points hold a prompt twice at the same layer: give what bound_points returned, once")
     rows = []
     for layer, group in points.groupby("layer", sort=True):
         holds = group["premise"].to_numpy(dtype=bool)

@@ -25,7 +25,7 @@ from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.generate import generate, restore
 from tl_l2norm.recording.saved import begin, collected, describe_run, locked, may_save, run_folder
 from tl_l2norm.saes.checks import sae_key
-from tl_l2norm.tasks.problems import Problem, problems_of
+from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
 from tl_l2norm.tasks.results import Result
 from tl_l2norm.tasks.verifiers import extract_answer, is_correct
 from tl_l2norm.text.boundaries import Boundaries
@@ -83,8 +83,7 @@ def run_modes(
         check_choice("modes", mode, MODES)
     if not problems:
         raise InputError("no problems given")
-    if len({problem.id for problem in problems}) < len(problems):
-        raise InputError("some problems are the same: the modes are paired by problem, so give each once")
+    require_distinct(problems)
     prompts = {
         mode: [chat_prompt(backend.tokenizer, p.question, mode=mode, system=p.system) for p in problems] for mode in modes
     }

@@ -87,7 +87,7 @@ def select(
         by: one of `SCORES`.
         thresholds: tau of each layer; by default `iqr_thresholds` over the candidates themselves, of all prompts together.
         layers: of the norm scores; "late" and slices are of the model, as far as they were recorded.
-        problems: one for each prompt; "oracle" needs them, "majority" reads answers of their kind with them.
+        problems: one for each prompt, in their order; "oracle" needs them, "majority" reads answers of their kind with them.
         seed: of "random".
 
     Raises:

@@ -29,7 +29,7 @@ from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.generate import generate, restore
 from tl_l2norm.recording.saved import Journal, begin, describe_run, locked, may_save, run_folder
-from tl_l2norm.tasks.problems import Problem, problems_of
+from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
 from tl_l2norm.tasks.verifiers import is_correct
 from tl_l2norm.text.prompts import ChatPrompt, chat_prompt
 
@@ -78,7 +78,8 @@ def suppress_and_ask(
     problems, traces = problems_of(problems), traces_of(traces)
     if not problems or any(problem.answer is None and problem.verify is None for problem in problems):
         raise Unmeasurable("give problems with known answers: accuracy is what is measured")
-    quantiles = one_or_several(quantiles, float)
+    require_distinct(problems)
+    quantiles = tuple(dict.fromkeys(one_or_several(quantiles, float)))
     for q in quantiles:
         check_share("quantiles", q)
     batch_size, sink_ratio = batch_size_of(model, batch_size), _sink_ratio(traces, sink_ratio)

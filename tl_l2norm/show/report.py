@@ -37,7 +37,7 @@ _NOTABLE_SHARE = 0.01  # of a mode's tokens left out as sinks, above which the r
 
 
 def report(
-    results: Sequence[Result],
+    results: Result | Sequence[Result],
     *,
     path: str | Path,
     layer: int | None = None,
@@ -103,7 +103,7 @@ def report(
     return write_page(path, page)
 
 
-def summary(results: Sequence[Result], *, seed: int = 0) -> str:
+def summary(results: Result | Sequence[Result], *, seed: int = 0) -> str:
     """Accuracy by mode and the verdict on the late layers, as text of 100 columns."""
     traces = _traces(results)
     accuracy = _accuracy(results)
@@ -149,9 +149,29 @@ def _traces(results: Sequence[Result]) -> list[Trace]:
         raise InputError("no results to report")
     if odd := [one for one in results if not hasattr(one, "problem")]:
         raise InputTypeError(f"a report is of results, as run_modes returns them, got {odd[0]!r:.80}")
+    _require_distinct(results)
     traces = [_labelled(result) for result in results]
     require_comparable(traces)
     return traces
+
+
+def _require_distinct(results: Sequence[Result]) -> None:
+    """Refuse a response that is given twice."""
+    seen = set()
+    for result in results:
+        if (key := _identity(result)) in seen:
+            raise InputError(
+                f"the {MODE_NAMES[result.mode]} response to {result.problem.question!r:.60} is given twice: each counts once"
+            )
+        seen.add(key)
+
+
+def _identity(result: Result) -> tuple[object, ...]:
+    """What a response is the same by: several samples of a problem have seeds of their own, greedy ones are all the same."""
+    source = result.trace.provenance
+    sampled = source.seed if source.temperature else result.response
+    drawn = id(result.trace) if source.temperature is None else sampled
+    return result.problem.id, result.mode, source.interventions, drawn
 
 
 def _labelled(result: Result) -> Trace:
