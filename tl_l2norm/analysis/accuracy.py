@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tl_l2norm.core.arguments import one_or_several
-from tl_l2norm.core.errors import InputError, InputTypeError
-from tl_l2norm.core.trace import HasTrace
-
-if TYPE_CHECKING:
-    from tl_l2norm.tasks.results import Result
+from tl_l2norm.core.arguments import as_names
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.tasks.results import Result, results_of
 
 MUCH_CUT_OFF = 0.2
 """Share of a mode's responses that were cut off, above which a report begins with it."""
@@ -42,11 +38,9 @@ def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str
     that were not direct; NaN in thinking mode) and cut_off (share that ran into max_new_tokens). Accuracy is NaN where no
     answer is known.
     """
-    results, by = one_or_several(results, HasTrace), one_or_several(by, str)
+    results, by = results_of(results), as_names("by", by)
     if not results:
         raise InputError("no results given")
-    if odd := [r for r in results if not (hasattr(r, "problem") and hasattr(r, "mode"))]:
-        raise InputTypeError(f"accuracy is of results, as run_modes returns them, got {odd[0]!r:.80}")
     rows = [
         {
             "problem": r.problem.id,
@@ -59,8 +53,8 @@ def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str
         }
         for r in results
     ]
-    if unknown := set(by) - {"mode", "family", "level"}:
-        raise InputError(f"can't group by {sorted(unknown)}: give any of mode, family, level")
+    if not by or set(by) - {"mode", "family", "level"}:
+        raise InputError(f"can't group by {list(by)}: give any of mode, family, level")
     groups = pd.DataFrame(rows).groupby(list(by), sort=True)
     return pd.DataFrame([_row(dict(zip(by, key, strict=True)), group) for key, group in groups])
 

@@ -23,6 +23,7 @@ from tl_l2norm.analysis.pairing import (
     weighted_mean,
 )
 from tl_l2norm.analysis.quantities import Latents, values
+from tl_l2norm.core.arguments import check_text
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Estimate, bootstrap, bootstrap_mean, estimate
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
@@ -122,6 +123,7 @@ def layer_curve(
         ValueError: no traces, traces that are not comparable or labelled as of the other mode, none with a response, a
             quantity that was not recorded, or prompts that the features were chosen on.
     """
+    check_text("mode", mode)
     chosen = traces_of(traces)
     require_comparable(chosen)
     require_mode(chosen, mode, f"the curve of mode={mode!r}", "give those of one mode, and its name")

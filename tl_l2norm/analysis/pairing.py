@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tl_l2norm.core.arguments import check_choice
 from tl_l2norm.core.errors import InputError, Unmeasurable
-from tl_l2norm.core.resampling import MIN_PROMPTS, Array
+from tl_l2norm.core.resampling import MIN_PROMPTS, Array, generator
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 from tl_l2norm.text.prompts import Mode
 
@@ -103,7 +103,7 @@ def shuffle_modes(think: TracesLike, direct: TracesLike, *, seed: int = 0) -> tu
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
-    order = np.random.default_rng(seed).permutation(len(pairs))
+    order = generator(seed).permutation(len(pairs))
     swapped = {prompt for i, prompt in zip(order, pairs, strict=True) if i < len(pairs) // 2}
     groups = [by_prompt(traces) for traces in (think, direct)]
     sides: tuple[list[Trace], list[Trace]] = ([], [])

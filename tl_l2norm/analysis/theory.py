@@ -20,6 +20,7 @@ from tl_l2norm.core.resampling import (
     Array,
     Estimate,
     estimate,
+    generator,
     interval,
     prompt_weights,
 )
@@ -129,7 +130,7 @@ def decoder_cosine(directions: Float[Tensor, "d_sae d_model"], *, seed: int = 0)
     """Mean absolute cosine between different decoder directions (A1); over 8,192 drawn ones where there are more."""
     n = len(directions)
     if n > _MOST_DIRECTIONS:
-        chosen = torch.from_numpy(np.random.default_rng(seed).choice(n, _MOST_DIRECTIONS, replace=False))
+        chosen = torch.from_numpy(generator(seed).choice(n, _MOST_DIRECTIONS, replace=False))
         directions, n = directions[chosen.to(directions.device)], _MOST_DIRECTIONS
     if n < 2:
         return float("nan")

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,10 @@ from tl_l2norm.analysis.accuracy import MUCH_CUT_OFF, accuracy_table, cut_off_wa
 from tl_l2norm.analysis.curves import LayerCurve, compare_late, layer_curve
 from tl_l2norm.analysis.pairing import Tokens
 from tl_l2norm.analysis.sinks import sink_table
-from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable
+from tl_l2norm.core.arguments import as_integer, as_path, as_seed, check_text
+from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import layer_ranges
-from tl_l2norm.core.resampling import MIN_PROMPTS
+from tl_l2norm.core.resampling import MIN_PROMPTS, generator
 from tl_l2norm.core.tables import WIDTH, render_table
 from tl_l2norm.core.trace import Trace, require_comparable
 from tl_l2norm.show.figures import accuracy_bars, curves_frame, norm_curves, token_heatmap
@@ -27,9 +28,7 @@ from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
 from tl_l2norm.show.style import MODE_NAMES
 from tl_l2norm.show.tokens import norm_text, visible_text
 from tl_l2norm.show.widgets import TokensWidget, tokens
-
-if TYPE_CHECKING:
-    from tl_l2norm.tasks.results import Result
+from tl_l2norm.tasks.results import Result, results_of
 
 _MAX_TOKENS = 600  # of an example; a page with tens of thousands of drawn tokens is slow
 _MAX_SINK_ROWS = 15
@@ -58,8 +57,9 @@ def report(
     Raises:
         ValueError: no results, norms that are not comparable, a layer that was not recorded, or a negative `examples`.
     """
-    if examples < 0:
-        raise InputError(f"examples must be at least 0, got {examples}")
+    path, examples = as_path("path", path), as_integer("examples", examples, least=0)
+    check_text("title", title)
+    results, seed = results_of(results), as_seed(seed)
     traces = _traces(results)
     coloured = traces[0].layers[traces[0].row(-1 if layer is None else layer)]
     accuracy = _accuracy(results)
@@ -105,6 +105,7 @@ def report(
 
 def summary(results: Result | Sequence[Result], *, seed: int = 0) -> str:
     """Accuracy by mode and the verdict on the late layers, as text of 100 columns."""
+    results, seed = results_of(results), as_seed(seed)
     traces = _traces(results)
     accuracy = _accuracy(results)
     words = [_verdict(traces, seed), *_also(traces, seed), *_left_out(traces), *_caveats(accuracy)]
@@ -147,8 +148,6 @@ def sinks_text(table: pd.DataFrame) -> pd.DataFrame:
 def _traces(results: Sequence[Result]) -> list[Trace]:
     if not results:
         raise InputError("no results to report")
-    if odd := [one for one in results if not hasattr(one, "problem")]:
-        raise InputTypeError(f"a report is of results, as run_modes returns them, got {odd[0]!r:.80}")
     _require_distinct(results)
     traces = [_labelled(result) for result in results]
     require_comparable(traces)
@@ -300,7 +299,7 @@ def _examples(results: Sequence[Result], n: int, seed: int) -> list[list[Result]
     groups = [[modes[mode] for mode in MODE_NAMES if mode in modes] for modes in by_prompt.values()]
     most = max(map(len, groups))
     full = [group for group in groups if len(group) == most]
-    chosen = np.random.default_rng(seed).choice(len(full), size=min(n, len(full)), replace=False)
+    chosen = generator(seed).choice(len(full), size=min(n, len(full)), replace=False)
     return [full[i] for i in sorted(chosen.tolist())]
 
 

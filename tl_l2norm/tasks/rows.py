@@ -14,6 +14,7 @@ from tl_l2norm.tasks.files import Row
 from tl_l2norm.tasks.judging.choices import LETTERS, chosen_letter, lettered, without_labels
 from tl_l2norm.tasks.judging.references import final_answer
 from tl_l2norm.tasks.problems import Problem, family_text, question_text, unknown, whole_level
+from tl_l2norm.text.thoughts import read
 
 QUESTIONS = ("question", "problem", "prompt", "messages", "instruction", "input")
 ANSWERS = (
@@ -76,10 +77,10 @@ def _also(what: str, chosen: str, others: Sequence[str]) -> list[str]:
 
 def check_names(rows: Sequence[Row], columns: Columns, table: str) -> None:
     """Refuse a row that lacks a column that is read and has one of almost its name, which no row with that column has."""
-    read = {columns.question, columns.answer, *_CHOICES, "family", "level", "system"}
+    names = {columns.question, columns.answer, *_CHOICES, "family", "level", "system"}
     forms = {frozenset(row.cells): row.place for row in reversed(rows)}
-    for name in sorted(read & set().union(*forms)):
-        usual = {*read, *QUESTIONS, *ANSWERS}.union(*(form for form in forms if name in form))
+    for name in sorted(names & set().union(*forms)):
+        usual = {*names, *QUESTIONS, *ANSWERS}.union(*(form for form in forms if name in form))
         for form, place in forms.items():
             if name not in form and (near := difflib.get_close_matches(name, sorted(form - usual), 1, 0.75)):
                 raise InputError(
@@ -104,6 +105,8 @@ def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Probl
     question, system, said = _question(cells, columns)
     given = cells.get(columns.answer) if columns.answer else None
     given = said if given is None else given
+    if isinstance(given, str) and read(given).unclosed is not None:
+        raise InputError(f"the answer begins a thought and never ends it: {given[:40]!r}...")
     choices, labels, are_numbers = _choices(cells)
     answer = final_answer(given)
     kept: dict[str, Any] = {"answer": answer}

@@ -65,9 +65,7 @@ def _is_narrow(answer: Real) -> bool:
 
 def _of_text(text: str) -> str:
     reading = read(text)
-    if reading.unclosed is not None:
-        raise InputError(f"the answer begins a thought and never ends it: {text[:40]!r}...")
-    if reading.thoughts:
+    if reading.thoughts and reading.unclosed is None:
         text = reading.answer.strip()
     if not text.strip():
         raise InputError(f"answer must be text, a number or left out, got {text!r}")
