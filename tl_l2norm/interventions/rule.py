@@ -80,7 +80,7 @@ class Rule(ABC):
     thresholds: ThresholdLike | None
 
     def __post_init__(self) -> None:
-        if self.positions not in ("decode", "all"):
+        if not (isinstance(self.positions, str) and self.positions in ("decode", "all")):
             try:
                 object.__setattr__(self, "positions", as_integer("positions", self.positions, least=0))
             except InputError as error:

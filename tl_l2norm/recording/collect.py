@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_l2norm.core.arguments import OnePerRow, as_integers, as_labels, one_or_several
+from tl_l2norm.core.arguments import OnePerRow, as_integers, as_labels, check_progress, one_or_several
 from tl_l2norm.core.batch import Batch, Rows
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.layers import Layers, resolve_layers
@@ -89,6 +89,7 @@ def collect(
     """
     backend = backend_of(model)
     identity = backend.identity()
+    check_progress(progress)
     chosen = resolve_layers(layers, backend.n_layers)
     items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens, segments=segments)
     batch_size = batch_size_of(model, batch_size)

@@ -274,6 +274,12 @@ def problems_of(given: Any) -> tuple[Problem, ...]:
     return found
 
 
+def require_distinct(problems: Sequence[Problem]) -> None:
+    """Refuse the same problem twice: results are found, and paired, by it."""
+    if len({problem.id for problem in problems}) < len(problems):
+        raise InputError("some problems are the same: results are paired by problem, so give each once")
+
+
 def check_count(n: int) -> None:
     """Refuse to make less than one problem."""
     if n < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ def tokenize(
     check_flag("prepend_bos", prepend_bos, optional=True)
     items = as_list(sequences, reader.tokenizer)
     starts = None if prompt_lens is None else as_integers("prompt_lens", prompt_lens)
-    if segments is not None and (isinstance(segments, str) or any(isinstance(own, str) for own in segments)):
+    if segments is not None and not _is_nested(segments):
         raise InputTypeError("segments are given by position, one list for each sequence: [['prompt', 'answer'], ...]")
     for name, given in (("prompt_lens", starts), ("segments", segments)):
         if given is not None and len(given) != len(items):
@@ -285,6 +285,12 @@ def _check_tokens(reader: TokenReader, tokens: Sequence[int]) -> None:
         raise InputError(f"{len(tokens)} tokens are longer than the model's context of {reader.n_ctx}: shorten it")
     if min(tokens) < 0 or max(tokens) >= reader.d_vocab:
         raise InputError(f"token ids run from {min(tokens)} to {max(tokens)}, the vocabulary from 0 to {reader.d_vocab - 1}")
+
+
+def _is_nested(segments: object) -> bool:
+    """Whether they are lists of lists."""
+    lists = [segments, *segments] if isinstance(segments, Collection) else [segments]
+    return all(isinstance(own, Collection) and not isinstance(own, str) for own in lists)
 
 
 def _given(tokens: list[int], segments: tuple[str, ...]) -> TokenSequence:
