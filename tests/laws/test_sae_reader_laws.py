@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import tl_l2norm as l2
 from tests.saes import LATENTS, WIDTH, config_of, make_sae, needs_sae_lens, write_sae
+from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.models.sources import bundled_folder
 from tl_l2norm.saes.checks import describe_sae, sae_key, unit_directions
 from tl_l2norm.saes.config import parse_sae_config
