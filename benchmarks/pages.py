@@ -106,22 +106,127 @@ def rooms_region() -> dict[str, str]:
     return {"rooms": markdown_table(rows)}
 
 
-def claims_region(folder: Path) -> dict[str, str]:
-    """Of docs/claims.md: the claims, from the tables of an analysis."""
+def claims_regions(folder: Path) -> dict[str, str]:
+    """Of docs/claims.md: the claims and what stands behind them, from the tables of an analysis."""
+    tables = {file.stem: pd.read_csv(file) for file in sorted((folder / "tables").glob("*.csv"))}
+    if not tables:
+        raise FileNotFoundError(f"no tables/*.csv in {folder}: is it a folder of `tl-l2norm analyse --out`?")
+    return {
+        "claims": _claims(tables),
+        "correlations": markdown_table(correlation_rows(tables["correlations"])),
+        "assumptions": markdown_table(assumption_rows(tables["assumptions"])),
+        "bound": markdown_table(bound_rows(tables["bound"])),
+        "features": markdown_table(feature_rows(tables["features"])),
+        "high-norm tokens": markdown_table(high_norm_rows(tables["high_norm_tokens"])),
+        "causal": markdown_table(causal_rows(tables["causal"])),
+    }
+
+
+def _claims(tables: Mapping[str, pd.DataFrame]) -> str:
     from tl_l2norm.paper.claims import claims_table
 
-    files = sorted((folder / "tables").glob("*.csv"))
-    if not files:
-        raise FileNotFoundError(f"no tables/*.csv in {folder}: is it a folder of `tl-l2norm analyse --out`?")
-    claims = claims_table({file.stem: pd.read_csv(file) for file in files}, {})
+    claims = claims_table(tables, {})
     counts = claims["verdict"].value_counts()
     tested = counts.get("supported", 0) + counts.get("not supported", 0)
-    headline = (
-        f"{counts.get('supported', 0)} of {tested} tested claims are supported, {len(claims) - tested} can't be tested here."
-    )
+    untested = len(claims) - tested
+    headline = f"{counts.get('supported', 0)} of {tested} tested claims are supported, {untested} can't be tested here."
     shown = claims[["number", "claim", "paper", "measured", "interval", "control", "n", "verdict"]]
     rows = [row | {"n": row["n"] or ""} for row in shown.rename(columns={"number": "#"}).to_dict("records")]
-    return {"claims": f"{headline}\n\n{markdown_table(rows)}"}
+    return f"{headline}\n\n{markdown_table(rows)}"
+
+
+def correlation_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rho of each quantity with the features of each source, over tokens in the late layers."""
+    late = table[(table["scope"] == "tokens") & (table["layer"] == "late")]
+    return [
+        {"features of": source, "quantity": quantity, "rho": _with_interval(row, "rho", ".2f"), "n": row["n"]}
+        for (source, quantity), found in late.groupby(["source", "quantity"], sort=False)
+        for row in found.to_dict("records")
+    ]
+
+
+def assumption_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Each assumption over the layers, beside its control."""
+    return [
+        {
+            "": name,
+            "needs": rows["statement"].iloc[0],
+            "over layers": f"{rows['value'].min():.4g} to {rows['value'].max():.4g}",
+            "widest interval": f"{(rows['high'] - rows['low']).max():.2g}",
+            "control, over layers": _control(rows),
+            "holds at": f"{(rows['holds'] == 'holds').sum()} of {len(rows)} layers",
+            "n": rows["n"].max() or "",
+        }
+        for name, rows in table.groupby("assumption")
+    ]
+
+
+def _control(rows: pd.DataFrame) -> str:
+    values = rows["control"].dropna()
+    return f"{rows['control_name'].iloc[0]}: {values.min():.3g} to {values.max():.3g}" if len(values) else ""
+
+
+def bound_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The theorem layer by layer."""
+    return [
+        {
+            "layer": row["layer"],
+            "premise holds": _with_interval(row, "premise", ".1%"),
+            "c1": _number(row["c1"], ".2f"),
+            "c2": _number(row["c2"], ".2f"),
+            "R2": _with_interval(row, "r2", ".2f"),
+            "n": row["n"],
+        }
+        for row in table.to_dict("records")
+    ]
+
+
+def feature_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Latents tested, found and found again, summed over layers, by how the modes were matched."""
+    sums = table[table["tokens"] == "read"].groupby("match", sort=False)[["tested", "found", "replicated"]].sum()
+    return [{"modes matched by": match, **{k: f"{v:,}" for k, v in row.items()}} for match, row in sums.iterrows()]
+
+
+def high_norm_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Who is among the top tenth of the norms."""
+    points = table.assign(**{name: 100 * table[name] for name in ("excess", "low", "high")}).to_dict("records")
+    return [
+        {
+            "tokens": row["kind"],
+            "of the top tenth": f"{row['among_top']:.0%}",
+            "of all": f"{row['overall']:.0%}",
+            "excess, points": _with_interval(row, "excess", ".1f"),
+            "n": row["n"],
+        }
+        for row in points
+    ]
+
+
+def causal_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Accuracy by what was changed."""
+    return [
+        {
+            "changed": row["what"],
+            "quantile": _number(row["quantile"], "g"),
+            "positions a response": f"{row['positions']:.1f}",
+            "accuracy": _with_interval(row, "accuracy", ".1%"),
+            "n": row["n"],
+        }
+        for row in table.to_dict("records")
+    ]
+
+
+def _with_interval(row: Mapping[str, Any], name: str, form: str) -> str:
+    """`value [low, high]`, in columns called after the value or plainly; nothing where it is not defined."""
+    low, high = (row.get(f"{name}_{end}", row.get(end)) for end in ("low", "high"))
+    if pd.isna(row[name]):
+        return "-"
+    value, low, high = (f"{number:{form}}" for number in (row[name], low, high))
+    return f"{value} [{low.rstrip('%')}, {high.rstrip('%')}]"
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if pd.isna(value) else f"{value:{form}}"
 
 
 def benchmark_region(rows: Sequence[Mapping[str, Any]], run: str) -> str:
@@ -135,7 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--analysis", type=Path, metavar="FOLDER", help="of `tl-l2norm analyse --out FOLDER`")
     options = parser.parse_args()
-    write_regions(CLAIMS, reasoner_regions() | (claims_region(options.analysis) if options.analysis else {}))
+    write_regions(CLAIMS, reasoner_regions() | (claims_regions(options.analysis) if options.analysis else {}))
     write_regions(ARCHITECTURE, rooms_region())
 
 

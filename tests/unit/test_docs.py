@@ -12,6 +12,8 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import tl_l2norm as l2
@@ -29,6 +31,7 @@ SHIPPED = {
     'boot_transformers("Qwen/Qwen3-0.6B")': f"boot_transformers({str(REASONER)!r})",
     'HookedTransformer.from_pretrained_no_processing("Qwen/Qwen3-0.6B")': 'l2.load_model("tiny-reasoner", backend="hooked")',
     "l2.make_mixture(12)": "l2.make_mixture(4, families='compact')",
+    'l2.make_mixture(8, families="compact", levels=[2, 4]': "l2.make_mixture(4, families='compact', levels=[2]",
     "l2.make_mixture(200, ": "l2.make_mixture(32, levels=[1, 2], ",
     "l2.analyse(model, saes, problems": "l2.analyse(model, {9: saes[9], 11: saes[11]}, problems, controls=(), quantiles=()",
     "n_states=2_000_000": "n_states=4_096",
@@ -127,11 +130,15 @@ def test_readme_is_one_screen_with_the_two_commands() -> None:
     assert "\nmake demo " in text and "\nmake test " in text
 
 
+def intervals(page: Path) -> list[tuple[float, float]]:
+    found = re.findall(r"\[(-?[\d.]+)%?, (-?[\d.]+)%?\]", page.read_text())
+    return [(float(low), float(high)) for low, high in found]
+
+
 def test_figures_in_readme_are_those_in_docs() -> None:
-    intervals = re.findall(r"\[-?[\d.]+, -?[\d.]+\]", (ROOT / "README.md").read_text())
-    claims = (ROOT / "docs" / "claims.md").read_text()
-    assert len(intervals) >= 5
-    assert [interval for interval in intervals if interval not in claims] == []
+    told = intervals(ROOT / "README.md")
+    assert len(told) >= 5
+    assert set(told) <= set(intervals(ROOT / "docs" / "claims.md"))
 
 
 def test_written_figures_are_those_that_were_measured() -> None:
@@ -156,6 +163,40 @@ def test_a_region_is_replaced_and_nothing_else() -> None:
 
 def test_a_table_of_markdown() -> None:
     assert pages.markdown_table([{"a": 1, "b": "x|y"}]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
+
+
+def test_rows_say_what_the_tables_say() -> None:
+    features = {
+        "tokens": ["read", "read", "chosen"],
+        "match": "none",
+        "tested": [1000, 500, 9],
+        "found": [3, 4, 9],
+        "replicated": 2,
+    }
+    assert pages.feature_rows(pd.DataFrame(features)) == [
+        {"modes matched by": "none", "tested": "1,500", "found": "7", "replicated": "4"}
+    ]
+    causal = {"what": "none", "quantile": [np.nan, 0.5], "positions": 0.04, "accuracy": 0.5, "low": 0.25, "high": 1.0, "n": 8}
+    assert [list(row.values()) for row in pages.causal_rows(pd.DataFrame(causal))] == [
+        ["none", "-", "0.0", "50.0% [25.0, 100.0]", 8],
+        ["none", "0.5", "0.0", "50.0% [25.0, 100.0]", 8],
+    ]
+    bound = {"layer": [3], "premise": 0.0, "premise_low": 0.0, "premise_high": 0.037, "c1": np.nan, "c2": np.nan, "r2": np.nan}
+    bound |= {"r2_low": np.nan, "r2_high": np.nan, "n": 100}
+    assert [list(row.values()) for row in pages.bound_rows(pd.DataFrame(bound))] == [[3, "0.0% [0.0, 3.7]", "-", "-", "-", 100]]
+    assumptions = {"assumption": "A1", "statement": "small", "layer": [0, 1], "value": [0.1, 0.3], "low": [0.05, 0.2]}
+    assumptions |= {
+        "high": [0.15, 0.5],
+        "holds": ["holds", "does not hold"],
+        "control": [0.2, np.nan],
+        "control_name": "c",
+        "n": 9,
+    }
+    assert [list(row.values()) for row in pages.assumption_rows(pd.DataFrame(assumptions))] == [
+        ["A1", "small", "0.1 to 0.3", "0.3", "c: 0.2 to 0.2", "1 of 2 layers", 9]
+    ]
+    tokens = {"kind": ["thinking"], "among_top": 0.26, "overall": 0.25, "excess": 0.01, "low": -0.005, "high": 0.02, "n": 9}
+    assert pages.high_norm_rows(pd.DataFrame(tokens))[0]["excess, points"] == "1.0 [-0.5, 2.0]"
 
 
 def test_the_api_pages_name_what_is_there_and_all_that_is_public() -> None:
