@@ -43,7 +43,7 @@ _BASED = re.compile(r"(\d[\dA-F]*)_(?:\{(\d+)\}|(\d+))")  # a number with its ba
 
 def is_mathematical(text: str) -> bool:
     """Whether text is an expression, equation, list, tuple, interval or set, and no word, date or range."""
-    text = strip_latex(text)
+    text = plain_powers(strip_latex(text))
     if not text or _NOT_VALUES.fullmatch(text) or not _EXPRESSION.fullmatch(text):
         return False
     return bool(
