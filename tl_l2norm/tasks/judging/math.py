@@ -1,4 +1,4 @@
-r"""Answers that are expressions, judged by math-verify: `1/2` is `\frac{1}{2}`, 0.5 and 50%.
+r"""Answers that are expressions, read by math-verify and compared by value: `1/2` is `\frac{1}{2}`, 0.5 and 50%.
 
 >>> is_mathematical(r"\frac{\sqrt{3}}{2}"), is_mathematical("Paris")
 (True, False)
