@@ -136,6 +136,8 @@ def test_a_rendered_chat_begins_its_response_behind_the_prompt(family: Family, t
         ("12, with <think> before it", "12, with <think> before it"),
         ("12: a <think> block (<think> opens it)", "12: a <think> block (<think> opens it)"),
         ("12, as in `<think>7</think>`", "12, as in `<think>7</think>`"),
+        ("Begin with <think>\nlet me see. The answer is 12", ""),
+        ("12, and not <think> again", "12, and not <think> again"),
         ("12. Close it by “</think>”.", "12. Close it by “</think>”."),
     ],
 )

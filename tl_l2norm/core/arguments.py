@@ -87,9 +87,14 @@ def as_path(name: str, value: Any) -> Path:
 
 
 def check_text(name: str, value: Any) -> None:
-    """Refuse what is no text."""
+    """Refuse what is no text, and half characters, which JSON can hold and UTF-8 can't."""
     if not isinstance(value, str):
         raise InputTypeError(f"{name} must be text, got {_shown(value)}")
+    if half := _SURROGATE.search(value):
+        raise InputError(
+            f"{name} holds a lone surrogate, {half[0]!a}, half a character: mend it where it is read, as in "
+            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        )
 
 
 def as_names(name: str, given: Any) -> tuple[str, ...]:
@@ -144,15 +149,6 @@ def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
     if not (_is_bool(value) or (optional and value is None)):
         choices = "True, False or None" if optional else "True or False"
         raise InputTypeError(f"{name} must be {choices}, got {_shown(value)}")
-
-
-def check_text(name: str, text: str) -> None:
-    """Refuse half characters, which JSON can hold and UTF-8 can't."""
-    if half := _SURROGATE.search(text):
-        raise InputError(
-            f"{name} holds a lone surrogate, {half[0]!a}, half a character: mend it where it is read, as in "
-            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
-        )
 
 
 def one_or_several(given: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]:

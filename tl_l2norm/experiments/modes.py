@@ -77,14 +77,12 @@ def run_modes(
     backend = backend_of(model)
     if backend.tokenizer is None:
         raise InputError("the model has no tokenizer: set model.tokenizer to ask it questions")
-    problems, modes, seed = problems_of(problems), as_names("modes", modes), as_seed(seed)
+    problems, modes, seed = problems_of(problems), _modes(modes), as_seed(seed)
     max_direct_tokens = as_integer("max_direct_tokens", max_direct_tokens, least=1)
     check_progress(progress)
     batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
-    for mode in modes:
-        check_choice("modes", mode, MODES)
-    if not problems or not modes:
-        raise InputError(f"no {'modes' if problems else 'problems'} given")
+    if not problems:
+        raise InputError("no problems given")
     require_distinct(problems)
     prompts = {
         mode: [chat_prompt(backend.tokenizer, p.question, mode=mode, system=p.system) for p in problems] for mode in modes
@@ -113,6 +111,15 @@ def run_modes(
     with locked(*filter(None, places)):
         asked = [run.ask(place) for run, place in zip(runs, places, strict=True)]
         return tuple(r for run, own, place in zip(runs, asked, places, strict=True) for r in run.read(own, place))
+
+
+def _modes(given: Any) -> tuple[Mode, ...]:
+    names = as_names("modes", given)
+    if not names:
+        raise InputError("no modes given")
+    for name in names:
+        check_choice("modes", name, MODES)
+    return tuple(mode for name in names for mode in MODES if mode == name)
 
 
 def thinking_room(backend: Backend, prompts: Sequence[ChatPrompt]) -> int:

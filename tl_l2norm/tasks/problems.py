@@ -125,10 +125,8 @@ def _read_answer(
     """The final answer, options and what they stand for, as a problem keeps them."""
     if isinstance(options, str) or isinstance(texts, str):
         raise InputTypeError(f"options are a tuple of words, got one text: {options or texts!r}")
-    if not (isinstance(options, Iterable) and isinstance(texts, Iterable)):
-        raise InputTypeError(
-            f"options are a tuple of words, got {options if not isinstance(options, Iterable) else texts!r:.80}"
-        )
+    if odd := [given for given in (options, texts) if not isinstance(given, Iterable)]:
+        raise InputTypeError(f"options are a tuple of words, got {odd[0]!r:.80}")
     options, texts = tuple(map(str, options)), tuple(map(str, texts))
     final = answer if has_verify and isinstance(answer, str) else final_answer(answer)
     letter = None if final is None or has_verify else label_of(final)

@@ -79,7 +79,7 @@ def check_names(rows: Sequence[Row], columns: Columns, table: str) -> None:
     """Refuse a row that lacks a column that is read and has one of almost its name, which no row with that column has."""
     names = {columns.question, columns.answer, *_CHOICES, "family", "level", "system"}
     forms = {frozenset(row.cells): row.place for row in reversed(rows)}
-    for name in sorted(names & set().union(*forms)):
+    for name in sorted(set().union(*forms) & names):
         usual = {*names, *QUESTIONS, *ANSWERS}.union(*(form for form in forms if name in form))
         for form, place in forms.items():
             if name not in form and (near := difflib.get_close_matches(name, sorted(form - usual), 1, 0.75)):
@@ -103,7 +103,7 @@ def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Probl
         InputError: no question, or anything in the row that can't be understood.
     """
     question, system, said = _question(cells, columns)
-    given = cells.get(columns.answer) if columns.answer else None
+    given: Any = cells.get(columns.answer) if columns.answer else None
     given = said if given is None else given
     if isinstance(given, str) and read(given).unclosed is not None:
         raise InputError(f"the answer begins a thought and never ends it: {given[:40]!r}...")
@@ -114,7 +114,7 @@ def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Probl
         texts = without_labels(choices)
         if len(set(texts)) < len(texts):
             raise InputError(f"two choices are the same: {', '.join(map(repr, texts)):.80}")
-        is_index = isinstance(given, Integral) and not isinstance(given, bool) and not are_numbers
+        is_index = not isinstance(given, bool) and isinstance(given, Integral) and not are_numbers
         meant = int(given) if is_index else answer
         letter = None if meant is None else chosen_letter(meant, texts, labels)
         question = question if _lists(question, texts) else f"{question}\n{lettered(texts)}"

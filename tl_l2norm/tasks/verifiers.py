@@ -33,7 +33,7 @@ def is_correct(problem: Problem, text: str | Answered) -> bool | None:
     """Whether a free response gives the problem's answer; None where that is not known.
 
     Numbers are compared as numbers (3.0 is 3, "3 million" is 3000000; units may be left out, not contradicted), options by
-    their letter or what it stands for, expressions by their value (math-verify: 1/2 is 0.5), words without regard to case,
+    their letter or what it stands for, expressions by their value (1/2 is 0.5), words without regard to case,
     free text also without punctuation.
 
     A percentage for a reference without a unit is read in one way: "25%" is 25 where the reference is above 1 or the question

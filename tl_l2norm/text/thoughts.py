@@ -76,7 +76,7 @@ _QUOTES = "`\"'“”‘’"
 _BEFORE_A_QUOTE = " \t\n([{"
 _IN_BRACKETS = " \t,.;:?!)"
 _NAMED_BEFORE = re.compile(
-    r"\b(?:the|tags?|tokens?|called|named|and|or|of|into?|inside|with(?:in)?|between|by|us(?:e|es|ing)|writ(?:e|es|ing))\s+$",
+    r"\b(?:the|not|tags?|tokens?|called|named|and|or|of|into?|inside|with(?:in)?|between|by|us(?:e|es|ing)|writ(?:e|es|ing))\s+$",
     re.IGNORECASE,
 )
 _NAMED_BEHIND = re.compile(
@@ -199,11 +199,13 @@ def _is_mentioned(text: str, tag: Tag) -> bool:
     before, behind = text[: tag.start], text[tag.end :]
     if not before.strip():
         return False
-    if (before[-1] in _QUOTES or behind[:1] in _QUOTES) and _in_quotation(before, behind):
+    if {before[-1], behind[:1]} & set(_QUOTES) and _in_quotation(before, behind):
         return True
     if before[-1] == "(":
         return behind == "" or behind[0] in _IN_BRACKETS
-    return before[-1] in " \t" and bool(_NAMED_BEFORE.search(before[-60:]) or _NAMED_BEHIND.match(behind[:60]))
+    if before[-1] not in " \t" or behind.startswith("\n"):
+        return False
+    return bool(_NAMED_BEFORE.search(before[-60:]) or _NAMED_BEHIND.match(behind[:60]))
 
 
 def _in_quotation(before: str, behind: str) -> bool:

@@ -261,7 +261,7 @@ class Expression(AnswerKind):
         return (value, unit) if unit and self.unit and unit != self.unit else value
 
     def same(self, answer: str, given: str) -> bool:
-        """Equal in value, by math-verify."""
+        """Equal in value, exactly where both are exact."""
         return same_value(answer, in_base(given, self.base), ordered=self.ordered)
 
 

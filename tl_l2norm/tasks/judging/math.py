@@ -1,4 +1,4 @@
-r"""Answers that are expressions, judged by math-verify: `1/2` is `\frac{1}{2}`, 0.5 and 50%.
+r"""Answers that are expressions, read by math-verify and compared by value: `1/2` is `\frac{1}{2}`, 0.5 and 50%.
 
 >>> is_mathematical(r"\frac{\sqrt{3}}{2}"), is_mathematical("Paris")
 (True, False)
@@ -43,7 +43,7 @@ _BASED = re.compile(r"(\d[\dA-F]*)_(?:\{(\d+)\}|(\d+))")  # a number with its ba
 
 def is_mathematical(text: str) -> bool:
     """Whether text is an expression, equation, list, tuple, interval or set, and no word, date or range."""
-    text = strip_latex(text)
+    text = plain_powers(strip_latex(text))
     if not text or _NOT_VALUES.fullmatch(text) or not _EXPRESSION.fullmatch(text):
         return False
     return bool(

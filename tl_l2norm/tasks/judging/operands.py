@@ -19,7 +19,7 @@ _AFTER = re.compile(
     | \s+(?:squared|cubed|factorial|pi|raised)\b | \s+to\s+the\s+(?:power|\w+th|\w*(?:second|third))\b
     | \s+or\s+(?:more|less|fewer|greater|higher|lower|above|below)\b
     | \s+and\s+(?:an?|\d+|{_NUMERALS})[\s-]+(?:{_PARTS})\b | \s+(?!half\b|quarter\b|second)(?:{_PARTS})(?<=s)\b
-    | \s+(?![aAIVX]\b|[mgshlCFKLVWNJ]\b) [b-zB-Z] (?=\s*(?:[.$,;)}}\]+*/^=-]|$))""",
+    | \s+(?![aAIVX]\b|[mgshlCFKLVWNJ]\b) [b-zB-Z] (?=\s*(?:[.$,;)}}\]+*/^=]|-(?![A-Za-z]{{2}})|$))""",
     re.VERBOSE,
 )
 _OPERATIONS = (

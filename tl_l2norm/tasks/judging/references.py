@@ -61,7 +61,7 @@ def _of_float(answer: Decimal | Real) -> str:
     return str(int(value)) if value == int(value) else format(value, "f")
 
 
-def _is_narrow(answer: Real) -> bool:
+def _is_narrow(answer: object) -> bool:
     """Whether a number is of less than double precision: as a double it would get digits that nobody meant."""
     return isinstance(answer, np.floating) and answer.itemsize < 8
 
