@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 import tl_l2norm as l2
 from benchmarks.pages import BENCHMARKS, benchmark_region, write_regions
 from tl_l2norm.core.tables import render_table
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.reading import read
 from tl_l2norm.models.sources import find_source
 from tl_l2norm.recording.metrics import METRICS
@@ -234,10 +234,10 @@ def intervene_rows(models: dict[str, Any], repeats: int) -> list[Row]:
     never = dict.fromkeys(tau, float("inf"))
     late: dict[str, Any] = {"layers": "late"}
     acting = {
-        "suppression": (l2.HighNormSuppression(tau, **late), "<= 1.05"),
-        "random suppression": (l2.HighNormSuppression(mode="random", **late), ""),
+        "suppression": (l2.Suppression(tau, **late), "<= 1.05"),
+        "random suppression": (l2.Suppression(which="random", **late), ""),
         "ERSS": (l2.ERSS(tau, patience=4, **late), "<= 1.05"),
-        "adaptive suppression": (l2.HighNormSuppression(l2.AdaptiveIQR(warmup=50), **late), ""),
+        "adaptive suppression": (l2.Suppression(l2.AdaptiveIQR(warmup=50), **late), ""),
         "ALRR that never fires": (l2.ALRR(never, **late), "<= 1.03"),
         "ALRR": (l2.ALRR(tau, growth_eps=-1.0, blowup=5.0, **late), "<= 1 + 1.15 x re-runs"),
         "ALRR, every token": (l2.ALRR(dict.fromkeys(tau, 1.0), growth_eps=-1.0, blowup=1e9, **late), "<= 1 + 1.15 x re-runs"),

@@ -25,6 +25,7 @@ import torch
 
 import tl_l2norm as l2
 from tests.builders import make_results
+from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.thresholds import Thresholds
 from tl_l2norm.show.report import report
 
@@ -87,7 +88,7 @@ class Situation:
 
     @cached_property
     def suppression(self) -> Any:
-        return l2.HighNormSuppression(self.tau)
+        return l2.Suppression(self.tau)
 
     @cached_property
     def sae(self) -> Any:
@@ -265,7 +266,7 @@ OPTIONS = {
         lambda s: s.collect(s.traces[0], interventions=[s.suppression]),
     ),
     "interventions=None": (lambda s: s.collect([s.ids], interventions=None), "", lambda s: s.collect([s.ids])),
-    "an intervention's class": option("HighNormSuppression(...)", interventions=[l2.HighNormSuppression]),
+    "an intervention's class": option("Suppression(...)", interventions=[l2.Suppression]),
     "thresholds for an intervention": (lambda s: s.collect([s.ids], interventions=[s.tau]), "interventions are"),
     "one SAE": (lambda s: s.collect([s.ids], saes=s.sae), "{layer: sae}"),
     "a list of SAEs": (lambda s: s.collect([s.ids], saes=[s.sae]), "{layer: sae}"),
@@ -333,26 +334,26 @@ SETTINGS = {
     ),
 }
 INTERVENTIONS = {
-    "a bare float": built("{layer: value}", lambda s: l2.HighNormSuppression(150.0)),
-    "a list": built("{layer: value}", lambda s: l2.HighNormSuppression([100.0, 150.0])),
-    "a tensor": built("{layer: value}", lambda s: l2.HighNormSuppression(torch.ones(4))),
-    "traces for thresholds": built("iqr_thresholds", lambda s: l2.HighNormSuppression(s.traces)),
+    "a bare float": built("{layer: value}", lambda s: l2.Suppression(150.0)),
+    "a list": built("{layer: value}", lambda s: l2.Suppression([100.0, 150.0])),
+    "a tensor": built("{layer: value}", lambda s: l2.Suppression(torch.ones(4))),
+    "traces for thresholds": built("iqr_thresholds", lambda s: l2.Suppression(s.traces)),
     "generations for thresholds": built("iqr_thresholds", lambda s: l2.ERSS(s.out)),
     "thresholds=None": built("thresholds", lambda s: l2.ALRR(None)),
-    "a threshold in quotes": built("layer 3", lambda s: l2.HighNormSuppression({3: "5"})),
-    "a threshold of None": built("layer 3", lambda s: l2.HighNormSuppression({3: None})),
-    "a layer in quotes": built("by layer", lambda s: l2.HighNormSuppression({"3": 5.0})),
-    "match=None": built("match", lambda s: l2.HighNormSuppression(s.tau, mode="random", match=None)),
-    "match of generations": built("out.log", lambda s: l2.HighNormSuppression(s.tau, mode="random", match=s.out)),
-    "layers='nine', before any run": built("unknown layers 'nine'", lambda s: l2.HighNormSuppression(s.tau, layers="nine")),
-    "layers=2.5, before any run": built("a layer is an integer", lambda s: l2.HighNormSuppression(s.tau, layers=2.5)),
-    "positions=True": built("positions", lambda s: l2.HighNormSuppression(s.tau, positions=True)),
-    "positions=2.0": built("positions", lambda s: l2.HighNormSuppression(s.tau, positions=2.0)),
-    "include_sinks='no'": built("include_sinks", lambda s: l2.HighNormSuppression(s.tau, include_sinks="no")),
-    "scale='0.1'": built("scale", lambda s: l2.HighNormSuppression(s.tau, scale="0.1")),
-    "p='a half'": built("p must be", lambda s: l2.HighNormSuppression(mode="random", p="a half")),
-    "mode='High'": built("mode must be one of", lambda s: l2.HighNormSuppression(s.tau, mode="High")),
-    "seed of 1.5": built("seed", lambda s: l2.HighNormSuppression(mode="random", seed=1.5)),
+    "a threshold in quotes": built("layer 3", lambda s: l2.Suppression({3: "5"})),
+    "a threshold of None": built("layer 3", lambda s: l2.Suppression({3: None})),
+    "a layer in quotes": built("by layer", lambda s: l2.Suppression({"3": 5.0})),
+    "match=None": built("match", lambda s: l2.Suppression(s.tau, which="matched", match=None)),
+    "match of generations": built("out.log", lambda s: l2.Suppression(s.tau, which="matched", match=s.out)),
+    "layers='nine', before any run": built("unknown layers 'nine'", lambda s: l2.Suppression(s.tau, layers="nine")),
+    "layers=2.5, before any run": built("a layer is an integer", lambda s: l2.Suppression(s.tau, layers=2.5)),
+    "positions=True": built("positions", lambda s: l2.Suppression(s.tau, positions=True)),
+    "positions=2.0": built("positions", lambda s: l2.Suppression(s.tau, positions=2.0)),
+    "include_sinks='no'": built("include_sinks", lambda s: l2.Suppression(s.tau, include_sinks="no")),
+    "scale='0.1'": built("scale", lambda s: l2.Suppression(s.tau, scale="0.1")),
+    "p='a half'": built("p must be", lambda s: l2.Suppression(which="random", p="a half")),
+    "which='High'": built("which must be one of", lambda s: l2.Suppression(s.tau, which="High")),
+    "seed of 1.5": built("seed", lambda s: l2.Suppression(which="random", seed=1.5)),
     "max_iters=2.5": built("max_iters", lambda s: l2.ALRR(s.tau, max_iters=2.5)),
     "patience=2.5": built("patience", lambda s: l2.ERSS(s.tau, patience=2.5)),
     "cos_min='0.5'": built("cos_min", lambda s: l2.ERSS(s.tau, cos_min="0.5")),
@@ -373,8 +374,8 @@ INTERVENTIONS = {
     "k of a fraction, adapting": (lambda s: l2.AdaptiveIQR(k=Fraction(3, 2)), "", lambda s: l2.AdaptiveIQR(k=1.5)),
     "Thresholds of a number": built("{layer: value}", lambda s: Thresholds(5.0)),
     "Thresholds of a list": built("{layer: value}", lambda s: Thresholds([(3, 5.0)])),
-    "positions of an array": built("positions", lambda s: l2.HighNormSuppression(s.tau, positions=np.array([3, 4]))),
-    "positions of a list": built("positions", lambda s: l2.HighNormSuppression(s.tau, positions=["decode"])),
+    "positions of an array": built("positions", lambda s: l2.Suppression(s.tau, positions=np.array([3, 4]))),
+    "positions of a list": built("positions", lambda s: l2.Suppression(s.tau, positions=["decode"])),
     "k='1.5'": built("k must be", lambda s: l2.iqr_thresholds(s.traces, "1.5")),
     "warmup=2.5": built("warmup", lambda s: l2.AdaptiveIQR(warmup=2.5)),
     "hooks with prompt_lens=3": built("prompt_lens has 1 entries for 2 rows", lambda s: hooked(s, prompt_lens=3)),
@@ -434,50 +435,53 @@ TRACES = {
         lambda s: ("mine",),
     ),
     "heatmap of a completion": (
-        lambda s: l2.token_heatmap(s.out[0]).to_json(),
+        lambda s: l2.figures.token_heatmap(s.out[0]).to_json(),
         "",
-        lambda s: l2.token_heatmap(s.traces[0]).to_json(),
+        lambda s: l2.figures.token_heatmap(s.traces[0]).to_json(),
     ),
-    "heatmap of several": (lambda s: l2.token_heatmap(s.out), "one trace"),
+    "heatmap of several": (lambda s: l2.figures.token_heatmap(s.out), "one trace"),
     "heatmap of one in a list": (
-        lambda s: l2.token_heatmap([s.traces[0]]).to_json(),
+        lambda s: l2.figures.token_heatmap([s.traces[0]]).to_json(),
         "",
-        lambda s: l2.token_heatmap(s.traces[0]).to_json(),
+        lambda s: l2.figures.token_heatmap(s.traces[0]).to_json(),
     ),
     "curve of generations": (
-        lambda s: l2.layer_curve(s.out, mode="think").to_frame(),
+        lambda s: l2.analysis.layer_curve(s.out, mode="think").to_frame(),
         "",
-        lambda s: l2.layer_curve(s.traces, mode="think").to_frame(),
+        lambda s: l2.analysis.layer_curve(s.traces, mode="think").to_frame(),
     ),
-    "curve, quantity=5": (lambda s: l2.layer_curve(s.traces, mode="think", quantity=5), "quantity must be text"),
-    "curve, mode=5": (lambda s: l2.layer_curve(s.traces, mode=5), "mode must be text"),
+    "curve, quantity=5": (lambda s: l2.analysis.layer_curve(s.traces, mode="think", quantity=5), "quantity must be text"),
+    "curve, mode=5": (lambda s: l2.analysis.layer_curve(s.traces, mode=5), "mode must be text"),
     **{
-        f"curve, seed={given!r:.6}": (lambda s, g=given: l2.layer_curve(s.traces, mode="think", seed=g), "seed must be")
+        f"curve, seed={given!r:.6}": (
+            lambda s, g=given: l2.analysis.layer_curve(s.traces, mode="think", seed=g),
+            "seed must be",
+        )
         for given in ODD_SEEDS
     },
     **{
         f"curve, resamples={given!r}": (
-            lambda s, g=given: l2.layer_curve(s.traces, mode="think", resamples=g),
+            lambda s, g=given: l2.analysis.layer_curve(s.traces, mode="think", resamples=g),
             "resamples must be",
         )
         for given in (0, None, -1, "9", 1.5, 10**30)
     },
-    "comparison, seed=nan": (lambda s: l2.compare_late(s.out, s.out, seed=float("nan")), "seed must be"),
-    "comparison, resamples=0": (lambda s: l2.compare_late(s.out, s.out, resamples=0), "resamples must be"),
+    "comparison, seed=nan": (lambda s: l2.analysis.compare_late(s.out, s.out, seed=float("nan")), "seed must be"),
+    "comparison, resamples=0": (lambda s: l2.analysis.compare_late(s.out, s.out, resamples=0), "resamples must be"),
     "loading from None": (lambda s: l2.load_traces(None), "path must be a path"),
     "loading from 5": (lambda s: l2.load_traces(5), "path must be a path"),
-    "norms of an array": (lambda s: l2.l2_norms(np.ones((2, 3))), "takes a tensor"),
-    "norms of a list": (lambda s: l2.l2_norms([[1.0, 2.0]]), "takes a tensor"),
+    "norms of an array": (lambda s: l2_norms(np.ones((2, 3))), "takes a tensor"),
+    "norms of a list": (lambda s: l2_norms([[1.0, 2.0]]), "takes a tensor"),
     "selection, by=5": (lambda s: l2.select(s.out, by=5), "by must be text"),
     "selection, by a list": (lambda s: l2.select(s.out, by=["norm_sum"]), "by must be text"),
     "selection, seed='abc'": (lambda s: l2.select(s.out, by="random", seed="abc"), "seed must be"),
     "scores, seed=None": (lambda s: l2.score_table(s.out, seed=None), "seed must be"),
-    "accuracy, by=[]": (lambda s: l2.accuracy_table(results(), by=[]), "give any of mode, family, level"),
-    "accuracy, by=5": (lambda s: l2.accuracy_table(results(), by=5), "by must be a name"),
+    "accuracy, by=[]": (lambda s: l2.analysis.accuracy_table(results(), by=[]), "give any of mode, family, level"),
+    "accuracy, by=5": (lambda s: l2.analysis.accuracy_table(results(), by=5), "by must be a name"),
     "accuracy of one result": (
-        lambda s: l2.accuracy_table(results()[0]),
+        lambda s: l2.analysis.accuracy_table(results()[0]),
         "",
-        lambda s: l2.accuracy_table(results()[:1]),
+        lambda s: l2.analysis.accuracy_table(results()[:1]),
     ),
     "a report of one result": (
         lambda s: report(results()[0], path=s.place / "one.html").name,
@@ -510,27 +514,30 @@ TRACES = {
     ),
     "modes, progress=5": (lambda s: asked(s, [PROBLEM], "direct", progress=5), "progress"),
     "suppression, seed=nan": (
-        lambda s: l2.suppress_and_ask(s.model, [PROBLEM], s.traces, seed=float("nan")),
+        lambda s: l2.experiments.suppress_and_ask(s.model, [PROBLEM], s.traces, seed=float("nan")),
         "seed must be",
     ),
-    "suppression, no quantiles": (lambda s: l2.suppress_and_ask(s.model, [PROBLEM], s.traces, quantiles=[]), "no quantiles"),
+    "suppression, no quantiles": (
+        lambda s: l2.experiments.suppress_and_ask(s.model, [PROBLEM], s.traces, quantiles=[]),
+        "no quantiles",
+    ),
     "suppression of a problem twice": (
-        lambda s: l2.suppress_and_ask(s.model, [PROBLEM, PROBLEM], s.traces),
+        lambda s: l2.experiments.suppress_and_ask(s.model, [PROBLEM, PROBLEM], s.traces),
         "some problems are the same",
     ),
-    "curve, tokens='choosen'": (lambda s: l2.layer_curve(s.traces, mode="think", tokens="choosen"), "tokens"),
-    "curve, quantity='norm'": (lambda s: l2.layer_curve(s.traces, mode="think", quantity="norm"), "'norm'"),
+    "curve, tokens='choosen'": (lambda s: l2.analysis.layer_curve(s.traces, mode="think", tokens="choosen"), "tokens"),
+    "curve, quantity='norm'": (lambda s: l2.analysis.layer_curve(s.traces, mode="think", quantity="norm"), "'norm'"),
     "comparison of generations": (
-        lambda s: l2.compare_late(s.out, s.out).difference.n,
+        lambda s: l2.analysis.compare_late(s.out, s.out).difference.n,
         "",
-        lambda s: l2.compare_late(s.traces, s.traces).difference.n,
+        lambda s: l2.analysis.compare_late(s.traces, s.traces).difference.n,
     ),
     "a figure of one curve": (
-        lambda s: l2.norm_curves(l2.layer_curve(s.traces, mode="think")).to_json(),
+        lambda s: l2.figures.norm_curves(l2.analysis.layer_curve(s.traces, mode="think")).to_json(),
         "",
-        lambda s: l2.norm_curves([l2.layer_curve(s.traces, mode="think")]).to_json(),
+        lambda s: l2.figures.norm_curves([l2.analysis.layer_curve(s.traces, mode="think")]).to_json(),
     ),
-    "a figure of traces": (lambda s: l2.norm_curves(s.traces), "layer_curve"),
+    "a figure of traces": (lambda s: l2.figures.norm_curves(s.traces), "layer_curve"),
     "selection among traces": (lambda s: l2.select(s.traces, by="norm_sum"), "completions"),
     "selection by an unknown score": (lambda s: l2.select(s.out, by="norm_sums"), "Did you mean 'norm_sum'"),
     "selection from one completion": (
@@ -541,11 +548,11 @@ TRACES = {
     "scores with a bare threshold": (lambda s: l2.score_table(s.out, thresholds=150.0), "{layer: value}"),
     "scores with one problem": (lambda s: l2.score_table(s.out, problems=PROBLEM), "problems"),
     "dynamics, by='family'": (
-        lambda s: l2.dynamics(s.traces, s.traces, by="famly"),
+        lambda s: l2.analysis.dynamics(s.traces, s.traces, by="famly"),
         "'famly'",
     ),
-    "accuracy, by='mode'": (lambda s: l2.accuracy_table([], by="mode"), "no results"),
-    "accuracy of traces": (lambda s: l2.accuracy_table(s.traces), "run_modes"),
+    "accuracy, by='mode'": (lambda s: l2.analysis.accuracy_table([], by="mode"), "no results"),
+    "accuracy of traces": (lambda s: l2.analysis.accuracy_table(s.traces), "run_modes"),
     "a report of generations": (lambda s: report(s.out, path=s.place / "r.html"), "run_modes"),
     "labels of numpy, saved": (
         lambda s: l2.load_traces(l2.save_traces(s.place / "l", s.traces[0].with_labels(level=np.int64(2))))[0].labels,
@@ -553,11 +560,11 @@ TRACES = {
         lambda s: {"level": 2},
     ),
     "quantiles of one number": (
-        lambda s: l2.suppress_and_ask(s.model, [PROBLEM], s.traces, quantiles=1.5),
+        lambda s: l2.experiments.suppress_and_ask(s.model, [PROBLEM], s.traces, quantiles=1.5),
         "quantiles must be between 0 and 1",
     ),
     "suppression of a problem without answer": (
-        lambda s: l2.suppress_and_ask(s.model, l2.Problem(question="Why?", answer=None, family="x"), s.out),
+        lambda s: l2.experiments.suppress_and_ask(s.model, l2.Problem(question="Why?", answer=None, family="x"), s.out),
         "known answers",
     ),
     "modes of texts": (lambda s: l2.run_modes(s.model, ["What is 2 + 2?"]), "Problem(question="),
@@ -585,7 +592,7 @@ def opened(s: Situation) -> str:
 
 
 def random_half(s: Situation) -> Any:
-    return l2.HighNormSuppression(layers="all", mode="random", p=0.5)
+    return l2.Suppression(layers="all", which="random", p=0.5)
 
 
 def hooked(s: Situation, **options: Any) -> Any:
@@ -606,9 +613,9 @@ def plain(x: Any) -> Any:
     """Something that can be compared."""
     if isinstance(x, l2.Trace):
         return [x.tokens.tolist(), x.prompt_len, x.layers, plain(x.l2_norms)]
-    if isinstance(x, l2.Generations | tuple | list):
+    if isinstance(x, l2.recording.Generations | tuple | list):
         return [plain(one) for one in x]
-    if isinstance(x, l2.Completion):
+    if isinstance(x, l2.recording.Completion):
         return [x.text, x.prompt_tokens, x.tokens, x.finish_reason]
     if isinstance(x, torch.Tensor):
         return x.double().numpy().round(3).tolist()

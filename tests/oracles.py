@@ -105,7 +105,7 @@ def intervened(model: Any, tokens: list[int], prompt_len: int, steps: list[dict[
 def _applied(step: dict[str, Any], block: Block, stream: Tensor, prompt_len: int) -> list[dict[str, Any]]:
     """The events of one step at one layer; changes the stream in place."""
     rules: dict[str, Callable[..., Rule]] = {
-        "suppress": lambda *given: _Swap(*given) if step["action"] == "swap" else partial(_suppress, *given),
+        "suppress": lambda *given: _Swap(*given) if step["how"] == "swap" else partial(_suppress, *given),
         "alrr": lambda *given: partial(_alrr, *given),
         "erss": _Erss,
     }
@@ -146,15 +146,15 @@ def _eligible(step: dict[str, Any], norms: list[float], prompt_len: int) -> list
 def _suppress(step: dict[str, Any], block: Block, h: Tensor, n: float, position: int) -> Decided:
     if not _chosen(step, block, n, position):
         return None
-    factor = step["scale"] if step["action"] == "scale" else min(1.0, step["tau"][block.index] / 4 / n)
+    factor = step["scale"] if step["how"] == "scale" else min(1.0, step["tau"][block.index] / 4 / n)
     return h * factor, "suppressed", {}
 
 
 def _chosen(step: dict[str, Any], block: Block, n: float, position: int) -> bool:
-    if step["mode"] == "random":
+    if step["which"] == "random":
         return bool(step["draw"](block.index, position))
     tau = step["tau"][block.index]
-    return bool(n > tau if step["mode"] == "high" else n < tau)
+    return bool(n > tau if step["which"] == "high" else n < tau)
 
 
 class _Swap:

@@ -39,7 +39,7 @@ def main() -> None:
 def compare(results, tokens):  # type: ignore[no-untyped-def]
     """Thinking against direct, over the late layers."""
     think, direct = ([result.trace for result in results if result.mode == mode] for mode in ("think", "direct"))
-    return l2.compare_late(think, direct, tokens=tokens)
+    return l2.analysis.compare_late(think, direct, tokens=tokens)
 
 
 def last_layer(results):  # type: ignore[no-untyped-def]

@@ -17,7 +17,7 @@ from tl_l2norm.recording.completions import Completion
 from tl_l2norm.tasks.families.compact import COMPACT
 from tl_l2norm.tasks.problems import Split
 
-RECIPE = l2.SaeRecipe(d_sae=1024, k=32, n_states=1_000_000, batch_size=2048)
+RECIPE = l2.saes.SaeRecipe(d_sae=1024, k=32, n_states=1_000_000, batch_size=2048)
 TRAIN, TEST = 2000, 300  # problems
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     model = l2.load_model(options.model)
     train = responses(model, TRAIN, "train", seed=0)
     saes = l2.train_saes(model, train, save_to=options.out, buffer=1 << 20, layers=options.layers, recipe=RECIPE)
-    table = l2.evaluate_saes(model, saes, responses(model, TEST, "test", seed=1))
+    table = l2.saes.evaluate_saes(model, saes, responses(model, TEST, "test", seed=1))
     print(table.to_string(index=False))
     table.to_json(options.out / "results.json", orient="records", indent=1)
 

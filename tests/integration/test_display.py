@@ -24,13 +24,13 @@ import pandas as pd
 def completion(sample, n):
     tokens = {"prompt_tokens": (5,), "tokens": tuple(range(n)), "logprobs": None, "self_certainty": None, "trace": None}
     text = {"prompt": "p", "text": f"the answer is {n}", "answer": str(n), "finish_reason": "stop"}
-    return l2.Completion(prompt_index=0, sample=sample, seed=0, **tokens, **text)
+    return l2.recording.Completion(prompt_index=0, sample=sample, seed=0, **tokens, **text)
 
 check = Check(name="MARK", measured=0.0, bound=1.0, meaning="as it should be")
 shown = {
     "selfcheck": SelfCheck(checks=(check,), model="m", backend="bridge", dtype="float32", device="cpu", versions={}),
     "scores": l2.score_table([completion(i, 3 + i) for i in range(4)]),
-    "log": Log([l2.HighNormSuppression(mode="random", layers=[0])]),
+    "log": Log([l2.Suppression(which="random", layers=[0])]),
 }
 """
 MARKS = {"selfcheck": "as it should be", "scores": "longest", "log": "no earlier token"}

@@ -189,7 +189,7 @@ def test_bad_input_is_refused_before_anything_runs(
 
 def test_untrained_saes_have_the_shape_and_other_weights(saes: Any) -> None:
     state = torch.random.get_rng_state()
-    blank, again, other = (l2.untrained_saes({5: saes[5]}, seed=seed)[5] for seed in (0, 0, 1))
+    blank, again, other = (l2.saes.untrained_saes({5: saes[5]}, seed=seed)[5] for seed in (0, 0, 1))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert type(blank) is type(saes[5]) and blank.W_dec.shape == saes[5].W_dec.shape
     assert torch.equal(blank.W_enc, again.W_enc) and not torch.equal(blank.W_enc, other.W_enc)
@@ -202,7 +202,7 @@ def test_features_of_untrained_saes_are_never_taken_for_trained_ones(
 ) -> None:
     features = found.features["trained SAE"]
     prompt = chat_prompt(reasoner.tokenizer, "mod 10: 7A+5B*3")
-    (trace,) = l2.collect(reasoner, [prompt], saes=l2.untrained_saes(saes), labels=[{"prompt": "new"}], progress=False)
+    (trace,) = l2.collect(reasoner, [prompt], saes=l2.saes.untrained_saes(saes), labels=[{"prompt": "new"}], progress=False)
     with pytest.raises(ValueError, match="the features were found with .* the trace has those of .*untrained"):
         features.total(trace)
 
@@ -211,21 +211,23 @@ def test_arms_of_the_causal_test_do_what_they_say(reasoner: Any, problems: Any) 
     prompts = [chat_prompt(reasoner.tokenizer, p.question) for p in problems]
     plain = l2.generate(reasoner, prompts, max_new_tokens=96, batch_size=24, sink_ratio=20.0, progress=False)
     options = {"max_new_tokens": 96, "batch_size": 24, "sink_ratio": 20.0, "progress": False}
-    outcomes = l2.suppress_and_ask(reasoner, problems, plain.traces, quantiles=(0.8,), **options)
+    outcomes = l2.experiments.suppress_and_ask(reasoner, problems, plain.traces, quantiles=(0.8,), **options)
     assert outcomes.groupby("arm").size().to_dict() == dict.fromkeys(
         ["none", "high", "random", "low", "swap", "swap random"], N
     )
     tau = dict(l2.quantile_thresholds(plain.traces, 0.8))
-    by_hand = l2.HighNormSuppression(tau, layers="late", sink_ratio=20.0)
+    by_hand = l2.Suppression(tau, layers="late", sink_ratio=20.0)
     out = l2.generate(reasoner, prompts, interventions=[by_hand], **options)
     high = outcomes[outcomes["arm"] == "high"].set_index("prompt")
-    assert high["correct"].tolist() == [bool(l2.is_correct(p, c.text)) for p, c in zip(problems, out, strict=True)]
+    assert high["correct"].tolist() == [bool(l2.tasks.is_correct(p, c.text)) for p, c in zip(problems, out, strict=True)]
     events = out.events().query("fired")
     assert high["events"].sum() == len(events)
     assert high["positions"].sum() == len(events[["sequence", "position"]].drop_duplicates())
     assert (outcomes.loc[outcomes["arm"] == "none", ["positions", "events"]] == 0).all().all()
-    table = l2.causal_table(outcomes).set_index("arm")
-    assert table.loc["none", "accuracy"] == np.mean([l2.is_correct(p, c.text) for p, c in zip(problems, plain, strict=True)])
+    table = l2.analysis.causal_table(outcomes).set_index("arm")
+    assert table.loc["none", "accuracy"] == np.mean(
+        [l2.tasks.is_correct(p, c.text) for p, c in zip(problems, plain, strict=True)]
+    )
     assert 0 < table.loc["random", "events"] <= table.loc["high", "events"]
 
 

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tl_l2norm as l2
 from tests import models
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.tasks.problems import FAMILIES
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def test_it_solves_fresh_problems_as_often_as_its_card_says(reasoner: Any, famil
         problems = l2.make_problems(family, 30, level=level, seed=77, split="test")
         prompts = [l2.chat_prompt(reasoner.tokenizer, p.question, mode=mode) for p in problems]
         out = l2.generate(reasoner, prompts, max_new_tokens=128, batch_size=30, metrics=(), progress=False)
-        right = sum(bool(l2.is_correct(p, c.text)) for p, c in zip(problems, out, strict=True))
+        right = sum(bool(l2.tasks.is_correct(p, c.text)) for p, c in zip(problems, out, strict=True))
         share = cell["right"] / cell["n"]
         assert unlikely(right, 30, max(share - 0.01, 0.0)) > 1e-4, f"{right} of 30, the card says {share:.1%}"
         assert unlikely(30 - right, 30, max(1 - share - 0.01, 0.0)) > 1e-4 or mode == "think"
@@ -181,7 +181,7 @@ def test_each_sae_explains_fresh_text_as_its_table_says(reasoner: Any, saes: Any
     out = l2.generate(reasoner, prompts, max_new_tokens=128, batch_size=40, metrics=(), progress=False)
     table = {row["layer"]: row for row in json.loads((FOLDER / "saes" / "results.json").read_text())}
     assert list(saes) == list(table) == list(range(backend_of(reasoner).n_layers))
-    for row in l2.evaluate_saes(reasoner, saes, out, sink_ratio=20.0).to_dict("records"):
+    for row in l2.saes.evaluate_saes(reasoner, saes, out, sink_ratio=20.0).to_dict("records"):
         claimed = table[row["layer"]]
         assert claimed["low"] - 0.01 < row["explained_variance"], row["layer"]
         assert claimed["d_sae"] == row["d_sae"] >= 8 * 128 and row["l0"] == pytest.approx(claimed["l0"], abs=1.0)

@@ -17,7 +17,7 @@ import torch
 import tl_l2norm as l2
 from tests import models
 from tl_l2norm.models import sources
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 
 
 @pytest.mark.parametrize("call", [l2.collect, l2.generate])
@@ -140,7 +140,7 @@ def test_centred_weights_give_one_warning(recwarn: pytest.WarningsRecorder) -> N
     assert not plain.provenance.centred
     assert (centred.l2_norms < plain.l2_norms).all(), "a stream without its mean is shorter"
     with pytest.raises(ValueError, match="not comparable"):
-        l2.compare_late([plain], [centred])
+        l2.analysis.compare_late([plain], [centred])
 
 
 def test_a_model_without_a_tokenizer_takes_tokens_only(tiny: Any) -> None:

@@ -18,9 +18,9 @@ from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.attribution import Attribution, attribute
 from tl_l2norm.analysis.causal import causal_differences
 from tl_l2norm.analysis.correlation import correlation_table
-from tl_l2norm.analysis.dynamics import dynamics
 from tl_l2norm.analysis.pairing import shuffle_modes
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features
+from tl_l2norm.analysis.rise import dynamics
 from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.theory import bound_points, bound_table
 from tl_l2norm.analysis.trend import level_trend
@@ -71,7 +71,7 @@ def modes(seed: int, n: int, effect: float = 0.0, noise: str = "normal") -> Mode
 
 @pytest.mark.parametrize("n", [8, 16])
 def test_modes_that_do_not_differ_are_rarely_said_to(n: int) -> None:
-    found = [l2.compare_late(*modes(seed, n), seed=seed) for seed in range(NULLS)]
+    found = [l2.analysis.compare_late(*modes(seed, n), seed=seed) for seed in range(NULLS)]
     assert share(["neither" not in late.verdict for late in found]) <= FALSE
 
 
@@ -95,7 +95,7 @@ def test_the_interval_of_a_mean_misses_as_often_as_it_may(n: int, noise: str) ->
 
 
 def test_a_difference_of_0_8_standard_deviations_is_found_with_40_prompts() -> None:
-    found = [l2.compare_late(*modes(seed, 40, effect=0.8), seed=seed, **FEW) for seed in range(PLANTED)]
+    found = [l2.analysis.compare_late(*modes(seed, 40, effect=0.8), seed=seed, **FEW) for seed in range(PLANTED)]
     assert share(["are higher" in late.verdict for late in found]) >= FOUND
 
 
@@ -104,7 +104,7 @@ def test_spike_amplification_and_attribution_claim_what_the_comparison_claims(n:
     """They are the same difference, so its rates are theirs: a ratio of means is over 1 where their difference is over 0."""
     for seed in range(12):
         think, direct = modes(seed, n, effect=0.4)
-        late = l2.compare_late(think, direct, seed=seed, **FEW).difference
+        late = l2.analysis.compare_late(think, direct, seed=seed, **FEW).difference
         row = dynamics(think, direct, seed=seed, **FEW).iloc[0]
         assert (row["spike"], row["spike_low"], row["spike_high"]) == pytest.approx((late.mean, late.low, late.high), abs=1e-4)
         assert (row["amplification_low"] > 1) == (row["spike_low"] > 0)

@@ -9,7 +9,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models, oracles
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.recording import collect
 from tl_l2norm.recording.stream import StreamRecorder
 from tl_l2norm.text.sequences import pad_left

@@ -21,7 +21,7 @@ from tests.oracles import greedy
 from tl_l2norm.experiments.selfcheck import count_hooks
 from tl_l2norm.models import decode_check
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import check_decoding
 from tl_l2norm.models.hooks import attached
 
@@ -268,7 +268,7 @@ def test_tokens_that_cannot_tell_leave_the_check_to_the_next_run() -> None:
 @pytest.mark.parametrize("acting", ["suppression", "alrr"])
 def test_the_models_own_generate_on_a_cache_that_stays_empty_is_refused(acting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_llama("bridge")
-    chosen = l2.HighNormSuppression({1: 0.0}) if acting == "suppression" else l2.ALRR({1: 0.0}, blowup=100.0)
+    chosen = l2.Suppression({1: 0.0}) if acting == "suppression" else l2.ALRR({1: 0.0}, blowup=100.0)
     stores_nothing(monkeypatch, model, "bridge")
     with pytest.raises(l2.errors.Unsupported, match="don't look into"), chosen.hooks(model) as log:
         model.generate(torch.tensor([PROMPTS[0]]), max_new_tokens=4, do_sample=False, stop_at_eos=False, verbose=False)

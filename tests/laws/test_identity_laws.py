@@ -23,7 +23,7 @@ from tests.traces import trace_of
 from tl_l2norm.core.identity import UNKNOWN, same_weights
 from tl_l2norm.core.trace import require_comparable
 from tl_l2norm.experiments.selfcheck import selfcheck
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.fingerprint import model_fingerprint, tokenizer_fingerprint
 from tl_l2norm.models.hooks import foreign_hooks
 
@@ -129,7 +129,7 @@ def test_the_same_weights_are_the_same_wherever_they_lie(tmp_path: Path, checkpo
     assert fingerprint(other) == fingerprint(before)
     code = f"""
 import tl_l2norm as l2
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 print(backend_of(l2.load_model({str(moved)!r})).fingerprint)
 """
     env = {**os.environ, "PYTHONHASHSEED": "7"}
@@ -139,7 +139,7 @@ print(backend_of(l2.load_model({str(moved)!r})).fingerprint)
     require_comparable(traces)
     options: dict[str, Any] = {"max_new_tokens": 6, "ignore_eos": True, "progress": False}
     tau = l2.quantile_thresholds(l2.generate(before, TEXT, **options).traces, 0.5)
-    out = l2.generate(other, TEXT, interventions=[l2.HighNormSuppression(tau)], **options)
+    out = l2.generate(other, TEXT, interventions=[l2.Suppression(tau)], **options)
     assert len(out.events()), "thresholds of the same weights under another name are taken"
 
 
@@ -148,7 +148,7 @@ def test_thresholds_and_selection_tell_checkpoints_of_one_name_apart(checkpoints
     options: dict[str, Any] = {"max_new_tokens": 4, "n": 2, "temperature": 1.0, "ignore_eos": True, "progress": False}
     tau = l2.quantile_thresholds(l2.generate(first, TEXT, **options).traces, 0.5)
     with pytest.raises(ValueError, match=r"thresholds are of checkpoint-500 .*weights .* the model is checkpoint-500"):
-        l2.generate(second, TEXT, interventions=[l2.HighNormSuppression(tau)], **options)
+        l2.generate(second, TEXT, interventions=[l2.Suppression(tau)], **options)
     with pytest.raises(ValueError, match="not comparable"):
         l2.select(l2.generate(second, TEXT, **options), by="event_area", thresholds=tau)
     with pytest.raises(ValueError, match=r"trace 1 is of checkpoint-500 .* but trace 0 is of checkpoint-500"):
@@ -258,7 +258,7 @@ def test_hooks_of_others_are_counted_and_ours_are_not(tiny: Any) -> None:
 
     options: dict[str, Any] = {"max_new_tokens": 3, "ignore_eos": True, "progress": False}
     tau = {2: 1.0}
-    ours = l2.generate(tiny, TEXT, interventions=[l2.HighNormSuppression(tau)], **options)
+    ours = l2.generate(tiny, TEXT, interventions=[l2.Suppression(tau)], **options)
     assert hooks_in(ours[0].trace) == 0
     point, block = backend_of(tiny).resid_post(2), tiny.blocks[1]
     point.add_hook(lambda stream, hook: stream * 0.5)
@@ -269,7 +269,7 @@ def test_hooks_of_others_are_counted_and_ours_are_not(tiny: Any) -> None:
     finally:
         tiny.reset_hooks()
         handle.remove()
-    with pytest.warns(UserWarning, match="nothing was changed"), l2.HighNormSuppression(tau).hooks(tiny):
+    with pytest.warns(UserWarning, match="nothing was changed"), l2.Suppression(tau).hooks(tiny):
         assert hooks_in(l2.collect(tiny, TEXT, progress=False)[0]) >= 1, "not of this run, and not among its interventions"
     selfcheck(tiny)  # after which transformers leaves hooks of its own
     assert hooks_in(l2.collect(tiny, TEXT, progress=False)[0]) == 0

@@ -17,7 +17,7 @@ from tests.laws.test_collect_laws import ids
 from tests.laws.test_generate_laws import prompts
 from tl_l2norm.experiments.selfcheck import count_hooks
 from tl_l2norm.interventions.observing import hooks
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.text.sequences import pad_left
 
 N_FAULTS = 50  # on each of four models
@@ -33,8 +33,8 @@ def acting() -> list[Any]:
     return [
         l2.ALRR(always, growth_eps=-9.0, blowup=1e9),
         l2.ERSS(dict.fromkeys(always, 1e9), patience=1, cooldown=0, p=1.0, cos_min=-1.0, bank=dict.fromkeys(always, STATES)),
-        l2.HighNormSuppression(always, scale=0.9),
-        l2.HighNormSuppression(always, action="swap"),
+        l2.Suppression(always, scale=0.9),
+        l2.Suppression(always, how="swap"),
     ]
 
 

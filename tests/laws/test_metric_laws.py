@@ -14,7 +14,7 @@ from tests import models, oracles
 from tests.laws.test_collect_laws import TEXTS, ids
 from tl_l2norm.core.batch import Batch, Pass, Rows
 from tl_l2norm.experiments.selfcheck import count_hooks
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.recording import metrics
 from tl_l2norm.recording.metrics import METRICS, MetricRecorder
 from tl_l2norm.text.sequences import pad_left
@@ -158,7 +158,7 @@ def test_parts_of_any_size_give_the_same(tiny: Any, tiny_case: models.Case, monk
 
 def test_metrics_show_the_stream_after_all_interventions(tiny: Any) -> None:
     tokens = ids(TEXTS[0])
-    gone = l2.HighNormSuppression({2: 0.0}, scale=0.0, layers=[2], positions="all")
+    gone = l2.Suppression({2: 0.0}, scale=0.0, layers=[2], positions="all")
     found = collect(tiny, [tokens], interventions=[gone])[0].metrics
     plain = collect(tiny, [tokens])[0].metrics
     assert bool((found["hidden_entropy"][2, 1:] == 0).all()), "zeros, and the sink is spared"

@@ -68,7 +68,7 @@ def test_observed_alone_in_a_batch_and_while_decoding_it_is_the_same(model: Any,
 def test_it_sees_what_the_next_block_reads(tiny: Any) -> None:
     """After the interventions, at the layers that they act on and behind them."""
     tau = dict.fromkeys(range(2, 5), 1e-3)
-    acting = l2.HighNormSuppression(tau, positions="all", include_sinks=True)
+    acting = l2.Suppression(tau, positions="all", include_sinks=True)
     plain, changed = (
         l2.collect(tiny, [ids(TEXTS[0])], observers=Largest(), interventions=x, progress=False)[0] for x in ((), (acting,))
     )

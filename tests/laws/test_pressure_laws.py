@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import tl_l2norm as l2
 from tests import models, oracles
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.final_norm import FinalNorm, read_final_norm
 from tl_l2norm.recording.pressure import COLUMNS, Head, pressures
 
@@ -60,7 +60,7 @@ def assert_close(frame: pd.DataFrame, expected: dict[str, Tensor], tolerance: fl
 
 
 def test_the_closed_form_is_autograd_on_plain_hugging_face(model: Any, plain: Any) -> None:
-    table = l2.optimisation_pressure(model, [ids(text) for text in TEXTS], batch_size=3)  # in a padded batch
+    table = l2.recording.optimisation_pressure(model, [ids(text) for text in TEXTS], batch_size=3)  # in a padded batch
     assert tuple(table.columns) == COLUMNS
     assert table.sequence.drop_duplicates().tolist() == [0, 1, 2]
     for i, text in enumerate(TEXTS):
@@ -73,9 +73,9 @@ def test_the_closed_form_is_autograd_on_plain_hugging_face(model: Any, plain: An
 
 
 def test_a_sequence_alone_is_the_same_in_a_batch(model: Any) -> None:
-    together = l2.optimisation_pressure(model, [ids(text) for text in TEXTS], batch_size=3)
+    together = l2.recording.optimisation_pressure(model, [ids(text) for text in TEXTS], batch_size=3)
     for i, text in enumerate(TEXTS):
-        alone = l2.optimisation_pressure(model, ids(text))
+        alone = l2.recording.optimisation_pressure(model, ids(text))
         own = together[together.sequence == i].reset_index(drop=True)
         exact = ["position", "token_id", "token", "segment", "is_sink"]
         pd.testing.assert_frame_equal(own[exact], alone[exact])
@@ -85,7 +85,7 @@ def test_a_sequence_alone_is_the_same_in_a_batch(model: Any) -> None:
 
 def test_norms_and_sinks_are_those_of_collect(model: Any) -> None:
     traces = l2.collect(model, [ids(text) for text in TEXTS], prompt_lens=[9, 4, 6])
-    table = l2.optimisation_pressure(model, traces)  # which know their prompts
+    table = l2.recording.optimisation_pressure(model, traces)  # which know their prompts
     last = l2.to_frame(traces)
     last = last[last.layer == backend_of(model).n_layers - 1].set_index(["sequence", "position"])
     collected = last.loc[list(zip(table.sequence, table.position, strict=True))].reset_index()
@@ -95,8 +95,10 @@ def test_norms_and_sinks_are_those_of_collect(model: Any) -> None:
 
 def test_only_tokens_of_the_response_count(tiny: Any) -> None:
     tokens = ids(TEXTS[0])
-    whole = l2.optimisation_pressure(tiny, tokens)
-    table = l2.optimisation_pressure(tiny, [tokens, tokens], prompt_lens=[7, 1], labels=[{"mode": "a"}, {"mode": "b"}])
+    whole = l2.recording.optimisation_pressure(tiny, tokens)
+    table = l2.recording.optimisation_pressure(
+        tiny, [tokens, tokens], prompt_lens=[7, 1], labels=[{"mode": "a"}, {"mode": "b"}]
+    )
     own = table[table["mode"] == "a"]
     assert own.position.tolist() == list(range(6, len(tokens) - 1))
     assert set(table.segment) == {"answer"} and set(whole.segment) == {"prompt"}
@@ -108,13 +110,13 @@ def test_texts_chats_and_completions_are_taken(smollm2: Any) -> None:
     prompt = [{"role": "user", "content": "What is 2 + 2?"}]
     completion = l2.generate(smollm2, [prompt], max_new_tokens=6)[0]
     chat = [*prompt, {"role": "assistant", "content": completion.text}]
-    generated = l2.optimisation_pressure(smollm2, completion)
-    taught = l2.optimisation_pressure(smollm2, [chat])
+    generated = l2.recording.optimisation_pressure(smollm2, completion)
+    taught = l2.recording.optimisation_pressure(smollm2, [chat])
     n = len(generated)
     assert generated.token_id.tolist() == list(completion.tokens[:-1])
     assert taught.token_id[:n].tolist() == generated.token_id.tolist()
     assert ((taught.pressure[:n] - generated.pressure).abs() < 1e-3 * generated.pressure).all()
-    assert len(l2.optimisation_pressure(smollm2, "Two and two", prepend_bos=True)) == 3
+    assert len(l2.recording.optimisation_pressure(smollm2, "Two and two", prepend_bos=True)) == 3
 
 
 @pytest.mark.parametrize("cap", [5.0, 0.5])
@@ -138,7 +140,7 @@ def test_a_soft_cap_on_logits(cap: float, tmp_path: Path) -> None:
     model = l2.load_model(tmp_path, device="cpu")
     assert backend_of(model).logit_cap == cap
     tokens = [5, 290, 17, 3, 3, 250]
-    assert_close(l2.optimisation_pressure(model, tokens), truth(plain, tokens), 1e-4)
+    assert_close(l2.recording.optimisation_pressure(model, tokens), truth(plain, tokens), 1e-4)
     stream = torch.randn(3, 32)
     with torch.no_grad():
         raw = plain.lm_head(plain.model.norm(stream))
@@ -149,7 +151,7 @@ def test_a_soft_cap_on_logits(cap: float, tmp_path: Path) -> None:
 def test_half_precision_is_computed_in_float32(tiny_case: models.Case, dtype: torch.dtype) -> None:
     model = l2.load_model(models.folder(tiny_case.architecture), backend=tiny_case.backend, dtype=dtype, device="cpu")
     backend, tokens = backend_of(model), ids(TEXTS[1])
-    table = l2.optimisation_pressure(model, tokens)
+    table = l2.recording.optimisation_pressure(model, tokens)
     with torch.no_grad(), backend.capture_stream(backend.n_layers - 1) as streams:
         backend.forward(torch.tensor([tokens]), torch.ones(1, len(tokens), dtype=torch.long))
     plain = models.hugging_face(tiny_case.architecture)  # the head of these weights, rounded, on the states as they are
@@ -168,7 +170,7 @@ def test_folded_and_centred_weights(architecture: str) -> None:
     model = l2.load_model(models.folder(architecture), device="cpu")
     model.enable_compatibility_mode(no_processing=False)
     with pytest.warns(UserWarning, match="are centred") if architecture == "gpt2" else nullcontext():
-        table = l2.optimisation_pressure(model, ids(TEXTS[0]))
+        table = l2.recording.optimisation_pressure(model, ids(TEXTS[0]))
     expected = truth(models.hugging_face(architecture), ids(TEXTS[0]))
     if architecture == "gpt2":
         del expected["l2_norm"]  # the mean is gone from it
@@ -176,9 +178,9 @@ def test_folded_and_centred_weights(architecture: str) -> None:
 
 
 def test_many_tokens_are_taken_some_at_a_time(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = l2.optimisation_pressure(tiny, [ids(text) for text in TEXTS])
+    whole = l2.recording.optimisation_pressure(tiny, [ids(text) for text in TEXTS])
     monkeypatch.setattr("tl_l2norm.recording.pressure._AT_ONCE", 2 * 49152)  # two tokens, a part of the vocabulary
-    parts = l2.optimisation_pressure(tiny, [ids(text) for text in TEXTS])
+    parts = l2.recording.optimisation_pressure(tiny, [ids(text) for text in TEXTS])
     assert ((whole.pressure - parts.pressure).abs() <= 1e-4 * whole.pressure).all()
 
 
@@ -303,7 +305,7 @@ def test_scaled_logits_are_refused_here_and_right_in_the_logit_lens(tmp_path: Pa
     models.tokenizer().save_pretrained(tmp_path)
     model = l2.load_model(tmp_path, device="cpu")
     with pytest.raises(ValueError, match="it scales them"):
-        l2.optimisation_pressure(model, [[5, 6, 7]])
+        l2.recording.optimisation_pressure(model, [[5, 6, 7]])
     (trace,) = l2.collect(model, [[5, 6, 7]], metrics=["output_entropy"], progress=False)
     with torch.no_grad():
         truth = torch.distributions.Categorical(logits=model(torch.tensor([[5, 6, 7]]))[0]).entropy()
@@ -315,7 +317,7 @@ def test_a_hook_that_edits_logits_is_refused_and_stays(tiny: Any) -> None:
         return 2 * tensor
 
     with tiny.hooks(fwd_hooks=[("unembed.hook_out", double)]), pytest.raises(ValueError, match="a hook changes them"):
-        l2.optimisation_pressure(tiny, [[5, 6, 7]])
+        l2.recording.optimisation_pressure(tiny, [[5, 6, 7]])
 
 
 @pytest.mark.parametrize(
@@ -331,7 +333,7 @@ def test_a_hook_that_edits_logits_is_refused_and_stays(tiny: Any) -> None:
 )
 def test_bad_input(tiny: Any, sequences: Any, options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        l2.optimisation_pressure(tiny, sequences, **options)
+        l2.recording.optimisation_pressure(tiny, sequences, **options)
 
 
 def test_a_broken_state_is_named(tiny: Any) -> None:
@@ -346,6 +348,6 @@ def test_a_broken_state_is_named(tiny: Any) -> None:
     point.add_hook(poison)
     try:
         with pytest.raises(FloatingPointError, match=f"layer {last}, sequence 1, position 1"):
-            l2.optimisation_pressure(tiny, [[5, 6, 7, 8], [5, 6, 7]])
+            l2.recording.optimisation_pressure(tiny, [[5, 6, 7, 8], [5, 6, 7]])
     finally:
         tiny.reset_hooks()

@@ -20,7 +20,7 @@ from tests.laws.test_generate_laws import prompts
 from tests.saes import LATENTS, MAKERS, WIDTH, make_sae, needs_sae_lens, write_sae
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.experiments.selfcheck import count_hooks
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.saes.checks import check_saes
 
 LAYERS = (2, 4)
@@ -64,7 +64,7 @@ def test_features_are_those_of_the_same_states(tiny_case: models.Case, kind: str
 def test_features_of_decoding_are_those_of_one_pass(tiny: Any, batch_size: int, n: int) -> None:
     """While rows come and go, samples share a prompt, and interventions change what is read."""
     saes = saes_of("jumprelu")
-    acting = [l2.HighNormSuppression(mode="random", p=0.3, layers=list(LAYERS))]
+    acting = [l2.Suppression(which="random", p=0.3, layers=list(LAYERS))]
     options: dict[str, Any] = {"saes": saes, "interventions": acting, "progress": False}
     stop = list(range(0, 49152, 9))
     sampled: dict[str, Any] = {"max_new_tokens": 20, "temperature": 1.0, "stop": stop}
@@ -83,7 +83,7 @@ def test_a_suppressed_state_is_encoded_as_the_next_block_reads_it(tiny: Any) -> 
     plain = l2.collect(tiny, prompts()[:1], saes=saes, prompt_lens=[5], progress=False)[0]
     with torch.no_grad(), backend_of(tiny).capture_stream(2) as streams:
         tiny(plain.tokens[None])
-    acting = [l2.HighNormSuppression({2: 0.0}, scale=0.1)]
+    acting = [l2.Suppression({2: 0.0}, scale=0.1)]
     found = l2.collect(tiny, prompts()[:1], saes=saes, prompt_lens=[5], interventions=acting, progress=False)[0]
     with torch.no_grad():
         truth = saes[2].encode(0.1 * streams[0][0, 5:])
@@ -207,7 +207,7 @@ def test_saes_of_the_same_tensor_under_other_names_fit(tiny: Any) -> None:
 
 # Training and loading
 
-RECIPE = l2.SaeRecipe(d_sae=64, k=8, n_states=20_000, batch_size=250, lr=3e-3)
+RECIPE = l2.saes.SaeRecipe(d_sae=64, k=8, n_states=20_000, batch_size=250, lr=3e-3)
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, and the dog sleeps on.",
     "def add(a, b):\n    return a + b\n\n\ndef mul(a, b):\n    return a * b\n",
@@ -242,7 +242,7 @@ def test_training_explains_the_stream_and_goes_on_where_it_stopped(
     assert list(saes) == [1, 3]
     for layer, sae in saes.items():
         assert explained(tiny, sae, layer) > 0.8 > explained(tiny, make_sae("topk", layer), layer)
-        row = l2.evaluate_saes(tiny, {layer: sae}, [ids(text) for text in TEXTS], sink_ratio=1e6).iloc[0]
+        row = l2.saes.evaluate_saes(tiny, {layer: sae}, [ids(text) for text in TEXTS], sink_ratio=1e6).iloc[0]
         assert row["explained_variance"] == pytest.approx(explained(tiny, sae, layer), abs=1e-4)
         assert row["low"] <= row["explained_variance"] <= row["high"] <= 1
         assert (row["n"], row["n_tokens"]) == (4, sum(len(ids(text)) - 1 for text in TEXTS)) and 0 < row["l0"] <= RECIPE.k
@@ -277,7 +277,7 @@ def test_training_leaves_the_global_generator_alone_and_shows_a_bar(tiny: Any, t
     torch.manual_seed(5)
     shown = io.StringIO()
     with redirect_stderr(shown):
-        recipe = l2.SaeRecipe(d_sae=16, k=2, n_states=200, batch_size=50)
+        recipe = l2.saes.SaeRecipe(d_sae=16, k=2, n_states=200, batch_size=50)
         l2.train_saes(tiny, [ids(TEXTS[0])], save_to=tmp_path, layers=[0], recipe=recipe)
     assert torch.equal(torch.rand(1), expected) and "Training SAE" in shown.getvalue()
 
@@ -293,7 +293,7 @@ def test_training_leaves_the_global_generator_alone_and_shows_a_bar(tiny: Any, t
 )
 def test_a_bad_recipe_names_the_field(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        l2.SaeRecipe(**options)
+        l2.saes.SaeRecipe(**options)
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import tl_l2norm as l2
 from tests.saes import LATENTS, WIDTH, config_of, make_sae, needs_sae_lens, write_sae
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.sources import bundled_folder
 from tl_l2norm.saes.checks import describe_sae, sae_key, unit_directions
 from tl_l2norm.saes.config import parse_sae_config
@@ -98,7 +98,7 @@ def test_saelens_own_files_give_saelens_own_numbers(tmp_path: Path, kind: str, o
         assert torch.equal(ours.encode(x) != 0, acts != 0)
         assert (ours.decode(acts, x) - out).abs().max() <= 1e-6 * out.abs().max()
     assert (describe_sae(ours), sae_key(ours)) == (describe_sae(theirs), sae_key(theirs)) == (describe_sae(made), sae_key(made))
-    blank, truth = (l2.untrained_saes({3: sae}, seed=5)[3] for sae in (ours, theirs))
+    blank, truth = (l2.saes.untrained_saes({3: sae}, seed=5)[3] for sae in (ours, theirs))
     assert sae_key(blank) == sae_key(truth) != sae_key(ours) and torch.equal(blank.W_enc, truth.W_enc)
     assert torch.allclose(unit_directions(ours), unit_directions(theirs))
 
@@ -187,7 +187,7 @@ def test_nothing_is_kept_between_calls(scaling: str) -> None:
 def test_explained_variance_is_that_of_the_reconstruction(tiny: Any, kind: str) -> None:
     sae = make_sae(kind, 2)
     tokens = [5, 6, 7, 8, 9, 10, 11]
-    row = l2.evaluate_saes(tiny, {2: sae}, [tokens] * 3, sink_ratio=1e9, progress=False).iloc[0]
+    row = l2.saes.evaluate_saes(tiny, {2: sae}, [tokens] * 3, sink_ratio=1e9, progress=False).iloc[0]
     with torch.no_grad(), backend_of(tiny).capture_stream(2) as streams:
         tiny(torch.tensor([tokens]))
     x = streams[0][0, 1:].double().numpy()  # the first token is a sink

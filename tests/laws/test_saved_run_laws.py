@@ -16,7 +16,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.recording import saved
 from tl_l2norm.recording.saved import Journal, collected, locked
 from tl_l2norm.tasks.problems import Problem
@@ -195,15 +195,15 @@ def test_a_killed_causal_test_goes_on_and_gives_the_same_table(
 ) -> None:
     traces = [r.trace for r in l2.run_modes(bridge, PROBLEMS, modes=["think"], **SHORT)]
     options: dict[str, Any] = {"quantiles": (0.6,), "max_new_tokens": 9, "batch_size": 2, "progress": False}
-    whole = l2.suppress_and_ask(bridge, PROBLEMS, traces, **options)
+    whole = l2.experiments.suppress_and_ask(bridge, PROBLEMS, traces, **options)
     assert whole["events"].sum() > 0 and (whole[whole["arm"] == "random"]["events"].sum() > 0)
     with monkeypatch.context() as patch:
         killed_after(patch, n)
         with pytest.raises(Killed):
-            l2.suppress_and_ask(bridge, PROBLEMS, traces, save_to=tmp_path, **options)
-    pd.testing.assert_frame_equal(l2.suppress_and_ask(bridge, PROBLEMS, traces, save_to=tmp_path, **options), whole)
+            l2.experiments.suppress_and_ask(bridge, PROBLEMS, traces, save_to=tmp_path, **options)
+    pd.testing.assert_frame_equal(l2.experiments.suppress_and_ask(bridge, PROBLEMS, traces, save_to=tmp_path, **options), whole)
     monkeypatch.setattr("tl_l2norm.experiments.suppression.generate", lambda *_, **__: pytest.fail("asked again"))
-    pd.testing.assert_frame_equal(l2.suppress_and_ask(bridge, PROBLEMS, traces, save_to=tmp_path, **options), whole)
+    pd.testing.assert_frame_equal(l2.experiments.suppress_and_ask(bridge, PROBLEMS, traces, save_to=tmp_path, **options), whole)
 
 
 def test_kept_traces_are_those_of_collect(bridge: Any, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_generate_hands_over_each_response_once_when_it_ends(bridge: Any) -> Non
     seen: list[Any] = []
     options: dict[str, Any] = {"max_new_tokens": 4, "ignore_eos": True, "batch_size": 2, "progress": False}
     out = l2.generate(
-        bridge, ["one", "two", "three"], interventions=[l2.HighNormSuppression({2: 0.0})], on_finish=seen.append, **options
+        bridge, ["one", "two", "three"], interventions=[l2.Suppression({2: 0.0})], on_finish=seen.append, **options
     )
     assert len(seen) == 2, "two end together, then the third"
     assert {id(c) for part in seen for c in part} == {id(c) for c in out}

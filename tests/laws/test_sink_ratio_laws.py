@@ -41,7 +41,7 @@ def marked(traces: Any, *, sinks: bool) -> set[tuple[int, int, int]]:
 
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_interventions_leave_alone_what_the_trace_of_the_same_run_marks(tiny: Any, ratio: float) -> None:
-    clamp = l2.HighNormSuppression(EVERY, scale=1.0)  # of no effect, so that the trace shows the norms that it judged
+    clamp = l2.Suppression(EVERY, scale=1.0)  # of no effect, so that the trace shows the norms that it judged
     out = l2.generate(tiny, TOKENS, max_new_tokens=12, ignore_eos=True, interventions=clamp, sink_ratio=ratio, progress=False)
     assert {trace.provenance.sink_ratio for trace in out.traces} == {ratio}
     assert marked(out.traces, sinks=True), "some are sinks, or nothing is tested"
@@ -52,7 +52,7 @@ def test_interventions_leave_alone_what_the_trace_of_the_same_run_marks(tiny: An
 
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_the_same_by_plain_hooks(tiny: Any, ratio: float) -> None:
-    clamp = l2.HighNormSuppression(EVERY, scale=1.0, sink_ratio=ratio)
+    clamp = l2.Suppression(EVERY, scale=1.0, sink_ratio=ratio)
     tokens = torch.tensor(TOKENS[:1])
     trace = l2.collect(tiny, tokens, prompt_lens=[4], sink_ratio=ratio, progress=False)
     with torch.no_grad(), clamp.hooks(tiny, prompt_lens=4) as log:
@@ -62,11 +62,11 @@ def test_the_same_by_plain_hooks(tiny: Any, ratio: float) -> None:
 
 def test_another_ratio_in_the_same_run_is_refused(tiny: Any) -> None:
     with pytest.raises(InputError, match=r"sink ratios 5, 9 in one run"):
-        l2.generate(tiny, TOKENS, max_new_tokens=2, interventions=l2.HighNormSuppression(EVERY, sink_ratio=9.0), progress=False)
-    pair = [l2.HighNormSuppression(EVERY, sink_ratio=9.0), l2.ALRR(EVERY, sink_ratio=7.0)]
+        l2.generate(tiny, TOKENS, max_new_tokens=2, interventions=l2.Suppression(EVERY, sink_ratio=9.0), progress=False)
+    pair = [l2.Suppression(EVERY, sink_ratio=9.0), l2.ALRR(EVERY, sink_ratio=7.0)]
     with pytest.raises(InputError, match=r"sink ratios 7, 9 in one run"):
         l2.generate(tiny, TOKENS, max_new_tokens=2, interventions=pair, sink_ratio=9.0, progress=False)
-    same = l2.HighNormSuppression(EVERY, sink_ratio=9.0)
+    same = l2.Suppression(EVERY, sink_ratio=9.0)
     assert l2.generate(tiny, TOKENS, max_new_tokens=2, interventions=same, sink_ratio=9.0, progress=False).log is not None
 
 
@@ -76,12 +76,12 @@ def test_thresholds_say_whose_sinks_they_leave_out(tiny: Any) -> None:
     assert tau.sink_ratio == 3.0 and l2.quantile_thresholds(out, 0.5, include_sinks=True).sink_ratio is None
     options = {"max_new_tokens": 3, "ignore_eos": True, "progress": False}
     with pytest.raises(InputError, match=r"over 3 times .* those over 5 times: give sink_ratio=3"):
-        l2.generate(tiny, TOKENS, interventions=l2.HighNormSuppression(tau), **options)
-    l2.generate(tiny, TOKENS, interventions=l2.HighNormSuppression(tau), sink_ratio=3.0, **options)
-    l2.generate(tiny, TOKENS, interventions=l2.HighNormSuppression(dict(tau)), **options)  # given by hand: nobody says
+        l2.generate(tiny, TOKENS, interventions=l2.Suppression(tau), **options)
+    l2.generate(tiny, TOKENS, interventions=l2.Suppression(tau), sink_ratio=3.0, **options)
+    l2.generate(tiny, TOKENS, interventions=l2.Suppression(dict(tau)), **options)  # given by hand: nobody says
     other = l2.collect(tiny, out, sink_ratio=4.0, progress=False)
     with pytest.raises(InputError, match="sink_ratio=4 but trace 0 with 3"):
-        l2.compare_late(out, other)
+        l2.analysis.compare_late(out, other)
 
 
 # The model's own
@@ -93,14 +93,14 @@ def test_a_preset_beside_the_weights_is_the_default_of_every_call(backend: Any, 
     shutil.copytree(models.folder("llama"), folder)
     (folder / PRESET_FILE).write_text(json.dumps({"sink_ratio": 1.2, "batch_size": 3}))
     model = l2.load_model(folder, backend=backend, device="cpu")
-    for one in (model, copy.deepcopy(model), l2.random_twin(model)):
+    for one in (model, copy.deepcopy(model), l2.models.random_twin(model)):
         assert kept_preset(one) == Preset(sink_ratio=1.2, batch_size=3)
         assert l2.collect(one, TOKENS, progress=False)[0].provenance.sink_ratio == 1.2
     out = l2.generate(model, TOKENS, max_new_tokens=5, ignore_eos=True, progress=False)
     by_name = l2.generate(model, TOKENS, max_new_tokens=5, ignore_eos=True, sink_ratio=1.2, batch_size=1, progress=False)
     assert marked(out.traces, sinks=True) == marked(by_name.traces, sinks=True)
     assert l2.collect(model, TOKENS, sink_ratio=7.0, progress=False)[0].provenance.sink_ratio == 7.0
-    with torch.no_grad(), l2.HighNormSuppression(EVERY, scale=1.0).hooks(model, prompt_lens=4) as log:
+    with torch.no_grad(), l2.Suppression(EVERY, scale=1.0).hooks(model, prompt_lens=4) as log:
         model(torch.tensor(TOKENS[:1]))
     assert acted_on(log) == marked(l2.collect(model, TOKENS[0], prompt_lens=4, progress=False), sinks=False)
 
@@ -119,11 +119,13 @@ def test_the_tiny_reasoners() -> None:
     assert {result.trace.provenance.sink_ratio for result in results} == {20.0}
 
 
-@pytest.mark.parametrize("acting", [{"scale": 9.0}, {"scale": 30.0, "mode": "low"}, {"scale": 9.0, "mode": "random", "p": 0.5}])
+@pytest.mark.parametrize(
+    "acting", [{"scale": 9.0}, {"scale": 30.0, "which": "low"}, {"scale": 9.0, "which": "random", "p": 0.5}]
+)
 def test_what_an_intervention_raises_is_no_sink_where_it_acts(tiny: Any, acting: dict[str, Any]) -> None:
     """Its norm after is far over the bound; the run judged it before, and so does its trace. What follows from it is said."""
-    tau = {"low": {5: 1e9}, "random": None}.get(acting.get("mode", ""), {5: 0.0})
-    raises = l2.HighNormSuppression(tau, layers=[5], **acting)
+    tau = {"low": {5: 1e9}, "random": None}.get(acting.get("which", ""), {5: 0.0})
+    raises = l2.Suppression(tau, layers=[5], **acting)
     options: dict[str, Any] = {"max_new_tokens": 12, "ignore_eos": True, "progress": False}
     with pytest.warns(UserWarning, match=r"tokens were raised over 5 times the prompt's median norm at layers 5: .*larger"):
         out = l2.generate(tiny, TOKENS, interventions=raises, **options)
@@ -137,7 +139,7 @@ def test_what_an_intervention_raises_is_no_sink_where_it_acts(tiny: Any, acting:
 
 def test_the_sink_ratio_of_a_run_goes_on_where_its_traces_are_handed_in(tiny: Any) -> None:
     options: dict[str, Any] = {"max_new_tokens": 8, "ignore_eos": True, "progress": False}
-    acting = l2.HighNormSuppression(EVERY, scale=0.5)
+    acting = l2.Suppression(EVERY, scale=0.5)
     out = l2.generate(tiny, TOKENS, interventions=acting, sink_ratio=RATIOS[0], **options)
     for given in (out, out.traces, out[0], list(out)):
         again = l2.collect(tiny, given, interventions=acting, progress=False)
@@ -154,7 +156,7 @@ def test_the_sink_ratio_of_a_run_goes_on_where_its_traces_are_handed_in(tiny: An
 
 def test_counts_to_match_are_of_a_run_with_the_same_sinks(tiny: Any) -> None:
     options: dict[str, Any] = {"max_new_tokens": 8, "ignore_eos": True, "progress": False}
-    high = l2.generate(tiny, TOKENS, interventions=l2.HighNormSuppression(EVERY), sink_ratio=3.0, **options)
-    control = l2.HighNormSuppression(EVERY, mode="random", match=high.log)
+    high = l2.generate(tiny, TOKENS, interventions=l2.Suppression(EVERY), sink_ratio=3.0, **options)
+    control = l2.Suppression(EVERY, which="matched", match=high.log)
     with pytest.raises(InputError, match=r"matched counts leave out tokens over 3 times .* give sink_ratio=3"):
         l2.generate(tiny, TOKENS, interventions=control, **options)

@@ -13,7 +13,7 @@ import tl_l2norm as l2
 from tests import models
 from tests.chat_templates import FAMILIES, tokenizer_of
 from tests.tiny_gguf import TOKENS, write_gguf
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.hooks import attached
 
 BACKENDS = ["bridge", "hooked"] if models.HAS_HOOKED else ["bridge"]
@@ -40,7 +40,7 @@ def saved(place: Path, tokenizer: Any, eos: int | list[int] | None) -> Path:
     return place
 
 
-def said(model: Any, script: list[int], **options: Any) -> l2.Completion:
+def said(model: Any, script: list[int], **options: Any) -> l2.recording.Completion:
     """The response of a model that is made to write this."""
     at = iter(range(len(script)))
 
@@ -81,7 +81,7 @@ def test_a_response_ends_at_each_token_of_the_generation_config(eos: Any, backen
     model = l2.load_model(saved(tmp_path / "model", tokenizer, eos), backend=backend, device="cpu")
     assert backend_of(model).eos_token_ids() == {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
     assert said(model, [50, 51, 40, 52]).tokens == (50, 51, 40)
-    assert backend_of(l2.random_twin(model)).eos_token_ids() == backend_of(model).eos_token_ids()
+    assert backend_of(l2.models.random_twin(model)).eos_token_ids() == backend_of(model).eos_token_ids()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -107,7 +107,7 @@ def test_interventions_in_the_models_own_generate_leave_a_row_alone_whose_turn_h
         forced[..., next(script)] = 20.0
         return forced
 
-    everything = l2.HighNormSuppression({0: 0.0, 1: 0.0})
+    everything = l2.Suppression({0: 0.0, 1: 0.0})
     with everything.hooks(model) as log, attached([(model.unembed.hook_out, dictate)]):
         model.generate(torch.tensor([[7, 8, 9]]), max_new_tokens=5, do_sample=False, stop_at_eos=False, verbose=False)
     assert set(log.events()["position"]) == {3, 4}, "what was read back before the end, and neither it nor what follows"

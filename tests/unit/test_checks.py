@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 import tl_l2norm as l2
 from tests import models, tiny_folders
 from tl_l2norm.experiments.selfcheck import count_hooks
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 
 
 def test_a_sound_model_passes(model: Any) -> None:
@@ -148,7 +148,7 @@ def test_a_window_that_the_file_lacks_is_reached(tmp_path: Path, window: int) ->
 
 
 def test_what_has_no_file_is_not_compared(tiny: Any) -> None:
-    found = l2.selfcheck(l2.random_twin(tiny))
+    found = l2.selfcheck(l2.models.random_twin(tiny))
     rows = {check.name: check for check in found.checks if check.name.startswith("file: ")}
     assert len(rows) == 4 and all(check.result == "not compared" and not check.passed for check in rows.values())
     assert found.passed and not found.compared

@@ -35,14 +35,14 @@ def test_the_tokens_from_which_a_response_is_chosen_begin_with_the_prompts_last(
 def test_summed_activations_have_curves_of_their_own() -> None:
     acts = FeatureActs.of_dense(torch.tensor([[50.0, 0], [1, 2], [0, 7]]))
     trace = dataclasses.replace(trace_of([[9.0, 2, 6], [9, 3, 7]], prompt_len=1), features={1: acts})
-    curve = l2.layer_curve([trace, trace], mode="think", quantity="feature_sum")
+    curve = l2.analysis.layer_curve([trace, trace], mode="think", quantity="feature_sum")
     assert (curve.layers, curve.mean.tolist(), curve.quantity) == ((1,), [5.0], "feature_sum")
     with pytest.raises(ValueError, match="some traces have no SAE features"):
-        l2.layer_curve([trace, dataclasses.replace(trace, features={})], mode="think", quantity="feature_sum")
+        l2.analysis.layer_curve([trace, dataclasses.replace(trace, features={})], mode="think", quantity="feature_sum")
 
 
 def test_a_curve_averages_prompts_not_tokens() -> None:
-    curve = l2.layer_curve([response([1.0] * 99, "long"), response([3.0], "short")], mode="think")
+    curve = l2.analysis.layer_curve([response([1.0] * 99, "long"), response([3.0], "short")], mode="think")
     assert curve.mean.tolist() == [2.0] * 4
     assert (curve.n, curve.n_tokens) == (2, 100)
     assert list(curve.to_frame().columns) == [
@@ -51,7 +51,7 @@ def test_a_curve_averages_prompts_not_tokens() -> None:
 
 
 def test_samples_of_one_prompt_are_one_prompt() -> None:
-    curve = l2.layer_curve([response([1.0], "a"), response([5.0], "a"), response([4.0], "b")], mode="think")
+    curve = l2.analysis.layer_curve([response([1.0], "a"), response([5.0], "a"), response([4.0], "b")], mode="think")
     assert curve.mean.tolist() == [3.5] * 4
     assert curve.n == 2
 
@@ -62,11 +62,11 @@ def test_the_verdict_says_what_was_planted(shift: float, word: str) -> None:
     base = rng.normal(200, 20, size=40)
     direct = [response([float(v)], str(i)) for i, v in enumerate(base)]
     think = [response([float(v + shift + e)], str(i)) for i, (v, e) in enumerate(zip(base, rng.normal(0, 5, 40), strict=True))]
-    found = l2.compare_late(think, direct)
+    found = l2.analysis.compare_late(think, direct)
     assert word in found.verdict
     assert found.layers == (3,)
     assert found.difference.low <= shift <= found.difference.high
-    chosen = l2.compare_late(think, direct, tokens="chosen")
+    chosen = l2.analysis.compare_late(think, direct, tokens="chosen")
     assert "at the tokens from which the response was chosen): difference" in chosen.verdict
     assert chosen.difference.mean == 0 or abs(chosen.difference.mean) < abs(shift) + 1, "the prompt's last is a sink here"
     assert found.difference.n == 40
@@ -76,31 +76,31 @@ def test_pairing_is_by_prompt_not_by_order() -> None:
     base = [100.0, 200, 300, 400, 500, 600, 700, 800]
     direct = [response([v], str(i)) for i, v in enumerate(base)]
     think = [response([v + 1], str(i)) for i, v in enumerate(base)][::-1]
-    found = l2.compare_late(think, direct).difference
+    found = l2.analysis.compare_late(think, direct).difference
     assert (found.mean, found.low, found.high) == (1.0, 1.0, 1.0)
 
 
 def test_a_prompt_without_a_response_in_one_mode_is_left_out() -> None:
     think = [response([2.0], str(i)) for i in range(10)]
     direct = [response([1.0], str(i)) for i in range(9)] + [response([], "9")]
-    assert l2.compare_late(think, direct).difference.n == 9
+    assert l2.analysis.compare_late(think, direct).difference.n == 9
 
 
 def test_few_prompts_prove_nothing() -> None:
     think, direct = ([response([v], str(i)) for i in range(7)] for v in (9.0, 1.0))
-    assert "nothing can be said" in l2.compare_late(think, direct).verdict
+    assert "nothing can be said" in l2.analysis.compare_late(think, direct).verdict
 
 
 def test_modes_with_different_prompts_are_refused() -> None:
     with pytest.raises(ValueError, match="different prompts"):
-        l2.compare_late([response([1.0], "a")], [response([1.0], "b")])
+        l2.analysis.compare_late([response([1.0], "a")], [response([1.0], "b")])
     with pytest.raises(ValueError, match="no 'think' trace has a response"):
-        l2.layer_curve([response([], "a")], mode="think")
+        l2.analysis.layer_curve([response([], "a")], mode="think")
 
 
 def test_prompts_without_responses_have_no_comparison() -> None:
     bare = [trace_of([[9.0, 2]] * 4).with_labels(prompt=str(i)) for i in range(3)]
     for think, direct in ((bare, bare), (bare, [response([1.0], str(i)) for i in range(3)])):
         with pytest.raises(Unmeasurable, match="response tokens in both"):
-            l2.compare_late(think, direct)
-    assert l2.compare_late(bare, bare, tokens="chosen").difference.n == 3
+            l2.analysis.compare_late(think, direct)
+    assert l2.analysis.compare_late(bare, bare, tokens="chosen").difference.n == 3

@@ -6,7 +6,7 @@ import torch
 
 from tests.planted import Array, made, response
 from tl_l2norm.analysis.curves import compare_late
-from tl_l2norm.analysis.dynamics import amplification, describe_rise, dynamics, onset, sharpness
+from tl_l2norm.analysis.rise import amplification, describe_rise, dynamics, onset, sharpness
 from tl_l2norm.core.resampling import Estimate
 
 FLAT_THEN_STEEP = np.array([10.0, 10, 10, 10, 10, 10, 20, 30])

@@ -6,7 +6,7 @@ import tl_l2norm as l2
 from tests import models
 from tl_l2norm.experiments import modes
 from tl_l2norm.experiments.modes import thinking_room
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.text.prompts import chat_prompt
 
@@ -28,7 +28,7 @@ def test_each_problem_is_asked_in_each_mode_and_judged(smollm2: object) -> None:
     assert (labels["mode"], labels["family"], labels["level"]) == ("direct", "facts", 1)
     assert labels["prompt"] == PROBLEMS[1].id
     assert by["direct", "facts"].prompt.endswith("The answer is")
-    table = l2.accuracy_table(results, by=("mode",)).set_index("mode")
+    table = l2.analysis.accuracy_table(results, by=("mode",)).set_index("mode")
     assert table.loc["direct", "n"] == 2
     assert table.loc["direct", "low"] <= table.loc["direct", "accuracy"] <= table.loc["direct", "high"]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import tl_l2norm as l2
 from tests import models
 from tl_l2norm.core.errors import InputError, InputTypeError
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.text.inputs import as_list, chat_messages, ids_of
 from tl_l2norm.text.sequences import tokenize
 

@@ -19,7 +19,7 @@ from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.random_draws import sequence_key, uniform
 from tl_l2norm.interventions.log import Entry, Log
 from tl_l2norm.interventions.rule import Visit
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 
 TAU = {1: 5.0, 2: 6.0}
 
@@ -27,16 +27,20 @@ TAU = {1: 5.0, 2: 6.0}
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: l2.HighNormSuppression(), "mode='high' needs thresholds"),
-        (lambda: l2.HighNormSuppression(mode="random", action="clamp"), "action='clamp' needs thresholds"),
-        (lambda: l2.HighNormSuppression(action="swap"), "mode='high' needs thresholds"),
-        (lambda: l2.HighNormSuppression(mode="low", action="swap"), "mode='low' needs thresholds"),
-        (lambda: l2.HighNormSuppression(TAU, scale=-0.1), "scale must be finite and at least 0"),
-        (lambda: l2.HighNormSuppression(mode="random", p=1.5), "p must be between 0 and 1, got 1.5"),
-        (lambda: l2.HighNormSuppression({1: -2.0}), "threshold of layer 1 must be a norm"),
-        (lambda: l2.HighNormSuppression({1: float("nan")}), "threshold of layer 1 must be a norm"),
-        (lambda: l2.HighNormSuppression(TAU, positions=-1), "positions must be 'decode', 'all' or a position"),
-        (lambda: l2.HighNormSuppression(TAU, sink_ratio=1.0), "sink_ratio must be over 1"),
+        (lambda: l2.Suppression(), "which='high' needs thresholds"),
+        (lambda: l2.Suppression(which="random", how="clamp"), "how='clamp' needs thresholds"),
+        (lambda: l2.Suppression(how="swap"), "which='high' needs thresholds"),
+        (lambda: l2.Suppression(which="low", how="swap"), "which='low' needs thresholds"),
+        (lambda: l2.Suppression(TAU, scale=-0.1), "scale must be finite and at least 0"),
+        (lambda: l2.Suppression(which="random", p=1.5), "p must be between 0 and 1, got 1.5"),
+        (lambda: l2.Suppression({1: -2.0}), "threshold of layer 1 must be a norm"),
+        (lambda: l2.Suppression({1: float("nan")}), "threshold of layer 1 must be a norm"),
+        (lambda: l2.Suppression(TAU, p=0.5), "p is for which='random'; it does nothing with which='high', how='scale'"),
+        (lambda: l2.Suppression(TAU, how="clamp", scale=0.5), "scale is for how='scale'; it does nothing with"),
+        (lambda: l2.Suppression(TAU, which="low", seed=3), "seed is for which='random' or 'matched' and for how='swap'"),
+        (lambda: l2.Suppression(TAU, which="matched", p=0.5), "p is for which='random'"),
+        (lambda: l2.Suppression(TAU, positions=-1), "positions must be 'decode', 'all' or a position"),
+        (lambda: l2.Suppression(TAU, sink_ratio=1.0), "sink_ratio must be over 1"),
         (lambda: l2.ALRR(TAU, alpha=1.1), "alpha must be between 0 and 1, got 1.1"),
         (lambda: l2.ALRR(TAU, blowup=1.0), "blowup must be finite and over 1"),
         (lambda: l2.ALRR(TAU, max_iters=0), "max_iters must be at least 1"),
@@ -61,7 +65,7 @@ def test_unknown_words_are_refused_outside_of_type_checked_tests() -> None:
     script = """
 import tl_l2norm as l2
 for make in (
-    lambda: l2.HighNormSuppression({1: 2}, mode="medium"), lambda: l2.HighNormSuppression({1: 2}, action="drop"),
+    lambda: l2.Suppression({1: 2}, which="medium"), lambda: l2.Suppression({1: 2}, how="drop"),
     lambda: l2.ALRR({1: 2}, kv="second"), lambda: l2.ERSS({1: 2}, mix="stir"), lambda: l2.AdaptiveIQR(scope="batch"),
     lambda: l2.Thresholds({"late": 2.0}),
 ):
@@ -71,7 +75,7 @@ for make in (
         print(error)
 """
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [line.split(" must")[0] for line in out[:5]] == ["mode", "action", "kv", "mix", "scope"]
+    assert [line.split(" must")[0] for line in out[:5]] == ["which", "how", "kv", "mix", "scope"]
     assert "the key 'late'" in out[5]
 
 
@@ -91,8 +95,8 @@ def test_what_does_not_fit_the_model_is_refused(tiny: Any, intervention: Any, sa
 
 
 def test_an_intervention_is_told_in_a_line_and_traces_remember_it(tiny: Any, tmp_path: Any) -> None:
-    x = l2.HighNormSuppression(dict.fromkeys(TAU, 1e-3), mode="random", p=0.9)
-    assert repr(x) == "HighNormSuppression(thresholds={1: 0.001, 2: 0.001}, mode='random', p=0.9)"
+    x = l2.Suppression(dict.fromkeys(TAU, 1e-3), which="random", p=0.9)
+    assert repr(x) == "Suppression(thresholds={1: 0.001, 2: 0.001}, which='random', p=0.9)"
     assert repr(l2.ALRR(l2.AdaptiveIQR(), layers="late")).startswith("ALRR(layers='late', thresholds=AdaptiveIQR(")
     out = l2.generate(tiny, prompts()[:1], max_new_tokens=6, interventions=[x], ignore_eos=True, progress=False)
     assert out[0].trace.provenance.interventions == (repr(x),)
@@ -117,14 +121,14 @@ def test_layers_are_named_in_every_way(tiny: Any) -> None:
 
 
 def test_where_the_prompt_ends_has_to_be_known(tiny: Any) -> None:
-    x = l2.HighNormSuppression(dict.fromkeys(TAU, 0.0))
+    x = l2.Suppression(dict.fromkeys(TAU, 0.0))
     with pytest.raises(ValueError, match="give prompt_lens"):
         x.fwd_hooks(tiny)
     with pytest.raises(ValueError, match="give prompt_lens"):
         l2.collect(tiny, [[5, 6, 7]], interventions=[x])
     with pytest.raises(ValueError, match="prompt_lens has 2 entries for 1 rows"):
         tiny.run_with_hooks(torch.tensor([[5, 6, 7]]), fwd_hooks=x.fwd_hooks(tiny, prompt_lens=[1, 2]))
-    everywhere = l2.HighNormSuppression(dict.fromkeys(TAU, 0.0), positions="all")
+    everywhere = l2.Suppression(dict.fromkeys(TAU, 0.0), positions="all")
     pairs = everywhere.fwd_hooks(tiny)
     tiny.run_with_hooks(torch.tensor([[5, 6, 7]]), fwd_hooks=pairs)
     assert sorted(set(pairs.log.events()["position"])) == [1, 2], "the first token is a sink"
@@ -133,7 +137,7 @@ def test_where_the_prompt_ends_has_to_be_known(tiny: Any) -> None:
 def test_padding_is_never_touched(tiny_case: models.Case) -> None:
     """In `run_with_hooks` on a left-padded batch the mask comes from the model's own call."""
     tiny = models.use(tiny_case)
-    x = l2.HighNormSuppression(dict.fromkeys(TAU, 0.0), positions="all")
+    x = l2.Suppression(dict.fromkeys(TAU, 0.0), positions="all")
     tokens = torch.tensor([[5, 6, 7, 8, 9], [9, 9, 9, 5, 6]])
     mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]])
     pairs = x.fwd_hooks(tiny)
@@ -147,7 +151,7 @@ def test_padding_is_never_touched(tiny_case: models.Case) -> None:
 def test_generating_without_a_cache_is_refused(tiny_case: models.Case) -> None:
     tiny = models.use(tiny_case)
     options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "verbose": False, "stop_at_eos": False}
-    x = l2.HighNormSuppression(dict.fromkeys(TAU, 0.0))
+    x = l2.Suppression(dict.fromkeys(TAU, 0.0))
     with pytest.raises(ValueError, match="use_past_kv_cache=True"), x.hooks(tiny):
         tiny.generate(torch.tensor([[5, 6, 7]]), use_past_kv_cache=False, **options)
 
@@ -156,8 +160,8 @@ def test_generating_without_a_cache_is_refused(tiny_case: models.Case) -> None:
 
 
 def test_a_run_in_which_nothing_fires_says_so_once(tiny: Any) -> None:
-    never = [l2.HighNormSuppression(dict.fromkeys(TAU, 1e9)), l2.ERSS(dict.fromkeys(TAU, 1e9), patience=99)]
-    with pytest.warns(UserWarning, match=r"by HighNormSuppression \(0 of 6 tokens and layers\), ERSS \(0 of 6") as heard:
+    never = [l2.Suppression(dict.fromkeys(TAU, 1e9)), l2.ERSS(dict.fromkeys(TAU, 1e9), patience=99)]
+    with pytest.warns(UserWarning, match=r"by Suppression \(0 of 6 tokens and layers\), ERSS \(0 of 6") as heard:
         l2.generate(tiny, [[5, 6, 7]], max_new_tokens=4, ignore_eos=True, interventions=never, progress=False)
     assert len(heard) == 1
 
@@ -193,8 +197,8 @@ def test_matched_random_suppression_takes_as_many_and_none_of_the_high(tiny: Any
     options: dict[str, Any] = {"max_new_tokens": 40, "ignore_eos": True, "batch_size": batch_size, "progress": False}
     plain = l2.generate(tiny, prompts()[:4], **options)
     tau = l2.quantile_thresholds(plain.traces, 0.8)
-    high = l2.generate(tiny, prompts()[:4], interventions=[l2.HighNormSuppression(tau)], **options)
-    control = l2.HighNormSuppression(tau, mode="random", match=high.log, seed=5)
+    high = l2.generate(tiny, prompts()[:4], interventions=[l2.Suppression(tau)], **options)
+    control = l2.Suppression(tau, which="matched", match=high.log, seed=5)
     found = l2.generate(tiny, prompts()[:4], interventions=[control], **options)
     events = found.events()
     assert (events["l2_norm_before"] <= events["threshold"]).all()
@@ -207,11 +211,11 @@ def test_matched_random_suppression_takes_as_many_and_none_of_the_high(tiny: Any
 
 def test_matched_random_positions_are_spread_over_the_response() -> None:
     """A quota of 10 in 100 candidates falls anywhere, uniformly: mean position 49.5, standard error under 1."""
-    from tl_l2norm.interventions.suppress import _Quota
+    from tl_l2norm.interventions.selectors import Quota
 
     n = 2000
     keys, none = torch.arange(n), torch.zeros(n, dtype=torch.long)
-    quota = _Quota(wanted=none + 10, left=none + 100, seen=none, candidates=none, draws=none)
+    quota = Quota(wanted=none + 10, left=none + 100, seen=none, candidates=none, draws=none)
     yes = torch.ones(n, dtype=torch.bool)
     hits = torch.stack([quota.draw(uniform(0, keys, 3, i), yes, yes) for i in range(100)], 1)
     assert (hits.sum(1) == 10).all()
@@ -221,22 +225,22 @@ def test_matched_random_positions_are_spread_over_the_response() -> None:
 
 def test_matching_another_runs_prompts_or_seeds_is_refused(tiny: Any) -> None:
     options: dict[str, Any] = {"max_new_tokens": 6, "ignore_eos": True, "progress": False}
-    high = l2.generate(tiny, prompts()[:2], interventions=[l2.HighNormSuppression(dict.fromkeys(TAU, 1e-3))], **options)
-    control = l2.HighNormSuppression(TAU, mode="random", match=high.log)
+    high = l2.generate(tiny, prompts()[:2], interventions=[l2.Suppression(dict.fromkeys(TAU, 1e-3))], **options)
+    control = l2.Suppression(TAU, which="matched", match=high.log)
     with pytest.raises(ValueError, match="match: sequence . of this run has seed [56], in the log it has"):
         l2.generate(tiny, prompts()[:2], seed=[5, 6], interventions=[control], **options)
     with pytest.raises(ValueError, match="match: sequence 2"):
         l2.generate(tiny, prompts()[:3], interventions=[control], **options)
-    with pytest.raises(ValueError, match="match is for mode='random'"):
-        l2.HighNormSuppression(TAU, match=high.log)
-    with pytest.raises(ValueError, match="match needs the log of a run with one HighNormSuppression, this one has 0"):
+    with pytest.raises(ValueError, match="match is for which='matched'"):
+        l2.Suppression(TAU, match=high.log)
+    with pytest.raises(ValueError, match="match needs the log of a run with one Suppression, this one has 0"):
         with pytest.warns(UserWarning):
             other = l2.generate(tiny, prompts()[:1], interventions=[l2.ALRR(dict.fromkeys(TAU, 1e9))], **options)
-        l2.HighNormSuppression(TAU, mode="random", match=other.log)
+        l2.Suppression(TAU, which="matched", match=other.log)
 
 
 def test_random_draws_are_the_stated_share(tiny: Any) -> None:
-    x = l2.HighNormSuppression(mode="random", p=0.25, layers="all")
+    x = l2.Suppression(which="random", p=0.25, layers="all")
     out = l2.generate(tiny, prompts(), max_new_tokens=60, ignore_eos=True, interventions=[x], progress=False)
     n = out.log.counts().set_index("decision")["n"]
     assert n["suppressed"] / n["live tokens"] == pytest.approx(0.25, abs=0.04)
@@ -271,7 +275,7 @@ def sources(seed: int, n: int, live: list[int]) -> list[int | None]:
 @pytest.mark.parametrize("width", [1, 5, 24])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_swap_keeps_the_norm_and_takes_the_direction_of_the_drawn_state(seed: int, width: int) -> None:
-    x = l2.HighNormSuppression({2: 5.0}, action="swap", seed=seed)
+    x = l2.Suppression({2: 5.0}, how="swap", seed=seed)
     stream = states(1, 24, 48) * torch.linspace(0.2, 1.5, 24)[:, None]
     live = torch.arange(24)[None] % 5 != 3
     visits = [visit_of(s, start=i * width, tau=5.0) for i, s in enumerate(stream.split(width, 1))]
@@ -298,7 +302,7 @@ def test_the_source_is_uniform_among_the_earlier_live_tokens() -> None:
     n, marks = 4000, torch.eye(13)[None].expand(4000, 13, 13)
     live = (torch.arange(13) % 3 != 2).expand(n, 13)  # tokens 0, 1, 3, 4, 6, 7, 9, 10, 12
     v = visit_of(marks, tau=0.5, live=live)
-    x = l2.HighNormSuppression({2: 0.5}, action="swap")
+    x = l2.Suppression({2: 0.5}, how="swap")
     found = x.act(x.new_state(2, v.places.rows, 13), v).stream.argmax(-1)
     assert set(found[:, 12].tolist()) == {0, 1, 3, 4, 6, 7, 9, 10}
     counts = found[:, 12].bincount()[[0, 1, 3, 4, 6, 7, 9, 10]].double()
@@ -310,7 +314,7 @@ def test_whether_a_token_is_swapped_and_what_it_gets_are_drawn_apart() -> None:
     """With one draw for both, the token before a swap would be its source more, or less, often than 1 time in k."""
     n, p = 4000, 0.3
     v = visit_of(torch.eye(6)[None].expand(n, 6, 6))
-    x = l2.HighNormSuppression(mode="random", action="swap", p=p, layers=[2])
+    x = l2.Suppression(which="random", how="swap", p=p, layers=[2])
     effect = x.act(x.new_state(2, v.places.rows, 6), v)
     enters = (effect.stream[:, 5].argmax(-1) == 4)[(effect.decision[:, 5] == 1) & (effect.decision[:, 4] == 1)]
     assert len(enters) > 250
@@ -318,7 +322,7 @@ def test_whether_a_token_is_swapped_and_what_it_gets_are_drawn_apart() -> None:
 
 
 def test_the_first_live_token_is_left_alone_and_says_so(tiny: Any) -> None:
-    x = l2.HighNormSuppression(dict.fromkeys(TAU, 1e-3), action="swap")
+    x = l2.Suppression(dict.fromkeys(TAU, 1e-3), how="swap")
     out = l2.generate(tiny, prompts()[:3], max_new_tokens=8, ignore_eos=True, interventions=[x], progress=False)
     events = out.events()
     starts = events["sequence"].map(lambda i: len(prompts()[i]))
@@ -334,7 +338,7 @@ def test_the_first_live_token_is_left_alone_and_says_so(tiny: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_swap_is_computed_in_float32_and_given_back_in_the_streams_dtype(dtype: torch.dtype) -> None:
-    x = l2.HighNormSuppression({2: 1.0}, action="swap")
+    x = l2.Suppression({2: 1.0}, how="swap")
     stream = (states(2, 9, 64) * 3000).to(dtype)  # squares overflow float16
     v = visit_of(stream, tau=1.0)
     after = x.act(x.new_state(2, v.places.rows, 64), v).stream
@@ -345,7 +349,7 @@ def test_a_swap_is_computed_in_float32_and_given_back_in_the_streams_dtype(dtype
 
 
 def test_a_state_without_a_direction_changes_nothing() -> None:
-    x = l2.HighNormSuppression(mode="random", action="swap", p=1.0, layers=[2])
+    x = l2.Suppression(which="random", how="swap", p=1.0, layers=[2])
     stream = torch.cat([torch.zeros(1, 1, 8), torch.ones(1, 1, 8)], 1).requires_grad_()
     v = visit_of(stream)
     effect = x.act(x.new_state(2, v.places.rows, 8), v)
@@ -356,13 +360,13 @@ def test_a_state_without_a_direction_changes_nothing() -> None:
 
 def test_no_gradient_flows_through_a_swapped_state() -> None:
     """A state that is kept over passes must not keep their graphs."""
-    x = l2.HighNormSuppression({2: 5.0}, action="swap")
+    x = l2.Suppression({2: 5.0}, how="swap")
     stream = (states(1, 12, 48) * torch.linspace(0.2, 1.5, 12)[:, None]).requires_grad_()
     v = visit_of(stream, tau=5.0)
     state = x.new_state(2, v.places.rows, 48)
     effect = x.act(state, v)
     effect.stream.sum().backward()
-    assert 3 < effect.decision.sum() < 9 and not state.kept.requires_grad
+    assert 3 < effect.decision.sum() < 9 and not state.changed.kept.requires_grad
     assert torch.equal(stream.grad[0], (effect.decision[0] == 0).float()[:, None].expand(12, 48))
 
 
@@ -371,8 +375,8 @@ def test_matched_random_swap_takes_as_many(tiny: Any, matched: Any) -> None:
     options: dict[str, Any] = {"max_new_tokens": 40, "ignore_eos": True, "batch_size": 3, "progress": False}
     plain = l2.generate(tiny, prompts()[:4], **options)
     tau = l2.quantile_thresholds(plain.traces, 0.8)
-    high = l2.generate(tiny, prompts()[:4], interventions=[l2.HighNormSuppression(tau, action=matched)], **options)
-    control = l2.HighNormSuppression(tau, mode="random", action="swap", match=high.log, seed=5)
+    high = l2.generate(tiny, prompts()[:4], interventions=[l2.Suppression(tau, how=matched)], **options)
+    control = l2.Suppression(tau, which="matched", how="swap", match=high.log, seed=5)
     found = l2.generate(tiny, prompts()[:4], interventions=[control], **options)
     events = found.events()
     assert events["fired"].all() and (events["l2_norm_before"] <= events["threshold"]).all()
@@ -386,12 +390,12 @@ def test_matched_random_swap_takes_as_many(tiny: Any, matched: Any) -> None:
 
 def test_a_matched_random_swap_is_as_likely_at_every_token_but_the_first() -> None:
     """3 of 10 tokens, of which the first has nothing before it: 1/3 at each of the others, and nowhere fewer than 3."""
-    n, of_another_run = 3000, l2.HighNormSuppression({2: 1.0})
+    n, of_another_run = 3000, l2.Suppression({2: 1.0})
     v = visit_of(states(1, 10, 4).expand(n, 10, 4), tau=float("inf"))
     log = Log([of_another_run])
     log.keys = dict(zip(v.places.rows.number.tolist(), v.places.rows.key.tolist(), strict=True))
     log.add(0, Entry(2, v.places, v.live, (v.places.positions >= 7).to(torch.int8), 1.0, v.norms, v.norms, {}))
-    x = l2.HighNormSuppression({2: 1.0}, mode="random", action="swap", match=log)
+    x = l2.Suppression({2: 1.0}, which="matched", how="swap", match=log)
     decision = x.act(x.new_state(2, v.places.rows, 4), v).decision
     assert (decision.sum(1) == 3).all() and (decision[:, 0] == 0).all()
     assert decision[:, 1:].double().mean(0).sub(1 / 3).abs().max() < 0.04
@@ -427,7 +431,7 @@ def test_a_bank_can_be_taken_from_one_run_and_given_to_another(tiny: Any) -> Non
 @pytest.mark.parametrize("scope", ["run", "sequence"])
 def test_an_adaptive_threshold_waits_for_its_samples_and_can_be_looked_at(tiny: Any, scope: str) -> None:
     rule = l2.AdaptiveIQR(k=0.1, warmup=10, scope=scope)
-    x = l2.HighNormSuppression(rule, layers=[3], scale=0.99)
+    x = l2.Suppression(rule, layers=[3], scale=0.99)
     out = l2.generate(tiny, prompts()[:3], max_new_tokens=30, ignore_eos=True, interventions=[x], batch_size=2, progress=False)
     ends = out.log.thresholds()
     events = out.events()
@@ -457,7 +461,7 @@ def test_decisions_are_taken_in_float32(dtype: torch.dtype) -> None:
     tau = l2.quantile_thresholds(plain.traces, 0.5)
     streams.clear()
     acting = [
-        l2.HighNormSuppression({2: tau[2]}, scale=0.5),
+        l2.Suppression({2: tau[2]}, scale=0.5),
         l2.ALRR({3: tau[3]}, growth_eps=0.0, blowup=9.0),
         l2.ERSS({4: tau[4]}, patience=1, p=1.0, cooldown=0, cos_min=-1.0),
     ]
@@ -495,7 +499,7 @@ def test_gradients_flow_through_interventions(tiny: Any) -> None:
 
 
 def test_each_sequence_of_a_run_has_the_key_that_generate_gives_it(tiny: Any) -> None:
-    x = l2.HighNormSuppression(mode="random", p=0.9, layers=[1])
+    x = l2.Suppression(which="random", p=0.9, layers=[1])
     out = l2.generate(tiny, [[5, 6, 7], [8, 9]], n=2, temperature=1.0, max_new_tokens=4, interventions=[x], progress=False)
     assert out.log.keys == {2 * i + j: sequence_key(0, i, j) for i in range(2) for j in range(2)}
     assert [out[i].seed for i in range(4)] == [out.log.keys[i] for i in range(4)]

@@ -138,7 +138,7 @@ def test_rerun_is_the_block_on_a_changed_position(architecture: str, kv: str) ->
 
 
 def suppress(**more: Any) -> dict[str, Any]:
-    given = {"kind": "suppress", "layers": [2], "tau": {2: 0.0}, "mode": "high", "action": "scale", "scale": 0.5}
+    given = {"kind": "suppress", "layers": [2], "tau": {2: 0.0}, "which": "high", "how": "scale", "scale": 0.5}
     return {**given, **more}
 
 
@@ -162,13 +162,13 @@ def test_clamp_and_thresholds() -> None:
     model, tokens = models.hugging_face("llama"), tokens_for("llama")
     norms = oracles.hidden_norms(model, tokens)[3]
     tau = norms[10:].median().item() + 1e-4
-    high = oracles.intervened(model, tokens, 10, [suppress(action="clamp", tau={2: tau})])
-    low = oracles.intervened(model, tokens, 10, [suppress(action="clamp", mode="low", tau={2: tau})])
+    high = oracles.intervened(model, tokens, 10, [suppress(how="clamp", tau={2: tau})])
+    low = oracles.intervened(model, tokens, 10, [suppress(how="clamp", which="low", tau={2: tau})])
     over = [t for t in range(10, 30) if norms[t] > tau]
     assert [event["position"] for event in high.events] == over
     assert [event["position"] for event in low.events] == [t for t in range(10, 30) if t not in over]
     close(high.norms[2, over], torch.full((len(over),), tau / 4), tolerance=1e-6)
-    drawn = oracles.intervened(model, tokens, 10, [suppress(mode="random", draw=lambda layer, t: layer == 2 and t % 3 == 0)])
+    drawn = oracles.intervened(model, tokens, 10, [suppress(which="random", draw=lambda layer, t: layer == 2 and t % 3 == 0)])
     assert [event["position"] for event in drawn.events] == list(range(12, 30, 3))
 
 
@@ -177,7 +177,7 @@ def test_swap_takes_the_last_state_that_was_drawn(architecture: str) -> None:
     model, tokens = models.hugging_face(architecture), tokens_for(architecture)
     written = around(model, 2, tokens)[1]
     draws = {10: 0.9, 11: 0.6, 12: 0.3, 13: 0.3, 14: 0.21, 15: 0.19}  # under 1/k: 10 as the first, 12 (k = 3), no other
-    step = suppress(action="swap", enter=lambda layer, t: draws.get(t, 1.0))
+    step = suppress(how="swap", enter=lambda layer, t: draws.get(t, 1.0))
     sources = {11: 10, 12: 10, **dict.fromkeys(range(13, 30), 12)}
     seen: list[Tensor] = []
     reads = oracles.layers_of(model)[3].register_forward_pre_hook(lambda _m, args: seen.append(args[0][0].clone()))
@@ -198,7 +198,7 @@ def test_positions_and_sinks() -> None:
     model, tokens = models.hugging_face("llama"), tokens_for("llama")
 
     def fired(prompt_len: int = 10, **more: Any) -> list[int]:
-        grow = suppress(mode="random", draw=lambda _, t: t == 15, scale=100.0)
+        grow = suppress(which="random", draw=lambda _, t: t == 15, scale=100.0)
         events = oracles.intervened(model, tokens, prompt_len, [grow, suppress(**more)]).events
         return [event["position"] for event in events if event["step"] == 1]
 
@@ -368,7 +368,7 @@ def test_erss_bank_keeps_the_largest_as_they_arrive() -> None:
 
 def test_erss_sinks_change_no_state() -> None:
     model, tokens = models.hugging_face("llama"), tokens_for("llama")
-    grow = suppress(mode="random", draw=lambda _, t: t == 21, scale=100.0)
+    grow = suppress(which="random", draw=lambda _, t: t == 21, scale=100.0)
     events = oracles.intervened(model, tokens, 20, [grow, erss(bank=bank_of_two(), patience=2)]).events
     assert [event["position"] for event in events if event["step"] == 1] == [22, 24, 26, 28]
 

@@ -216,10 +216,10 @@ def test_a_prompts_samples_are_exchanged_together() -> None:
 
 def two_modes() -> dict[str, Callable[[Sequence[Trace], Sequence[Trace]], object]]:
     return {
-        "compare_late": l2.compare_late,
+        "compare_late": l2.analysis.compare_late,
         "mode_differences": mode_differences,
         "attribute": attribute,
-        "dynamics": l2.dynamics,
+        "dynamics": l2.analysis.dynamics,
         "high_norm_tokens": high_norm_tokens,
         "level_trend": level_trend,
         "shuffle_modes": shuffle_modes,
@@ -237,16 +237,16 @@ def test_traces_that_say_that_they_are_of_the_other_mode_are_refused(name: str) 
 
 def test_traces_that_dont_say_their_mode_are_what_they_are_given_as() -> None:
     think, direct = ([dataclasses.replace(t, labels={"prompt": t.labels["prompt"]}) for t in side] for side in made(8))
-    one, other = l2.compare_late(think, direct).difference, l2.compare_late(direct, think).difference
+    one, other = l2.analysis.compare_late(think, direct).difference, l2.analysis.compare_late(direct, think).difference
     assert one.mean == -other.mean != 0
     renamed = [t.with_labels(mode="cot") for t in think]
-    assert l2.compare_late(renamed, direct).difference.mean == one.mean, "a word of the user's own says nothing"
+    assert l2.analysis.compare_late(renamed, direct).difference.mean == one.mean, "a word of the user's own says nothing"
 
 
 def test_shuffled_modes_are_compared_as_they_are_meant() -> None:
     pair = shuffle_modes(*made(8), seed=1)
     assert all(trace.labels["shuffled"] is True for side in pair for trace in side)
-    assert l2.compare_late(*pair).difference.n == 8
+    assert l2.analysis.compare_late(*pair).difference.n == 8
     assert list(pair_modes(*pair)) == [str(i) for i in range(8)]
 
 
@@ -254,5 +254,7 @@ def test_a_curve_is_of_the_mode_that_its_traces_say() -> None:
     think, direct = made(8)
     for traces, mode in ((think, "direct"), (direct, "think"), ([*direct, *think], "direct")):
         with pytest.raises(ValueError, match="says by its label that its mode is"):
-            l2.layer_curve(traces, mode=mode)
-    assert l2.layer_curve(think, mode="think").n == l2.layer_curve([*think, *direct], mode="suppressed").n == 8
+            l2.analysis.layer_curve(traces, mode=mode)
+    assert (
+        l2.analysis.layer_curve(think, mode="think").n == l2.analysis.layer_curve([*think, *direct], mode="suppressed").n == 8
+    )

@@ -4,7 +4,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.text.sequences import as_list, pad_left, token_texts, tokenize
 
 P, T, A = "prompt", "think", "answer"

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_l2norm.analysis.dynamics import amplification
 from tl_l2norm.analysis.pairing import (
     Tokens,
     meant,
@@ -23,6 +22,7 @@ from tl_l2norm.analysis.pairing import (
     weighted_mean,
 )
 from tl_l2norm.analysis.quantities import Latents, values
+from tl_l2norm.analysis.rise import amplification
 from tl_l2norm.core.arguments import check_text
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Estimate, bootstrap, bootstrap_mean, estimate

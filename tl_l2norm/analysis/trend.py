@@ -7,9 +7,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from tl_l2norm.analysis.dynamics import amplification
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
+from tl_l2norm.analysis.rise import amplification
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.resampling import RESAMPLES, Array, generator, interval, prompt_weights
 from tl_l2norm.core.trace import TracesLike, traces_of

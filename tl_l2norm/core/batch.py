@@ -19,13 +19,15 @@ T = TypeVar("T", bound="RowTensors")  # typing.Self is not for functions that be
 
 
 class RowTensors:
-    """Base of dataclasses that hold tensors with one row per sequence, or others of their kind."""
+    """Base of dataclasses that hold tensors with one row per sequence, others of their kind, or None."""
 
     def select(self: T, rows: Int[Tensor, " rows"]) -> T:
         """These sequences, in this order; one may be taken several times."""
 
-        def chosen(name: str) -> Tensor | RowTensors:
+        def chosen(name: str) -> Tensor | RowTensors | None:
             mine = getattr(self, name)
+            if mine is None:
+                return None
             return mine.select(rows) if isinstance(mine, RowTensors) else mine[rows.to(mine.device)]
 
         return self._map(chosen)
@@ -33,8 +35,10 @@ class RowTensors:
     def join(self: T, other: T) -> T:
         """The sequences of both."""
 
-        def both(name: str) -> Tensor | RowTensors:
+        def both(name: str) -> Tensor | RowTensors | None:
             mine, its = getattr(self, name), getattr(other, name)
+            if mine is None:
+                return None
             return mine.join(its) if isinstance(mine, RowTensors) else torch.cat([mine, its])
 
         return self._map(both)
@@ -49,7 +53,7 @@ class RowTensors:
         found: torch.device = getattr(self, dataclasses.fields(self)[0].name).device  # type: ignore[arg-type]
         return found
 
-    def _map(self: T, make: Callable[[str], Tensor | RowTensors]) -> T:
+    def _map(self: T, make: Callable[[str], Tensor | RowTensors | None]) -> T:
         names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         return type(self)(**{name: make(name) for name in names})
 

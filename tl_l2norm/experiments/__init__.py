@@ -2,3 +2,7 @@
 
 Imports from: everything above but show and paper.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

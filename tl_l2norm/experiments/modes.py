@@ -19,7 +19,7 @@ from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.storage import content_key
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.generate import generate, restore

@@ -17,7 +17,7 @@ from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.tables import render_table
 from tl_l2norm.experiments.file_check import compare_with_file
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.provenance import library_versions
 from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.generate import generate

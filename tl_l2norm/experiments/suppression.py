@@ -23,9 +23,9 @@ from tl_l2norm.core.thresholds import quantile_thresholds
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 from tl_l2norm.experiments.modes import thinking_room
 from tl_l2norm.interventions.log import Log, Tally
-from tl_l2norm.interventions.suppress import HighNormSuppression
+from tl_l2norm.interventions.suppress import Suppression
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.generate import generate, restore
 from tl_l2norm.recording.saved import Journal, begin, describe_run, locked, may_save, run_folder
@@ -121,11 +121,11 @@ def _arms(
     if kind == "none":
         return ask.frame("none", q, ask("none", None))
     if kind == "low":
-        return ask.frame("low", q, ask("low", HighNormSuppression(taus[1 - q], mode="low", **common)))
+        return ask.frame("low", q, ask("low", Suppression(taus[1 - q], which="low", **common)))
     names = ("high", "random") if kind == "scale" else ("swap", "swap random")
-    x = HighNormSuppression(taus[q], action=kind, **common)  # type: ignore[arg-type]
+    x = Suppression(taus[q], how=kind, **common)  # type: ignore[arg-type]
     high = ask(names[0], x)
-    control = ask(names[1], dataclasses.replace(x, mode="random"), matched=high)
+    control = ask(names[1], x, matched=high)
     return pd.concat([ask.frame(names[0], q, high), ask.frame(names[1], q, control)], ignore_index=True)
 
 
@@ -144,7 +144,7 @@ class _Asker:
         self.options, self.journal = options, journal
         self.seeds = [sequence_key(0, i, 0) for i in range(len(problems))]
 
-    def __call__(self, arm: str, x: HighNormSuppression | None, *, matched: Sequence[_Outcome] | None = None) -> list[_Outcome]:
+    def __call__(self, arm: str, x: Suppression | None, *, matched: Sequence[_Outcome] | None = None) -> list[_Outcome]:
         """What came of each problem; `matched`: the outcomes of the arm whose numbers of tokens a random one takes."""
         what = [arm, sorted(x.thresholds.items()) if x is not None and isinstance(x.thresholds, Mapping) else None]
         keys = [
@@ -153,7 +153,7 @@ class _Asker:
         ]
         todo = [i for i, key in enumerate(keys) if key not in self.journal.entries]
         if x is not None and matched:
-            x = dataclasses.replace(x, match=self._tally(x, todo, matched))
+            x = dataclasses.replace(x, which="matched", match=self._tally(x, todo, matched))
 
         def keep(done: Generations) -> None:
             self.journal.add({keys[todo[c.prompt_index]]: _outcome(c, done.log) for c in done})
@@ -173,7 +173,7 @@ class _Asker:
                 )
         return [_Outcome(self.journal.entries[key]) for key in keys]
 
-    def _tally(self, x: HighNormSuppression, todo: Sequence[int], matched: Sequence[_Outcome]) -> Tally:
+    def _tally(self, x: Suppression, todo: Sequence[int], matched: Sequence[_Outcome]) -> Tally:
         """The log of the arm to match, of the problems that are asked now and in their order."""
         return Tally(
             x,

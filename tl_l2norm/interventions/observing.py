@@ -21,7 +21,7 @@ from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.interventions.log import Log
 from tl_l2norm.interventions.rule import Rule
 from tl_l2norm.interventions.run import UNSEEN, Run
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.block_calls import BlockCall
 from tl_l2norm.models.cache import handed_over, known_versions, positions_held, put_on
 from tl_l2norm.models.hooks import HookFn

@@ -53,7 +53,7 @@ class Run(Observer):
     ) -> None:
         """`records`: whether `take` gives what the run took for sinks, for whoever makes traces."""
         if odd := [x for x in interventions if not isinstance(x, Rule)]:
-            raise InputTypeError(f"interventions are HighNormSuppression(...), ALRR(...), ERSS(...), ..., got {odd[0]!r:.80}")
+            raise InputTypeError(f"interventions are Suppression(...), ALRR(...), ERSS(...), ..., got {odd[0]!r:.80}")
         self.backend = backend
         self.sink_ratio = _one_sink_ratio(backend, interventions, sink_ratio)
         self.log = Log(interventions, sink_ratio=self.sink_ratio)

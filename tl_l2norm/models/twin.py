@@ -13,7 +13,7 @@ import torch
 
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.presets import keep_preset, kept_preset
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.bridging import make_bridge
 from tl_l2norm.models.hooked import make_hooked, new_hooked
 from tl_l2norm.models.sources import remember_source

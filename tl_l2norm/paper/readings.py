@@ -18,7 +18,7 @@ from tl_l2norm.core.trace import Trace
 from tl_l2norm.experiments.modes import run_modes
 from tl_l2norm.experiments.suppression import suppress_and_ask
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.twin import random_twin
 from tl_l2norm.recording.pressure import optimisation_pressure
 from tl_l2norm.recording.saved import collected, describe_run, run_folder

@@ -17,11 +17,11 @@ from tl_l2norm.analysis.attribution import attribute
 from tl_l2norm.analysis.causal import causal_differences, causal_table
 from tl_l2norm.analysis.correlation import METRIC_NAMES, correlation_table
 from tl_l2norm.analysis.curves import layer_curve, mode_differences
-from tl_l2norm.analysis.dynamics import dynamics
 from tl_l2norm.analysis.high_norm import high_norm_tokens
 from tl_l2norm.analysis.pairing import MATCHES, shuffle_modes
 from tl_l2norm.analysis.pressure_correlation import pressure_table
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features, top_tokens
+from tl_l2norm.analysis.rise import dynamics
 from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.theory import assumption_table, bound_points, bound_table
 from tl_l2norm.analysis.trend import level_trend

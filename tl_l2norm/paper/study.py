@@ -13,7 +13,7 @@ from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.resampling import MIN_PROMPTS
 from tl_l2norm.experiments.suppression import QUANTILES
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.paper.readings import Readings
 from tl_l2norm.paper.stages import Analysis, Study
 from tl_l2norm.recording.saved import locked, may_save

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tl_l2norm.analysis.dynamics import SHARP
+from tl_l2norm.analysis.rise import SHARP
 
 Tables = Mapping[str, pd.DataFrame]
 

@@ -21,7 +21,7 @@ from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.run import Run
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import batches, check_decoding
 from tl_l2norm.models.observer import Observers, Recorded
 from tl_l2norm.recording.features import FeatureRecorder

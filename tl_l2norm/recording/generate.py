@@ -27,7 +27,7 @@ from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.run import Run
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import check_decoding, decodes_rows_together, reads_rows_together, telling_tokens
 from tl_l2norm.models.observer import Observers, joined
 from tl_l2norm.recording.completions import Completion, FinishReason, Generations
@@ -184,7 +184,7 @@ def restore(
 ) -> Completion:
     """A response of an earlier run from its tokens, without what was recorded."""
     backend = backend_of(model)
-    row = _make_rows(tokenize(backend, [prompt]), 1, [seed])[0]
+    row = _make_rows(tokenize(backend, [prompt], continues=True), 1, [seed])[0]
     row.new, row.finish_reason = list(tokens), finish_reason
     return _complete(Boundaries(backend.tokenizer), row, Stops.of(backend, stop, False), None)
 

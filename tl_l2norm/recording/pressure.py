@@ -24,7 +24,7 @@ from tl_l2norm.core.norms import find_sinks, l2_norms, sink_bounds
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.core.trace import Label
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import batches
 from tl_l2norm.models.final_norm import FinalNorm
 from tl_l2norm.text.inputs import SequenceLike

@@ -22,7 +22,7 @@ from tl_l2norm.core.identity import UNKNOWN
 from tl_l2norm.core.storage import content_key, load_traces, replace_file, save_traces
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.provenance import library_versions
 from tl_l2norm.recording.collect import collect
 from tl_l2norm.text.sequences import batches_by_length, tokenize

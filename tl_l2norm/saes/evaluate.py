@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.resampling import interval, prompt_weights
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.saes.checks import check_saes
 from tl_l2norm.saes.reader import Sae
 from tl_l2norm.saes.train import read_states

@@ -23,7 +23,7 @@ from tl_l2norm.core.norms import find_sinks, l2_norms, sink_bounds
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.random_draws import hash_keys
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backend_of import backend_of
+from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import batches
 from tl_l2norm.saes.load import load_saes, require_sae_lens
 from tl_l2norm.text.inputs import SequenceLike

@@ -1,0 +1,15 @@
+from .accuracy import accuracy_table as accuracy_table
+from .attribution import attribute as attribute
+from .causal import causal_differences as causal_differences
+from .causal import causal_table as causal_table
+from .correlation import correlation_table as correlation_table
+from .curves import compare_late as compare_late
+from .curves import layer_curve as layer_curve
+from .curves import mode_differences as mode_differences
+from .reasoning import ReasoningFeatures as ReasoningFeatures
+from .reasoning import find_reasoning_features as find_reasoning_features
+from .reasoning import top_tokens as top_tokens
+from .rise import dynamics as dynamics
+from .theory import assumption_table as assumption_table
+from .theory import bound_points as bound_points
+from .theory import bound_table as bound_table

@@ -1,0 +1,1 @@
+from .suppression import suppress_and_ask as suppress_and_ask
