@@ -30,9 +30,9 @@ docs: $(READY)
 docs-serve: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-# figures of docs/ from what was measured; with ANALYSIS=folder those of `tl-l2norm analyse` too
+# figures of docs/ from what was measured; ANALYSIS: a folder of `tl-l2norm analyse`, REPORT: what `tl-l2norm report` printed
 pages: $(READY)
-	$(BIN)/python -m benchmarks.pages $(if $(ANALYSIS),--analysis $(ANALYSIS))
+	$(BIN)/python -m benchmarks.pages $(if $(ANALYSIS),--analysis $(ANALYSIS)) $(if $(REPORT),--report $(REPORT))
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run

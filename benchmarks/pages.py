@@ -2,6 +2,7 @@
 
 python -m benchmarks.pages                      the tiny reasoner's accuracy and norms, from its files, and the map of the rooms
 python -m benchmarks.pages --analysis FOLDER    and the paper's claims on it, from a folder of `tl-l2norm analyse --out FOLDER`
+python -m benchmarks.pages --report FILE        and SmolLM2's norms, from what `tl-l2norm report --model smollm2 > FILE` printed
 python -m benchmarks.run PART ... --write       a table of each part that was run
 """
 
@@ -229,6 +230,11 @@ def _number(value: float, form: str) -> str:
     return "-" if pd.isna(value) else f"{value:{form}}"
 
 
+def report_region(printed: str) -> str:
+    """Of docs/claims.md: what a report says, without where it lies."""
+    return f"```text\n{printed.partition('report: ')[0].strip()}\n```"
+
+
 def benchmark_region(rows: Sequence[Mapping[str, Any]], run: str) -> str:
     """A part of docs/benchmarks.md: what was run, and its table."""
     names = {"seconds": "ours"}
@@ -239,8 +245,11 @@ def benchmark_region(rows: Sequence[Mapping[str, Any]], run: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--analysis", type=Path, metavar="FOLDER", help="of `tl-l2norm analyse --out FOLDER`")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="what `tl-l2norm report --model smollm2` printed")
     options = parser.parse_args()
-    write_regions(CLAIMS, reasoner_regions() | (claims_regions(options.analysis) if options.analysis else {}))
+    analysis = claims_regions(options.analysis) if options.analysis else {}
+    report = {"smollm2": report_region(options.report.read_text())} if options.report else {}
+    write_regions(CLAIMS, reasoner_regions() | analysis | report)
     write_regions(ARCHITECTURE, rooms_region())
 
 

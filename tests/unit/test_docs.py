@@ -200,6 +200,10 @@ def test_rows_say_what_the_tables_say() -> None:
     assert pages.high_norm_rows(pd.DataFrame(tokens))[0]["excess, points"] == "1.0 [-0.5, 2.0]"
 
 
+def test_a_report_is_told_without_its_path() -> None:
+    assert pages.report_region("Norms are lower.\n\nreport: /somewhere/report.html\n") == "```text\nNorms are lower.\n```"
+
+
 def test_the_api_pages_name_what_is_there_and_all_that_is_public() -> None:
     text = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
     names = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
