@@ -206,3 +206,26 @@ def test_share_not_direct() -> None:
     assert share_not_direct(iter(["a b", "a"]), max_words=1) == 0.5
     with pytest.raises(ValueError, match="no responses"):
         share_not_direct([])
+
+
+@pytest.mark.parametrize(
+    "working",
+    [
+        "因为17乘以20等于340，17乘以3等于51，所以把它们加起来，答案是391。",
+        "17に20をかけると340、17に3をかけると51、合わせて391です。",
+        "17 times 20 is 340 plus 51 makes 391",
+        "17\\cdot 23 = 391",
+        "Hence 391, as 340 and 51 sum up",
+        "17 mal 23 ist 391",
+        "Porque 17 veces 23 son 391",
+    ],
+)
+def test_working_in_other_words_and_scripts_is_not_direct(working: str) -> None:
+    assert not is_direct(working)
+
+
+@pytest.mark.parametrize(
+    "answer", ["391", "The answer is 391.", "答案是391。", "答えは391です。", "Die Antwort ist 391.", "(3, 4, 5)", "3:45 pm"]
+)
+def test_an_answer_in_any_script_is_direct(answer: str) -> None:
+    assert is_direct(answer)

@@ -93,7 +93,7 @@ def test_decoding_is_told_by_its_temperature(tmp_path: Path, temperature: float,
 def test_few_prompts_say_nothing(tmp_path: Path) -> None:
     assert "With 3 prompts nothing can be said" in text_of(written(tmp_path, make_results(3)))
     one = text_of(written(tmp_path, make_results(1)))
-    assert "With 1 prompt nothing can be said" in one and "no interval with one prompt" in one
+    assert "With 1 prompt nothing can be said" in one and "no interval with so few" in one
     assert "nan" not in summary(make_results(1)).lower()
 
 

@@ -77,14 +77,12 @@ class LateComparison:
         if self.tokens == "chosen":
             where += ", at the tokens from which the response was chosen"
         prompts = "1 prompt" if found.n == 1 else f"{found.n} prompts"
-        if found.n == 1:
-            figures = f"difference {found.mean:.4g}, ratio {self.ratio.mean:.3f}, no interval with one prompt"
-        else:
-            ratio = f"{self.ratio.mean:.3f} [{self.ratio.low:.3f}, {self.ratio.high:.3f}]"
-            figures = f"difference {found} prompts, ratio {ratio}"
         if found.n < MIN_PROMPTS:
             few = f"With {prompts} nothing can be said of the late layers ({where})"
+            figures = f"difference {found.mean:.4g}, ratio {self.ratio.mean:.3f}, no interval with so few"
             return f"{few}: {figures}; give at least {MIN_PROMPTS}."
+        ratio = f"{self.ratio.mean:.3f} [{self.ratio.low:.3f}, {self.ratio.high:.3f}]"
+        figures = f"difference {found} prompts, ratio {ratio}"
         if not found.excludes_zero:
             return f"Thinking norms are neither higher nor lower than direct ones in the late layers ({where}): {figures}."
         word = "higher" if found.mean > 0 else "lower"

@@ -236,9 +236,15 @@ class _Run:
             answer=answer,
             finish_reason=completion.finish_reason,
             correct=is_correct(problem, answer),
-            direct=is_direct(completion.answer) and not completion.thinking.strip() if self.mode == "direct" else None,
+            direct=_was_direct(completion) if self.mode == "direct" else None,
             trace=trace,
         )
+
+
+def _was_direct(completion: Completion) -> bool:
+    """Whether it is an answer and nothing else; one that didn't end isn't."""
+    ended = completion.finish_reason == "stop" and not completion.thinking.strip()
+    return ended and is_direct(completion.answer)
 
 
 def _kept(completion: Completion, problem: Problem) -> dict[str, Any]:

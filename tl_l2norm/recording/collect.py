@@ -19,15 +19,13 @@ from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
-from tl_l2norm.interventions.run import Run
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import batches, check_decoding
 from tl_l2norm.models.observer import Observers, Recorded
-from tl_l2norm.recording.features import FeatureRecorder
-from tl_l2norm.recording.metrics import METRICS, MetricRecorder, check_finite_metrics, check_metrics
-from tl_l2norm.recording.stream import NORM, StreamObserver, StreamRecorder, check_finite, check_observers
-from tl_l2norm.recording.traces import make_trace
+from tl_l2norm.recording.metrics import METRICS, check_metrics
+from tl_l2norm.recording.stream import NORM, StreamObserver, check_observers
+from tl_l2norm.recording.traces import Recording
 from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.text.sequences import TokenSequence, pad_left, tokenize
 
@@ -88,33 +86,26 @@ def collect(
         FloatingPointError: a norm or another metric is NaN or infinite; with layer, sequence and position.
     """
     backend = backend_of(model)
-    identity = backend.identity()
     check_progress(progress)
-    chosen = resolve_layers(layers, backend.n_layers)
     items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens, segments=segments)
-    batch_size = batch_size_of(model, batch_size)
-    sink_ratio = sink_ratio_of(model, sink_ratio, of=[item.sink_ratio for item in items])
-    own_labels = as_labels(labels, len(items))
-    others = check_observers(observers, METRICS)
-    wanted = [name for name in check_metrics(metrics) if name != NORM]
-    interventions = one_or_several(interventions, Intervention)
-    run = Run(backend, interventions, sink_ratio=sink_ratio, records=True) if interventions else None
-    keys = _keys(items, seeds)
+    own_labels, keys = as_labels(labels, len(items)), _keys(items, seeds)
+    recording = Recording(
+        backend=backend,
+        identity=backend.identity(),
+        layers=resolve_layers(layers, backend.n_layers),
+        sink_ratio=sink_ratio_of(model, sink_ratio, of=[item.sink_ratio for item in items]),
+        metrics=tuple(dict.fromkeys([NORM, *check_metrics(metrics)])),
+        observers=check_observers(observers, METRICS),
+        saes=saes,
+        interventions=one_or_several(interventions, Intervention),
+    )
+    run = recording.run()
     if run and not run.acts_on_prompts and all(len(item) == item.prompt_len for item in items):
         raise InputError(
             "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
         )
-    watching = Observers(  # those that record come last: they see what the next block reads
-        [
-            *([run] if run else ()),
-            StreamRecorder(backend, chosen, others),
-            *([FeatureRecorder(backend, saes)] if saes is not None else ()),
-            *([MetricRecorder(backend, chosen, wanted)] if wanted else ()),
-        ]
-    )
-    # interventions, other metrics and the user's own hooks know whole sequences only
-    in_one_pass = bool(run or wanted or identity.foreign_hooks)
-    planned = batches(backend, items, batch_size)  # it may try the model, which nothing of this run should hear
+    watching = recording.watching(run)
+    planned = batches(backend, items, batch_size_of(model, batch_size))  # it may try the model: nothing of this run hears that
     recorded: dict[int, Recorded] = {}
     with (
         torch.no_grad(),
@@ -122,22 +113,12 @@ def collect(
         tqdm(total=len(items), desc="collect", unit="seq", disable=not progress, delay=2) as bar,
     ):
         for numbers in planned:
-            recorded.update(_read(backend, watching, items, keys, numbers, in_one_pass))
+            recorded.update(_read(recording, watching, items, keys, numbers))
             for i in numbers:
-                _check(recorded[i], wanted, chosen, i)
+                recording.check(recorded[i], i)
             bar.update(len(numbers))
     return tuple(
-        make_trace(
-            backend,
-            item,
-            recorded[i],
-            identity=identity,
-            layers=chosen,
-            sink_ratio=sink_ratio,
-            interventions=interventions,
-            labels=own_labels[i] if own_labels is not None else None,
-        )
-        for i, item in enumerate(items)
+        recording.trace(item, recorded[i], labels=own_labels[i] if own_labels else None) for i, item in enumerate(items)
     )
 
 
@@ -151,17 +132,19 @@ def _keys(items: Sequence[TokenSequence], seeds: OnePerRow | None) -> list[int]:
 
 
 def _read(
-    backend: Backend,
+    recording: Recording,
     watching: Observers,
     items: Sequence[TokenSequence],
     keys: Sequence[int],
     numbers: Sequence[int],
-    in_one_pass: bool,
 ) -> dict[int, Recorded]:
     """Read a batch; in parts where it is long, so that memory grows with its length and not with the square of it."""
+    backend = recording.backend
     tokens, mask = pad_left([items[i].tokens for i in numbers], backend.device)
     batch = _batch(items, keys, numbers, mask)
     step = max(1, _SCORES // mask.numel())
+    # interventions, other metrics and the user's own hooks know whole sequences only
+    in_one_pass = recording.interventions or recording.metrics != (NORM,) or recording.identity.foreign_hooks
     if step < tokens.shape[1] and (in_one_pass or not _reads_in_parts(backend, items[numbers[0]])):
         step = tokens.shape[1]
     watching.begin(batch)
@@ -186,13 +169,6 @@ def _batch(
         padding=torch.tensor([mask.shape[1] - len(items[i]) for i in numbers], device=device),
     )
     return Batch(rows)
-
-
-def _check(recorded: Recorded, metrics: Sequence[str], layers: Sequence[int], sequence: int) -> None:
-    norms = recorded[NORM]
-    assert isinstance(norms, Tensor)
-    check_finite(norms, layers, sequence)
-    check_finite_metrics({name: recorded[name] for name in metrics}, layers, sequence)  # type: ignore[misc]
 
 
 def _reads_in_parts(backend: Backend, longest: TokenSequence) -> bool:

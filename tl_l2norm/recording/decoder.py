@@ -12,13 +12,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_l2norm.core.batch import Batch, Rows
-from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.cache_rows import Cache
 from tl_l2norm.models.observer import Observers, Recorded
 from tl_l2norm.recording.completions import FinishReason
 from tl_l2norm.recording.sampling import Sampling, choose, score
 from tl_l2norm.recording.stops import Stops
-from tl_l2norm.recording.stream import NORM, check_finite
+from tl_l2norm.recording.traces import Recording
 from tl_l2norm.text.sequences import TokenSequence, pad_left
 
 _FLUSH_EVERY = 128  # decode steps between copies of what was recorded to the CPU
@@ -46,15 +45,13 @@ class Decoder:
 
     def __init__(
         self,
-        backend: Backend,
+        recording: Recording,
         watching: Observers,
-        layers: Sequence[int] | None,
         sampling: Sampling,
         stops: Stops,
         max_new_tokens: int,
     ) -> None:
-        """`layers`: of the norms that are recorded; None where none are."""
-        self.backend, self.watching, self.layers = backend, watching, layers
+        self.backend, self.recording, self.watching = recording.backend, recording, watching
         self.stops, self.max_new_tokens = stops, max_new_tokens
         self.warpers = sampling.warpers()
         self.rows: list[Growing] = []
@@ -139,7 +136,7 @@ class Decoder:
     def _choose(self, rows: list[Growing], logits: Tensor, seeds: Tensor) -> Int[Tensor, " rows"]:
         counts = torch.tensor([len(row.new) for row in rows], device=logits.device) if self.warpers else seeds
         tokens = choose(logits, self.warpers, seeds, counts)
-        if self.layers is not None:
+        if self.recording.metrics:
             self.scores.append(score(logits, tokens))
         for row, token in zip(rows, tokens.tolist(), strict=True):
             row.new.append(token)
@@ -181,11 +178,8 @@ class Decoder:
         self._hand_out_scores(self.rows)
 
     def _note(self, row: Growing, recorded: Recorded) -> None:
-        if self.layers is not None:
-            norms = recorded[NORM]
-            assert isinstance(norms, Tensor)
-            check_finite(norms, self.layers, row.prompt, first=row.n_recorded)
-            row.n_recorded += norms.shape[1]
+        if self.recording.metrics:
+            row.n_recorded += self.recording.check(recorded, row.prompt, first=row.n_recorded)
         row.recorded.append(recorded)
 
     def _hand_out_scores(self, rows: Sequence[Growing]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 import torch
@@ -25,19 +26,17 @@ from tl_l2norm.core.protocols import SparseAutoencoder, is_several
 from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
-from tl_l2norm.interventions.run import Run
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import check_decoding, decodes_rows_together, reads_rows_together, telling_tokens
-from tl_l2norm.models.observer import Observers, joined
+from tl_l2norm.models.observer import joined
 from tl_l2norm.recording.completions import Completion, FinishReason, Generations
 from tl_l2norm.recording.decoder import Decoder, Growing
-from tl_l2norm.recording.features import FeatureRecorder
 from tl_l2norm.recording.metrics import METRICS, check_metrics
 from tl_l2norm.recording.sampling import Sampling
 from tl_l2norm.recording.stops import Stops
-from tl_l2norm.recording.stream import NORM, StreamObserver, StreamRecorder, check_observers
-from tl_l2norm.recording.traces import make_trace
+from tl_l2norm.recording.stream import NORM, StreamObserver, check_observers
+from tl_l2norm.recording.traces import Recording
 from tl_l2norm.text.boundaries import Boundaries
 from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.text.sequences import TokenSequence, token_texts, tokenize
@@ -109,65 +108,40 @@ def generate(
         FloatingPointError: a norm is NaN or infinite; with layer, sequence and position.
     """
     backend = backend_of(model)
-    identity = backend.identity()
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     max_new_tokens, n = as_integer("max_new_tokens", max_new_tokens, least=1), as_integer("n", n, least=1, most=_MOST_SAMPLES)
-    batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
     check_flag("ignore_eos", ignore_eos)
     check_progress(progress)
     check_listed("stop", stop, "texts or token ids")
     if on_finish is not None:
         check_callable("on_finish", on_finish)
-    if unread := [name for name in check_metrics(metrics) if name != NORM]:
-        raise InputError(
-            f"generate records 'l2_norm' alone: collect(model, out, metrics={unread}) records {', '.join(unread)} in one pass "
-            "over the responses"
-        )
-    if saes is not None and not metrics:
-        raise InputError("features are recorded beside the norms: with saes= leave metrics as it is")
-    others = check_observers(observers, METRICS)
-    if others and not metrics:
-        raise InputError("observers record beside the norms: with observers= leave metrics as it is")
-    chosen = resolve_layers(layers, backend.n_layers)
+    recording = Recording(
+        backend=backend,
+        identity=backend.identity(),
+        layers=resolve_layers(layers, backend.n_layers),
+        sink_ratio=sink_ratio_of(model, sink_ratio),
+        metrics=check_metrics(metrics),
+        observers=check_observers(observers, METRICS),
+        saes=saes,
+        interventions=one_or_several(interventions, Intervention),
+    )
+    _check_recording(recording)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos, continues=True)
-    stops = Stops.of(backend, stop, ignore_eos)
     rows = _make_rows(items, n, _seeds(seed, len(items), n))
     _check_context(backend, items, max_new_tokens)
     _check_longrope(backend, items, max_new_tokens)
     own_labels = as_labels(labels, len(items), "prompts")
-    interventions = one_or_several(interventions, Intervention)
-    run = Run(backend, interventions, sink_ratio=sink_ratio, records=bool(metrics)) if interventions else None
-    recording = [
-        *([StreamRecorder(backend, chosen, others)] if metrics else ()),
-        *([FeatureRecorder(backend, saes)] if saes is not None else ()),
-    ]
-    watching = Observers([*([run] if run else ()), *recording])  # what records comes last: it sees what the next block reads
-    batch_size = _rows_at_once(backend, items, n, batch_size, max_new_tokens)
-    decoder = Decoder(backend, watching, chosen if metrics else None, sampling, stops, max_new_tokens)
-    boundaries = Boundaries(backend.tokenizer)
-
-    def trace(row: Growing, read_back: TokenSequence) -> Trace:
-        return make_trace(
-            backend,
-            read_back,
-            joined(row.recorded),
-            identity=identity,
-            layers=chosen,
-            sink_ratio=sink_ratio,
-            seed=row.seed,
-            temperature=float(temperature),
-            interventions=interventions,
-            labels=own_labels[row.prompt] if own_labels else {},
-        )
-
-    completions: dict[int, Completion] = {}
+    stops, run = Stops.of(backend, stop, ignore_eos), recording.run()
+    watching = recording.watching(run)
+    batch_size = _rows_at_once(backend, items, n, batch_size_of(model, batch_size), max_new_tokens)
+    decoder = Decoder(recording, watching, sampling, stops, max_new_tokens)
+    ending = _Ending(Boundaries(backend.tokenizer), stops, recording, float(temperature), own_labels)
     shared = 1 if run and run.acts_on_prompts else min(n, batch_size)
+    completions: dict[int, Completion] = {}
     with torch.inference_mode(), watching.attached():
         for finished in decoder.run(rows, shared, batch_size, progress):
             with torch.inference_mode(False):
-                completions.update(
-                    {row.number: _complete(boundaries, row, stops, trace if metrics else None) for row in finished}
-                )
+                completions.update({row.number: ending.complete(row) for row in finished})
                 if on_finish:
                     on_finish(Generations(tuple(completions[row.number] for row in finished), log=run.log if run else None))
     return Generations(tuple(completions[row.number] for row in rows), log=run.log if run else None)
@@ -186,7 +160,7 @@ def restore(
     backend = backend_of(model)
     row = _make_rows(tokenize(backend, [prompt], continues=True), 1, [seed])[0]
     row.new, row.finish_reason = list(tokens), finish_reason
-    return _complete(Boundaries(backend.tokenizer), row, Stops.of(backend, stop, False), None)
+    return _Ending(Boundaries(backend.tokenizer), Stops.of(backend, stop, False)).complete(row)
 
 
 def _make_rows(items: Sequence[TokenSequence], n: int, seeds: Sequence[int]) -> list[Growing]:
@@ -237,29 +211,61 @@ def _rows_at_once(backend: Backend, items: Sequence[TokenSequence], n: int, batc
     return batch_size if not several or reads_rows_together(backend, tokens) else 1
 
 
-def _complete(
-    boundaries: Boundaries, row: Growing, stops: Stops, trace: Callable[[Growing, TokenSequence], Trace] | None
-) -> Completion:
-    assert row.finish_reason is not None
-    tokens, start = (*row.item.tokens, *row.new), len(row.item)
-    texts = token_texts(boundaries.tokenizer, tokens)
-    reading, segments = boundaries.read_response(tokens, texts, start)
-    if row.finish_reason == "stop" and (cut := stops.cut(reading.text)) is not None:
-        reading = reading.up_to(cut)
-    read_back = TokenSequence(tokens=tokens[:-1], prompt_len=start, segments=segments[:-1], texts=texts[:-1])
-    logprobs, self_certainty = torch.cat(row.scores, dim=1) if row.scores else (None, None)
-    return Completion(
-        prompt="".join(texts[:start]) if boundaries.tokenizer else "",
-        text=reading.text if boundaries.tokenizer else "",
-        answer=reading.answer if boundaries.tokenizer else "",
-        thinking=reading.thinking if boundaries.tokenizer else "",
-        prompt_tokens=row.item.tokens,
-        tokens=tuple(row.new),
-        finish_reason=row.finish_reason,
-        prompt_index=row.prompt,
-        sample=row.sample,
-        seed=row.seed,
-        logprobs=logprobs,
-        self_certainty=self_certainty,
-        trace=trace(row, read_back) if trace else None,
-    )
+@dataclass(frozen=True)
+class _Ending:
+    """What makes a response of a sequence that has ended."""
+
+    boundaries: Boundaries
+    stops: Stops
+    recording: Recording | None = None
+    """None, as where it records nothing, for responses without traces."""
+    temperature: float | None = None
+    labels: Sequence[Mapping[str, Label]] | None = None
+    """By prompt."""
+
+    def complete(self, row: Growing) -> Completion:
+        assert row.finish_reason is not None
+        tokens, start = (*row.item.tokens, *row.new), len(row.item)
+        texts = token_texts(self.boundaries.tokenizer, tokens)
+        reading, segments = self.boundaries.read_response(tokens, texts, start)
+        if row.finish_reason == "stop" and (cut := self.stops.cut(reading.text)) is not None:
+            reading = reading.up_to(cut)
+        read_back = TokenSequence(tokens=tokens[:-1], prompt_len=start, segments=segments[:-1], texts=texts[:-1])
+        logprobs, self_certainty = torch.cat(row.scores, dim=1) if row.scores else (None, None)
+        return Completion(
+            prompt="".join(texts[:start]) if self.boundaries.tokenizer else "",
+            text=reading.text if self.boundaries.tokenizer else "",
+            answer=reading.answer if self.boundaries.tokenizer else "",
+            thinking=reading.thinking if self.boundaries.tokenizer else "",
+            prompt_tokens=row.item.tokens,
+            tokens=tuple(row.new),
+            finish_reason=row.finish_reason,
+            prompt_index=row.prompt,
+            sample=row.sample,
+            seed=row.seed,
+            logprobs=logprobs,
+            self_certainty=self_certainty,
+            trace=self._trace(row, read_back),
+        )
+
+    def _trace(self, row: Growing, read_back: TokenSequence) -> Trace | None:
+        if self.recording is None or not self.recording.metrics:
+            return None
+        own = {} if self.labels is None else self.labels[row.prompt]
+        recorded = joined(row.recorded)
+        return self.recording.trace(read_back, recorded, seed=row.seed, temperature=self.temperature, labels=own)
+
+
+def _check_recording(recording: Recording) -> None:
+    """Refuse what can't be recorded while decoding."""
+    if unread := [name for name in recording.metrics if name != NORM]:
+        raise InputError(
+            f"generate records 'l2_norm' alone: collect(model, out, metrics={unread}) records {', '.join(unread)} in one pass "
+            "over the responses"
+        )
+    for name, what, given in (
+        ("saes", "features", recording.saes is not None),
+        ("observers", "observers", recording.observers),
+    ):
+        if given and not recording.metrics:
+            raise InputError(f"{what} are recorded beside the norms: with {name}= leave metrics as it is")

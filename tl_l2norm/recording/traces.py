@@ -1,8 +1,9 @@
-"""Put what was recorded of a sequence together."""
+"""What a run records, and the traces that are made of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,59 +12,98 @@ from torch import Tensor
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.norms import find_sinks, sink_bounds
+from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.trace import Label, Trace
-from tl_l2norm.interventions.run import JUDGED
+from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.interventions.run import JUDGED, Run
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.observer import Recorded
+from tl_l2norm.models.observer import Observers, Recorded
 from tl_l2norm.models.provenance import provenance
-from tl_l2norm.recording.stream import EMBED_ROW, NORM
+from tl_l2norm.recording.features import FeatureRecorder
+from tl_l2norm.recording.metrics import MetricRecorder, check_finite_metrics
+from tl_l2norm.recording.stream import EMBED_ROW, NORM, StreamObserver, StreamRecorder, check_finite
 from tl_l2norm.text.sequences import TokenSequence, token_texts
 
 
-def make_trace(
-    backend: Backend,
-    sequence: TokenSequence,
-    recorded: Recorded,
-    *,
-    identity: Identity,
-    layers: tuple[int, ...],
-    sink_ratio: float,
-    seed: int | None = None,
-    temperature: float | None = None,
-    interventions: Sequence[object] = (),
-    labels: dict[str, Label] | None = None,
-) -> Trace:
-    """The trace of a sequence, of what observers recorded of it."""
-    norms = recorded[NORM]
-    assert isinstance(norms, torch.Tensor)
-    embed, by_layer = norms[EMBED_ROW], norms[EMBED_ROW + 1 :]
-    sinks, bounds = _sinks(by_layer, recorded, layers, prompt_len=sequence.prompt_len, ratio=sink_ratio)
-    return Trace(
-        tokens=torch.tensor(sequence.tokens),
-        str_tokens=sequence.texts or token_texts(backend.tokenizer, sequence.tokens),
-        segments=sequence.segments,
-        prompt_len=sequence.prompt_len,
-        layers=layers,
-        l2_norms=by_layer.clone(),  # a view would keep the whole batch alive
-        embed_l2_norms=embed.clone(),
-        is_sink=sinks,
-        sink_bounds=bounds,
-        provenance=provenance(
-            backend,
-            identity,
-            sink_ratio=sink_ratio,
-            seed=seed,
-            temperature=temperature,
-            interventions=interventions,
-        ),
-        features={key[1]: acts for key, acts in recorded.items() if isinstance(key, tuple) and isinstance(acts, FeatureActs)},
-        metrics={
-            key: found.clone()
-            for key, found in recorded.items()
-            if isinstance(key, str) and isinstance(found, Tensor) and key != NORM
-        },
-        labels=labels or {},
-    )
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recording:
+    """What a run records, and of which model."""
+
+    backend: Backend
+    identity: Identity
+    """Who the model was before anything of the run was attached."""
+    layers: tuple[int, ...]
+    sink_ratio: float
+    metrics: tuple[str, ...] = (NORM,)
+    """() for nothing at all; the norm is always among others."""
+    observers: tuple[StreamObserver, ...] = ()
+    saes: Mapping[int, SparseAutoencoder] | None = None
+    interventions: tuple[Intervention, ...] = ()
+
+    def run(self) -> Run | None:
+        """The interventions at work; None without any."""
+        if not self.interventions:
+            return None
+        return Run(self.backend, self.interventions, sink_ratio=self.sink_ratio, records=bool(self.metrics))
+
+    def watching(self, run: Run | None) -> Observers:
+        """Interventions, and behind them what records: it sees what the next block reads."""
+        others = tuple(name for name in self.metrics if name != NORM)
+        return Observers(
+            [
+                *([run] if run else ()),
+                *([StreamRecorder(self.backend, self.layers, self.observers)] if self.metrics else ()),
+                *([FeatureRecorder(self.backend, self.saes)] if self.saes is not None else ()),
+                *([MetricRecorder(self.backend, self.layers, others)] if others else ()),
+            ]
+        )
+
+    def check(self, recorded: Recorded, sequence: int, *, first: int = 0) -> int:
+        """Stop at what is NaN or infinite, of the sequence with this number from position `first` on; returns how many
+        positions there are.
+
+        Raises:
+            FloatingPointError: with layer, sequence and position.
+        """
+        norms = recorded[NORM]
+        assert isinstance(norms, Tensor)
+        check_finite(norms, self.layers, sequence, first=first)
+        others = {name: recorded[name] for name in self.metrics if name != NORM}
+        check_finite_metrics(others, self.layers, sequence)  # type: ignore[arg-type]
+        return norms.shape[1]
+
+    def trace(
+        self,
+        sequence: TokenSequence,
+        recorded: Recorded,
+        *,
+        seed: int | None = None,
+        temperature: float | None = None,
+        labels: Mapping[str, Label] | None = None,
+    ) -> Trace:
+        """The trace of a sequence, of what was recorded of it."""
+        norms = recorded[NORM]
+        assert isinstance(norms, Tensor)
+        embed, by_layer = norms[EMBED_ROW], norms[EMBED_ROW + 1 :]
+        sinks, bounds = _sinks(by_layer, recorded, self.layers, prompt_len=sequence.prompt_len, ratio=self.sink_ratio)
+        mine = {"seed": seed, "temperature": temperature, "interventions": self.interventions}
+        return Trace(
+            tokens=torch.tensor(sequence.tokens),
+            str_tokens=sequence.texts or token_texts(self.backend.tokenizer, sequence.tokens),
+            segments=sequence.segments,
+            prompt_len=sequence.prompt_len,
+            layers=self.layers,
+            l2_norms=by_layer.clone(),  # a view would keep the whole batch alive
+            embed_l2_norms=embed.clone(),
+            is_sink=sinks,
+            sink_bounds=bounds,
+            provenance=provenance(self.backend, self.identity, sink_ratio=self.sink_ratio, **mine),  # type: ignore[arg-type]
+            features={key[1]: x for key, x in recorded.items() if isinstance(key, tuple) and isinstance(x, FeatureActs)},
+            metrics={
+                key: x.clone() for key, x in recorded.items() if isinstance(key, str) and isinstance(x, Tensor) and key != NORM
+            },
+            labels=labels or {},
+        )
 
 
 def _sinks(

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from tl_l2norm.analysis.accuracy import MUCH_CUT_OFF, accuracy_table, cut_off_warnings
-from tl_l2norm.analysis.curves import LayerCurve, compare_late, layer_curve
-from tl_l2norm.analysis.pairing import Tokens
+from tl_l2norm.analysis.accuracy import accuracy_table
+from tl_l2norm.analysis.curves import LayerCurve, layer_curve
 from tl_l2norm.analysis.sinks import sink_table
 from tl_l2norm.core.arguments import as_integer, as_path, as_seed, check_text
-from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.resampling import MIN_PROMPTS, generator
 from tl_l2norm.core.tables import WIDTH, render_table
@@ -25,6 +23,7 @@ from tl_l2norm.core.trace import Trace, require_comparable
 from tl_l2norm.show.figures import accuracy_bars, curves_frame, norm_curves, token_heatmap
 from tl_l2norm.show.page import asset, render, write_page
 from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
+from tl_l2norm.show.report_words import also, by_mode, caveats, left_out, missing, share, verdict, warnings_of
 from tl_l2norm.show.style import MODE_NAMES
 from tl_l2norm.show.tokens import norm_text, visible_text
 from tl_l2norm.show.widgets import TokensWidget, tokens
@@ -32,7 +31,6 @@ from tl_l2norm.tasks.results import Result, results_of
 
 _MAX_TOKENS = 600  # of an example; a page with tens of thousands of drawn tokens is slow
 _MAX_SINK_ROWS = 15
-_NOTABLE_SHARE = 0.01  # of a mode's tokens left out as sinks, above which the report says so
 
 
 def report(
@@ -77,9 +75,9 @@ def report(
         styles=[Markup(asset("show/report.css")), *TokensWidget.styles()],
         scripts=[*figure_scripts(), *TokensWidget.scripts()],
         facts=_facts(results, seed),
-        verdict=_verdict(traces, seed).partition(": "),
-        warnings=_warnings(traces, accuracy),
-        caveats=[*_also(traces, seed), *_left_out(traces), *_caveats(accuracy)],
+        verdict=verdict(traces, seed).partition(": "),
+        warnings=warnings_of(traces, accuracy),
+        caveats=[*also(traces, seed), *left_out(traces), *caveats(accuracy), *missing(traces, results)],
         accuracy=table_html(accuracy_text(accuracy)),
         accuracy_figure=figure_html(accuracy_bars(detailed[groups[0]] if groups else accuracy), "accuracy"),
         detailed={by: table_html(accuracy_text(table)) for by, table in detailed.items()},
@@ -108,8 +106,8 @@ def summary(results: Result | Sequence[Result], *, seed: int = 0) -> str:
     results, seed = results_of(results), as_seed(seed)
     traces = _traces(results)
     accuracy = _accuracy(results)
-    words = [_verdict(traces, seed), *_also(traces, seed), *_left_out(traces), *_caveats(accuracy)]
-    above, below = ([textwrap.fill(text, WIDTH) for text in texts] for texts in (_warnings(traces, accuracy), words))
+    words = [verdict(traces, seed), *also(traces, seed), *left_out(traces), *caveats(accuracy), *missing(traces, results)]
+    above, below = ([textwrap.fill(text, WIDTH) for text in texts] for texts in (warnings_of(traces, accuracy), words))
     return "\n\n".join([*above, render_table(accuracy_text(accuracy)), *below])
 
 
@@ -120,14 +118,14 @@ def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
         {
             **columns,
             "mode": [MODE_NAMES[mode] for mode in table["mode"]],
-            "accuracy": [_share(value, "not known") for value in table["accuracy"]],
+            "accuracy": [share(value, "not known") for value in table["accuracy"]],
             "95% interval": [
-                f"{_share(low)} to {_share(high)}" if n else "-"
+                f"{share(low)} to {share(high)}" if n else "-"
                 for low, high, n in zip(table["low"], table["high"], table["n"], strict=True)
             ],
             "n": table["n"],
-            "not direct": [_share(value) for value in table["not_direct"]],
-            "cut off": [_share(value) for value in table["cut_off"]],
+            "not direct": [share(value) for value in table["not_direct"]],
+            "cut off": [share(value) for value in table["cut_off"]],
         }
     )
 
@@ -184,83 +182,13 @@ def _accuracy(results: Sequence[Result], *by: str) -> pd.DataFrame:
     return table.assign(order=order).sort_values([*by, "order"], ignore_index=True).drop(columns="order")
 
 
-def _by_mode(traces: Iterable[Trace]) -> Mapping[str, list[Trace]]:
-    groups: dict[str, list[Trace]] = {mode: [] for mode in MODE_NAMES}
-    for trace in traces:
-        groups[str(trace.labels["mode"])].append(trace)
-    return {mode: members for mode, members in groups.items() if members}
-
-
 def _curves(traces: Sequence[Trace], quantity: str, seed: int) -> list[LayerCurve]:
     """Of each mode that has response tokens."""
     return [
         layer_curve(members, mode=mode, quantity=quantity, seed=seed)
-        for mode, members in _by_mode(traces).items()
+        for mode, members in by_mode(traces).items()
         if any(trace.is_response.any() for trace in members)
     ]
-
-
-def _also(traces: Sequence[Trace], seed: int) -> list[str]:
-    """The same comparison where the response's tokens are chosen: a direct answer is worked out at the prompt's last token."""
-    found = _verdict(traces, seed, "chosen")
-    return [] if found.startswith("No comparison") else [found]
-
-
-def _left_out(traces: Sequence[Trace]) -> list[str]:
-    """Tokens of responses that are over the bound of attention sinks in the late layers: what a mean of the rest would hide."""
-    found = []
-    for mode, members in _by_mode(traces).items():
-        chosen = [trace.select("late").is_sink[:, trace.prompt_len - 1 :].any(0) for trace in members if trace.late_layers]
-        n, all_tokens = int(sum(is_sink.sum() for is_sink in chosen)), sum(map(len, chosen))
-        if n > _NOTABLE_SHARE * all_tokens:
-            found.append(
-                f"{n} of the {all_tokens:,} tokens from which {MODE_NAMES[mode]} responses were chosen are over the bound of "
-                "attention sinks in the late layers and left out: are they sinks, or where the work is done? A higher sink "
-                "ratio keeps them."
-            )
-    return found
-
-
-def _verdict(traces: Sequence[Trace], seed: int, tokens: Tokens = "read") -> str:
-    modes = _by_mode(traces)
-    if missing := [name for mode, name in MODE_NAMES.items() if mode not in modes]:
-        return f"No comparison of the modes: there are no {missing[0]} responses."
-    prompts = [{trace.labels["prompt"] for trace in members} for members in modes.values()]
-    both, either = set.intersection(*prompts), set.union(*prompts)
-    if not both:
-        return "No comparison of the modes: no prompt was asked in both."
-    if not traces[0].late_layers:
-        return "No comparison of the modes: no late layer was recorded."
-    think, direct = ([trace for trace in modes[mode] if trace.labels["prompt"] in both] for mode in MODE_NAMES)
-    try:
-        found = compare_late(think, direct, tokens=tokens, seed=seed)
-    except Unmeasurable:
-        return "No comparison of the modes: no prompt has response tokens in both."
-    left_out = f" {_count(len(either - both), 'prompt')} asked in one mode only are left out." if either - both else ""
-    return found.verdict + left_out
-
-
-def _warnings(traces: Sequence[Trace], accuracy: pd.DataFrame) -> list[str]:
-    """What stands above everything else, because it may be the reason for it."""
-    hooked = max(trace.provenance.foreign_hooks for trace in traces)
-    found = [f"WARNING: {_count(hooked, 'hook')} that the run didn't put there were on the model."] if hooked else []
-    return [*cut_off_warnings(accuracy), *found]
-
-
-def _caveats(accuracy: pd.DataFrame) -> list[str]:
-    """What weakens a comparison of the modes, in words."""
-    caveats = []
-    for row in accuracy.to_dict("records"):
-        name = MODE_NAMES[row["mode"]]
-        if row["not_direct"] > 0:  # NaN in thinking mode
-            caveats.append(
-                f"{_share(row['not_direct'])} of the direct responses were not direct: they hold more than an answer."
-            )
-        if 0 < row["cut_off"] <= MUCH_CUT_OFF:
-            caveats.append(f"{_share(row['cut_off'])} of the {name} responses were cut off at the token limit.")
-        if not row["n"]:
-            caveats.append(f"No answer is known for the {name} responses, so there is no accuracy.")
-    return caveats
 
 
 def _facts(results: Sequence[Result], seed: int) -> dict[str, str]:
@@ -322,11 +250,3 @@ def _norms_text(trace: Trace) -> pd.DataFrame:
     for layer, row, marks in zip(trace.layers, norms, sinks, strict=True):
         columns[str(layer)] = [f"({norm:,.0f})" if sink else norm_text(norm) for norm, sink in zip(row, marks, strict=True)]
     return pd.DataFrame(columns)
-
-
-def _share(value: float, unknown: str = "-") -> str:
-    return unknown if np.isnan(value) else f"{value:.0%}"
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"

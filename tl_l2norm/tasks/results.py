@@ -30,7 +30,7 @@ class Result:
     correct: bool | None
     """None where the problem has no known answer."""
     direct: bool | None
-    """Whether a direct prompt got a direct answer; None in thinking mode."""
+    """Whether a direct prompt got a direct answer, one that ended; None in thinking mode."""
     trace: Trace
 
 

@@ -46,10 +46,15 @@ ANSWER_PREFIX = "The answer is"
 
 _WORKING = re.compile(
     r"""\n
-    | \b (?:because|since|therefore|steps?|let's|let\ us|let\ me) \b | \bfirst,
-    | \d \s* [-+*/×÷−] \s* \d""",
+    | \b (?:because|since|therefore|thus|hence|steps?|let's|let\ us|let\ me|denn|weil|porque|luego|parce\ que|donc) \b
+    | \bfirst, | 因为|因為|所以|因此|なので|だから|したがって
+    | \d \s* (?:[-+*/×÷−]|\\(?:cdot|times|div)\b) \s* \d
+    | \d \s* \b(?:times|plus|minus|multiplied|divided|mal|durch|por|más|veces|menos|fois|moins|乘|加|减|除)\b [^\d\n]{0,12} \d
+    | \d \s* (?:乘|加|减|減|除|かける|足す|引く|割る) [^\d\n]{0,4} \d""",
     re.IGNORECASE | re.VERBOSE,
 )
+_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+"""Characters of scripts that put no spaces between words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +177,9 @@ def is_direct(response: str, *, max_words: int = 12) -> bool:
     """Whether a response to a direct prompt is an answer and nothing else.
 
     Empty thoughts and surrounding white space are left out. What remains is direct if nothing was thought before it, and it has
-    no line break, at most `max_words` words, no arithmetic between two numbers ("3 + 4"), and none of "because", "since",
-    "therefore", "step", "let's", "let us", "let me", "first,". An empty response holds no working: it is direct.
+    no line break, at most `max_words` words (two characters of Chinese, Japanese or Korean are one), no arithmetic between two
+    numbers ("3 + 4", "3 times 4"), and none of "because", "since", "therefore", "thus", "hence", "step", "let's", "let us",
+    "let me", "first," and their like in a few languages. An empty response holds no working: it is direct.
     """
     return is_direct_reading(read(response), max_words=max_words)
 
@@ -182,7 +188,8 @@ def is_direct_reading(reading: Reading, *, max_words: int = 12) -> bool:
     """The same of a response that was read together with its prompt."""
     answer = reading.answer.strip()
     thought = reading.unclosed is not None or reading.thinking.strip()
-    return not thought and len(answer.split()) <= max_words and not _WORKING.search(answer)
+    words = len(_WIDE.sub(" ", answer).split()) + len(_WIDE.findall(answer)) / 2
+    return not thought and words <= max_words and not _WORKING.search(answer)
 
 
 def share_not_direct(responses: Iterable[str], *, max_words: int = 12) -> float:
