@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+import transformers
+from packaging.version import Version
 
 import tl_l2norm as l2
 from benchmarks import pages
@@ -41,8 +43,13 @@ SHIPPED = {
 }
 """What a page says, and what runs in its place: models that come with the library for those of the hub, and less of it."""
 
-NEEDS = {"HookedTransformer": HAS_HOOKED, "train_saes(": HAS_SAE_LENS, 'load_saes("saes")': HAS_SAE_LENS}
-"""Snippets that need what only TransformerLens 3, or the extra sae, has."""
+NEEDS = {
+    "HookedTransformer": HAS_HOOKED,
+    "train_saes(": HAS_SAE_LENS,
+    "model.generate(": Version(transformers.__version__)
+    < Version("5.24"),  # since then TransformerLens' own is blind to its cache
+}
+"""Snippets that not every version can run."""
 
 
 class Snippet(NamedTuple):
