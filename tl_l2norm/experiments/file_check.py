@@ -49,7 +49,8 @@ def compare_with_file(backend: Backend) -> tuple[Compared, ...]:
     tokens, unseen = _tokens(backend, plain.model.config)
     found, truth = lens_pass(backend, tokens), plain_pass(plain.model, tokens)
     bound = TOLERANCE.get(backend.dtype, 1e-1)
-    against = f"against plain Hugging Face from {source.name}, {len(tokens)} tokens{unseen}"
+    reader = " (by transformers' GGUF reader, as it was loaded)" if source.kind == "gguf" else ""
+    against = f"against plain Hugging Face from {source.name}{reader}, {len(tokens)} tokens{unseen}"
     return (
         _tokenizer(backend.tokenizer, plain.tokenizer),
         Compared("file: norms", norms_differ_by(found, truth), bound, f"norms behind every block {against}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from safetensors import SafetensorError
 
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.models.adapters import find_adapter, merge_adapter
-from tl_l2norm.models.gguf_config import complete
+from tl_l2norm.models.gguf_config import complete, require_places
 from tl_l2norm.models.sources import Source, find_source, unreadable
 from tl_l2norm.models.text_part import text_part
 from tl_l2norm.text.gguf_header import read_header, turn_end_ids
@@ -136,13 +137,15 @@ def _read_gguf(file: Path, dtype: torch.dtype) -> Plain:
     call: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(file.parent, **call)
-        complete(config, read_header(file), str(file))
+        complete(config, header := read_header(file), str(file))
         found = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=dtype, output_loading_info=True, **call)
+        require_places(found[0], header, str(file))
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **call)
-    except (ImportError, Unsupported):
+    except (ImportError, InputError):
         raise
     except Exception as error:  # the reader raises whatever a broken file leads it to
-        raise InputError(f"{file} can't be read as GGUF: {error}") from error
+        cut = isinstance(error, struct.error) or any(said in str(error) for said in ("mmap length", "cannot reshape"))
+        raise InputError(f"{file} can't be read as GGUF{', it seems to be cut off' if cut else ''}: {error}") from error
     model = _whole(str(file), *found)
     del model.config.quantization_config  # the weights are plain by now; HookedTransformer refuses the mark
     _add_turn_ends(model.generation_config, turn_end_ids(file))
