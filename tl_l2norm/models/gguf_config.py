@@ -63,7 +63,7 @@ def require_places(hf_model: Any, header: Header, file: str) -> None:
     if dropped := sorted(name for name in tensors if name.removesuffix(".weight") not in places):
         raise Unsupported(
             f"{file} has {len(dropped)} tensors that {type(hf_model).__name__} has no place for ({', '.join(dropped[:3])}"
-            f"{', ...' if len(dropped) > 3 else ''}), so that it would be another model: take the model's safetensors checkpoint"
+            f"{', ...' if len(dropped) > 3 else ''}), so that it would be another model: take its safetensors checkpoint"
         )
 
 
