@@ -108,7 +108,11 @@ def _some(backend: Backend, n_tokens: int) -> Int[Tensor, " pos"]:
 def _ends(backend: Backend, plain: Plain) -> Compared:
     named = getattr(plain.model.generation_config, "eos_token_id", None)
     known = frozenset() if named is None else frozenset([named] if isinstance(named, int) else named)
-    expected, found = turn_ends(plain.tokenizer, known), backend.eos_token_ids()
+    size = len(plain.model.get_input_embeddings().weight)  # a reader may give a tokenizer an end that the model lacks
+    expected = frozenset(end for end in turn_ends(plain.tokenizer, known) if 0 <= end < size)
+    found = backend.eos_token_ids()
+    if (own := getattr(plain.tokenizer, "eos_token_id", None)) is not None and backend.tokenizer is not None:
+        expected, found = expected | {own}, found | {getattr(backend.tokenizer, "eos_token_id", own)}  # another one, anywhere
     missing, added = sorted(expected - found), sorted(found - expected)
     meaning = f"tokens that end a turn: {sorted(expected)} in the files"
     if missing or added:
@@ -129,13 +133,19 @@ def _tokenizer(found: Any, expected: Any) -> Compared:
         meaning += f"; {texts[0][:12]!r}: {ours} where the files say {theirs}"
     if talks:
         meaning += "; the chat template is another one"
+    if any(_adds_bos(found, expected, text) for text in _TEXTS):
+        meaning += ". BOS before plain texts: added by TransformerLens, the files add none; prepend_bos=False leaves it out"
     return Compared(name, float(len(texts) + len(talks)), 0.0, meaning)
 
 
 def _same_tokens(found: Any, expected: Any, text: str) -> bool:
-    """The same tokens, but for BOS before them, which TransformerLens makes a tokenizer add where it can."""
+    return list(found(text).input_ids) == list(expected(text).input_ids) or _adds_bos(found, expected, text)
+
+
+def _adds_bos(found: Any, expected: Any, text: str) -> bool:
+    """Whether all that the files lack is BOS, by the setting that TransformerLens gives a tokenizer where it can."""
     ours, theirs = (list(tokenizer(text).input_ids) for tokenizer in (found, expected))
-    return ours in (theirs, [expected.bos_token_id, *theirs])
+    return bool(getattr(found, "add_bos_token", False)) and ours == [expected.bos_token_id, *theirs]
 
 
 def _rendered(tokenizer: Any, talk: list[dict[str, str]]) -> str | None:

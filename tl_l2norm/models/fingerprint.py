@@ -73,8 +73,8 @@ def model_fingerprint(weights: nn.Module, blocks: Iterable[nn.Module], config: M
     The first is of what `HookedTransformer` and `TransformerBridge` have in common, who shape and name the same weights
     differently: sums over the weights of each block and over each weight outside of them, and the settings that both know.
     Where TransformerLens keeps other values than the file has (OPT's positions, GPT-J's rotation), they don't agree. The second
-    is of every parameter, buffer, number and setting; it is the one to compare where both models are of one kind. `UNKNOWN` where a
-    weight can't be read.
+    is of every parameter, buffer, number and setting; it is the one to compare where both models are of one kind. `UNKNOWN`
+    where a weight can't be read.
     """
     modules = list(weights.modules())  # walked through once: a bridge has thousands
     parameters = list({id(p): p for module in modules for p in module._parameters.values() if p is not None}.values())

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.models.adapters import find_adapter, merge_adapter
+from tl_l2norm.models.generation_config import require_readable
 from tl_l2norm.models.gguf_config import complete, require_places
 from tl_l2norm.models.sources import Source, find_source, unreadable
 from tl_l2norm.models.text_part import text_part
@@ -57,6 +58,7 @@ def _read_weights(where: str, dtype: torch.dtype, download: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(where, **call)
         call |= _unpacking(where, config)
+        require_readable(where, download)
         kind = _class_for(config)
         found = kind.from_pretrained(where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **call)
     except InputError:

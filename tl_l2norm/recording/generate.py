@@ -19,6 +19,7 @@ from tl_l2norm.interventions.run import Run
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.models.decode_check import check_decoding, decodes_rows_together, reads_rows_together, telling_tokens
+from tl_l2norm.models.generation_config import warn_of_ignored
 from tl_l2norm.models.observer import Observers, joined
 from tl_l2norm.recording.completions import Completion, FinishReason, Generations
 from tl_l2norm.recording.decoder import Decoder, Growing
@@ -114,6 +115,7 @@ def generate(
     chosen = resolve_layers(layers, backend.n_layers)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos, continues=True)
     stops = Stops.of(backend, stop, ignore_eos)
+    warn_of_ignored(model, backend.generation_config)
     rows = _make_rows(items, n, _seeds(seed, len(items), n))
     _check_context(backend, items, max_new_tokens)
     _check_longrope(backend, items, max_new_tokens)
