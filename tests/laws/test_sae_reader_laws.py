@@ -371,7 +371,7 @@ def test_what_is_not_known_is_refused_by_name(tmp_path: Path, changed: dict[str,
     assert "cfg.json" in str(caught.value)
 
 
-BEFORE_6 = {
+EARLY = {
     "d_in": WIDTH,
     "d_sae": LATENTS,
     "architecture": "standard",
@@ -395,14 +395,14 @@ BEFORE_6 = {
 def test_what_a_file_from_before_saelens_6_says_of_another_encoder_is_refused(changed: dict[str, Any], says: str) -> None:
     neutral = {
         "is_transcoder": False,
-        "hook_name_out": BEFORE_6["hook_name"],
+        "hook_name_out": EARLY["hook_name"],
         "d_out": WIDTH,
         "post_relu": True,
         "use_relu": None,
     }
-    assert parse_sae_config({**BEFORE_6, **neutral}) == parse_sae_config(BEFORE_6)
+    assert parse_sae_config({**EARLY, **neutral}) == parse_sae_config(EARLY)
     with pytest.raises(ValueError, match=says):
-        parse_sae_config({**BEFORE_6, **changed})
+        parse_sae_config({**EARLY, **changed})
 
 
 @pytest.mark.parametrize(("kind", "name"), [("standard", "b_enc"), ("jumprelu", "threshold"), ("gated", "W_enc")])
