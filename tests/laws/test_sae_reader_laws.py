@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tl_l2norm as l2
+from tests import models
 from tests.saes import LATENTS, WIDTH, config_of, make_sae, needs_sae_lens, write_sae
 from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.models.sources import bundled_folder
@@ -20,6 +22,7 @@ from tl_l2norm.saes.checks import describe_sae, sae_key, unit_directions
 from tl_l2norm.saes.config import parse_sae_config
 from tl_l2norm.saes.reader import read_sae
 
+needs_hooked = pytest.mark.skipif(not models.HAS_HOOKED, reason="needs HookedTransformer")
 SCALINGS = ("none", "layer_norm", "constant_norm_rescale")
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("standard", {}),
@@ -168,6 +171,18 @@ def test_those_of_the_tiny_reasoner_are_saelens_own() -> None:
             assert (ours.encode(x) - acts).abs().max() <= 1e-6 * acts.abs().max()
             assert (ours(x) - theirs.decode(acts)).abs().max() <= 1e-6 * x.abs().max()
         assert sae_key(ours) == sae_key(theirs) and not theirs.cfg.metadata.note
+
+
+@pytest.mark.parametrize("backend", ["bridge", pytest.param("hooked", marks=needs_hooked)])
+@pytest.mark.parametrize("factor", [1.0, 1.2, 0.999])
+def test_those_of_the_tiny_reasoner_know_its_weights(backend: Any, factor: float) -> None:
+    """Warnings are errors."""
+    model = l2.load_model("tiny-reasoner", backend=backend, device="cpu")
+    for weight in model.parameters():
+        weight.data.mul_(factor)
+    saes = l2.load_saes("tiny-reasoner", layers=[2])
+    with pytest.warns(UserWarning, match="trained on other weights") if factor != 1 else nullcontext():
+        l2.collect(model, [[5, 6, 7, 8]], saes=saes, progress=False)
 
 
 @pytest.mark.parametrize("scaling", ["layer_norm", "constant_norm_rescale"])

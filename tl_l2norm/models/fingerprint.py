@@ -116,12 +116,15 @@ def _lasting_buffers(modules: Iterable[nn.Module]) -> Iterator[tuple[str, Tensor
 
 def _numbers(modules: Iterable[nn.Module]) -> Iterator[str]:
     """What modules multiply by, add or count, beside tensors; and code put in place of theirs."""
-    for place, module in enumerate(modules):
+    place = 0
+    for module in modules:
         if isinstance(module, HookPoint):
             continue
+        wraps = type(module).__module__.startswith("transformer_lens.model_bridge.")  # what it keeps is bookkeeping, by version
+        place += not wraps
         for name, value in vars(module).items():
             if isinstance(value, int | float):
-                if _counts(name):
+                if not wraps and _counts(name):
                     yield f"{place} {name} {float(value)}"
             elif name == "forward" and "_hf_hook" not in vars(module):  # accelerate's, which only moves tensors
                 yield f"{place} {_code(value)}"

@@ -250,7 +250,9 @@ def _refuse_other_encoders(config: Mapping[str, Any], metadata: SaeMetadata) -> 
         raise Unsupported(f"its latents have no ReLU ({plain[0]} = false): {_elsewhere()}")
     named = re.match(r"blocks\.(\d+)\.(hook_resid_pre)?", metadata.hook_name or "")
     layer = said.get("hook_layer", said.get("hook_point_layer"))
-    if named and layer is not None and layer not in (int(named[1]), int(named[1]) - bool(named[2])):  # of the block, of the state
+    if (
+        named and layer is not None and layer not in (int(named[1]), int(named[1]) - bool(named[2]))
+    ):  # of the block, of the state
         raise InputError(f"hook_layer is {layer!r}, hook_name {metadata.hook_name!r}: one of them is wrong")
 
 
