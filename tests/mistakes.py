@@ -13,6 +13,8 @@ import tempfile
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,8 @@ import pandas as pd
 import torch
 
 import tl_l2norm as l2
+from tests.builders import make_results
+from tl_l2norm.core.thresholds import Thresholds
 from tl_l2norm.show.report import report
 
 TEXT, OTHER = "one two three", "four"
@@ -29,6 +33,10 @@ CHAT = [{"role": "user", "content": "Say hi."}]
 PREFILLED = [*CHAT, {"role": "assistant", "content": "Well, the"}]
 PARTS = [{"type": "text", "text": "Say hi."}]
 PROBLEM = l2.Problem(question="What is 2 + 2?", answer="4", family="sums")
+
+
+ODD_LABELS: list[Any] = [[1], {"a": 1}, Path("x"), np.ones(2), b"x", torch.ones(2), 1j]
+ODD_SEEDS: list[Any] = ["abc", float("nan"), -1, None, object(), 1.5]
 
 
 class Situation:
@@ -55,7 +63,7 @@ class Situation:
         return self.encode(TEXT, OTHER, padding=True, return_tensors="pt")
 
     def collect(self, sequences: Any, **options: Any) -> Any:
-        return l2.collect(self.model, sequences, progress=False, **options)
+        return l2.collect(self.model, sequences, **{"progress": False, **options})
 
     def generate(self, prompts: Any, **options: Any) -> Any:
         options = {"max_new_tokens": 4, "ignore_eos": True, "progress": False, **options}
@@ -217,6 +225,18 @@ OPTIONS = {
     "segments of one sequence, flat": option("one list for each sequence", segments=["prompt", "prompt", "answer"]),
     "segments='answer'": option("one list for each sequence", segments="answer"),
     "labels of one dict": (lambda s: s.collect([s.ids], labels={"mode": "think"})[0].labels, "", lambda s: {"mode": "think"}),
+    **{f"a label of {what!r:.20}": option("a label is a text", labels=[{"note": what}]) for what in ODD_LABELS},
+    "a label of a tensor": (
+        lambda s: s.collect([s.ids], labels={"level": torch.tensor(2)})[0].labels,
+        "",
+        lambda s: {"level": 2},
+    ),
+    "a label set on a trace": (lambda s: s.traces[0].with_labels(note=[1]), "a label is a text"),
+    "segments=5": option("one list for each sequence", segments=5),
+    "segments=[5]": option("one list for each sequence", segments=[5]),
+    **{f"metrics={given!r}": option("metrics must be", metrics=given) for given in ([None], {1}, b"l2_norm", [["l2_norm"]])},
+    "metrics of traces": (lambda s: s.collect([s.ids], metrics=s.traces), "metrics must be"),
+    "progress of a table": option("progress", progress=pd.DataFrame()),
     "labels of texts": option("labels", labels=["think"]),
     "seeds=3": (
         lambda s: s.collect(s.traces[0], interventions=[random_half(s)], seeds=3),
@@ -290,6 +310,13 @@ SETTINGS = {
     ),
     "stop=[None]": setting("stop", stop=[None]),
     "stop=[1.5]": setting("stop", stop=[1.5]),
+    "stop of bytes": setting("stop", stop=b"x"),
+    "stop of a table": setting("stop", stop=pd.DataFrame({"x": ["y"]})),
+    "stop of a dict": setting("stop", stop={5: "x"}),
+    **{f"on_finish={given!r:.9}": setting("on_finish must be a function", on_finish=given) for given in (5, "print", [print])},
+    "n=10**30": setting("n must be at most", n=10**30, temperature=1.0),
+    "progress=5": setting("progress", progress=5),
+    "a label of bytes": setting("a label is a text", labels={"note": b"x"}),
     "stop of an id that no token has": setting("stop", stop=[10**7]),
     "ignore_eos='no'": setting("ignore_eos", ignore_eos="no"),
     "seed=None": setting("seed", seed=None),
@@ -333,6 +360,21 @@ INTERVENTIONS = {
     "a bank of lists": built("bank", lambda s: l2.ERSS(s.tau, bank={3: [[1.0, 2.0]]})),
     "q='0.95'": built("q must be", lambda s: l2.quantile_thresholds(s.traces, "0.95")),
     "q of several": built("q must be", lambda s: l2.quantile_thresholds(s.traces, [0.5, 0.9])),
+    "q of a fraction": (
+        lambda s: dict(l2.quantile_thresholds(s.traces, Fraction(1, 2))),
+        "",
+        lambda s: dict(l2.quantile_thresholds(s.traces, 0.5)),
+    ),
+    "k of a decimal": (
+        lambda s: dict(l2.iqr_thresholds(s.traces, Decimal("1.5"))),
+        "",
+        lambda s: dict(l2.iqr_thresholds(s.traces, 1.5)),
+    ),
+    "k of a fraction, adapting": (lambda s: l2.AdaptiveIQR(k=Fraction(3, 2)), "", lambda s: l2.AdaptiveIQR(k=1.5)),
+    "Thresholds of a number": built("{layer: value}", lambda s: Thresholds(5.0)),
+    "Thresholds of a list": built("{layer: value}", lambda s: Thresholds([(3, 5.0)])),
+    "positions of an array": built("positions", lambda s: l2.HighNormSuppression(s.tau, positions=np.array([3, 4]))),
+    "positions of a list": built("positions", lambda s: l2.HighNormSuppression(s.tau, positions=["decode"])),
     "k='1.5'": built("k must be", lambda s: l2.iqr_thresholds(s.traces, "1.5")),
     "warmup=2.5": built("warmup", lambda s: l2.AdaptiveIQR(warmup=2.5)),
     "hooks with prompt_lens=3": built("prompt_lens has 1 entries for 2 rows", lambda s: hooked(s, prompt_lens=3)),
@@ -406,6 +448,75 @@ TRACES = {
         lambda s: l2.layer_curve(s.out, mode="think").to_frame(),
         "",
         lambda s: l2.layer_curve(s.traces, mode="think").to_frame(),
+    ),
+    "curve, quantity=5": (lambda s: l2.layer_curve(s.traces, mode="think", quantity=5), "quantity must be text"),
+    "curve, mode=5": (lambda s: l2.layer_curve(s.traces, mode=5), "mode must be text"),
+    **{
+        f"curve, seed={given!r:.6}": (lambda s, g=given: l2.layer_curve(s.traces, mode="think", seed=g), "seed must be")
+        for given in ODD_SEEDS
+    },
+    **{
+        f"curve, resamples={given!r}": (
+            lambda s, g=given: l2.layer_curve(s.traces, mode="think", resamples=g),
+            "resamples must be",
+        )
+        for given in (0, None, -1, "9", 1.5, 10**30)
+    },
+    "comparison, seed=nan": (lambda s: l2.compare_late(s.out, s.out, seed=float("nan")), "seed must be"),
+    "comparison, resamples=0": (lambda s: l2.compare_late(s.out, s.out, resamples=0), "resamples must be"),
+    "loading from None": (lambda s: l2.load_traces(None), "path must be a path"),
+    "loading from 5": (lambda s: l2.load_traces(5), "path must be a path"),
+    "norms of an array": (lambda s: l2.l2_norms(np.ones((2, 3))), "takes a tensor"),
+    "norms of a list": (lambda s: l2.l2_norms([[1.0, 2.0]]), "takes a tensor"),
+    "selection, by=5": (lambda s: l2.select(s.out, by=5), "by must be text"),
+    "selection, by a list": (lambda s: l2.select(s.out, by=["norm_sum"]), "by must be text"),
+    "selection, seed='abc'": (lambda s: l2.select(s.out, by="random", seed="abc"), "seed must be"),
+    "scores, seed=None": (lambda s: l2.score_table(s.out, seed=None), "seed must be"),
+    "accuracy, by=[]": (lambda s: l2.accuracy_table(results(), by=[]), "give any of mode, family, level"),
+    "accuracy, by=5": (lambda s: l2.accuracy_table(results(), by=5), "by must be a name"),
+    "accuracy of one result": (
+        lambda s: l2.accuracy_table(results()[0]),
+        "",
+        lambda s: l2.accuracy_table(results()[:1]),
+    ),
+    "a report of one result": (
+        lambda s: report(results()[0], path=s.place / "one.html").name,
+        "",
+        lambda s: report(results()[:1], path=s.place / "one.html").name,
+    ),
+    "a report of 5": (lambda s: report(5, path=s.place / "r.html"), "run_modes"),
+    **{
+        f"a report, {name}={given!r:.6}": (lambda s, n=name, g=given: report(results(), **{"path": s.place / "r", n: g}), name)
+        for name, values in {
+            "examples": (None, "3", float("nan"), -1),
+            "path": (None, 5),
+            "title": (5, None),
+            "seed": ODD_SEEDS,
+        }.items()
+        for given in values
+    },
+    "problems, question=5": (lambda s: l2.load_problems([{"q": "x"}], question=5), "question is the name of a column"),
+    "problems from a long text": (lambda s: l2.load_problems("x" * 5000), "no problems at"),
+    "modes, none": (lambda s: asked(s, [PROBLEM], []), "no modes given"),
+    "modes=5": (lambda s: asked(s, [PROBLEM], 5), "modes must be"),
+    **{
+        f"modes, seed={given!r:.6}": (lambda s, g=given: asked(s, [PROBLEM], "direct", seed=g), "seed must be")
+        for given in ODD_SEEDS
+    },
+    "modes, save_to=5": (lambda s: asked(s, [PROBLEM], "direct", save_to=5), "save_to must be a path"),
+    "modes, max_direct_tokens='3'": (
+        lambda s: asked(s, [PROBLEM], ["think", "direct"], max_direct_tokens="3"),
+        "max_direct_tokens",
+    ),
+    "modes, progress=5": (lambda s: asked(s, [PROBLEM], "direct", progress=5), "progress"),
+    "suppression, seed=nan": (
+        lambda s: l2.suppress_and_ask(s.model, [PROBLEM], s.traces, seed=float("nan")),
+        "seed must be",
+    ),
+    "suppression, no quantiles": (lambda s: l2.suppress_and_ask(s.model, [PROBLEM], s.traces, quantiles=[]), "no quantiles"),
+    "suppression of a problem twice": (
+        lambda s: l2.suppress_and_ask(s.model, [PROBLEM, PROBLEM], s.traces),
+        "some problems are the same",
     ),
     "curve, tokens='choosen'": (lambda s: l2.layer_curve(s.traces, mode="think", tokens="choosen"), "tokens"),
     "curve, quantity='norm'": (lambda s: l2.layer_curve(s.traces, mode="think", quantity="norm"), "'norm'"),
@@ -482,8 +593,13 @@ def hooked(s: Situation, **options: Any) -> Any:
         return s.model(torch.tensor([[5, 6, 7], [8, 9, 10]]))
 
 
-def asked(s: Situation, problems: Any, modes: Any) -> Any:
-    return l2.run_modes(s.model, problems, modes=modes, max_direct_tokens=4, max_new_tokens=4, progress=False)
+def asked(s: Situation, problems: Any, modes: Any, **options: Any) -> Any:
+    options = {"max_direct_tokens": 4, "max_new_tokens": 4, "progress": False, **options}
+    return l2.run_modes(s.model, problems, modes=modes, **options)
+
+
+def results() -> Any:
+    return make_results(2)
 
 
 def plain(x: Any) -> Any:

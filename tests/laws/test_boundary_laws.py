@@ -15,6 +15,7 @@ import tl_l2norm as l2
 from tests import models
 from tests.families import FAMILIES, Family, tokenizer_of
 from tests.scripted import writes
+from tl_l2norm.text.boundaries import Boundaries
 
 QUESTION = "What is 17 + 25?"
 PROBLEM = l2.Problem(question=QUESTION, answer="42", family="custom")
@@ -114,6 +115,42 @@ def test_a_response_keeps_the_space_with_which_it_begins(sentencepiece: Any, wor
     with writes(sentencepiece, [*tokens[start:], tokenizer.eos_token_id]):
         found = l2.generate(sentencepiece, [tokens[:start]], max_new_tokens=50, progress=False)[0]
     assert found.text == f" {words}" and "".join(found.trace.str_tokens).endswith(f" {words}")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "stop", "text"),
+    [
+        ("The answer is", "42. It is 42.", " 42", ""),
+        ("The answer is", "Paris in spring", " Paris in", ""),
+        ("The answer is", "true too; Paris", " Paris", " true too;"),
+        ("The answer is", "Paris in spring", "spring", " Paris in "),
+    ],
+)
+def test_a_stop_string_is_found_where_a_response_shows_it(
+    sentencepiece: Any, prompt: str, words: str, stop: str, text: str
+) -> None:
+    tokenizer = sentencepiece.tokenizer
+    tokens = tokenizer(f"{prompt} {words}", add_special_tokens=False).input_ids
+    start = len(tokenizer(prompt, add_special_tokens=False).input_ids)
+    with writes(sentencepiece, [*tokens[start:], *[tokens[-1]] * 9]):
+        found = l2.generate(sentencepiece, [tokens[:start]], max_new_tokens=40, stop=stop, progress=False)[0]
+    assert (found.text, found.finish_reason) == (text, "stop")
+    shown = f" {words}".partition(stop)[0] + stop
+    end = start + len(found.tokens)
+    assert tokenizer.decode(tokens[:end]).startswith(prompt + shown)
+    assert not tokenizer.decode(tokens[: end - 1]).startswith(prompt + shown), "with its last token"
+
+
+def test_a_stop_string_goes_over_a_token_that_is_no_text(model: Any, family: Family) -> None:
+    tokenizer = model.tokenizer
+    hides = Boundaries(tokenizer).hidden_ids
+    hidden = next(token for token in family.special if tokenizer.convert_tokens_to_ids(token) in hides)
+    written = ("4 stop", hidden, "ped here", " and on and on")
+    script = [token for text in written for token in tokenizer(text, add_special_tokens=False).input_ids]
+    with writes(model, script):
+        found = l2.generate(model, "Say:", max_new_tokens=len(script), stop="stopped", ignore_eos=True, progress=False)[0]
+    assert (found.text, found.finish_reason) == ("4 ", "stop")
+    assert tokenizer.decode(found.tokens) == f"4 stop{hidden}ped"
 
 
 # Chats

@@ -137,7 +137,7 @@ def assert_same_events(found: pd.DataFrame, truth: pd.DataFrame, *, tolerance: f
     exact = ["position", "layer", "intervention", "decision", "fired"]
     pd.testing.assert_frame_equal(found[exact], truth[exact])
     rest = ["l2_norm_before", "l2_norm_after", *(name for name in ("reruns", "cosine") if name in found)]
-    assert truth.drop(columns=truth.columns.intersection(found.columns)).isna().all(None), "a column is missing"
+    assert truth.drop(columns=truth.columns.intersection(found.columns)).isna().to_numpy().all(), "a column is missing"
     pd.testing.assert_frame_equal(found[rest], truth[rest], rtol=tolerance, atol=1e-4)
 
 

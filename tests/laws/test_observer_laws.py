@@ -95,19 +95,17 @@ class Nameless(Largest):
 
 
 @pytest.mark.parametrize(
-    ("observers", "error", "message"),
+    ("observers", "message"),
     [
-        ([Largest(), Largest()], ValueError, "two metrics are called 'largest'"),
-        ([Nameless()], ValueError, "Nameless needs a name"),
-        ([Whole()], ValueError, "one number for each state"),
-        ([torch.relu], TypeError, "instances of StreamObserver"),
-        ([Largest], TypeError, "instances of StreamObserver"),
+        ([Largest(), Largest()], "two metrics are called 'largest'"),
+        ([Nameless()], "Nameless needs a name"),
+        ([Whole()], "one number for each state"),
     ],
 )
-def test_bad_observers_are_refused(tiny: Any, observers: list[Any], error: type[Exception], message: str) -> None:
-    for run in (l2.collect, l2.generate):
-        with pytest.raises(error, match=message):
-            run(tiny, [[5, 6, 7]], observers=observers, progress=False)
+def test_bad_observers_are_refused(tiny: Any, observers: list[Any], message: str) -> None:
+    for run, options in ((l2.collect, {}), (l2.generate, {"max_new_tokens": 3})):
+        with pytest.raises(ValueError, match=message):
+            run(tiny, [[5, 6, 7]], observers=observers, progress=False, **options)
 
 
 def test_observers_need_the_norms_beside_them(tiny: Any) -> None:

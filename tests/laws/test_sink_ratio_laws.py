@@ -117,3 +117,44 @@ def test_the_tiny_reasoners() -> None:
     model = l2.load_model("tiny-reasoner", device="cpu")
     results = l2.run_modes(model, l2.make_mixture(2, families="compact"), max_new_tokens=8, progress=False)
     assert {result.trace.provenance.sink_ratio for result in results} == {20.0}
+
+
+@pytest.mark.parametrize("acting", [{"scale": 9.0}, {"scale": 30.0, "mode": "low"}, {"scale": 9.0, "mode": "random", "p": 0.5}])
+def test_what_an_intervention_raises_is_no_sink_where_it_acts(tiny: Any, acting: dict[str, Any]) -> None:
+    """Its norm after is far over the bound; the run judged it before, and so does its trace. What follows from it is said."""
+    tau = {"low": {5: 1e9}, "random": None}.get(acting.get("mode", ""), {5: 0.0})
+    raises = l2.HighNormSuppression(tau, layers=[5], **acting)
+    options: dict[str, Any] = {"max_new_tokens": 12, "ignore_eos": True, "progress": False}
+    with pytest.warns(UserWarning, match=r"tokens were raised over 5 times the prompt's median norm at layers 5: .*larger"):
+        out = l2.generate(tiny, TOKENS, interventions=raises, **options)
+    changed = acted_on(out.log)
+    assert changed and not changed & marked(out.traces, sinks=True)
+    with pytest.warns(UserWarning, match="were raised over"):
+        again = l2.collect(tiny, out, interventions=raises, progress=False)
+    assert [t.is_sink.tolist() for t in again] == [t.is_sink.tolist() for t in out.traces]
+    assert all(torch.allclose(a.sink_bounds, b.sink_bounds) for a, b in zip(again, out.traces, strict=True))
+
+
+def test_the_sink_ratio_of_a_run_goes_on_where_its_traces_are_handed_in(tiny: Any) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 8, "ignore_eos": True, "progress": False}
+    acting = l2.HighNormSuppression(EVERY, scale=0.5)
+    out = l2.generate(tiny, TOKENS, interventions=acting, sink_ratio=RATIOS[0], **options)
+    for given in (out, out.traces, out[0], list(out)):
+        again = l2.collect(tiny, given, interventions=acting, progress=False)
+        assert {trace.provenance.sink_ratio for trace in again} == {RATIOS[0]}
+        assert torch.equal(again[0].is_sink, out[0].trace.is_sink)
+        assert (again[0].l2_norms - out[0].trace.l2_norms).abs().max() < 1e-3
+    assert l2.collect(tiny, out, sink_ratio=4.0, progress=False)[0].provenance.sink_ratio == 4.0
+    other = l2.generate(tiny, TOKENS, sink_ratio=RATIOS[1], **options)
+    with pytest.raises(InputError, match=r"sink ratios 1.02, 1.05: give sink_ratio="):
+        l2.collect(tiny, [*out, *other], progress=False)
+    of_plain_tokens = l2.collect(tiny, [out[0].trace.tokens], progress=False)
+    assert of_plain_tokens[0].provenance.sink_ratio == 5.0, "tokens alone say nothing of a run"
+
+
+def test_counts_to_match_are_of_a_run_with_the_same_sinks(tiny: Any) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 8, "ignore_eos": True, "progress": False}
+    high = l2.generate(tiny, TOKENS, interventions=l2.HighNormSuppression(EVERY), sink_ratio=3.0, **options)
+    control = l2.HighNormSuppression(EVERY, mode="random", match=high.log)
+    with pytest.raises(InputError, match=r"matched counts leave out tokens over 3 times .* give sink_ratio=3"):
+        l2.generate(tiny, TOKENS, interventions=control, **options)

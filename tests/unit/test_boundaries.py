@@ -123,6 +123,22 @@ def test_a_rendered_chat_begins_its_response_behind_the_prompt(family: Family, t
         (" <think> Perhaps 32. </think> The answer is 42", " The answer is 42"),
         ("<think>\nx\n</think>\n\nThe answer is 42\n</answer></reasoning>", "\n\nThe answer is 42\n</answer></reasoning>"),
         ("Perhaps 42.</think>", ""),
+        ("a </think> 12", " 12"),
+        ("Perhaps 42 </think>", ""),
+        ("so that it is 7 </think> The answer is 12", " The answer is 12"),
+        ('He said "7"</think>12', "12"),
+        ('seven </think>"12"', '"12"'),
+        ("Sure! <think> let me see. The answer is 12", ""),
+        ("Sure! <think>... let me see. The answer is 12", ""),
+        ('Well, <think>"Seven" The answer is 12', ""),
+        ("Okay <thinking> seven </thinking> 12", " 12"),
+        ("12. The tag <think> opens a thought.", "12. The tag <think> opens a thought."),
+        ("12, with <think> before it", "12, with <think> before it"),
+        ("12: a <think> block (<think> opens it)", "12: a <think> block (<think> opens it)"),
+        ("12, as in `<think>7</think>`", "12, as in `<think>7</think>`"),
+        ("Begin with <think>\nlet me see. The answer is 12", ""),
+        ("12, and not <think> again", "12, and not <think> again"),
+        ("12. Close it by “</think>”.", "12. Close it by “</think>”."),
     ],
 )
 def test_answers_of_texts(text: str, answer: str) -> None:
@@ -139,6 +155,49 @@ def test_a_turn_of_several_messages_is_one_response(smollm2_tokenizer: Any) -> N
     assert "".join(texts[start:]).startswith("<|channel|>analysis<|message|>one")
     reading, _ = Boundaries(tokenizer).read_response(tokens, texts, start)
     assert reading.answer == "42" and "one" in reading.thinking and "two" in reading.thinking
+
+
+HARMONY_TURNS = {
+    "a tool's result": "<|start|>functions.count to=assistant<|channel|>commentary<|message|>of the tool<|end|>",
+    "what the user says next": "<|start|>user<|message|>of the user<|end|>",
+    "what a developer says": "<|start|>developer<|message|>of the developer<|end|>",
+}
+
+
+@pytest.mark.parametrize("other", HARMONY_TURNS)
+@pytest.mark.parametrize("ends", ["analysis<|message|>one<|end|>", "commentary to=functions.count<|message|>{}<|call|>"])
+def test_a_turn_ends_where_somebody_else_speaks(smollm2_tokenizer: Any, other: str, ends: str) -> None:
+    tokenizer = tokenizer_of(next(f for f in FAMILIES if f.name == "gpt-oss"), smollm2_tokenizer)
+    think, final = "<|start|>assistant<|channel|>analysis<|message|>", "<|start|>assistant<|channel|>final<|message|>"
+    earlier = f"<|start|>user<|message|>17 + 25?<|end|><|start|>assistant<|channel|>{ends}{HARMONY_TURNS[other]}"
+    for text, expected in ((f"{earlier}{think}two<|end|>{final}42<|return|>", "two"), (earlier, None)):
+        tokens = tokens_of(tokenizer, text)
+        texts = token_texts(tokenizer, tokens)
+        start = Boundaries(tokenizer).response_start(tokens, texts)
+        assert (start is None) == (expected is None)
+        if start is not None:
+            assert "".join(texts[start:]).startswith(f"<|channel|>analysis<|message|>{expected}")
+
+
+@pytest.mark.parametrize("name", ["qwen3", "magistral", "r1", "apertus"])
+def test_a_chat_that_ends_with_the_user_has_no_response(name: str, smollm2_tokenizer: Any) -> None:
+    family = next(f for f in FAMILIES if f.name == name)
+    tokenizer = tokenizer_of(family, smollm2_tokenizer)
+    response = family.response.replace("WORK", WORK)
+    between = Boundaries(tokenizer).next_turn
+    for text, found in ((response, True), (f"{response}{between}And then?", False)):
+        tokens = tokens_of(tokenizer, chat_prompt(tokenizer, QUESTION).text + text)
+        assert (Boundaries(tokenizer).response_start(tokens, token_texts(tokenizer, tokens)) is not None) == found
+
+
+@pytest.mark.parametrize("channels", [("analysis", "analysis"), ("analysis", "commentary"), ("commentary", "analysis")])
+@pytest.mark.parametrize("final", ["<|end|><|start|>assistant<|channel|>final<|message|>42", "", "<|end|>"])
+def test_a_thought_of_several_messages_is_told_without_their_headers(channels: tuple[str, str], final: str) -> None:
+    first, second = (f"<|channel|>{channel}<|message|>" for channel in channels)
+    text = f"{first}one<|end|><|start|>assistant{second}two{final}"
+    found = read(text)
+    assert (found.thinking, found.answer) == ("one\ntwo", "42" if "42" in final else "")
+    assert set(segments_of(found, list(text.partition("42")[0]))) == {T}
 
 
 def test_what_a_prompt_opened_is_closed_by_its_own_tag() -> None:

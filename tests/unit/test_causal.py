@@ -98,3 +98,11 @@ def test_what_is_not_an_outcome_table_is_refused() -> None:
         causal_table(table.iloc[:0])
     with pytest.raises(ValueError, match="7 problems: at least 8"):
         causal_differences(outcomes({"high": [row[:7] for row in HIGH], "random": [row[:7] for row in RANDOM]}))
+
+
+def test_outcomes_that_are_given_twice_are_refused() -> None:
+    once = outcomes({"none": NONE, "high": HIGH, "random": RANDOM})
+    for twice in (pd.concat([once, once]), pd.concat([once, once.iloc[:1]]), pd.concat([once, once[once["arm"] == "high"]])):
+        for table in (causal_table, causal_differences):
+            with pytest.raises(ValueError, match="twice: give those of one run"):
+                table(twice)

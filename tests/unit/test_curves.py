@@ -7,6 +7,7 @@ import torch
 import tl_l2norm as l2
 from tests.traces import trace_of
 from tl_l2norm.analysis.curves import response_means
+from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.trace import Trace
 
@@ -95,3 +96,11 @@ def test_modes_with_different_prompts_are_refused() -> None:
         l2.compare_late([response([1.0], "a")], [response([1.0], "b")])
     with pytest.raises(ValueError, match="no 'think' trace has a response"):
         l2.layer_curve([response([], "a")], mode="think")
+
+
+def test_prompts_without_responses_have_no_comparison() -> None:
+    bare = [trace_of([[9.0, 2]] * 4).with_labels(prompt=str(i)) for i in range(3)]
+    for think, direct in ((bare, bare), (bare, [response([1.0], str(i)) for i in range(3)])):
+        with pytest.raises(Unmeasurable, match="response tokens in both"):
+            l2.compare_late(think, direct)
+    assert l2.compare_late(bare, bare, tokens="chosen").difference.n == 3

@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -6,7 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tl_l2norm as l2
 from tests.planted import both_modes, response
+from tl_l2norm.analysis.attribution import attribute
+from tl_l2norm.analysis.curves import mode_differences
+from tl_l2norm.analysis.high_norm import high_norm_tokens
 from tl_l2norm.analysis.pairing import (
     MATCHES,
     Match,
@@ -19,6 +24,7 @@ from tl_l2norm.analysis.pairing import (
     token_weights,
     weighted_mean,
 )
+from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.core.trace import Trace
 
 
@@ -190,7 +196,7 @@ def test_shuffled_modes_keep_every_prompt_and_exchange_half() -> None:
     assert [t.labels["prompt"] for t in first] == [t.labels["prompt"] for t in second] == [str(i) for i in range(9)]
     swapped = [t.labels["mode"] == "direct" for t in first]
     assert sum(swapped) == 4 and [t.labels["mode"] == "think" for t in second] == swapped
-    assert {id(t) for t in (*first, *second)} == {id(t) for t in (*think, *direct)}
+    assert {id(t.l2_norms) for t in (*first, *second)} == {id(t.l2_norms) for t in (*think, *direct)}
 
 
 def test_what_is_exchanged_depends_on_the_seed_alone() -> None:
@@ -206,3 +212,47 @@ def test_a_prompts_samples_are_exchanged_together() -> None:
         sizes = [sum(t.labels["prompt"] == prompt for t in side) for side in (first, second)]
         modes = [{t.labels["mode"] for t in side if t.labels["prompt"] == prompt} for side in (first, second)]
         assert (sizes, modes) in (([2, 1], [{"think"}, {"direct"}]), ([1, 2], [{"direct"}, {"think"}]))
+
+
+def two_modes() -> dict[str, Callable[[Sequence[Trace], Sequence[Trace]], object]]:
+    return {
+        "compare_late": l2.compare_late,
+        "mode_differences": mode_differences,
+        "attribute": attribute,
+        "dynamics": l2.dynamics,
+        "high_norm_tokens": high_norm_tokens,
+        "level_trend": level_trend,
+        "shuffle_modes": shuffle_modes,
+    }
+
+
+@pytest.mark.parametrize("name", two_modes())
+def test_traces_that_say_that_they_are_of_the_other_mode_are_refused(name: str) -> None:
+    call = two_modes()[name]
+    think, direct = made(8)
+    for sides in ((direct, think), (think, think), ([*think, *direct], direct), ([*think[1:], direct[0]], direct)):
+        with pytest.raises(ValueError, match="says by its label that its mode is"):
+            call(*sides)
+
+
+def test_traces_that_dont_say_their_mode_are_what_they_are_given_as() -> None:
+    think, direct = ([dataclasses.replace(t, labels={"prompt": t.labels["prompt"]}) for t in side] for side in made(8))
+    one, other = l2.compare_late(think, direct).difference, l2.compare_late(direct, think).difference
+    assert one.mean == -other.mean != 0
+    renamed = [t.with_labels(mode="cot") for t in think]
+    assert l2.compare_late(renamed, direct).difference.mean == one.mean, "a word of the user's own says nothing"
+
+
+def test_shuffled_modes_are_compared_as_they_are_meant() -> None:
+    pair = shuffle_modes(*made(8), seed=1)
+    assert all(trace.labels["shuffled"] is True for side in pair for trace in side)
+    assert l2.compare_late(*pair).difference.n == 8
+    assert list(pair_modes(*pair)) == [str(i) for i in range(8)]
+
+
+def test_a_curve_is_of_the_mode_that_its_traces_say() -> None:
+    think, direct = made(8)
+    for traces, mode in ((think, "direct"), (direct, "think"), ([*direct, *think], "direct")):
+        with pytest.raises(ValueError, match="says by its label that its mode is"):
+            l2.layer_curve(traces, mode=mode)
+    assert l2.layer_curve(think, mode="think").n == l2.layer_curve([*think, *direct], mode="suppressed").n == 8

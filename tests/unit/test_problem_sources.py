@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import csv
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -248,3 +249,177 @@ def test_messages_about_columns_say_what_to_do_on_the_command_line_too() -> None
         load_problems([{"query": "q", "answer": 1}])
     with pytest.warns(UserWarning, match=r"rename the column, or name it with load_problems\(\.\.\., answer=\.\.\.\)"):
         load_problems([{"question": "q", "answer": 1, "target": 2}])
+
+
+HALF = r"\ud800"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'{{"question": "What is {HALF}?", "answer": 1}}',
+        f'{{"question": "q", "answer": "a {HALF}"}}',
+        f'{{"question": "q", "answer": "A", "choices": ["one", "two {HALF}"]}}',
+        f'{{"question": "q", "answer": 1, "system": "{HALF}"}}',
+        f'{{"question": "q", "answer": 1, "family": "{HALF}"}}',
+        f'{{"messages": [{{"role": "user", "content": "{HALF}"}}]}}',
+    ],
+)
+def test_half_a_character_is_named_with_its_line(line: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "own.jsonl", line.encode())
+    with pytest.raises(ValueError, match=r"own\.jsonl, line 1: .* lone surrogate, '\\ud800'"):
+        load_problems(path)
+
+
+@pytest.mark.parametrize("kept", [{"system": 5}, {"system": ["a"]}, {"source": 5}, {"source": None}, {"options": 5}])
+def test_a_problem_of_something_else_than_texts_is_refused(kept: dict[str, Any]) -> None:
+    unchecked: Any = inspect.unwrap(Problem.__init__)  # what a user calls: the type checker of the tests is in the way
+    with pytest.raises(TypeError, match=f"{next(iter(kept))} (must be|are a)"):
+        unchecked(object.__new__(Problem), question="q", answer=None, family="custom", **kept)
+
+
+@pytest.mark.parametrize(
+    "choices", [[1, 2, 3], [2, 3, 1], [1.0, 2.0, 3.0], np.array([1, 2, 3]), np.array([3, 2, 1], dtype="float32")]
+)
+def test_a_number_among_choices_that_are_numbers_is_as_ambiguous_as_its_text(choices: Any) -> None:
+    for answer in (1, "1", np.int64(1), 1.0):
+        with pytest.raises(ValueError, match="the answer '1' means [A-C] and [A-C] of the 3 choices"):
+            one(question="Which?", choices=choices, answer=answer)
+    assert one(question="Which?", choices=choices, answer="B").answer == "B"
+
+
+@pytest.mark.parametrize(
+    "choices", [["x", "x"], ["1", "2", "1 "], [4, 5, 4.0], {"text": ["x", "y", "x"], "label": ["A", "B", "C"]}]
+)
+def test_choices_that_are_the_same_are_refused(choices: Any) -> None:
+    with pytest.raises(ValueError, match="two choices are the same"):
+        one(question="Which?", choices=choices, answer="A")
+
+
+@pytest.mark.parametrize("cells", [{"a": "x", "b": None}, {"a": None, "b": "y"}, {"a": "x", "b": None, "c": "z"}])
+def test_a_blank_option_is_refused(cells: dict[str, Any], tmp_path: Path) -> None:
+    row = {"question": "Which?", **cells, "answer": "A"}
+    for source in (pd.DataFrame([row]), write(tmp_path / "a.csv", csv_text([row], ","))):
+        with pytest.raises(ValueError, match="the choice in column '[ab]' is blank"):
+            load_problems(source)
+
+
+def test_a_row_may_leave_out_the_last_options_or_all(tmp_path: Path) -> None:
+    rows = [
+        {"question": "q", "a": "x", "b": "y", "c": "", "answer": "B"},
+        {"question": "r", "a": "", "b": "", "c": "", "answer": "7"},
+    ]
+    first, second = load_problems(write(tmp_path / "a.csv", csv_text(rows, ",")))
+    assert (first.option_texts, first.answer, second.options, second.answer) == (("x", "y"), "B", (), "7")
+
+
+NARROW = {"question": ["p", "q", "r"], "answer": np.array([0.1, 2.5, 1 / 3], dtype="float32")}
+
+
+@pytest.mark.parametrize(
+    "form",
+    {
+        "DataFrame": lambda p: pd.DataFrame(NARROW),
+        "nullable": lambda p: pd.DataFrame(NARROW).astype({"answer": "Float32"}),
+        "Dataset": lambda p: datasets.Dataset.from_dict(NARROW),
+        "parquet": lambda p: pd.DataFrame(NARROW).to_parquet(p / "a.parquet") or p / "a.parquet",
+        "list": lambda p: [dict(zip(NARROW, row, strict=True)) for row in zip(*NARROW.values(), strict=True)],
+    }.values(),
+)
+def test_numbers_of_single_precision_are_what_was_meant(form: Callable[[Path], Any], tmp_path: Path) -> None:
+    assert [p.answer for p in load_problems(form(tmp_path))] == ["0.1", "2.5", "0.33333334"]
+
+
+def test_choices_of_single_precision_too(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"question": ["q"], "choices": [np.array([0.1, 0.7], dtype="float32")], "answer": ["0.7"]})
+    frame.to_parquet(tmp_path / "a.parquet")
+    for source in (frame, tmp_path / "a.parquet", datasets.Dataset.from_pandas(frame)):
+        assert load_problems(source)[0].option_texts == ("0.1", "0.7")
+
+
+def test_a_reference_does_not_hold_what_was_thought() -> None:
+    assert [one(question="q", answer=f"<think>x is 7</think>{a}").answer for a in ("12", "\n\n12\n", "So it is\n#### 12")] == [
+        "12"
+    ] * 3
+    with pytest.raises(ValueError, match="begins a thought and never ends it"):
+        one(question="q", answer="<think>x is 7")
+    with pytest.raises(ValueError, match="answer must be text"):
+        one(question="q", answer="<think>x is 7</think> ")
+
+
+@pytest.mark.parametrize("column", ["solution", "answer", "target"])
+@pytest.mark.parametrize(
+    "text", ["We add: 5+7=12. So he has 12.", "5 and 7 are 12! He has 12 now", "He takes 5 + 7 = 12 steps"]
+)
+def test_a_worked_solution_without_a_mark_is_warned_of(column: str, text: str) -> None:
+    rows = [{"question": "p", column: "Paris"}, {"question": "q", column: text}]
+    with pytest.warns(UserWarning, match=r"the table, row 2: the answer is a worked solution.*\(1 such rows\).*'#### 12'"):
+        problems = load_problems(rows)
+    assert [p.answer for p in problems] == ["Paris", text]
+
+
+@pytest.mark.parametrize(
+    "text", ["The man who was on the moon", "x = 4", "Paris, France.", "12 apples and 3 pears\n", "5+7=12. #### 12"]
+)
+def test_an_answer_of_words_is_not(text: str) -> None:
+    assert one(question="q", answer=text).answer in (text, "12")
+
+
+def test_two_columns_of_a_name_in_a_table_are_refused() -> None:
+    frame = pd.DataFrame([["p", "q", "1"]], columns=["question", "question", "answer"])
+    for table in (frame, frame.set_axis(["Question", "question ", "answer"], axis=1)):
+        with pytest.raises(ValueError, match="two columns have the same name"):
+            load_problems(table)
+
+
+def test_choices_of_a_data_set_are_read_from_a_table_as_from_its_file(tmp_path: Path) -> None:
+    cell = {"text": np.array(["ice", "steam", "water"], dtype=object), "label": np.array(["1", "2", "3"], dtype=object)}
+    frame = pd.DataFrame({"question": ["Which?"], "choices": [cell], "answerKey": ["3"]})
+    frame.to_parquet(tmp_path / "a.parquet")
+    for source in (frame, tmp_path / "a.parquet", pd.read_parquet(tmp_path / "a.parquet")):
+        assert load_problems(source)[0].question == CHOICES and load_problems(source)[0].answer == "C"
+
+
+@pytest.mark.parametrize(
+    ("name", "typo"), [("answer", "anwser"), ("choices", "choises"), ("family", "famly"), ("level", "levl")]
+)
+def test_a_name_that_is_misspelt_in_one_row_is_refused(name: str, typo: str) -> None:
+    row = {"question": "q", "choices": ["ice", "steam"], "answer": "A", "family": "f", "level": 2}
+    rows = [row, {("question" if key == "question" else typo if key == name else key): value for key, value in row.items()}]
+    rows[1]["question"] = "r"
+    with pytest.raises(ValueError, match=f"the table, row 2: no '{name}', which other rows have, but '{typo}'"):
+        load_problems(rows)
+
+
+def test_rows_may_have_columns_of_their_own() -> None:
+    rows = [
+        {"question": "p", "answer": "1", "answers": ["1"]},
+        {"question": "q", "answers": ["2"]},
+        {"question": "r", "source": "x"},
+    ]
+    assert [p.answer for p in load_problems(rows)] == ["1", None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "place"),
+    [
+        ("a.jsonl", '{"question": "p"}\n{"question": "q", "answer": 1, "answer": 2}', "line 2"),
+        ("a.json", '[{"question": "q", "answer": 1, "answer": 2}]', "a.json"),
+        ("a.jsonl", '{"question": "q", "choices": {"text": ["a", "b"], "text": ["b", "a"]}}', "line 1"),
+    ],
+)
+def test_a_key_that_stands_twice_in_an_object_is_refused(name: str, data: str, place: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{place}: an object has the key '(answer|text)' twice"):
+        load_problems(write(tmp_path / name, data))
+
+
+@pytest.mark.parametrize("column", ["correct_option", "correct_choice", "answers", "gold"])
+def test_columns_that_look_like_answers_are_said_not_to_be_read(column: str) -> None:
+    with pytest.warns(UserWarning, match=f"no answers are read, from '{column}' neither"):
+        load_problems([{"question": "q", column: "A"}])
+
+
+@pytest.mark.parametrize("source", ["x" * 5000, "a\0b", "no/such.csv"])
+def test_a_text_that_is_no_path_is_no_file(source: str) -> None:
+    with pytest.raises(FileNotFoundError, match="no problems at"):
+        load_problems(source)

@@ -47,6 +47,15 @@ from tl_l2norm.tasks.verifiers import is_correct
         ("We add.\nThe answer is 12.", "12"),
         ("Final Answer: The final answer is $5$. I hope it is correct.", "$5$"),
         ("**Answer:** Paris", "Paris"),
+        ("**12**", "12"),
+        ("*Paris*", "Paris"),
+        ("12 (twelve)", "12"),
+        ("12 (cm)", "12 cm"),
+        ("about 12", "12"),
+        ("≈ 3.5 kg", "3.5 kg"),
+        ("about time", "about time"),
+        ("3 (mod 5)", "3 (mod 5)"),
+        ("f(x)", "f(x)"),
     ],
 )
 def test_the_final_answer_of_what_is_written(written: Any, answer: str | None) -> None:

@@ -219,3 +219,30 @@ def test_a_failed_report_leaves_the_old_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         report(make_results(1), path=path, layer=9)
     assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize("temperature", [None, 0.0, 0.8])
+def test_a_response_that_is_given_twice_is_refused(tmp_path: Path, temperature: float | None) -> None:
+    source = {"temperature": temperature, "seed": 5}
+    results = [
+        dataclasses.replace(r, trace=dataclasses.replace(r.trace, provenance=dataclasses.replace(r.trace.provenance, **source)))
+        for r in make_results(3)
+    ]
+    assert summary(results)
+    for twice in ([*results, *results], [*results, results[2]]):
+        with pytest.raises(ValueError, match="is given twice"):
+            report(twice, path=tmp_path / "r.html")
+        with pytest.raises(ValueError, match="is given twice"):
+            summary(twice)
+
+
+def test_samples_of_a_problem_are_told_apart_by_their_seeds() -> None:
+    results = [
+        dataclasses.replace(
+            r, trace=dataclasses.replace(r.trace, provenance=dataclasses.replace(p, temperature=1.0, seed=seed))
+        )
+        for seed in (1, 2)
+        for r in make_results(3)
+        for p in [r.trace.provenance]
+    ]
+    assert "100%" not in summary(results) and len({id(r.trace) for r in results}) == 12

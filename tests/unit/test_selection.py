@@ -34,14 +34,20 @@ def trace_of_response(*norms: Sequence[float], **fields: Any) -> Trace:
 
 
 def completion(
-    *norms: Sequence[float], prompt: int = 0, sample: int = 0, text: str = "", trace: Trace | None = None, **fields: Any
+    *norms: Sequence[float],
+    prompt: int = 0,
+    sample: int = 0,
+    text: str = "",
+    asked: str = "",
+    trace: Trace | None = None,
+    **fields: Any,
 ) -> Completion:
     """A response with these norms [layer][pos], and one more token that was never read back."""
     trace = trace_of_response(*norms) if norms else trace
     n_tokens = fields.pop("n_tokens", len(norms[0]) + 1 if norms else 1)
     defaults: dict[str, Any] = {"logprobs": None, "self_certainty": None}
     return Completion(
-        prompt="?",
+        prompt=asked,
         text=text,
         answer=text,
         prompt_tokens=(0,),
@@ -478,3 +484,36 @@ def test_problems_are_one_for_each_prompt() -> None:
         select(plain("a"), by="oracle")
     with pytest.raises(Unscorable, match="no problem has a known answer"):
         select(plain("a"), by="oracle", problems=[replace(SEVEN, answer=None)])
+
+
+EIGHT, NINE = (Problem(question=f"{a} +  {b} is What?", answer=str(a + b), family="sums") for a, b in ((3, 5), (3, 6)))
+
+
+def asked(*problems: Problem, template: str = "<|user|>\n{}<|assistant|>") -> list[Completion]:
+    """Two answers to each, the second of them right."""
+    return [
+        completion(prompt=i, sample=s, text=text, asked=template.format(problem.question))
+        for i, problem in enumerate(problems)
+        for s, text in enumerate(["0", str(problem.answer)])
+    ]
+
+
+@pytest.mark.parametrize("wrong", [[NINE, EIGHT], [EIGHT, EIGHT], [NINE, NINE], [SEVEN, NINE]])
+def test_problems_that_are_not_what_the_prompts_ask_are_refused(wrong: list[Problem]) -> None:
+    rows = asked(EIGHT, NINE)
+    assert chosen(rows, "oracle", problems=[EIGHT, NINE]) == [1, 1]
+    for use in (lambda: score_table(rows, problems=wrong), lambda: select(rows, by="majority", problems=wrong)):
+        with pytest.raises(ValueError, match="give problems in the order of the prompts"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "change", [str.lower, str.upper, lambda text: " ".join(text.split()), lambda text: f"Q: 1 + 1? A: 2. Q: {text}"]
+)
+def test_a_prompt_may_write_its_question_in_another_way(change: Any) -> None:
+    rows = [replace(row, prompt=change(row.prompt)) for row in asked(EIGHT, NINE)]
+    assert chosen(rows, "oracle", problems=[EIGHT, NINE]) == [1, 1]
+
+
+def test_where_no_text_of_the_prompts_is_known_problems_are_taken_in_their_order() -> None:
+    assert chosen([replace(row, prompt="") for row in asked(EIGHT, NINE)], "oracle", problems=[NINE, EIGHT]) == [0, 0]

@@ -333,3 +333,11 @@ def test_features_of_one_layer_leave_the_others_out() -> None:
     features = dataclasses.replace(chosen(0), latents={1: (), 3: (0,)}, saes={1: "by hand", 3: "by hand"})
     points = bound_points(*both_modes(8, make), features)
     assert points["layer"].unique().tolist() == [3] and len(points) == 8
+
+
+def test_points_that_are_given_twice_are_refused() -> None:
+    direct = np.linspace(10, 20, 12)
+    points = bound_points(*bound_traces(direct, direct + 1, 0.25 * direct), chosen(0))
+    for twice in (pd.concat([points, points]), pd.concat([points, points.iloc[3:4]]), pd.concat([points.iloc[-1:], points])):
+        with pytest.raises(ValueError, match="twice"):
+            bound_table(twice)

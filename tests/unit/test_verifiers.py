@@ -6,12 +6,15 @@ import threading
 from collections import Counter
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.answer_samples import EXPRESSIONS, MULTIPLE_CHOICE, NUMBERS, name_of, samples
+from tl_l2norm.core.errors import InputTypeError
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.verifiers import comparable_answer, extract_answer, is_correct
 
@@ -113,6 +116,24 @@ def test_expressions_are_judged_in_any_thread() -> None:
         "1 " * 5000,
         "1+" * 2000 + "1",
         "2^" * 1000,
+        "(10^9)!",
+        "(2^{40})!",
+        "\\Gamma(10^9)",
+        "((10!)!, 3)",
+        "(10^9)! < 3",
+        "\\binom{10^9}{5\\cdot 10^8}",
+        "\\gcd((10^9)!, 8)",
+        "(a+b+c+d+f+g+h+k+l)^{10}",
+        "".join(f"({letter}+1)" for letter in "xyzabcdfghjklmnpqrstu"),
+        "\\frac{1}{(a+b+c+d)^{10}(a-b)}",
+        "(\\sqrt2+\\sqrt3+\\sqrt5+\\sqrt7)^{2000}",
+        "(\\sin 1+\\cos 1+\\pi)^{200}",
+        "\\exp(\\exp(\\exp(100)))",
+        "\\lfloor (10^9)! \\rfloor",
+        "|\\binom{y}{1000}|",
+        "\\binom{1}{\\sqrt{2}}+\\binom{10^9}{\\frac12}",
+        "e^{e^{e^{e^e}}}",
+        "\\begin{pmatrix}a&b\\\\c&d\\end{pmatrix}^{99}",
     ],
 )
 def test_no_expression_takes_for_ever(bomb: str) -> None:
@@ -123,7 +144,25 @@ def test_no_expression_takes_for_ever(bomb: str) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    [" ", "= ", "1 ", "$", "\\(", "answer is ", "**", "{", "\\boxed{", "(A) ", "A. Mars\n", "not ", "1/2 or ", "12,", "1_000"],
+    [
+        " ",
+        "= ",
+        "1 ",
+        "$",
+        "\\(",
+        "answer is ",
+        "**",
+        "{",
+        "\\boxed{",
+        "(A) ",
+        "A. Mars\n",
+        "not ",
+        "1/2 or ",
+        "12,",
+        "1_000",
+        "\n",
+        "no, ",
+    ],
 )
 def test_no_response_takes_for_ever(unit: str) -> None:
     for asked in (problem("1/2"), problem("\\sqrt{2}"), problem("12 cm"), problem("C"), MULTIPLE_CHOICE):
@@ -313,3 +352,194 @@ def test_free_text_is_what_it_is_said_to_be(name: str) -> None:
         f"**{name}** is not far from **Rome**.",
     ):
         assert is_correct(asked, response) is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "question", "right", "wrong"),
+    [
+        ("10^{-20}", "?", ["$10^{-20}$", "$\\frac{1}{10^{20}}$"], ["$10^{-30}$", "0"]),
+        ("1/2^{60}", "?", ["$2^{-60}$", "1/1152921504606846976"], ["$1/2^{61}$", "1/1152921504606846977"]),
+        ("1/52!", "?", ["$\\frac{1}{52!}$"], ["$1/51!$"]),
+        ("(10^{-20}, 1)", "?", ["$(10^{-20}, 1)$"], ["$(10^{-30}, 1)$"]),
+        ("x+10^{-20}", "?", ["$10^{-20}+x$"], ["$x+10^{-30}$", "$x$"]),
+        ("|x|", "?", ["$|x|$"], ["$x$", "$-x$"]),
+        ("f'(x)=2x", "?", ["$f'(x)=2x$", "$2x$"], ["$f'(x)=3x$"]),
+        ("1 2 3", "?", ["1 2 3", "$1, 2, 3$"], ["123", "1 2 4", "6"]),
+        ("1,2,2", "?", ["$2,1,2$"], ["$1,2$", "$1,1,2$"]),
+        ("a=1, b=2", "?", ["$a=1, b=2$"], ["$2, 1$", "$a=2, b=1$", "1"]),
+        ("x+y=3", "?", ["$x+y=3$", "$y+x=3$"], ["3", "$x-y=3$"]),
+        ("[0,1)\\cup(2,3]", "?", ["$(2,3]\\cup[0,1)$"], ["$[0,1]\\cup(2,3]$"]),
+        ("½", "?", ["1/2", "½", "0.5"], ["⅓", "2"]),
+        ("343", "?", ["3.43 × 10²", "$7^3$"], ["3.43 × 10³", "34.3 × 10²"]),
+    ],
+)
+def test_values_are_equal_exactly_and_in_their_order(answer: str, question: str, right: list[str], wrong: list[str]) -> None:
+    judged_alike(problem(answer, question), right, wrong)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("\\sqrt2", ["\\sqrt{2}", "\\frac{2}{\\sqrt2}", "1.4142136"], ["\\sqrt2+10^{-20}", "1.414", "-\\sqrt2"]),
+        ("e^{-50}", ["\\frac{1}{e^{50}}"], ["e^{-60}", "0"]),
+        ("\\cos(\\pi/5)", ["\\frac{1+\\sqrt5}{4}"], ["\\frac{1+\\sqrt5}{5}"]),
+        ("{1,2}", ["\\{2,1\\}"], ["(1,2)", "[1,2]"]),
+        ("(1,2)", ["(1,2)"], ["\\{1,2\\}", "[1,2]", "(2,1)"]),
+        ("1 < x < 2", ["(1,2)", "2 > x > 1"], ["[1,2]", "1 < x"]),
+        ("n(n-1)/2", ["\\binom{n}{2}"], ["\\binom{n}{3}"]),
+        ("x+y=3", ["2x+2y=6", "x = 3-y"], ["x+y=6", "x+y<3"]),
+        ("2x < 3", ["3 > 2x", "4x < 6"], ["2x > 3", "-2x < -3"]),
+    ],
+)
+def test_values_are_equal_however_they_are_written(answer: str, right: list[str], wrong: list[str]) -> None:
+    for value in right:
+        assert is_correct(problem(answer), f"\\boxed{{{value}}}") is True, value
+    for value in wrong:
+        assert is_correct(problem(answer), f"\\boxed{{{value}}}") is False, value
+
+
+def test_a_decimal_of_a_number_is_right_from_six_digits_on() -> None:
+    assert is_correct(problem("\\pi"), "\\boxed{3.14159}") and not is_correct(problem("\\pi"), "\\boxed{3.1416}")
+    assert is_correct(problem("\\frac13"), "\\boxed{0.333333}") and not is_correct(problem("\\frac14"), "\\boxed{0.2500001}")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("cm", "m"), ("m/s", "km/h"), ("cm^2", "cm^3"), ("hours", "minutes"), ("dollars", "cents"), ("kg", "g")],
+)
+def test_a_unit_is_not_contradicted_however_it_is_written(one: str, other: str) -> None:
+    def written(unit: str) -> list[str]:
+        name, caret, power = unit.partition("^")
+        forms = [f"5\\text{{ {name}}}", f"5\\ \\text{{{name}}}", f"5\\,\\mathrm{{{name}}}", f"$5$ {name}", f"5 {name}"]
+        return [form + caret + power for form in forms]
+
+    for reference in written(one):
+        asked = problem(reference)
+        assert all(is_correct(asked, f"\\boxed{{{form}}}") for form in [*written(one), "5"])
+        assert not any(is_correct(asked, f"\\boxed{{{form}}}") for form in written(other))
+        assert not any(is_correct(asked, f"The answer is {form}.") for form in written(other))
+
+
+CORRECTIONS = [
+    "The answer is {}. Actually no, it is {}.",
+    "The answer is {}. Wait, I made a mistake. It should be {}.",
+    "The answer is {}. Correction: {}",
+    "The answer is {}. Sorry, {}",
+    "\\boxed{{{}}}\nOn second thought, {}.",
+    "The answer is {}. Hmm, let me redo this. It is {}.",
+    "The answer is {}. That's not right: it is {}.",
+]
+
+
+@pytest.mark.parametrize("response", CORRECTIONS)
+@pytest.mark.parametrize(("first", "second"), [("343", "344"), ("$\\sqrt{3}$", "$\\sqrt{5}$"), ("B", "D"), ("7 cm", "9 cm")])
+def test_a_correction_counts_and_not_what_it_corrects(response: str, first: str, second: str) -> None:
+    said = response.format(first, second)
+    assert is_correct(problem(first), said) is False
+    assert is_correct(problem(second), said) is True
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        *("I doubt that the answer is {}.", "It's impossible that the answer is {}.", "I don't think the answer is {}."),
+        *("The answer is {}. That is wrong.", "The answer is {}. No, it isn't.", "The answer is {}? No."),
+    ],
+)
+@pytest.mark.parametrize("value", ["343", "$\\sqrt{3}$", "B", "Paris"])
+def test_what_is_taken_back_is_no_answer(response: str, value: str) -> None:
+    assert is_correct(problem(value), response.format(value)) is False
+
+
+@pytest.mark.parametrize("response", ["All but {}", "everything except {}", "{} is eliminated.", "{} has been ruled out."])
+def test_a_choice_that_is_left_out_is_none(response: str) -> None:
+    for letter in "ABCD":
+        assert extract_answer(problem(letter), response.format(letter)) is None
+
+
+def test_an_answer_that_is_confirmed_stands() -> None:
+    for response in (
+        "The answer is 343. I am sure.",
+        "Wait, 344? No, 7*7*7 = 343.",
+        "The answer is 343. Let me verify: 7^3 = 343.",
+    ):
+        assert is_correct(problem("343"), response) is True
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("12\\pi", "$12\\sqrt{2}$", "12\\frac{1}{2}", "12 ± 1", "12 mod 5", "12 choose 3", "12 times 3", "< 12", "≠ 12"),
+        *("12 squared", "12M", "12 bn", "12 lakh", "half of 12", "the square root of 12", "twice 12", "12 or more"),
+        *("12 and a half", "$12!$", "12% of 30", "12 x", "12(x+1)", "\\pm 12", "f(12)"),
+    ],
+)
+def test_a_number_in_more_mathematics_is_not_the_number(given: str) -> None:
+    assert is_correct(problem("12"), f"The answer is {given}.") is False
+    assert is_correct(problem("12"), f"\\boxed{{{given.strip('$')}}}") is False
+
+
+@pytest.mark.parametrize(
+    "said", ["12 (twelve)", "12, because 3*4 = 12", "12 times a year", "exactly 12", "12!", "12 in total", "<b>12</b>", "12"]
+)
+def test_a_number_among_words_is_the_number(said: str) -> None:
+    assert is_correct(problem("12"), f"The answer is {said}") is True
+    assert is_correct(problem("12"), "Half of 24 is 12.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("0.5", ["0,5"], ["5", "5,0"]),
+        ("1234.56", ["1.234,56", "1.234,56 €"], ["1,234", "1.234,57"]),
+        ("12.5%", ["12,5 %", "12,5%"], ["1,25 %", "125 %"]),
+        ("1234", ["1,234"], ["1.234", "1,23"]),
+        ("5", ["5"], ["0,5", "12,5 %"]),
+    ],
+)
+def test_a_decimal_comma_is_read_where_nothing_else_is_meant(answer: str, right: list[str], wrong: list[str]) -> None:
+    judged_alike(problem(answer), right, wrong)
+    assert not is_correct(problem("1,2"), "The answer is 1.2.")
+
+
+@pytest.mark.parametrize("given", ["1/2", "1.5", "1,500", "0.1", "1 + 2", "1%", "$1^2$", "-1", "√1", "2/1"])
+def test_an_options_number_within_another_is_no_choice(given: str) -> None:
+    asked = problem("B", "Which?\nA. 5\nB. 1\nC. 3")
+    assert is_correct(asked, f"The answer is {given}") is False
+    assert is_correct(asked, "The answer is 1.") and is_correct(asked, "**1**")
+
+
+def test_a_thought_between_spaces_is_no_answer() -> None:
+    assert is_correct(problem("12"), "The answer is 12. </think> 13") is False
+    assert is_correct(problem("13"), "The answer is 12. </think> 13") is True
+    assert is_correct(problem("12"), "Sure! <think> let me see. The answer is 12") is False
+    for named in ("The <think> tag is not needed.", "I write no `<think>` here.", "Without the tag </think> it is short."):
+        assert is_correct(problem("12"), f"{named} The answer is 12.") is True
+
+
+@pytest.mark.parametrize("said", ["no", 0.01, float("nan"), 1, [], np.array([True])])
+def test_a_verdict_that_is_none_is_refused(said: Any) -> None:
+    asked = Problem(question="?", answer=None, family="custom", verify=lambda given: said)
+    with pytest.raises(InputTypeError, match="must return True, False or None"):
+        is_correct(asked, "12")
+
+
+@pytest.mark.parametrize("said", [True, False, None, np.bool_(True)])
+def test_a_verdict_of_ones_own_counts(said: Any) -> None:
+    asked = Problem(question="?", answer=None, family="custom", verify=lambda given: said)
+    assert is_correct(asked, "12") is (None if said is None else bool(said))
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    with pytest.raises(TypeError, match="verify"):
+        Problem(question="?", answer="12", family="custom", verify=5)  # type: ignore[arg-type]
+    for asked, said in ((None, "12"), ("?", "12"), (problem("12"), None), (problem("12"), 12), (problem("12"), problem("12"))):
+        with pytest.raises(TypeError):
+            is_correct(asked, said)  # type: ignore[arg-type]
+
+
+def test_what_holds_an_answer_is_judged_by_it() -> None:
+    class Said:
+        answer = "The answer is 12."
+
+    assert is_correct(problem("12"), Said()) is True and is_correct(problem("13"), Said()) is False

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tl_l2norm.core.arguments import one_or_several
-from tl_l2norm.core.errors import InputError, InputTypeError
-from tl_l2norm.core.trace import HasTrace
-
-if TYPE_CHECKING:
-    from tl_l2norm.tasks.results import Result
+from tl_l2norm.core.arguments import as_names
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.tasks.results import Result, results_of
 
 MUCH_CUT_OFF = 0.2
 """Share of a mode's responses that were cut off, above which a report begins with it."""
@@ -20,8 +16,11 @@ MUCH_CUT_OFF = 0.2
 _Z = 1.959963984540054  # 97.5% point of the standard normal
 
 
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95% score interval of a proportion (Wilson, 1927); unlike the bootstrap it has a width at 0 and at 1."""
+def wilson_interval(successes: int | float, n: int) -> tuple[float, float]:
+    """95% score interval of a proportion (Wilson, 1927); unlike the bootstrap it has a width at 0 and at 1.
+
+    Successes are a sum of shares where a unit was tried several times.
+    """
     if n < 1 or not 0 <= successes <= n:
         raise InputError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
     p, z2 = successes / n, _Z**2
@@ -33,17 +32,18 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str] = ("mode",)) -> pd.DataFrame:
     """Share of correct answers with its 95% Wilson interval, grouped by any of mode, family and level.
 
+    A problem counts once: several responses to it by the share of them that is right.
+
     Columns: those of `by`, then accuracy, low, high, n (problems with a known answer), not_direct (share of direct responses
     that were not direct; NaN in thinking mode) and cut_off (share that ran into max_new_tokens). Accuracy is NaN where no
     answer is known.
     """
-    results, by = one_or_several(results, HasTrace), one_or_several(by, str)
+    results, by = results_of(results), as_names("by", by)
     if not results:
         raise InputError("no results given")
-    if odd := [r for r in results if not (hasattr(r, "problem") and hasattr(r, "mode"))]:
-        raise InputTypeError(f"accuracy is of results, as run_modes returns them, got {odd[0]!r:.80}")
     rows = [
         {
+            "problem": r.problem.id,
             "mode": r.mode,
             "family": r.problem.family,
             "level": r.problem.level,
@@ -53,16 +53,15 @@ def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str
         }
         for r in results
     ]
-    if unknown := set(by) - {"mode", "family", "level"}:
-        raise InputError(f"can't group by {sorted(unknown)}: give any of mode, family, level")
+    if not by or set(by) - {"mode", "family", "level"}:
+        raise InputError(f"can't group by {list(by)}: give any of mode, family, level")
     groups = pd.DataFrame(rows).groupby(list(by), sort=True)
     return pd.DataFrame([_row(dict(zip(by, key, strict=True)), group) for key, group in groups])
 
 
 def _row(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
-    known = group["correct"].dropna().astype(bool)
-    checked = group["direct"].dropna().astype(bool)
-    low, high = wilson_interval(int(known.sum()), len(known)) if len(known) else (float("nan"), float("nan"))
+    known, checked, cut_off = (_by_problem(group, name) for name in ("correct", "direct", "cut_off"))
+    low, high = wilson_interval(float(known.sum()), len(known)) if len(known) else (float("nan"), float("nan"))
     return {
         **key,
         "accuracy": known.mean() if len(known) else float("nan"),
@@ -70,8 +69,14 @@ def _row(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
         "high": high,
         "n": len(known),
         "not_direct": 1 - checked.mean() if len(checked) else float("nan"),
-        "cut_off": group["cut_off"].mean(),
+        "cut_off": cut_off.mean(),
     }
+
+
+def _by_problem(group: pd.DataFrame, name: str) -> pd.Series:  # type: ignore[type-arg]
+    """Share of each problem's responses of which something holds, where that is known."""
+    known = group.dropna(subset=[name])
+    return known[name].astype(float).groupby(known["problem"], sort=False).mean()
 
 
 def cut_off_warnings(accuracy: pd.DataFrame) -> list[str]:

@@ -87,3 +87,6 @@ def _require(outcomes: pd.DataFrame) -> None:
         raise InputError(f"the outcomes lack {sorted(missing)}: give what suppress_and_ask returned")
     if outcomes.empty:
         raise InputError("no outcomes given")
+    if (twice := outcomes.duplicated(["arm", "quantile", "prompt"])).any():
+        row = outcomes[twice].iloc[0]
+        raise InputError(f"the outcomes hold problem {row['prompt']!r} in arm {row['arm']!r} twice: give those of one run")

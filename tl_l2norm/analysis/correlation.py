@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 
 from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
+from tl_l2norm.core.arguments import as_names
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.resampling import RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
@@ -33,7 +34,7 @@ def correlation_table(
     traces: TracesLike,
     features: Latents,
     *,
-    quantities: Sequence[str] = METRIC_NAMES,
+    quantities: str | Sequence[str] = METRIC_NAMES,
     tokens: Tokens = "read",
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -62,7 +63,7 @@ def correlation_table(
         ValueError: traces that can't be compared, fewer than 8 prompts, or a quantity that is the same at every token of a
             layer.
     """
-    traces = traces_of(traces)
+    traces, quantities = traces_of(traces), as_names("quantities", quantities)
     require_comparable(traces)
     groups = by_prompt(traces)
     require_prompts(len(groups))

@@ -12,8 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tl_l2norm.analysis.dynamics import amplification
-from tl_l2norm.analysis.pairing import Tokens, meant, mode_means, pair_modes, require_same_prompts, weighted_mean
+from tl_l2norm.analysis.pairing import (
+    Tokens,
+    meant,
+    mode_means,
+    pair_modes,
+    require_mode,
+    require_modes,
+    require_same_prompts,
+    weighted_mean,
+)
 from tl_l2norm.analysis.quantities import Latents, values
+from tl_l2norm.core.arguments import check_text
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Estimate, bootstrap, bootstrap_mean, estimate
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
@@ -110,11 +120,13 @@ def layer_curve(
         resamples: how many.
 
     Raises:
-        ValueError: no traces, traces that are not comparable, none with a response, a quantity that was not recorded, or
-            prompts that the features were chosen on.
+        ValueError: no traces, traces that are not comparable or labelled as of the other mode, none with a response, a
+            quantity that was not recorded, or prompts that the features were chosen on.
     """
+    check_text("mode", mode)
     chosen = traces_of(traces)
     require_comparable(chosen)
+    require_mode(chosen, mode, f"the curve of mode={mode!r}", "give those of one mode, and its name")
     if quantity in ("feature_sum", "reasoning_sum") and all(trace.features for trace in chosen):
         chosen = tuple(trace.select([layer for layer in trace.layers if layer in trace.features]) for trace in chosen)
         require_comparable(chosen)
@@ -150,20 +162,23 @@ def compare_late(
     A prompt without a response token in either mode is left out; `difference.n` says how many are left.
 
     Raises:
-        ValueError: traces that are not comparable, modes whose prompts differ, or no late layer recorded.
+        ValueError: traces that are not comparable or say that they are of the other mode, modes whose prompts differ, no late
+            layer recorded, or no prompt with response tokens in both modes.
     """
     think, direct = traces_of(think), traces_of(direct)
     require_comparable([*think, *direct])
+    require_modes(think, direct)
     think, direct = ([trace.select("late") for trace in traces] for traces in (think, direct))
     by_think, by_direct = _by_prompt(think, "l2_norm", tokens), _by_prompt(direct, "l2_norm", tokens)
     require_same_prompts(by_think, by_direct)
     both = np.array([[by_think[prompt], by_direct[prompt]] for prompt in by_think])  # [prompt, mode, layer]
     late = both.mean(-1)
     held = both[~np.isnan(late).any(1)]
-    nothing = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
+    if not len(held):
+        raise Unmeasurable("no prompt has response tokens in both modes: collect over prompts with responses, or use generate")
     return LateComparison(
         difference=estimate(late[:, 0] - late[:, 1], seed=seed, resamples=resamples),
-        ratio=bootstrap(held, amplification, seed=seed, resamples=resamples) if len(held) else nothing,
+        ratio=bootstrap(held, amplification, seed=seed, resamples=resamples),
         layers=think[0].layers,
         tokens=tokens,
         seed=seed,

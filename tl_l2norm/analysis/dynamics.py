@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.core.arguments import one_or_several
+from tl_l2norm.core.arguments import as_names
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, bootstrap
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
@@ -58,7 +58,7 @@ def dynamics(
             missing.
     """
     think, direct = traces_of(think), traces_of(direct)
-    by = one_or_several(by, str)
+    by = as_names("by", by)
     if unknown := set(by) - set(_GROUPS):
         raise InputError(f"can't group by {sorted(unknown)}: give any of {', '.join(_GROUPS)}")
     pairs = pair_modes(think, direct)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.pairing import pair_modes
+from tl_l2norm.core.arguments import as_share
 from tl_l2norm.core.layers import Layers
 from tl_l2norm.core.resampling import RESAMPLES, Array, estimate
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
@@ -38,7 +39,7 @@ def high_norm_tokens(
     Raises:
         ValueError: modes with different prompts, or fewer than 8.
     """
-    think, direct = traces_of(think), traces_of(direct)
+    think, direct, share = traces_of(think), traces_of(direct), as_share("share", share)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
     found = np.array([np.mean([_shares(pair, share) for pair in members], axis=0) for members in pairs.values()])
     rows = []

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tl_l2norm.core.arguments import check_choice
 from tl_l2norm.core.errors import InputError, Unmeasurable
-from tl_l2norm.core.resampling import MIN_PROMPTS, Array
+from tl_l2norm.core.resampling import MIN_PROMPTS, Array, generator
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
+from tl_l2norm.text.prompts import Mode
 
 Tokens = Literal["read", "chosen"]
 """Which tokens stand for a response: its own, as they are read back, or those from which its tokens are chosen, one place
@@ -25,6 +26,9 @@ position in the sequence; those of the same token ids, each id with equal weight
 
 MATCHES: tuple[Match, ...] = get_args(Match)
 
+_MODES = get_args(Mode)
+_SHUFFLED = "shuffled"  # the label of traces whose modes are exchanged on purpose
+
 Pair = tuple[Trace, Trace]
 """Responses to one prompt: thinking, direct."""
 
@@ -33,14 +37,30 @@ def pair_modes(think: TracesLike, direct: TracesLike, *, least: int = MIN_PROMPT
     """Traces of both modes by prompt (the label "prompt"), every thinking one with every direct one of that prompt.
 
     Raises:
-        ValueError: traces that are not comparable or lack the label, modes with different prompts, or fewer than `least`.
+        ValueError: traces that are not comparable, lack the label or say that they are of the other mode, modes with different
+            prompts, or fewer than `least`.
     """
     think, direct = traces_of(think), traces_of(direct)
     require_comparable([*think, *direct])
+    require_modes(think, direct)
     groups = [by_prompt(traces) for traces in (think, direct)]
     require_same_prompts(groups[0], groups[1])
     require_prompts(len(groups[0]), least)
     return {prompt: [(t, d) for t in traces for d in groups[1][prompt]] for prompt, traces in groups[0].items()}
+
+
+def require_modes(think: Sequence[Trace], direct: Sequence[Trace]) -> None:
+    """Refuse traces that say by their label "mode" that they are of the other one, but for those of `shuffle_modes`."""
+    for mode, traces in (("think", think), ("direct", direct)):
+        require_mode(traces, mode, f"the {mode} traces", "give the thinking traces first, the direct ones second")
+
+
+def require_mode(traces: Sequence[Trace], mode: str, what: str, instead: str) -> None:
+    """Refuse traces that are labelled as of the other mode. A mode of another name, such as "suppressed", may hold any."""
+    for i, trace in enumerate(traces):
+        said = trace.labels.get("mode", mode)
+        if mode in _MODES and said in _MODES and said != mode and not trace.labels.get(_SHUFFLED):
+            raise InputError(f"{what}: trace {i} says by its label that its mode is {said!r}, not {mode!r}: {instead}")
 
 
 def require_same_prompts(think: Collection[object], direct: Collection[object]) -> None:
@@ -77,16 +97,19 @@ def require_prompts(n: int, least: int = MIN_PROMPTS, what: str = "prompts") -> 
 
 
 def shuffle_modes(think: TracesLike, direct: TracesLike, *, seed: int = 0) -> tuple[tuple[Trace, ...], tuple[Trace, ...]]:
-    """The same traces with the modes of half of the prompts, drawn at random, exchanged: a control without effect of mode."""
+    """The same traces with the modes of half of the prompts, drawn at random, exchanged: a control without effect of mode.
+
+    They keep the labels of their own modes, and get shuffled=True.
+    """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
-    order = np.random.default_rng(seed).permutation(len(pairs))
+    order = generator(seed).permutation(len(pairs))
     swapped = {prompt for i, prompt in zip(order, pairs, strict=True) if i < len(pairs) // 2}
     groups = [by_prompt(traces) for traces in (think, direct)]
     sides: tuple[list[Trace], list[Trace]] = ([], [])
     for prompt in pairs:
         for side, group in zip(sides, reversed(groups) if prompt in swapped else groups, strict=True):
-            side.extend(group[prompt])
+            side.extend(trace.with_labels(**{_SHUFFLED: True}) for trace in group[prompt])
     return tuple(sides[0]), tuple(sides[1])
 
 

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from tl_l2norm.analysis.correlation import MIN_TOKENS, pearson, unexplained
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, interval
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, generator, interval
 
 PRESSURE_PAIRS = (("pressure", "p_true"), ("pressure", "l2_norm"), ("l2_norm", "p_true"))
 
@@ -75,7 +75,7 @@ def _within(own: pd.DataFrame, first: str, second: str) -> tuple[float, float]:
 
 
 def _over_prompts(means: Array, seed: int, resamples: int) -> Estimate:
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     chosen = rng.integers(0, len(means), size=(resamples, len(means)))
     ranks = rankdata(means[chosen], axis=1)
     whole = rankdata(means, axis=0)

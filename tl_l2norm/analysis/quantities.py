@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_l2norm.core.arguments import check_text
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import did_you_mean
 from tl_l2norm.core.trace import Trace
@@ -39,6 +40,7 @@ def values(trace: Trace, quantity: str, reasoning: Latents | None = None) -> Flo
     Raises:
         ValueError: a quantity that is not known or was not recorded, or "reasoning_sum" without features.
     """
+    check_text("quantity", quantity)
     if quantity == "l2_norm":
         return trace.l2_norms
     if quantity == "reasoning_sum":

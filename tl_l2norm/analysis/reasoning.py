@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tl_l2norm.analysis.pairing import Match, Pair, Tokens, by_prompt, pair_modes, require_prompts, token_weights
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 FDR = 0.05
@@ -236,7 +236,7 @@ def paired_effect(differences: Array) -> Array:
 
 
 def _half(prompts: Sequence[str], seed: int) -> frozenset[str]:
-    order = np.random.default_rng(seed).permutation(sorted(prompts))
+    order = generator(seed).permutation(sorted(prompts))
     return frozenset(order[: len(order) // 2].tolist())
 
 

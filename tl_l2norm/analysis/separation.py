@@ -10,7 +10,7 @@ from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.errors import Unmeasurable
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, generator
 from tl_l2norm.core.trace import TracesLike, traces_of
 
 
@@ -65,7 +65,7 @@ def family_separation(
 def _nearest_mean(x: Array, classes: NDArray[np.intp], seed: int) -> int:
     """How many are guessed right, each half from the other."""
     fold = np.zeros(len(x), dtype=int)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     for c in np.unique(classes):
         at = rng.permutation(np.flatnonzero(classes == c))
         fold[at[::2]] = 1

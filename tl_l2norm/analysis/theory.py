@@ -13,12 +13,14 @@ from torch import Tensor
 from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, mode_means, pair_modes, require_prompts
 from tl_l2norm.analysis.reasoning import ReasoningFeatures
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.resampling import (
     MIN_PROMPTS,
     RESAMPLES,
     Array,
     Estimate,
     estimate,
+    generator,
     interval,
     prompt_weights,
 )
@@ -83,6 +85,8 @@ def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPL
         One row per layer: layer, n (prompts), premise (share with a larger thinking norm), premise_low, premise_high (Wilson),
         n_premise, c1, c2, r2 (squared correlation of left and right), r2_low, r2_high (NaN below 8 such prompts), seed, model.
     """
+    if points.duplicated(["prompt", "layer"]).any():
+        raise InputError("the points hold a prompt twice at the same layer: give what bound_points returned, once")
     rows = []
     for layer, group in points.groupby("layer", sort=True):
         holds = group["premise"].to_numpy(dtype=bool)
@@ -126,7 +130,7 @@ def decoder_cosine(directions: Float[Tensor, "d_sae d_model"], *, seed: int = 0)
     """Mean absolute cosine between different decoder directions (A1); over 8,192 drawn ones where there are more."""
     n = len(directions)
     if n > _MOST_DIRECTIONS:
-        chosen = torch.from_numpy(np.random.default_rng(seed).choice(n, _MOST_DIRECTIONS, replace=False))
+        chosen = torch.from_numpy(generator(seed).choice(n, _MOST_DIRECTIONS, replace=False))
         directions, n = directions[chosen.to(directions.device)], _MOST_DIRECTIONS
     if n < 2:
         return float("nan")

@@ -11,7 +11,7 @@ from tl_l2norm.analysis.dynamics import amplification
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.errors import Unmeasurable
-from tl_l2norm.core.resampling import RESAMPLES, Array, interval, prompt_weights
+from tl_l2norm.core.resampling import RESAMPLES, Array, generator, interval, prompt_weights
 from tl_l2norm.core.trace import TracesLike, traces_of
 
 
@@ -87,7 +87,7 @@ def _trend(x: Array, y: Array, families: NDArray[np.intp], seed: int, resamples:
     found = interval(rho, correlate(x, y, prompt_weights(len(x), seed=seed, resamples=resamples)), len(x))
     if np.isnan(rho):  # the levels follow from the lengths
         return {"rho": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "n": len(x)}
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     order = np.argsort(families, kind="stable")
     keys = np.sort(families)[None] + rng.random((resamples, len(x)))
     shuffled = np.empty((resamples, len(x)))

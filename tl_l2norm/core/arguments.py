@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
-
-import numpy as np
 
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.layers import did_you_mean
@@ -20,19 +21,29 @@ OnePerRow = Integer | Iterable[Integer]
 """An integer for each sequence, as a list, an array or a tensor; one alone for one sequence."""
 
 
-def as_integer(name: str, value: Any, *, least: int | None = None) -> int:
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def as_integer(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
     """An integer, of NumPy or torch too; a bool or a float isn't one.
 
     Raises:
         TypeError: of another kind.
-        ValueError: too small.
+        ValueError: too small or too large.
     """
     found = _index(value)
     if found is None:
         raise InputTypeError(f"{name} must be an integer{_at_least(least)}, got {_shown(value)}")
     if least is not None and found < least:
         raise InputError(f"{name} must be at least {least}, got {found}")
+    if most is not None and found > most:
+        raise InputError(f"{name} must be at most {most:,}, got {found}")
     return found
+
+
+def as_seed(value: Any, name: str = "seed") -> int:
+    """What random numbers are drawn by: an integer from 0 on."""
+    return as_integer(name, value, least=0)
 
 
 def as_integers(name: str, given: Any) -> list[int]:
@@ -55,10 +66,61 @@ def as_number(name: str, value: Any, expected: str = "a number") -> float:
         raise InputTypeError(f"{name} must be {expected}, got {_shown(value)}") from error
 
 
+def as_share(name: str, value: Any) -> float:
+    """A number between 0 and 1, as a float."""
+    number = as_number(name, value, "between 0 and 1")
+    if not 0 <= number <= 1:
+        raise InputError(f"{name} must be between 0 and 1, got {value}")
+    return number
+
+
 def check_share(name: str, value: Any) -> None:
     """Refuse what is not between 0 and 1."""
-    if not 0 <= as_number(name, value, "between 0 and 1") <= 1:
-        raise InputError(f"{name} must be between 0 and 1, got {value}")
+    as_share(name, value)
+
+
+def as_path(name: str, value: Any) -> Path:
+    """A path, given as one or as text."""
+    if not isinstance(value, str | os.PathLike):
+        raise InputTypeError(f"{name} must be a path, got {_shown(value)}")
+    return Path(value)
+
+
+def check_text(name: str, value: Any) -> None:
+    """Refuse what is no text, and half characters, which JSON can hold and UTF-8 can't."""
+    if not isinstance(value, str):
+        raise InputTypeError(f"{name} must be text, got {_shown(value)}")
+    if half := _SURROGATE.search(value):
+        raise InputError(
+            f"{name} holds a lone surrogate, {half[0]!a}, half a character: mend it where it is read, as in "
+            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        )
+
+
+def as_names(name: str, given: Any) -> tuple[str, ...]:
+    """Names, one or several, each once."""
+    found = one_or_several(given, str) if _is_listed(given) else (given,)
+    if odd := [one for one in found if not isinstance(one, str)]:
+        raise InputTypeError(f"{name} must be a name or a list of names, got {_shown(odd[0])}")
+    return tuple(dict.fromkeys(found))
+
+
+def check_listed(name: str, given: Any, expected: str) -> None:
+    """Refuse what iterates over something else than is meant: the numbers of bytes, the keys of a dict, a table's columns."""
+    if not _is_listed(given):
+        raise InputTypeError(f"{name} must be {expected}, got {_shown(given)}")
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Refuse what can't be called."""
+    if not callable(value):
+        raise InputTypeError(f"{name} must be a function, got {_shown(value)}")
+
+
+def check_progress(value: Any) -> None:
+    """Refuse what is neither a flag nor the name of a progress bar."""
+    if not isinstance(value, str):
+        check_flag("progress", value)
 
 
 def check_count(name: str, value: Any, least: int) -> None:
@@ -116,8 +178,16 @@ def as_labels(given: Any, n: int, what: str = "sequences") -> list[dict[str, Any
 
 
 def plain_labels(labels: Mapping[str, Any]) -> dict[str, Any]:
-    """Labels with Python's own scalars for NumPy's, which no file of ours could hold."""
-    return {str(name): value.item() if isinstance(value, np.generic) else value for name, value in labels.items()}
+    """Labels with Python's own scalars for NumPy's and torch's, which no file of ours could hold.
+
+    Raises:
+        TypeError: what is no scalar, and would have no place in a table or a file.
+    """
+    found = {str(name): value.item() if _is_scalar_array(value) else value for name, value in labels.items()}
+    for name, value in found.items():
+        if not (value is None or isinstance(value, str | int | float)):
+            raise InputTypeError(f"a label is a text, a number, True or False: {name!r} is {_shown(value)}")
+    return found
 
 
 def _index(value: Any) -> int | None:
@@ -128,6 +198,14 @@ def _index(value: Any) -> int | None:
         return operator.index(value)
     except TypeError:
         return None
+
+
+def _is_scalar_array(value: Any) -> bool:
+    return hasattr(value, "item") and getattr(value, "ndim", None) == 0
+
+
+def _is_listed(given: Any) -> bool:
+    return not (isinstance(given, bytes | bytearray | Mapping) or hasattr(given, "columns"))
 
 
 def _is_bool(value: Any) -> bool:

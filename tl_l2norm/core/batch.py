@@ -172,9 +172,15 @@ class Batch:
         """All that is remembered, by its key."""
         return {key: value for key, (value, _, _) in self._memory.items()}
 
-    def next_pass(self, n_pos: int, real: Bool[Tensor, "batch pos"] | None = None) -> Pass:
-        """A forward pass over the next columns starts; `real` where its mask says more than padding on the left."""
-        found = Pass(self, n_pos, real)
+    def next_pass(self, n_pos: int, real: Bool[Tensor, "batch pos"] | None = None, *, padded: bool = True) -> Pass:
+        """A forward pass over the next columns starts.
+
+        Args:
+            n_pos: how many.
+            real: where its mask says more than padding on the left.
+            padded: False where it is known that no column is padding, as at a step of decoding.
+        """
+        found = Pass(self, n_pos, real, padded)
         self.rows.position = self.rows.position + n_pos
         return found
 
@@ -214,8 +220,8 @@ def _never(rows: Rows, device: torch.device) -> Tensor:
 class Pass:
     """One forward pass over a batch."""
 
-    def __init__(self, batch: Batch, n_pos: int, real: Bool[Tensor, "batch pos"] | None = None) -> None:
-        self.batch, self.n_pos = batch, n_pos
+    def __init__(self, batch: Batch, n_pos: int, real: Bool[Tensor, "batch pos"] | None, padded: bool) -> None:
+        self.batch, self.n_pos, self.padded = batch, n_pos, padded
         self._start, self._given = batch.rows.position, real
         self._places: dict[torch.device, Places] = {}
 

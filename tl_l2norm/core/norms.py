@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.errors import InputError, InputTypeError
 
 SINK_RATIO = 5.0
 """A norm over this many times its layer's median is a massive activation (SmolLM2-135M: ordinary tokens stay under 2.5,
@@ -17,6 +17,8 @@ _CHUNK = 1 << 22  # elements: half precision is copied to float32 before it is r
 
 def l2_norms(stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes"]:
     """`||h||` over the last axis in float32 whatever the dtype: a float16 stream of norm 76,800 doesn't overflow."""
+    if not isinstance(stream, Tensor):
+        raise InputTypeError(f"l2_norms takes a tensor, got {type(stream).__name__}: torch.as_tensor(...) makes one")
     if stream.requires_grad:
         stream = stream.detach()
     if stream.dtype == torch.float32 or stream.numel() <= _CHUNK:

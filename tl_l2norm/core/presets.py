@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,19 @@ def kept_preset(model: Any) -> Preset | None:
     return found if isinstance(found, Preset) else None
 
 
-def sink_ratio_of(model: Any, given: Any = None) -> float:
-    """The run's sink ratio: what is given, else the model's preset, else `SINK_RATIO`."""
-    if given is None:
-        return (kept_preset(model) or Preset()).sink_ratio
-    return check_sink_ratio(given)
+def sink_ratio_of(model: Any, given: Any = None, *, of: Iterable[float | None] = ()) -> float:
+    """The run's sink ratio: what is given, else that of the traces that are handed in, else the model's preset's, else
+    `SINK_RATIO`.
+
+    Raises:
+        ValueError: traces of several, and none is given.
+    """
+    if given is not None:
+        return check_sink_ratio(given)
+    own = sorted({ratio for ratio in of if ratio is not None})
+    if len(own) > 1:
+        raise InputError(f"the traces were recorded with sink ratios {', '.join(f'{x:g}' for x in own)}: give sink_ratio=")
+    return own[0] if own else (kept_preset(model) or Preset()).sink_ratio
 
 
 def check_sink_ratio(given: Any) -> float:

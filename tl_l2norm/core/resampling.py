@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
+from tl_l2norm.core.arguments import as_integer, as_seed
 from tl_l2norm.core.errors import Unmeasurable
 
 Array = NDArray[np.float64]
 
 RESAMPLES = 2000
+_MOST_RESAMPLES = 1_000_000
 _QUANTILE: Literal["weibull"] = "weibull"  # unbiased far out, where numpy's default lies inwards
 
 MIN_PROMPTS = 8
@@ -85,7 +87,13 @@ def resampled_means(values: NDArray[np.floating], *, seed: int = 0, resamples: i
 
 def prompt_weights(n: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Array:
     """How often each of n prompts is drawn: [resamples, n]."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    resamples = as_integer("resamples", resamples, least=1, most=_MOST_RESAMPLES)
+    return generator(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+
+
+def generator(seed: int) -> np.random.Generator:
+    """Random numbers that the seed alone decides."""
+    return np.random.default_rng(as_seed(seed))
 
 
 def bootstrap(

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tl_l2norm.core.errors import InputError, InputTypeError, MissingFile
+from tl_l2norm.core.arguments import as_path
+from tl_l2norm.core.errors import InputError, MissingFile
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.trace import Provenance, Trace, TracesLike, traces_of
 
@@ -33,9 +34,7 @@ def save_traces(path: str | Path, traces: TracesLike) -> Path:
     """
     from safetensors.torch import save
 
-    if not isinstance(path, str | os.PathLike):
-        raise InputTypeError(f"save_traces(path, traces): the path comes first, got {path!r:.80} for it")
-    folder, traces = Path(path), traces_of(traces)
+    folder, traces = as_path("save_traces(path, traces): the path, which comes first,", path), traces_of(traces)
     if not traces:
         raise InputError("no traces to save")
     if folder.is_file():
@@ -63,7 +62,7 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    folder = Path(path)
+    folder = as_path("path", path)
     index = _read_index(folder)
     blob = _read(folder, _TENSORS)
     if hashlib.sha256(blob).hexdigest() != index.get("tensors_sha256"):

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from tl_l2norm.core.arguments import as_integer, as_number, check_flag, check_share
+from tl_l2norm.core.arguments import as_integer, as_number, as_share, check_flag
 from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable
 from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.trace import Provenance, Trace, TracesLike, require_comparable, traces_of
@@ -30,6 +30,8 @@ class Thresholds(Mapping[int, float]):
         provenance: Provenance | None = None,
         sink_ratio: float | None = None,
     ) -> None:
+        if not isinstance(values, Mapping):
+            raise InputTypeError(f"thresholds are a dict {{layer: value}}, or iqr_thresholds(traces), got {values!r:.80}")
         self._values = dict(sorted((check_layer(layer), check_value(layer, value)) for layer, value in values.items()))
         if not self._values:
             raise InputError("thresholds are empty: give one for each layer, {layer: value}")
@@ -71,10 +73,10 @@ class AdaptiveIQR:
     """Whether the tokens of all sequences of a run count, or each sequence's own."""
 
     def __post_init__(self) -> None:
-        _check_factor("k", self.k)
+        object.__setattr__(self, "k", _as_factor("k", self.k))
         if as_integer("warmup", self.warmup) < 2:
             raise InputError(f"warmup must be at least 2 samples, got {self.warmup}")
-        _check_factor("min_iqr", self.min_iqr)
+        object.__setattr__(self, "min_iqr", _as_factor("min_iqr", self.min_iqr))
         if self.scope not in ("run", "sequence"):
             raise InputError(f"scope must be 'run' or 'sequence', got {self.scope!r}")
 
@@ -102,7 +104,7 @@ def quantile_thresholds(traces: TracesLike, q: float = 0.95, *, include_sinks: b
     Raises:
         ValueError: q outside 0 to 1, traces that can't be compared, or no decode token.
     """
-    check_share("q", q)
+    q = as_share("q", q)
     norms, source = _decode_norms(traces_of(traces), include_sinks)
     values = {layer: float(np.quantile(found, q)) for layer, found in norms.items()}
     return Thresholds(values, rule=f"{q:g} quantile", **source)
@@ -114,7 +116,7 @@ def iqr_thresholds(traces: TracesLike, k: float = 1.5, *, include_sinks: bool = 
     Raises:
         ValueError: k below 0, traces that can't be compared, or no decode token.
     """
-    _check_factor("k", k)
+    k = _as_factor("k", k)
     norms, source = _decode_norms(traces_of(traces), include_sinks)
     values = {}
     for layer, found in norms.items():
@@ -123,10 +125,11 @@ def iqr_thresholds(traces: TracesLike, k: float = 1.5, *, include_sinks: bool = 
     return Thresholds(values, rule=f"Q3 + {k:g} IQR", **source)
 
 
-def _check_factor(name: str, value: float) -> None:
+def _as_factor(name: str, value: float) -> float:
     number = as_number(name, value, "0 or more")
     if not (math.isfinite(number) and number >= 0):
         raise InputError(f"{name} must be 0 or more, got {value}")
+    return number
 
 
 def _decode_norms(traces: Sequence[Trace], include_sinks: bool) -> tuple[dict[int, np.ndarray], dict[str, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_l2norm.core.arguments import check_choice, one_or_several
+from tl_l2norm.core.arguments import as_integer, as_names, as_seed, check_choice, check_progress
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
@@ -25,7 +25,7 @@ from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.generate import generate, restore
 from tl_l2norm.recording.saved import begin, collected, describe_run, locked, may_save, run_folder
 from tl_l2norm.saes.checks import sae_key
-from tl_l2norm.tasks.problems import Problem, problems_of
+from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
 from tl_l2norm.tasks.results import Result
 from tl_l2norm.tasks.verifiers import extract_answer, is_correct
 from tl_l2norm.text.boundaries import Boundaries
@@ -77,14 +77,13 @@ def run_modes(
     backend = backend_of(model)
     if backend.tokenizer is None:
         raise InputError("the model has no tokenizer: set model.tokenizer to ask it questions")
-    problems, modes = problems_of(problems), one_or_several(modes, str)
+    problems, modes, seed = problems_of(problems), _modes(modes), as_seed(seed)
+    max_direct_tokens = as_integer("max_direct_tokens", max_direct_tokens, least=1)
+    check_progress(progress)
     batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
-    for mode in modes:
-        check_choice("modes", mode, MODES)
     if not problems:
         raise InputError("no problems given")
-    if len({problem.id for problem in problems}) < len(problems):
-        raise InputError("some problems are the same: the modes are paired by problem, so give each once")
+    require_distinct(problems)
     prompts = {
         mode: [chat_prompt(backend.tokenizer, p.question, mode=mode, system=p.system) for p in problems] for mode in modes
     }
@@ -112,6 +111,15 @@ def run_modes(
     with locked(*filter(None, places)):
         asked = [run.ask(place) for run, place in zip(runs, places, strict=True)]
         return tuple(r for run, own, place in zip(runs, asked, places, strict=True) for r in run.read(own, place))
+
+
+def _modes(given: Any) -> tuple[Mode, ...]:
+    names = as_names("modes", given)
+    if not names:
+        raise InputError("no modes given")
+    for name in names:
+        check_choice("modes", name, MODES)
+    return tuple(mode for name in names for mode in MODES if mode == name)
 
 
 def thinking_room(backend: Backend, prompts: Sequence[ChatPrompt]) -> int:

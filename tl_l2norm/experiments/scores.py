@@ -21,6 +21,7 @@ and `oracle`, 1 for an answer that is known to be correct, else 0, which no sele
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,7 +84,25 @@ def candidates_of(given: Any, asked: Any) -> list[Candidates]:
     prompts = [tuple(rows) for _, rows in itertools.groupby(ordered, key=lambda row: row.prompt_index)]
     if problems is not None and len(problems) != len(prompts):
         raise InputError(f"{len(problems)} problems for {len(prompts)} prompts: give one for each, in their order")
-    return [Candidates(rows, problems[i] if problems is not None else None) for i, rows in enumerate(prompts)]
+    found = [Candidates(rows, problems[i] if problems is not None else None) for i, rows in enumerate(prompts)]
+    for group in found:
+        _require_asked(group)
+    return found
+
+
+def _require_asked(group: Candidates) -> None:
+    """Refuse a problem whose question its prompt doesn't hold, as in problems of another order; a prompt without text may."""
+    prompt = group.rows[0].prompt
+    if group.problem is not None and prompt and _bare(group.problem.question) not in _bare(prompt):
+        raise InputError(
+            f"the question {group.problem.question!r:.80} is not in prompt {group.rows[0].prompt_index}, {prompt!r:.80}: give "
+            "problems in the order of the prompts"
+        )
+
+
+def _bare(text: str) -> str:
+    """What templates and tokenizers leave of a text: no white space, one form and one case of each letter."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _place(completion: Completion) -> tuple[int, int]:

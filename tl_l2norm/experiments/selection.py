@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tl_l2norm.analysis.accuracy import wilson_interval
+from tl_l2norm.core.arguments import as_seed, check_text
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.layers import Layers, layer_ranges
 from tl_l2norm.core.resampling import estimate
@@ -87,16 +88,17 @@ def select(
         by: one of `SCORES`.
         thresholds: tau of each layer; by default `iqr_thresholds` over the candidates themselves, of all prompts together.
         layers: of the norm scores; "late" and slices are of the model, as far as they were recorded.
-        problems: one for each prompt; "oracle" needs them, "majority" reads answers of their kind with them.
+        problems: one for each prompt, in their order; "oracle" needs them, "majority" reads answers of their kind with them.
         seed: of "random".
 
     Raises:
         ValueError: bad input, or a score that these completions don't allow (`Unscorable`).
     """
+    check_text("by", by)
     if by not in SCORES:
         raise InputError(unknown("score", by, SCORES))
     groups = candidates_of(completions, problems)
-    scores = Scorer(groups, _by_layer(thresholds), layers, seed)(by)
+    scores = Scorer(groups, _by_layer(thresholds), layers, as_seed(seed))(by)
     return Generations(tuple(group.rows[best] for group, best in zip(groups, _best(scores), strict=True)))
 
 
@@ -116,7 +118,7 @@ def score_table(
         ValueError: bad input.
     """
     groups = candidates_of(completions, problems)
-    scorer = Scorer(groups, _by_layer(thresholds), layers, seed)
+    scorer = Scorer(groups, _by_layer(thresholds), layers, as_seed(seed))
     found: dict[str, list[NDArray[np.float64]]] = {}
     left_out: dict[str, str] = {}
     for name in SCORES:

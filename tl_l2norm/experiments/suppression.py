@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tl_l2norm.core.arguments import check_share, one_or_several
+from tl_l2norm.core.arguments import as_seed, as_share, check_progress, one_or_several
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.presets import batch_size_of, check_sink_ratio
@@ -29,7 +29,7 @@ from tl_l2norm.models.backend_of import backend_of
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.generate import generate, restore
 from tl_l2norm.recording.saved import Journal, begin, describe_run, locked, may_save, run_folder
-from tl_l2norm.tasks.problems import Problem, problems_of
+from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
 from tl_l2norm.tasks.verifiers import is_correct
 from tl_l2norm.text.prompts import ChatPrompt, chat_prompt
 
@@ -75,12 +75,14 @@ def suppress_and_ask(
         ValueError: bad input; a problem without a known answer; traces that were recorded with another sink ratio.
     """
     backend = backend_of(model)
-    problems, traces = problems_of(problems), traces_of(traces)
+    problems, traces, seed = problems_of(problems), traces_of(traces), as_seed(seed)
+    check_progress(progress)
     if not problems or any(problem.answer is None and problem.verify is None for problem in problems):
         raise Unmeasurable("give problems with known answers: accuracy is what is measured")
-    quantiles = one_or_several(quantiles, float)
-    for q in quantiles:
-        check_share("quantiles", q)
+    require_distinct(problems)
+    quantiles = tuple(dict.fromkeys(as_share("quantiles", q) for q in one_or_several(quantiles, float)))
+    if not quantiles:
+        raise InputError("no quantiles given")
     batch_size, sink_ratio = batch_size_of(model, batch_size), _sink_ratio(traces, sink_ratio)
     chosen = resolve_layers(layers, backend.n_layers)
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]

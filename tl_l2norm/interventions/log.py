@@ -39,8 +39,10 @@ class Log:
     `model.generate` row after row of each call.
     """
 
-    def __init__(self, interventions: Sequence[Rule]) -> None:
+    def __init__(self, interventions: Sequence[Rule], *, sink_ratio: float | None = None) -> None:
         self.interventions = tuple(interventions)
+        self.sink_ratio = sink_ratio
+        """Of the run, if it is known."""
         self.names = _distinct([type(x).__name__ for x in interventions])
         self.keys: dict[int, int] = {}
         """Key of each sequence's random draws."""

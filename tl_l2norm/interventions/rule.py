@@ -80,7 +80,7 @@ class Rule(ABC):
     thresholds: ThresholdLike | None
 
     def __post_init__(self) -> None:
-        if self.positions not in ("decode", "all"):
+        if not (isinstance(self.positions, str) and self.positions in ("decode", "all")):
             try:
                 object.__setattr__(self, "positions", as_integer("positions", self.positions, least=0))
             except InputError as error:
@@ -136,6 +136,10 @@ class Rule(ABC):
                 f"{type(self).__name__}: the thresholds are of {source.describe()} but the model is {here.describe()}: norms "
                 "of different models, dtypes or weight processing are not comparable; take thresholds from traces of this model"
             )
+
+    def made_with(self) -> dict[str, float | None]:
+        """Sink ratios of the runs that its parameters come from, by what they are."""
+        return {"thresholds": self.thresholds.sink_ratio if isinstance(self.thresholds, Thresholds) else None}
 
     def new_state(self, layer: int, rows: Rows, d_model: int) -> RowTensors | None:
         """The state of these sequences at one layer before anything was decided; None if there is none to keep."""

@@ -10,26 +10,28 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 from typing_extensions import override
 
 from tl_l2norm.core.batch import Batch, Pass, Places, Positions, Rows, RowTensors
 from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.presets import sink_ratio_of
-from tl_l2norm.core.thresholds import AdaptiveIQR, RunningIQR, Thresholds
+from tl_l2norm.core.thresholds import AdaptiveIQR, RunningIQR
 from tl_l2norm.interventions.log import Entry, Log
 from tl_l2norm.interventions.rule import Rule, Visit
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.hooks import HookFn, attached
-from tl_l2norm.models.observer import Observer, Recorded
+from tl_l2norm.models.observer import Ledger, Observer, Recorded
 
 UNSEEN = (
     "the first pass over this batch was not seen: attach before it, and fwd_hooks only to passes over whole sequences (with "
     "generate use `with x.hooks(model)`)"
 )
+JUDGED = "judged norm"
 _BOUNDS, _ADAPTIVE = "sink bounds", "adaptive threshold"
 
 
@@ -46,12 +48,15 @@ class Site:
 class Run(Observer):
     """Interventions at work on one model. They act in the order given, layer by layer."""
 
-    def __init__(self, backend: Backend, interventions: Sequence[Rule], *, sink_ratio: float | None = None) -> None:
+    def __init__(
+        self, backend: Backend, interventions: Sequence[Rule], *, sink_ratio: float | None = None, records: bool = False
+    ) -> None:
+        """`records`: whether `take` gives what the run took for sinks, for whoever makes traces."""
         if odd := [x for x in interventions if not isinstance(x, Rule)]:
             raise InputTypeError(f"interventions are HighNormSuppression(...), ALRR(...), ERSS(...), ..., got {odd[0]!r:.80}")
         self.backend = backend
         self.sink_ratio = _one_sink_ratio(backend, interventions, sink_ratio)
-        self.log = Log(interventions)
+        self.log = Log(interventions, sink_ratio=self.sink_ratio)
         self.sites: dict[int, list[Site]] = {}
         for index, intervention in enumerate(interventions):
             for layer in intervention.resolve(backend):
@@ -65,6 +70,9 @@ class Run(Observer):
         self._now: Pass | None = None
         self._busy: dict[Positions, bool] = {}
         self._reads_prompt = False
+        self._n_raised: dict[int, Int[Tensor, ""]] = {}
+        """By layer, how many tokens that are no sinks there were raised over the bound of sinks."""
+        self._ledger = Ledger() if records else None
 
     def _layers_where(self, wanted: Callable[[Rule], bool]) -> tuple[int, ...]:
         return tuple(layer for layer, sites in self.sites.items() if any(wanted(site.intervention) for site in sites))
@@ -94,6 +102,8 @@ class Run(Observer):
     @override
     def next_pass(self, now: Pass) -> None:
         rows, places = now.batch.rows, now.places()
+        if self._ledger is not None:
+            self._ledger.next_pass(now)
         self._now, first = now, (_BOUNDS, next(iter(self.sites), 0)) not in now.batch
         options = {x.positions for x in self.log.interventions}
         # At a step of decoding nobody asks the device: something is nearly always to be done.
@@ -103,7 +113,8 @@ class Run(Observer):
 
     @override
     def take(self, n_rows: int) -> list[Recorded]:
-        return [{} for _ in range(n_rows)]  # what it did is in the log
+        """For each row (JUDGED, layer), the norms as they were before anything acted there; what was done is in the log."""
+        return [{} for _ in range(n_rows)] if self._ledger is None else self._ledger.take(n_rows)
 
     def visit(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor | None:
         """The hook on `resid_post` of a layer: every intervention there, in their order."""
@@ -113,12 +124,22 @@ class Run(Observer):
         norms = l2_norms(stream)
         if self._reads_prompt:
             batch.keep((_BOUNDS, layer), places.prompt_bounds(norms, self.sink_ratio))
-        before = stream
+        before, judged = stream, norms
+        bounds: Float[Tensor, " batch"] = batch.recall((_BOUNDS, layer))
+        sink = (norms > bounds[:, None]) | (places.positions == 0)
         for site in self.sites[layer]:
             if self._busy[site.intervention.positions]:
-                live = self._live(site, batch, places, norms)
-                stream, norms = self._act(site, batch, Visit(layer, stream, norms, 0.0, live, places, block, mid))
-        return None if stream is before else stream
+                live = places.eligible(site.intervention.positions)
+                live = live if site.intervention.include_sinks else live & ~sink
+                visit = Visit(layer, stream, norms, 0.0, live, places, block, mid)
+                stream, norms = self._act(site, batch, visit)
+        if self._ledger is not None:
+            self._ledger.note((JUDGED, layer), judged)
+        if stream is before:
+            return None
+        n_raised = ((norms > bounds[:, None]) & ~sink & places.real).sum()
+        self._n_raised[layer] = n_raised + self._n_raised.get(layer, 0)
+        return stream
 
     def _where(self, stream: Float[Tensor, "batch pos d_model"]) -> tuple[Batch, Places]:
         if self._now is None:
@@ -129,15 +150,8 @@ class Run(Observer):
             raise RuntimeError(f"a forward pass over {shapes}")
         return self._now.batch, places
 
-    def _live(self, site: Site, batch: Batch, places: Places, norms: Float[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        x = site.intervention
-        live = places.eligible(x.positions)
-        if x.include_sinks:
-            return live
-        bounds: Float[Tensor, " batch"] = batch.recall((_BOUNDS, site.layer))
-        return live & (places.positions > 0) & (norms <= bounds[:, None])
-
     def _act(self, site: Site, batch: Batch, visit: Visit) -> tuple[Tensor, Tensor]:
+        """The stream and its norms after one intervention."""
         device = visit.stream.device
         if isinstance(site.tau, AdaptiveIQR):
             visit = visit._replace(tau=self._running(site, site.tau, batch, device).judge(visit.norms, visit.live))
@@ -185,6 +199,13 @@ class Run(Observer):
         """The run is over."""
         for site, running in self._shared.items():
             self.log.final_thresholds[site.index, site.layer] = [("run", float(running.current()), int(running.counts))]
+        if raised := {layer: int(n) for layer, n in self._n_raised.items() if n}:
+            warnings.warn(
+                f"{sum(raised.values())} tokens were raised over {self.sink_ratio:g} times the prompt's median norm at layers "
+                f"{layer_ranges(sorted(raised))}: at the layers behind them they count as attention sinks, are left alone and "
+                "left out of every aggregate; give a larger sink_ratio if they should count",
+                stacklevel=3,
+            )
         if idle := self.log.idle():
             n = self.log.counts().set_index(["intervention", "decision"])["n"]
             judged = ", ".join(f"{name} (0 of {n[name, 'live tokens']} tokens and layers)" for name in idle)
@@ -205,10 +226,10 @@ def _one_sink_ratio(backend: Backend, interventions: Sequence[Rule], given: floa
         )
     ratio = asked[0] if asked else sink_ratio_of(backend.model)
     for x in interventions:
-        other = x.thresholds.sink_ratio if isinstance(x.thresholds, Thresholds) else None
-        if other not in (None, ratio):
-            raise InputError(
-                f"{type(x).__name__}: its thresholds leave out tokens over {other:g} times the median norm as sinks, this run "
-                f"those over {ratio:g} times: give sink_ratio={other:g}, or take them from traces with sink_ratio={ratio:g}"
-            )
+        for what, other in x.made_with().items():
+            if other not in (None, ratio):
+                raise InputError(
+                    f"{type(x).__name__}: its {what} leave out tokens over {other:g} times the median norm as sinks, this run "
+                    f"those over {ratio:g} times: give sink_ratio={other:g}, or take them from a run with sink_ratio={ratio:g}"
+                )
     return ratio

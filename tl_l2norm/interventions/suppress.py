@@ -79,6 +79,10 @@ class HighNormSuppression(Intervention):
             _matched(self.match)
 
     @override
+    def made_with(self) -> dict[str, float | None]:
+        return super().made_with() | {"matched counts": self.match.sink_ratio if isinstance(self.match, Log) else None}
+
+    @override
     def new_state(self, layer: int, rows: Rows, d_model: int) -> RowTensors | None:
         swaps = self.action == "swap"
         if self.mode != "random" and not swaps:

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -73,12 +75,36 @@ class Observers(Observer):
             member.leave(batch)
 
 
+class Ledger:
+    """Tensors [..., batch, pos] of several passes, handed out row by row at their real positions."""
+
+    def __init__(self) -> None:
+        self._real: list[Bool[Tensor, "batch pos"] | None] = []
+        self._values: dict[Hashable, list[Float[Tensor, "... batch pos"]]] = {}
+
+    def next_pass(self, now: Pass) -> None:
+        """A forward pass starts."""
+        self._real.append(now.places().real if now.padded else None)
+
+    def note(self, name: Hashable, values: Float[Tensor, "... batch pos"]) -> None:
+        """What was recorded in this pass."""
+        self._values.setdefault(name, []).append(values)
+
+    def take(self, n_rows: int) -> list[Recorded]:
+        """For each row [..., pos] of every name since the last call, on the CPU."""
+        real, values = self._real, {name: torch.cat(parts, dim=-1).cpu() for name, parts in self._values.items()}
+        self._real, self._values = [], {}
+        if all(mask is None for mask in real):
+            return [{name: found[..., row, :] for name, found in values.items()} for row in range(n_rows)]
+        masks = [torch.ones(n_rows, 1, dtype=torch.bool) if mask is None else mask.cpu() for mask in real]
+        mask = torch.cat(masks, dim=1)
+        return [{name: found[..., row, :][..., mask[row]] for name, found in values.items()} for row in range(n_rows)]
+
+
 def joined(parts: Sequence[Recorded]) -> dict[Hashable, Tensor | FeatureActs]:
     """One sequence's recordings, one after the other in the order of positions."""
-    from torch import cat
-
     found: dict[Hashable, Tensor | FeatureActs] = {}
     for name in parts[0] if parts else ():
         values = [part[name] for part in parts]
-        found[name] = FeatureActs.join(values) if isinstance(values[0], FeatureActs) else cat(values, dim=-1)  # type: ignore[arg-type]
+        found[name] = FeatureActs.join(values) if isinstance(values[0], FeatureActs) else torch.cat(values, dim=-1)  # type: ignore[arg-type]
     return found

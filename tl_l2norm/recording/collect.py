@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tl_l2norm.core.arguments import OnePerRow, as_integers, as_labels, one_or_several
+from tl_l2norm.core.arguments import OnePerRow, as_integers, as_labels, check_progress, one_or_several
 from tl_l2norm.core.batch import Batch, Rows
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.layers import Layers, resolve_layers
@@ -89,14 +89,16 @@ def collect(
     """
     backend = backend_of(model)
     identity = backend.identity()
+    check_progress(progress)
     chosen = resolve_layers(layers, backend.n_layers)
-    batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
     items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens, segments=segments)
+    batch_size = batch_size_of(model, batch_size)
+    sink_ratio = sink_ratio_of(model, sink_ratio, of=[item.sink_ratio for item in items])
     own_labels = as_labels(labels, len(items))
     others = check_observers(observers, METRICS)
     wanted = [name for name in check_metrics(metrics) if name != NORM]
     interventions = one_or_several(interventions, Intervention)
-    run = Run(backend, interventions, sink_ratio=sink_ratio) if interventions else None
+    run = Run(backend, interventions, sink_ratio=sink_ratio, records=True) if interventions else None
     keys = _keys(items, seeds)
     if run and not run.acts_on_prompts and all(len(item) == item.prompt_len for item in items):
         raise InputError(

@@ -127,7 +127,7 @@ class Decoder:
     def _step(self) -> None:
         """Read every row's last token back and choose its next."""
         assert self.batch is not None
-        self.watching.next_pass(self.batch.next_pass(1))
+        self.watching.next_pass(self.batch.next_pass(1, padded=False))
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
         logits, self.cache = self.backend.forward(self.tokens[:, None], self.mask, cache=self.cache, logits="last")
         assert logits is not None
@@ -143,7 +143,7 @@ class Decoder:
             self.scores.append(score(logits, tokens))
         for row, token in zip(rows, tokens.tolist(), strict=True):
             row.new.append(token)
-            if self.stops.reached(row.new):
+            if self.stops.reached(row.item.tokens, row.new):
                 row.finish_reason = "stop"
             elif len(row.new) == self.max_new_tokens:
                 row.finish_reason = "length"

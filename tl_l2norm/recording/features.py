@@ -50,8 +50,7 @@ class FeatureRecorder(Observer):
 
     @override
     def next_pass(self, now: Pass) -> None:
-        # A batch of single tokens has no padding: to look at the mask would wait for a GPU.
-        self._real = None if now.n_pos == 1 else now.places().real
+        self._real = now.places().real if now.padded else None  # at a step of decoding a look would wait for a GPU
         self._owners.append(torch.arange(len(now.batch.rows)) if self._real is None else self._real.nonzero()[:, 0].cpu())
 
     def _note(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:

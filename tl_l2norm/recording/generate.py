@@ -7,7 +7,17 @@ from typing import Any, SupportsIndex
 
 import torch
 
-from tl_l2norm.core.arguments import OnePerRow, as_integer, as_integers, as_labels, check_flag, one_or_several
+from tl_l2norm.core.arguments import (
+    OnePerRow,
+    as_integer,
+    as_integers,
+    as_labels,
+    check_callable,
+    check_flag,
+    check_listed,
+    check_progress,
+    one_or_several,
+)
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
@@ -32,6 +42,8 @@ from tl_l2norm.recording.traces import make_trace
 from tl_l2norm.text.boundaries import Boundaries
 from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.text.sequences import TokenSequence, token_texts, tokenize
+
+_MOST_SAMPLES = 1_000_000  # of a prompt
 
 
 def generate(
@@ -100,9 +112,13 @@ def generate(
     backend = backend_of(model)
     identity = backend.identity()
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    max_new_tokens, n = as_integer("max_new_tokens", max_new_tokens, least=1), as_integer("n", n, least=1)
+    max_new_tokens, n = as_integer("max_new_tokens", max_new_tokens, least=1), as_integer("n", n, least=1, most=_MOST_SAMPLES)
     batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
     check_flag("ignore_eos", ignore_eos)
+    check_progress(progress)
+    check_listed("stop", stop, "texts or token ids")
+    if on_finish is not None:
+        check_callable("on_finish", on_finish)
     if unread := [name for name in check_metrics(metrics) if name != NORM]:
         raise InputError(
             f"generate records 'l2_norm' alone: collect(model, out, metrics={unread}) records {', '.join(unread)} in one pass "
@@ -110,7 +126,8 @@ def generate(
         )
     if saes is not None and not metrics:
         raise InputError("features are recorded beside the norms: with saes= leave metrics as it is")
-    if not metrics and one_or_several(observers, StreamObserver):
+    others = check_observers(observers, METRICS)
+    if others and not metrics:
         raise InputError("observers record beside the norms: with observers= leave metrics as it is")
     chosen = resolve_layers(layers, backend.n_layers)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos, continues=True)
@@ -120,9 +137,8 @@ def generate(
     _check_context(backend, items, max_new_tokens)
     _check_longrope(backend, items, max_new_tokens)
     own_labels = as_labels(labels, len(items), "prompts")
-    others = check_observers(observers, METRICS)
     interventions = one_or_several(interventions, Intervention)
-    run = Run(backend, interventions, sink_ratio=sink_ratio) if interventions else None
+    run = Run(backend, interventions, sink_ratio=sink_ratio, records=bool(metrics)) if interventions else None
     recording = [
         *([StreamRecorder(backend, chosen, others)] if metrics else ()),
         *([FeatureRecorder(backend, saes)] if saes is not None else ()),

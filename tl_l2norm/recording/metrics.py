@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from tl_l2norm.core.arguments import one_or_several
+from tl_l2norm.core.arguments import as_names
 from tl_l2norm.core.batch import Pass
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.layers import did_you_mean, layer_ranges
@@ -113,7 +113,7 @@ def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
     """
     if metrics is None or not isinstance(metrics, Iterable):
         raise InputTypeError(f"metrics are names, one or several of {', '.join(METRICS)}; () for none; got {metrics!r:.80}")
-    names = tuple(dict.fromkeys(one_or_several(metrics, str)))
+    names = as_names("metrics", metrics)
     if unknown := [name for name in names if name not in METRICS]:
         raise InputError(f"unknown metrics {unknown}{did_you_mean(unknown[0], METRICS)}; known are {', '.join(METRICS)}")
     return names

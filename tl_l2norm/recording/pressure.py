@@ -90,8 +90,9 @@ def optimisation_pressure(
         FloatingPointError: a norm is NaN or infinite.
     """
     backend = backend_of(model)
-    batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
     items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens)
+    batch_size = batch_size_of(model, batch_size)
+    sink_ratio = sink_ratio_of(model, sink_ratio, of=[item.sink_ratio for item in items])
     own_labels = as_labels(labels, len(items)) or [{}] * len(items)
     _check(items, own_labels)
     head = read_head(backend)

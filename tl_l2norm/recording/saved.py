@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tl_l2norm.core.arguments import as_path
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.identity import UNKNOWN
 from tl_l2norm.core.storage import content_key, load_traces, replace_file, save_traces
@@ -178,6 +179,7 @@ def may_save(backend: Backend, save_to: str | Path | None) -> Path | None:
     """Where to save; None, with a warning, where what is saved could be taken for another model's."""
     if save_to is None:
         return None
+    folder = as_path("save_to", save_to)
     identity = backend.identity()
     reason = ""
     if identity.foreign_hooks:
@@ -190,7 +192,7 @@ def may_save(backend: Backend, save_to: str | Path | None) -> Path | None:
     if reason:
         warnings.warn(f"nothing is read from or kept in {save_to}: {reason}", stacklevel=4)
         return None
-    return Path(save_to)
+    return folder
 
 
 def collected(

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -19,7 +19,7 @@ from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.hooks import attached
-from tl_l2norm.models.observer import Observer, Recorded
+from tl_l2norm.models.observer import Ledger, Observer, Recorded
 
 NORM = "l2_norm"
 EMBED_ROW = 0
@@ -62,9 +62,9 @@ class StreamRecorder(Observer):
         points = [backend.embed_out(), *(backend.resid_post(layer) for layer in self.layers)]
         self._places = ["the embedding output", *(f"layer {layer}" for layer in self.layers)]
         self._hooks = [(point, partial(self._record, row)) for row, point in enumerate(points)]
-        self._now: dict[str, list[Float[Tensor, "batch pos"] | None]] = self._nothing()
-        self._passes: dict[str, list[Float[Tensor, "row batch pos"]]] = {name: [] for name in self._now}
-        self._real: list[Bool[Tensor, "batch pos"] | None] = []
+        self._now = self._nothing()
+        self._begun = False
+        self._ledger = Ledger()
 
     def _nothing(self) -> dict[str, list[Tensor | None]]:
         n = len(self.layers)
@@ -85,23 +85,23 @@ class StreamRecorder(Observer):
     @override
     def next_pass(self, now: Pass) -> None:
         self._end_pass()
-        self._real.append(None if now.n_pos == 1 else now.places().real)  # single tokens have no padding
+        self._begun = True
+        self._ledger.next_pass(now)
 
     def _end_pass(self) -> None:
         """Put the layers of the pass that has just ended together, on its first device."""
-        if not self._real or len(self._passes[NORM]) == len(self._real):
+        if not self._begun:
             return
-        now, self._now = self._now, self._nothing()
-        silent = [place for place, found in zip(self._places, now[NORM], strict=True) if found is None]
-        if silent:
+        now, self._now, self._begun = self._now, self._nothing(), False
+        norms = now[NORM]
+        if silent := [place for place, found in zip(self._places, norms, strict=True) if found is None]:
             raise RuntimeError(
                 f"no norm was recorded at {', '.join(silent)}: the hooks are gone (model.reset_hooks() removes everybody's) "
                 "or that part of the model didn't run"
             )
         for name, values in now.items():
-            first = values[0].device if values else None  # type: ignore[union-attr]
-            stacked = torch.stack([value.to(first) for value in values]) if values else torch.empty(0, *now[NORM][0].shape)  # type: ignore[union-attr]
-            self._passes[name].append(stacked)
+            if values:
+                self._ledger.note(name, torch.stack([value.to(norms[0].device) for value in values]))  # type: ignore[union-attr]
 
     @override
     def take(self, n_rows: int) -> list[Recorded]:
@@ -111,16 +111,7 @@ class StreamRecorder(Observer):
             RuntimeError: a hook point didn't fire, for instance after `model.reset_hooks()` inside the context.
         """
         self._end_pass()
-        real, self._real = self._real, []
-        if not real:
-            return [{} for _ in range(n_rows)]
-        values = {name: torch.cat(parts, dim=2).cpu() for name, parts in self._passes.items()}
-        self._passes = {name: [] for name in values}
-        if all(mask is None for mask in real):
-            return [{name: found[:, row] for name, found in values.items()} for row in range(n_rows)]
-        masks = [torch.ones(n_rows, 1, dtype=torch.bool) if mask is None else mask.cpu() for mask in real]
-        mask = torch.cat(masks, dim=1)
-        return [{name: found[:, row][:, mask[row]] for name, found in values.items()} for row in range(n_rows)]
+        return self._ledger.take(n_rows)
 
 
 def _checked(observer: StreamObserver, found: Any, stream: Tensor) -> Float[Tensor, "batch pos"]:

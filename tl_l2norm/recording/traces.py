@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.norms import find_sinks, sink_bounds
 from tl_l2norm.core.trace import Label, Trace
+from tl_l2norm.interventions.run import JUDGED
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.observer import Recorded
 from tl_l2norm.models.provenance import provenance
@@ -34,7 +37,7 @@ def make_trace(
     norms = recorded[NORM]
     assert isinstance(norms, torch.Tensor)
     embed, by_layer = norms[EMBED_ROW], norms[EMBED_ROW + 1 :]
-    bounds = sink_bounds(by_layer, prompt_len=sequence.prompt_len, ratio=sink_ratio)
+    sinks, bounds = _sinks(by_layer, recorded, layers, prompt_len=sequence.prompt_len, ratio=sink_ratio)
     return Trace(
         tokens=torch.tensor(sequence.tokens),
         str_tokens=sequence.texts or token_texts(backend.tokenizer, sequence.tokens),
@@ -43,7 +46,7 @@ def make_trace(
         layers=layers,
         l2_norms=by_layer.clone(),  # a view would keep the whole batch alive
         embed_l2_norms=embed.clone(),
-        is_sink=find_sinks(by_layer, bounds),
+        is_sink=sinks,
         sink_bounds=bounds,
         provenance=provenance(
             backend,
@@ -54,6 +57,21 @@ def make_trace(
             interventions=interventions,
         ),
         features={key[1]: acts for key, acts in recorded.items() if isinstance(key, tuple) and isinstance(acts, FeatureActs)},
-        metrics={str(key): x.clone() for key, x in recorded.items() if isinstance(x, torch.Tensor) and key != NORM},
+        metrics={
+            key: found.clone()
+            for key, found in recorded.items()
+            if isinstance(key, str) and isinstance(found, Tensor) and key != NORM
+        },
         labels=labels or {},
     )
+
+
+def _sinks(
+    norms: Float[Tensor, "layer pos"], recorded: Recorded, layers: Sequence[int], *, prompt_len: int, ratio: float
+) -> tuple[Bool[Tensor, "layer pos"], Float[Tensor, " layer"]]:
+    """Attention sinks and their bounds, as the run judged them: where interventions act, by the norms before they did."""
+    judged = norms.clone()
+    for row, layer in enumerate(layers):
+        judged[row] = recorded.get((JUDGED, layer), judged[row])  # type: ignore[assignment]
+    bounds = sink_bounds(judged, prompt_len=prompt_len, ratio=ratio)
+    return find_sinks(judged, bounds), bounds

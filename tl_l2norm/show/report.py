@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,10 @@ from tl_l2norm.analysis.accuracy import MUCH_CUT_OFF, accuracy_table, cut_off_wa
 from tl_l2norm.analysis.curves import LayerCurve, compare_late, layer_curve
 from tl_l2norm.analysis.pairing import Tokens
 from tl_l2norm.analysis.sinks import sink_table
-from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.arguments import as_integer, as_path, as_seed, check_text
+from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import layer_ranges
-from tl_l2norm.core.resampling import MIN_PROMPTS
+from tl_l2norm.core.resampling import MIN_PROMPTS, generator
 from tl_l2norm.core.tables import WIDTH, render_table
 from tl_l2norm.core.trace import Trace, require_comparable
 from tl_l2norm.show.figures import accuracy_bars, curves_frame, norm_curves, token_heatmap
@@ -27,9 +28,7 @@ from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
 from tl_l2norm.show.style import MODE_NAMES
 from tl_l2norm.show.tokens import norm_text, visible_text
 from tl_l2norm.show.widgets import TokensWidget, tokens
-
-if TYPE_CHECKING:
-    from tl_l2norm.tasks.results import Result
+from tl_l2norm.tasks.results import Result, results_of
 
 _MAX_TOKENS = 600  # of an example; a page with tens of thousands of drawn tokens is slow
 _MAX_SINK_ROWS = 15
@@ -37,7 +36,7 @@ _NOTABLE_SHARE = 0.01  # of a mode's tokens left out as sinks, above which the r
 
 
 def report(
-    results: Sequence[Result],
+    results: Result | Sequence[Result],
     *,
     path: str | Path,
     layer: int | None = None,
@@ -58,8 +57,9 @@ def report(
     Raises:
         ValueError: no results, norms that are not comparable, a layer that was not recorded, or a negative `examples`.
     """
-    if examples < 0:
-        raise InputError(f"examples must be at least 0, got {examples}")
+    path, examples = as_path("path", path), as_integer("examples", examples, least=0)
+    check_text("title", title)
+    results, seed = results_of(results), as_seed(seed)
     traces = _traces(results)
     coloured = traces[0].layers[traces[0].row(-1 if layer is None else layer)]
     accuracy = _accuracy(results)
@@ -103,8 +103,9 @@ def report(
     return write_page(path, page)
 
 
-def summary(results: Sequence[Result], *, seed: int = 0) -> str:
+def summary(results: Result | Sequence[Result], *, seed: int = 0) -> str:
     """Accuracy by mode and the verdict on the late layers, as text of 100 columns."""
+    results, seed = results_of(results), as_seed(seed)
     traces = _traces(results)
     accuracy = _accuracy(results)
     words = [_verdict(traces, seed), *_also(traces, seed), *_left_out(traces), *_caveats(accuracy)]
@@ -147,11 +148,29 @@ def sinks_text(table: pd.DataFrame) -> pd.DataFrame:
 def _traces(results: Sequence[Result]) -> list[Trace]:
     if not results:
         raise InputError("no results to report")
-    if odd := [one for one in results if not hasattr(one, "problem")]:
-        raise InputTypeError(f"a report is of results, as run_modes returns them, got {odd[0]!r:.80}")
+    _require_distinct(results)
     traces = [_labelled(result) for result in results]
     require_comparable(traces)
     return traces
+
+
+def _require_distinct(results: Sequence[Result]) -> None:
+    """Refuse a response that is given twice."""
+    seen = set()
+    for result in results:
+        if (key := _identity(result)) in seen:
+            raise InputError(
+                f"the {MODE_NAMES[result.mode]} response to {result.problem.question!r:.60} is given twice: each counts once"
+            )
+        seen.add(key)
+
+
+def _identity(result: Result) -> tuple[object, ...]:
+    """What a response is the same by: several samples of a problem have seeds of their own, greedy ones are all the same."""
+    source = result.trace.provenance
+    sampled = source.seed if source.temperature else result.response
+    drawn = id(result.trace) if source.temperature is None else sampled
+    return result.problem.id, result.mode, source.interventions, drawn
 
 
 def _labelled(result: Result) -> Trace:
@@ -213,8 +232,9 @@ def _verdict(traces: Sequence[Trace], seed: int, tokens: Tokens = "read") -> str
     if not traces[0].late_layers:
         return "No comparison of the modes: no late layer was recorded."
     think, direct = ([trace for trace in modes[mode] if trace.labels["prompt"] in both] for mode in MODE_NAMES)
-    found = compare_late(think, direct, tokens=tokens, seed=seed)
-    if not found.difference.n:
+    try:
+        found = compare_late(think, direct, tokens=tokens, seed=seed)
+    except Unmeasurable:
         return "No comparison of the modes: no prompt has response tokens in both."
     left_out = f" {_count(len(either - both), 'prompt')} asked in one mode only are left out." if either - both else ""
     return found.verdict + left_out
@@ -279,7 +299,7 @@ def _examples(results: Sequence[Result], n: int, seed: int) -> list[list[Result]
     groups = [[modes[mode] for mode in MODE_NAMES if mode in modes] for modes in by_prompt.values()]
     most = max(map(len, groups))
     full = [group for group in groups if len(group) == most]
-    chosen = np.random.default_rng(seed).choice(len(full), size=min(n, len(full)), replace=False)
+    chosen = generator(seed).choice(len(full), size=min(n, len(full)), replace=False)
     return [full[i] for i in sorted(chosen.tolist())]
 
 

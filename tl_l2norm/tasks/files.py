@@ -8,14 +8,20 @@ import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from tl_l2norm.core.errors import InputError, InputTypeError, MissingFile, MissingPackage
 
 _CONTAINERS = ("data", "examples", "problems", "questions", "rows")
 _DECIMAL_COMMA = re.compile(r"\s*-?\d+,\d+\s*")
+_NARROW = re.compile(
+    r"(half|float16)|\bfloat(?:32)?\b", re.IGNORECASE
+)  # names of types, as pandas, Arrow and datasets write them
 FORMATS = ".jsonl, .json, .csv, .tsv and .parquet"
 
 
@@ -45,8 +51,14 @@ def open_table(source: Any) -> Table:
     if not isinstance(source, str | Path):
         return Table("the table", _of_memory(source))
     path = Path(source)
-    if not path.is_file():
-        raise MissingFile(f"no problems at {path}: a JSONL file is expected, one object with a question per line, or {FORMATS}")
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):  # a text too long for a path, or with a NUL in it
+        is_file = False
+    if not is_file:
+        raise MissingFile(
+            f"no problems at {str(path)[:200]}: a JSONL file is expected, one object with a question per line, or {FORMATS}"
+        )
     match path.suffix.lower():
         case ".parquet":
             return Table(str(path), _of_parquet(path))
@@ -84,7 +96,7 @@ def _of_json(path: Path) -> Iterator[Row]:
     if not text.lstrip().startswith("[") and path.suffix.lower() != ".json":
         return _of_lines(path, text)
     try:
-        whole = json.loads(text)
+        whole = _read_json(text, str(path))
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             return _of_lines(path, text)
@@ -94,6 +106,17 @@ def _of_json(path: Path) -> Iterator[Row]:
     return _of_records(whole, str(path))
 
 
+def _read_json(text: str, place: str) -> Any:
+    """JSON, but that a key which an object holds twice is refused: only the last would be kept."""
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if twice := [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]:
+            raise InputError(f"{place}: an object has the key {twice[0]!r} twice")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=distinct)
+
+
 def _of_lines(path: Path, text: str) -> Iterator[Row]:
     # Not splitlines(): U+2028 and the like may stand in a string.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -101,7 +124,7 @@ def _of_lines(path: Path, text: str) -> Iterator[Row]:
             continue
         place = f"line {number}"
         try:
-            record = json.loads(line)
+            record = _read_json(line, f"{path}, {place}")
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, {place}: not JSON ({error.msg} at column {error.colno})") from None
         if not isinstance(record, dict):
@@ -166,12 +189,16 @@ def _of_parquet(path: Path) -> Iterator[Row]:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not Parquet ({error})") from None
-    return _of_records(table.to_pylist(), str(path))
+    types = {field.name: field.type for field in table.schema}
+    return _of_records(_shortest(table.to_pylist(), types), str(path))
 
 
 def _of_memory(source: Any) -> Iterator[Row]:
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # a DataFrame
-        source = source.to_dict("records")
+        _distinct([str(name) for name in source.columns], "the table")  # as records it would keep the last of two
+        source = _shortest(source.to_dict("records"), dict(source.dtypes))
+    elif isinstance(types := getattr(source, "features", None), Mapping):  # a datasets.Dataset
+        source = _shortest(source, types)
     if isinstance(source, Mapping):
         named = ", ".join(map(str, source))
         raise InputTypeError(f"problems are rows, got a mapping with {named}: pass a list of dicts, or one split of a data set")
@@ -192,10 +219,33 @@ def _row(place: str, record: Mapping[Any, Any]) -> Row:
     return Row(place, {name.strip().casefold(): _clean(value) for name, value in zip(names, record.values(), strict=True)})
 
 
+def _shortest(records: Iterable[dict[str, Any]], types: Mapping[Any, Any]) -> Iterator[dict[str, Any]]:
+    """Records whose columns of half and single precision hold what was meant: 0.1, which is 0.10000000149011612 as a double."""
+    narrow = {
+        name: np.float16 if found[1] else np.float32 for name, type_ in types.items() if (found := _NARROW.search(str(type_)))
+    }
+    for record in records:
+        yield {name: _as_meant(value, narrow[name]) if name in narrow else value for name, value in record.items()}
+
+
+def _as_meant(value: Any, kind: type[np.floating[Any]]) -> Any:
+    """Floats that were of a kind, by the shortest digits that tell them apart there; those in lists and dicts too."""
+    if isinstance(value, float):
+        return float(str(kind(value)))
+    if isinstance(value, list):
+        return [_as_meant(one, kind) for one in value]
+    return {name: _as_meant(one, kind) for name, one in value.items()} if isinstance(value, dict) else value
+
+
 def _clean(value: Any) -> Any:
-    """Missing values are None; arrays are lists, NumPy's numbers are Python's."""
+    """Missing values are None; arrays are lists, NumPy's numbers are Python's, also inside of lists and dicts."""
     if hasattr(value, "tolist"):
-        value = value.tolist()
+        kind = getattr(value, "dtype", None)
+        value = _as_meant(value.tolist(), kind.type) if kind in (np.float16, np.float32) else value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _clean(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
     if isinstance(value, float) and math.isnan(value):
         return None
     return None if type(value).__name__ in ("NAType", "NaTType") else value

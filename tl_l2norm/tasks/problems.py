@@ -15,14 +15,14 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Integral
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from tl_l2norm.core.arguments import one_or_several
+from tl_l2norm.core.arguments import check_text, one_or_several
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.tasks.families.base import Family
 from tl_l2norm.tasks.families.compact import COMPACT
@@ -47,7 +47,8 @@ class Problem:
     and `option_texts` are read from there.
 
     Raises:
-        InputError: an empty question, an answer that can't be read or is none of the options, a level below 1.
+        InputError: an empty question, an answer that can't be read or is none of the options, a level below 1,
+            a `verify` that can't be called.
     """
 
     question: str
@@ -62,8 +63,8 @@ class Problem:
     system: str | None = None
     """A system message to ask the question under; None leaves it to the chat template."""
     source: str = "tl_l2norm"
-    verify: Callable[[str], bool] | None = field(default=None, compare=False, repr=False)
-    """Judges an extracted answer in place of the comparison with `answer`."""
+    verify: Callable[[str], bool | None] | None = field(default=None, compare=False, repr=False)
+    """Judges an extracted answer in place of the comparison with `answer`: True, False, or None where it can't tell."""
 
     def __init__(
         self,
@@ -76,8 +77,12 @@ class Problem:
         option_texts: Sequence[str] = (),
         system: str | None = None,
         source: str = "tl_l2norm",
-        verify: Callable[[str], bool] | None = None,
+        verify: Callable[[str], bool | None] | None = None,
     ) -> None:
+        if verify is not None and not callable(verify):
+            raise InputTypeError(
+                f"verify is a function of the extracted answer that returns True, False or None, got {verify!r}"
+            )
         final, options, option_texts = _read_answer(question_text(question), answer, options, option_texts, verify is not None)
         fields: dict[str, object] = {
             "question": question,
@@ -86,6 +91,7 @@ class Problem:
             "level": whole_level(level),
         }
         fields |= {"options": options, "option_texts": option_texts, "system": system, "source": source, "verify": verify}
+        _check_texts(fields)
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
@@ -114,11 +120,13 @@ class Problem:
 
 
 def _read_answer(
-    question: str, answer: object, options: Sequence[str], texts: Sequence[str], has_verify: bool
+    question: str, answer: object, options: Any, texts: Any, has_verify: bool
 ) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
     """The final answer, options and what they stand for, as a problem keeps them."""
     if isinstance(options, str) or isinstance(texts, str):
         raise InputTypeError(f"options are a tuple of words, got one text: {options or texts!r}")
+    if odd := [given for given in (options, texts) if not isinstance(given, Iterable)]:
+        raise InputTypeError(f"options are a tuple of words, got {odd[0]!r:.80}")
     options, texts = tuple(map(str, options)), tuple(map(str, texts))
     final = answer if has_verify and isinstance(answer, str) else final_answer(answer)
     letter = None if final is None or has_verify else label_of(final)
@@ -131,6 +139,16 @@ def _read_answer(
     if final is not None and options and final.casefold() not in map(str.casefold, options):
         raise InputError(f"the answer {final!r} is none of the options: {', '.join(options)}")
     return final, options, texts
+
+
+def _check_texts(fields: Mapping[str, object]) -> None:
+    """Refuse a system message or a source that is no text, and half characters wherever they are."""
+    for name in ("system", "source"):
+        if not isinstance(fields[name], str) and (name, fields[name]) != ("system", None):
+            raise InputTypeError(f"{name} must be text, got {fields[name]!r:.80}")
+    for name, value in fields.items():
+        texts = value if isinstance(value, tuple) else (value,)
+        check_text(name, "".join(text for text in texts if isinstance(text, str)))
 
 
 def question_text(question: object) -> str:
@@ -252,6 +270,12 @@ def problems_of(given: Any) -> tuple[Problem, ...]:
             f"got {odd[0]!r:.80}"
         )
     return found
+
+
+def require_distinct(problems: Sequence[Problem]) -> None:
+    """Refuse the same problem twice: results are found, and paired, by it."""
+    if len({problem.id for problem in problems}) < len(problems):
+        raise InputError("some problems are the same: results are paired by problem, so give each once")
 
 
 def check_count(n: int) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tl_l2norm.core.arguments import one_or_several
+from tl_l2norm.core.errors import InputTypeError
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.text.prompts import Mode
@@ -29,3 +32,15 @@ class Result:
     direct: bool | None
     """Whether a direct prompt got a direct answer; None in thinking mode."""
     trace: Trace
+
+
+def results_of(given: Result | Iterable[Result]) -> tuple[Result, ...]:
+    """Results, one or several.
+
+    Raises:
+        TypeError: something else, such as completions.
+    """
+    found = one_or_several(given, Result)
+    if odd := [one for one in found if not isinstance(one, Result)]:
+        raise InputTypeError(f"results are what run_modes returns, got {odd[0]!r:.80}")
+    return found

@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.tasks.files import Row
 from tl_l2norm.tasks.judging.choices import LETTERS, chosen_letter, lettered, without_labels
 from tl_l2norm.tasks.judging.references import final_answer
 from tl_l2norm.tasks.problems import Problem, family_text, question_text, unknown, whole_level
+from tl_l2norm.text.thoughts import read
 
 QUESTIONS = ("question", "problem", "prompt", "messages", "instruction", "input")
 ANSWERS = (
@@ -21,9 +22,12 @@ ANSWERS = (
     *("answerkey", "target", "label", "solution"),
 )
 _LIKE_ANSWERS = {*ANSWERS, "correct", "expected", "gold", "output", "reference", "response", "completion"}
+_LIKE_ANSWERS |= {"correct_option", "correct_choice", "answer_index"}
 _CHOICES = ("choices", "options", "endings")
 _CONTEXTS = ("context", "passage", "article", "story")
 _CHOOSE = "rename the column, or name it with load_problems(..., {}=...)"
+_FEW_WORDS = 5
+_WORKING = re.compile(r"=|[.:;!?]\s")
 _LEVEL = re.compile(r"level (\d+)", re.IGNORECASE)
 
 
@@ -40,7 +44,9 @@ class Columns:
     def among(cls, rows: Sequence[Row], question: str | None, answer: str | None, table: str) -> Columns:
         """The columns asked for, else the first of the usual names that any row has."""
         names = {name: None for row in rows for name, value in row.cells.items() if value is not None or name == "question"}
-        for asked in (question, answer):
+        for name, asked in (("question", question), ("answer", answer)):
+            if not (asked is None or isinstance(asked, str)):
+                raise InputTypeError(f"{name} is the name of a column, got {asked!r:.80}")
             if asked is not None and asked.casefold() not in names:
                 raise InputError(f"{table}: {unknown('column', asked, list(names))}")
         questions, answers = ([name for name in usual if name in names] for usual in (QUESTIONS, ANSWERS))
@@ -69,6 +75,27 @@ def _also(what: str, chosen: str, others: Sequence[str]) -> list[str]:
     return [f"{what} are read from the column {chosen!r}, not from {named} ({choose})"] if others else []
 
 
+def check_names(rows: Sequence[Row], columns: Columns, table: str) -> None:
+    """Refuse a row that lacks a column that is read and has one of almost its name, which no row with that column has."""
+    names = {columns.question, columns.answer, *_CHOICES, "family", "level", "system"}
+    forms = {frozenset(row.cells): row.place for row in reversed(rows)}
+    for name in sorted(set().union(*forms) & names):
+        usual = {*names, *QUESTIONS, *ANSWERS}.union(*(form for form in forms if name in form))
+        for form, place in forms.items():
+            if name not in form and (near := difflib.get_close_matches(name, sorted(form - usual), 1, 0.75)):
+                raise InputError(
+                    f"{table}, {place}: no {name!r}, which other rows have, but {near[0]!r}: give both the same name"
+                )
+
+
+def is_worked_solution(row: Row, columns: Columns, problem: Problem) -> bool:
+    """Whether a reference that marks no answer, and so was taken as it stands, reads like sentences that lead to one."""
+    given = row.cells.get(columns.answer) if columns.answer else None
+    if not isinstance(given, str) or problem.answer != given or problem.options:
+        return False
+    return len(given.split()) > _FEW_WORDS and bool(_WORKING.search(given.strip()))
+
+
 def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Problem:
     """The problem of a row.
 
@@ -76,14 +103,19 @@ def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Probl
         InputError: no question, or anything in the row that can't be understood.
     """
     question, system, said = _question(cells, columns)
-    given = cells.get(columns.answer) if columns.answer else None
+    given: Any = cells.get(columns.answer) if columns.answer else None
     given = said if given is None else given
-    choices, labels = _choices(cells)
+    if isinstance(given, str) and read(given).unclosed is not None:
+        raise InputError(f"the answer begins a thought and never ends it: {given[:40]!r}...")
+    choices, labels, are_numbers = _choices(cells)
     answer = final_answer(given)
     kept: dict[str, Any] = {"answer": answer}
     if choices:
         texts = without_labels(choices)
-        meant = int(given) if not isinstance(given, bool) and isinstance(given, Integral) else answer
+        if len(set(texts)) < len(texts):
+            raise InputError(f"two choices are the same: {', '.join(map(repr, texts)):.80}")
+        is_index = not isinstance(given, bool) and isinstance(given, Integral) and not are_numbers
+        meant = int(given) if is_index else answer
         letter = None if meant is None else chosen_letter(meant, texts, labels)
         question = question if _lists(question, texts) else f"{question}\n{lettered(texts)}"
         kept = {"answer": letter, "options": tuple(LETTERS[: len(texts)]), "option_texts": texts}
@@ -130,13 +162,20 @@ def _content(message: Mapping[str, Any]) -> str:
     return "".join(map(str, texts))
 
 
-def _choices(cells: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The choices and their labels; () where there are none, or none of their own."""
+class _Choices(NamedTuple):
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    """() where they have none of their own."""
+    are_numbers: bool = False
+    """Whether some are numbers: one that is given as the answer may be one of them, or an index."""
+
+
+def _choices(cells: Mapping[str, Any]) -> _Choices:
+    """The choices of a row, if there are any."""
     found = next((cells[name] for name in _CHOICES if cells.get(name) is not None), None)
+    found = _of_letters(cells) if found is None else found
     if found is None:
-        columns = [cells.get(letter) for letter in "abcdefghij"]
-        count = next((i for i, value in enumerate(columns) if value is None), len(columns))
-        found = columns[:count] if count > 1 else []
+        return _Choices(())
     labels: Any = ()
     if isinstance(found, Mapping):
         found, labels = (found["text"], found.get("label", ())) if "text" in found else (list(found.values()), list(found))
@@ -154,7 +193,21 @@ def _choices(cells: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]
     labels = [label for label in labels if label is not None]
     if labels and len(labels) != len(found):
         raise InputError(f"{len(found)} choices have {len(labels)} labels")
-    return tuple(map(str, found)), tuple(map(str, labels))
+    numbers = [isinstance(choice, int | float) and not isinstance(choice, bool) for choice in found]
+    named = [str(final_answer(c)) if is_number else str(c) for c, is_number in zip(found, numbers, strict=True)]
+    return _Choices(tuple(named), tuple(map(str, labels)), any(numbers))
+
+
+def _of_letters(cells: Mapping[str, Any]) -> list[Any] | None:
+    """What stands in columns `a`, `b` and so on; a row may leave out the last ones, or all."""
+    if "a" not in cells or "b" not in cells:
+        return None
+    columns = [cells.get(letter) for letter in "abcdefghij"]
+    found = [value for value in columns if value is not None]
+    if columns[: len(found)] != found or len(found) == 1:
+        blank = "abcdefghij"[columns.index(None)]
+        raise InputError(f"the choice in column {blank!r} is blank: fill it, or leave out the last ones alone")
+    return found or None
 
 
 def _lists(question: str, choices: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from tl_l2norm.core.errors import InputError, MissingPackage
 from tl_l2norm.tasks.files import Row, open_table
 from tl_l2norm.tasks.problems import Problem, check_count, unknown
-from tl_l2norm.tasks.rows import Columns, problem_of
+from tl_l2norm.tasks.rows import Columns, check_names, is_worked_solution, problem_of
 
 
 def load_problems(source: Any, *, question: str | None = None, answer: str | None = None) -> tuple[Problem, ...]:
@@ -46,6 +46,7 @@ def load_problems(source: Any, *, question: str | None = None, answer: str | Non
     if not rows:
         raise InputError(f"{table.name} holds no problems")
     columns = Columns.among(rows, question, answer, table.name)
+    check_names(rows, columns, table.name)
     if columns.not_read:
         warnings.warn(f"{table.name}: {columns.not_read}", stacklevel=2)
     name = Path(source).name if isinstance(source, str | Path) else "table"
@@ -57,6 +58,14 @@ def load_problems(source: Any, *, question: str | None = None, answer: str | Non
             raise InputError(f"{table.name}, {row.place}: same question as {places[problem.id]}")
         places[problem.id] = row.place
         problems.append(problem)
+    worked = [row.place for row, one in zip(rows, problems, strict=True) if is_worked_solution(row, columns, one)]
+    if worked:
+        warnings.warn(
+            f"{table.name}, {worked[0]}: the answer is a worked solution that marks no final answer ({len(worked)} such rows): "
+            "a response is right only if it says the same text; give the answer alone, or mark it, as in '#### 12' or "
+            "'\\boxed{12}'",
+            stacklevel=2,
+        )
     return tuple(problems)
 
 

@@ -12,9 +12,9 @@ from functools import cached_property
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.protocols import Message, Tokenizer
 from tl_l2norm.text.chat_template import render
-from tl_l2norm.text.thoughts import KINDS, Reading, Tag, read, segments_of, tags
+from tl_l2norm.text.thoughts import KINDS, OTHER_SPEAKER, Reading, Tag, read, segments_of, tags
 
-_SYSTEM, _ASKED, _ANSWERED = "You answer.", "What is asked here?", "That is answered."
+_SYSTEM, _ASKED, _ANSWERED, _ASKED_NEXT = "You answer.", "What is asked here?", "That is answered.", "And what else?"
 
 
 class Boundaries:
@@ -91,6 +91,13 @@ class Boundaries:
         opening = before[start:]
         return opening[max((tag.end for tag in tags(opening)), default=0) :].strip()
 
+    @cached_property
+    def next_turn(self) -> str:
+        """What the template writes between an answer and what the user says next; "" if that isn't known."""
+        messages: list[Message] = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _ANSWERED}]
+        chat = self._render([*messages, {"role": "user", "content": _ASKED_NEXT}], False) or ""
+        return chat.partition(_ANSWERED)[2].rpartition(_ASKED_NEXT)[0].strip()
+
     def _render(self, messages: list[Message], prompt: bool) -> str | None:
         """None where the template has no such chat; some want a system message."""
         if self.tokenizer is None or not getattr(self.tokenizer, "chat_template", None):
@@ -104,20 +111,16 @@ class Boundaries:
 
     def turn_start(self, text: str) -> int | None:
         """Where the last assistant's turn begins in a rendered text; None where its header isn't there."""
-        headers = self._headers(text)
+        headers = _places(self.header, text)
         while len(headers) > 1 and self._goes_on(text, *headers[-2:]):
             headers.pop()
         return headers[-1][1] if headers else None
 
-    def _headers(self, text: str) -> list[tuple[int, int]]:
-        """Where the header stands; tokenizers may swallow white space beside special tokens."""
-        pattern = r"\s*".join(map(re.escape, self.header.split()))
-        return [match.span() for match in re.finditer(pattern, text)] if pattern else []
-
     def _goes_on(self, text: str, before: tuple[int, int], at: tuple[int, int]) -> bool:
         """Whether a header is of a further message of the same turn: gpt-oss thinks in one and answers in another."""
         is_channel = any(tag.start <= at[0] < tag.end for tag in tags(text))
-        return is_channel and read(text[before[1] : at[0]]).unclosed is not None
+        between = text[before[1] : at[0]]
+        return is_channel and not OTHER_SPEAKER.search(between) and read(between).unclosed is not None
 
     def response_starts_at(self, chat: str, prompt: str) -> int | None:
         """Where the last assistant's turn begins in a rendered chat whose prompt alone is rendered as `prompt`; None where the
@@ -167,9 +170,13 @@ class Boundaries:
         return reading, ("prompt",) * prompt_len + segments_of(reading, self.visible(own, own_texts))
 
     def response_start(self, tokens: Sequence[int], texts: Sequence[str]) -> int | None:
-        """Position at which the last assistant's turn begins to think; None where it does not, or nothing comes before."""
+        """Position at which the last assistant's turn begins to think; None where it does not, nothing comes before, or
+        somebody else speaks after it.
+        """
         text = "".join(texts)
         first = self.turn_start(text) or 0
+        if OTHER_SPEAKER.search(text, first) or _places(self.next_turn, text[first:]):
+            return None
         ends = list(itertools.accumulate(map(len, texts)))
         turn = next((i for i, end in enumerate(ends) if end > first), len(texts))
         reading = self.read_tokens(tokens[turn:], texts[turn:])
@@ -177,3 +184,9 @@ class Boundaries:
             return None
         shown = list(itertools.accumulate(map(len, self.visible(tokens[turn:], texts[turn:]))))
         return turn + next(i for i, end in enumerate(shown) if end > reading.thoughts[0].start) or None
+
+
+def _places(header: str, text: str) -> list[tuple[int, int]]:
+    """Where a header stands; tokenizers may swallow white space beside special tokens."""
+    pattern = r"\s*".join(map(re.escape, header.split()))
+    return [match.span() for match in re.finditer(pattern, text)] if pattern else []

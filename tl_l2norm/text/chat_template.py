@@ -1,34 +1,51 @@
-"""Render messages by a tokenizer's chat template."""
+"""Render messages by a tokenizer's chat template, and see that it leaves none of them out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
+from tl_l2norm.core.arguments import check_text
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.protocols import Message, Tokenizer
+from tl_l2norm.text.thoughts import read
+
+_SWITCHES = re.compile(r"/(?:no_?think|think|system_override)\b")
+"""Words that templates take out of what is said."""
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> str:
-    """The text of these messages. Templates that read content in parts alone get it in parts.
+    """The text of these messages. Those whose content the template reads in parts alone get it in parts.
 
     Raises:
-        ValueError: the template refuses the messages, or leaves out what the user says.
+        ValueError: the template refuses the messages, or leaves out what one of them says.
     """
     text = _apply(tokenizer, messages, options)
-    if not _holds(text, messages):
-        parts = [_in_parts(message) for message in messages]
-        text = _apply(tokenizer, parts, options)
-        if not _holds(text, messages):
-            raise InputError("the chat template leaves out what the user says: render the prompt yourself and give it as text")
+    lost = _left_out(tokenizer, messages, options)
+    if not lost:
+        return text
+    first = min(lost)
+    role, said = messages[first].get("role"), messages[first].get("content") or _called(messages[first])
+    refusal = InputError(
+        f"the chat template leaves out what the {role} says (message {first}, {said!r:.60}): render the prompt yourself and "
+        f"give it as text{', or say it in a message that the template has' if role != 'user' else ''}"
+    )
+    parts = [_in_parts(message) if i in lost else message for i, message in enumerate(messages)]
+    try:
+        text, lost = _apply(tokenizer, parts, options), _left_out(tokenizer, parts, options)
+    except InputError:
+        raise refusal from None
+    if lost:
+        raise refusal
     return text
 
 
 def _apply(tokenizer: Tokenizer, messages: Sequence[Message], options: dict[str, Any]) -> str:
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
     except TemplateError as error:
         raise InputError(
             f"the chat template refuses these messages: {error}. Some want a system message (system=...), or user and "
@@ -36,12 +53,50 @@ def _apply(tokenizer: Tokenizer, messages: Sequence[Message], options: dict[str,
         ) from error
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"the chat template can't render these messages: {error}") from error
+    check_text("the chat", text)
+    return text
 
 
-def _holds(text: str, messages: Sequence[Message]) -> bool:
-    """Whether the beginning of the last thing that the user says is there; templates trim it and take switches out of it."""
-    said = [m["content"] for m in messages if m.get("role") == "user" and isinstance(m.get("content"), str)]
-    return not said or "".join(said[-1].split())[:12] in "".join(text.split())
+def _left_out(tokenizer: Tokenizer, messages: Sequence[Message], options: dict[str, Any]) -> set[int]:
+    """Which messages the template leaves out, or an end of which. Marks around what is said show it, however the template
+    escapes, trims or orders it. Thoughts are the template's own matter: those of earlier turns are dropped on purpose.
+    """
+    marks = [_marks(i, message) for i, message in enumerate(messages)]
+    probe = [_marked(message, *own) if own else message for message, own in zip(messages, marks, strict=True)]
+    text = _apply(tokenizer, probe, options).casefold()
+    return {i for i, own in enumerate(marks) if not _holds(text, messages[i], own)}
+
+
+def _holds(text: str, message: Message, marks: Sequence[str]) -> bool:
+    if not all(mark in text for mark in (*marks, *map(str.casefold, _called(message)))):
+        return False
+    in_parts = bool(marks) and not isinstance(message["content"], str)
+    return not (in_parts and re.search(rf"{marks[-1]}['\"]\s*\}}", text))  # printed as the list that they are
+
+
+def _marks(index: int, message: Message) -> tuple[str, str] | tuple[()]:
+    """Words to stand before and behind what a message says; the first is "" where a thought comes before it."""
+    said = _text(message)
+    if not _SWITCHES.sub("", said).strip():
+        return ()
+    thinks = message.get("role") == "assistant" and bool(read(said).thoughts)
+    return "" if thinks else f"zqb{index}x", f"zqe{index}x"
+
+
+def _marked(message: Message, before: str, behind: str) -> Message:
+    said = f"{before} {_text(message)} {behind}".strip()
+    return {**message, "content": said if isinstance(message["content"], str) else [{"type": "text", "text": said}]}
+
+
+def _text(message: Message) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
+
+
+def _called(message: Message) -> list[str]:
+    """Names of the tools that a message calls."""
+    calls = [call.get("function", call) for call in message.get("tool_calls") or () if isinstance(call, Mapping)]
+    return [str(call["name"]) for call in calls if isinstance(call, Mapping) and "name" in call]
 
 
 def _in_parts(message: Message) -> Message:

@@ -23,6 +23,8 @@ set (messages, prompt or text), or anything with `.tokens` such as a `ChatPrompt
 EXPECTED = "a text, chat messages or token ids"
 
 _ROW_KEYS = ("messages", "prompt", "text")
+_ASSISTANTS = frozenset({"assistant", "model", "bot", "chatbot", "gpt", "ai"})
+"""What the assistant's role is called elsewhere: a template would take it for somebody else."""
 
 
 def as_list(given: Any, tokenizer: Tokenizer | None = None) -> list[Any]:
@@ -100,6 +102,9 @@ def _message(index: int, message: Mapping[str, Any]) -> Message:
     if "role" not in message or not ("content" in message or message.get("tool_calls")):
         keys = ", ".join(map(repr, message)) or "nothing"
         raise InputError(f"message {index} needs 'role' and 'content', as in {{'role': 'user', 'content': ...}}, it has {keys}")
+    role = message["role"]
+    if not isinstance(role, str) or (role != "assistant" and role.casefold() in _ASSISTANTS):
+        raise InputError(f"message {index} has the role {role!r}: a role is a text, that of the model 'assistant'")
     content = message.get("content")
     if isinstance(content, str) or (content is None and message.get("tool_calls")):
         return message

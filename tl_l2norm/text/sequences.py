@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxtyping import Int
 from jinja2 import TemplateError
 from torch import Tensor
 
-from tl_l2norm.core.arguments import OnePerRow, as_integers, check_flag
+from tl_l2norm.core.arguments import OnePerRow, as_integers, check_flag, check_text
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.protocols import HasTokens, Message, Tokenizer, TokenReader
 from tl_l2norm.core.trace import SEGMENTS
@@ -22,6 +22,8 @@ from tl_l2norm.text.boundaries import Boundaries
 from tl_l2norm.text.chat_template import render
 from tl_l2norm.text.inputs import SequenceLike, as_list, chat_messages, ids_of, why_not
 from tl_l2norm.text.thoughts import read, tags
+
+_TO_COME = "What is to come."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class TokenSequence:
     """[pos] what each token adds to the text, where that was needed already."""
     seed: int | None = None
     """Key of its random draws, where the item that was given has one."""
+    sink_ratio: float | None = None
+    """Of the run that it comes from, where the item that was given says so."""
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -70,25 +74,32 @@ def tokenize(
     check_flag("prepend_bos", prepend_bos, optional=True)
     items = as_list(sequences, reader.tokenizer)
     starts = None if prompt_lens is None else as_integers("prompt_lens", prompt_lens)
-    if segments is not None and (isinstance(segments, str) or any(isinstance(own, str) for own in segments)):
+    if segments is not None and not _is_nested(segments):
         raise InputTypeError("segments are given by position, one list for each sequence: [['prompt', 'answer'], ...]")
     for name, given in (("prompt_lens", starts), ("segments", segments)):
         if given is not None and len(given) != len(items):
             raise InputError(f"{name} has {len(given)} entries for {len(items)} sequences")
-    boundaries = Boundaries(reader.tokenizer)
+    boundaries, placed = Boundaries(reader.tokenizer), starts is not None or segments is not None
     found = []
     for i, item in enumerate(items):
         try:
-            tokens, prompt_len = _encode(reader.tokenizer, item, prepend_bos, continues)
+            tokens, prompt_len = _encode(reader.tokenizer, item, prepend_bos, continues, placed)
             _check_tokens(reader, tokens)
             if segments is not None:
                 one = _given(tokens, tuple(segments[i]))
             else:
                 one = _find(boundaries, tokens, starts[i] if starts is not None else prompt_len)
-            found.append(dataclasses.replace(one, seed=getattr(getattr(item, "provenance", item), "seed", None)))
+            found.append(dataclasses.replace(one, **_origin(item)))
         except InputError as error:
             raise type(error)(f"sequence {i}: {error}") from error
     return found
+
+
+def _origin(item: Any) -> dict[str, Any]:
+    """Seed and sink ratio of a trace, or of a completion that has one."""
+    source = getattr(item, "provenance", item)
+    recorded = getattr(getattr(item, "trace", None), "provenance", source)
+    return {"seed": getattr(source, "seed", None), "sink_ratio": getattr(recorded, "sink_ratio", None)}
 
 
 def token_texts(tokenizer: Tokenizer | None, tokens: Sequence[int]) -> tuple[str, ...]:
@@ -128,7 +139,7 @@ def pad_left(
 
 
 def _encode(
-    tokenizer: Tokenizer | None, item: SequenceLike, prepend_bos: bool | None, continues: bool
+    tokenizer: Tokenizer | None, item: SequenceLike, prepend_bos: bool | None, continues: bool, placed: bool
 ) -> tuple[list[int], int | None]:
     """Token ids, and where the prompt ends if the item itself says so."""
     if isinstance(item, str):
@@ -152,13 +163,14 @@ def _encode(
     if values and all(isinstance(value, Mapping) for value in values):
         if tokenizer is None:
             raise InputError("the model has no tokenizer: give token ids instead of chat messages")
-        return _encode_chat(tokenizer, chat_messages(values), continues)
+        return _encode_chat(tokenizer, chat_messages(values), continues, placed)
     return ids_of(values), None
 
 
 def _encode_text(tokenizer: Tokenizer, text: str, prepend_bos: bool | None) -> list[int]:
     if not text:
         raise InputError("the prompt is empty")
+    check_text("the text", text)
     if prepend_bos is None:
         return list(tokenizer(text).input_ids)
     ids = list(tokenizer(text, add_special_tokens=False).input_ids)
@@ -167,38 +179,69 @@ def _encode_text(tokenizer: Tokenizer, text: str, prepend_bos: bool | None) -> l
     return [int(tokenizer.bos_token_id), *ids] if prepend_bos else ids  # type: ignore[arg-type]
 
 
-def _encode_chat(tokenizer: Tokenizer, messages: list[Message], continues: bool = False) -> tuple[list[int], int | None]:
+def _encode_chat(tokenizer: Tokenizer, messages: list[Message], continues: bool, placed: bool) -> tuple[list[int], int | None]:
     if getattr(tokenizer, "chat_template", None) is None:
         raise InputError(
             "the tokenizer has no chat template: give the prompt as plain text, or set model.tokenizer.chat_template"
         )
 
-    def rendered(turns: list[Message], *, prompt: bool) -> str:
-        return render(tokenizer, turns, add_generation_prompt=prompt)
-
     def encode(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
-    if messages[-1].get("role") != "assistant":
-        return encode(rendered(messages, prompt=True)), None
-    if continues:
-        return encode(_continued(tokenizer, messages)), None
-    whole, prompt = rendered(messages, prompt=False), rendered(messages[:-1], prompt=True)
-    _refuse_lost_thought(messages[-1], whole)
-    start = Boundaries(tokenizer).response_starts_at(whole, prompt)
+    last = messages[-1]
+    if last.get("role") != "assistant":
+        return encode(render(tokenizer, messages, add_generation_prompt=True)), None
+    whole = _continued(tokenizer, messages) if continues else render(tokenizer, messages, add_generation_prompt=False)
+    _refuse_lost_thought(last, whole)
     tokens = encode(whole)
-    return tokens, None if start is None else _position(token_texts(tokenizer, tokens), start)
+    if continues or placed:
+        return tokens, None
+    start = _response_starts_at(tokenizer, messages, whole)
+    if start is None:
+        raise InputError(
+            "the chat template doesn't show where the last assistant's message begins: say it in tokens, prompt_lens=[...], or "
+            "give the segments of each position, segments=[[...]]"
+        )
+    return tokens, _position(token_texts(tokenizer, tokens), start)
+
+
+def _response_starts_at(tokenizer: Tokenizer, messages: list[Message], whole: str) -> int | None:
+    """Where the last message's turn begins in the rendered chat: behind the prompt, else where other words change the chat."""
+    *before, last = messages
+    if not before:
+        raise InputError("a chat of an assistant's message alone has no prompt: begin it with what the user says")
+    prompt = render(tokenizer, before, add_generation_prompt=True)
+    if (start := Boundaries(tokenizer).response_starts_at(whole, prompt)) is not None:
+        return start
+    words = ("Apples.", "Zebras.")
+    others = [[*before, {"role": last["role"], "content": word}] for word in words]
+    texts = [whole, *(render(tokenizer, chat, add_generation_prompt=False) for chat in others)]
+    start = next((i for i, characters in enumerate(zip(*texts, strict=False)) if len(set(characters)) > 1), len(whole))
+    behind = _squeezed(whole[start:])
+    said = [_squeezed(text) for text in (*_thoughts(last), str(last.get("content") or ""))]
+    begins = any(text and behind.startswith(text) for text in said) or any(tag.start == 0 for tag in tags(behind))
+    once = all(text.count(word) == 1 for word, text in zip(words, texts[1:], strict=True))
+    return start if begins and once else None  # else the template changes more than this message
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _thoughts(message: Message) -> list[str]:
+    """What a message thinks: under the names that templates have for it, and within its content."""
+    found = [str(message.get(name) or "") for name in ("reasoning_content", "reasoning", "thinking")]
+    if isinstance(content := message.get("content"), str):
+        found += [content[thought.inner_start : thought.inner_end] for thought in read(content).thoughts]
+    return [thought.strip() for thought in found if thought.strip()]
 
 
 def _refuse_lost_thought(message: Message, rendered: str) -> None:
     """Templates drop the thoughts of earlier turns, some of the last one too: its norms would be of another text."""
-    thoughts = [str(message.get(name) or "") for name in ("reasoning_content", "reasoning", "thinking")]
-    if isinstance(message.get("content"), str):
-        thoughts.append(read(message["content"]).thinking)
-    if lost := [thought.strip() for thought in thoughts if thought.strip() and thought.strip() not in rendered]:
+    if lost := [thought for thought in _thoughts(message) if thought not in rendered]:
         raise InputError(
             f"the chat template leaves out what the last assistant's message thinks ({lost[0]!r:.60}): give the rendered text "
-            "or its token ids, with prompt_lens, or the message without its thought"
+            "or its token ids, with prompt_lens where they hold a response, or the message without its thought"
         )
 
 
@@ -210,18 +253,29 @@ def _position(texts: Sequence[str], character: int) -> int:
 
 def _continued(tokenizer: Tokenizer, messages: list[Message]) -> str:
     """A chat whose last message, the assistant's, is left open."""
-    options: dict[str, Any] = {"continue_final_message": True}
-    if not str(messages[-1].get("content") or "").strip():
-        messages, options = messages[:-1], {"add_generation_prompt": True}
+    *before, last = messages
+    if last.get("tool_calls"):
+        raise InputError("the assistant's last message calls a tool, which ends its turn: put the tool's result behind it")
+    says = bool(str(last.get("content") or "").strip())
+    if not says and not _thoughts(last):
+        if not before:
+            raise InputError("the prompt is empty: a chat begins with what the user says")
+        return render(tokenizer, before, add_generation_prompt=True)
     try:
-        return render(tokenizer, messages, **options)
+        if says:
+            return render(tokenizer, messages, continue_final_message=True)
+        chat = render(tokenizer, [*before, {**last, "content": _TO_COME}], add_generation_prompt=False)
     except InputError as error:
-        if isinstance(error.__cause__, TemplateError):
+        if error.__cause__ is None or isinstance(error.__cause__, TemplateError):
             raise
         raise InputError(
             f"the assistant's last message can't be continued, as the chat template changes it ({error}): give the rendered "
             "prompt as text, or leave the message out"
         ) from error
+    before_it, found, _ = chat.rpartition(_TO_COME)
+    if not found:
+        raise InputError("the chat template changes what the assistant says, whose thought can't be continued: give it as text")
+    return before_it
 
 
 def _check_tokens(reader: TokenReader, tokens: Sequence[int]) -> None:
@@ -231,6 +285,12 @@ def _check_tokens(reader: TokenReader, tokens: Sequence[int]) -> None:
         raise InputError(f"{len(tokens)} tokens are longer than the model's context of {reader.n_ctx}: shorten it")
     if min(tokens) < 0 or max(tokens) >= reader.d_vocab:
         raise InputError(f"token ids run from {min(tokens)} to {max(tokens)}, the vocabulary from 0 to {reader.d_vocab - 1}")
+
+
+def _is_nested(segments: object) -> bool:
+    """Whether they are lists of lists."""
+    lists = [segments, *segments] if isinstance(segments, Collection) else [segments]
+    return all(isinstance(own, Collection) and not isinstance(own, str) for own in lists)
 
 
 def _given(tokens: list[int], segments: tuple[str, ...]) -> TokenSequence:

@@ -67,10 +67,22 @@ KINDS = (
         empty="<|channel>thought\n<channel|>",
     ),
 )
+_CHANNELS = len(THINK_TAGS)
+"""The kind whose thoughts are of several messages."""
+OTHER_SPEAKER = re.compile(r"<\|start\|>(?!assistant)")
+"""Where a message begins that isn't the assistant's, in the format with channels."""
 _TAG = re.compile("|".join(f"(?P<o{i}>{kind.opens})|(?P<c{i}>{kind.closes})" for i, kind in enumerate(KINDS)))
 _QUOTES = "`\"'“”‘’"
 _BEFORE_A_QUOTE = " \t\n([{"
-_AROUND_A_MENTION = " \t,.;:?!)"
+_IN_BRACKETS = " \t,.;:?!)"
+_NAMED_BEFORE = re.compile(
+    r"\b(?:the|not|tags?|tokens?|called|named|and|or|of|into?|inside|with(?:in)?|between|by|us(?:e|es|ing)|writ(?:e|es|ing))\s+$",
+    re.IGNORECASE,
+)
+_NAMED_BEHIND = re.compile(
+    rf"[,.;:?!)](?:\s|$)|\s+(?:tags?|tokens?|blocks?|sections?|elements?|markers?)\b|\s+(?:and|or|to)\s+[`\"'“‘]?(?:{_TAG.pattern})",
+    re.IGNORECASE,
+)
 
 
 class Tag(NamedTuple):
@@ -142,6 +154,9 @@ def read(text: str, *, opened: int | None = None, is_tag: Callable[[Tag], bool |
             if tag.kind == kind and not tag.opens and (certain or not _is_quoted(text, tag)):
                 thoughts.append(Thought(kind, start, inner, tag.start, tag.end))
                 kind = None
+            elif tag.kind == kind == _CHANNELS and (certain or not _is_quoted(text, tag)):  # a further message
+                thoughts.append(Thought(kind, start, inner, tag.start, tag.start))
+                start, inner = tag.start, tag.end
         elif not certain and _is_mentioned(text, tag):
             continue
         elif tag.opens:
@@ -149,7 +164,8 @@ def read(text: str, *, opened: int | None = None, is_tag: Callable[[Tag], bool |
         elif not thoughts or thoughts[-1].kind == tag.kind:  # a stray one of another kind ends nothing
             thoughts = [Thought(tag.kind, 0, 0, tag.start, tag.end)]
     if kind is not None:
-        thoughts.append(Thought(kind, start, inner, len(text), len(text)))
+        ends = len(text.removesuffix("<|end|>")) if kind == _CHANNELS else len(text)
+        thoughts.append(Thought(kind, start, inner, max(inner, ends), len(text)))
     return Reading(text, tuple(thoughts), kind)
 
 
@@ -177,12 +193,27 @@ def _is_quoted(text: str, tag: Tag) -> bool:
 
 
 def _is_mentioned(text: str, tag: Tag) -> bool:
-    if not text[: tag.start].strip():
+    """Whether a sentence speaks of a tag: in a quotation or brackets, before punctuation or "tag", behind a word that ends no
+    sentence, or joined to another tag. Where none of these says so, it is real: no answer is better than a wrong one.
+    """
+    before, behind = text[: tag.start], text[tag.end :]
+    if not before.strip():
         return False
-    before, after = text[tag.start - 1], text[tag.end : tag.end + 1]
-    if before in _QUOTES or (after and after in _QUOTES and before != "\n"):
+    if {before[-1], behind[:1]} & set(_QUOTES) and _in_quotation(before, behind):
         return True
-    return before in (" ", "\t", "(") and (after == "" or after in _AROUND_A_MENTION)
+    if before[-1] == "(":
+        return behind == "" or behind[0] in _IN_BRACKETS
+    if before[-1] not in " \t" or behind.startswith("\n"):
+        return False
+    return bool(_NAMED_BEFORE.search(before[-60:]) or _NAMED_BEHIND.match(behind[:60]))
+
+
+def _in_quotation(before: str, behind: str) -> bool:
+    """Whether a quotation that begins on this line is open between the two."""
+    line = before.rpartition("\n")[2]
+    mark = line[-1] if line and line[-1] in _QUOTES else behind[:1]
+    pair = {"“": "“”", "”": "“”", "‘": "‘’", "’": "‘’"}.get(mark)
+    return line.count(pair[0]) > line.count(pair[1]) if pair else line.count(mark) % 2 == 1
 
 
 def segments_of(reading: Reading, texts: Sequence[str]) -> tuple[str, ...]:

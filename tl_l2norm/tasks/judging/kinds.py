@@ -12,14 +12,16 @@ from fractions import Fraction
 
 from tl_l2norm.tasks.judging.choices import LETTERS, is_lettered, label_of
 from tl_l2norm.tasks.judging.math import base_of, canonical, in_base, is_mathematical, same_value
-from tl_l2norm.tasks.judging.responses import bare, best_value, joined, last_line, marked_text, stated_text
+from tl_l2norm.tasks.judging.operands import is_operand, is_within
+from tl_l2norm.tasks.judging.phrases import MATHS, is_negated, leading, trailing
+from tl_l2norm.tasks.judging.responses import best_value, joined, last_line, marked_text, stated_text
 from tl_l2norm.tasks.judging.text import (
     NUMBER_WITH_UNIT,
     PLAIN_NUMBER,
     SCALES,
     Quantity,
     digits_of,
-    plain_thousands,
+    plain_units,
     quantity_of,
     read_quantity,
     split_unit,
@@ -116,7 +118,7 @@ class Choice(AnswerKind):
 
     def find(self, text: str) -> str | None:
         """The letter, or else the text of the option as the response writes it."""
-        found = best_value(text, _choice_pattern(self.letters, self.texts, self.named), self._is_joint)
+        found = best_value(text, _choice_pattern(self.letters, self.texts, self.named), self._is_joint, _is_part)
         return (_letter(found[0]) or found[0].group()) if found else None
 
     def value(self, given: str) -> str:
@@ -131,6 +133,13 @@ class Choice(AnswerKind):
         if self.value(_letter(one) or one.group()) == self.value(_letter(other) or other.group()):
             return False
         return joined(text, one, other) or not re.sub(r"[\s*•,;.-]", "", text[one.end() : other.start()])
+
+
+def _is_part(text: str, option: re.Match[str]) -> bool:
+    """Whether an option's text that is a number stands in a larger one, 1 in 1/2 or 1.5."""
+    if _letter(option) or not re.search(r"^\W*\d|\d$", option.group()):
+        return False
+    return is_operand(text, option) or is_within(text, option)
 
 
 @functools.lru_cache(maxsize=256)
@@ -178,8 +187,8 @@ class Number(AnswerKind):
 
     def find(self, text: str) -> str | None:
         """Its digits, with the unit where the reference has one; a fraction or root, where that is what is announced."""
-        plain = plain_thousands(text)
-        found = best_value(plain, NUMBER_WITH_UNIT if self.unit else PLAIN_NUMBER)
+        plain = plain_units(text)
+        found = best_value(plain, NUMBER_WITH_UNIT if self.unit else PLAIN_NUMBER, is_part=is_operand)
         if found is None or not found[1]:
             stated = stated_text(text)
             if stated is None:
@@ -216,7 +225,7 @@ class Number(AnswerKind):
 
 def _unannounced_fraction(text: str, *, has_others: bool) -> str | None:
     """A fraction, root or power that is the last line, or that it ends with, where no other number is there."""
-    given = last_line(text) if has_others else _trailing(text.rpartition("\n")[2])
+    given = last_line(text) if has_others else trailing(text.rpartition("\n")[2])
     return given if given and _FRACTION.search(given) else None
 
 
@@ -241,8 +250,10 @@ class Expression(AnswerKind):
         if (marked := marked_text(text)) is not None:
             return marked or None
         stated = stated_text(text)
-        found = _leading(stated) if stated else _trailing(text.rpartition("\n")[2])
-        return re.sub(r"^(?:\$|\\\()|(?:\$|\\\))$", "", found).strip() if found and _MATHS.fullmatch(found) else found
+        if stated and "?" in stated:
+            return None
+        found = leading(stated) if stated else trailing(text.rpartition("\n")[2])
+        return re.sub(r"^(?:\$|\\\()|(?:\$|\\\))$", "", found).strip() if found and MATHS.fullmatch(found) else found
 
     def value(self, given: str) -> Hashable:
         """A fraction, or the expanded expression as text; with its unit, where that is another than the reference's."""
@@ -250,63 +261,11 @@ class Expression(AnswerKind):
         return (value, unit) if unit and self.unit and unit != self.unit else value
 
     def same(self, answer: str, given: str) -> bool:
-        """Equal in value, by math-verify."""
+        """Equal in value, exactly where both are exact."""
         return same_value(answer, in_base(given, self.base), ordered=self.ordered)
 
 
-_FILLER = re.compile(
-    r"(?:(?:the|a|an|number|value|simply|exactly|approximately|about|therefore|thus|now|equal to)\s+|[:≈*\s])*"
-)
 _DISPLAY = re.compile(r"\\\[((?:(?!\\\]).){1,500})\\\]|\$\$([^$]{1,500})\$\$", re.DOTALL)
-_MATHS = re.compile(r"\$[^$]{1,500}\$|\\\((?:(?!\\\)).){1,500}\\\)")
-_LEADS = tuple(
-    re.compile(rf".*(?:{word})\s*(.+)", re.DOTALL) for word in (r"\b(?:is|are|equals|be|get|obtain|have|gives)\b|[:≈]", "=")
-)
-_LONGEST = 30  # words of an expression
-_NEGATED = re.compile(r"(?:\b(?:not|cannot|never|neither|nor|either)|n['’]t)\b[^.]*$|\?\s*$", re.IGNORECASE)
-
-
-def _leading(text: str) -> str | None:
-    """The expression that a statement begins with: "1/4 of the cake", "$x = 1$ or $x = 2$"."""
-    text = text[_FILLER.match(text).end() :]  # type: ignore[union-attr]
-    if is_mathematical(text):
-        return text
-    if _MATHS.match(text):
-        end = max(span.end() for span in _MATHS.finditer(text))
-        joints = re.sub(_MATHS, "", text[:end])
-        is_list = not re.sub(r"\b(?:and|or)\b|[\s,=;]", "", joints)
-        return text[:end] if is_list else _MATHS.match(text).group()  # type: ignore[union-attr]
-    words = text.split(" ")
-    lengths = [n for n in range(min(len(words), _LONGEST), 0, -1) if words[n - 1] not in ("a", "I")]
-    beginnings = (" ".join(words[:n]).rstrip(" ,;:").removesuffix(", or") for n in lengths)
-    found = next((part for part in beginnings if is_mathematical(part) or read_quantity(part)), None)
-    rest = text[len(found) :] if found else ""
-    return None if re.match(r"[\s,]*(?:is|was)\s+(?:not|wrong|incorrect)\b", rest) else found
-
-
-def _trailing(line: str) -> str | None:
-    r"""The expression that a line ends with, or the only one in a sentence: "so it is 1/4", "it is $\frac14$ cm long."."""
-    text = bare(line)
-    if is_mathematical(text) or read_quantity(text):
-        return text
-    spans = list(_MATHS.finditer(text))
-    if spans:
-        before, after = text[: spans[-1].start()], text[spans[-1].end() :].strip(" .*")
-        is_listed = re.search(r"(?:\$|\\\)|\b(?:and|or))\s*,?\s*(?:and|or)?\s*$", before)
-        is_whole = not after or (len(spans) == 1 and line.rstrip(" *").endswith("."))
-        is_value = is_mathematical(spans[-1].group()) or read_quantity(spans[-1].group())
-        return spans[-1].group() if is_whole and is_value and not is_listed and not _is_negated(before) else None
-    sentence = re.split(r"(?<=\.)\s+", text)[-1]
-    for match in filter(None, (lead.fullmatch(sentence) for lead in _LEADS)):
-        part = _leading(match[1])
-        is_whole = bool(part) and (part == bare(match[1]) or line.rstrip(" *").endswith("."))
-        if is_whole and not _is_negated(sentence[: match.start(1)]):
-            return part
-    return None
-
-
-def _is_negated(before: str) -> bool:
-    return bool(_NEGATED.search(before[-200:]))
 
 
 @dataclass(frozen=True)
@@ -333,11 +292,11 @@ class Text(AnswerKind):
 def _said(line: str) -> str:
     """What a line says that "it is", or in bold at its end: "It's Paris", "The capital is **Paris"; else the line."""
     bold = re.fullmatch(r"([^*]*[^*\s]\s+)\*\*([^*]+)(?:\*\*)?", line)
-    if bold and not _is_negated(bold[1]):
+    if bold and not is_negated(bold[1]):
         return bold[2]
     return re.sub(r"^(?:it|this|that)(?:['’]s|\s+is|\s+was|\s+will\s+be)\s+(?:an?\s+)?(?=\S)", "", line, flags=re.IGNORECASE)
 
 
 def _plain(text: str) -> str:
     text = strip_latex(text)
-    return " ".join(re.sub(r"[^\w\s/+*=^<>.-]", " ", text.casefold()).split()).strip(". ") or text
+    return " ".join(re.sub(r"[^\w\s/+*=^<>.|-]", " ", text.casefold()).split()).strip(". ") or text

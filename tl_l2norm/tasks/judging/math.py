@@ -1,4 +1,4 @@
-r"""Answers that are expressions, judged by math-verify: `1/2` is `\frac{1}{2}`, 0.5 and 50%.
+r"""Answers that are expressions, read by math-verify and compared by value: `1/2` is `\frac{1}{2}`, 0.5 and 50%.
 
 >>> is_mathematical(r"\frac{\sqrt{3}}{2}"), is_mathematical("Paris")
 (True, False)
@@ -8,20 +8,19 @@ True
 
 from __future__ import annotations
 
-import functools
-import itertools
-import logging
-import math
 import re
+import unicodedata
 from fractions import Fraction
 from typing import Any
 
-from tl_l2norm.tasks.judging.text import plain_thousands, read_quantity, split_unit, strip_latex
+from tl_l2norm.tasks.judging.equal import equal, form
+from tl_l2norm.tasks.judging.text import plain_powers, plain_thousands, read_quantity, split_unit, strip_latex
+from tl_l2norm.tasks.judging.values import read_value
 
 _NAMES = r"sqrt|pi|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|infinity|inf|oo"
 _LATEX_NAMES = {"inf": "infty", "infinity": "infty", "oo": "infty"}
 _WORDS = r"(?i:a[mnst]|be|by|do|go|he|i[fnst]|me|my|no|o[fn]|so|to|up|us|we)\b"
-_SYMBOLS = "−–·×÷√π∞≤≥±°²³½¼¾∪∩"
+_SYMBOLS = "−–·×÷√π∞≤≥±°∪∩⁻⁰¹²³⁴-⁹½¼¾⅐-⅞"
 _EXPRESSION = re.compile(
     rf"""(?> (?:
         \\(?:begin|end)\{{[a-z]+\}} | \\(?:text|textbf|mathrm|mbox|mathbf|operatorname)\{{[^{{}}]*\}}
@@ -37,29 +36,19 @@ _NOT_VALUES = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d{1,4}|\d+[-–]\d+|[A-Za-z]\w
 _PLAIN = (
     ("−", "-"), ("–", "-"), ("·", r"\cdot "), ("×", r"\times "), ("÷", r"\div "), ("±", r"\pm "), ("**", "^"), ("°", ""),
     ("π", r"\pi "), ("∞", r"\infty "), ("≤", r"\le "), ("≥", r"\ge "), ("∪", r"\cup "), ("∩", r"\cap "),
-    ("²", "^2"), ("³", "^3"), ("½", r"\frac12 "), ("¼", r"\frac14 "), ("¾", r"\frac34 "),
 )  # fmt: skip
+_VULGAR = re.compile("[½¼¾⅐-⅞]")
 _BASED = re.compile(r"(\d[\dA-F]*)_(?:\{(\d+)\}|(\d+))")  # a number with its base: 1010_2
-_SET = re.compile(r"\\\{[^|:<>=]*\\\}")
-_TUPLE = re.compile(r"\([^()]*,[^()]*\)")
-_ASSIGNMENT = re.compile(  # x = ..., P(A) = ... = ..., x in ..., ... = y
-    r"\s*[A-Za-z](?:\([A-Za-z]\))?\s*(?:\\in(?![a-z])|=(?:[^=<>]*=)*)\s*([^=<>]+)|([^=<>]+)=\s*[A-Za-z]\s*"
-)
-# What can take sympy for ever: towers of powers, factorials of large numbers, integrals and sums.
-_ENDLESS = re.compile(r"!\s*[)}\]]*\s*!|\d{4,}\s*[)}\]]*\s*!|\\(?:int|sum|prod|lim|binom\s*\{\d{4,})(?![a-z])")
-_POWER = re.compile(r"(?P<bracket>[)}\]]\s*)?\^\s*(?:\{(?P<group>[^{}]*)(?P<closed>\})?|(?P<digit>.))", re.DOTALL)
-_GREATEST_POWER = 2000
-_GREATEST_EXPANSION = 10  # power of a bracket with variables in it
-_LONGEST = 300  # characters of an expression that is still read
-_DEEPEST = 8  # brackets within brackets: the parser's time grows with 2 to the depth
 
 
 def is_mathematical(text: str) -> bool:
     """Whether text is an expression, equation, list, tuple, interval or set, and no word, date or range."""
-    text = strip_latex(text)
+    text = plain_powers(strip_latex(text))
     if not text or _NOT_VALUES.fullmatch(text) or not _EXPRESSION.fullmatch(text):
         return False
-    return bool(re.search(r"\d|\\(?!text|mathrm|mbox)[A-Za-z]+|[√π∞]|[A-Za-z)]\s*[-+*/^=<>]\s*[A-Za-z(]|\bpi\b|sqrt", text))
+    return bool(
+        re.search(r"[\d½¼¾⅐-⅞]|\\(?!text|mathrm|mbox)[A-Za-z]+|[√π∞]|[A-Za-z)]\s*[-+*/^=<>]\s*[A-Za-z(]|\bpi\b|sqrt", text)
+    )
 
 
 def same_value(gold: str, given: str, *, ordered: bool = False) -> bool:
@@ -77,14 +66,15 @@ def same_value(gold: str, given: str, *, ordered: bool = False) -> bool:
         return True
     if _based(gold) or _based(given):
         return _based(gold) == _based(given)
+    if (expected := _read(gold)) is None:
+        return False
     parts = re.split(r"\s*,?\s*\bor\b\s*", given)
-    return _verified(gold, given, ordered) or (len(parts) > 1 and all(_verified(gold, part, ordered) for part in parts))
+    alternatives = [[given], parts] if len(parts) > 1 else [[given]]
+    return any(all(_is_equal(expected, part, ordered) for part in several) for several in alternatives)
 
 
 def canonical(text: str, *, ordered: bool = False) -> Fraction | str:
     """A form in which equal expressions are equal: a fraction for numbers, else the expanded expression as text."""
-    import sympy
-
     if quantity := read_quantity(text):
         return Fraction(quantity.share)
     text, _ = split_unit(text)
@@ -92,15 +82,8 @@ def canonical(text: str, *, ordered: bool = False) -> Fraction | str:
         return Fraction(digits)
     if based := _based(text):
         return "_".join(based)
-    assigned = _ASSIGNMENT.fullmatch(strip_latex(text))
-    found = _parse(assigned[1] or assigned[2] if assigned else text, ordered)
-    if not isinstance(found, sympy.Basic):
-        return _compact(text)
-    if not isinstance(found, sympy.Expr):
-        return str(found.canonical if isinstance(found, sympy.core.relational.Relational) else found)
-    value: Any = sympy.expand(found.doit())
-    number = sympy.nsimplify(value, rational=True) if value.has(sympy.Float) else value
-    return Fraction(int(number.p), int(number.q)) if number.is_Rational else str(number)
+    found = _read(text)
+    return _compact(text) if found is None else form(found, ordered=ordered)
 
 
 def in_base(text: str, base: str | None) -> str:
@@ -124,56 +107,19 @@ def _based(text: str) -> tuple[str, str] | None:
     return (match[1], match[2] or match[3]) if match else None
 
 
-def _verified(gold: str, given: str, ordered: bool) -> bool:
-    from math_verify import verify
-
-    plain, other = _compact(gold), _compact(given)
-    if (_SET.fullmatch(plain) and _TUPLE.fullmatch(other)) or (_TUPLE.fullmatch(plain) and _SET.fullmatch(other)):
-        return False
-    expected, found = _parse(gold, ordered), _parse(given, ordered)
-    # The gold comes first (verify is not symmetric); without its timeouts, which are signals and fail outside the main thread.
-    return expected is not None and found is not None and bool(verify(expected, found, timeout_seconds=None))
+def _is_equal(expected: Any, given: str, ordered: bool) -> bool:
+    found = _read(given)
+    return found is not None and equal(expected, found, ordered=ordered)
 
 
-@functools.lru_cache(maxsize=1024)
-def _parse(text: str, ordered: bool) -> Any:
-    """A sympy value; None where it can't be read."""
-    from math_verify import LatexExtractionConfig, parse
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its timeouts are off
-    latex = _latex(text)
-    if not _is_bounded(latex):
-        return None
-    if ordered and "," in latex and latex[0] not in "([{\\":
-        latex = f"({latex})"
-    found = parse(f"${latex}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
-    return found[0] if found else None
-
-
-def _is_bounded(latex: str) -> bool:
-    """Whether an expression can be worked out in no time, whatever it is."""
-    if len(latex) > _LONGEST or _ENDLESS.search(latex) or _depth(latex) > _DEEPEST:
-        return False
-    nested, greatest = 1, 1
-    for power in _POWER.finditer(latex):
-        exponent = power["digit"] or power["group"]
-        if "^" in exponent or (power["group"] and not power["closed"]):
-            return False
-        size = math.prod(int(digits) or 1 for digits in re.findall(r"\d{1,6}", exponent))
-        nested, greatest = (nested * size, greatest) if power["bracket"] else (nested, max(greatest, size))
-    has_variables = re.search(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", latex)
-    return nested * greatest <= _GREATEST_POWER and not (has_variables and nested > _GREATEST_EXPANSION)
-
-
-def _depth(latex: str) -> int:
-    """How deep brackets stand within brackets."""
-    steps = ((sign in "([{") - (sign in ")]}") for sign in latex)
-    return max(itertools.accumulate(steps), default=0)
+def _read(text: str) -> Any:
+    return read_value(_latex(text))
 
 
 def _latex(text: str) -> str:
     """LaTeX of an expression that may be typed plainly: sqrt(2), 1 1/2, {1, 2}, 3 * 4."""
     text = re.sub(r"\$|\\[()\[\]]", " ", strip_latex(text)).strip()
+    text = plain_powers(_VULGAR.sub(_fraction, text))
     for sign, latex in _PLAIN:
         text = text.replace(sign, latex)
     text = re.sub(r"(?:(?<!\\)\bsqrt|√)\s*(?:\(([^()]*)\)|(\d+|[a-z]))", r"\\sqrt{\1\2}", text)
@@ -185,7 +131,14 @@ def _latex(text: str) -> str:
     return re.sub(r"(?<!\\)%", r"\\%", text)
 
 
+def _fraction(vulgar: re.Match[str]) -> str:
+    over, _, under = unicodedata.normalize("NFKC", vulgar.group()).partition("⁄")
+    return rf"\frac{{{over}}}{{{under}}}"
+
+
 def _compact(text: str) -> str:
     """LaTeX without what doesn't change its meaning, for comparison as it stands."""
     text = re.sub(r"\\(?:left|right|displaystyle|,|!|;|:|quad)(?![A-Za-z])", "", plain_thousands(strip_latex(text)))
+    if re.fullmatch(r"\s*\d+(?:\s+\d+)+\s*", text) and not re.fullmatch(r"\s*\d{1,3}(?:\s\d{3})+\s*", text):
+        text = ",".join(text.split())  # a list: 1 2 3
     return re.sub(r"\s|\$", "", text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac").replace("−", "-"))

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Callable
 
+from tl_l2norm.tasks.judging.revisions import is_doubted, revised
 from tl_l2norm.tasks.judging.text import boxed
 
 # Two values with nothing but this between them are the terms of an expression, a list or a choice, not an answer.
@@ -17,13 +18,18 @@ _JOINT = re.compile(
 )
 _CONTRAST = re.compile(r"[*_\"')\s]*,?\s+(?:and\s+)?not\s+(?:the\s+)?[*_\"'(]*", re.IGNORECASE)
 _DENIED_BEFORE = re.compile(
-    r"""(?: (?: \b(?:not|cannot) | n['’]t ) (?:\s+(?:be|say))? | \b(?:neither|nor|either|or|than|over|at\ least|at\ most|step)
+    r"""(?: (?: \b(?:not|cannot) | n['’]t ) (?:\s+(?:be|say))? | \b(?:neither|nor|either|or|than|over|at\ least|at\ most|step
+        |except|except(?:ing)?\ for|excluding|besides
+        |apart\ from|aside\ from|instead\ of)
+      | \b(?:all|any(?:thing|one)?|every(?:thing|one)?|each)(?:\s+\w+)?\s+but
       | \b(?:rul(?:e|es|ed|ing)\s+out|(?:eliminat|exclud|discard|reject)(?:e|s|es|ed|ing)?) )
     \s+ (?:the\s+)? (?:(?:option|choice)\s+)? [*_"'$(]* $""",
     re.VERBOSE | re.IGNORECASE,
 )
 _DENIED_AFTER = re.compile(
-    r"""[*_"'$.)]*\s* (?: \? | ['’]s\b | (?:is|was|would\ be)\s*(?:not|n['’]t|wrong|incorrect|false)\b )""",
+    r"""[*_"'$.)]*\s* (?: \? | ['’]s\b | 
+      (?:is|are|was|were|would\ be|(?:can|may|must|should)\ be|(?:has|have)\ been|gets?)\s*
+      (?:not|n['’]t|wrong|incorrect|false|impossible|eliminated|excluded|ruled\ out|discarded|rejected|crossed\ out)\b )""",
     re.VERBOSE | re.IGNORECASE,
 )
 ANNOUNCED = r"\banswer(?:\ to\ [^.\n]{1,60}?)?[*_\s]*(?:\bis\b|\bwould\ be\b|:|=)"
@@ -36,21 +42,29 @@ _STATED_BEFORE = re.compile(
 )
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 _STATED_TEXT = re.compile(rf"{ANNOUNCED} [\s:*]* ([^\s] [^\n]*?) (?=\.\s | \n | \Z)", re.VERBOSE | re.IGNORECASE)
+_STATEMENT = re.compile(rf"{ANNOUNCED}|\\boxed|<answer>|####|\*\*", re.IGNORECASE)
+_ANNOUNCED = re.compile(rf"{ANNOUNCED}[^.\n]*$", re.IGNORECASE)
 _WRAPPING = " \t*_`\"'"
 _WINDOW = 120  # characters around a value that decide what it is
 
 Joint = Callable[[str, re.Match[str], re.Match[str]], bool]
+Part = Callable[[str, re.Match[str]], bool]
 
 
-def best_value(text: str, pattern: re.Pattern[str], is_joint: Joint | None = None) -> tuple[re.Match[str], bool] | None:
+def best_value(
+    text: str, pattern: re.Pattern[str], is_joint: Joint | None = None, is_part: Part | None = None
+) -> tuple[re.Match[str], bool] | None:
     """The last candidate of the most explicit kind, and whether it is announced; None where there is no candidate.
 
     Args:
         text: The response.
         pattern: What values look like.
         is_joint: Whether two values that follow each other are parts of one expression or list.
+        is_part: Whether a value is a part of something larger, and none of its own.
     """
     candidates = _candidates(text, pattern, is_joint or joined)
+    if is_part:
+        candidates = [value for value in candidates if not is_part(text, value)]
     best = max(candidates, key=lambda value: (_explicitness(text, value), value.start()), default=None)
     return best and (best, _explicitness(text, best) == 2)
 
@@ -65,8 +79,13 @@ def stated_text(text: str) -> str | None:
     r"""What stands in "<answer>" tags or "\boxed{}", else what is announced up to the end of its sentence."""
     if (marked := marked_text(text)) is not None:
         return marked or None
-    stated = _STATED_TEXT.findall(text)
+    stated = [match[1] for match in _STATED_TEXT.finditer(text) if not is_doubted(text, match.start())]
     return (bare(stated[-1]) or None) if stated else None
+
+
+def without_revised(text: str) -> str:
+    """A response without what it takes back: only what follows the last correction of a stated answer counts."""
+    return revised(text, _STATEMENT)
 
 
 def marked_text(text: str) -> str | None:
@@ -102,7 +121,10 @@ def _candidates(text: str, pattern: re.Pattern[str], is_joint: Joint) -> list[re
 def _is_denied(text: str, value: re.Match[str]) -> bool:
     before = text[max(0, value.start() - _WINDOW) : value.start()]
     is_list_number = re.search(r"\n[ \t]*$", before) and re.match(r"[.)][ \t]+\S", text[value.end() :][:9])
-    return bool(is_list_number or _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(text, value.end()))
+    if is_list_number or _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(text, value.end()):
+        return True
+    announcement = _ANNOUNCED.search(before)
+    return is_doubted(before, announcement.start()) if announcement else False
 
 
 def _explicitness(text: str, value: re.Match[str]) -> int:

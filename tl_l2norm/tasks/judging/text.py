@@ -9,6 +9,7 @@ Quantity(number=Decimal('1200'), unit='$')
 from __future__ import annotations
 
 import re
+import unicodedata
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -54,6 +55,11 @@ _UNITS = {
 }
 SCALES = {
     "dozen": 12,
+    "lakh": 10**5,
+    "crore": 10**7,
+    "mn": 10**6,
+    "bn": 10**9,
+    "tn": 10**12,
     "hundred": 100,
     "thousand": 1000,
     "million": 10**6,
@@ -62,14 +68,18 @@ SCALES = {
 }
 _UNIT_OF = {alias: unit for unit, aliases in _UNITS.items() for alias in (unit, *aliases.split())}
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "²": "2", "³": "3", "2": "2", "3": "3"}
-_UNIT_NAMES = "|".join(map(re.escape, sorted(_UNIT_OF, key=len, reverse=True)))
+_LONG_NAMES = "|".join(re.escape(name) for name in sorted(_UNIT_OF, key=len, reverse=True) if len(name) > 1)
+_LETTERS = "".join(re.escape(name) for name in _UNIT_OF if len(name) == 1)
+_UNIT_NAMES = rf"{_LONG_NAMES}|(?-i:[{_LETTERS}L])"  # 12 m are meters, 12M are none
 _UNIT = rf"""(?: (?:(?P<power>square|sq|cubic)\.?\s+)? (?P<unit>{_UNIT_NAMES}) (?<!\bin(?=\s+\w))
     (?P<exponent> \^?\{{?[23]\}}? | [²³])? (?!\w) )"""
 
 _SCALE = rf"(?P<scale>{'|'.join(SCALES)})s?\b"
 NUMBER = rf"""
     (?P<sign> (?<![\w)\]}}]) [-−–] | (?:minus|negative)\s )? (?P<currency>[$€£])?
-    (?P<digits> (?:\d{{1,3}}(?:(?:,\d{{3}})+|(?:['’]\d{{3}})+|(?:_\d{{3}})+) | \d{{1,2}}(?:,\d{{2}}){{1,9}},\d{{3}} | \d+)
+    (?P<digits> (?P<comma> \d{{1,3}}(?:\.\d{{3}})+,\d{{1,2}} | (?<![(\[])0,\d+
+          | \d+,\d{{1,2}}(?=\s?(?:\\?%|€|[ckm]?m\b|k?g\b|l\b|km/h)) )(?![\d,.]\d|\d|\s*[)\]])
+      | (?:\d{{1,3}}(?:(?:,\d{{3}})+|(?:['’]\d{{3}})+|(?:_\d{{3}})+) | \d{{1,2}}(?:,\d{{2}}){{1,9}},\d{{3}} | \d+)
         (?:\.\d+)? (?:e[+-]?\d{{1,4}})? | \.\d+ )
     (?: [ ]*(?:[×·x*]|\\times|\\cdot)[ ]*10[ ]*\^[ ]*(?P<brace>\{{)?(?P<ten>[-−]?\d{{1,4}})(?(brace)\}}) )?
     (?: \s?{_SCALE} )?"""
@@ -87,6 +97,9 @@ _COUNTED = re.compile(
 )
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
 _STYLED = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
+_SPACES = re.compile(r"(?<!\\)\\[,;: ]|~(?=\s*[A-Za-z\\])")
+_WITH_UNIT = re.compile(rf"\$\s*({NUMBER} (?:\s*{_UNIT})?)\s*\$(?!\d) | \\\(\s*([-−]?\d[\d.,]*)\s*\\\)", _FLAGS)
+_SUPERSCRIPTS = re.compile("(?<=[0-9A-Za-z)}])⁻?[⁰¹²³⁴-⁹]+")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))|\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(r"[\s$,.]*(?:and|or)?[\s$,]*")
 
@@ -110,16 +123,18 @@ class Quantity(NamedTuple):
 
 def read_quantity(text: str) -> Quantity | None:
     """The number that the text is, with its unit ("12 cm", "$18", "25%", "12 apples"); None if it is anything else."""
-    text = strip_latex(text).strip()
+    text = strip_latex(plain_units(text)).strip()
     if match := NUMBER_WITH_UNIT.fullmatch(text):
-        return quantity_of(match)
+        quantity = quantity_of(match)
+        is_list = (match["comma"] or "").startswith("0,") and quantity.unit is None  # as an answer by itself, "0,5" may be two
+        return None if is_list else quantity
     match = _COUNTED.fullmatch(text)
     return Quantity(_decimal(match)) if match else None
 
 
 def split_unit(text: str) -> tuple[str, str | None]:
     """An expression without the unit at its end, and that unit: one letter alone is a variable, unless LaTeX says text."""
-    plain = strip_latex(text)
+    plain = strip_latex(plain_units(text))
     match = _LAST_UNIT.search(plain)
     if match is None or (match["unit"] in "%°$€" or (len(match["unit"]) == 1 and plain == text)):
         return text, None
@@ -139,7 +154,8 @@ def quantity_of(match: re.Match[str]) -> Quantity:
 
 def digits_of(match: re.Match[str]) -> str:
     """The number of a match of `NUMBER`, without separators, currency and "million"."""
-    digits = ("-" if match["sign"] else "") + re.sub("[,'’_]", "", match["digits"])
+    written = match["digits"].replace(".", "").replace(",", ".") if match["comma"] else match["digits"]
+    digits = ("-" if match["sign"] else "") + re.sub("[,'’_]", "", written)
     return str(Decimal(digits).scaleb(int(match["ten"].replace("−", "-")))) if match["ten"] else digits
 
 
@@ -153,9 +169,20 @@ def plain_thousands(text: str) -> str:
     return _THOUSANDS.sub(",", text).replace(r"\%", "%")
 
 
+def plain_powers(text: str) -> str:
+    """Superscripts as powers: 10⁻² is 10^{-2}."""
+    return _SUPERSCRIPTS.sub(lambda raised: f"^{{{unicodedata.normalize('NFKC', raised.group())}}}".replace("−", "-"), text)
+
+
+def plain_units(text: str) -> str:
+    r"""Numbers and their units as words: `5\,\text{cm}` and `$5$ cm` are "5 cm"."""
+    text = _SPACES.sub(" ", _STYLED.sub(r"\1", plain_powers(plain_thousands(text))))
+    return _WITH_UNIT.sub(lambda match: match.group().strip("$\\() "), text)
+
+
 def strip_latex(text: str) -> str:
     r"""LaTeX that surrounds words and numbers is taken off: `$...$`, `\text{...}`, `\$`, `\%`, `^\circ`, `1{,}000`."""
-    text = _STYLED.sub(r"\1", plain_thousands(text)).replace(r"\$", "\0")
+    text = _SPACES.sub(" ", _STYLED.sub(r"\1", plain_thousands(text))).replace(r"\$", "\0")
     text = re.sub(r"\^?\{?\\circ\}?|\\degree", "°", text).strip()
     for start, end in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         if len(text) > len(start + end) and text.startswith(start) and text.endswith(end):
