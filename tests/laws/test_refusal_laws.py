@@ -123,3 +123,83 @@ def test_settings_that_are_not_followed_are_named_once(settings: dict[str, Any],
         l2.generate(model, [[5, 6, 7]], max_new_tokens=2, progress=False)
         l2.generate(model, [[5, 6, 7]], max_new_tokens=2, progress=False)
     assert len(said) == 1 and "temperature" not in str(said[0].message)
+
+
+def _extra(place: Path, **weights: torch.Tensor) -> None:
+    file = place / "model.safetensors"
+    save_file(load_file(file) | weights, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.self_attn.q_proj.bias", "model.layers.1.self_attn.sinks", "model.extra.weight"]
+)
+def test_weights_without_a_place_fail_the_check(name: str, tmp_path: Path) -> None:
+    place = llama(tmp_path / "m")
+    _extra(place, **{name: torch.ones(4)})
+    with pytest.warns(UserWarning, match=f"no place in LlamaForCausalLM: {name}") as said:
+        model = l2.load_model(place, device="cpu")
+        found = l2.selfcheck(model)
+    rows = {row.name: row for row in found.checks}
+    assert len(said) == 1 and not found.passed
+    assert (rows["file: weights"].measured, rows["file: weights"].result) == (1, "FAIL") and name in rows[
+        "file: weights"
+    ].meaning
+
+
+def _pointer(place: Path) -> None:
+    (place / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+
+
+def _edited(place: Path, **entries: Any) -> None:
+    file = place / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+OPAQUE = {
+    "a pointer": (_pointer, "model.safetensors is a pointer of Git LFS.*git lfs pull"),
+    "a vocabulary": (
+        lambda place: _edited(place, vocab_size=49_000),
+        r"lm_head.weight, \(49152, 32\) in the files and \(49000, 32\) by config.json",
+    ),
+    "a width": (lambda place: _edited(place, intermediate_size=50), r"\(32, 48\) in the files and \(32, 50\) by config.json"),
+    "a rotation": (
+        lambda place: _edited(place, rope_parameters={"rope_type": "mystery", "factor": 4.0, "rope_theta": 1e4}),
+        "there is no 'mystery', which config.json asks for",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPAQUE)
+def test_what_is_wrong_with_files_is_said_plainly(name: str, tmp_path: Path) -> None:
+    change, said = OPAQUE[name]
+    place = llama(tmp_path / "m")
+    change(place)
+    with pytest.raises(ValueError, match=f"can't load the model in.*{said}"):
+        l2.load_model(place, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt", "other.safetensors"])
+def test_an_adapter_that_is_no_safetensors_is_refused(name: str, tmp_path: Path) -> None:
+    base, place = llama(tmp_path / "base"), tmp_path / "adapter"
+    place.mkdir()
+    (place / name).write_bytes(b"anything")
+    (place / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base)}))
+    with pytest.raises(ValueError, match=r"no adapter_model.safetensors: pickled weights \(.bin\) may run code"):
+        l2.load_model(place, device="cpu")
+
+
+@pytest.mark.parametrize("prepend_bos", [None, True])
+@pytest.mark.parametrize("text", ["{bos}user: Hi", "{bos}", "{bos} and {bos} again"])
+def test_a_text_that_begins_with_bos_gets_no_second(text: str, prepend_bos: bool | None, tmp_path: Path) -> None:
+    """Against the files' own tokenizer, which adds none."""
+    place = llama(tmp_path / "m")
+    model = l2.load_model(place, device="cpu")
+    files = transformers.AutoTokenizer.from_pretrained(place)
+    begun = text.format(bos=files.bos_token)
+    truth = files(begun, add_special_tokens=False).input_ids
+    assert truth[0] == files.bos_token_id and model.tokenizer("a").input_ids[0] == files.bos_token_id
+    found, bare = l2.collect(model, [begun, "Hi"], prepend_bos=prepend_bos, progress=False)
+    assert found.tokens.tolist() == truth
+    assert bare.tokens.tolist() == [files.bos_token_id, *files("Hi").input_ids]
+    done = l2.generate(model, [begun], prepend_bos=prepend_bos, max_new_tokens=1, progress=False)[0]
+    assert list(done.prompt_tokens) == truth

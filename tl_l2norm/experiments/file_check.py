@@ -11,7 +11,7 @@ from torch import Tensor
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.models.agreement import TOLERANCE, lens_pass, logits_differ_by, norms_differ_by, plain_pass
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.reading import Plain, read
+from tl_l2norm.models.reading import Plain, few, read
 from tl_l2norm.models.sources import source_of
 from tl_l2norm.text.turn_ends import turn_ends
 
@@ -56,6 +56,7 @@ def compare_with_file(backend: Backend) -> tuple[Compared, ...]:
         Compared("file: norms", norms_differ_by(found, truth), bound, f"norms behind every block {against}"),
         Compared("file: logits", logits_differ_by(found, truth), 10 * bound, f"logits {against}"),
         _ends(backend, plain),
+        *_unused(plain),
     )
 
 
@@ -118,6 +119,14 @@ def _ends(backend: Backend, plain: Plain) -> Compared:
     if missing or added:
         meaning += f"; the loaded model lacks {missing} and adds {added}"
     return Compared("file: turn ends", float(len(missing) + len(added)), 0.0, meaning)
+
+
+def _unused(plain: Plain) -> list[Compared]:
+    """A row where the files have weights that the model has no place for: it isn't known to be the model that they are of."""
+    if not plain.unused:
+        return []
+    meaning = f"weights in the files that have no place in {type(plain.model).__name__}: {few(plain.unused)}"
+    return [Compared("file: weights", float(len(plain.unused)), 0.0, meaning)]
 
 
 def _tokenizer(found: Any, expected: Any) -> Compared:

@@ -58,6 +58,17 @@ def find_file(where: str, file: str, download: bool) -> str | None:
     )
 
 
+def require_plain(adapter: Adapter, download: bool) -> None:
+    """Refuse weights that are pickled, which `peft` would load.
+
+    Raises:
+        ValueError: no safetensors.
+    """
+    name = "adapter_model.safetensors"
+    if find_file(adapter.where, name, download) is None:
+        raise InputError(f"{adapter.where} has no {name}: pickled weights (.bin) may run code; save the adapter as safetensors")
+
+
 def merge_adapter(hf_model: Any, adapter: Adapter) -> Any:
     """The model with the adapter's weights added to its own; the model given is used up.
 

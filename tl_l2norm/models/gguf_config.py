@@ -91,7 +91,7 @@ class _Completion:
     def _require(self) -> None:
         """What must be there, and what its absence means."""
         epsilons = [name for names in _EPSILONS.values() for name in names]
-        required = {key: (key,) for key, name in _REQUIRED.items() if hasattr(self.config, name)}
+        required: dict[str, tuple[str, ...]] = {key: (key,) for key, name in _REQUIRED.items() if hasattr(self.config, name)}
         if any(hasattr(self.config, name) for name in epsilons):
             required["attention.layer_norm_rms_epsilon"] = tuple(_EPSILONS)
         for key, either in required.items():
