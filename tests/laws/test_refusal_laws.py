@@ -95,6 +95,14 @@ def test_a_generation_config_that_cannot_be_read_is_refused(name: str, tmp_path:
         l2.load_model(place, device="cpu")
 
 
+@pytest.mark.parametrize("ends", ["2", [2, "5"], True, 2.0])
+def test_an_end_that_is_set_later_is_checked_too(ends: Any, tmp_path: Path) -> None:
+    model = l2.load_model(llama(tmp_path / "m"), device="cpu")
+    model.original_model.generation_config.eos_token_id = ends
+    with pytest.raises(ValueError, match="which is no token id"):
+        l2.generate(model, [[5, 6, 7]], max_new_tokens=2, progress=False)
+
+
 @pytest.mark.parametrize("ends", [[2, 99_999], [-1, 2], 60_000])
 def test_ends_outside_the_vocabulary_are_none(ends: Any, tmp_path: Path) -> None:
     from tl_l2norm.models.backend_of import backend_of
@@ -162,6 +170,7 @@ OPAQUE = {
         r"lm_head.weight, \(49152, 32\) in the files and \(49000, 32\) by config.json",
     ),
     "a width": (lambda place: _edited(place, intermediate_size=50), r"\(32, 48\) in the files and \(32, 50\) by config.json"),
+    "an end of another type": (lambda place: _edited(place, eos_token_id="2"), "eos_token_id"),
     "a rotation": (
         lambda place: _edited(place, rope_parameters={"rope_type": "mystery", "factor": 4.0, "rope_theta": 1e4}),
         "there is no 'mystery', which config.json asks for",

@@ -280,5 +280,9 @@ class Backend(ABC):
             yield streams
 
 
-def _ids(ids: int | list[int] | None) -> frozenset[int]:
-    return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+def _ids(ids: Any) -> frozenset[int]:
+    found = [] if ids is None else ids.tolist() if isinstance(ids, Tensor) else ids
+    listed = list(found) if isinstance(found, list | tuple | set | frozenset) else [found]
+    if wrong := [one for one in listed if isinstance(one, bool) or not isinstance(one, int)]:
+        raise InputError(f"eos_token_id of the model's generation config has {wrong[0]!r}, which is no token id: set ids")
+    return frozenset(listed)

@@ -63,6 +63,7 @@ def _read_weights(where: str, dtype: torch.dtype, download: bool) -> tuple[Any, 
         require_plain(adapter, download)
         model, unused = _read_weights(base.where, dtype, download)
         return merge_adapter(model, adapter), unused
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     call: dict[str, Any] = {"trust_remote_code": False, "local_files_only": not download}
@@ -75,7 +76,14 @@ def _read_weights(where: str, dtype: torch.dtype, download: bool) -> tuple[Any, 
         found = kind.from_pretrained(where, config=config, dtype=dtype, **loading, **call)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # files that are missing, cut off or odd
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:  # files that are missing, cut off or odd
         raise unreadable(where, error) from error
     return _whole(where, *found)
 
