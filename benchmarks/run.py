@@ -1,6 +1,7 @@
 """What recording costs: ratios of medians, both sides timed in turn in one run.
 
 python -m benchmarks.run [collect] [decode] [batch] [intervene] [features] [metrics] [start] [--repeats 5] [--source smollm2]
+    [--write]  puts the tables into docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import pandas as pd
@@ -19,6 +21,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import tl_l2norm as l2
+from benchmarks.pages import BENCHMARKS, benchmark_region, write_regions
 from tl_l2norm.core.tables import render_table
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.reading import read
@@ -395,6 +398,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["collect", "decode", "batch", "intervene", "features", "metrics", "start"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--source", default="smollm2")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     options = parser.parse_args()
     if set(options.parts) - {"start", "features"}:
         models = {"bridge": l2.load_model(options.source, device="cpu")}
@@ -404,7 +408,8 @@ def main() -> None:
             models["hooked"] = as_transformer_lens_loads(l2.load_model(options.source, backend="hooked", device="cpu"))
         except ImportError:
             print("HookedTransformer is not there (TransformerLens 4): bridge only", file=sys.stderr)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, median of {options.repeats}")
+    run = f"{options.source}, torch {torch.__version__}, {torch.get_num_threads()} threads, median of {options.repeats}"
+    print(run)
     parts = {
         "start": lambda: start_rows(options.repeats),
         "collect": lambda: collect_rows(models, options.repeats),
@@ -416,7 +421,10 @@ def main() -> None:
     }
     for name, measure in parts.items():
         if name in options.parts:
-            print(render_table(pd.DataFrame(measure()).rename(columns={"seconds": "ours"}), width=160), flush=True)
+            rows = measure()
+            print(render_table(pd.DataFrame(rows).rename(columns={"seconds": "ours"}), width=160), flush=True)
+            if options.write:
+                write_regions(BENCHMARKS, {name: benchmark_region(rows, f"{date.today()}: {run}.")})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,220 @@
+"""What README and docs show runs: Python offline, page by page, as a reader would; shell commands and links are checked."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tl_l2norm as l2
+from benchmarks import pages
+from tests.models import HAS_HOOKED
+from tests.saes import HAS_SAE_LENS
+from tests.unit.test_layers import ROOMS
+from tl_l2norm.cli import _parser
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+REASONER = ROOT / "assets" / "tiny_reasoner"
+
+SHIPPED = {
+    'boot_transformers("Qwen/Qwen3-0.6B")': f"boot_transformers({str(REASONER)!r})",
+    'HookedTransformer.from_pretrained_no_processing("Qwen/Qwen3-0.6B")': 'l2.load_model("tiny-reasoner", backend="hooked")',
+    "l2.make_mixture(12)": "l2.make_mixture(4, families='compact')",
+    'l2.make_mixture(8, families="compact", levels=[2, 4]': "l2.make_mixture(4, families='compact', levels=[2]",
+    "l2.make_mixture(200, ": "l2.make_mixture(32, levels=[1, 2], ",
+    "l2.analyse(model, saes, problems": "l2.analyse(model, {9: saes[9], 11: saes[11]}, problems, controls=(), quantiles=()",
+    "n_states=2_000_000": "n_states=4_096",
+    "n=8, temperature": "n=2, temperature",
+    "n=4, temperature": "n=2, temperature",
+}
+"""What a page says, and what runs in its place: models that come with the library for those of the hub, and less of it."""
+
+NEEDS = {"HookedTransformer": HAS_HOOKED, "train_saes(": HAS_SAE_LENS, 'load_saes("saes")': HAS_SAE_LENS}
+"""Snippets that need what only TransformerLens 3, or the extra sae, has."""
+
+
+class Snippet(NamedTuple):
+    line: int
+    source: str
+
+
+def snippets(page: Path, language: str) -> list[Snippet]:
+    text = page.read_text()
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Snippet(text[: match.start(1)].count("\n"), match[1]) for match in found]
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def with_snippets(language: str) -> list[Path]:
+    return [page for page in PAGES if snippets(page, language)]
+
+
+def shown(value: Any) -> None:
+    """What a notebook does with the value of an expression."""
+    if value is not None:
+        assert repr(value)
+        getattr(value, "_repr_html_", lambda: None)()
+
+
+@pytest.mark.parametrize("page", with_snippets("python"), ids=named)
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "displayhook", shown)
+    Path("questions.jsonl").write_text('{"question": "mod 10: 3A-2", "answer": "1"}\n')
+    namespace: dict[str, Any] = {"__name__": "page"}
+    for line, source in snippets(page, "python"):
+        if not all(there for text, there in NEEDS.items() if text in source):
+            continue
+        for said, ran in SHIPPED.items():
+            source = source.replace(said, ran)
+        for statement in ast.parse("\n" * line + source).body:
+            exec(compile(ast.Interactive([statement]), named(page), "single", dont_inherit=True), namespace)
+
+
+def test_what_is_replaced_is_said_somewhere() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    assert [said for said in SHIPPED if said not in text] == []
+    assert set(re.findall(r'"(\w+/[\w.-]+)"', "".join(s.source for p in PAGES for s in snippets(p, "python")))) == {
+        "Qwen/Qwen3-0.6B"
+    }
+
+
+@pytest.mark.parametrize("page", with_snippets("bash"), ids=named)
+def test_shell_parses(page: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    for snippet in snippets(page, "bash"):
+        subprocess.run(["bash", "-n"], input=snippet.source, text=True, check=True)
+        for line in snippet.source.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["tl-l2norm"]:
+                _parser().parse_args(words[1:])  # exits where an option isn't known
+            if words[:1] == ["make"]:
+                assert {word for word in words[1:] if "=" not in word} <= targets
+            if words[:2] == ["pip", "install"]:
+                assert set(",".join(re.findall(r"(?:\.|tl_l2norm)\[(.*?)\]", line)).split(",")) - {""} <= extras
+
+
+def test_the_command_line_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["report", "--not-an-option"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in [*re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text), *re.findall(r'src="([^"]+)"', text)]:
+        if link.startswith("https://github.com/tl-l2norm/tl_l2norm/blob/main/"):
+            assert (ROOT / link.partition("/blob/main/")[2]).exists(), link
+        elif "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+def test_readme_is_one_screen_with_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 100
+    assert "\nmake demo " in text and "\nmake test " in text
+
+
+def intervals(page: Path) -> list[tuple[float, float]]:
+    found = re.findall(r"\[(-?[\d.]+)%?, (-?[\d.]+)%?\]", page.read_text())
+    return [(float(low), float(high)) for low, high in found]
+
+
+def test_figures_in_readme_are_those_in_docs() -> None:
+    told = intervals(ROOT / "README.md")
+    assert len(told) >= 5
+    assert set(told) <= set(intervals(ROOT / "docs" / "claims.md"))
+
+
+def test_written_figures_are_those_that_were_measured() -> None:
+    for path, regions in ((pages.CLAIMS, pages.reasoner_regions()), (pages.ARCHITECTURE, pages.rooms_region())):
+        for name, body in regions.items():
+            page = path.read_text()
+            assert pages.replace_region(page, name, body) == page, f"{name} in {path.name}: run `make pages`"
+
+
+def test_the_map_has_all_rooms() -> None:
+    assert tuple(pages.ROOMS) == ROOMS[: ROOMS.index("cli")]
+    drawn = re.findall(r'font-weight="600"[^>]*>(\w+)<', (ROOT / "docs" / "architecture.svg").read_text())
+    assert sorted(drawn) == sorted(pages.ROOMS)
+
+
+def test_a_region_is_replaced_and_nothing_else() -> None:
+    page = "a\n<!-- begin x -->\nold\n<!-- end x -->\nb\n"
+    assert pages.replace_region(page, "x", r"new \1") == "a\n<!-- begin x -->\nnew \\1\n<!-- end x -->\nb\n"
+    with pytest.raises(ValueError, match="needs one region 'y'"):
+        pages.replace_region(page, "y", "")
+
+
+def test_a_table_of_markdown() -> None:
+    assert pages.markdown_table([{"a": 1, "b": "x|y"}]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
+
+
+def test_rows_say_what_the_tables_say() -> None:
+    features = {
+        "tokens": ["read", "read", "chosen"],
+        "match": "none",
+        "tested": [1000, 500, 9],
+        "found": [3, 4, 9],
+        "replicated": 2,
+    }
+    assert pages.feature_rows(pd.DataFrame(features)) == [
+        {"modes matched by": "none", "tested": "1,500", "found": "7", "replicated": "4"}
+    ]
+    causal = {"what": "none", "quantile": [np.nan, 0.5], "positions": 0.04, "accuracy": 0.5, "low": 0.25, "high": 1.0, "n": 8}
+    assert [list(row.values()) for row in pages.causal_rows(pd.DataFrame(causal))] == [
+        ["none", "-", "0.0", "50.0% [25.0, 100.0]", 8],
+        ["none", "0.5", "0.0", "50.0% [25.0, 100.0]", 8],
+    ]
+    bound = {"layer": [3], "premise": 0.0, "premise_low": 0.0, "premise_high": 0.037, "c1": np.nan, "c2": np.nan, "r2": np.nan}
+    bound |= {"r2_low": np.nan, "r2_high": np.nan, "n": 100}
+    assert [list(row.values()) for row in pages.bound_rows(pd.DataFrame(bound))] == [[3, "0.0% [0.0, 3.7]", "-", "-", "-", 100]]
+    assumptions = {"assumption": "A1", "statement": "small", "layer": [0, 1], "value": [0.1, 0.3], "low": [0.05, 0.2]}
+    assumptions |= {
+        "high": [0.15, 0.5],
+        "holds": ["holds", "does not hold"],
+        "control": [0.2, np.nan],
+        "control_name": "c",
+        "n": 9,
+    }
+    assert [list(row.values()) for row in pages.assumption_rows(pd.DataFrame(assumptions))] == [
+        ["A1", "small", "0.1 to 0.3", "0.3", "c: 0.2 to 0.2", "1 of 2 layers", 9]
+    ]
+    tokens = {"kind": ["thinking"], "among_top": 0.26, "overall": 0.25, "excess": 0.01, "low": -0.005, "high": 0.02, "n": 9}
+    assert pages.high_norm_rows(pd.DataFrame(tokens))[0]["excess, points"] == "1.0 [-0.5, 2.0]"
+
+
+def test_a_report_is_told_without_its_path() -> None:
+    assert pages.report_region("Norms are lower.\n\nreport: /somewhere/report.html\n") == "```text\nNorms are lower.\n```"
+
+
+def test_the_api_pages_name_what_is_there_and_all_that_is_public() -> None:
+    text = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    names = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+    rooms = [importlib.import_module(f"tl_l2norm.{room}") for room in pages.ROOMS]
+    public = {
+        name
+        for module in (l2, *rooms)
+        for name in getattr(module, "__all__", ())
+        if not isinstance(getattr(module, name), ModuleType)
+    }
+    assert public - {name.rpartition(".")[2] for name in names} == set()
