@@ -15,9 +15,8 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
-from tests.laws.test_collect_laws import ids
-from tests.laws.test_generate_laws import prompts
 from tests.saes import LATENTS, MAKERS, WIDTH, make_sae, needs_sae_lens, write_sae
+from tests.texts import ids, prompts
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.experiments.selfcheck import count_hooks
 from tl_l2norm.models.backends import backend_of
