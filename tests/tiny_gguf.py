@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,13 @@ def write_model(
     *,
     entries: Mapping[str, float | str] | None = None,
     tensors: Mapping[str, Any] | None = None,
+    without: Collection[str] = (),
+    named_as: str | None = None,
 ) -> None:
     """A GGUF file of a tiny Hugging Face model: Qwen, Phi 3, StarCoder2, Gemma 2 or Gemma 3, whose tensors keep their layout.
 
-    `entries` are more of the architecture's, whole numbers, others and texts; `tensors` stand beside the model's.
+    `entries` are more of the architecture's, whole numbers, others and texts; `tensors` stand beside the model's; entries
+    `without` are left out. Tensors are `named_as` those of that architecture, else of this.
     """
     cfg = model.config
     writer = gguf.GGUFWriter(path, architecture)
@@ -95,10 +98,12 @@ def write_model(
     for name, value in (entries or {}).items():
         add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
         add(f"{architecture}.{name}", value)
+    for name in without:
+        del writer.kv_data[0][f"{architecture}.{name}"]
     for name, tensor in (tensors or {}).items():
         writer.add_tensor(name, tensor)
     _write_tokens(writer, bos="<|begin|>", eos="<|endoftext|>")
-    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == (named_as or architecture))
     names = gguf.get_tensor_name_map(kind, cfg.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         written = names.get_name(name, try_suffixes=(".weight", ".bias"))

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 import tl_l2norm as l2
-from tests.laws.test_decoding_laws import _SMALL, CONFIGS, PROMPTS, RECURRENT, bridge, hugging_face
+from tests.decoders import CONFIGS, PROMPTS, RECURRENT, SMALL, bridge, hugging_face
 from tests.oracles import greedy
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording import collect
@@ -38,7 +38,7 @@ def close(trace: l2.Trace | None, plain: Any) -> bool:
 def longrope() -> Any:
     options = {"short_factor": [1.0] * 6, "long_factor": [4.0] * 6, "original_max_position_embeddings": BOUNDARY}
     return transformers.Phi3Config(
-        **_SMALL,
+        **SMALL,
         original_max_position_embeddings=BOUNDARY,
         rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, **options},
     )

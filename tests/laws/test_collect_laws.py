@@ -9,24 +9,11 @@ import torch
 
 import tl_l2norm as l2
 from tests import models, oracles
+from tests.texts import TEXTS, ids, relative
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.recording import collect
 from tl_l2norm.recording.stream import StreamRecorder
 from tl_l2norm.text.sequences import pad_left
-
-TEXTS = [
-    "The quick brown fox jumps over the lazy dog, and then it sleeps until the evening comes and the stars are out.",
-    "Two and two make four.",
-    "Hi",
-]
-
-
-def ids(text: str) -> list[int]:
-    return models.tokenizer()(text, add_special_tokens=False).input_ids
-
-
-def relative(found: torch.Tensor, truth: torch.Tensor) -> float:
-    return float(((found - truth).abs() / truth.abs()).max())
 
 
 def test_norms_are_those_of_plain_hugging_face(model: Any, plain: Any) -> None:

@@ -8,24 +8,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models, oracles
-from tests.laws.test_collect_laws import ids, relative
-
-QUESTIONS = [
-    "What is 2+2?",
-    "Name a colour, and say in one long sentence with many words why you like it more than the other ones.",
-    "Hi",
-    "Is seven larger than three? Think about it.",
-    "Tell me a joke about cats.",
-]
-
-
-def prompts() -> list[list[int]]:
-    tokenizer = models.tokenizer()
-    texts = [
-        tokenizer.apply_chat_template([{"role": "user", "content": q}], tokenize=False, add_generation_prompt=True)
-        for q in QUESTIONS
-    ]
-    return [ids(text) for text in texts]
+from tests.texts import prompts, relative
 
 
 def test_greedy_tokens_are_those_of_hugging_face_alone_and_in_a_batch(case: models.Case, model: Any, plain: Any) -> None:

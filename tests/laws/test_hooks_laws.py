@@ -9,7 +9,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
-from tests.laws.test_collect_laws import ids
+from tests.texts import ids
 from tl_l2norm.experiments.selfcheck import count_hooks
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.hooks import attached

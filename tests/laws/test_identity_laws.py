@@ -389,6 +389,62 @@ def test_rotations_and_scales_edited_in_place_are_seen_and_use_is_not(case: mode
             buffer.mul_(2)
 
 
+def _times_two(module: Any) -> None:
+    own = module.forward
+    module.forward = lambda *args, **kwargs: 2 * own(*args, **kwargs)
+
+
+def _times_three(module: Any) -> None:
+    own = module.forward
+    module.forward = lambda *args, **kwargs: 3 * own(*args, **kwargs)
+
+
+def _of(kind: str, name: str, value: float) -> Callable[[Any], None]:
+    def change(weights: Any) -> None:
+        module = next(m for n, m in weights.named_modules() if n.endswith(kind) and isinstance(getattr(m, name, None), float))
+        setattr(module, name, value)
+
+    return change
+
+
+NUMBERS: dict[str, dict[str, Callable[[Any], None]]] = {
+    "bridge": {
+        "eps": _of("post_attention_layernorm", "variance_epsilon", 0.1),
+        "rotation": _of("rotary_emb", "attention_scaling", 1.5),
+        "scale": _of("self_attn", "scaling", 1.0),
+        "forward": lambda weights: _times_two(weights.model.layers[1].mlp.original_component),
+        "another forward": lambda weights: _times_three(weights.model.layers[1].mlp.original_component),
+    },
+    "hooked": {
+        "eps": lambda model: setattr(model.blocks[1].ln1, "eps", 0.1),
+        "scale": lambda model: setattr(model.blocks[0].attn, "attn_scale", 1.0),
+        "forward": lambda model: _times_two(model.blocks[1].mlp),
+        "another forward": lambda model: _times_three(model.blocks[1].mlp),
+    },
+}
+
+
+@pytest.mark.parametrize("case", [c for c in models.TINY if c.architecture == "llama"], ids=str)
+def test_numbers_beside_the_weights_and_code_in_their_place_are_seen(case: models.Case) -> None:
+    place, found = models.folder(case.architecture), {}
+    for name, change in {"nothing": lambda weights: None, **NUMBERS[case.backend]}.items():
+        model = l2.load_model(place, backend=case.backend, device="cpu")  # type: ignore[arg-type]
+        before = l2.collect(model, [[1, 5, 6, 7]], progress=False)[0]
+        change(backend_of(model)._weights)
+        after = l2.collect(model, [[1, 5, 6, 7]], progress=False)[0]
+        found[name] = fingerprint(model)
+        assert (
+            (name == "nothing")
+            == torch.equal(before.l2_norms, after.l2_norms)
+            == before.provenance.comparable(after.provenance)
+        )
+        l2.generate(model, [[1, 5, 6], [1, 8]], max_new_tokens=30, ignore_eos=True, progress=False)
+        model(torch.tensor([[1, 2, 3]]))
+        assert fingerprint(model.to(torch.float64).to(torch.float32)) == found[name], "use and moves change nothing"
+    assert len({name: hash for hash, name in found.items()}) == len(found)
+    assert {name.partition("-")[0] for name in found.values()} == {found["nothing"].partition("-")[0]}
+
+
 def test_dynamic_rotations_change_with_use_and_the_model_does_not() -> None:
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     config = transformers.LlamaConfig(**{**models._SMALL, "max_position_embeddings": 16, "rope_parameters": rope})

@@ -13,8 +13,7 @@ from torch import nn
 
 import tl_l2norm as l2
 from tests import models
-from tests.laws.test_collect_laws import ids
-from tests.laws.test_generate_laws import prompts
+from tests.texts import ids, prompts
 from tl_l2norm.experiments.selfcheck import count_hooks
 from tl_l2norm.interventions.observing import hooks
 from tl_l2norm.models.backends import backend_of

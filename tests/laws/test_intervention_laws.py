@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 import tl_l2norm as l2
 from tests import models, oracles
-from tests.laws.test_collect_laws import ids, relative
-from tests.laws.test_generate_laws import prompts
+from tests.texts import ids, prompts, relative
 from tl_l2norm.core.batch import Batch, Rows
 from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.interventions.observing import hooks

@@ -11,7 +11,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models, oracles
-from tests.laws.test_collect_laws import TEXTS, ids
+from tests.texts import TEXTS, ids
 from tl_l2norm.core.batch import Batch, Pass, Rows
 from tl_l2norm.experiments.selfcheck import count_hooks
 from tl_l2norm.models.backends import backend_of

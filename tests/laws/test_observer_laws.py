@@ -11,7 +11,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import oracles
-from tests.laws.test_collect_laws import TEXTS, ids, relative
+from tests.texts import TEXTS, ids, relative
 from tl_l2norm.core.batch import Rows
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.rule import Decision, Effect, Visit

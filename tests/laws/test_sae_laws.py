@@ -15,9 +15,8 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
-from tests.laws.test_collect_laws import ids
-from tests.laws.test_generate_laws import prompts
 from tests.saes import LATENTS, MAKERS, WIDTH, make_sae, needs_sae_lens, write_sae
+from tests.texts import ids, prompts
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.experiments.selfcheck import count_hooks
 from tl_l2norm.models.backends import backend_of
@@ -29,6 +28,26 @@ KINDS = ("topk", "jumprelu", "standard", "gated", "topk layer_norm", "standard c
 
 def saes_of(kind: str, maker: str = "ours") -> dict[int, Any]:
     return {layer: make_sae(kind, layer, maker=maker) for layer in LAYERS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("standard", "b_enc", torch.nan),
+        ("topk", "W_enc", torch.nan),
+        ("gated", "b_mag", torch.inf),
+        ("standard", "b_dec", torch.nan),
+    ],
+)
+def test_an_sae_that_makes_nan_of_sound_states_stops(tiny: Any, kind: str, name: str, value: float) -> None:
+    saes = saes_of(kind)
+    getattr(saes[4], name).data.view(-1)[3] = value
+    if name == "b_mag":  # behind a gate that is open
+        saes[4].b_gate.data[3] = 1e6
+    with pytest.raises(FloatingPointError, match="activation of latent .* at layer 4 is (nan|inf)"):
+        l2.collect(tiny, prompts()[:2], saes=saes, progress=False)
+    with pytest.raises(FloatingPointError, match="at layer 4"):
+        l2.generate(tiny, prompts()[:2], saes=saes, max_new_tokens=2, progress=False)
 
 
 @pytest.mark.parametrize("maker", MAKERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tl_l2norm as l2
+from tests import models
 from tests.saes import LATENTS, WIDTH, config_of, make_sae, needs_sae_lens, write_sae
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.sources import bundled_folder
@@ -20,6 +22,7 @@ from tl_l2norm.saes.checks import describe_sae, sae_key, unit_directions
 from tl_l2norm.saes.config import parse_sae_config
 from tl_l2norm.saes.reader import read_sae
 
+needs_hooked = pytest.mark.skipif(not models.HAS_HOOKED, reason="needs HookedTransformer")
 SCALINGS = ("none", "layer_norm", "constant_norm_rescale")
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("standard", {}),
@@ -168,6 +171,18 @@ def test_those_of_the_tiny_reasoner_are_saelens_own() -> None:
             assert (ours.encode(x) - acts).abs().max() <= 1e-6 * acts.abs().max()
             assert (ours(x) - theirs.decode(acts)).abs().max() <= 1e-6 * x.abs().max()
         assert sae_key(ours) == sae_key(theirs) and not theirs.cfg.metadata.note
+
+
+@pytest.mark.parametrize("backend", ["bridge", pytest.param("hooked", marks=needs_hooked)])
+@pytest.mark.parametrize("factor", [1.0, 1.2, 0.999])
+def test_those_of_the_tiny_reasoner_know_its_weights(backend: Any, factor: float) -> None:
+    """Warnings are errors."""
+    model = l2.load_model("tiny-reasoner", backend=backend, device="cpu")
+    for weight in model.parameters():
+        weight.data.mul_(factor)
+    saes = l2.load_saes("tiny-reasoner", layers=[2])
+    with pytest.warns(UserWarning, match="trained on other weights") if factor != 1 else nullcontext():
+        l2.collect(model, [[5, 6, 7, 8]], saes=saes, progress=False)
 
 
 @pytest.mark.parametrize("scaling", ["layer_norm", "constant_norm_rescale"])
@@ -360,6 +375,8 @@ def test_old_weights_are_understood(tmp_path: Path) -> None:
         ({"d_in": "48"}, "d_in is '48', not a whole number"),
         ({"architecture": "topk", "k": 101}, "k at most d_sae, got 48, 100, k=101"),
         ({"architecture": "topk"}, "k is None, not a whole number"),
+        ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input is 'false', neither true nor false"),
+        ({"architecture": "topk", "k": 7, "rescale_acts_by_decoder_norm": 1}, "rescale_acts_by_decoder_norm is 1, neither"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(tmp_path: Path, changed: dict[str, Any], says: str) -> None:
@@ -367,6 +384,49 @@ def test_what_is_not_known_is_refused_by_name(tmp_path: Path, changed: dict[str,
     with pytest.raises(ValueError, match=says) as caught:
         l2.load_saes(tmp_path)
     assert "cfg.json" in str(caught.value)
+
+
+EARLY = {
+    "d_in": WIDTH,
+    "d_sae": LATENTS,
+    "architecture": "standard",
+    "hook_name": "blocks.3.hook_resid_post",
+    "hook_layer": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"is_transcoder": True}, r"writes another stream than it reads \(is_transcoder\)"),
+        ({"is_transcoder": "no"}, "is_transcoder is 'no', neither true nor false"),
+        ({"hook_name_out": "blocks.3.hook_mlp_out"}, "writes another stream .*hook_name_out = 'blocks.3.hook_mlp_out'"),
+        ({"d_out": WIDTH + 1}, "writes another stream .*d_out = 49"),
+        ({"hook_layer": 4}, "hook_layer is 4, hook_name 'blocks.3.hook_resid_post': one of them is wrong"),
+        ({"post_relu": False}, r"no ReLU \(post_relu = false\)"),
+        ({"use_relu": False}, r"no ReLU \(use_relu = false\)"),
+    ],
+)
+def test_what_a_file_from_before_saelens_6_says_of_another_encoder_is_refused(changed: dict[str, Any], says: str) -> None:
+    neutral = {
+        "is_transcoder": False,
+        "hook_name_out": EARLY["hook_name"],
+        "d_out": WIDTH,
+        "post_relu": True,
+        "use_relu": None,
+    }
+    assert parse_sae_config({**EARLY, **neutral}) == parse_sae_config(EARLY)
+    with pytest.raises(ValueError, match=says):
+        parse_sae_config({**EARLY, **changed})
+
+
+@pytest.mark.parametrize(("kind", "name"), [("standard", "b_enc"), ("jumprelu", "threshold"), ("gated", "W_enc")])
+def test_a_file_with_nan_is_refused(tmp_path: Path, kind: str, name: str) -> None:
+    sae = make_sae(kind, 3)
+    getattr(sae, name).data.view(-1)[5] = torch.nan
+    write_sae(sae, tmp_path)
+    with pytest.raises(ValueError, match=f"sae_weights.safetensors holds NaN in {name}"):
+        l2.load_saes(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import tl_l2norm as l2
 from benchmarks import pages
 from tests.models import HAS_HOOKED
 from tests.saes import HAS_SAE_LENS
-from tests.unit.test_layers import ROOMS
+from tests.unit.test_import_order import ROOMS
 from tl_l2norm.cli import _parser
 
 ROOT = Path(__file__).parents[2]

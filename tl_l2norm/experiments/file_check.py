@@ -11,7 +11,7 @@ from torch import Tensor
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.models.agreement import TOLERANCE, lens_pass, logits_differ_by, norms_differ_by, plain_pass
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.reading import Plain, read
+from tl_l2norm.models.reading import Plain, few, read
 from tl_l2norm.models.sources import source_of
 from tl_l2norm.text.turn_ends import turn_ends
 
@@ -49,12 +49,14 @@ def compare_with_file(backend: Backend) -> tuple[Compared, ...]:
     tokens, unseen = _tokens(backend, plain.model.config)
     found, truth = lens_pass(backend, tokens), plain_pass(plain.model, tokens)
     bound = TOLERANCE.get(backend.dtype, 1e-1)
-    against = f"against plain Hugging Face from {source.name}, {len(tokens)} tokens{unseen}"
+    reader = " (by transformers' GGUF reader, as it was loaded)" if source.kind == "gguf" else ""
+    against = f"against plain Hugging Face from {source.name}{reader}, {len(tokens)} tokens{unseen}"
     return (
         _tokenizer(backend.tokenizer, plain.tokenizer),
         Compared("file: norms", norms_differ_by(found, truth), bound, f"norms behind every block {against}"),
         Compared("file: logits", logits_differ_by(found, truth), 10 * bound, f"logits {against}"),
         _ends(backend, plain),
+        *_unused(plain),
     )
 
 
@@ -107,12 +109,24 @@ def _some(backend: Backend, n_tokens: int) -> Int[Tensor, " pos"]:
 def _ends(backend: Backend, plain: Plain) -> Compared:
     named = getattr(plain.model.generation_config, "eos_token_id", None)
     known = frozenset() if named is None else frozenset([named] if isinstance(named, int) else named)
-    expected, found = turn_ends(plain.tokenizer, known), backend.eos_token_ids()
+    size = len(plain.model.get_input_embeddings().weight)  # a reader may give a tokenizer an end that the model lacks
+    expected = frozenset(end for end in turn_ends(plain.tokenizer, known) if 0 <= end < size)
+    found = backend.eos_token_ids()
+    if (own := getattr(plain.tokenizer, "eos_token_id", None)) is not None and backend.tokenizer is not None:
+        expected, found = expected | {own}, found | {getattr(backend.tokenizer, "eos_token_id", own)}  # another one, anywhere
     missing, added = sorted(expected - found), sorted(found - expected)
     meaning = f"tokens that end a turn: {sorted(expected)} in the files"
     if missing or added:
         meaning += f"; the loaded model lacks {missing} and adds {added}"
     return Compared("file: turn ends", float(len(missing) + len(added)), 0.0, meaning)
+
+
+def _unused(plain: Plain) -> list[Compared]:
+    """A row where the files have weights that the model has no place for: it isn't known to be the model that they are of."""
+    if not plain.unused:
+        return []
+    meaning = f"weights in the files that have no place in {type(plain.model).__name__}: {few(plain.unused)}"
+    return [Compared("file: weights", float(len(plain.unused)), 0.0, meaning)]
 
 
 def _tokenizer(found: Any, expected: Any) -> Compared:
@@ -128,13 +142,19 @@ def _tokenizer(found: Any, expected: Any) -> Compared:
         meaning += f"; {texts[0][:12]!r}: {ours} where the files say {theirs}"
     if talks:
         meaning += "; the chat template is another one"
+    if any(_adds_bos(found, expected, text) for text in _TEXTS):
+        meaning += ". BOS before plain texts: added by TransformerLens, the files add none; prepend_bos=False leaves it out"
     return Compared(name, float(len(texts) + len(talks)), 0.0, meaning)
 
 
 def _same_tokens(found: Any, expected: Any, text: str) -> bool:
-    """The same tokens, but for BOS before them, which TransformerLens makes a tokenizer add where it can."""
+    return list(found(text).input_ids) == list(expected(text).input_ids) or _adds_bos(found, expected, text)
+
+
+def _adds_bos(found: Any, expected: Any, text: str) -> bool:
+    """Whether all that the files lack is BOS, by the setting that TransformerLens gives a tokenizer where it can."""
     ours, theirs = (list(tokenizer(text).input_ids) for tokenizer in (found, expected))
-    return ours in (theirs, [expected.bos_token_id, *theirs])
+    return bool(getattr(found, "add_bos_token", False)) and ours == [expected.bos_token_id, *theirs]
 
 
 def _rendered(tokenizer: Any, talk: list[dict[str, str]]) -> str | None:

@@ -27,25 +27,13 @@ def find_adapter(where: str, download: bool) -> Adapter | None:
     Raises:
         ValueError: it holds a model too, or the adapter doesn't say what it is on.
     """
-    from transformers.utils import cached_file
-
-    def find(file: str) -> str | None:
-        return cached_file(  # type: ignore[no-any-return]
-            where,
-            file,
-            local_files_only=not download,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-
     try:
-        config = find(_CONFIG)
+        config = find_file(where, _CONFIG, download)
     except OSError:  # no such model at all, which reading its configuration says better
         return None
     if config is None:
         return None
-    if find("config.json") is not None:
+    if find_file(where, "config.json", download) is not None:
         raise InputError(
             f"{where} holds a model and an adapter ({_CONFIG}): which is meant isn't known, as merged weights may lie beside "
             f"their adapter. Load a folder without {_CONFIG} for the weights alone, or one with the adapter's files alone"
@@ -53,7 +41,32 @@ def find_adapter(where: str, download: bool) -> Adapter | None:
     base = json.loads(Path(config).read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise InputError(f"{config} doesn't say what the adapter is on: set base_model_name_or_path in it")
-    return Adapter(where, str(base), find("tokenizer_config.json") is not None)
+    return Adapter(where, str(base), find_file(where, "tokenizer_config.json", download) is not None)
+
+
+def find_file(where: str, file: str, download: bool) -> str | None:
+    """Path of a file in a folder or hub repository; None where it has none."""
+    from transformers.utils import cached_file
+
+    return cached_file(  # type: ignore[no-any-return]
+        where,
+        file,
+        local_files_only=not download,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+
+
+def require_plain(adapter: Adapter, download: bool) -> None:
+    """Refuse weights that are pickled, which `peft` would load.
+
+    Raises:
+        ValueError: no safetensors.
+    """
+    name = "adapter_model.safetensors"
+    if find_file(adapter.where, name, download) is None:
+        raise InputError(f"{adapter.where} has no {name}: pickled weights (.bin) may run code; save the adapter as safetensors")
 
 
 def merge_adapter(hf_model: Any, adapter: Adapter) -> Any:

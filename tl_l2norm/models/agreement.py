@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_l2norm.core.errors import Unsupported
+from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.hooks import attached
 
@@ -63,6 +65,44 @@ def plain_pass(hf_model: Any, tokens: Int[Tensor, " pos"]) -> Pass:
     return Pass(torch.stack(norms), logits)
 
 
+@contextmanager
+def or_refused(kind: str, architecture: str, what_to_do: str) -> Iterator[None]:
+    """Whatever an architecture that TransformerLens doesn't know well leads it to becomes a refusal.
+
+    Raises:
+        NotImplementedError: with what went wrong.
+    """
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, AttributeError, TypeError, KeyError, IndexError) as error:
+        raise Unsupported(
+            f"{kind} can't run this {architecture} with the installed versions ({type(error).__name__}: {error}); {what_to_do}"
+        ) from error
+
+
+def sound_pass(hf_model: Any, tokens: Int[Tensor, " pos"]) -> Pass:
+    """The same of a model that is to be wrapped.
+
+    Raises:
+        ValueError: weights or arithmetic that give NaN or infinity, with the names of the weights.
+        NotImplementedError: Hugging Face itself can't run it.
+    """
+    with or_refused("transformers", type(hf_model).__name__, "another version of transformers may"):
+        found = plain_pass(hf_model, tokens)
+    if found.norms.isfinite().all() and not found.logits.isnan().any():
+        return found
+    broken = [name for name, weight in hf_model.named_parameters() if not weight.isfinite().all()]
+    dtype = str(hf_model.dtype).removeprefix("torch.")
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise InputError(
+            f"NaN or infinity in {', '.join(broken[:3])}{more}: the files are broken, or their values outside {dtype}"
+        )
+    raise InputError(f"{type(hf_model).__name__} itself computes NaN or infinity in {dtype}: load it in another dtype")
+
+
 @torch.no_grad()
 def lens_pass(backend: Backend, tokens: Int[Tensor, " pos"]) -> Pass:
     """What the same model computes through TransformerLens, at the hook points that everything here reads."""
@@ -99,12 +139,8 @@ def require_agreement(backend: Backend, truth: Pass, tokens: Int[Tensor, " pos"]
     """
     architecture = getattr(backend.model.cfg, "original_architecture", None) or backend.model.cfg.architecture
     kind = type(backend.model).__name__
-    try:
+    with or_refused(kind, architecture, what_to_do):
         found = lens_pass(backend, tokens)
-    except (RuntimeError, AttributeError, TypeError, KeyError, IndexError) as error:  # whatever an unknown layer leads it to
-        raise Unsupported(
-            f"{kind} can't run this {architecture} with the installed versions ({type(error).__name__}: {error}); {what_to_do}"
-        ) from error
     norms, logits = norms_differ_by(found, truth), logits_differ_by(found, truth)
     bound = TOLERANCE.get(backend.dtype, 1e-1)
     if not (norms <= bound and logits <= 10 * bound):

@@ -236,12 +236,15 @@ class Backend(ABC):
         return muted(*(module for name in ("ln_final", "unembed") if (module := getattr(self.model, name, None))))
 
     def eos_token_ids(self) -> frozenset[int]:
-        """Tokens at which the model says that it is done: of its generation config, its tokenizer and its chat template."""
-        return turn_ends(self.tokenizer, _ids(getattr(self._generates, "eos_token_id", None)))
+        """Tokens at which the model says that it is done: of its generation config, its tokenizer and its chat template; of its
+        own vocabulary.
+        """
+        ends = turn_ends(self.tokenizer, _ids(getattr(self.generation_config, "eos_token_id", None)))
+        return frozenset(end for end in ends if 0 <= end < len(self._embedding))
 
     @property
     @abstractmethod
-    def _generates(self) -> Any:
+    def generation_config(self) -> Any:
         """The model's generation config, if it has one."""
 
     def block_runs(self, layers: tuple[int, ...]) -> BlockRuns:
@@ -277,5 +280,9 @@ class Backend(ABC):
             yield streams
 
 
-def _ids(ids: int | list[int] | None) -> frozenset[int]:
-    return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+def _ids(ids: Any) -> frozenset[int]:
+    found = [] if ids is None else ids.tolist() if isinstance(ids, Tensor) else ids
+    listed = list(found) if isinstance(found, list | tuple | set | frozenset) else [found]
+    if wrong := [one for one in listed if isinstance(one, bool) or not isinstance(one, int)]:
+        raise InputError(f"eos_token_id of the model's generation config has {wrong[0]!r}, which is no token id: set ids")
+    return frozenset(listed)

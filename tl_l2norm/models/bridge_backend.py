@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from typing_extensions import override
 
+from tl_l2norm.core.errors import Unsupported
 from tl_l2norm.models.backend import Backend, LogitsAt
 from tl_l2norm.models.cache import Renamings, cache_renamings, check_grown, handed_over, longrope_boundary, positions_held
 from tl_l2norm.models.cache_rows import Cache, CacheRows, DynamicCacheRows
@@ -89,12 +90,18 @@ class BridgeBackend(Backend):
 
     @override
     def unembed(self, stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_vocab"]:
+        norm = getattr(self.model, "ln_final", None)
+        if norm is None:
+            raise Unsupported(
+                f"TransformerLens knows no final norm of this {self.model.cfg.architecture}, so how logits come of a state "
+                "isn't known: no logit lens, no output_entropy"
+            )
         with self._muted_head():
-            logits: Tensor = self.model.unembed(self.model.ln_final(stream.reshape(1, -1, stream.shape[-1])))
+            logits: Tensor = self.model.unembed(norm(stream.reshape(1, -1, stream.shape[-1])))
             logits = self.model.adapter.apply_output_logits_transform(logits)  # soft cap; the scale of Cohere, Granite, Falcon
         return logits.reshape(*stream.shape[:-1], -1)
 
     @property
     @override
-    def _generates(self) -> Any:
+    def generation_config(self) -> Any:
         return getattr(self.model.original_model, "generation_config", None)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from tl_l2norm.core.errors import Unsupported
-from tl_l2norm.models.agreement import plain_pass, probe_tokens, require_agreement
+from tl_l2norm.models.agreement import or_refused, probe_tokens, require_agreement, sound_pass
 from tl_l2norm.models.bridge_backend import BridgeBackend
 
+_NEWER = "another version of TransformerLens may get it right"
 _NEUTRAL = "model"  # TransformerLens takes some names for others (MODEL_ALIASES), and looks for processors under them
 
 
@@ -26,10 +27,13 @@ def make_bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device, 
     hf_model = hf_model.to(device)
     config = hf_model.config.get_text_config()
     tokens = probe_tokens(config.vocab_size, getattr(config, "max_position_embeddings", None))
-    truth = plain_pass(hf_model, tokens)
-    bridge = TransformerBridge.boot_transformers(_NEUTRAL, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype)
+    truth = sound_pass(hf_model, tokens)
+    with or_refused("TransformerBridge", type(hf_model).__name__, _NEWER):
+        bridge = TransformerBridge.boot_transformers(
+            _NEUTRAL, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
+        )
     bridge.cfg.model_name = name
-    require_agreement(BridgeBackend(bridge), truth, tokens, "another version of TransformerLens may get it right")
+    require_agreement(BridgeBackend(bridge), truth, tokens, _NEWER)
     return bridge
 
 

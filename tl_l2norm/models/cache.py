@@ -71,8 +71,9 @@ def known_versions() -> str:
     """Which versions are here, which are known to be right, and what needs no cache."""
     here = " with ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "transformer-lens"))
     return (
-        f"This is {here}; models with a KV cache are known to decode right on transformers 5.23 and 5.24 with transformer-lens "
-        "3.9 and 4.3 by tl_l2norm.generate, on 5.23 also by the model's own. tl_l2norm.collect reads texts without a cache"
+        f"This is {here}; models whose layers all attend are known to decode right on transformers 5.23 and 5.24 with "
+        "transformer-lens 3.9 and 4.3 by tl_l2norm.generate, on 5.23 also by the model's own; which of those with recurrent "
+        "layers do, docs/families.md lists. tl_l2norm.collect reads texts without a cache"
     )
 
 

@@ -10,7 +10,9 @@ be out of date, edits through `.data` included.
 Buffers count as weights do; those that a configuration determines (rotary frequencies, masks) to three digits and tables of
 positions by one row, since processors round differently and tables grow with use.
 
-What it can't see: values that change places within a tensor, away from the diagonal; edits whose sums cancel; code.
+Numbers that modules keep beside them (an epsilon, a scale) count too, and a `forward` of one module's own.
+
+What it can't see: values that change places within a tensor, away from the diagonal; edits whose sums cancel; other code.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ import re
 import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
 
 from tl_l2norm.core.identity import UNKNOWN
 
@@ -45,6 +49,9 @@ _JOINT = ".qkv."  # the bridge keeps it beside the three that it was split into
 _PIECE = 1 << 19  # values that are summed at once: they stay in a processor's cache
 _TABLES = ("rotary_sin", "rotary_cos")  # HookedTransformer's, which aren't marked as derived
 _SAME_ACTIVATION = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_tanh": "gelu_new", "swish": "silu"}
+
+_NOT_ARITHMETIC = re.compile(r"_.*|training|gradient_checkpointing|\w*(cached|dropout|_coef)|is_caching|context_level")
+"""Numbers of modules that change nothing in a forward pass, or with each."""
 
 
 class _Reading(NamedTuple):
@@ -66,8 +73,8 @@ def model_fingerprint(weights: nn.Module, blocks: Iterable[nn.Module], config: M
     The first is of what `HookedTransformer` and `TransformerBridge` have in common, who shape and name the same weights
     differently: sums over the weights of each block and over each weight outside of them, and the settings that both know.
     Where TransformerLens keeps other values than the file has (OPT's positions, GPT-J's rotation), they don't agree. The second
-    is of every parameter, buffer and setting; it is the one to compare where both models are of one kind. `UNKNOWN` where a
-    weight can't be read.
+    is of every parameter, buffer, number and setting; it is the one to compare where both models are of one kind. `UNKNOWN`
+    where a weight can't be read.
     """
     modules = list(weights.modules())  # walked through once: a bridge has thousands
     parameters = list({id(p): p for module in modules for p in module._parameters.values() if p is not None}.values())
@@ -86,6 +93,7 @@ def model_fingerprint(weights: nn.Module, blocks: Iterable[nn.Module], config: M
         found = readings[id(tensor)]
         if name or tensor.ndim > 1 or any(found.diagonal):  # TransformerLens adds biases that are zero
             own.update(f"{name} {found.kind} {found.total} {found.squares}".encode() + found.diagonal)
+    own.update("\n".join(_numbers(modules)).encode())
     return f"{_hash([by_block, outside, _known_to_both(config)])}-{own.hexdigest()[:_DIGITS]}"
 
 
@@ -104,6 +112,33 @@ def _lasting_buffers(modules: Iterable[nn.Module]) -> Iterator[tuple[str, Tensor
             if buffer is not None and buffer.numel():
                 derived = name in module._non_persistent_buffers_set or name in _TABLES
                 yield name, _rounded(buffer) if derived else buffer
+
+
+def _numbers(modules: Iterable[nn.Module]) -> Iterator[str]:
+    """What modules multiply by, add or count, beside tensors; and code put in place of theirs."""
+    place = 0
+    for module in modules:
+        if isinstance(module, HookPoint):
+            continue
+        wraps = type(module).__module__.startswith("transformer_lens.model_bridge.")  # what it keeps is bookkeeping, by version
+        place += not wraps
+        for name, value in vars(module).items():
+            if isinstance(value, int | float):
+                if not wraps and _counts(name):
+                    yield f"{place} {name} {float(value)}"
+            elif name == "forward" and "_hf_hook" not in vars(module):  # accelerate's, which only moves tensors
+                yield f"{place} {_code(value)}"
+
+
+@cache
+def _counts(name: str) -> bool:
+    return not _NOT_ARITHMETIC.fullmatch(name)
+
+
+def _code(function: Any) -> str:
+    code = getattr(function, "__code__", None)
+    numbers = [constant for constant in getattr(code, "co_consts", ()) if isinstance(constant, int | float)]
+    return f"{getattr(function, '__qualname__', type(function).__name__)} {getattr(code, 'co_code', b'').hex()} {numbers}"
 
 
 def _rounded(buffer: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""What a GGUF file's header says of its model and transformers leaves out: taken over, or refused by name."""
+"""What a GGUF file says of its model and transformers leaves out: taken over, or refused by name."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from tl_l2norm.core.errors import Unsupported
+from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.text.gguf_header import Header
 
 # Entries, by the attributes that mean the same in a configuration. Those that it lacks are refused.
@@ -33,6 +33,8 @@ _YARN_NEUTRAL = {
     "yarn_ext_factor": (-1, 1),
     "yarn_log_multiplier": (0,),
 }
+_REQUIRED = {"attention.head_count": "num_attention_heads", "context_length": "max_position_embeddings"}
+"""Entries without which a configuration keeps a number of its own, which may fit by accident."""
 _ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 _BIG_GEMMA = {"gemma2": 46, "gemma3_text": 62}
 """Layers of the 27B models, whose attention is scaled by another width than the heads', which no entry says."""
@@ -47,12 +49,31 @@ def complete(config: Any, header: Header, file: str) -> None:
     _Completion(config, header, file).run()
 
 
+def require_places(hf_model: Any, header: Header, file: str) -> None:
+    """Refuse a file with tensors that the model has no place for: transformers drops them without a word.
+
+    Raises:
+        Unsupported: with their names.
+    """
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    reader = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config={})
+    places = {name.removesuffix(".weight") for name in get_gguf_hf_weights_map(hf_model, reader)}  # experts have it or not
+    tensors = header.tensors - set(_ROPE_TENSORS)  # those are the configuration's
+    if dropped := sorted(name for name in tensors if name.removesuffix(".weight") not in places):
+        raise Unsupported(
+            f"{file} has {len(dropped)} tensors that {type(hf_model).__name__} has no place for ({', '.join(dropped[:3])}"
+            f"{', ...' if len(dropped) > 3 else ''}), so that it would be another model: take its safetensors checkpoint"
+        )
+
+
 class _Completion:
     def __init__(self, config: Any, header: Header, file: str) -> None:
         self.config, self.header, self.file = config, header, file
         self.entries = header.entries
 
     def run(self) -> None:
+        self._require()
         self._heads()
         for key, names in _EPSILONS.items():
             for name in names:
@@ -66,6 +87,31 @@ class _Completion:
                 raise self._refused(key)
         if isinstance(getattr(self.config, "rope_parameters", None), dict):
             self._rope()
+
+    def _require(self) -> None:
+        """What must be there, and what its absence means."""
+        epsilons = [name for names in _EPSILONS.values() for name in names]
+        required: dict[str, tuple[str, ...]] = {key: (key,) for key, name in _REQUIRED.items() if hasattr(self.config, name)}
+        if any(hasattr(self.config, name) for name in epsilons):
+            required["attention.layer_norm_rms_epsilon"] = tuple(_EPSILONS)
+        for key, either in required.items():
+            if not any(map(self._has, either)):
+                raise self._lacks(key)
+        shared = "attention.head_count_kv"
+        if self._has(shared) or not hasattr(self.config, "num_key_value_heads"):
+            return
+        if self.header.architecture == "llama":  # its reader leaves rows of queries and keys in the file's order then
+            raise self._lacks(shared)
+        self._set("num_key_value_heads", self.entries["attention.head_count"])
+
+    def _has(self, key: str) -> bool:
+        return key in self.entries or key in self.header.lists
+
+    def _lacks(self, key: str) -> InputError:
+        return InputError(
+            f"{self.file} lacks {self.header.architecture}.{key}, without which transformers would read another model: write "
+            "the entry, or take the model's safetensors checkpoint"
+        )
 
     def _says(self, key: str) -> bool:
         """Whether there is such an entry, one that does something."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tl_l2norm.core.errors import MissingPackage
-from tl_l2norm.models.agreement import blocks_of, plain_pass, probe_tokens, require_agreement
+from tl_l2norm.models.agreement import blocks_of, or_refused, probe_tokens, require_agreement, sound_pass
 from tl_l2norm.models.hooked_backend import HookedBackend
 from tl_l2norm.models.hooked_config import BRIDGE, hooked_config, neutral_folder, require_rotations
 
@@ -41,10 +41,19 @@ def make_hooked(hf_model: Any, tokenizer: Any, name: str, device: torch.device, 
     cfg = HookedTransformerConfig.from_dict(config)
     hf_model.set_attn_implementation("eager")
     tokens = probe_tokens(cfg.d_vocab, cfg.n_ctx)
-    truth = plain_pass(hf_model, tokens)
+    truth = sound_pass(hf_model, tokens)
+    with or_refused("HookedTransformer", type(hf_model).__name__, BRIDGE):
+        model = _converted(hf_model, cfg, tokenizer)
+        require_rotations(model, hf_model)
+    model.eval().generation_config = hf_model.generation_config  # with the tokens that end a turn
+    require_agreement(HookedBackend(model), truth, tokens, BRIDGE)
+    return model
+
+
+def _converted(hf_model: Any, cfg: Any, tokenizer: Any) -> Any:
     model = new_hooked(cfg, tokenizer)
     model.load_and_process_state_dict(
-        _state(hf_model, cfg, dtype),
+        _state(hf_model, cfg, cfg.dtype),
         fold_ln=False,
         center_writing_weights=False,
         center_unembed=False,
@@ -52,9 +61,6 @@ def make_hooked(hf_model: Any, tokenizer: Any, name: str, device: torch.device, 
         refactor_factored_attn_matrices=False,
     )
     _lay_out(model)
-    model.eval().generation_config = hf_model.generation_config  # with the tokens that end a turn
-    require_rotations(model, hf_model)
-    require_agreement(HookedBackend(model), truth, tokens, BRIDGE)
     return model
 
 

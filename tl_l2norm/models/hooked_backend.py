@@ -84,5 +84,5 @@ class HookedBackend(Backend):
 
     @property
     @override
-    def _generates(self) -> Any:
+    def generation_config(self) -> Any:
         return getattr(self.model, "generation_config", None)  # where load_model made it

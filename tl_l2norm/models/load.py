@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,7 +12,7 @@ from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.presets import keep_preset
 from tl_l2norm.models.bridging import make_bridge
 from tl_l2norm.models.hooked import make_hooked, require_hooked
-from tl_l2norm.models.reading import read
+from tl_l2norm.models.reading import few, read
 from tl_l2norm.models.sources import find_source, preset_for, remember_source
 from tl_l2norm.models.twin import remember_origin
 
@@ -28,9 +29,9 @@ def load_model(
     """Load a language model as a `TransformerBridge` or a `HookedTransformer`, its weights unprocessed.
 
     Nothing is folded or centred, no code from a hub is run, nothing is installed, and weights come from safetensors or GGUF
-    alone. A folder or hub id that holds a PEFT adapter gives its base with the adapter merged (`peft` must be there). Of a
-    multimodal model the text part is loaded. Before it is returned, the model is compared with the Hugging Face model that it
-    was made from: norms behind every block and logits.
+    alone, an adapter's included. A folder or hub id that holds a PEFT adapter gives its base with the adapter merged (`peft`
+    must be there). Of a multimodal model the text part is loaded. Before it is returned, the model is compared with the
+    Hugging Face model that it was made from: norms behind every block and logits.
 
     Args:
         source: a hub id, a local Hugging Face folder, a `.gguf` file, or a short name: "tiny-reasoner" (ours, in the package)
@@ -54,7 +55,10 @@ def load_model(
     _require_dtype(dtype)
     place = _device(device)
     found = find_source(source)
-    hf_model, tokenizer = read(found, dtype)
+    hf_model, tokenizer, unused = read(found, dtype)
+    if unused:
+        kind = type(hf_model).__name__
+        warnings.warn(f"{len(unused)} weights in {found.where} have no place in {kind}: {few(unused)}", stacklevel=2)
     if backend == "bridge":
         model = make_bridge(hf_model, tokenizer, found.name, place, dtype)
     else:

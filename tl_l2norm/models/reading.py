@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ import torch
 from safetensors import SafetensorError
 
 from tl_l2norm.core.errors import InputError, Unsupported
-from tl_l2norm.models.adapters import find_adapter, merge_adapter
-from tl_l2norm.models.gguf_config import complete
+from tl_l2norm.models.adapters import find_adapter, merge_adapter, require_plain
+from tl_l2norm.models.generation_config import require_readable
+from tl_l2norm.models.gguf_config import complete, require_places
 from tl_l2norm.models.sources import Source, find_source, unreadable
 from tl_l2norm.models.text_part import text_part
 from tl_l2norm.text.gguf_header import read_header, turn_end_ids
@@ -22,6 +24,8 @@ class Plain(NamedTuple):
 
     model: Any
     tokenizer: Any
+    unused: tuple[str, ...] = ()
+    """Names of weights in the files that the model has no place for."""
 
 
 def read(source: Source, dtype: torch.dtype, *, download: bool = True) -> Plain:
@@ -38,51 +42,68 @@ def read(source: Source, dtype: torch.dtype, *, download: bool = True) -> Plain:
     """
     if source.kind == "gguf":
         return _read_gguf(Path(source.where), dtype)
-    model = text_part(_read_weights(source.where, dtype, download))
-    return Plain(model, _read_tokenizer(source.where, download))
+    model, unused = _read_weights(source.where, dtype, download)
+    return Plain(text_part(model), _read_tokenizer(source.where, download), unused)
 
 
-def _read_weights(where: str, dtype: torch.dtype, download: bool) -> Any:
-    """The whole model, its towers for other things than text included; an adapter is merged into what it is on."""
+def few(names: Sequence[str]) -> str:
+    """The first names of a list."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _read_weights(where: str, dtype: torch.dtype, download: bool) -> tuple[Any, tuple[str, ...]]:
+    """The whole model, its towers for other things than text included; an adapter is merged into what it is on. And names of
+    weights that it has no place for.
+    """
     adapter = find_adapter(where, download)
     if adapter is not None:
         base = find_source(adapter.base)
         if base.kind == "gguf":
             raise InputError(f"{where} is an adapter on the GGUF file {base.where}: name a folder in adapter_config.json")
-        return merge_adapter(_read_weights(base.where, dtype, download), adapter)
+        require_plain(adapter, download)
+        model, unused = _read_weights(base.where, dtype, download)
+        return merge_adapter(model, adapter), unused
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     call: dict[str, Any] = {"trust_remote_code": False, "local_files_only": not download}
+    loading = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}  # refused by name below
     try:
         config = AutoConfig.from_pretrained(where, **call)
         call |= _unpacking(where, config)
+        require_readable(where, download)
         kind = _class_for(config)
-        found = kind.from_pretrained(where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **call)
+        found = kind.from_pretrained(where, config=config, dtype=dtype, **loading, **call)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # files that are missing, cut off or odd
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:  # files that are missing, cut off or odd
         raise unreadable(where, error) from error
     return _whole(where, *found)
 
 
-def _whole(where: str, hf_model: Any, loading: dict[str, Any]) -> Any:
+def _whole(where: str, hf_model: Any, loading: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
     """The model, if its files have every weight: Hugging Face draws those that they lack at random, and warns in a log."""
+    if other := sorted(loading["mismatched_keys"]):
+        name, in_files, in_model = other[0]
+        raise InputError(
+            f"can't load the model in {where}: {len(other)} weights have other shapes than config.json says, the first is "
+            f"{name}, {tuple(in_files)} in the files and {tuple(in_model)} by config.json"
+        )
     lacking, unused = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
     if lacking:
-        raise InputError(f"the files in {where} lack {len(lacking)} weights of {type(hf_model).__name__}: {_few(lacking)}")
+        raise InputError(f"the files in {where} lack {len(lacking)} weights of {type(hf_model).__name__}: {few(lacking)}")
     if any("lora_" in name for name in unused):
         raise InputError(
-            f"the weights in {where} hold an adapter that isn't merged ({_few(unused)}): merge_and_unload() and save"
+            f"the weights in {where} hold an adapter that isn't merged ({few(unused)}): merge_and_unload() and save"
         )
-    if unused:
-        warnings.warn(
-            f"{len(unused)} weights in {where} have no place in {type(hf_model).__name__}: {_few(unused)}", stacklevel=4
-        )
-    return hf_model
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return hf_model, tuple(unused)
 
 
 def _class_for(config: Any) -> Any:
@@ -136,14 +157,16 @@ def _read_gguf(file: Path, dtype: torch.dtype) -> Plain:
     call: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(file.parent, **call)
-        complete(config, read_header(file), str(file))
+        complete(config, header := read_header(file), str(file))
         found = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=dtype, output_loading_info=True, **call)
+        require_places(found[0], header, str(file))
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **call)
-    except (ImportError, Unsupported):
+    except (ImportError, InputError):
         raise
     except Exception as error:  # the reader raises whatever a broken file leads it to
-        raise InputError(f"{file} can't be read as GGUF: {error}") from error
-    model = _whole(str(file), *found)
+        cut = isinstance(error, struct.error) or any(said in str(error) for said in ("mmap length", "cannot reshape"))
+        raise InputError(f"{file} can't be read as GGUF{', it seems to be cut off' if cut else ''}: {error}") from error
+    model, _ = _whole(str(file), *found)
     del model.config.quantization_config  # the weights are plain by now; HookedTransformer refuses the mark
     _add_turn_ends(model.generation_config, turn_end_ids(file))
     return Plain(model, tokenizer)

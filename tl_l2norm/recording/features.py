@@ -72,7 +72,9 @@ class FeatureRecorder(Observer):
             for part in torch.split(states, max(1, _ENCODED_AT_ONCE // sae.cfg.d_sae)):
                 acts = sae.encode(part)
                 acts = acts.to_dense() if acts.is_sparse else acts
-                self._parts[layer].append(FeatureActs.of_dense(acts, self._names[layer]))
+                found = FeatureActs.of_dense(acts, self._names[layer])
+                _check_finite(found, layer, part)
+                self._parts[layer].append(found)
 
     @override
     def take(self, n_rows: int) -> list[Recorded]:
@@ -98,3 +100,18 @@ class FeatureRecorder(Observer):
                 if acts is not None:
                     found[row][FEATURES, layer] = acts.select(place)
         return found  # type: ignore[return-value]
+
+
+def _check_finite(acts: FeatureActs, layer: int, states: Float[Tensor, "n d_model"]) -> None:
+    """Stop where an SAE makes NaN or infinity of sound states; those that are none are the norms' to refuse.
+
+    Raises:
+        FloatingPointError: with layer and latent.
+    """
+    if bool((finite := acts.values.isfinite()).all()) or not bool(states.isfinite().all()):
+        return
+    latent, value = int(acts.latents[~finite][0]), float(acts.values[~finite][0])
+    raise FloatingPointError(
+        f"the activation of latent {latent} at layer {layer} is {value}: weights of that SAE, or its arithmetic (its dtype), "
+        "are broken"
+    )

@@ -29,6 +29,7 @@ from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import check_decoding, decodes_rows_together, reads_rows_together, telling_tokens
+from tl_l2norm.models.generation_config import warn_of_ignored
 from tl_l2norm.models.observer import joined
 from tl_l2norm.recording.completions import Completion, FinishReason, Generations
 from tl_l2norm.recording.decoder import Decoder, Growing
@@ -127,6 +128,7 @@ def generate(
     )
     _check_recording(recording)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos, continues=True)
+    warn_of_ignored(model, backend.generation_config)
     rows = _make_rows(items, n, _seeds(seed, len(items), n))
     _check_context(backend, items, max_new_tokens)
     _check_longrope(backend, items, max_new_tokens)

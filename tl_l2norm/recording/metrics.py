@@ -26,6 +26,7 @@ from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.layers import did_you_mean, layer_ranges
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.hooks import attached
+from tl_l2norm.models.lens_check import require_lens
 from tl_l2norm.models.observer import Observer, Recorded
 
 METRICS = ("l2_norm", "hidden_entropy", "output_entropy", "attention_entropy", "attention_entropy_by_head")
@@ -126,6 +127,8 @@ class MetricRecorder(Observer):
         self.names = tuple(name for name in check_metrics(metrics) if name != "l2_norm")  # that one is StreamRecorder's
         self._backend = backend
         self._hooks: list[tuple[Any, Callable[..., None]]] = []
+        if "output_entropy" in self.names:
+            require_lens(backend)
         if set(self.names) & set(_STREAM_METRICS):
             self._hooks += [(backend.resid_post(layer), partial(self._read_stream, layer)) for layer in self.layers]
         if set(self.names) & set(_ATTENTION_METRICS):

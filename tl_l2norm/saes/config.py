@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -167,14 +168,15 @@ def parse_sae_config(config: Mapping[str, Any]) -> SaeConfig:
     if not is_old and (unknown := sorted(set(config) - _READ_OR_IDLE - _OF_TRAINING)):
         raise Unsupported(f"the SAE has settings that are not known here ({', '.join(unknown)}): {_elsewhere()}")
     _refuse_reshaping(found, metadata)
+    _refuse_other_encoders(found, metadata)
     return SaeConfig(
         kind=kind,
         d_in=_whole("d_in", found.get("d_in")),
         d_sae=_whole("d_sae", found.get("d_sae")),
-        apply_b_dec_to_input=bool(found.get("apply_b_dec_to_input", True)),
+        apply_b_dec_to_input=_flag(found, "apply_b_dec_to_input", True),
         normalize_activations=_scaling(found.get("normalize_activations")),
         k=_whole("k", k) if kind == "topk" else None,
-        rescale_acts_by_decoder_norm=kind == "topk" and bool(found.get("rescale_acts_by_decoder_norm", False)),
+        rescale_acts_by_decoder_norm=kind == "topk" and _flag(found, "rescale_acts_by_decoder_norm", False),
         metadata=metadata,
     )
 
@@ -193,6 +195,13 @@ def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{name} is {value!r}, not a whole number")
     return value
+
+
+def _flag(config: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = config.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}, neither true nor false")
+    return default if value is None else value
 
 
 def _kind(config: Mapping[str, Any]) -> Kind:
@@ -226,6 +235,25 @@ def _scaling(value: Any) -> Scaling:
 def _refuse_reshaping(config: Mapping[str, Any], metadata: SaeMetadata) -> None:
     if config.get("reshape_activations") not in (None, "none") or "hook_z" in (metadata.hook_name or ""):
         raise Unsupported(f"it reads heads put together ({metadata.hook_name}); only SAEs of resid_post can be used")
+
+
+def _refuse_other_encoders(config: Mapping[str, Any], metadata: SaeMetadata) -> None:
+    """What older files say in settings of their own: a transcoder, an encoder without ReLU, a layer that isn't the hook's."""
+    said = {**config, **(config["metadata"] if isinstance(config.get("metadata"), Mapping) else {})}
+    written = {name: said[name] for name in ("hook_name_out", "hook_point_out", "out_hook_point") if said.get(name)}
+    elsewhere = [f"{name} = {value!r}" for name, value in written.items() if value != metadata.hook_name]
+    if flagged := [name for name in ("is_transcoder", "is_skip_transcoder") if _flag(said, name, False)] or elsewhere:
+        raise Unsupported(f"{UNUSABLE['transcoder']} ({flagged[0]}): it can't be used")
+    if said.get("d_out") not in (None, said.get("d_in")):
+        raise Unsupported(f"{UNUSABLE['transcoder']} (d_out = {said['d_out']!r}): it can't be used")
+    if plain := [name for name in ("post_relu", "apply_relu", "use_relu") if not _flag(said, name, True)]:
+        raise Unsupported(f"its latents have no ReLU ({plain[0]} = false): {_elsewhere()}")
+    named = re.match(r"blocks\.(\d+)\.(hook_resid_pre)?", metadata.hook_name or "")
+    layer = said.get("hook_layer", said.get("hook_point_layer"))
+    if (
+        named and layer is not None and layer not in (int(named[1]), int(named[1]) - bool(named[2]))
+    ):  # of the block, of the state
+        raise InputError(f"hook_layer is {layer!r}, hook_name {metadata.hook_name!r}: one of them is wrong")
 
 
 def _elsewhere() -> str:

@@ -169,4 +169,6 @@ def _read_weights(file: Path, cfg: SaeConfig, device: str | torch.device) -> dic
     if wrong := sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)):
         told = "; ".join(f"{n} is {found.get(n, 'not there')}, expected {shapes.get(n, 'none')}" for n in wrong)
         raise InputError(f"{file} doesn't hold the weights of the {cfg.kind} SAE in {CONFIG_FILE}: {told}")
+    if broken := sorted(name for name, weight in weights.items() if weight.isnan().any()):
+        raise InputError(f"{file} holds NaN in {', '.join(broken)}: it is broken")
     return weights

@@ -20,6 +20,8 @@ class Header(NamedTuple):
     architecture: str
     entries: dict[str, int | float | str]
     """Those of the architecture that are one number or text, by their name without the architecture."""
+    lists: frozenset[str]
+    """Names of those that are arrays, such as one number for each block."""
     tensors: frozenset[str]
 
 
@@ -27,10 +29,11 @@ def read_header(file: Path) -> Header:
     """The architecture's entries and the names of the tensors."""
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         found = list(_entries(data))
-        entries = {key: value for key, value, _ in found if value is not None}
-        architecture = str(entries.get("general.architecture", ""))
-        own = {key.removeprefix(f"{architecture}."): entries[key] for key in entries if key.startswith(f"{architecture}.")}
-        return Header(architecture, own, frozenset(_tensor_names(data, found[-1][2] if found else _BEGIN)))
+        architecture = str(next((value for key, value, _ in found if key == "general.architecture"), ""))
+        own = {key.removeprefix(f"{architecture}."): value for key, value, _ in found if key.startswith(f"{architecture}.")}
+        entries = {key: value for key, value in own.items() if value is not None}
+        tensors = _tensor_names(data, found[-1][2] if found else _BEGIN)
+        return Header(architecture, entries, frozenset(own.keys() - entries.keys()), frozenset(tensors))
 
 
 def turn_end_ids(file: Path) -> frozenset[int]:

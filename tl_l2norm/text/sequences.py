@@ -57,7 +57,8 @@ def tokenize(
     """Tokenise and check every sequence.
 
     A plain text gets the special tokens that the model's tokenizer adds to it (TransformerLens turns BOS on where the tokenizer
-    can), or exactly BOS or none with `prepend_bos`. Chat templates hold their own, and token ids are taken as they are.
+    can), or exactly BOS or none with `prepend_bos`; one that begins with BOS gets no second. Chat templates hold their own, and
+    token ids are taken as they are.
 
     Args:
         reader: what the tokens are for, such as a model's backend.
@@ -171,12 +172,15 @@ def _encode_text(tokenizer: Tokenizer, text: str, prepend_bos: bool | None) -> l
     if not text:
         raise InputError("the prompt is empty")
     check_text("the text", text)
-    if prepend_bos is None:
-        return list(tokenizer(text).input_ids)
     ids = list(tokenizer(text, add_special_tokens=False).input_ids)
-    if prepend_bos and tokenizer.bos_token_id is None:
+    bos = tokenizer.bos_token_id
+    begun = bos is not None and ids[:1] == [bos]  # a rendered chat begins with it: no second one
+    if prepend_bos is None:
+        whole = list(tokenizer(text).input_ids)
+        return whole[1:] if begun and whole[: len(ids) + 1] == [bos, *ids] else whole
+    if prepend_bos and bos is None:
         raise InputError("prepend_bos=True, but the tokenizer has no BOS token")
-    return [int(tokenizer.bos_token_id), *ids] if prepend_bos else ids  # type: ignore[arg-type]
+    return [int(bos), *ids] if prepend_bos and not begun else ids  # type: ignore[arg-type]
 
 
 def _encode_chat(tokenizer: Tokenizer, messages: list[Message], continues: bool, placed: bool) -> tuple[list[int], int | None]:

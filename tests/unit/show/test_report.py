@@ -6,14 +6,10 @@ import pytest
 import torch
 
 from tests.builders import NASTY, make_result, make_results, make_trace
+from tests.texts import text_of
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.show.report import report, summary
 from tl_l2norm.tasks.problems import Problem
-
-
-def text_of(page: str) -> str:
-    """What a reader sees, scripts and styles left out."""
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<(script|style)\b.*?</\1>", "", page)))
 
 
 def written(tmp_path: Path, *args: object, **kwargs: object) -> str:

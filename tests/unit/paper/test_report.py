@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tests.paper_tables import HOSTILE, TABLES, analysis_of, hostile_analysis
-from tests.unit.test_report import text_of
+from tests.texts import text_of
 from tl_l2norm.paper.report import analysis_report, analysis_summary
 from tl_l2norm.paper.stages import Analysis
 from tl_l2norm.paper.verdicts import SUPPORTED, UNTESTED

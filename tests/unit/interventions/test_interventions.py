@@ -12,8 +12,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
-from tests.laws.test_collect_laws import ids, relative
-from tests.laws.test_generate_laws import prompts
+from tests.texts import ids, prompts, relative
 from tl_l2norm.core.batch import Places, Rows
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.random_draws import sequence_key, uniform

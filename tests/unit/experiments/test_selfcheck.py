@@ -113,6 +113,24 @@ def test_a_planted_wrong_tokenizer_fails(loaded: Any, change: Any) -> None:
     assert failed(loaded) == {"file: tokenizer"}
 
 
+def _bos_row(model: Any) -> Any:
+    return next(check for check in l2.selfcheck(model).checks if check.name == "file: tokenizer")
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_beginning_that_the_files_do_not_add_is_told_or_fails(loaded: Any, planted: bool) -> None:
+    """TransformerLens turns BOS on, and marks it so; a step that somebody put there isn't marked."""
+    bos, begin = loaded.tokenizer.bos_token_id, loaded.tokenizer.bos_token
+    loaded.tokenizer = copy.deepcopy(loaded.tokenizer)
+    loaded.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, bos)]
+    )
+    loaded.tokenizer.__dict__["_add_bos_token"] = not planted
+    row = _bos_row(loaded)
+    assert loaded.tokenizer("a").input_ids[0] == bos
+    assert row.passed is not planted and ("added by TransformerLens" in row.meaning) is not planted
+
+
 def test_a_tokenizer_of_a_larger_vocabulary_fails_and_leaves_the_other_rows(loaded: Any) -> None:
     words = Tokenizer(WordLevel({"<unk>": 60_000, "a": 60_001}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
