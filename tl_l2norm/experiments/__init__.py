@@ -1,6 +1,6 @@
 """Runs that ask a model and compare what came of it.
 
-Imports from: everything above but show and paper.
+Imports from: every room before it, core to analysis.
 """
 
 import lazy_loader
