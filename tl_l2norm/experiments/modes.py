@@ -225,7 +225,7 @@ class _Run:
     def _judge(self, problem: Problem, prompt: ChatPrompt, completion: Completion) -> Result:
         assert completion.trace is not None
         answer = prompt.answer_prefix + completion.answer
-        at = answer_at(problem, completion.trace, prefix=prompt.answer_prefix)
+        at = answer_at(problem, completion.trace, completion.answer, prefix=prompt.answer_prefix)
         trace = completion.trace if at is None else completion.trace.with_labels(answer_at=at)
         return Result(
             problem=problem,
@@ -258,16 +258,22 @@ def _kept(completion: Completion, problem: Problem) -> dict[str, Any]:
     }
 
 
-def answer_at(problem: Problem, trace: Trace, *, prefix: str = "") -> int | None:
+def answer_at(problem: Problem, trace: Trace, answer: str | None = None, *, prefix: str = "") -> int | None:
     """Position of the token at which the answer that a response states begins; None where it states none, or in other words.
 
-    It is looked for behind the last thought, as an answer is judged; `prefix` is the beginning that the prompt forced.
+    It is looked for behind the last thought, as an answer is judged.
+
+    Args:
+        problem: which was asked.
+        trace: of the response.
+        answer: what of the response is judged (`Completion.answer`); by default the texts of the tokens behind the thought.
+        prefix: the beginning that the prompt forced.
     """
     thoughts = [i for i, segment in enumerate(trace.segments) if segment == "think"]
     start = thoughts[-1] + 1 if thoughts else trace.prompt_len
     texts = trace.str_tokens[start:]
     text = prefix + "".join(texts)
-    given = extract_answer(problem, text)
+    given = extract_answer(problem, text if answer is None else prefix + answer)
     found = [m.start() for m in re.finditer(rf"(?<!\w){re.escape(given)}(?!\w)", text)] if given else []
     if not found or found[-1] < len(prefix):
         return None

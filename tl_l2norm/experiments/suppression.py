@@ -88,10 +88,10 @@ def suppress_and_ask(
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
     max_new_tokens = thinking_room(backend, prompts) if max_new_tokens is None else max_new_tokens
     taus = {q: dict(quantile_thresholds(traces, q)) for q in sorted({*quantiles, *(1 - q for q in quantiles)})}
-    common = {"layers": chosen, "sink_ratio": sink_ratio, "seed": seed}
+    common = {"layers": chosen, "sink_ratio": sink_ratio}
     options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "sink_ratio": sink_ratio}
     parent = may_save(backend, save_to)
-    what = describe_run(backend, max_new_tokens=max_new_tokens, **common) if parent else {}
+    what = describe_run(backend, max_new_tokens=max_new_tokens, seed=seed, **common) if parent else {}
     place = run_folder(parent, "suppression", what) if parent else None
     frames = []
     with (
@@ -100,7 +100,7 @@ def suppress_and_ask(
     ):
         ask = _Asker(backend, problems, prompts, options, begin(place, what, backend) if place else Journal())
         for q, kind in [(np.nan, "none"), *((q, kind) for q in quantiles for kind in ("scale", "swap", "low"))]:
-            frames.append(_arms(ask, q, kind, taus, common))
+            frames.append(_arms(ask, q, kind, taus, common, seed))
             bar.update()
     return pd.concat(frames, ignore_index=True).assign(seed=seed, model=backend.model_name)
 
@@ -115,7 +115,7 @@ def _sink_ratio(traces: Sequence[Trace], given: float | None) -> float:
 
 
 def _arms(
-    ask: _Asker, q: float, kind: str, taus: Mapping[float, Mapping[int, float]], common: Mapping[str, Any]
+    ask: _Asker, q: float, kind: str, taus: Mapping[float, Mapping[int, float]], common: Mapping[str, Any], seed: int
 ) -> pd.DataFrame:
     """An arm, with the random one that is matched to it where it has one."""
     if kind == "none":
@@ -123,9 +123,9 @@ def _arms(
     if kind == "low":
         return ask.frame("low", q, ask("low", Suppression(taus[1 - q], which="low", **common)))
     names = ("high", "random") if kind == "scale" else ("swap", "swap random")
-    x = Suppression(taus[q], how=kind, **common)  # type: ignore[arg-type]
+    x = Suppression(taus[q], how=kind, seed=seed if kind == "swap" else None, **common)  # type: ignore[arg-type]
     high = ask(names[0], x)
-    control = ask(names[1], x, matched=high)
+    control = ask(names[1], x, matched=high, seed=seed)
     return pd.concat([ask.frame(names[0], q, high), ask.frame(names[1], q, control)], ignore_index=True)
 
 
@@ -144,8 +144,10 @@ class _Asker:
         self.options, self.journal = options, journal
         self.seeds = [sequence_key(0, i, 0) for i in range(len(problems))]
 
-    def __call__(self, arm: str, x: Suppression | None, *, matched: Sequence[_Outcome] | None = None) -> list[_Outcome]:
-        """What came of each problem; `matched`: the outcomes of the arm whose numbers of tokens a random one takes."""
+    def __call__(
+        self, arm: str, x: Suppression | None, *, matched: Sequence[_Outcome] | None = None, seed: int = 0
+    ) -> list[_Outcome]:
+        """What came of each problem; `matched`: outcomes of the arm whose numbers of tokens are taken at random, by `seed`."""
         what = [arm, sorted(x.thresholds.items()) if x is not None and isinstance(x.thresholds, Mapping) else None]
         keys = [
             content_key([what, prompt.text, prompt.tokens, seed, matched[i].counts if matched else None])
@@ -153,7 +155,7 @@ class _Asker:
         ]
         todo = [i for i, key in enumerate(keys) if key not in self.journal.entries]
         if x is not None and matched:
-            x = dataclasses.replace(x, which="matched", match=self._tally(x, todo, matched))
+            x = dataclasses.replace(x, which="matched", match=self._tally(x, todo, matched), seed=seed)
 
         def keep(done: Generations) -> None:
             self.journal.add({keys[todo[c.prompt_index]]: _outcome(c, done.log) for c in done})
