@@ -35,6 +35,7 @@ from .tasks.problems import Problem as Problem
 from .tasks.problems import make_mixture as make_mixture
 from .tasks.problems import make_problems as make_problems
 from .tasks.sources import load_problems as load_problems
+from .tasks.verifiers import is_correct as is_correct
 from .text.prompts import chat_prompt as chat_prompt
 
 __version__: str

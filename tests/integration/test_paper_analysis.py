@@ -219,15 +219,13 @@ def test_arms_of_the_causal_test_do_what_they_say(reasoner: Any, problems: Any) 
     by_hand = l2.Suppression(tau, layers="late", sink_ratio=20.0)
     out = l2.generate(reasoner, prompts, interventions=[by_hand], **options)
     high = outcomes[outcomes["arm"] == "high"].set_index("prompt")
-    assert high["correct"].tolist() == [bool(l2.tasks.is_correct(p, c.text)) for p, c in zip(problems, out, strict=True)]
+    assert high["correct"].tolist() == [bool(l2.is_correct(p, c.text)) for p, c in zip(problems, out, strict=True)]
     events = out.events().query("fired")
     assert high["events"].sum() == len(events)
     assert high["positions"].sum() == len(events[["sequence", "position"]].drop_duplicates())
     assert (outcomes.loc[outcomes["arm"] == "none", ["positions", "events"]] == 0).all().all()
     table = l2.analysis.causal_table(outcomes).set_index("arm")
-    assert table.loc["none", "accuracy"] == np.mean(
-        [l2.tasks.is_correct(p, c.text) for p, c in zip(problems, plain, strict=True)]
-    )
+    assert table.loc["none", "accuracy"] == np.mean([l2.is_correct(p, c.text) for p, c in zip(problems, plain, strict=True)])
     assert 0 < table.loc["random", "events"] <= table.loc["high", "events"]
 
 

@@ -69,7 +69,7 @@ def test_it_solves_fresh_problems_as_often_as_its_card_says(reasoner: Any, famil
         problems = l2.make_problems(family, 30, level=level, seed=77, split="test")
         prompts = [l2.chat_prompt(reasoner.tokenizer, p.question, mode=mode) for p in problems]
         out = l2.generate(reasoner, prompts, max_new_tokens=128, batch_size=30, metrics=(), progress=False)
-        right = sum(bool(l2.tasks.is_correct(p, c.text)) for p, c in zip(problems, out, strict=True))
+        right = sum(bool(l2.is_correct(p, c.text)) for p, c in zip(problems, out, strict=True))
         share = cell["right"] / cell["n"]
         assert unlikely(right, 30, max(share - 0.01, 0.0)) > 1e-4, f"{right} of 30, the card says {share:.1%}"
         assert unlikely(30 - right, 30, max(1 - share - 0.01, 0.0)) > 1e-4 or mode == "think"
