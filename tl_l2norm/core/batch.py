@@ -23,25 +23,11 @@ class RowTensors:
 
     def select(self: T, rows: Int[Tensor, " rows"]) -> T:
         """These sequences, in this order; one may be taken several times."""
-
-        def chosen(name: str) -> Tensor | RowTensors | None:
-            mine = getattr(self, name)
-            if mine is None:
-                return None
-            return mine.select(rows) if isinstance(mine, RowTensors) else mine[rows.to(mine.device)]
-
-        return self._map(chosen)
+        return self._map(lambda name: _select(getattr(self, name), rows))
 
     def join(self: T, other: T) -> T:
         """The sequences of both."""
-
-        def both(name: str) -> Tensor | RowTensors | None:
-            mine, its = getattr(self, name), getattr(other, name)
-            if mine is None:
-                return None
-            return mine.join(its) if isinstance(mine, RowTensors) else torch.cat([mine, its])
-
-        return self._map(both)
+        return self._map(lambda name: _join(getattr(self, name), getattr(other, name)))
 
     def to(self: T, device: torch.device) -> T:
         """On another device."""
@@ -53,7 +39,7 @@ class RowTensors:
         found: torch.device = getattr(self, dataclasses.fields(self)[0].name).device  # type: ignore[arg-type]
         return found
 
-    def _map(self: T, make: Callable[[str], Tensor | RowTensors | None]) -> T:
+    def _map(self: T, make: Callable[[str], Remembered]) -> T:
         names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         return type(self)(**{name: make(name) for name in names})
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -43,10 +43,8 @@ class FeatureRecorder(Observer):
         self._real: Bool[Tensor, "batch pos"] | None = None
 
     @override
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        with attached(self._hooks):
-            yield
+    def attached(self) -> AbstractContextManager[None]:
+        return attached(self._hooks)
 
     @override
     def next_pass(self, now: Pass) -> None:

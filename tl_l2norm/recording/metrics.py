@@ -10,8 +10,8 @@ Every entropy is Shannon's, `H = -sum_i p_i log p_i` with `0 log 0 = 0`, compute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -138,10 +138,8 @@ class MetricRecorder(Observer):
         self._real: Bool[Tensor, "batch pos"] | None = None
 
     @override
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        with attached(self._hooks):
-            yield
+    def attached(self) -> AbstractContextManager[None]:
+        return attached(self._hooks)
 
     @override
     def next_pass(self, now: Pass) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -77,10 +77,8 @@ class StreamRecorder(Observer):
                 self._now[other.name][row - 1] = _checked(other, other.measure(stream.detach(), self.layers[row - 1]), stream)
 
     @override
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        with attached(self._hooks):
-            yield
+    def attached(self) -> AbstractContextManager[None]:
+        return attached(self._hooks)
 
     @override
     def next_pass(self, now: Pass) -> None:
