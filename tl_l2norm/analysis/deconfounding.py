@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline
-from scipy.sparse import csr_array, diags_array, hstack
+from scipy.sparse import csr_array, diags_array
 
+from tl_l2norm.analysis.covariates import Projection, indicators, log_powers, smooth
 from tl_l2norm.analysis.pairing import Pair, Tokens, meant, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.arguments import as_integer
@@ -22,8 +22,6 @@ from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 MIN_TOLERANCE = 0.1
 """Share of the variance of mode that type, position, length and prompt leave. Below it mode can't be told from them: thinking
 responses that are all longer than direct ones tell nothing of mode at equal length."""
-
-_POSITION_KNOTS, _LENGTH_POWERS = 3, 3
 
 
 def mode_effects(
@@ -40,10 +38,10 @@ def mode_effects(
     """The effect of thinking at each layer, jointly with everything else that may act on a token of a response.
 
     Weighted least squares over tokens whose ids occur in both modes and whose index in the response both modes reach:
-    quantity = token id + smooth index + smooth log length + prompt + effect x mode, each response with the same weight. Its test
-    is the wild cluster bootstrap-t with the null imposed (Cameron, Gelbach and Miller 2008): residuals of each prompt keep or
-    change their sign together, so that neither skew nor what the tokens of a prompt share breaks it. `p_max` counts, over the
-    same flips, the greatest |t| of all layers: at most 5% of tables hold one of at most 0.05 where mode acts nowhere.
+    quantity = token id + smooth index + smooth log length + prompt + effect x mode, each response with the same weight. Its
+    test is the wild cluster bootstrap-t with the null imposed (Cameron, Gelbach and Miller 2008): residuals of each prompt
+    keep or change their sign together, so that neither skew nor what the tokens of a prompt share breaks it. `p_max` counts,
+    over the same flips, the greatest |t| of all layers: where mode acts nowhere, 5% of tables hold one of at most 0.05.
 
     Args:
         think: thinking traces; the label "prompt" pairs them.
@@ -134,7 +132,7 @@ class _TokenTable:
         prompt, mode, token, index, length, y = (x[..., kept] for x in (prompt, mode, token, index, length, y))
         if len(both) < MIN_PROMPTS:
             raise Unmeasurable(
-                f"{len(both)} prompts have tokens of the same types at the same places in both modes: at least {MIN_PROMPTS} are "
+                f"{len(both)} prompts have tokens of the same types and places in both modes: at least {MIN_PROMPTS} are "
                 "needed to tell mode from them"
             )
         counts = np.zeros((len(pairs), 2))
@@ -167,14 +165,10 @@ class _Test:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Model:
-    """Weighted least squares of a quantity on mode and covariates, by prompt."""
+    """Weighted least squares of a quantity on mode and covariates, by prompt. All is times the root of the weight."""
 
-    covariates: csr_array
-    """[token, covariate], times the square root of the weight, as all below."""
-    inverse: Array
-    """Of the covariates' cross-products."""
-    scale: Array
-    """[token] square root of the weight."""
+    projection: Projection
+    root_weight: Array
     rest: Array
     """[token] mode, what the covariates don't explain of it."""
     group: csr_array
@@ -183,19 +177,19 @@ class _Model:
 
     @classmethod
     def of(cls, table: _TokenTable) -> _Model:
-        scale = np.sqrt(table.weight)
-        covariates = csr_array(diags_array(scale) @ _covariates(table))
-        inverse = np.linalg.pinv((covariates.T @ covariates).toarray(), rcond=1e-10, hermitian=True)
-        mode = (table.mode - 0.5) * scale
-        rest = mode - covariates @ (inverse @ (covariates.T @ mode))
+        root = np.sqrt(table.weight)
+        blocks = indicators(table.prompt), indicators(table.token), smooth(table.index), log_powers(table.length)
+        projection = Projection.on(*blocks, root_weight=root)
+        mode = (table.mode - 0.5) * root
+        rest = projection.rest(mode)
         tolerance = float((rest @ rest) / (mode @ mode))
         if tolerance < MIN_TOLERANCE:
             raise Unmeasurable(
                 f"mode can't be told from length, position and token type: they explain {1 - tolerance:.1%} of it; compare "
                 "responses whose lengths overlap"
             )
-        ones = (np.ones(len(rest)), (table.prompt, np.arange(len(rest))))
-        return cls(covariates=covariates, inverse=inverse, scale=scale, rest=rest, group=csr_array(ones), tolerance=tolerance)
+        group = csr_array(indicators(table.prompt).T)
+        return cls(projection=projection, root_weight=root, rest=rest, group=group, tolerance=tolerance)
 
     @property
     def n_prompts(self) -> int:
@@ -207,12 +201,12 @@ class _Model:
         The scores of a flipped data set are linear in the flips: each prompt's own, less what refitting covariates and effect
         takes away.
         """
-        y = y * self.scale
-        residual = y - self.covariates @ (self.inverse @ (self.covariates.T @ y))
+        covariates, inverse = self.projection.covariates, self.projection.inverse
+        residual = self.projection.rest(y * self.root_weight)
         size = self.rest @ self.rest
         own = self.group @ (self.rest * residual)
-        design = (self.group @ (diags_array(self.rest) @ self.covariates)).toarray() @ self.inverse
-        drawn = (self.group @ (diags_array(residual) @ self.covariates)).toarray()
+        design = (self.group @ (diags_array(self.rest) @ covariates)).toarray() @ inverse
+        drawn = (self.group @ (diags_array(residual) @ covariates)).toarray()
         leverage = self.group @ self.rest**2
         signs = np.vstack([np.ones(self.n_prompts), generator(seed).choice([-1.0, 1.0], size=(flips, self.n_prompts))])
         effects = signs @ own / size
@@ -221,27 +215,3 @@ class _Model:
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(errors > 1e-12 * np.abs(effects).max(initial=0), effects / errors, 0.0)
         return _Test(effect=float(effects[0]), error=float(errors[0]), t=float(t[0]), null=t[1:])
-
-
-def _covariates(table: _TokenTable) -> csr_array:
-    """Prompt and token id by indicators, index by a spline, log length by powers: [token, covariate]."""
-    log_length = np.log(table.length.astype(np.float64))
-    centred = (log_length - log_length.mean()) / max(float(log_length.std()), 1e-12)
-    powers = np.stack([centred**k for k in range(1, _LENGTH_POWERS + 1)], axis=1)
-    token = np.unique(table.token, return_inverse=True)[1]
-    blocks = [_indicators(table.prompt), _indicators(token), csr_array(_smooth(table.index)), csr_array(powers)]
-    return csr_array(hstack(blocks))
-
-
-def _indicators(x: NDArray[np.intp]) -> csr_array:
-    return csr_array((np.ones(len(x)), (np.arange(len(x)), x)))
-
-
-def _smooth(index: NDArray[np.int64]) -> Array:
-    """A cubic spline of the square root of the index, knots where tokens are: early tokens differ most."""
-    at = np.sqrt(np.maximum(index - index.min(), 0).astype(np.float64))
-    at /= max(float(at.max()), 1e-12)
-    inner = np.unique(np.quantile(at, np.linspace(0, 1, _POSITION_KNOTS + 2)[1:-1]))
-    knots = np.concatenate([np.zeros(4), inner[(inner > 0) & (inner < 1)], np.ones(4)])
-    basis: Array = BSpline.design_matrix(np.clip(at, 0, 1 - 1e-12), knots, 3).toarray()
-    return basis[:, 1:]

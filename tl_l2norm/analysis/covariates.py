@@ -1,0 +1,65 @@
+"""What may act on a token beside the thing in question, and what is left when it is taken out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import BSpline
+from scipy.sparse import csr_array, diags_array, hstack
+
+from tl_l2norm.core.resampling import Array
+
+_KNOTS, _POWERS = 3, 3
+
+Integers = NDArray[np.integer]
+
+
+def indicators(x: Integers) -> csr_array:
+    """A column for each value, 1 where it is the token's: [token, value]."""
+    index = np.unique(x, return_inverse=True)[1]
+    return csr_array((np.ones(len(x)), (np.arange(len(x)), index)))
+
+
+def smooth(index: Integers) -> csr_array:
+    """A cubic spline of the square root of the index, with knots where tokens are: [token, 6] at the most.
+
+    The root, because early tokens differ most.
+    """
+    at = np.sqrt((index - index.min()).astype(np.float64))
+    at /= max(float(at.max()), 1e-12)
+    inner = np.unique(np.quantile(at, np.linspace(0, 1, _KNOTS + 2)[1:-1]))
+    knots = np.concatenate([np.zeros(4), inner[(inner > 0) & (inner < 1)], np.ones(4)])
+    return csr_array(BSpline.design_matrix(np.clip(at, 0, 1 - 1e-12), knots, 3)[:, 1:])
+
+
+def log_powers(length: Integers) -> csr_array:
+    """Powers 1 to 3 of the standardised log length: [token, 3]."""
+    log = np.log(length.astype(np.float64))
+    z = (log - log.mean()) / max(float(log.std()), 1e-12)
+    return csr_array(np.stack([z**k for k in range(1, _POWERS + 1)], axis=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Projection:
+    """Least squares on covariates, each token with its weight. All that goes in and out is times the root of the weight."""
+
+    covariates: csr_array
+    """[token, covariate]"""
+    inverse: Array
+    """Of their cross-products."""
+
+    @classmethod
+    def on(cls, *blocks: csr_array, root_weight: Array | None = None) -> Projection:
+        """On the columns of all blocks; collinear ones do no harm."""
+        covariates = csr_array(hstack(blocks))
+        if root_weight is not None:
+            covariates = csr_array(diags_array(root_weight) @ covariates)
+        inverse = np.linalg.pinv((covariates.T @ covariates).toarray(), rcond=1e-10, hermitian=True)
+        return cls(covariates=covariates, inverse=inverse)
+
+    def rest(self, y: Array) -> Array:
+        """What the covariates don't explain of y [token] or [token, column]."""
+        left: Array = y - self.covariates @ (self.inverse @ (self.covariates.T @ y))
+        return left

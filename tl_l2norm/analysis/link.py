@@ -1,0 +1,244 @@
+"""Whether a quantity follows the share of a token's SAE activation that is reasoning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.stats import rankdata
+
+from tl_l2norm.analysis.covariates import Projection, indicators, smooth
+from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts
+from tl_l2norm.analysis.quantities import values
+from tl_l2norm.analysis.reasoning import ReasoningFeatures
+from tl_l2norm.core.arguments import as_integer, as_names
+from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.resampling import RESAMPLES, Array, estimate, generator
+from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
+
+SUBSETS = 499
+MIN_TOKENS = 8
+"""A rank correlation over fewer tokens of a response says nothing."""
+
+_STRATUM = 25  # latents that firing rate and mean activation tell apart little
+
+
+def feature_link(
+    traces: TracesLike,
+    features: ReasoningFeatures,
+    *,
+    quantities: str | Sequence[str] = ("l2_norm",),
+    tokens: Tokens = "read",
+    subsets: int = SUBSETS,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> pd.DataFrame:
+    """Rank correlation of a quantity with the share of a token's activation that its reasoning features hold, given its type.
+
+    A sum of activations grows with the norm whatever the latents mean; a share does not. Over the tokens of a response, ranks
+    of both, with what token id, smooth index and response explain taken out; then the mean over prompts. Beside it the same of
+    `subsets` random sets of latents of the same SAE, as many of each stratum of firing rate and mean activation: `p_subsets`
+    is twice the share of sets, the chosen one among them, whose rho is as high, or as low.
+
+    Args:
+        traces: of thinking responses, on prompts that the features were not chosen on; label "prompt".
+        features: from `find_reasoning_features`.
+        quantities: the norm and recorded metrics.
+        tokens: "read", the response's own, or "chosen", those from which they were chosen.
+        subsets: how many random sets of latents.
+        seed: of the sets and the resampling.
+        resamples: of prompts.
+
+    Returns:
+        One row per quantity and layer with reasoning features, and "late", the mean over such late layers: quantity, layer,
+        rho, low, high, subsets_mean, subsets_low, subsets_high (their central 95%), p_subsets, latents (how many are chosen),
+        n (prompts), seed, model.
+
+    Raises:
+        ValueError: traces that can't be compared, prompts that the features were chosen on, or fewer than 8.
+        Unmeasurable: no reasoning features; or too few other latents for random sets of the same kind.
+    """
+    subsets = as_integer("subsets", subsets, least=1)
+    traces, quantities = traces_of(traces), as_names("quantities", quantities)
+    require_comparable(traces)
+    for trace in traces:
+        features.check(trace)
+    groups = by_prompt(traces)
+    require_prompts(len(groups))
+    layers = [layer for layer in traces[0].layers if features.latents.get(layer)]
+    if not layers:
+        raise Unmeasurable("no reasoning features were found: there is nothing that a norm could follow")
+    numbers = {prompt: i for i, prompt in enumerate(groups)}
+    rhos: dict[int, Array] = {}  # [quantity, 1 + subsets, prompt]
+    for layer in layers:
+        table = _Tokens.of(traces, numbers, layer, quantities, tokens)
+        sets = _random_sets(table.acts, features.latents[layer], subsets, seed)
+        rhos[layer] = _correlations(table, sets, len(groups))
+    late = [layer for layer in traces[0].late_layers if layer in rhos]
+    columns: list[tuple[int | str, Array]] = list(rhos.items())
+    if late:
+        columns.append(("late", _mean(np.stack([rhos[layer] for layer in late]))))
+    chosen = {layer: len(features.latents[layer]) for layer in layers}
+    rows = [
+        {"quantity": quantity, "layer": layer, **_summary(rho[q], seed, resamples)}
+        | {
+            "latents": chosen.get(layer, sum(chosen[x] for x in late))
+            if isinstance(layer, int)
+            else sum(chosen[x] for x in late)
+        }
+        for q, quantity in enumerate(quantities)
+        for layer, rho in columns
+    ]
+    return pd.DataFrame(rows).assign(seed=seed, model=traces[0].provenance.model)
+
+
+def _summary(rhos: Array, seed: int, resamples: int) -> dict[str, object]:
+    """Of [1 + subsets, prompt], the chosen set first."""
+    own = estimate(rhos[0], seed=seed, resamples=resamples)
+    means = _mean(rhos.T)
+    others = means[1:][~np.isnan(means[1:])]
+    if not len(others) or np.isnan(own.mean):
+        raise Unmeasurable(f"no response has {MIN_TOKENS} tokens of types that occur again, with activations that differ")
+    sides = ((others >= own.mean - 1e-12).sum(), (others <= own.mean + 1e-12).sum())
+    low, high = np.quantile(others, (0.025, 0.975))
+    return {
+        "rho": own.mean,
+        "low": own.low,
+        "high": own.high,
+        "subsets_mean": float(others.mean()),
+        "subsets_low": float(low),
+        "subsets_high": float(high),
+        "p_subsets": float(min(1.0, 2 * (1 + min(sides)) / (1 + len(others)))),
+        "n": own.n,
+    }
+
+
+def _mean(x: Array) -> Array:
+    """Mean over the first axis, NaN left out."""
+    counts = (~np.isnan(x)).sum(0)
+    with np.errstate(invalid="ignore"):
+        mean: Array = np.where(counts > 0, np.nansum(x, axis=0) / np.maximum(counts, 1), np.nan)
+    return mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Tokens:
+    """Response tokens of one layer, of all traces, whose type occurs again; only responses with enough of them."""
+
+    prompt: NDArray[np.intp]
+    response: NDArray[np.intp]
+    token: NDArray[np.int64]
+    index: NDArray[np.int64]
+    quantities: Array
+    """[quantity, token]"""
+    acts: csr_array
+    """[token, latent]"""
+
+    @classmethod
+    def of(
+        cls, traces: Sequence[Trace], numbers: Mapping[str, int], layer: int, quantities: Sequence[str], tokens: Tokens
+    ) -> _Tokens:
+        parts, read, acts = [], [], []
+        for response, trace in enumerate(traces):
+            row, encoded = trace.row(layer), trace.features[layer]
+            matrix = csr_array(
+                (encoded.values.numpy(), encoded.latents.numpy(), encoded.starts.numpy()), shape=(len(trace), encoded.d_sae)
+            )
+            at = np.flatnonzero((meant(trace, tokens) & ~trace.is_sink[row]).numpy() & (matrix.sum(1) > 0))
+            parts.append(
+                np.stack(np.broadcast_arrays(numbers[str(trace.labels["prompt"])], response, trace.tokens.numpy()[at], at))
+            )
+            read.append(np.stack([values(trace, name)[row].double().numpy()[at] for name in quantities]))
+            acts.append(matrix[at])
+        prompt, response_of, token, index = np.concatenate(parts, axis=1)
+        again = np.bincount(np.unique(token, return_inverse=True)[1])[np.unique(token, return_inverse=True)[1]] > 1
+        enough = np.bincount(response_of[again], minlength=len(traces)) >= MIN_TOKENS
+        kept = again & enough[response_of]
+        if not kept.any():
+            raise Unmeasurable(f"layer {layer}: no response has {MIN_TOKENS} tokens of types that occur again")
+        every = csr_array(_stack(acts))
+        fields = (prompt, response_of, token, index)
+        prompt, response_of, token, index = (x[kept] for x in fields)
+        return cls(
+            prompt=prompt,
+            response=response_of,
+            token=token,
+            index=index,
+            quantities=np.concatenate(read, axis=1)[:, kept],
+            acts=every[np.flatnonzero(kept)],
+        )
+
+
+def _stack(parts: Sequence[csr_array]) -> csr_array:
+    from scipy.sparse import vstack
+
+    return csr_array(vstack(parts, format="csr"))
+
+
+def _random_sets(acts: csr_array, chosen: Sequence[int], subsets: int, seed: int) -> csr_array:
+    """The chosen latents and random ones of the same strata: [latent, 1 + subsets], 1 where a set holds the latent.
+
+    Strata are some 25 latents of neighbouring firing rate and mean activation. Any of its latents may be drawn, chosen
+    or not: where choice says nothing of the norm, the chosen set is one like the others.
+    """
+    active = np.flatnonzero(acts.sum(0) > 0)
+    rate = np.bincount(acts.indices[acts.data > 0], minlength=acts.shape[1])[active]
+    size = np.asarray(acts.sum(0)).ravel()[active] / rate
+    is_chosen = np.isin(active, np.asarray(chosen))
+    if not is_chosen.any():
+        raise Unmeasurable("none of the reasoning features is active on these tokens")
+    strata = _strata(rate, size)
+    free = sum(1 for s in strata if 0 < is_chosen[s].sum() < len(s))
+    others = int((~is_chosen).sum())
+    if not free or others < 5:
+        raise Unmeasurable(
+            f"{others} latents beside the {int(is_chosen.sum())} chosen are active: too few for sets of the same kind"
+        )
+    rng = generator(seed)
+    columns = [active[is_chosen]]
+    for _ in range(subsets):
+        drawn = [rng.choice(s, size=int(is_chosen[s].sum()), replace=False) for s in strata if is_chosen[s].any()]
+        columns.append(active[np.concatenate(drawn)])
+    rows, column = np.concatenate(columns), np.repeat(np.arange(1 + subsets), [len(c) for c in columns])
+    return csr_array((np.ones(len(rows)), (rows, column)), shape=(acts.shape[1], 1 + subsets))
+
+
+def _strata(rate: NDArray[np.integer], size: Array) -> list[NDArray[np.intp]]:
+    by_rate = np.array_split(np.lexsort((size, rate)), max(1, len(rate) // (2 * _STRATUM)))
+    return [half for group in by_rate for half in np.array_split(group[np.argsort(size[group], kind="stable")], 2) if len(half)]
+
+
+def _correlations(table: _Tokens, sets: csr_array, n_prompts: int) -> Array:
+    """Partial rank correlations [quantity, 1 + subsets, prompt], the mean over a prompt's responses."""
+    total = np.asarray(table.acts.sum(1)).ravel()
+    shares = np.asarray((table.acts @ sets).todense()) / total[:, None]
+    projection = Projection.on(indicators(table.response), indicators(table.token), smooth(table.index))
+    x = projection.rest(_ranks(table.quantities.T, table.response))
+    y = projection.rest(_ranks(shares, table.response))
+    response, prompts = np.unique(table.response, return_inverse=True)[1], table.prompt
+    group = csr_array(indicators(table.response).T)
+    found = np.full((x.shape[1], y.shape[1], n_prompts), np.nan)
+    owner = prompts[np.unique(response, return_index=True)[1]]
+    members = csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(n_prompts, len(owner)))
+    squares = group @ y**2
+    for q in range(x.shape[1]):
+        scale = np.sqrt((group @ x[:, q] ** 2)[:, None] * squares)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rho = np.where(scale > 1e-9, (group @ (x[:, q : q + 1] * y)) / scale, np.nan)
+            held = members @ (~np.isnan(rho)).astype(float)
+            found[q] = np.where(held > 0, (members @ np.nan_to_num(rho)) / held, np.nan).T
+    return found
+
+
+def _ranks(x: Array, group: NDArray[np.intp]) -> Array:
+    """Ranks within each group, about 0, as shares of its size: [token, column]."""
+    ranks = np.empty_like(x, dtype=np.float64)
+    for g in np.unique(group):
+        at = group == g
+        own = rankdata(x[at], axis=0)
+        ranks[at] = (own - own.mean(0)) / len(own)
+    return ranks
