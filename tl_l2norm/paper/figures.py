@@ -34,6 +34,7 @@ from tl_l2norm.paper.panels import (
     with_missing,
     wrapped,
 )
+from tl_l2norm.paper.tables import SCHEMAS
 from tl_l2norm.show.style import GREY, STYLES, mode_name, plain, style_of
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def attribution_bars(attribution: pd.DataFrame) -> go.Figure:
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """A figure, the table it is drawn from and the column without which there is nothing to draw."""
+    """A figure, the table that it is drawn from, and the column without a value of which there is nothing to draw."""
 
     table: str
     column: str
@@ -260,8 +261,9 @@ class _Picture:
     def allowed(self, tables: Mapping[str, pd.DataFrame]) -> bool:
         """Whether the tables have a value to draw."""
         frame = tables.get(self.table)
-        if frame is None or self.column not in frame:
+        if frame is None:
             return False
+        SCHEMAS[self.table].check(frame)
         return bool(frame[self.column][self.rows(frame) if self.rows else slice(None)].notna().any())
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.rise import SHARP
+from tl_l2norm.paper.tables import SCHEMAS
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -48,7 +49,7 @@ class Known:
             # a table that is made of another misses for the other's reason
             reason = next((self._notes[k] for k in (name, _MADE_OF.get(name, "")) if k in self._notes), "it was not measured")
             raise Missing(reason)
-        return self._tables[name]
+        return SCHEMAS[name].check(self._tables[name])
 
 
 _MADE_OF = {

@@ -92,7 +92,7 @@ def test_every_comparison_whose_arms_are_there_is_made() -> None:
 
 def test_what_is_not_an_outcome_table_is_refused() -> None:
     table = outcomes({"high": HIGH, "random": RANDOM})
-    with pytest.raises(ValueError, match=r"the outcomes lack \['arm', 'correct'\].*suppress_and_ask"):
+    with pytest.raises(ValueError, match=r"the table of outcomes lacks the columns \['arm', 'correct'\].*suppress_and_ask"):
         causal_table(table.drop(columns=["arm", "correct"]))
     with pytest.raises(ValueError, match="no outcomes given"):
         causal_table(table.iloc[:0])

@@ -18,5 +18,5 @@ def test_the_pull_goes_against_the_probability_and_with_the_norm_by_hand() -> No
     assert table.loc[("pressure", "l2_norm", "tokens"), "rho"] == pytest.approx(1 - 36 / 504)
     assert np.isnan(table.loc[("pressure", "l2_norm", "prompts"), "rho"]), "all prompts are the same"
     assert (table.loc[("pressure", "p_true", "partial"), "rho"]) == pytest.approx(-1)
-    with pytest.raises(ValueError, match="lacks \\['mode'"):
+    with pytest.raises(ValueError, match="lacks the columns \\['mode'.*labels="):
         pressure_table(pulls(up, up, up).drop(columns="mode"))

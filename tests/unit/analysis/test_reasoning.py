@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 from tests.planted import Array, both_modes, response
+from tl_l2norm.analysis.latents import top_tokens
 from tl_l2norm.analysis.pairing import pair_modes
 from tl_l2norm.analysis.reasoning import (
     MIN_ACTIVE,
@@ -14,7 +15,6 @@ from tl_l2norm.analysis.reasoning import (
     activation_means,
     find_reasoning_features,
     paired_effect,
-    top_tokens,
 )
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.trace import Trace

@@ -10,13 +10,12 @@ from scipy.stats import linregress
 
 from tests.planted import Array, both_modes, response
 from tl_l2norm.analysis.accuracy import wilson_interval
+from tl_l2norm.analysis.bound import bound_points, bound_table
 from tl_l2norm.analysis.curves import layer_curve, mode_differences
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features
 from tl_l2norm.analysis.theory import (
     BOUNDS,
     assumption_table,
-    bound_points,
-    bound_table,
     decoder_cosine,
     part_cosines,
     random_cosine,

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.paper_tables import filled
 from tl_l2norm.paper.claims import CLAIMS, claims_table
 
 
 def verdict(number: int, tables: dict[str, pd.DataFrame], notes: dict[str, str] | None = None) -> Any:
-    table = claims_table(tables, notes or {})
+    table = claims_table({name: filled(name, frame) for name, frame in tables.items()}, notes or {})
     assert table["number"].tolist() == [claim.number for claim in CLAIMS]
     return table.set_index("number").loc[number]
 
