@@ -139,9 +139,17 @@ def attribute(
         ValueError: modes with different prompts, fewer than 8, or a quantity that was not recorded.
 
     Examples:
-        >>> found = attribute(think, direct)
-        >>> found.table[["match", "difference", "n"]]
-        >>> found.verdict
+        >>> cause = attribute(think, direct)
+        >>> cause.table[["match", "difference", "n"]].round()
+                           match  difference   n
+        0                   none      -276.0  12
+        1                 length      -207.0  12
+        2               position      -302.0  12
+        3                  token      -271.0   8
+        4                 answer        -1.0  12
+        5  length, by regression      -239.0  12
+        >>> cause.goes_away  # direct answers are all answer, and the norms of answers are high
+        ('answer',)
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])

@@ -77,6 +77,15 @@ def causal_table(outcomes: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         InputError: a table of other columns, no outcomes, or a problem that is in an arm twice.
+
+    Examples:
+        >>> right = {"high": 2, "random": 8}  # of 10 problems
+        >>> arms = pd.DataFrame([{"arm": arm, "prompt": i, "correct": i < n} for arm, n in right.items() for i in range(10)])
+        >>> counts = {"quantile": 0.8, "positions": 5, "events": 9, "tokens": 40, "cut_off": False}
+        >>> causal_table(arms.assign(**counts, seed=0, model="by hand"))[["arm", "accuracy", "n"]]
+              arm  accuracy   n
+        0    high       0.2  10
+        1  random       0.8  10
     """
     _require(outcomes)
     entries = []
@@ -97,7 +106,17 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
         (changed by either arm, mean per response: only random arms are matched in number), n (problems), seed, model.
 
     Raises:
-        ValueError: fewer than 8 problems.
+        ValueError: fewer than 8 problems, or as `causal_table`.
+
+    Examples:
+        >>> right = {"high": 2, "random": 8}  # of 10 problems
+        >>> arms = pd.DataFrame([{"arm": arm, "prompt": i, "correct": i < n} for arm, n in right.items() for i in range(10)])
+        >>> counts = {"quantile": 0.8, "positions": 5, "events": 9, "tokens": 40, "cut_off": False}
+        >>> differences = causal_differences(arms.assign(**counts, seed=0, model="by hand"))
+        >>> differences[["arm", "against", "quantile", "difference", "n"]].round(2)
+            arm against  quantile  difference   n
+        0  high  random       0.8        -0.6  10
+        1  high  random       NaN        -0.6  10
     """
     _require(outcomes)
     require_prompts(outcomes["prompt"].nunique(), what="problems")

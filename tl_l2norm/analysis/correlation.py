@@ -80,11 +80,13 @@ def correlation_table(
             at every token of a layer.
 
     Examples:
-        >>> class Norm:  # any value with `total(trace)` [layer, pos] will do
+        >>> class Squares:  # in place of features: what has total(trace) [layer, pos]
         ...     def total(self, trace):
-        ...         return trace.l2_norms
-        >>> table = correlation_table(think, Norm(), quantities="l2_norm")
-        >>> table.query("layer == 'late'")[["scope", "rho"]]
+        ...         return trace.l2_norms**2
+        >>> correlation_table(think, Squares(), quantities="l2_norm").query("layer == 'late'")[["scope", "rho", "n"]]
+              scope  rho   n
+        13   tokens  1.0  12
+        26  partial  1.0  12
     """
     traces, quantities = traces_of(traces), as_names("quantities", quantities)
     require_comparable(traces)

@@ -152,7 +152,10 @@ def layer_curve(
 
     Examples:
         >>> curve = layer_curve(think, mode="think")
-        >>> curve.to_frame()[["layer", "mean", "low", "high"]].tail(2)
+        >>> curve.to_frame()[["layer", "mean", "low", "high", "n"]].tail(2).round()
+            layer   mean    low   high   n
+        10     10  271.0  257.0  285.0  12
+        11     11  311.0  295.0  327.0  12
     """
     check_text("mode", mode)
     chosen = traces_of(traces)
@@ -197,9 +200,8 @@ def compare_late(
             layer recorded, or no prompt with response tokens in both modes.
 
     Examples:
-        >>> late = compare_late(think, direct)
-        >>> late.difference.mean > 0, late.difference.n
-        >>> late.verdict
+        >>> compare_late(think, direct).verdict
+        'Thinking norms are lower than direct ones in the late layers (layers 9 to 11): difference -275.7 ...'
     """
     think, direct = traces_of(think), traces_of(direct)
     require_comparable([*think, *direct])
@@ -242,7 +244,10 @@ def mode_differences(
             recorded.
 
     Examples:
-        >>> mode_differences(think, direct)[["layer", "difference", "n"]].tail(2)
+        >>> mode_differences(think, direct)[["layer", "difference", "n"]].tail(2).round()
+            layer  difference   n
+        10     10      -268.0  12
+        11     11      -335.0  12
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)

@@ -56,7 +56,12 @@ def high_norm_tokens(
         ValueError: modes with different prompts, or fewer than 8.
 
     Examples:
-        >>> high_norm_tokens(think, direct)[["kind", "overall"]]
+        >>> high_norm_tokens(think, direct)[["kind", "overall", "n"]].round(2)
+               kind  overall   n
+        0    prompt     0.71  12
+        1  thinking     0.26  12
+        2    answer     0.03  12
+        3    direct     0.01  12
     """
     think, direct, share = traces_of(think), traces_of(direct), as_share("share", share)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])

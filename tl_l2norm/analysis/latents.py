@@ -41,6 +41,16 @@ def top_tokens(traces: TracesLike, layer: int, latent: int, *, k: int = 10, cont
     Returns:
         One entry per token, the strongest first; fewer than k where it is active on fewer: layer, latent, activation, before,
         token, after, mode, prompt, sequence, position.
+
+    Raises:
+        InputError: a trace without features at this layer.
+
+    Examples:
+        >>> read = l2.collect(model, think[:2], saes={11: l2.load_saes("tiny-reasoner")[11]}, progress=False)
+        >>> top_tokens(read, layer=11, latent=3, k=2, context=2)[["before", "token", "sequence"]]
+          before       token  sequence
+        0      1           0         0
+        1     -3  <|im_end|>         0
     """
     traces, hits = traces_of(traces), []
     for sequence, trace in enumerate(traces):

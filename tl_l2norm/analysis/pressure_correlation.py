@@ -58,6 +58,10 @@ def pressure_table(pressure: pd.DataFrame, *, seed: int = 0, resamples: int = RE
         >>> pressure = pd.concat(pd.DataFrame({**tokens, "sequence": i, "prompt": f"p{i}"}) for i in range(8))
         >>> table = pressure_table(pressure.assign(mode="think", is_sink=False))
         >>> table[table["scope"] == "tokens"][["quantity", "against", "rho", "n"]].round(2)
+           quantity  against  rho  n
+        0  pressure   p_true -1.0  8
+        2  pressure  l2_norm -1.0  8
+        4   l2_norm   p_true  1.0  8
     """
     kept = PRESSURES.check(pressure, *_USED)[~pressure["is_sink"]]
     entries = []

@@ -66,6 +66,20 @@ class ReasoningFeatures:
     """Latents of each layer that fire more in thinking, and the prompts that they were chosen on.
 
     Those prompts are refused wherever the latents are evaluated.
+
+    Examples:
+        >>> features = ReasoningFeatures(  # as `find_reasoning_features` makes them
+        ...     latents={3: (7, 1)},
+        ...     table=TESTED.frame([]),
+        ...     chosen_on=frozenset({str(think[0].labels["prompt"])}),
+        ...     saes={3: "by hand"},
+        ...     match="none",
+        ...     tokens="read",
+        ...     seed=0,
+        ...     model="tiny-reasoner",
+        ... )
+        >>> len(features), len(think), len(features.held_out(think))
+        (2, 12, 11)
     """
 
     latents: Mapping[int, tuple[int, ...]]
@@ -186,7 +200,16 @@ def find_reasoning_features(
             half.
 
     Examples:
-        EXAMPLE
+        >>> sae = {11: l2.load_saes("tiny-reasoner")[11]}
+        >>> think, direct = (
+        ...     l2.collect(model, traces, saes=sae, labels=[trace.labels for trace in traces], progress=False)
+        ...     for traces in (think, direct)
+        ... )
+        >>> features = find_reasoning_features(think, direct, choose_on=[trace.labels["prompt"] for trace in think[:8]])
+        >>> features
+        ReasoningFeatures(... tested latents, in 1 of 1 layers, chosen on 8 prompts)
+        >>> len(features.held_out(think))
+        4
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct, least=2 * MIN_PROMPTS if choose_on is None else MIN_PROMPTS)

@@ -43,6 +43,8 @@ def sink_table(traces: TracesLike) -> pd.DataFrame:
 
     Examples:
         >>> sink_table(think)[["position", "sequences", "n"]]
+           position  sequences   n
+        0         0         12  12
     """
     traces = traces_of(traces)
     require_comparable(traces)

@@ -283,5 +283,14 @@ _PICTURES = {
 
 
 def draw_analysis(analysis: Analysis) -> dict[str, go.Figure]:
-    """All figures that the tables of an analysis allow, by name."""
+    """All figures that the tables of an analysis allow, by name.
+
+    Raises:
+        InputError: a table without the columns of its schema (`tl_l2norm.paper.tables`).
+
+    Examples:
+        >>> tables = {"dynamics_by_level": l2.analysis.dynamics(think, direct, by="level")}
+        >>> list(draw_analysis(l2.paper.Analysis(tables=tables, notes={}, features={}, facts={})))
+        ['amplification_by_level']
+    """
     return {name: p.make(analysis.tables[p.table]) for name, p in _PICTURES.items() if p.allowed(analysis.tables)}

@@ -115,6 +115,15 @@ def analysis_report(analysis: Analysis, *, path: str | Path, title: str = "The T
         analysis: from `analyse`.
         path: where to write; its folder is made, an older file is replaced in one step.
         title: heading of the page.
+
+    Returns:
+        The path.
+
+    Examples:
+        >>> tables = {"dynamics_by_level": l2.analysis.dynamics(think, direct, by="level")}
+        >>> analysis = l2.paper.Analysis(tables=tables, notes={}, features={}, facts={"model": "tiny-reasoner"})
+        >>> analysis_report(analysis, path="analysis.html").name
+        'analysis.html'
     """
     claims, figures = analysis.claims(), draw_analysis(analysis)
     shown = {table for name in figures for table in _SECTIONS[name].tables}

@@ -44,7 +44,14 @@ _TOP_LATENTS = 3  # of each late layer whose tokens are shown
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
-    """Tables of everything that was measured, and what could not be, with the reason."""
+    """Tables of everything that was measured, and what could not be, with the reason; `analyse` makes it.
+
+    Examples:
+        >>> dynamics = l2.analysis.dynamics(think, direct)
+        >>> analysis = Analysis(tables={"dynamics": dynamics}, notes={"causal_outcomes": "no answer is known"}, features={}, facts={})
+        >>> analysis.claims().query("number == 12")[["verdict", "why"]].iloc[0].tolist()
+        ["can't be tested here", 'no answer is known']
+    """
 
     tables: Mapping[str, pd.DataFrame]
     """By name, with the columns of `paper.tables.SCHEMAS`, seed and model."""
