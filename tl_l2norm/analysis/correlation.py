@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from einops import einsum, reduce
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
@@ -130,13 +131,14 @@ def _over_layers(
     means = np.stack([_mean(np.stack([_token_means(t, read[id(t)], tokens) for t in group])) for group in groups])
     present = ~np.isnan(means[:, -1]).all(0)  # layers with an SAE
     present &= np.nan_to_num(means[:, -1]).any(0)  # and a feature that is ever active
-    means = means[~np.isnan(means[:, :, present]).any((1, 2))][:, :, present]
+    means = means[:, :, present]
+    means = means[~reduce(np.isnan(means), "prompt quantity layer -> prompt", "any")]
     entries: list[dict[str, object]] = []
     for q, quantity in enumerate(quantities):
         rho = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=len(means))
         if present.sum() >= 3 and len(means):
-            pair = means[:, [q, -1]]
-            draws = np.einsum("rp,pql->rql", prompt_weights(len(pair), seed=seed, resamples=resamples), pair)
+            pair, weights = means[:, [q, -1]], prompt_weights(len(means), seed=seed, resamples=resamples)
+            draws = einsum(weights, pair, "resample prompt, prompt side layer -> resample side layer")
             whole = _rank_correlation(pair.mean(0)[None])
             rho = interval(float(whole[0]), _rank_correlation(draws), len(pair))
         entries.append({"quantity": quantity, "scope": "layers", "layer": "all", **_rho(rho)})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from einops import reduce
 from numpy.typing import NDArray
 
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
@@ -126,7 +127,7 @@ def _shape(think: Array, direct: Array, late: NDArray[np.bool_], seed: int, resa
         "sharpness": bootstrap(think, lambda curves: sharpness(curves, late), seed=seed, resamples=resamples),
     }
     both = np.stack([think, direct], axis=1)
-    both = both[~np.isnan(both[:, :, late]).any((1, 2))]
+    both = both[~reduce(np.isnan(both[..., late]), "prompt mode layer -> prompt", "any")]
     nothing = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
     shape["spike"] = bootstrap(both, lambda m: _spike(m, late), seed=seed, resamples=resamples) if len(both) else nothing
     shape["amplification"] = bootstrap(both[..., late], amplification, seed=seed, resamples=resamples) if len(both) else nothing

@@ -48,7 +48,8 @@ class Analysis:
 
     Examples:
         >>> dynamics = l2.analysis.dynamics(think, direct)
-        >>> analysis = Analysis(tables={"dynamics": dynamics}, notes={"causal_outcomes": "no answer is known"}, features={}, facts={})
+        >>> notes = {"causal_outcomes": "no answer is known"}
+        >>> analysis = Analysis(tables={"dynamics": dynamics}, notes=notes, features={}, facts={})
         >>> analysis.claims().query("number == 12")[["verdict", "why"]].iloc[0].tolist()
         ["can't be tested here", 'no answer is known']
     """

@@ -6,8 +6,8 @@ from tl_l2norm.analysis.pressure_correlation import pressure_table
 
 
 def pulls(pull: list[float], p: list[float], norm: list[float]) -> pd.DataFrame:
-    rows = {"pressure": pull, "p_true": p, "l2_norm": norm, "position": range(len(pull)), "is_sink": False}
-    return pd.concat([pd.DataFrame(rows).assign(mode="think", prompt=str(i), sequence=i) for i in range(8)])
+    columns = {"pressure": pull, "p_true": p, "l2_norm": norm, "position": range(len(pull)), "is_sink": False}
+    return pd.concat([pd.DataFrame(columns).assign(mode="think", prompt=str(i), sequence=i) for i in range(8)])
 
 
 def test_the_pull_goes_against_the_probability_and_with_the_norm_by_hand() -> None:
