@@ -121,7 +121,7 @@ def test_the_bound_names_where_its_premise_fails() -> None:
 
 def test_assumptions_have_a_mark_for_what_holds() -> None:
     (heat,) = assumption_matrix(TABLES["assumptions"]).data
-    assert [list(row) for line in heat.text] == [["✗<br>0.09", "?<br>0.02"], ["✓<br>0.99", "–<br>"]]
+    assert [list(line) for line in heat.text] == [["✗<br>0.09", "?<br>0.02"], ["✓<br>0.99", "–<br>"]]
     assert heat.y[0].endswith("< 0.02") and heat.y[1].endswith("> 0.95")
     assert "control (random &lt;b&gt; directions) 0.07" in heat.customdata[0][0]
 
