@@ -75,8 +75,8 @@ def family_separation(
         low, high = wilson_interval(right, n)
         chance = float(np.bincount(families[held]).max() / n)
         entries.append({"predictor": name, "accuracy": right / n, "low": low, "high": high, "chance": chance, "n": n})
-    constants = {"families": len(large), "quantity": quantity, "seed": seed, "model": think[0].provenance.model}
-    return SEPARATIONS.frame(entries, **constants)
+    model = think[0].provenance.model
+    return SEPARATIONS.frame(entries, families=len(large), quantity=quantity, seed=seed, model=model)
 
 
 def _nearest_mean(x: Array, classes: NDArray[np.intp], seed: int) -> int:

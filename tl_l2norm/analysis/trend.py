@@ -73,8 +73,8 @@ def level_trend(
         against = _without(amount, length) if given == "length" else amount
         trend = _without(level, length) if given == "length" else level
         entries.append({"given": given, **_trend(trend, against, families[held], seed, resamples)})
-    constants = {"levels": len(set(levels.tolist())), "quantity": quantity, "seed": seed, "model": think[0].provenance.model}
-    return TRENDS.frame(entries, **constants)
+    count, model = len(set(levels.tolist())), think[0].provenance.model
+    return TRENDS.frame(entries, levels=count, quantity=quantity, seed=seed, model=model)
 
 
 def _ranks(x: Array, families: NDArray[np.intp]) -> Array:
