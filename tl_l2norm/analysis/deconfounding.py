@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
+from torch import Tensor
 
-from tl_l2norm.analysis.covariates import Projection, indicators, log_powers, smooth
+from tl_l2norm.analysis.covariates import Integers, Projection, indicators, log_powers, smooth
 from tl_l2norm.analysis.pairing import Pair, Tokens, meant, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import Layers
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, generator
+from tl_l2norm.core.schema import LAYER, MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 MIN_TOLERANCE = 0.1
 """Share of the variance of mode that type, position, length and prompt leave. Below it mode can't be told from them: thinking
 responses that are all longer than direct ones tell nothing of mode at equal length."""
+
+MODE_EFFECTS = Schema(
+    "effects of mode",
+    "mode_effects",
+    (
+        LAYER,
+        QUANTITY,
+        Column("effect", float, "thinking minus direct with all else equal, in units of the quantity"),
+        *ends("effect"),
+        Column("p", float, "two-sided"),
+        Column("p_max", float, "two-sided, over all layers together"),
+        Column("tolerance", float, "share of mode's variance that nothing else explains"),
+        N,
+        Column("n_tokens", int, "tokens that are compared"),
+        SEED,
+        MODEL,
+    ),
+)
 
 
 def mode_effects(
@@ -54,7 +75,7 @@ def mode_effects(
         flips: how many.
 
     Returns:
-        One row per layer: layer, quantity, effect (thinking minus direct, in the quantity's unit), low, high, p (two-sided),
+        One entry per layer: layer, quantity, effect (thinking minus direct, in the quantity's unit), low, high, p (two-sided),
         p_max, tolerance (share of mode's variance that nothing else explains), n (prompts),
         n_tokens, seed, model.
 
@@ -63,30 +84,41 @@ def mode_effects(
             recorded.
         Unmeasurable: mode can't be told from length, position and type.
     """
-    flips = as_integer("flips", flips, least=1)
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
-    tokens_of = _TokenTable.of(pairs, quantity, features, tokens)
-    model = _Model.of(tokens_of)
+    effects = effects_on(pairs, lambda trace: values(trace, quantity, features), tokens=tokens, seed=seed, flips=flips)
     first = think[0].select(layers)
-    rows = []
-    tests = [model.test(y, seed, flips) for y in tokens_of.values]
+    entries = ({"layer": layer, **effect} for layer, effect in zip(first.layers, effects, strict=True))
+    return MODE_EFFECTS.frame(entries, quantity=quantity, seed=seed, model=first.provenance.model)
+
+
+def effects_on(
+    pairs: Mapping[str, Sequence[Pair]],
+    read: Callable[[Trace], Float[Tensor, "row pos"]],
+    *,
+    tokens: Tokens = "read",
+    seed: int = 0,
+    flips: int = RESAMPLES,
+) -> list[dict[str, float]]:
+    """The effect of mode on each row of what `read` gives of a trace: effect, low, high, p, p_max, tolerance, n, n_tokens."""
+    flips = as_integer("flips", flips, least=1)
+    table = _TokenTable.of(pairs, read, tokens)
+    model = _Model.of(table)
+    tests = [model.test(y, seed, flips) for y in table.values]
     greatest = np.max([np.abs(test.null) for test in tests], axis=0)
-    for layer, test in zip(first.layers, tests, strict=True):
-        half = float(np.quantile(np.abs(test.null), 0.95)) * test.error
-        rows.append(
-            {
-                "layer": layer,
-                "quantity": quantity,
-                "effect": test.effect,
-                "low": test.effect - half,
-                "high": test.effect + half,
-                "p": _p(np.abs(test.null), abs(test.t)),
-                "p_max": _p(greatest, abs(test.t)),
-            }
-        )
-    constant = {"tolerance": model.tolerance, "n": model.n_prompts, "n_tokens": len(tokens_of.mode)}
-    return pd.DataFrame(rows).assign(**constant, seed=seed, model=first.provenance.model)
+    return [
+        {
+            "effect": test.effect,
+            "low": test.effect - test.half,
+            "high": test.effect + test.half,
+            "p": _p(np.abs(test.null), abs(test.t)),
+            "p_max": _p(greatest, abs(test.t)),
+            "tolerance": model.tolerance,
+            "n": model.n_prompts,
+            "n_tokens": len(table.mode),
+        }
+        for test in tests
+    ]
 
 
 def _p(null: Array, value: float) -> float:
@@ -98,13 +130,13 @@ def _p(null: Array, value: float) -> float:
 class _TokenTable:
     """Tokens of all responses that are compared, one after the other."""
 
-    prompt: NDArray[np.intp]
-    mode: NDArray[np.intp]
+    prompt: Integers
+    mode: Integers
     """1 for thinking."""
-    token: NDArray[np.int64]
-    index: NDArray[np.int64]
+    token: Integers
+    index: Integers
     """In the response."""
-    length: NDArray[np.int64]
+    length: Integers
     """Of the response."""
     weight: Array
     """1 over the tokens of its prompt and mode."""
@@ -112,45 +144,50 @@ class _TokenTable:
     """[layer, token]"""
 
     @classmethod
-    def of(cls, pairs: Mapping[str, Sequence[Pair]], quantity: str, features: Latents | None, tokens: Tokens) -> _TokenTable:
-        parts, read = [], []
+    def of(
+        cls, pairs: Mapping[str, Sequence[Pair]], read: Callable[[Trace], Float[Tensor, "row pos"]], tokens: Tokens
+    ) -> _TokenTable:
+        parts, read_off = [], []
         for number, members in enumerate(pairs.values()):
-            sides = [{id(pair[m]): pair[m] for pair in members}.values() for m in (1, 0)]  # each trace once
-            for mode, traces in enumerate(sides):
-                for trace in traces:
-                    y = values(trace, quantity, features).double().numpy()
+            for mode in (1, 0):
+                for trace in {id(pair[1 - mode]): pair[1 - mode] for pair in members}.values():  # each once
+                    y = read(trace).double().numpy()
                     at = np.flatnonzero(_usable(trace, tokens, y))
-                    read.append(y[:, at])
-                    own = (number, mode, trace.tokens.numpy()[at], at - trace.prompt_len, len(trace) - trace.prompt_len)
+                    own = number, mode, trace.tokens.numpy()[at], at - trace.prompt_len, len(trace) - trace.prompt_len
                     parts.append(np.stack(np.broadcast_arrays(*own)))
-        prompt, mode, token, index, length = np.concatenate(parts, axis=1)
-        y = np.concatenate(read, axis=1)
-        kept = _in_both(token, mode) & (index <= min(index[mode == m].max(initial=-1) for m in (0, 1)))
-        prompt, mode, token, index, length, y = (x[..., kept] for x in (prompt, mode, token, index, length, y))
-        both = np.intersect1d(prompt[mode == 0], prompt[mode == 1])
-        kept = np.isin(prompt, both)
-        prompt, mode, token, index, length, y = (x[..., kept] for x in (prompt, mode, token, index, length, y))
-        if len(both) < MIN_PROMPTS:
+                    read_off.append(y[:, at])
+        facts, y = _comparable(np.concatenate(parts, axis=1), np.concatenate(read_off, axis=1))
+        prompt, mode_of, token, index, length = facts
+        if (n := len(np.unique(prompt))) < MIN_PROMPTS:
             raise Unmeasurable(
-                f"{len(both)} prompts have tokens of the same types and places in both modes: at least {MIN_PROMPTS} are "
-                "needed to tell mode from them"
+                f"{n} prompts have tokens of the same types and places in both modes: at least {MIN_PROMPTS} are needed to "
+                "tell mode from them"
             )
-        counts = np.zeros((len(pairs), 2))
-        np.add.at(counts, (prompt, mode), 1)
         prompt = np.unique(prompt, return_inverse=True)[1]
-        weight = 1 / counts[counts.sum(1) > 0][prompt, mode]
-        return cls(prompt=prompt, mode=mode, token=token, index=index, length=length, weight=weight, values=y)
+        counts = np.zeros((n, 2))
+        np.add.at(counts, (prompt, mode_of), 1)
+        weight = 1 / counts[prompt, mode_of]
+        return cls(prompt=prompt, mode=mode_of, token=token, index=index, length=length, weight=weight, values=y)
+
+
+def _comparable(facts: Integers, y: Array) -> tuple[Integers, Array]:
+    """Tokens [fact, token] whose id and index both modes have, of prompts that both modes then still have."""
+    _, mode, token, index, _ = facts
+    kept = np.isin(token, _shared(token, mode)) & (index <= min(index[mode == m].max(initial=-1) for m in (0, 1)))
+    facts, y = facts[:, kept], y[:, kept]
+    kept = np.isin(facts[0], _shared(facts[0], facts[1]))
+    return facts[:, kept], y[:, kept]
+
+
+def _shared(x: Integers, mode: Integers) -> Integers:
+    """Values that occur in both modes."""
+    return np.intersect1d(x[mode == 0], x[mode == 1])
 
 
 def _usable(trace: Trace, tokens: Tokens, y: Array) -> NDArray[np.bool_]:
     """Response tokens that are no sink at any layer and have a value."""
     usable: NDArray[np.bool_] = (meant(trace, tokens) & ~trace.is_sink.any(0)).numpy() & ~np.isnan(y).any(0)
     return usable
-
-
-def _in_both(token: NDArray[np.int64], mode: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Tokens whose id occurs in both modes."""
-    return np.isin(token, np.intersect1d(token[mode == 0], token[mode == 1]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +198,11 @@ class _Test:
     t: float
     null: Array
     """[flip] t where the signs of prompts' residuals are drawn."""
+
+    @property
+    def half(self) -> float:
+        """Half of the 95% interval."""
+        return float(np.quantile(np.abs(self.null), 0.95)) * self.error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -177,7 +219,7 @@ class _Model:
 
     @classmethod
     def of(cls, table: _TokenTable) -> _Model:
-        root = np.sqrt(table.weight)
+        root: Array = np.sqrt(table.weight)
         blocks = indicators(table.prompt), indicators(table.token), smooth(table.index), log_powers(table.length)
         projection = Projection.on(*blocks, root_weight=root)
         mode = (table.mode - 0.5) * root

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from tl_l2norm.analysis.pairing import pair_modes
+from tl_l2norm.analysis.deconfounding import effects_on
+from tl_l2norm.analysis.pairing import Pair, pair_modes
 from tl_l2norm.core.arguments import as_share
 from tl_l2norm.core.layers import Layers
 from tl_l2norm.core.resampling import RESAMPLES, Array, estimate
@@ -73,6 +79,63 @@ def high_norm_tokens(
         means = {"among_top": float(np.mean(top)), "overall": float(np.mean(overall))}
         entries.append({"kind": kind, **means, "excess": excess.mean, "low": excess.low, "high": excess.high, "n": excess.n})
     return HIGH_NORM_KINDS.frame(entries, seed=seed, model=think[0].provenance.model)
+
+
+TOP_EFFECTS = Schema(
+    "effects of mode on high-norm tokens",
+    "high_norm_effect",
+    (
+        Column("effect", float, "share of high-norm tokens, thinking minus direct with all else equal"),
+        *ends("effect"),
+        Column("p", float, "two-sided"),
+        Column("tolerance", float, "share of mode's variance that nothing else explains"),
+        N,
+        Column("n_tokens", int, "tokens that are compared"),
+        SEED,
+        MODEL,
+    ),
+)
+
+
+def high_norm_effect(
+    think: TracesLike,
+    direct: TracesLike,
+    *,
+    layers: Layers = "late",
+    share: float = TOP_SHARE,
+    seed: int = 0,
+    flips: int = RESAMPLES,
+) -> pd.DataFrame:
+    """Whether a thinking token has a high norm more often than a direct one of the same type, index and length of response.
+
+    High is over the layer's quantile 1 - share of both responses to the prompt, each with the same weight; the mean over layers
+    is what `mode_effects` is asked about.
+
+    Returns:
+        One entry: effect, low, high, p, tolerance, n (prompts), n_tokens, seed, model.
+
+    Raises:
+        ValueError: modes with different prompts, or fewer than 8.
+        Unmeasurable: mode can't be told from length, position and type.
+    """
+    think, direct, share = traces_of(think), traces_of(direct), as_share("share", share)
+    pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
+    bounds = {prompt: _bounds(members, share) for prompt, members in pairs.items()}
+
+    def is_high(trace: Trace) -> Float[Tensor, "row pos"]:
+        return (trace.l2_norms > bounds[str(trace.labels["prompt"])][:, None]).float().mean(0, keepdim=True)
+
+    (entry,) = effects_on(pairs, is_high, seed=seed, flips=flips)
+    del entry["p_max"]  # of one row
+    return TOP_EFFECTS.frame([entry], seed=seed, model=think[0].provenance.model)
+
+
+def _bounds(members: Sequence[Pair], share: float) -> Float[Tensor, " layer"]:
+    """Quantile 1 - share of each layer over the response tokens of both modes, each mode with half of the weight."""
+    sides = [torch.cat([t.l2_norms[:, t.prompt_len :] for t in {id(p[m]): p[m] for p in members}.values()], 1) for m in (0, 1)]
+    norms = torch.cat(sides, dim=1).double().numpy()
+    weights = np.concatenate([np.full(side.shape[1], 1 / max(side.shape[1], 1)) for side in sides])
+    return torch.tensor([np.quantile(n, 1 - share, weights=weights, method="inverted_cdf") for n in norms])
 
 
 def _shares(pair: tuple[Trace, Trace], share: float) -> Array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from scipy.stats import rankdata
 
 from tl_l2norm.analysis.covariates import Projection, indicators, smooth
@@ -18,6 +18,7 @@ from tl_l2norm.analysis.reasoning import ReasoningFeatures
 from tl_l2norm.core.arguments import as_integer, as_names
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.resampling import RESAMPLES, Array, estimate, generator
+from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
 SUBSETS = 499
@@ -25,6 +26,24 @@ MIN_TOKENS = 8
 """A rank correlation over fewer tokens of a response says nothing."""
 
 _STRATUM = 25  # latents that firing rate and mean activation tell apart little
+
+LINKS = Schema(
+    "links with reasoning features",
+    "feature_link",
+    (
+        QUANTITY,
+        Column("layer", object, '"late" or a number'),
+        Column("rho", float, "partial rank correlation with the share of activation, mean over prompts"),
+        *ends("rho"),
+        Column("subsets_mean", float, "the same of random sets of latents"),
+        *ends("subsets", prefix=True, kind="central 95% of the sets"),
+        Column("p_subsets", float, "two-sided: how many sets lie as far out"),
+        Column("latents", int, "that are chosen"),
+        N,
+        SEED,
+        MODEL,
+    ),
+)
 
 
 def feature_link(
@@ -54,7 +73,7 @@ def feature_link(
         resamples: of prompts.
 
     Returns:
-        One row per quantity and layer with reasoning features, and "late", the mean over such late layers: quantity, layer,
+        One entry per quantity and layer with reasoning features, and "late", the mean over such late layers: quantity, layer,
         rho, low, high, subsets_mean, subsets_low, subsets_high (their central 95%), p_subsets, latents (how many are chosen),
         n (prompts), seed, model.
 
@@ -82,18 +101,13 @@ def feature_link(
     columns: list[tuple[int | str, Array]] = list(rhos.items())
     if late:
         columns.append(("late", _mean(np.stack([rhos[layer] for layer in late]))))
-    chosen = {layer: len(features.latents[layer]) for layer in layers}
-    rows = [
-        {"quantity": quantity, "layer": layer, **_summary(rho[q], seed, resamples)}
-        | {
-            "latents": chosen.get(layer, sum(chosen[x] for x in late))
-            if isinstance(layer, int)
-            else sum(chosen[x] for x in late)
-        }
+    chosen = {layer: len(features.latents[layer]) for layer in layers} | {"late": sum(len(features.latents[x]) for x in late)}
+    entries = (
+        {"quantity": quantity, "layer": layer, **_summary(rho[q], seed, resamples), "latents": chosen[layer]}
         for q, quantity in enumerate(quantities)
         for layer, rho in columns
-    ]
-    return pd.DataFrame(rows).assign(seed=seed, model=traces[0].provenance.model)
+    )
+    return LINKS.frame(entries, seed=seed, model=traces[0].provenance.model)
 
 
 def _summary(rhos: Array, seed: int, resamples: int) -> dict[str, object]:
@@ -155,12 +169,13 @@ class _Tokens:
             read.append(np.stack([values(trace, name)[row].double().numpy()[at] for name in quantities]))
             acts.append(matrix[at])
         prompt, response_of, token, index = np.concatenate(parts, axis=1)
-        again = np.bincount(np.unique(token, return_inverse=True)[1])[np.unique(token, return_inverse=True)[1]] > 1
+        _, which, counts = np.unique(token, return_inverse=True, return_counts=True)
+        again = counts[which] > 1
         enough = np.bincount(response_of[again], minlength=len(traces)) >= MIN_TOKENS
         kept = again & enough[response_of]
         if not kept.any():
             raise Unmeasurable(f"layer {layer}: no response has {MIN_TOKENS} tokens of types that occur again")
-        every = csr_array(_stack(acts))
+        every = csr_array(vstack(acts, format="csr"))
         fields = (prompt, response_of, token, index)
         prompt, response_of, token, index = (x[kept] for x in fields)
         return cls(
@@ -171,12 +186,6 @@ class _Tokens:
             quantities=np.concatenate(read, axis=1)[:, kept],
             acts=every[np.flatnonzero(kept)],
         )
-
-
-def _stack(parts: Sequence[csr_array]) -> csr_array:
-    from scipy.sparse import vstack
-
-    return csr_array(vstack(parts, format="csr"))
 
 
 def _random_sets(acts: csr_array, chosen: Sequence[int], subsets: int, seed: int) -> csr_array:

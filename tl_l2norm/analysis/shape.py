@@ -8,12 +8,14 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tl_l2norm.analysis.pairing import Match, Tokens, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.resampling import RESAMPLES, Array, generator
+from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema
 from tl_l2norm.core.trace import TracesLike, traces_of
 
 BROKEN = "broken line"
@@ -22,6 +24,25 @@ MIN_LAYERS = 8
 """Four shapes of three or four parameters can't be told apart on fewer."""
 
 _FOLDS = 5
+
+SHAPES = Schema(
+    "shapes of a rise",
+    "rise_shape",
+    (
+        Column("curve", str, '"think" or "think minus direct"'),
+        QUANTITY,
+        Column("rival", str, "smooth shape that the broken line is held against"),
+        Column("error", float, "the rival's held-out squared error, as a share of the curve's variance over layers"),
+        Column("broken_error", float, "the broken line's"),
+        Column("p_prompts", float, "one-sided, that the broken line errs less, by prompts"),
+        Column("p_layers", float, "the same by layers"),
+        Column("knot", float, "layer at which the broken line bends upwards; NaN where it doesn't"),
+        N,
+        Column("n_layers", int, "layers of the curve"),
+        SEED,
+        MODEL,
+    ),
+)
 
 
 def rise_shape(
@@ -54,7 +75,7 @@ def rise_shape(
         flips: how many.
 
     Returns:
-        One row per curve ("think", "think minus direct") and smooth shape: curve, quantity, rival, error (held-out squared
+        One entry per curve ("think", "think minus direct") and smooth shape: curve, quantity, rival, error (held-out squared
         error of the rival, as a share of the curve's variance over layers), broken_error (of the broken line), p_prompts,
         p_layers (one-sided), knot (of the broken line on all prompts, in layers), n (prompts), n_layers, seed, model.
 
@@ -71,13 +92,13 @@ def rise_shape(
     if len(think[0].layers) < n_layers:
         raise InputError(f"the shape of a rise needs all {n_layers} layers: the traces have {len(think[0].layers)}")
     first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), match=match, tokens=tokens)
-    rows = []
+    entries = []
     for name, curves in (("think", first), ("think minus direct", first - second)):
         held = curves[:, ~np.isnan(curves).all(0)]
         held = held[~np.isnan(held).any(1)]
         for entry in compare_shapes(held, seed=seed, flips=flips):
-            rows.append({"curve": name, "quantity": quantity, **entry})
-    return pd.DataFrame(rows).assign(seed=seed, model=think[0].provenance.model)
+            entries.append({"curve": name, "quantity": quantity, **entry})
+    return SHAPES.frame(entries, seed=seed, model=think[0].provenance.model)
 
 
 def compare_shapes(curves: Array, *, seed: int = 0, flips: int = RESAMPLES) -> Iterator[dict[str, object]]:
@@ -143,7 +164,7 @@ def _shape(designs: Array) -> _Shape:
     return _Shape(np.stack(predicts), np.stack(fits))
 
 
-def _held_out(curves: Array, fold: Array, shape: _Shape) -> Array:
+def _held_out(curves: Array, fold: NDArray[np.int64], shape: _Shape) -> Array:
     """Squared error of each prompt's layer [prompt, layer] by the member that fits the other prompts' other layers best."""
     errors = np.empty_like(curves)
     for f in np.unique(fold):

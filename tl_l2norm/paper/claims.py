@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.correlation import PAPER_RHO
 from tl_l2norm.core.schema import Column, N, Schema
-from tl_l2norm.paper import verdicts
-from tl_l2norm.paper.verdicts import Finding, Known, Missing, Tables
+from tl_l2norm.paper.finding import Finding, Known, Missing, Tables
+from tl_l2norm.paper.rules import causes, features, norms, theory
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,91 +27,92 @@ class Claim:
     """From tables to the verdict."""
 
 
+PRIMARY = 0
+"""Named before looking: what a user asks, and what neither mode, prompt nor length explains."""
+
 CLAIMS = (
     Claim(
         1,
         "reasoning features spike in the last quarter of the layers: flat, then sharp",
         "Qwen3 4B, 8B, 32B",
-        verdicts.features_spike,
+        features.spike,
     ),
     Claim(
         2,
         "the norm has the same two stages, and thinking is above direct at every layer",
         "Qwen3, LLaMA3",
-        verdicts.norm_stages,
+        norms.stages,
     ),
     Claim(
         3,
         "the norm follows reasoning features, entropies don't",
         f"rho x 100: norm {PAPER_RHO['norm'][0]} to {PAPER_RHO['norm'][1]}, best entropy {PAPER_RHO['best entropy'][0]} to "
         f"{PAPER_RHO['best entropy'][1]}",
-        verdicts.correlation,
+        features.link,
     ),
     Claim(
         4,
         "summed activation differences are bounded on both sides by sqrt(norm_think^2 - norm_direct^2)",
         "theorem",
-        verdicts.theorem,
+        theory.theorem,
     ),
     Claim(
         5,
         "A1: decoder directions are nearly orthogonal",
         "mean cosine < 0.02 in all layers",
-        verdicts.assumption("A1"),
+        theory.assumption("A1"),
     ),
-    Claim(
-        6, "A2: the SAE's reconstruction is faithful", "R2 > 0.95, residual < 5%", verdicts.assumption("A2 R2", "A2 residual")
-    ),
+    Claim(6, "A2: the SAE's reconstruction is faithful", "R2 > 0.95, residual < 5%", theory.assumption("A2 R2", "A2 residual")),
     Claim(
         7,
         "A3: semantic and reasoning parts are nearly orthogonal",
         "cosine < 0.1",
-        verdicts.assumption("A3"),
+        theory.assumption("A3"),
     ),
     Claim(
         8,
         "A4: the two are active on different tokens",
         "overlap < 3%",
-        verdicts.assumption("A4"),
+        theory.assumption("A4"),
     ),
     Claim(
-        9, "the loss pulls hardest where the true token is improbable, and norms record the pull", "argument", verdicts.pressure
+        9, "the loss pulls hardest where the true token is improbable, and norms record the pull", "argument", causes.pressure
     ),
     Claim(
         10,
         "thinking tokens have the highest norms",
         "heat map of layer 34",
-        verdicts.thinking_tokens,
+        norms.thinking_tokens,
     ),
     Claim(
         11,
         "training shapes the rise: sharp after RL, gradual after SFT",
         "Qwen3 against LLaMA3",
-        verdicts.training,
+        norms.training,
     ),
     Claim(
         12,
         "suppressing high-norm tokens breaks reasoning, random ones don't",
         "Qwen3-14B curve",
-        verdicts.causal,
+        causes.suppression,
     ),
     Claim(
         13,
         "norms tell the task's domain",
         "figure",
-        verdicts.domain,
+        norms.domain,
     ),
     Claim(
         14,
         "norms tell difficulty: amplification grows with the level",
         "figure",
-        verdicts.difficulty,
+        norms.difficulty,
     ),
     Claim(
         15,
         "ALRR, ERSS and LRS raise accuracy without training",
         "+4.51 points on average, up to 9.13 on AIME",
-        verdicts.methods,
+        causes.methods,
     ),
 )
 
@@ -126,36 +128,57 @@ CLAIM_VERDICTS = Schema(
         Column("interval", str, "95%"),
         Column("control", str, "what was measured of controls"),
         N,
-        Column("verdict", str, '"supported", "not supported" or "can\'t be tested here"'),
+        Column("p", float, "two-sided, the greatest of the claim's parts; NaN where there is no verdict"),
+        Column("p_adjusted", float, "the same for the primary endpoint, by Holm over all the others"),
+        Column("verdict", str, "supported, not supported, uninformative, can't be tested here, or described"),
         Column("why", str, "the rule, or why it can't be tested"),
     ),
 )
 
 
 def claims_table(tables: Tables, notes: Mapping[str, str]) -> pd.DataFrame:
-    """One entry per claim: number, claim, paper, measured, interval, control, n (prompts), verdict, why.
+    """One entry per claim: number, claim, paper, measured, interval, control, n (prompts), p, p_adjusted, verdict, why.
+
+    The primary endpoint (number 0) is tested alone, the others by Holm's procedure together: where none is true, one in twenty
+    tables says of any of them that it is supported.
 
     Args:
         tables: of an `Analysis`, by name.
         notes: why a table is not there.
     """
-    entries = []
-    for claim in CLAIMS:
-        try:
-            finding = claim.rule(Known(tables, notes))
-        except Missing as reason:
-            finding = Finding(why=str(reason))
-        entries.append(
-            {
-                "number": claim.number,
-                "claim": claim.text,
-                "paper": claim.paper,
-                "measured": finding.measured,
-                "interval": finding.interval,
-                "control": finding.control,
-                "n": finding.n,
-                "verdict": finding.verdict,
-                "why": finding.why,
-            }
-        )
-    return CLAIM_VERDICTS.frame(entries)
+    findings = [_judged(claim, Known(tables, notes)) for claim in CLAIMS]
+    adjusted = adjust([claim.number for claim in CLAIMS], [finding.p for finding in findings])
+    return CLAIM_VERDICTS.frame(
+        {
+            "number": claim.number,
+            "claim": claim.text,
+            "paper": claim.paper,
+            "measured": finding.measured,
+            "interval": finding.interval,
+            "control": finding.control,
+            "n": finding.n,
+            "p": finding.p,
+            "p_adjusted": p,
+            "verdict": finding.verdict(p),
+            "why": finding.why,
+        }
+        for claim, finding, p in zip(CLAIMS, findings, adjusted, strict=True)
+    )
+
+
+def _judged(claim: Claim, known: Known) -> Finding:
+    try:
+        return claim.rule(known)
+    except Missing as reason:
+        return Finding(why=str(reason))
+
+
+def adjust(numbers: Sequence[int], p_values: Sequence[float]) -> list[float]:
+    """p-values as they count: the primary endpoint's own, the others' by Holm; NaN stays out of the count."""
+    from statsmodels.stats.multitest import multipletests  # slow to import
+
+    p = np.array(p_values, dtype=np.float64)
+    others = ~np.isnan(p) & (np.array(numbers) != PRIMARY)
+    if others.any():
+        p[others] = multipletests(p[others], method="holm")[1]
+    return [float(x) for x in p]

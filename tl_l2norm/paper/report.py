@@ -17,7 +17,7 @@ from markupsafe import Markup
 from tl_l2norm.analysis.accuracy import cut_off_warnings
 from tl_l2norm.core.tables import WIDTH, render_table
 from tl_l2norm.paper.figures import TOKENS, draw_analysis
-from tl_l2norm.paper.verdicts import NOT_SUPPORTED, SUPPORTED, UNTESTED
+from tl_l2norm.paper.finding import NOT_SUPPORTED, SUPPORTED, UNTESTED
 from tl_l2norm.show.page import asset, render, write_page
 from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
 from tl_l2norm.show.tokens import visible_text
