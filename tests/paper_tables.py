@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tl_l2norm.paper.stages import Analysis
+from tl_l2norm.paper.result import Analysis
 from tl_l2norm.paper.tables import SCHEMAS
 
 MODEL = "m <b>"

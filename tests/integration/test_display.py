@@ -17,7 +17,7 @@ import torch
 import tl_l2norm as l2
 from tl_l2norm.experiments.selfcheck import Check, SelfCheck
 from tl_l2norm.interventions.log import Log
-from tl_l2norm.paper.stages import Analysis
+from tl_l2norm.paper.result import Analysis
 from tl_l2norm.core.tables import render_table
 import pandas as pd
 

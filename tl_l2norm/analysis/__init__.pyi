@@ -8,8 +8,16 @@ from .correlation import correlation_table as correlation_table
 from .curves import compare_late as compare_late
 from .curves import layer_curve as layer_curve
 from .curves import mode_differences as mode_differences
+from .deconfounding import mode_effects as mode_effects
+from .high_norm import high_norm_effect as high_norm_effect
+from .high_norm import high_norm_tokens as high_norm_tokens
 from .latents import top_tokens as top_tokens
+from .link import feature_link as feature_link
+from .pressure_correlation import pressure_table as pressure_table
 from .reasoning import ReasoningFeatures as ReasoningFeatures
 from .reasoning import find_reasoning_features as find_reasoning_features
 from .rise import dynamics as dynamics
+from .separation import family_separation as family_separation
+from .shape import rise_shape as rise_shape
 from .theory import assumption_table as assumption_table
+from .trend import level_trend as level_trend

@@ -38,7 +38,7 @@ from tl_l2norm.paper.tables import SCHEMAS
 from tl_l2norm.show.style import GREY, STYLES, mode_name, plain, style_of
 
 if TYPE_CHECKING:
-    from tl_l2norm.paper.stages import Analysis
+    from tl_l2norm.paper.result import Analysis
 
 MAX_POINTS = 3_000
 """More drawn points make a page slow and a cloud no clearer."""

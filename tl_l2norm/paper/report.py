@@ -23,7 +23,7 @@ from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
 from tl_l2norm.show.tokens import visible_text
 
 if TYPE_CHECKING:
-    from tl_l2norm.paper.stages import Analysis
+    from tl_l2norm.paper.result import Analysis
 
 _MAX_ROWS = 200  # of a table; a page with tens of thousands of cells is slow
 _RULE = (

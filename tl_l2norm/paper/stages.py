@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -17,21 +15,23 @@ from tl_l2norm.analysis.bound import bound_points, bound_table
 from tl_l2norm.analysis.causal import causal_differences, causal_table
 from tl_l2norm.analysis.correlation import METRIC_NAMES, correlation_table
 from tl_l2norm.analysis.curves import layer_curve, mode_differences
-from tl_l2norm.analysis.high_norm import high_norm_tokens
+from tl_l2norm.analysis.deconfounding import mode_effects
+from tl_l2norm.analysis.high_norm import high_norm_effect, high_norm_tokens
 from tl_l2norm.analysis.latents import top_tokens
+from tl_l2norm.analysis.link import feature_link
 from tl_l2norm.analysis.pairing import MATCHES, shuffle_modes
 from tl_l2norm.analysis.pressure_correlation import pressure_table
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features
 from tl_l2norm.analysis.rise import dynamics
 from tl_l2norm.analysis.separation import family_separation
+from tl_l2norm.analysis.shape import rise_shape
 from tl_l2norm.analysis.theory import assumption_table
 from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.core.errors import MissingPackage, Unmeasurable, Unsupported
 from tl_l2norm.core.storage import replace_file
-from tl_l2norm.core.tables import render_table
 from tl_l2norm.core.trace import Trace
-from tl_l2norm.paper.claims import claims_table
 from tl_l2norm.paper.readings import Modes, Readings
+from tl_l2norm.paper.result import Analysis
 from tl_l2norm.paper.tables import MATCHED_FEATURES, SCHEMAS
 from tl_l2norm.saes.checks import unit_directions
 from tl_l2norm.saes.evaluate import evaluate_saes
@@ -40,44 +40,6 @@ from tl_l2norm.tasks.results import Result
 TRAINED = "trained SAE"
 
 _TOP_LATENTS = 3  # of each late layer whose tokens are shown
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Analysis:
-    """Tables of everything that was measured, and what could not be, with the reason; `analyse` makes it.
-
-    Examples:
-        >>> dynamics = l2.analysis.dynamics(think, direct)
-        >>> notes = {"causal_outcomes": "no answer is known"}
-        >>> analysis = Analysis(tables={"dynamics": dynamics}, notes=notes, features={}, facts={})
-        >>> analysis.claims().query("number == 12")[["verdict", "why"]].iloc[0].tolist()
-        ["can't be tested here", 'no answer is known']
-    """
-
-    tables: Mapping[str, pd.DataFrame]
-    """By name, with the columns of `paper.tables.SCHEMAS`, seed and model."""
-    notes: Mapping[str, str]
-    """Why a table is not there."""
-    features: Mapping[str, ReasoningFeatures]
-    """Reasoning features by source: the trained SAEs, and the controls."""
-    facts: Mapping[str, str]
-    """What was run."""
-
-    @cached_property
-    def _claims(self) -> pd.DataFrame:
-        return claims_table(self.tables, self.notes)
-
-    def claims(self) -> pd.DataFrame:
-        """One entry per claim of the paper: number, claim, paper (its figure), measured, interval, control, n, verdict, why."""
-        return self._claims.copy()
-
-    def __repr__(self) -> str:
-        """The claims and their verdicts, for a terminal."""
-        facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
-        return f"{render_table(self._claims[['number', 'claim', 'measured', 'control', 'verdict']], width=140)}\n\n{facts}"
-
-    def _repr_html_(self) -> str:
-        return str(self._claims.to_html(index=False, escape=True, border=0))
 
 
 class Study:
@@ -180,6 +142,9 @@ class Study:
         self._add("trend", lambda: level_trend(think, direct, seed=seed))
         self._add("families", lambda: family_separation(think, direct, seed=seed))
         self._add("high_norm_tokens", lambda: high_norm_tokens(think, direct, seed=seed))
+        self._add("mode_effects", lambda: mode_effects(think, direct, seed=seed))
+        self._add("top_effects", lambda: high_norm_effect(think, direct, seed=seed))
+        self._add("shapes", lambda: rise_shape(think, direct, seed=seed))
         self._add("attribution", lambda: self._attribution("l2_norm", (think, direct), None))
 
     def _differences(self, modes: Modes) -> pd.DataFrame:
@@ -280,7 +245,9 @@ class Study:
             "feature_dynamics",
             lambda: self._by_source(lambda _, m, f: dynamics(*m, quantity="reasoning_sum", features=f, seed=self.seed)),
         )
-        self._add("feature_attribution", lambda: self._attribution("reasoning_sum", self._held_out, self.features[TRAINED]))
+        own = self.features[TRAINED]
+        self._add("feature_shapes", lambda: rise_shape(*self._held_out, quantity="reasoning_sum", features=own, seed=self.seed))
+        self._add("feature_attribution", lambda: self._attribution("reasoning_sum", self._held_out, own))
 
     def _all_curves(self) -> pd.DataFrame:
         def of_source(source: str, modes: Modes, features: ReasoningFeatures) -> pd.DataFrame:
@@ -301,6 +268,22 @@ class Study:
     def _correlate(self) -> None:
         """Correlations with reasoning features."""
         self._add("correlations", lambda: self._by_source(lambda _, m, f: correlation_table(m[0], f, seed=self.seed)))
+        self._add("links", self._links)
+
+    def _links(self) -> pd.DataFrame:
+        """Of the norm and, for the trained SAEs, of its rivals; a control without features has none."""
+        frames = []
+        for source, features in self.features.items():
+            names = METRIC_NAMES if source == TRAINED else METRIC_NAMES[:1]
+            try:
+                link = feature_link(features.held_out(self.traces[source][0]), features, quantities=names, seed=self.seed)
+            except Unmeasurable as reason:
+                if source == TRAINED:
+                    raise
+                self.notes[f"links, {source}"] = str(reason)
+                continue
+            frames.append(link.assign(source=source))
+        return pd.concat(frames, ignore_index=True)
 
     def _theory(self) -> None:
         """The theorem and its assumptions."""

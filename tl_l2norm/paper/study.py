@@ -16,7 +16,8 @@ from tl_l2norm.experiments.suppression import QUANTILES
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.paper.options import Options
 from tl_l2norm.paper.readings import Readings
-from tl_l2norm.paper.stages import Analysis, Study
+from tl_l2norm.paper.result import Analysis
+from tl_l2norm.paper.stages import Study
 from tl_l2norm.recording.saved import locked, may_save
 from tl_l2norm.saes.checks import check_saes, training_metadata
 from tl_l2norm.tasks.problems import Problem, problems_of

@@ -10,12 +10,15 @@ from tl_l2norm.analysis.bound import BOUND_BY_LAYER, BOUND_POINTS
 from tl_l2norm.analysis.causal import ARM_ACCURACIES, ARM_DIFFERENCES
 from tl_l2norm.analysis.correlation import CORRELATIONS
 from tl_l2norm.analysis.curves import CURVES, DIFFERENCES
-from tl_l2norm.analysis.high_norm import HIGH_NORM_KINDS
+from tl_l2norm.analysis.deconfounding import MODE_EFFECTS
+from tl_l2norm.analysis.high_norm import HIGH_NORM_KINDS, TOP_EFFECTS
 from tl_l2norm.analysis.latents import TOP_TOKENS
+from tl_l2norm.analysis.link import LINKS
 from tl_l2norm.analysis.pressure_correlation import PRESSURE_CORRELATIONS
 from tl_l2norm.analysis.reasoning import TESTED
 from tl_l2norm.analysis.rise import DYNAMICS
 from tl_l2norm.analysis.separation import SEPARATIONS
+from tl_l2norm.analysis.shape import SHAPES
 from tl_l2norm.analysis.theory import ASSUMPTIONS
 from tl_l2norm.analysis.trend import TRENDS
 from tl_l2norm.core.measured import EXPLAINED, OUTCOMES, PRESSURES
@@ -52,6 +55,9 @@ SCHEMAS: Mapping[str, Schema] = {
     "trend": TRENDS,
     "families": SEPARATIONS,
     "high_norm_tokens": HIGH_NORM_KINDS,
+    "mode_effects": MODE_EFFECTS,
+    "top_effects": TOP_EFFECTS,
+    "shapes": SHAPES,
     "attribution": ATTRIBUTIONS.plus(_TOKENS, _VERDICT),
     "latents": TESTED,
     "features": MATCHED_FEATURES,
@@ -59,8 +65,10 @@ SCHEMAS: Mapping[str, Schema] = {
     "explained_random": EXPLAINED,
     "curves": CURVES.plus(_SOURCE),
     "feature_dynamics": DYNAMICS.plus(_SOURCE),
+    "feature_shapes": SHAPES,
     "feature_attribution": ATTRIBUTIONS.plus(_TOKENS, _VERDICT),
     "correlations": CORRELATIONS.plus(_SOURCE),
+    "links": LINKS.plus(_SOURCE),
     "bound_points": BOUND_POINTS,
     "bound": BOUND_BY_LAYER,
     "explained": EXPLAINED,

@@ -8,7 +8,7 @@ from tests.paper_tables import HOSTILE, TABLES, analysis_of, hostile_analysis
 from tests.texts import text_of
 from tl_l2norm.paper.finding import SUPPORTED, UNTESTED
 from tl_l2norm.paper.report import analysis_report, analysis_summary
-from tl_l2norm.paper.stages import Analysis
+from tl_l2norm.paper.result import Analysis
 
 
 def written(tmp_path: Path, analysis: Analysis, **kwargs: object) -> str:

@@ -41,9 +41,7 @@ def stages(known: Known) -> Finding:
 def _closest(shapes: pd.DataFrame) -> str:
     """The smooth shape that errs least."""
     best = shapes.loc[shapes["error"].idxmin()]
-    return (
-        f"best smooth: {best['rival']}, error {best['error']:.2g}, broken line {best['broken_error']:.2g} of the variance"
-    )
+    return f"best smooth: {best['rival']}, error {best['error']:.2g}, broken line {best['broken_error']:.2g} of the variance"
 
 
 def thinking_tokens(known: Known) -> Finding:
