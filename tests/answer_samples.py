@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from tl_l2norm.tasks.problems import Problem
-from tl_l2norm.tasks.rows import Columns, problem_of
+from tl_l2norm.tasks.records import Columns, problem_of
 
 Sample = tuple[str, str, bool]
 

@@ -76,7 +76,7 @@ def correlation_table(
         np.stack([_within(t, read[id(t)], log_frequency, tokens) for t in group]) for group in groups.values()
     ]  # of each prompt [sample, scope, quantity, layer]
     rhos = np.stack([_mean(found) for found in by_token])
-    layers, late = traces[0].layers, [traces[0].row(layer) for layer in traces[0].late_layers]
+    layers, late = traces[0].layers, [traces[0].index_of(layer) for layer in traces[0].late_layers]
     for s, scope in enumerate(("tokens", "partial")):
         for q, quantity in enumerate(quantities):
             found = rhos[:, s, q]

@@ -199,7 +199,7 @@ def activation_means(
 
 def _mean_acts(trace: Trace, layer: int, weights: Float[Tensor, " pos"]) -> Float[Tensor, " d_sae"]:
     """Weighted mean over positions, attention sinks left out; NaN if there is nothing else."""
-    kept = torch.where(trace.is_sink[trace.row(layer)], 0.0, weights)
+    kept = torch.where(trace.is_sink[trace.index_of(layer)], 0.0, weights)
     return trace.features[layer].weighted_sum(kept) / kept.sum()
 
 
@@ -270,7 +270,7 @@ def top_tokens(traces: TracesLike, layer: int, latent: int, *, k: int = 10, cont
         if layer not in trace.features:
             raise InputError(f"trace {sequence} has no SAE features at layer {layer}: it has {sorted(trace.features)}")
         acts = trace.features[layer].total([latent])
-        acts = torch.where(trace.is_sink[trace.row(layer)], 0.0, acts)
+        acts = torch.where(trace.is_sink[trace.index_of(layer)], 0.0, acts)
         found = acts.topk(min(k, len(acts)))
         hits += [(a, sequence, p) for a, p in zip(found.values.tolist(), found.indices.tolist(), strict=True) if a > 0]
     rows = []

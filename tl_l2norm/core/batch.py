@@ -36,8 +36,8 @@ class RowTensors:
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
-        found: torch.device = getattr(self, dataclasses.fields(self)[0].name).device  # type: ignore[arg-type]
-        return found
+        device: torch.device = getattr(self, dataclasses.fields(self)[0].name).device  # type: ignore[arg-type]
+        return device
 
     def _map(self: T, make: Callable[[str], Remembered]) -> T:
         names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
@@ -89,8 +89,8 @@ class Places:
     def of(cls, rows: Rows, start: Int[Tensor, " batch"], n_pos: int, real: Bool[Tensor, "batch pos"] | None = None) -> Places:
         """Columns of these rows from a position on."""
         positions = start[:, None] + torch.arange(n_pos, device=start.device)
-        found = (positions >= 0) & ~rows.finished[:, None]
-        return cls(rows, positions, found if real is None else found & real)
+        read = (positions >= 0) & ~rows.finished[:, None]
+        return cls(rows, positions, read if real is None else read & real)
 
     def to(self, device: torch.device) -> Places:
         """On another device."""
@@ -170,25 +170,25 @@ class Batch:
             real: where its mask says more than padding on the left.
             padded: False where it is known that no column is padding, as at a step of decoding.
         """
-        found = Pass(self, n_pos, real, padded)
+        started = Pass(self, n_pos, real, padded)
         self.rows.position = self.rows.position + n_pos
-        return found
+        return started
 
     def select(self, rows: Int[Tensor, " rows"]) -> Batch:
         """These sequences, in this order; one may be taken several times."""
-        found = Batch(self.rows.select(rows))
+        selected = Batch(self.rows.select(rows))
         for key, (value, device, make) in self._memory.items():
-            found._memory[key] = (_select(value, rows), device, make)
-        return found
+            selected._memory[key] = (_select(value, rows), device, make)
+        return selected
 
     def join(self, other: Batch) -> Batch:
         """These sequences, and behind them those of another batch."""
-        found = Batch(self.rows.join(other.rows))
+        joined = Batch(self.rows.join(other.rows))
         for key in {**self._memory, **other._memory}:
             _, device, make = self._memory.get(key) or other._memory[key]
             mine, its = self.remember(key, device, make), other.remember(key, device, make)
-            found._memory[key] = (_join(mine, its), device, make)
-        return found
+            joined._memory[key] = (_join(mine, its), device, make)
+        return joined
 
 
 def _select(value: Remembered, rows: Int[Tensor, " rows"]) -> Remembered:

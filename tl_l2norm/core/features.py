@@ -50,16 +50,16 @@ class FeatureActs:
         return self.starts.diff()
 
     @property
-    def _rows(self) -> Int[Tensor, " active"]:
+    def _positions(self) -> Int[Tensor, " active"]:
         """Position of each active latent."""
         # numpy: torch's own starts threads for these few numbers, which on busy cores takes milliseconds
         return torch.from_numpy(np.repeat(np.arange(len(self)), self.l0.numpy()))
 
     def dense(self) -> Float[Tensor, "pos d_sae"]:
         """All activations, as `sae.encode` gives them."""
-        found = torch.zeros(len(self), self.d_sae, dtype=self.values.dtype)
-        found[self._rows, self.latents.long()] = self.values
-        return found
+        acts = torch.zeros(len(self), self.d_sae, dtype=self.values.dtype)
+        acts[self._positions, self.latents.long()] = self.values
+        return acts
 
     def total(self, latents: Sequence[int] | Int[Tensor, " chosen"] | None = None) -> Float[Tensor, " pos"]:
         """Summed activation at each position, of some latents or of all.
@@ -72,11 +72,11 @@ class FeatureActs:
             weight = torch.zeros(self.d_sae)
             weight[torch.as_tensor(latents, dtype=torch.long)] = 1.0
             values = values * weight[self.latents.long()]
-        return torch.zeros(len(self), dtype=values.dtype).index_add_(0, self._rows, values)
+        return torch.zeros(len(self), dtype=values.dtype).index_add_(0, self._positions, values)
 
     def weighted_sum(self, weights: Float[Tensor, " pos"]) -> Float[Tensor, " d_sae"]:
         """Sum over positions of each latent's activation times the position's weight."""
-        values = self.values * weights[self._rows]
+        values = self.values * weights[self._positions]
         return torch.from_numpy(np.bincount(self.latents.numpy(), values.numpy(), minlength=self.d_sae)).to(values.dtype)
 
     def at(self, position: int) -> dict[int, float]:
@@ -110,12 +110,12 @@ class FeatureActs:
     @classmethod
     def of_dense(cls, feature_acts: Float[Tensor, "pos d_sae"], sae: str = "") -> FeatureActs:
         """What is not 0 in a matrix, on the CPU."""
-        rows, latents = feature_acts.nonzero(as_tuple=True)
-        counts = torch.bincount(rows, minlength=len(feature_acts))
+        positions, latents = feature_acts.nonzero(as_tuple=True)
+        counts = torch.bincount(positions, minlength=len(feature_acts))
         return cls(
             starts=_starts(counts).cpu(),
             latents=latents.to(torch.int32).cpu(),
-            values=feature_acts[rows, latents].float().cpu(),
+            values=feature_acts[positions, latents].float().cpu(),
             d_sae=feature_acts.shape[1],
             sae=sae,
         )

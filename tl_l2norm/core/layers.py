@@ -41,10 +41,10 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
         chosen = layers
     else:
         chosen = (layers,)
-    found = sorted({_resolve(layer, n_layers) for layer in chosen})
-    if not found:
+    indices = sorted({_resolve(layer, n_layers) for layer in chosen})
+    if not indices:
         raise InputError(f"{layers!r} selects no layer of {n_layers}")
-    return tuple(found)
+    return tuple(indices)
 
 
 def check_layers(layers: Any) -> None:

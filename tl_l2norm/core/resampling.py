@@ -115,9 +115,9 @@ def bootstrap(
 
 def interval(value: float, draws: NDArray[np.floating], n: int) -> Estimate:
     """An estimate from a statistic's value and its values in resamples; no interval where a tenth of those is not defined."""
-    found = draws[~np.isnan(draws)]
-    defined = n >= 2 and len(found) >= 0.9 * len(draws)
-    low, high = np.quantile(found, tails(n), method=_QUANTILE) if defined else (np.nan, np.nan)
+    measured = draws[~np.isnan(draws)]
+    defined = n >= 2 and len(measured) >= 0.9 * len(draws)
+    low, high = np.quantile(measured, tails(n), method=_QUANTILE) if defined else (np.nan, np.nan)
     return Estimate(mean=value, low=float(low), high=float(high), n=n)
 
 

@@ -122,10 +122,10 @@ def content_key(what: object) -> str:
 
 
 def _tensors(trace: Trace) -> dict[str, Tensor]:
-    found = {name: getattr(trace, name) for name in _TENSOR_FIELDS}
-    found |= {f"{layer}.{name}": getattr(acts, name) for layer, acts in trace.features.items() for name in _FEATURE_FIELDS}
-    found |= {_metric_name(metric): values for metric, values in trace.metrics.items()}
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+    tensors = {name: getattr(trace, name) for name in _TENSOR_FIELDS}
+    tensors |= {f"{layer}.{name}": getattr(acts, name) for layer, acts in trace.features.items() for name in _FEATURE_FIELDS}
+    tensors |= {_metric_name(metric): values for metric, values in trace.metrics.items()}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def _metric_name(metric: str) -> str:

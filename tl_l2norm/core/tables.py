@@ -18,8 +18,8 @@ def render_table(frame: pd.DataFrame, *, title: str | None = None, width: int = 
     for name in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
         table.add_column(str(name), justify="right" if numeric else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
+    for entry in frame.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in entry))
     out = io.StringIO()
     console = Console(  # it would write past the file into a notebook, and take colours or a width from the environment
         file=out,

@@ -106,7 +106,7 @@ def quantile_thresholds(traces: TracesLike, q: float = 0.95, *, include_sinks: b
     """
     q = as_share("q", q)
     norms, source = _decode_norms(traces_of(traces), include_sinks)
-    values = {layer: float(np.quantile(found, q)) for layer, found in norms.items()}
+    values = {layer: float(np.quantile(sample, q)) for layer, sample in norms.items()}
     return Thresholds(values, rule=f"{q:g} quantile", **source)
 
 
@@ -119,8 +119,8 @@ def iqr_thresholds(traces: TracesLike, k: float = 1.5, *, include_sinks: bool = 
     k = _as_factor("k", k)
     norms, source = _decode_norms(traces_of(traces), include_sinks)
     values = {}
-    for layer, found in norms.items():
-        first, third = np.quantile(found, [0.25, 0.75])
+    for layer, sample in norms.items():
+        first, third = np.quantile(sample, [0.25, 0.75])
         values[layer] = float(third + k * (third - first))
     return Thresholds(values, rule=f"Q3 + {k:g} IQR", **source)
 
@@ -137,18 +137,18 @@ def _decode_norms(traces: Sequence[Trace], include_sinks: bool) -> tuple[dict[in
     check_flag("include_sinks", include_sinks)
     require_comparable(traces)
     kept = [t.is_response.expand(t.is_sink.shape) & (~t.is_sink | include_sinks) for t in traces]
-    found = {
-        layer: torch.cat([trace.l2_norms[row][keep[row]] for trace, keep in zip(traces, kept, strict=True)]).double().numpy()
-        for row, layer in enumerate(traces[0].layers)
+    norms = {
+        layer: torch.cat([trace.l2_norms[i][keep[i]] for trace, keep in zip(traces, kept, strict=True)]).double().numpy()
+        for i, layer in enumerate(traces[0].layers)
     }
-    empty = [layer for layer, norms in found.items() if not len(norms)]
+    empty = [layer for layer, sample in norms.items() if not len(sample)]
     if empty:
         raise Unmeasurable(
             f"no decode token in these traces at layers {layer_ranges(empty)}: thresholds come from responses; give traces of "
             "generate(...), or collect(..., prompt_lens=...)"
         )
     source = traces[0].provenance
-    return found, {"provenance": source, "sink_ratio": None if include_sinks else source.sink_ratio}
+    return norms, {"provenance": source, "sink_ratio": None if include_sinks else source.sink_ratio}
 
 
 def check_layer(layer: int) -> int:
@@ -164,10 +164,10 @@ def check_value(layer: int, value: float) -> float:
     Raises:
         ValueError: NaN or negative. Infinity is fine: it never triggers.
     """
-    found = as_number(f"the threshold of layer {layer}", value, "a norm, 0 or more")
-    if not found >= 0:
+    number = as_number(f"the threshold of layer {layer}", value, "a norm, 0 or more")
+    if not number >= 0:
         raise InputError(f"the threshold of layer {layer} must be a norm, 0 or more, got {value}")
-    return found
+    return number
 
 
 class RunningIQR:
@@ -197,9 +197,9 @@ class RunningIQR:
         return self._with(samples, torch.cat([self.counts, other.counts]))
 
     def _with(self, samples: Float[Tensor, "owner capacity"], counts: Int[Tensor, " owner"]) -> RunningIQR:
-        found = RunningIQR(self.rule, 0, counts.device)
-        found.samples, found.counts, found._added = samples, counts, self._added
-        return found
+        state = RunningIQR(self.rule, 0, counts.device)
+        state.samples, state.counts, state._added = samples, counts, self._added
+        return state
 
     def judge(self, norms: Float[Tensor, "batch pos"], live: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
         """The threshold for each token, NaN during warm-up; then the live ones join the samples, column by column."""

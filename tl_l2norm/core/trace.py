@@ -93,7 +93,7 @@ class Trace:
     """[pos] one of `SEGMENTS` for each token."""
     prompt_len: int
     layers: tuple[int, ...]
-    """[layer] the blocks that the rows of `l2_norms` belong to."""
+    """[layer] the blocks that the first axis of `l2_norms` stands for."""
     l2_norms: Float[Tensor, "layer pos"]
     """`||resid_post||`, float32."""
     embed_l2_norms: Float[Tensor, " pos"]
@@ -121,9 +121,9 @@ class Trace:
         }
         for name, shape in expected.items():
             value = getattr(self, name)
-            found = tuple(value.shape) if isinstance(value, Tensor) else (len(value),)
-            if found != shape:
-                raise InputError(f"Trace.{name} has shape {found}, expected {shape} for {n_layers} layers, {n_pos} tokens")
+            actual = tuple(value.shape) if isinstance(value, Tensor) else (len(value),)
+            if actual != shape:
+                raise InputError(f"Trace.{name} has shape {actual}, expected {shape} for {n_layers} layers, {n_pos} tokens")
         for layer, acts in self.features.items():
             if len(acts) != n_pos:
                 raise InputError(f"Trace.features[{layer}] has {len(acts)} positions, expected {n_pos}")
@@ -148,8 +148,8 @@ class Trace:
     def _labels_text(self) -> str:
         return "".join(f", {key}={value!r}" for key, value in self.labels.items())
 
-    def row(self, layer: SupportsIndex) -> int:
-        """Row of `l2_norms` that holds a layer; negative layers count from the last recorded one."""
+    def index_of(self, layer: SupportsIndex) -> int:
+        """Place of a layer on the first axis of `l2_norms`; negative layers count from the last recorded one."""
         layer = as_layer(layer)
         if layer < 0 and -layer <= len(self.layers):
             return len(self.layers) + layer
@@ -159,7 +159,7 @@ class Trace:
 
     def at(self, layer: SupportsIndex) -> Float[Tensor, " pos"]:
         """Norms of one layer."""
-        return self.l2_norms[self.row(layer)]
+        return self.l2_norms[self.index_of(layer)]
 
     def select(self, layers: Layers) -> Trace:
         """The same trace with fewer layers: by number as in `at`; of `"late"` and of slices, which are the model's, those that
@@ -169,16 +169,16 @@ class Trace:
             ValueError: a layer that was not recorded, or none.
         """
         if not (layers is None or isinstance(layers, str | slice)):
-            rows = [self.row(layer) for layer in (layers if is_several(layers) else (layers,))]  # type: ignore[arg-type]
+            places = [self.index_of(layer) for layer in (layers if is_several(layers) else (layers,))]  # type: ignore[arg-type]
         else:
             wanted = resolve_layers(layers, self.provenance.n_layers)
-            rows = [row for row, layer in enumerate(self.layers) if layer in wanted]
-            if not rows:
+            places = [i for i, layer in enumerate(self.layers) if layer in wanted]
+            if not places:
                 names = f"layers {layer_ranges(wanted)} of the model ({layers!r})"
                 raise InputError(f"{names} were not recorded: this trace has layers {layer_ranges(self.layers)}")
-        if not rows:
+        if not places:
             raise InputError("no layers given")
-        index, kept = torch.tensor(rows), tuple(self.layers[i] for i in rows)
+        index, kept = torch.tensor(places), tuple(self.layers[i] for i in places)
         return dataclasses.replace(
             self,
             layers=kept,
@@ -239,10 +239,10 @@ def traces_of(given: TracesLike) -> tuple[Trace, ...]:
 
 def trace_of(given: TracesLike) -> Trace:
     """The one trace that is given, by itself, in a list of one or by what carries it."""
-    found = traces_of(given)
-    if len(found) != 1:
-        raise InputError(f"expected one trace, got {len(found)}: choose one, such as traces[0]")
-    return found[0]
+    traces = traces_of(given)
+    if len(traces) != 1:
+        raise InputError(f"expected one trace, got {len(traces)}: choose one, such as traces[0]")
+    return traces[0]
 
 
 def _trace_of(index: int, one: Any) -> Trace:

@@ -180,7 +180,7 @@ class Scorer:
         counted = [
             layer
             for layer in self.chosen
-            if any((trace.is_response & ~trace.is_sink[trace.row(layer)]).any() for trace in self.traces)
+            if any((trace.is_response & ~trace.is_sink[trace.index_of(layer)]).any() for trace in self.traces)
         ]
         found = iqr_thresholds([trace.select(counted) for trace in self.traces]) if counted else {}
         return {**dict.fromkeys(self.chosen, float("inf")), **found}
@@ -188,7 +188,7 @@ class Scorer:
     @cached_property
     def norm_scores(self) -> list[NDArray[np.float64]]:
         """[prompt][candidate, score] in the order of `NORM_SCORES`."""
-        rows = [self.traces[0].row(layer) for layer in self.chosen]
+        rows = [self.traces[0].index_of(layer) for layer in self.chosen]
         taus = np.array([[self.taus[layer]] for layer in self.chosen])
         traces = iter(self.traces)
         return [

@@ -59,7 +59,7 @@ def report(
     check_text("title", title)
     results, seed = results_of(results), as_seed(seed)
     traces = _traces(results)
-    coloured = traces[0].layers[traces[0].row(-1 if layer is None else layer)]
+    coloured = traces[0].layers[traces[0].index_of(-1 if layer is None else layer)]
     accuracy = _accuracy(results)
     groups = [by for by in ("family", "level") if len({getattr(r.problem, by) for r in results}) > 1]
     detailed = {by: _accuracy(results, by) for by in groups}

@@ -131,7 +131,7 @@ class TokensWidget:
         )
 
     def _sinks(self, trace: Trace) -> torch.Tensor:
-        return trace.is_sink[trace.row(self.layer)]
+        return trace.is_sink[trace.index_of(self.layer)]
 
     def _sinks_text(self) -> str:
         if not self.n_sinks:
@@ -195,7 +195,7 @@ def tokens(
         raise InputError(f"{len(titles)} titles for {len(traces)} traces: give one for each")
     return TokensWidget(
         traces=traces,
-        layer=traces[0].layers[traces[0].row(layer)],
+        layer=traces[0].layers[traces[0].index_of(layer)],
         max_tokens=max_tokens,
         titles=titles if titles is not None else tuple(map(_title, traces)),
     )

@@ -263,13 +263,13 @@ def problems_of(given: Any) -> tuple[Problem, ...]:
     Raises:
         TypeError: texts, or something else.
     """
-    found = one_or_several(given, (Problem, str))
-    if odd := [one for one in found if not isinstance(one, Problem)]:
+    problems = one_or_several(given, (Problem, str))
+    if odd := [one for one in problems if not isinstance(one, Problem)]:
         raise InputTypeError(
             "problems are Problem(question=..., answer=..., family=...), what make_problems or load_problems returns, "
             f"got {odd[0]!r:.80}"
         )
-    return found
+    return problems
 
 
 def require_distinct(problems: Sequence[Problem]) -> None:

@@ -40,7 +40,7 @@ def results_of(given: Result | Iterable[Result]) -> tuple[Result, ...]:
     Raises:
         TypeError: something else, such as completions.
     """
-    found = one_or_several(given, Result)
-    if odd := [one for one in found if not isinstance(one, Result)]:
+    results = one_or_several(given, Result)
+    if odd := [one for one in results if not isinstance(one, Result)]:
         raise InputTypeError(f"results are what run_modes returns, got {odd[0]!r:.80}")
-    return found
+    return results

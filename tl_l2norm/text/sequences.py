@@ -81,7 +81,7 @@ def tokenize(
         if given is not None and len(given) != len(items):
             raise InputError(f"{name} has {len(given)} entries for {len(items)} sequences")
     boundaries, placed = Boundaries(reader.tokenizer), starts is not None or segments is not None
-    found = []
+    tokenized = []
     for i, item in enumerate(items):
         try:
             tokens, prompt_len = _encode(reader.tokenizer, item, prepend_bos, continues, placed)
@@ -90,10 +90,10 @@ def tokenize(
                 one = _given(tokens, tuple(segments[i]))
             else:
                 one = _find(boundaries, tokens, starts[i] if starts is not None else prompt_len)
-            found.append(dataclasses.replace(one, **_origin(item)))
+            tokenized.append(dataclasses.replace(one, **_origin(item)))
         except InputError as error:
             raise type(error)(f"sequence {i}: {error}") from error
-    return found
+    return tokenized
 
 
 def _origin(item: Any) -> dict[str, Any]:
@@ -152,12 +152,12 @@ def _encode(
         prompt = getattr(item, "prompt_tokens", None)  # a Completion's tokens are those of the response, the last never read
         return (tokens, getattr(item, "prompt_len", None)) if prompt is None else ([*prompt, *tokens[:-1]], len(prompt))
     if isinstance(item, Tensor | np.ndarray):
-        row = item[0] if item.ndim == 2 and len(item) == 1 else item
-        if row.ndim != 1 or (isinstance(row, Tensor) and row.is_floating_point()):
+        ids = item[0] if item.ndim == 2 and len(item) == 1 else item
+        if ids.ndim != 1 or (isinstance(ids, Tensor) and ids.is_floating_point()):
             raise InputTypeError(
                 f"a tensor of token ids is one-dimensional and integer, got {item.dtype} of shape {tuple(item.shape)}"
             )
-        return ids_of(row), None
+        return ids_of(ids), None
     if reason := why_not(item):
         raise InputTypeError(reason)
     values: list[Any] = list(item)
@@ -234,10 +234,10 @@ def _squeezed(text: str) -> str:
 
 def _thoughts(message: Message) -> list[str]:
     """What a message thinks: under the names that templates have for it, and within its content."""
-    found = [str(message.get(name) or "") for name in ("reasoning_content", "reasoning", "thinking")]
+    thoughts = [str(message.get(name) or "") for name in ("reasoning_content", "reasoning", "thinking")]
     if isinstance(content := message.get("content"), str):
-        found += [content[thought.inner_start : thought.inner_end] for thought in read(content).thoughts]
-    return [thought.strip() for thought in found if thought.strip()]
+        thoughts += [content[thought.inner_start : thought.inner_end] for thought in read(content).thoughts]
+    return [thought.strip() for thought in thoughts if thought.strip()]
 
 
 def _refuse_lost_thought(message: Message, rendered: str) -> None:
@@ -276,8 +276,8 @@ def _continued(tokenizer: Tokenizer, messages: list[Message]) -> str:
             f"the assistant's last message can't be continued, as the chat template changes it ({error}): give the rendered "
             "prompt as text, or leave the message out"
         ) from error
-    before_it, found, _ = chat.rpartition(_TO_COME)
-    if not found:
+    before_it, to_come, _ = chat.rpartition(_TO_COME)
+    if not to_come:
         raise InputError("the chat template changes what the assistant says, whose thought can't be continued: give it as text")
     return before_it
 

@@ -412,7 +412,7 @@ def test_a_bank_can_be_taken_from_one_run_and_given_to_another(tiny: Any) -> Non
     assert out.log.kept[0].keys() == {0, 1, 2}
     for sequence, trace in enumerate(plain.traces):
         for layer, states in out.log.kept[0][sequence].items():
-            norms = trace.at(layer)[trace.is_response & ~trace.is_sink[trace.row(layer)]]
+            norms = trace.at(layer)[trace.is_response & ~trace.is_sink[trace.index_of(layer)]]
             expected = norms[norms > tau[layer]].sort(descending=True).values[:3]  # beta = 0: the stream is the plain one
             assert relative(states.norm(dim=-1).sort(descending=True).values, expected) < 1e-4
     foreign = l2.ERSS(tau, patience=1, p=1.0, cos_min=-1.0, bank=out.log.kept[0][1], own_states=False, keep_banks=True)

@@ -72,15 +72,15 @@ def think_modular(question: str) -> str:
 
 def swaps(rng: random.Random, level: int) -> Draft:
     """Where one of five letters stands after `level` swaps of two places."""
-    row = "".join(map(operator.add, "abcde", rng.sample(PLACES, 5)))
-    question = f"row {row}: {_label(_chain(rng, _SWAPS, level))} {rng.choice('abcde')}"
+    places = "".join(map(operator.add, "abcde", rng.sample(PLACES, 5)))
+    question = f"row {places}: {_label(_chain(rng, _SWAPS, level))} {rng.choice('abcde')}"
     return Draft(question, think_swaps(question)[-1], tuple(PLACES))
 
 
 def think_swaps(question: str) -> str:
     """The place of the letter after each swap."""
-    _, row, text, letter = question.replace(":", "").split(" ")
-    place = row[row.index(letter) + 1]
+    _, places, text, letter = question.replace(":", "").split(" ")
+    place = places[places.index(letter) + 1]
     written = letter + place
     for label, one, other in _labelled(text):
         place = {one: other, other: one}.get(place, place)

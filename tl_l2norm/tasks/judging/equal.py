@@ -171,10 +171,10 @@ def _same_in_order(gold: Group, given: Group) -> bool:
 def _same_in_any_order(gold: Sequence[Any], given: Sequence[Any]) -> bool:
     left = list(given)
     for item in gold:
-        found = next((i for i, other in enumerate(left) if equal(item, other)), None)
-        if found is None:
+        place = next((i for i, other in enumerate(left) if equal(item, other)), None)
+        if place is None:
             return False
-        del left[found]
+        del left[place]
     return True
 
 
