@@ -19,6 +19,9 @@ _NAMED_BEFORE = re.compile(
 )
 _NAMED_AFTER = re.compile(r"""[`"'“”‘’)]|\s+(?:tags?|tokens?)\b""")
 
+_AFTER_A_THOUGHT = re.compile(r"\A\s*[.,;:!]+(?=\s|\Z)")
+"""The end of the sentence that a closing tag stands in."""
+
 
 @runtime_checkable
 class Answered(Protocol):
@@ -116,4 +119,5 @@ def _judged(text: str) -> str:
         is_named = _NAMED_BEFORE.search(before) or _NAMED_AFTER.match(after) or text[tag.start] not in "<[◁"
         return None if is_named else True
 
-    return read(text, is_tag=is_tag).answer.strip()
+    reading = read(text, is_tag=is_tag)
+    return (_AFTER_A_THOUGHT.sub("", reading.answer) if reading.thoughts else reading.answer).strip()
