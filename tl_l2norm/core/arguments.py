@@ -152,7 +152,7 @@ def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
 
 
 def one_or_several(given: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
-    """Several of a kind; one alone, None and whatever iterates are taken for what they are."""
+    """What is given as a tuple: empty for None, of one for one of the kind or what doesn't iterate, else of all in it."""
     if given is None:
         return ()
     if isinstance(given, kind):

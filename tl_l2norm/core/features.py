@@ -19,6 +19,13 @@ class FeatureActs:
 
     The active latents at position i are `latents[starts[i] : starts[i + 1]]`, in ascending order, with the same part of
     `values`: compressed sparse rows.
+
+    Examples:
+        >>> acts = FeatureActs.of_dense(torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 3.0]]))
+        >>> acts, acts.l0.tolist(), acts.total().tolist()
+        (FeatureActs(2 positions x 3 latents, 3 active), [1, 2], [2.0, 4.0])
+        >>> acts.at(1)
+        {2: 3.0, 0: 1.0}
     """
 
     starts: Int[Tensor, " bounds"]
@@ -97,7 +104,7 @@ class FeatureActs:
 
     @classmethod
     def join(cls, parts: Sequence[FeatureActs]) -> FeatureActs:
-        """One after the other."""
+        """The positions of several, one after the other."""
         counts = torch.cat([part.l0 for part in parts])
         return cls(
             starts=_starts(counts),
@@ -109,7 +116,7 @@ class FeatureActs:
 
     @classmethod
     def of_dense(cls, feature_acts: Float[Tensor, "pos d_sae"], sae: str = "") -> FeatureActs:
-        """What is not 0 in a matrix, on the CPU."""
+        """Those of a matrix as `sae.encode` gives it, on the CPU."""
         positions, latents = feature_acts.nonzero(as_tuple=True)
         counts = torch.bincount(positions, minlength=len(feature_acts))
         return cls(

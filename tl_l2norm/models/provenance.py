@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from tl_l2norm.core.identity import Identity
-from tl_l2norm.core.trace import Provenance
+from tl_l2norm.core.provenance import Provenance
 from tl_l2norm.models.backend import Backend
 
 

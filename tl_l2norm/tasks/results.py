@@ -25,7 +25,7 @@ class Result:
     response: str
     """What the model wrote after the prompt."""
     answer: str
-    """What of it, and of the beginning that the prompt forced, is its answer; what is judged."""
+    """The part that is judged: the answer, with the beginning that the prompt forced."""
     finish_reason: str
     correct: bool | None
     """None where the problem has no known answer."""

@@ -40,6 +40,19 @@ def load_problems(source: Any, *, question: str | None = None, answer: str | Non
 
     Raises:
         InputError: with file and line or row: what can't be read, an answer that can't be understood, the same question twice.
+
+    Warns:
+        UserWarning: columns that could have been meant and are not read; worked solutions that mark no final answer.
+
+    Examples:
+        >>> problems = l2.load_problems(
+        ...     [
+        ...         {"question": "What is 17 + 25?", "answer": "17 + 25 = 42\n#### 42", "level": 2},
+        ...         {"question": "Which is a planet?", "choices": ["Sun", "Mars"], "answer": "B"},
+        ...     ]
+        ... )
+        >>> [(problem.answer, problem.option_texts) for problem in problems]
+        [('42', ()), ('B', ('Sun', 'Mars'))]
     """
     table = open_table(source)
     records = list(table.records)
@@ -85,6 +98,13 @@ def reasoning_gym_problems(dataset: str, n: int, *, seed: int = 0, **config: Any
         n: How many.
         seed: The dataset's seed.
         **config: The dataset's own options, such as `min_terms=3`.
+
+    Raises:
+        ImportError: reasoning_gym is not installed.
+        ValueError: an unknown dataset, or one that has fewer distinct questions.
+
+    Examples:
+        >>> reasoning_gym_problems("chain_sum", 20, min_terms=3)  # doctest: +SKIP
     """
     check_count(n)
     try:

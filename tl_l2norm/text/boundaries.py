@@ -18,7 +18,7 @@ _SYSTEM, _ASKED, _ANSWERED, _ASKED_NEXT = "You answer.", "What is asked here?", 
 
 
 class Boundaries:
-    """What a tokenizer and its chat template say of boundaries."""
+    """Where thoughts, answers and turns begin and end, as a tokenizer and its chat template mark them."""
 
     def __init__(self, tokenizer: Tokenizer | None) -> None:
         self.tokenizer = tokenizer
@@ -104,7 +104,7 @@ class Boundaries:
             return None
         for chat in (messages, [{"role": "system", "content": _SYSTEM}, *messages]):
             try:
-                return render(self.tokenizer, chat, add_generation_prompt=prompt)
+                return render(self.tokenizer, chat, prompt=prompt)
             except InputError:
                 continue
         return None

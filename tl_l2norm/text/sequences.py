@@ -90,17 +90,18 @@ def tokenize(
                 one = _given(tokens, tuple(segments[i]))
             else:
                 one = _find(boundaries, tokens, starts[i] if starts is not None else prompt_len)
-            tokenized.append(dataclasses.replace(one, **_origin(item)))
+            tokenized.append(_with_origin(one, item))
         except InputError as error:
             raise type(error)(f"sequence {i}: {error}") from error
     return tokenized
 
 
-def _origin(item: Any) -> dict[str, Any]:
-    """Seed and sink ratio of a trace, or of a completion that has one."""
+def _with_origin(sequence: TokenSequence, item: Any) -> TokenSequence:
+    """With seed and sink ratio of the trace, or of the completion with a trace, that it was read from."""
     source = getattr(item, "provenance", item)
     recorded = getattr(getattr(item, "trace", None), "provenance", source)
-    return {"seed": getattr(source, "seed", None), "sink_ratio": getattr(recorded, "sink_ratio", None)}
+    seed, sink_ratio = getattr(source, "seed", None), getattr(recorded, "sink_ratio", None)
+    return dataclasses.replace(sequence, seed=seed, sink_ratio=sink_ratio)
 
 
 def token_texts(tokenizer: Tokenizer | None, tokens: Sequence[int]) -> tuple[str, ...]:
@@ -194,8 +195,8 @@ def _encode_chat(tokenizer: Tokenizer, messages: list[Message], continues: bool,
 
     last = messages[-1]
     if last.get("role") != "assistant":
-        return encode(render(tokenizer, messages, add_generation_prompt=True)), None
-    whole = _continued(tokenizer, messages) if continues else render(tokenizer, messages, add_generation_prompt=False)
+        return encode(render(tokenizer, messages, prompt=True)), None
+    whole = _continued(tokenizer, messages) if continues else render(tokenizer, messages)
     _refuse_lost_thought(last, whole)
     tokens = encode(whole)
     if continues or placed:
@@ -214,12 +215,12 @@ def _response_starts_at(tokenizer: Tokenizer, messages: list[Message], whole: st
     *before, last = messages
     if not before:
         raise InputError("a chat of an assistant's message alone has no prompt: begin it with what the user says")
-    prompt = render(tokenizer, before, add_generation_prompt=True)
+    prompt = render(tokenizer, before, prompt=True)
     if (start := Boundaries(tokenizer).response_starts_at(whole, prompt)) is not None:
         return start
     words = ("Apples.", "Zebras.")
     others = [[*before, {"role": last["role"], "content": word}] for word in words]
-    texts = [whole, *(render(tokenizer, chat, add_generation_prompt=False) for chat in others)]
+    texts = [whole, *(render(tokenizer, chat) for chat in others)]
     start = next((i for i, characters in enumerate(zip(*texts, strict=False)) if len(set(characters)) > 1), len(whole))
     behind = _squeezed(whole[start:])
     said = [_squeezed(text) for text in (*_thoughts(last), str(last.get("content") or ""))]
@@ -264,11 +265,11 @@ def _continued(tokenizer: Tokenizer, messages: list[Message]) -> str:
     if not says and not _thoughts(last):
         if not before:
             raise InputError("the prompt is empty: a chat begins with what the user says")
-        return render(tokenizer, before, add_generation_prompt=True)
+        return render(tokenizer, before, prompt=True)
     try:
         if says:
-            return render(tokenizer, messages, continue_final_message=True)
-        chat = render(tokenizer, [*before, {**last, "content": _TO_COME}], add_generation_prompt=False)
+            return render(tokenizer, messages, is_open=True)
+        chat = render(tokenizer, [*before, {**last, "content": _TO_COME}])
     except InputError as error:
         if error.__cause__ is None or isinstance(error.__cause__, TemplateError):
             raise

@@ -126,7 +126,7 @@ class Reading:
         return "\n".join(self.text[t.inner_start : t.inner_end] for t in self.thoughts)
 
     def up_to(self, end: int) -> Reading:
-        """The same of the text's beginning."""
+        """The reading of the text's first `end` characters."""
         kept = [thought for thought in self.thoughts if thought.start < end]
         ends_inside = kept and (kept[-1].end > end or (kept[-1] is self.thoughts[-1] and self.unclosed is not None))
         thoughts = tuple(t._replace(inner_end=min(t.inner_end, end), end=min(t.end, end)) for t in kept)

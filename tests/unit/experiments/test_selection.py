@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from tests.builders import make_trace
 from tests.traces import PROVENANCE
 from tl_l2norm.analysis.accuracy import wilson_interval
+from tl_l2norm.core.provenance import Provenance
 from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.core.thresholds import Thresholds, iqr_thresholds
-from tl_l2norm.core.trace import Provenance, Trace
+from tl_l2norm.core.trace import Trace
 from tl_l2norm.experiments.scores import BASELINES, NORM_SCORES, SCORES, Unscorable
 from tl_l2norm.experiments.selection import ScoreTable, score_table, select
 from tl_l2norm.recording.completions import Completion, Generations

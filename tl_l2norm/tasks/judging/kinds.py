@@ -100,7 +100,7 @@ class Words(AnswerKind):
         if "yes" in map(str.casefold, self.options):
             pattern = re.compile(rf"{pattern.pattern}(?!\s+would\b)", re.IGNORECASE)  # "a yes would need more" says none
         best = best_value(text, pattern)
-        return {option.casefold(): option for option in self.options}[best[0].group().casefold()] if best else None
+        return {option.casefold(): option for option in self.options}[best.match.group().casefold()] if best else None
 
     def value(self, given: str) -> str:
         """The word, whatever its case."""
@@ -119,7 +119,7 @@ class Choice(AnswerKind):
     def find(self, text: str) -> str | None:
         """The letter, or else the text of the option as the response writes it."""
         best = best_value(text, _choice_pattern(self.letters, self.texts, self.named), self._is_joint, _is_part)
-        return (_letter(best[0]) or best[0].group()) if best else None
+        return (_letter(best.match) or best.match.group()) if best else None
 
     def value(self, given: str) -> str:
         """The letter."""
@@ -189,7 +189,7 @@ class Number(AnswerKind):
         """Its digits, with the unit where the reference has one; a fraction or root, where that is what is announced."""
         plain = plain_units(text)
         best = best_value(plain, NUMBER_WITH_UNIT if self.unit else PLAIN_NUMBER, is_part=is_operand)
-        if best is None or not best[1]:
+        if best is None or not best.is_announced:
             stated = stated_text(text)
             if stated is None:
                 stated = _unannounced_fraction(text, has_others=best is not None)
@@ -197,9 +197,9 @@ class Number(AnswerKind):
                 return stated
         if best is None:
             return None
-        unit, scale = quantity_of(best[0]).unit, (best[0]["scale"] or "").casefold()
+        unit, scale = quantity_of(best.match).unit, (best.match["scale"] or "").casefold()
         is_scaled = scale and scale not in self.counted
-        return best[0].group() if is_scaled or (unit and (self.unit or unit == "%")) else digits_of(best[0])
+        return best.match.group() if is_scaled or (unit and (self.unit or unit == "%")) else digits_of(best.match)
 
     def value(self, given: str) -> Hashable:
         """The number alone, a percentage as `same` reads it; with its unit, where that is another than the reference's."""
