@@ -110,18 +110,27 @@ def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Probl
         raise InputError(f"the answer begins a thought and never ends it: {given[:40]!r}...")
     choices, labels, are_numbers = _choices(cells)
     answer = final_answer(given)
-    kept: dict[str, Any] = {"answer": answer}
-    if choices:
-        texts = without_labels(choices)
+    options: tuple[str, ...] = ()
+    texts = without_labels(choices) if choices else ()
+    if texts:
         if len(set(texts)) < len(texts):
             raise InputError(f"two choices are the same: {', '.join(map(repr, texts)):.80}")
         is_index = not isinstance(given, bool) and isinstance(given, Integral) and not are_numbers
         meant = int(given) if is_index else answer
-        letter = None if meant is None else chosen_letter(meant, texts, labels)
+        answer = None if meant is None else chosen_letter(meant, texts, labels)
         question = question if _lists(question, texts) else f"{question}\n{lettered(texts)}"
-        kept = {"answer": letter, "options": tuple(LETTERS[: len(texts)]), "option_texts": texts}
+        options = tuple(LETTERS[: len(texts)])
     family = family_text("custom" if cells.get("family") is None else cells["family"])
-    return Problem(question=question, system=system, family=family, level=_level(cells.get("level")), source=source, **kept)
+    return Problem(
+        question=question,
+        answer=answer,
+        family=family,
+        level=_level(cells.get("level")),
+        options=options,
+        option_texts=texts,
+        system=system,
+        source=source,
+    )
 
 
 def _question(cells: Mapping[str, Any], columns: Columns) -> tuple[str, str | None, str | None]:
