@@ -9,12 +9,19 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.paper.stages import Analysis
+from tl_l2norm.paper.tables import SCHEMAS
 
 MODEL = "m <b>"
 
 
 def _frame(columns: str, *rows: tuple[Any, ...], **constant: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns.split()).assign(**{"n": 9, "seed": 0, "model": MODEL} | constant)
+
+
+def filled(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """A table of an analysis with the columns that are of no matter here: 0, "" or NaN."""
+    columns = [SCHEMAS[name][column] for column in SCHEMAS[name].names if column not in frame]
+    return frame.assign(**{c.name: np.nan if c.dtype is float else c.dtype() for c in columns})
 
 
 def _curves() -> pd.DataFrame:
@@ -93,6 +100,7 @@ TABLES = {
         n=[9, 3],
     ),
 }
+TABLES = {name: filled(name, frame) for name, frame in TABLES.items()}
 """What figures are drawn from."""
 
 HOSTILE = "</script><img src=x onerror=alert(1)><think>"

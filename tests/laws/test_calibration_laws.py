@@ -16,13 +16,13 @@ import tl_l2norm as l2
 from tests.planted import Array, both_modes, response
 from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.attribution import Attribution, attribute
+from tl_l2norm.analysis.bound import bound_points, bound_table
 from tl_l2norm.analysis.causal import causal_differences
 from tl_l2norm.analysis.correlation import correlation_table
 from tl_l2norm.analysis.pairing import shuffle_modes
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features
 from tl_l2norm.analysis.rise import dynamics
 from tl_l2norm.analysis.separation import family_separation
-from tl_l2norm.analysis.theory import bound_points, bound_table
 from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.core.resampling import bootstrap_mean
 from tl_l2norm.core.trace import Trace

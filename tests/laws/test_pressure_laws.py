@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 import tl_l2norm as l2
 from tests import models, oracles
+from tl_l2norm.core.measured import PRESSURES
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.final_norm import FinalNorm, read_final_norm
-from tl_l2norm.recording.pressure import COLUMNS, Head, pressures
+from tl_l2norm.recording.pressure import Head, pressures
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, and then it sleeps until the evening comes and the stars are out.",
@@ -61,7 +62,7 @@ def assert_close(frame: pd.DataFrame, expected: dict[str, Tensor], tolerance: fl
 
 def test_the_closed_form_is_autograd_on_plain_hugging_face(model: Any, plain: Any) -> None:
     table = l2.recording.optimisation_pressure(model, [ids(text) for text in TEXTS], batch_size=3)  # in a padded batch
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == PRESSURES.names
     assert table.sequence.drop_duplicates().tolist() == [0, 1, 2]
     for i, text in enumerate(TEXTS):
         own, tokens = table[table.sequence == i], ids(text)

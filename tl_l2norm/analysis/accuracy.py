@@ -8,6 +8,7 @@ import pandas as pd
 
 from tl_l2norm.core.arguments import as_names
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.schema import Column, Schema, ends
 from tl_l2norm.tasks.results import Result, results_of
 
 MUCH_CUT_OFF = 0.2
@@ -16,10 +17,33 @@ MUCH_CUT_OFF = 0.2
 _Z = 1.959963984540054  # 97.5% point of the standard normal
 
 
+WILSON = "95% Wilson interval"
+
+ACCURACIES = Schema(
+    "accuracies",
+    "accuracy_table",
+    (
+        Column("mode", str, '"think" or "direct"', optional=True),
+        Column("family", str, "of the problems", optional=True),
+        Column("level", int, "of the problems", optional=True),
+        Column("accuracy", float, "share of correct answers; NaN where none is known"),
+        *ends("accuracy", kind=WILSON),
+        Column("n", int, "problems with a known answer"),
+        Column("not_direct", float, "share of direct responses that were not direct; NaN in thinking mode"),
+        Column("cut_off", float, "share that ran into max_new_tokens"),
+    ),
+)
+
+
 def wilson_interval(successes: int | float, n: int) -> tuple[float, float]:
     """95% score interval of a proportion (Wilson, 1927); unlike the bootstrap it has a width at 0 and at 1.
 
     Successes are a sum of shares where a unit was tried several times.
+
+    Examples:
+        >>> low, high = wilson_interval(9, 10)
+        >>> print(f"{low:.2f} to {high:.2f}")
+        0.60 to 0.98
     """
     if n < 1 or not 0 <= successes <= n:
         raise InputError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
@@ -37,11 +61,20 @@ def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str
     Columns: those of `by`, then accuracy, low, high, n (problems with a known answer), not_direct (share of direct responses
     that were not direct; NaN in thinking mode) and cut_off (share that ran into max_new_tokens). Accuracy is NaN where no
     answer is known.
+
+    Raises:
+        InputError: no results, or a group that is none of mode, family and level.
+
+    Examples:
+        >>> accuracy_table(results)[["mode", "accuracy", "low", "high", "n"]].round(2)
+             mode  accuracy   low  high   n
+        0  direct      0.33  0.14  0.61  12
+        1   think      1.00  0.76  1.00  12
     """
     results, by = results_of(results), as_names("by", by)
     if not results:
         raise InputError("no results given")
-    rows = [
+    responses = [
         {
             "problem": r.problem.id,
             "mode": r.mode,
@@ -55,11 +88,11 @@ def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str
     ]
     if not by or set(by) - {"mode", "family", "level"}:
         raise InputError(f"can't group by {list(by)}: give any of mode, family, level")
-    groups = pd.DataFrame(rows).groupby(list(by), sort=True)
-    return pd.DataFrame([_row(dict(zip(by, key, strict=True)), group) for key, group in groups])
+    groups = pd.DataFrame(responses).groupby(list(by), sort=True)
+    return ACCURACIES.frame((_entry(dict(zip(by, key, strict=True)), group) for key, group in groups), by=by)
 
 
-def _row(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
+def _entry(key: dict[str, object], group: pd.DataFrame) -> dict[str, object]:
     known, checked, cut_off = (_by_problem(group, name) for name in ("correct", "direct", "cut_off"))
     low, high = wilson_interval(float(known.sum()), len(known)) if len(known) else (float("nan"), float("nan"))
     return {
@@ -82,7 +115,8 @@ def _by_problem(group: pd.DataFrame, name: str) -> pd.Series:  # type: ignore[ty
 def cut_off_warnings(accuracy: pd.DataFrame) -> list[str]:
     """Why the modes whose responses were cut off too often say little, if there are any; of a table by mode alone."""
     names = {"think": ("thinking", "max_new_tokens"), "direct": ("direct", "max_direct_tokens")}
-    shares = {row["mode"]: row["cut_off"] for row in accuracy.to_dict("records") if row["cut_off"] > MUCH_CUT_OFF}
+    ACCURACIES.check(accuracy, "mode", "cut_off")
+    shares = {mode: share for mode, share in zip(accuracy["mode"], accuracy["cut_off"], strict=True) if share > MUCH_CUT_OFF}
     if not shares:
         return []
     those = " and ".join(f"{share:.0%} of the {names[mode][0]}" for mode, share in shares.items())

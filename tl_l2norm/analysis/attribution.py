@@ -12,6 +12,7 @@ from tl_l2norm.analysis.pairing import MATCHES, Match, Pair, Tokens, mode_means,
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.layers import Layers, layer_ranges
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
+from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 _WORDS = {
@@ -24,30 +25,48 @@ _WORDS = {
 }
 _NOTHING = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
 
+ATTRIBUTIONS = Schema(
+    "differences by way of matching",
+    "attribute(...).table",
+    (
+        Column("match", str, "how the modes are matched"),
+        Column("compared", str, "the tokens or responses that are compared, in words"),
+        Column("difference", float, "thinking minus direct, mean over the layers, in units of the quantity"),
+        *ends("difference"),
+        N,
+        Column("removed", float, "what matching takes away of the difference of the same prompts; NaN for none"),
+        *ends("removed", prefix=True),
+        Column("layers", str, 'over which the mean is taken, such as "12 to 15"'),
+        QUANTITY,
+        SEED,
+        MODEL,
+    ),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Attribution:
     """A difference between the modes, as it is and when the modes are matched."""
 
     table: pd.DataFrame
-    """One row per way of matching: match, compared (in words), difference, low, high, n, removed (what matching takes away
+    """One entry per way of matching: match, compared (in words), difference, low, high, n, removed (what matching takes away
     of the difference of the same prompts), removed_low, removed_high, layers, quantity, seed, model."""
     quantity: str
 
-    def _rows(self) -> dict[str, pd.Series]:  # type: ignore[type-arg]
-        return {row["match"]: row for _, row in self.table.iterrows()}
+    def _by_match(self) -> dict[str, pd.Series]:  # type: ignore[type-arg]
+        return {entry["match"]: entry for _, entry in ATTRIBUTIONS.check(self.table).iterrows()}
 
     def _not_kept(self, *, removed: bool) -> tuple[str, ...]:
         """Ways of matching whose interval doesn't keep the difference's sign, by whether they surely take some of it away."""
-        rows = self._rows()
-        near, sign = ("low", 1) if rows["none"]["difference"] > 0 else ("high", -1)
+        entries = self._by_match()
+        near, sign = ("low", 1) if entries["none"]["difference"] > 0 else ("high", -1)
         return tuple(
-            name
-            for name, row in rows.items()
-            if name != "none"
-            and _is_tested(row)
-            and not sign * row[near] > 0
-            and bool(sign * row[f"removed_{near}"] > 0) == removed
+            match
+            for match, entry in entries.items()
+            if match != "none"
+            and _is_tested(entry)
+            and not sign * entry[near] > 0
+            and bool(sign * entry[f"removed_{near}"] > 0) == removed
         )
 
     @property
@@ -63,18 +82,18 @@ class Attribution:
     @property
     def is_there(self) -> bool:
         """Whether there is a difference to begin with."""
-        raw = self._rows()["none"]
+        raw = self._by_match()["none"]
         return bool(raw["n"] >= MIN_PROMPTS and (raw["low"] > 0 or raw["high"] < 0))
 
     @property
     def verdict(self) -> str:
         """In words: what the difference can be put down to."""
-        raw = self._rows()["none"]
+        raw = self._by_match()["none"]
         figures = f"{raw['difference']:.4g} [{raw['low']:.4g}, {raw['high']:.4g}], n = {raw['n']} prompts"
         if not self.is_there:
             return f"No difference between the modes: {figures}."
         word = "higher" if raw["difference"] > 0 else "lower"
-        untested = [name for name, row in self._rows().items() if not _is_tested(row)]
+        untested = [match for match, entry in self._by_match().items() if not _is_tested(entry)]
         note = f" Not tested for lack of such tokens: {', '.join(untested)}." if untested else ""
         if self.undecided:
             note = f" Too few prompts to say what is left when matched by {', '.join(self.undecided)}.{note}"
@@ -85,9 +104,9 @@ class Attribution:
         return f"Thinking is {word}, and stays so however the modes are matched: {figures}.{note}"
 
 
-def _is_tested(row: pd.Series) -> bool:  # type: ignore[type-arg]
+def _is_tested(entry: pd.Series) -> bool:  # type: ignore[type-arg]
     """Enough prompts, and an interval: a regression over lengths that hardly vary has none."""
-    return bool(row["n"] >= MIN_PROMPTS and not np.isnan(row["low"]))
+    return bool(entry["n"] >= MIN_PROMPTS and not np.isnan(entry["low"]))
 
 
 def attribute(
@@ -118,36 +137,51 @@ def attribute(
 
     Raises:
         ValueError: modes with different prompts, fewer than 8, or a quantity that was not recorded.
+
+    Examples:
+        >>> cause = attribute(think, direct)
+        >>> cause.table[["match", "difference", "n"]].round()
+                           match  difference   n
+        0                   none      -276.0  12
+        1                 length      -207.0  12
+        2               position      -302.0  12
+        3                  token      -271.0   8
+        4                 answer        -1.0  12
+        5  length, by regression      -239.0  12
+        >>> cause.goes_away  # direct answers are all answer, and the norms of answers are high
+        ('answer',)
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
     read = {id(t): values(t, quantity, features) for members in pairs.values() for pair in members for t in pair}
     differences = {match: _differences(pairs, read, match, tokens) for match in MATCHES}
-    found: dict[str, Estimate] = {m: estimate(x, seed=seed, resamples=resamples) for m, x in differences.items()}
+    left: dict[str, Estimate] = {m: estimate(x, seed=seed, resamples=resamples) for m, x in differences.items()}
     lengths = np.array([np.mean([_length(t) - _length(d) for t, d in members]) for members in pairs.values()])
     removed: dict[str, Estimate] = {
         m: estimate(differences["none"] - x, seed=seed, resamples=resamples) for m, x in differences.items() if m != "none"
     }
     by_length = _at_equal_length(differences["none"], lengths, seed, resamples)
-    rows = [(name, e, removed.get(name, _NOTHING)) for name, e in found.items()] + [("length, by regression", *by_length)]
-    table = pd.DataFrame(
-        [
-            {"match": name, "compared": _WORDS[name], "difference": e.mean, "low": e.low, "high": e.high, "n": e.n}
+    ways = [(match, e, removed.get(match, _NOTHING)) for match, e in left.items()] + [("length, by regression", *by_length)]
+    table = ATTRIBUTIONS.frame(
+        (
+            {"match": match, "compared": _WORDS[match], "difference": e.mean, "low": e.low, "high": e.high, "n": e.n}
             | {"removed": r.mean, "removed_low": r.low, "removed_high": r.high}
-            for name, e, r in rows
-        ]
+            for match, e, r in ways
+        ),
+        layers=layer_ranges(think[0].select(layers).layers),
+        quantity=quantity,
+        seed=seed,
+        model=think[0].provenance.model,
     )
-    chosen = layer_ranges(think[0].select(layers).layers)
-    constant = {"quantity": quantity, "layers": chosen, "seed": seed, "model": think[0].provenance.model}
-    return Attribution(table=table.assign(**constant), quantity=quantity)
+    return Attribution(table=table, quantity=quantity)
 
 
 def _differences(pairs: dict[str, list[Pair]], read: dict[int, Tensor], match: Match, tokens: Tokens) -> Array:
     first, second = mode_means(pairs, lambda trace: read[id(trace)], match=match, tokens=tokens)
-    found = first - second
-    held = ~np.isnan(found).all(1)
-    differences = np.full(len(found), np.nan)
-    differences[held] = np.nanmean(found[held], axis=1)
+    by_layer = first - second
+    held = ~np.isnan(by_layer).all(1)
+    differences = np.full(len(by_layer), np.nan)
+    differences[held] = np.nanmean(by_layer[held], axis=1)
     return differences
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tl_l2norm.analysis.accuracy import wilson_interval
+from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.measured import OUTCOMES
 from tl_l2norm.core.resampling import RESAMPLES, estimate
+from tl_l2norm.core.schema import MODEL, SEED, Column, Schema, ends
 
 ARMS = {
     "none": "nothing suppressed",
@@ -22,44 +24,103 @@ ARMS = {
 
 COMPARISONS = (("high", "random"), ("high", "low"), ("swap", "swap random"), ("swap", "high"))
 
-_COLUMNS = ("arm", "quantile", "prompt", "correct", "positions", "events", "tokens", "cut_off")
+_ARM, _QUANTILE = OUTCOMES["arm"], OUTCOMES["quantile"]
+_USED = ("arm", "quantile", "prompt", "correct", "positions", "events", "tokens", "cut_off", "seed", "model")
+
+ARM_ACCURACIES = Schema(
+    "accuracies by arm",
+    "causal_table",
+    (
+        _ARM,
+        _QUANTILE,
+        Column("what", str, "the arm in words"),
+        Column("positions", float, "decode positions changed at any layer, mean per response"),
+        Column("events", float, "positions and layers changed, mean per response"),
+        Column("tokens", float, "mean length of a response"),
+        Column("accuracy", float, "share of correct answers"),
+        *ends("accuracy", kind=WILSON),
+        Column("cut_off", float, "share that ran into max_new_tokens"),
+        Column("n", int, "problems"),
+        OUTCOMES["seed"],
+        MODEL,
+    ),
+)
+
+ARM_DIFFERENCES = Schema(
+    "differences between arms",
+    "causal_differences",
+    (
+        _ARM,
+        Column("against", str, "the arm that is subtracted"),
+        Column("quantile", float, "of the threshold; NaN for the mean over all of them"),
+        Column("difference", float, "of accuracy, on the same problems"),
+        *ends("difference", kind="95% interval over problems"),
+        Column("positions", float, "changed by the arm, mean per response"),
+        Column("against_positions", float, "changed by the other arm, mean per response"),
+        Column("n", int, "problems"),
+        SEED,
+        MODEL,
+    ),
+)
 
 
 def causal_table(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy against the number of suppressed positions, a row per arm and quantile.
+    """Accuracy against the number of suppressed positions, by arm and quantile.
 
     Args:
         outcomes: what `suppress_and_ask` returned.
 
     Returns:
-        arm, quantile, what, positions (decode positions changed at any layer, mean per response), events (positions and
-        layers, mean per response), tokens (mean length), accuracy, low, high (Wilson), cut_off (share), n (problems), seed,
-        model.
+        One entry per arm and quantile: arm, quantile, what, positions (decode positions changed at any layer, mean per
+        response), events (positions and layers, mean per response), tokens (mean length), accuracy, low, high (Wilson), cut_off
+        (share), n (problems), seed, model.
+
+    Raises:
+        InputError: a table of other columns, no outcomes, or a problem that is in an arm twice.
+
+    Examples:
+        >>> right = {"high": 2, "random": 8}  # of 10 problems
+        >>> arms = pd.DataFrame([{"arm": arm, "prompt": i, "correct": i < n} for arm, n in right.items() for i in range(10)])
+        >>> counts = {"quantile": 0.8, "positions": 5, "events": 9, "tokens": 40, "cut_off": False}
+        >>> causal_table(arms.assign(**counts, seed=0, model="by hand"))[["arm", "accuracy", "n"]]
+              arm  accuracy   n
+        0    high       0.2  10
+        1  random       0.8  10
     """
     _require(outcomes)
-    rows = []
+    entries = []
     for (arm, quantile), group in outcomes.groupby(["arm", "quantile"], sort=False, dropna=False):
         right, n = int(group["correct"].sum()), len(group)
         low, high = wilson_interval(right, n)
         means = {name: float(group[name].mean()) for name in ("positions", "events", "tokens")}
-        row = {"arm": arm, "quantile": quantile, "what": ARMS.get(str(arm), str(arm)), **means, "accuracy": right / n}
-        rows.append(row | {"low": low, "high": high, "cut_off": float(group["cut_off"].mean()), "n": n})
-    return pd.DataFrame(rows).assign(seed=outcomes["seed"].iloc[0], model=outcomes["model"].iloc[0])
+        entry = {"arm": arm, "quantile": quantile, "what": ARMS.get(str(arm), str(arm)), **means, "accuracy": right / n}
+        entries.append(entry | {"low": low, "high": high, "cut_off": float(group["cut_off"].mean()), "n": n})
+    return ARM_ACCURACIES.frame(entries, seed=outcomes["seed"].iloc[0], model=outcomes["model"].iloc[0])
 
 
 def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
     """Difference of accuracy between arms on the same problems, at each quantile and over all of them (quantile NaN).
 
     Returns:
-        One row per comparison and quantile: arm, against, quantile, difference, low, high, positions and against_positions
+        One entry per comparison and quantile: arm, against, quantile, difference, low, high, positions and against_positions
         (changed by either arm, mean per response: only random arms are matched in number), n (problems), seed, model.
 
     Raises:
-        ValueError: fewer than 8 problems.
+        ValueError: fewer than 8 problems, or as `causal_table`.
+
+    Examples:
+        >>> right = {"high": 2, "random": 8}  # of 10 problems
+        >>> arms = pd.DataFrame([{"arm": arm, "prompt": i, "correct": i < n} for arm, n in right.items() for i in range(10)])
+        >>> counts = {"quantile": 0.8, "positions": 5, "events": 9, "tokens": 40, "cut_off": False}
+        >>> differences = causal_differences(arms.assign(**counts, seed=0, model="by hand"))
+        >>> differences[["arm", "against", "quantile", "difference", "n"]].round(2)
+            arm against  quantile  difference   n
+        0  high  random       0.8        -0.6  10
+        1  high  random       NaN        -0.6  10
     """
     _require(outcomes)
     require_prompts(outcomes["prompt"].nunique(), what="problems")
-    rows = []
+    entries = []
     for arm, against in COMPARISONS:
         sides = [outcomes[outcomes["arm"] == name] for name in (arm, against)]
         if any(side.empty for side in sides):
@@ -68,13 +129,12 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
         differences = (first - second).dropna(axis=1, how="all")
         positions = [_by_quantile(side, "positions")[differences.columns].mean() for side in sides]
         for quantile, column in [*differences.items(), (np.nan, differences.mean(axis=1))]:
-            found = estimate(column.to_numpy(), seed=seed, resamples=resamples)
-            figures = {"difference": found.mean, "low": found.low, "high": found.high}
+            e = estimate(column.to_numpy(), seed=seed, resamples=resamples)
+            figures = {"difference": e.mean, "low": e.low, "high": e.high}
             own, other = (float(p.mean() if np.isnan(quantile) else p[quantile]) for p in positions)
-            counts = {"positions": own, "against_positions": other, "n": found.n}
-            rows.append({"arm": arm, "against": against, "quantile": quantile, **figures, **counts})
-    names = ["arm", "against", "quantile", "difference", "low", "high", "positions", "against_positions", "n"]
-    return pd.DataFrame(rows, columns=names).assign(seed=seed, model=outcomes["model"].iloc[0])
+            counts = {"positions": own, "against_positions": other, "n": e.n}
+            entries.append({"arm": arm, "against": against, "quantile": quantile, **figures, **counts})
+    return ARM_DIFFERENCES.frame(entries, seed=seed, model=outcomes["model"].iloc[0])
 
 
 def _by_quantile(side: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -83,10 +143,8 @@ def _by_quantile(side: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _require(outcomes: pd.DataFrame) -> None:
-    if missing := set(_COLUMNS) - set(outcomes.columns):
-        raise InputError(f"the outcomes lack {sorted(missing)}: give what suppress_and_ask returned")
-    if outcomes.empty:
+    if OUTCOMES.check(outcomes, *_USED).empty:
         raise InputError("no outcomes given")
     if (twice := outcomes.duplicated(["arm", "quantile", "prompt"])).any():
-        row = outcomes[twice].iloc[0]
-        raise InputError(f"the outcomes hold problem {row['prompt']!r} in arm {row['arm']!r} twice: give those of one run")
+        first = outcomes[twice].iloc[0]
+        raise InputError(f"the outcomes hold problem {first['prompt']!r} in arm {first['arm']!r} twice: give those of one run")

@@ -8,15 +8,17 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from einops import einsum, reduce
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts, weighted_mean
+from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_one_mode, require_prompts, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.arguments import as_names
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.resampling import RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
+from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
 METRIC_NAMES = ("l2_norm", "hidden_entropy", "output_entropy", "attention_entropy")
@@ -28,6 +30,21 @@ PAPER_RHO = {"norm": (84.1, 87.6), "best entropy": (52.1, 66.7)}
 """Per cent, the range over the paper's four models: norm 86.5, 85.2, 87.6, 84.1; best entropy 63.5, 63.3, 66.7, 52.1."""
 
 _TARGET = "reasoning_sum"
+
+CORRELATIONS = Schema(
+    "correlations",
+    "correlation_table",
+    (
+        QUANTITY,
+        Column("scope", str, '"layers", "tokens" or "partial"'),
+        Column("layer", object, 'a number, "late" for the mean over late layers, "all" for scope "layers"'),
+        Column("rho", float, "Spearman's, with the summed activation of reasoning features"),
+        *ends("rho"),
+        N,
+        SEED,
+        MODEL,
+    ),
+)
 
 
 def correlation_table(
@@ -48,7 +65,7 @@ def correlation_table(
       taken out of the ranks of both.
 
     Args:
-        traces: of thinking responses, on prompts that the features were not chosen on; label "prompt".
+        traces: of one mode, the thinking one as a rule, on prompts that the features were not chosen on; label "prompt".
         features: from `find_reasoning_features`.
         quantities: the norm and recorded metrics.
         tokens: "read", the response's own, or "chosen", those from which they were chosen.
@@ -56,39 +73,48 @@ def correlation_table(
         resamples: how many.
 
     Returns:
-        One row per quantity, scope and layer: quantity, scope, layer (a number, "late" for the mean over late layers, "all" for
-        scope "layers"), rho, low, high, n (prompts), seed, model. rho is NaN where no feature was chosen.
+        One entry per quantity, scope and layer: quantity, scope, layer (a number, "late" for the mean over late layers, "all"
+        for scope "layers"), rho, low, high, n (prompts), seed, model. rho is NaN where no feature was chosen.
 
     Raises:
-        ValueError: traces that can't be compared, fewer than 8 prompts, or a quantity that is the same at every token of a
-            layer.
+        ValueError: traces that can't be compared or are of several modes, fewer than 8 prompts, or a quantity that is the same
+            at every token of a layer.
+
+    Examples:
+        >>> class Squares:  # in place of features: what has total(trace) [layer, pos]
+        ...     def total(self, trace):
+        ...         return trace.l2_norms**2
+        >>> correlation_table(think, Squares(), quantities="l2_norm").query("layer == 'late'")[["scope", "rho", "n"]]
+              scope  rho   n
+        13   tokens  1.0  12
+        26  partial  1.0  12
     """
     traces, quantities = traces_of(traces), as_names("quantities", quantities)
     require_comparable(traces)
+    require_one_mode(traces)
     groups = by_prompt(traces)
     require_prompts(len(groups))
     _require_variation(traces, quantities, tokens)
     names = [*quantities, _TARGET]
     read = {id(t): torch.stack([values(t, name, features) for name in names]).double().numpy() for t in traces}
-    rows = _over_layers(groups.values(), read, quantities, tokens, seed, resamples)
+    entries = _over_layers(groups.values(), read, quantities, tokens, seed, resamples)
     log_frequency = _log_frequency(traces, tokens)
     by_token = [
         np.stack([_within(t, read[id(t)], log_frequency, tokens) for t in group]) for group in groups.values()
     ]  # of each prompt [sample, scope, quantity, layer]
-    rhos = np.stack([_mean(found) for found in by_token])
+    rhos = np.stack([_mean(samples) for samples in by_token])
     layers, late = traces[0].layers, [traces[0].index_of(layer) for layer in traces[0].late_layers]
     for s, scope in enumerate(("tokens", "partial")):
         for q, quantity in enumerate(quantities):
-            found = rhos[:, s, q]
-            columns = [*zip(layers, found.T, strict=True), ("late", _mean(found[:, late].T))]
-            for layer, column in columns:
+            by_layer = rhos[:, s, q].T
+            for layer, column in [*zip(layers, by_layer, strict=True), ("late", _mean(by_layer[late]))]:
                 rho = estimate(column, seed=seed, resamples=resamples)
-                rows.append({"quantity": quantity, "scope": scope, "layer": layer, **_rho(rho)})
-    return pd.DataFrame(rows).assign(seed=seed, model=traces[0].provenance.model)
+                entries.append({"quantity": quantity, "scope": scope, "layer": layer, **_rho(rho)})
+    return CORRELATIONS.frame(entries, seed=seed, model=traces[0].provenance.model)
 
 
-def _rho(found: Estimate) -> dict[str, object]:
-    return {"rho": found.mean, "low": found.low, "high": found.high, "n": found.n}
+def _rho(rho: Estimate) -> dict[str, object]:
+    return {"rho": rho.mean, "low": rho.low, "high": rho.high, "n": rho.n}
 
 
 def _over_layers(
@@ -102,17 +128,18 @@ def _over_layers(
     means = np.stack([_mean(np.stack([_token_means(t, read[id(t)], tokens) for t in group])) for group in groups])
     present = ~np.isnan(means[:, -1]).all(0)  # layers with an SAE
     present &= np.nan_to_num(means[:, -1]).any(0)  # and a feature that is ever active
-    means = means[~np.isnan(means[:, :, present]).any((1, 2))][:, :, present]
-    rows: list[dict[str, object]] = []
+    means = means[:, :, present]
+    means = means[~reduce(np.isnan(means), "prompt quantity layer -> prompt", "any")]
+    entries: list[dict[str, object]] = []
     for q, quantity in enumerate(quantities):
-        found = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=len(means))
+        rho = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=len(means))
         if present.sum() >= 3 and len(means):
-            pair = means[:, [q, -1]]
-            draws = np.einsum("rp,pql->rql", prompt_weights(len(pair), seed=seed, resamples=resamples), pair)
+            pair, weights = means[:, [q, -1]], prompt_weights(len(means), seed=seed, resamples=resamples)
+            draws = einsum(weights, pair, "resample prompt, prompt side layer -> resample side layer")
             whole = _rank_correlation(pair.mean(0)[None])
-            found = interval(float(whole[0]), _rank_correlation(draws), len(pair))
-        rows.append({"quantity": quantity, "scope": "layers", "layer": "all", **_rho(found)})
-    return rows
+            rho = interval(float(whole[0]), _rank_correlation(draws), len(pair))
+        entries.append({"quantity": quantity, "scope": "layers", "layer": "all", **_rho(rho)})
+    return entries
 
 
 def _rank_correlation(pairs: Array) -> Array:
@@ -122,7 +149,7 @@ def _rank_correlation(pairs: Array) -> Array:
 
 
 def pearson(first: Array, second: Array) -> Array:
-    """Correlation over the last axis; NaN where a side is constant."""
+    """Pearson's correlation over the last axis of two arrays [..., n], as [...]; NaN where a side is constant."""
     first, second = (x - x.mean(-1, keepdims=True) for x in (first, second))
     scale = np.sqrt((first**2).sum(-1) * (second**2).sum(-1))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -131,14 +158,14 @@ def pearson(first: Array, second: Array) -> Array:
 
 
 def unexplained(ranks: Array, covariates: Array) -> Array:
-    """What of the rows [..., n] is not linear in covariates [k, n]."""
+    """Residuals of ranks [..., n] after a linear fit on covariates [k, n]."""
     left: Array = ranks - ranks @ np.linalg.pinv(covariates) @ covariates
     return left
 
 
 def _within(trace: Trace, read: Array, log_frequency: dict[int, float], tokens: Tokens) -> Array:
     """Rho and partial rho [scope, quantity, layer] over the tokens of one response."""
-    found = np.full((2, len(read) - 1, len(trace.layers)), np.nan)
+    rhos = np.full((2, len(read) - 1, len(trace.layers)), np.nan)
     for rows, columns in _kept(trace, tokens):
         if len(columns) < MIN_TOKENS:
             continue
@@ -146,8 +173,8 @@ def _within(trace: Trace, read: Array, log_frequency: dict[int, float], tokens: 
         known = np.array([log_frequency[token] for token in trace.tokens[columns].tolist()])
         covariates = np.stack([np.ones(len(columns)), columns, rankdata(known)])
         for scope, values_ in enumerate((ranks, unexplained(ranks, covariates))):
-            found[scope][:, rows] = pearson(values_[:-1], values_[-1:])
-    return found
+            rhos[scope][:, rows] = pearson(values_[:-1], values_[-1:])
+    return rhos
 
 
 def _kept(trace: Trace, tokens: Tokens) -> Iterator[tuple[list[int], NDArray[np.intp]]]:

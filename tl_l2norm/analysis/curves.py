@@ -26,7 +26,38 @@ from tl_l2norm.analysis.rise import amplification
 from tl_l2norm.core.arguments import check_text
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Estimate, bootstrap, bootstrap_mean, estimate
+from tl_l2norm.core.schema import LAYER, MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
+
+CURVES = Schema(
+    "curves",
+    "layer_curve(...).to_frame()",
+    (
+        Column("mode", str, '"think", "direct" or a name of one\'s own'),
+        QUANTITY,
+        LAYER,
+        Column("mean", float, "over response tokens, then over prompts, in units of the quantity"),
+        *ends("mean"),
+        N,
+        Column("n_tokens", int, "response tokens of all traces"),
+        SEED,
+        MODEL,
+    ),
+)
+
+DIFFERENCES = Schema(
+    "differences by layer",
+    "mode_differences",
+    (
+        LAYER,
+        QUANTITY,
+        Column("difference", float, "thinking minus direct, mean over prompts, in units of the quantity"),
+        *ends("difference"),
+        N,
+        SEED,
+        MODEL,
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,12 +80,10 @@ class LayerCurve:
     model: str
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per layer: mode, quantity, layer, mean, low, high, n, n_tokens, seed, model."""
-        columns = {name: getattr(self, name) for name in ("layers", "mean", "low", "high")}
-        frame = pd.DataFrame(columns).rename(columns={"layers": "layer"})
-        frame.insert(0, "mode", self.mode)
-        frame.insert(1, "quantity", self.quantity)
-        return frame.assign(n=self.n, n_tokens=self.n_tokens, seed=self.seed, model=self.model)
+        """One entry per layer: mode, quantity, layer, mean, low, high, n, n_tokens, seed, model."""
+        by_layer = {"layer": self.layers, "mean": self.mean, "low": self.low, "high": self.high}
+        constants = {name: getattr(self, name) for name in ("mode", "quantity", "n", "n_tokens", "seed", "model")}
+        return CURVES.frame(by_layer, **constants)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,27 +101,27 @@ class LateComparison:
     @property
     def verdict(self) -> str:
         """In words, whichever way it falls."""
-        found, first, last = self.difference, self.layers[0], self.layers[-1]
+        difference, first, last = self.difference, self.layers[0], self.layers[-1]
         where = f"layers {first} to {last}" if len(self.layers) > 1 else f"layer {first}"
         if self.tokens == "chosen":
             where += ", at the tokens from which the response was chosen"
-        prompts = "1 prompt" if found.n == 1 else f"{found.n} prompts"
-        if found.n < MIN_PROMPTS:
+        prompts = "1 prompt" if difference.n == 1 else f"{difference.n} prompts"
+        if difference.n < MIN_PROMPTS:
             few = f"With {prompts} nothing can be said of the late layers ({where})"
-            figures = f"difference {found.mean:.4g}, ratio {self.ratio.mean:.3f}, no interval with so few"
+            figures = f"difference {difference.mean:.4g}, ratio {self.ratio.mean:.3f}, no interval with so few"
             return f"{few}: {figures}; give at least {MIN_PROMPTS}."
         ratio = f"{self.ratio.mean:.3f} [{self.ratio.low:.3f}, {self.ratio.high:.3f}]"
-        figures = f"difference {found} prompts, ratio {ratio}"
-        if not found.excludes_zero:
+        figures = f"difference {difference} prompts, ratio {ratio}"
+        if not difference.excludes_zero:
             return f"Thinking norms are neither higher nor lower than direct ones in the late layers ({where}): {figures}."
-        word = "higher" if found.mean > 0 else "lower"
+        word = "higher" if difference.mean > 0 else "lower"
         return f"Thinking norms are {word} than direct ones in the late layers ({where}): {figures}."
 
 
 def response_means(
     trace: Trace, quantity: str = "l2_norm", tokens: Tokens = "read", features: Latents | None = None
 ) -> Float[Tensor, " layer"]:
-    """Mean over the response's tokens, sinks left out; NaN where there is none, or no SAE."""
+    """Mean of a quantity over a response's tokens, sinks left out, at each layer; NaN where there is no token, or no SAE."""
     return weighted_mean(trace, values(trace, quantity, features), meant(trace, tokens).float())
 
 
@@ -120,6 +149,13 @@ def layer_curve(
     Raises:
         ValueError: no traces, traces that are not comparable or labelled as of the other mode, none with a response, a
             quantity that was not recorded, or prompts that the features were chosen on.
+
+    Examples:
+        >>> curve = layer_curve(think, mode="think")
+        >>> curve.to_frame()[["layer", "mean", "low", "high", "n"]].tail(2).round()
+            layer   mean    low   high   n
+        10     10  271.0  257.0  285.0  12
+        11     11  311.0  295.0  327.0  12
     """
     check_text("mode", mode)
     chosen = traces_of(traces)
@@ -162,6 +198,10 @@ def compare_late(
     Raises:
         ValueError: traces that are not comparable or say that they are of the other mode, modes whose prompts differ, no late
             layer recorded, or no prompt with response tokens in both modes.
+
+    Examples:
+        >>> compare_late(think, direct).verdict
+        'Thinking norms are lower than direct ones in the late layers (layers 9 to 11): difference -275.7 ...'
     """
     think, direct = traces_of(think), traces_of(direct)
     require_comparable([*think, *direct])
@@ -197,19 +237,25 @@ def mode_differences(
     """Thinking minus direct at each layer, paired by prompt.
 
     Returns:
-        One row per layer: layer, quantity, difference, low, high, n (prompts), seed, model.
+        One entry per layer: layer, quantity, difference, low, high, n (prompts), seed, model.
 
     Raises:
         ValueError: modes with different prompts, fewer than 8, traces that are not comparable, or a quantity that was not
             recorded.
+
+    Examples:
+        >>> mode_differences(think, direct)[["layer", "difference", "n"]].tail(2).round()
+            layer  difference   n
+        10     10      -268.0  12
+        11     11      -335.0  12
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
     first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
     mean, low, high = bootstrap_mean(first - second, seed=seed, resamples=resamples)
     counts = (~np.isnan(first - second)).sum(0)
-    frame = pd.DataFrame({"layer": think[0].layers, "quantity": quantity, "difference": mean, "low": low, "high": high})
-    return frame.assign(n=counts, seed=seed, model=think[0].provenance.model)
+    by_layer = {"layer": think[0].layers, "difference": mean, "low": low, "high": high, "n": counts}
+    return DIFFERENCES.frame(by_layer, quantity=quantity, seed=seed, model=think[0].provenance.model)
 
 
 def _by_prompt(
@@ -222,8 +268,8 @@ def _by_prompt(
             response_means(trace, quantity, tokens, features).double().numpy()
         )
     means = {}
-    for prompt, found in groups.items():
-        stacked = np.stack(found)
+    for prompt, samples in groups.items():
+        stacked = np.stack(samples)
         held = ~np.isnan(stacked).all(1)
         means[prompt] = stacked[held].mean(0) if held.any() else stacked[0]
     return means

@@ -9,12 +9,28 @@ from tl_l2norm.analysis.pairing import pair_modes
 from tl_l2norm.core.arguments import as_share
 from tl_l2norm.core.layers import Layers
 from tl_l2norm.core.resampling import RESAMPLES, Array, estimate
+from tl_l2norm.core.schema import MODEL, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 TOP_SHARE = 0.1
 """High-norm tokens are this share of all."""
 
 _KINDS = ("prompt", "thinking", "answer", "direct")
+
+HIGH_NORM_KINDS = Schema(
+    "kinds of tokens",
+    "high_norm_tokens",
+    (
+        Column("kind", str, '"prompt", "thinking", "answer" or "direct"'),
+        Column("among_top", float, "its share of the tokens of the highest norm"),
+        Column("overall", float, "its share of all tokens"),
+        Column("excess", float, "the first share minus the second"),
+        *ends("excess"),
+        N,
+        SEED,
+        MODEL,
+    ),
+)
 
 
 def high_norm_tokens(
@@ -33,32 +49,40 @@ def high_norm_tokens(
     thinking.
 
     Returns:
-        One row per kind: kind, among_top (its share of the top tokens), overall (its share of all), excess (the difference),
+        One entry per kind: kind, among_top (its share of the top tokens), overall (its share of all), excess (the difference),
         low, high (of the excess), n (prompts), seed, model.
 
     Raises:
         ValueError: modes with different prompts, or fewer than 8.
+
+    Examples:
+        >>> high_norm_tokens(think, direct)[["kind", "overall", "n"]].round(2)
+               kind  overall   n
+        0    prompt     0.71  12
+        1  thinking     0.26  12
+        2    answer     0.03  12
+        3    direct     0.01  12
     """
     think, direct, share = traces_of(think), traces_of(direct), as_share("share", share)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
-    found = np.array([np.mean([_shares(pair, share) for pair in members], axis=0) for members in pairs.values()])
-    rows = []
+    shares = np.array([np.mean([_shares(pair, share) for pair in members], axis=0) for members in pairs.values()])
+    entries = []
     for k, kind in enumerate(_KINDS):
-        top, overall = found[:, 0, k], found[:, 1, k]
+        top, overall = shares[:, 0, k], shares[:, 1, k]
         excess = estimate(top - overall, seed=seed, resamples=resamples)
-        shares = {"among_top": float(np.mean(top)), "overall": float(np.mean(overall))}
-        rows.append({"kind": kind, **shares, "excess": excess.mean, "low": excess.low, "high": excess.high, "n": excess.n})
-    return pd.DataFrame(rows).assign(seed=seed, model=think[0].provenance.model)
+        means = {"among_top": float(np.mean(top)), "overall": float(np.mean(overall))}
+        entries.append({"kind": kind, **means, "excess": excess.mean, "low": excess.low, "high": excess.high, "n": excess.n})
+    return HIGH_NORM_KINDS.frame(entries, seed=seed, model=think[0].provenance.model)
 
 
 def _shares(pair: tuple[Trace, Trace], share: float) -> Array:
-    """[top or all, kind] mean over layers."""
+    """Shares [top or all, kind] of the tokens of one pair of responses, mean over layers."""
     kinds = np.concatenate([_kind(pair[0], ("thinking", "answer")), _kind(pair[1], ("direct", "direct"))])
     norms = np.concatenate([t.l2_norms.double().numpy() for t in pair], axis=1)
     sinks = np.concatenate([t.is_sink.numpy() for t in pair], axis=1)
     by_layer = []
-    for row, is_sink in zip(norms, sinks, strict=True):
-        kept, own = row[~is_sink], kinds[~is_sink]
+    for of_layer, is_sink in zip(norms, sinks, strict=True):
+        kept, own = of_layer[~is_sink], kinds[~is_sink]
         top = own[np.argsort(-kept, kind="stable")[: max(1, round(share * len(kept)))]]
         by_layer.append([np.bincount(x, minlength=len(_KINDS)) / len(x) for x in (top, own)])
     mean: Array = np.mean(by_layer, axis=0)

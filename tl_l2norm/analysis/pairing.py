@@ -63,6 +63,15 @@ def require_mode(traces: Sequence[Trace], mode: str, what: str, instead: str) ->
             raise InputError(f"{what}: trace {i} says by its label that its mode is {said!r}, not {mode!r}: {instead}")
 
 
+def require_one_mode(traces: Sequence[Trace]) -> None:
+    """Refuse traces that are labelled as of several modes, but for those of `shuffle_modes`."""
+    modes = {str(trace.labels["mode"]) for trace in traces if "mode" in trace.labels and not trace.labels.get(_SHUFFLED)}
+    if len(modes) > 1:
+        raise InputError(
+            f"the traces are of the modes {', '.join(sorted(modes))}: give those of one, such as the thinking ones"
+        )
+
+
 def require_same_prompts(think: Collection[object], direct: Collection[object]) -> None:
     """Refuse modes that were not asked the same."""
     if odd := sorted(map(str, set(think) ^ set(direct))):
@@ -100,6 +109,11 @@ def shuffle_modes(think: TracesLike, direct: TracesLike, *, seed: int = 0) -> tu
     """The same traces with the modes of half of the prompts, drawn at random, exchanged: a control without effect of mode.
 
     They keep the labels of their own modes, and get shuffled=True.
+
+    Examples:
+        >>> first, second = shuffle_modes(think, direct)
+        >>> sorted(trace.labels["mode"] for trace in first)[5:7]
+        ['direct', 'think']
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
@@ -114,7 +128,7 @@ def shuffle_modes(think: TracesLike, direct: TracesLike, *, seed: int = 0) -> tu
 
 
 def meant(trace: Trace, tokens: Tokens = "read") -> Bool[Tensor, " pos"]:
-    """Positions that stand for a response."""
+    """Mask of the positions that stand for a response: its own tokens, or those from which they were chosen."""
     check_choice("tokens", tokens, get_args(Tokens))
     return torch.arange(len(trace)) >= trace.prompt_len - (tokens == "chosen")
 
@@ -142,10 +156,10 @@ def token_weights(
     held = [meant(trace, tokens) for trace in pair]
     if not all(bool(h.any()) for h in held):
         return None
-    found = _MATCHED[match](pair, held, tokens)
-    if found is None or not all(float(w.sum()) > 0 for w in found):
+    weights = _MATCHED[match](pair, held, tokens)
+    if weights is None or not all(float(w.sum()) > 0 for w in weights):
         return None
-    think, direct = (w / w.sum() for w in found)
+    think, direct = (w / w.sum() for w in weights)
     return think, direct
 
 
@@ -209,10 +223,10 @@ def mode_means(
 ) -> tuple[Array, Array]:
     """Mean of each prompt's thinking and direct tokens: two arrays [prompt, layer], NaN where there is nothing to compare."""
     n_layers = len(next(iter(pairs.values()))[0][0].layers)
-    found = np.full((2, len(pairs), n_layers), np.nan)
+    means = np.full((2, len(pairs), n_layers), np.nan)
     for i, members in enumerate(pairs.values()):
         weighted = [(pair, w) for pair in members if (w := token_weights(pair, match, tokens)) is not None]
         if weighted:
             sides = ([weighted_mean(pair[m], values(pair[m]), w[m]).double().numpy() for pair, w in weighted] for m in (0, 1))
-            found[:, i] = [np.mean(side, axis=0) for side in sides]
-    return found[0], found[1]
+            means[:, i] = [np.mean(side, axis=0) for side in sides]
+    return means[0], means[1]

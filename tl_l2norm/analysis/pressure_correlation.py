@@ -10,10 +10,29 @@ from scipy.stats import rankdata
 
 from tl_l2norm.analysis.correlation import MIN_TOKENS, pearson, unexplained
 from tl_l2norm.analysis.pairing import require_prompts
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.measured import PRESSURES
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, generator, interval
+from tl_l2norm.core.schema import SEED, Column, N, Schema, ends
 
 PRESSURE_PAIRS = (("pressure", "p_true"), ("pressure", "l2_norm"), ("l2_norm", "p_true"))
+
+
+PRESSURE_CORRELATIONS = Schema(
+    "correlations of the pull",
+    "pressure_table",
+    (
+        Column("mode", str, '"think" or "direct"'),
+        Column("quantity", str, "a column of `optimisation_pressure`"),
+        Column("against", str, "another one"),
+        Column("scope", str, '"tokens", "partial" or "prompts"'),
+        Column("rho", float, "Spearman's"),
+        *ends("rho"),
+        N,
+        SEED,
+    ),
+)
+
+_USED = ("mode", "prompt", "sequence", "position", "pressure", "p_true", "l2_norm", "is_sink")
 
 
 def pressure_table(pressure: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
@@ -28,27 +47,33 @@ def pressure_table(pressure: pd.DataFrame, *, seed: int = 0, resamples: int = RE
         resamples: how many.
 
     Returns:
-        One row per mode, pair and scope: mode, quantity, against, scope, rho, low, high, n (prompts), seed.
+        One entry per mode, pair and scope: mode, quantity, against, scope, rho, low, high, n (prompts), seed.
 
     Raises:
         ValueError: labels that are missing, or fewer than 8 prompts.
+
+    Examples:
+        >>> rising = np.arange(8.0)
+        >>> tokens = {"position": rising, "pressure": -rising, "p_true": rising / 8, "l2_norm": rising}
+        >>> pressure = pd.concat(pd.DataFrame({**tokens, "sequence": i, "prompt": f"p{i}"}) for i in range(8))
+        >>> table = pressure_table(pressure.assign(mode="think", is_sink=False))
+        >>> table[table["scope"] == "tokens"][["quantity", "against", "rho", "n"]].round(2)
+           quantity  against  rho  n
+        0  pressure   p_true -1.0  8
+        2  pressure  l2_norm -1.0  8
+        4   l2_norm   p_true  1.0  8
     """
-    if missing := {"mode", "prompt", "pressure", "p_true", "l2_norm", "is_sink", "position"} - set(pressure.columns):
-        raise InputError(
-            f"the table lacks {sorted(missing)}: optimisation_pressure(..., labels=[{{'mode': ..., 'prompt': ...}}])"
-        )
-    kept = pressure[~pressure["is_sink"]]
-    rows = []
+    kept = PRESSURES.check(pressure, *_USED)[~pressure["is_sink"]]
+    entries = []
     for mode, group in kept.groupby("mode", sort=False):
         responses = [own for _, own in group.groupby("sequence", sort=False)]
         prompts = [own["prompt"].iloc[0] for own in responses]
         require_prompts(len(set(prompts)))
         for first, second in PRESSURE_PAIRS:
-            found = _by_scope(responses, prompts, first, second, seed, resamples)
-            for scope, e in found.items():
-                row = {"mode": mode, "quantity": first, "against": second, "scope": scope}
-                rows.append({**row, "rho": e.mean, "low": e.low, "high": e.high, "n": e.n})
-    return pd.DataFrame(rows).assign(seed=seed)
+            for scope, e in _by_scope(responses, prompts, first, second, seed, resamples).items():
+                entry = {"mode": mode, "quantity": first, "against": second, "scope": scope}
+                entries.append({**entry, "rho": e.mean, "low": e.low, "high": e.high, "n": e.n})
+    return PRESSURE_CORRELATIONS.frame(entries, seed=seed)
 
 
 def _by_scope(
@@ -56,12 +81,12 @@ def _by_scope(
 ) -> dict[str, Estimate]:
     within = np.array([_within(own, first, second) for own in responses])
     by_prompt = pd.DataFrame(within, columns=["tokens", "partial"]).groupby(np.array(prompts), sort=False).mean()
-    found = {scope: estimate(by_prompt[scope].to_numpy(), seed=seed, resamples=resamples) for scope in by_prompt}
+    rhos = {scope: estimate(by_prompt[scope].to_numpy(), seed=seed, resamples=resamples) for scope in by_prompt}
     means = np.array([[own[first].mean(), own[second].mean()] for own in responses])
-    found["prompts"] = _over_prompts(
+    rhos["prompts"] = _over_prompts(
         pd.DataFrame(means).groupby(np.array(prompts), sort=False).mean().to_numpy(), seed, resamples
     )
-    return {scope: e for scope, e in found.items() if e.n >= MIN_PROMPTS}
+    return {scope: e for scope, e in rhos.items() if e.n >= MIN_PROMPTS}
 
 
 def _within(own: pd.DataFrame, first: str, second: str) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from tl_l2norm.analysis.pairing import Match, Pair, Tokens, by_prompt, pair_modes, require_prompts, token_weights
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator
+from tl_l2norm.core.schema import LAYER, MODEL, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 FDR = 0.05
@@ -24,17 +25,67 @@ MIN_ACTIVE = 5
 """Prompts of the choosing half on which a latent must be active, in either mode, to be tested."""
 
 
+LATENT = Column("latent", int, "its number in the layer's SAE")
+
+TESTED = Schema(
+    "tested latents",
+    "find_reasoning_features(...).table",
+    (
+        LAYER,
+        LATENT,
+        Column("think", float, "mean activation in thinking"),
+        Column("direct", float, "mean activation in direct answers"),
+        Column("difference", float, "the first minus the second"),
+        Column("effect", float, "paired: mean difference over its standard deviation"),
+        Column("p", float, "one-sided Wilcoxon signed-rank"),
+        Column("q", float, "Benjamini-Hochberg within the layer"),
+        Column("chosen", bool, "whether it is a reasoning feature"),
+        N,
+    ),
+)
+
+REPLICATIONS = Schema(
+    "replications of latents",
+    "ReasoningFeatures.evaluate",
+    (
+        LAYER,
+        LATENT,
+        Column("difference", float, "thinking minus direct, mean activation on prompts that it was not chosen on"),
+        *ends("difference"),
+        Column("effect", float, "paired: mean difference over its standard deviation"),
+        Column("replicated", bool, "whether the interval is over 0"),
+        N,
+        SEED,
+        MODEL,
+    ),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReasoningFeatures:
     """Latents of each layer that fire more in thinking, and the prompts that they were chosen on.
 
     Those prompts are refused wherever the latents are evaluated.
+
+    Examples:
+        >>> features = ReasoningFeatures(  # as `find_reasoning_features` makes them
+        ...     latents={3: (7, 1)},
+        ...     table=TESTED.frame([]),
+        ...     chosen_on=frozenset({str(think[0].labels["prompt"])}),
+        ...     saes={3: "by hand"},
+        ...     match="none",
+        ...     tokens="read",
+        ...     seed=0,
+        ...     model="tiny-reasoner",
+        ... )
+        >>> len(features), len(think), len(features.held_out(think))
+        (2, 12, 11)
     """
 
     latents: Mapping[int, tuple[int, ...]]
     """By layer, the largest effect first; an empty tuple where none was found."""
     table: pd.DataFrame
-    """One row for each tested latent: layer, latent, think and direct (mean activation), difference, effect (paired: mean
+    """One entry for each tested latent: layer, latent, think and direct (mean activation), difference, effect (paired: mean
     difference over its standard deviation), p (one-sided Wilcoxon signed-rank), q (Benjamini-Hochberg within the layer),
     chosen, n (prompts)."""
     chosen_on: frozenset[str]
@@ -46,7 +97,7 @@ class ReasoningFeatures:
 
     def __repr__(self) -> str:
         """One line."""
-        where = {layer: len(found) for layer, found in self.latents.items() if found}
+        where = {layer: len(latents) for layer, latents in self.latents.items() if latents}
         text = f"{sum(where.values())} of {len(self.table)} tested latents, in {len(where)} of {len(self.latents)} layers"
         return f"ReasoningFeatures({text}, chosen on {len(self.chosen_on)} prompts)"
 
@@ -91,7 +142,7 @@ class ReasoningFeatures:
         """What becomes of them on other prompts, matched as they were chosen.
 
         Returns:
-            One row per latent: layer, latent, difference (thinking minus direct, mean activation), low, high, effect,
+            One entry per latent: layer, latent, difference (thinking minus direct, mean activation), low, high, effect,
             replicated (the interval is over 0), n (prompts), seed, model.
 
         Raises:
@@ -101,7 +152,7 @@ class ReasoningFeatures:
         for trace in (*think, *direct):
             self.check(trace)
         pairs = pair_modes(think, direct)
-        rows = []
+        frames = []
         for layer, latents in self.latents.items():
             if not latents:
                 continue
@@ -109,11 +160,10 @@ class ReasoningFeatures:
             differences = (first - second)[:, list(latents)]
             mean, low, high = bootstrap_mean(differences, seed=seed, resamples=resamples)
             columns = {"latent": latents, "difference": mean, "low": low, "high": high, "effect": paired_effect(differences)}
-            frame = pd.DataFrame({"layer": layer, **columns})
-            rows.append(frame.assign(replicated=low > 0, n=int((~np.isnan(differences[:, 0])).sum())))
-        names = ["layer", "latent", "difference", "low", "high", "effect", "replicated", "n"]
-        table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=names)
-        return table.assign(seed=seed, model=self.model)
+            n = int((~np.isnan(differences[:, 0])).sum())
+            frames.append(pd.DataFrame({"layer": layer, **columns, "replicated": low > 0, "n": n}))
+        entries = pd.concat(frames, ignore_index=True) if frames else ()
+        return REPLICATIONS.frame(entries, seed=seed, model=self.model)
 
 
 def find_reasoning_features(
@@ -148,6 +198,18 @@ def find_reasoning_features(
     Raises:
         ValueError: no features, modes with different prompts, traces that are not comparable, or fewer than 8 prompts in a
             half.
+
+    Examples:
+        >>> sae = {11: l2.load_saes("tiny-reasoner")[11]}
+        >>> think, direct = (
+        ...     l2.collect(model, traces, saes=sae, labels=[trace.labels for trace in traces], progress=False)
+        ...     for traces in (think, direct)
+        ... )
+        >>> features = find_reasoning_features(think, direct, choose_on=[trace.labels["prompt"] for trace in think[:8]])
+        >>> features
+        ReasoningFeatures(... tested latents, in 1 of 1 layers, chosen on 8 prompts)
+        >>> len(features.held_out(think))
+        4
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct, least=2 * MIN_PROMPTS if choose_on is None else MIN_PROMPTS)
@@ -169,10 +231,9 @@ def find_reasoning_features(
         chosen = table[table["chosen"]].sort_values("effect", ascending=False)
         latents[layer] = tuple(chosen["latent"].tolist())
         tables.append(table.assign(layer=layer, n=len(usable)))
-    columns = ["layer", "latent", "think", "direct", "difference", "effect", "p", "q", "chosen", "n"]
     return ReasoningFeatures(
         latents=latents,
-        table=pd.concat(tables, ignore_index=True)[columns],
+        table=TESTED.frame(pd.concat(tables, ignore_index=True)),
         chosen_on=chosen_on,
         saes=saes,
         match=match,
@@ -187,14 +248,14 @@ def activation_means(
 ) -> tuple[Array, Array]:
     """Mean activation of every latent over each prompt's thinking and direct tokens: two arrays [prompt, d_sae]."""
     d_sae = next(iter(pairs.values()))[0][0].features[layer].d_sae
-    found = np.full((2, len(pairs), d_sae), np.nan)
+    means = np.full((2, len(pairs), d_sae), np.nan)
     for i, members in enumerate(pairs.values()):
         weighted = [(pair, w) for pair in members if (w := token_weights(pair, match, tokens)) is not None]
         for mode in (0, 1):
             sums = [_mean_acts(pair[mode], layer, w[mode]) for pair, w in weighted]
             if sums:
-                found[mode, i] = torch.stack(sums).mean(0).numpy()
-    return found[0], found[1]
+                means[mode, i] = torch.stack(sums).mean(0).numpy()
+    return means[0], means[1]
 
 
 def _mean_acts(trace: Trace, layer: int, weights: Float[Tensor, " pos"]) -> Float[Tensor, " d_sae"]:
@@ -204,7 +265,7 @@ def _mean_acts(trace: Trace, layer: int, weights: Float[Tensor, " pos"]) -> Floa
 
 
 def _test(think: Array, direct: Array, fdr: float) -> pd.DataFrame:
-    """One row for each latent that is active often enough to be tested, whichever mode it is active in."""
+    """One entry for each latent that is active often enough to be tested, whichever mode it is active in."""
     held = ~np.isnan(think[:, 0]) & ~np.isnan(direct[:, 0])
     think, direct = think[held], direct[held]
     tested = np.flatnonzero(((think != 0) | (direct != 0)).sum(0) >= MIN_ACTIVE)
@@ -246,50 +307,6 @@ def _saes(traces: Sequence[Trace]) -> dict[int, str]:
     if not known:
         raise InputError("the traces have no SAE features: record them with collect(..., saes=...) or generate(..., saes=...)")
     for i, trace in enumerate(traces):
-        if (found := {layer: acts.sae for layer, acts in trace.features.items()}) != known:
-            raise InputError(f"trace {i} has features of other SAEs than trace 0: {found} instead of {known}")
+        if (own := {layer: acts.sae for layer, acts in trace.features.items()}) != known:
+            raise InputError(f"trace {i} has features of other SAEs than trace 0: {own} instead of {known}")
     return dict(sorted(known.items()))
-
-
-def top_tokens(traces: TracesLike, layer: int, latent: int, *, k: int = 10, context: int = 6) -> pd.DataFrame:
-    """The tokens on which a latent is most active, attention sinks left out.
-
-    Args:
-        traces: with SAE features.
-        layer: of the SAE.
-        latent: its number.
-        k: how many tokens.
-        context: tokens shown before and after.
-
-    Returns:
-        One row per token, the strongest first; fewer than k where it is active on fewer: layer, latent, activation, before,
-        token, after, mode, prompt, sequence, position.
-    """
-    traces, hits = traces_of(traces), []
-    for sequence, trace in enumerate(traces):
-        if layer not in trace.features:
-            raise InputError(f"trace {sequence} has no SAE features at layer {layer}: it has {sorted(trace.features)}")
-        acts = trace.features[layer].total([latent])
-        acts = torch.where(trace.is_sink[trace.index_of(layer)], 0.0, acts)
-        found = acts.topk(min(k, len(acts)))
-        hits += [(a, sequence, p) for a, p in zip(found.values.tolist(), found.indices.tolist(), strict=True) if a > 0]
-    rows = []
-    for activation, sequence, position in sorted(hits, key=lambda hit: -hit[0])[:k]:
-        trace = traces[sequence]
-        texts = trace.str_tokens
-        rows.append(
-            {
-                "layer": layer,
-                "latent": latent,
-                "activation": activation,
-                "before": "".join(texts[max(0, position - context) : position]),
-                "token": texts[position],
-                "after": "".join(texts[position + 1 : position + 1 + context]),
-                "mode": trace.labels.get("mode", trace.segments[position]),
-                "prompt": trace.labels.get("prompt", sequence),
-                "sequence": sequence,
-                "position": position,
-            }
-        )
-    columns = ["layer", "latent", "activation", "before", "token", "after", "mode", "prompt", "sequence", "position"]
-    return pd.DataFrame(rows, columns=columns)

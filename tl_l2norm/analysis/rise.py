@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from einops import reduce
 from numpy.typing import NDArray
 
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
@@ -13,12 +14,34 @@ from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.arguments import as_names
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, bootstrap
+from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 SHARP = 0.5
 """Share of the rise in the last quarter of the layers over which it is called a sharp late spike; an even rise has 0.25."""
 
 _GROUPS = ("family", "level")
+
+DYNAMICS = Schema(
+    "shapes of the rise",
+    "dynamics",
+    (
+        *(Column(name, object, "label of the group", optional=True) for name in _GROUPS),
+        QUANTITY,
+        Column("onset", float, "layer at which the thinking curve bends upwards; NaN without a bend"),
+        *ends("onset", prefix=True),
+        Column("sharpness", float, "share of the thinking curve's rise in the last quarter of the layers; NaN without a rise"),
+        *ends("sharpness", prefix=True),
+        Column("spike", float, "thinking minus direct, mean over late layers, in units of the quantity"),
+        *ends("spike", prefix=True),
+        Column("amplification", float, "thinking over direct, of the means over late layers"),
+        *ends("amplification", prefix=True),
+        N,
+        Column("description", str, "the shape in words"),
+        SEED,
+        MODEL,
+    ),
+)
 
 
 def dynamics(
@@ -43,19 +66,24 @@ def dynamics(
         think: traces with all layers, with the label "prompt" and those of `by`.
         direct: to the same prompts.
         quantity: "l2_norm", a recorded metric, "feature_sum" or "reasoning_sum".
-        by: "family", "level", both, or nothing: a row for each group.
+        by: "family", "level", both, or nothing: an entry for each group.
         features: for "reasoning_sum".
         tokens: "read", the response's own, or "chosen", those from which they were chosen.
         seed: of the resampling.
         resamples: how many.
 
     Returns:
-        One row per group: the columns of `by`, quantity, then onset, sharpness, spike, amplification, each with _low and _high
-        (NaN below 8 prompts), n (prompts), description, seed, model.
+        One entry per group: the columns of `by`, quantity, then onset, sharpness, spike, amplification, each with _low and
+        _high (NaN below 8 prompts), n (prompts), description, seed, model.
 
     Raises:
         ValueError: modes with different prompts, fewer than 8 prompts in all, not all layers recorded, or a label that is
             missing.
+
+    Examples:
+        >>> dynamics(think, direct)[["spike", "amplification", "n"]].round(1)
+           spike  amplification   n
+        0 -275.7            0.5  12
     """
     think, direct = traces_of(think), traces_of(direct)
     by = as_names("by", by)
@@ -66,11 +94,11 @@ def dynamics(
     first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
     groups = _group_index([members[0][0] for members in pairs.values()], by)
     late = np.isin(think[0].layers, think[0].late_layers)
-    rows = [
+    entries = [
         {**dict(zip(by, key, strict=True)), "quantity": quantity, **_shape(first[at], second[at], late, seed, resamples)}
         for key, at in groups.items()
     ]
-    return pd.DataFrame(rows).assign(seed=seed, model=think[0].provenance.model)
+    return DYNAMICS.frame(entries, by=by, seed=seed, model=think[0].provenance.model)
 
 
 def _require_all_layers(trace: Trace) -> None:
@@ -94,20 +122,20 @@ def _order(label: object) -> tuple[bool, float, str]:
 
 
 def _shape(think: Array, direct: Array, late: NDArray[np.bool_], seed: int, resamples: int) -> dict[str, object]:
-    found = {
+    shape = {
         "onset": bootstrap(think, onset, seed=seed, resamples=resamples),
         "sharpness": bootstrap(think, lambda curves: sharpness(curves, late), seed=seed, resamples=resamples),
     }
     both = np.stack([think, direct], axis=1)
-    both = both[~np.isnan(both[:, :, late]).any((1, 2))]
+    both = both[~reduce(np.isnan(both[..., late]), "prompt mode layer -> prompt", "any")]
     nothing = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
-    found["spike"] = bootstrap(both, lambda m: _spike(m, late), seed=seed, resamples=resamples) if len(both) else nothing
-    found["amplification"] = bootstrap(both[..., late], amplification, seed=seed, resamples=resamples) if len(both) else nothing
-    row: dict[str, object] = {}
-    for name, e in found.items():
+    shape["spike"] = bootstrap(both, lambda m: _spike(m, late), seed=seed, resamples=resamples) if len(both) else nothing
+    shape["amplification"] = bootstrap(both[..., late], amplification, seed=seed, resamples=resamples) if len(both) else nothing
+    entry: dict[str, object] = {}
+    for name, e in shape.items():
         known = e.n >= MIN_PROMPTS
-        row |= {name: e.mean, f"{name}_low": e.low if known else np.nan, f"{name}_high": e.high if known else np.nan}
-    return {**row, "n": len(both), "description": describe_rise(found["sharpness"], found["onset"])}
+        entry |= {name: e.mean, f"{name}_low": e.low if known else np.nan, f"{name}_high": e.high if known else np.nan}
+    return {**entry, "n": len(both), "description": describe_rise(shape["sharpness"], shape["onset"])}
 
 
 def _spike(curves: Array, late: NDArray[np.bool_]) -> Array:

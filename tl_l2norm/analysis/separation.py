@@ -6,12 +6,29 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tl_l2norm.analysis.accuracy import wilson_interval
+from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
 from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, generator
+from tl_l2norm.core.schema import MODEL, QUANTITY, Column, N, Schema, ends
 from tl_l2norm.core.trace import TracesLike, traces_of
+
+SEPARATIONS = Schema(
+    "separations of families",
+    "family_separation",
+    (
+        Column("predictor", str, '"spike", "profile" or "length"'),
+        Column("accuracy", float, "share of prompts whose family is guessed right"),
+        *ends("accuracy", kind=WILSON),
+        Column("chance", float, "share of the largest family"),
+        N,
+        Column("families", int, "that are told apart"),
+        QUANTITY,
+        Column("seed", int, "of the halves"),
+        MODEL,
+    ),
+)
 
 
 def family_separation(
@@ -30,7 +47,7 @@ def family_separation(
     prompts, and the other way round.
 
     Returns:
-        One row per predictor ("spike", "profile", "length"): predictor, accuracy, low, high (Wilson), chance (the largest
+        One entry per predictor ("spike", "profile", "length"): predictor, accuracy, low, high (Wilson), chance (the largest
         family's share), n (prompts), families, quantity, seed, model.
 
     Raises:
@@ -52,14 +69,14 @@ def family_separation(
         "profile": first,
         "length": np.array([[float(len(trace) - trace.prompt_len)] for trace in firsts]),
     }
-    rows = []
+    entries = []
     for name, x in predictors.items():
         right, n = _nearest_mean(x[held], families[held], seed), int(held.sum())
         low, high = wilson_interval(right, n)
         chance = float(np.bincount(families[held]).max() / n)
-        rows.append({"predictor": name, "accuracy": right / n, "low": low, "high": high, "chance": chance, "n": n})
-    constant = {"families": len(large), "quantity": quantity, "seed": seed, "model": think[0].provenance.model}
-    return pd.DataFrame(rows).assign(**constant)
+        entries.append({"predictor": name, "accuracy": right / n, "low": low, "high": high, "chance": chance, "n": n})
+    model = think[0].provenance.model
+    return SEPARATIONS.frame(entries, families=len(large), quantity=quantity, seed=seed, model=model)
 
 
 def _nearest_mean(x: Array, classes: NDArray[np.intp], seed: int) -> int:

@@ -6,7 +6,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tl_l2norm.core.schema import Column, Schema
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
+
+SINKS = Schema(
+    "sinks",
+    "sink_table",
+    (
+        Column("position", int, "in the sequence, from 0"),
+        Column("token", str, "its text"),
+        Column("sequences", int, "in how many it is a sink at some layer"),
+        Column("n", int, "all sequences"),
+        Column("layers", object, "tuple: where its norm is over the bound; empty for a sink by position alone"),
+        Column("max_norm", float, "greatest norm as a sink, over all sequences"),
+    ),
+)
 
 
 def norms_without_sinks(trace: Trace) -> NDArray[np.float64]:
@@ -17,26 +31,31 @@ def norms_without_sinks(trace: Trace) -> NDArray[np.float64]:
 
 def layer_medians(trace: Trace) -> NDArray[np.float64]:
     """[layer] median norm over the tokens that are no sinks; NaN where all are."""
-    rows = (row[~np.isnan(row)] for row in norms_without_sinks(trace))
-    return np.array([np.median(row) if len(row) else np.nan for row in rows])
+    kept = (norms[~np.isnan(norms)] for norms in norms_without_sinks(trace))
+    return np.array([np.median(norms) if len(norms) else np.nan for norms in kept])
 
 
 def sink_table(traces: TracesLike) -> pd.DataFrame:
-    """Where sinks are: one row per position and token, the most frequent first.
+    """Where sinks are: one entry per position and token, the most frequent first.
 
     Columns: position, token, sequences (in how many it is a sink at some layer), n (all sequences), layers (tuple: where its
     norm is over the bound; empty for a first token that is a sink by position alone), max_norm (as a sink, over all of them).
+
+    Examples:
+        >>> sink_table(think)[["position", "sequences", "n"]]
+           position  sequences   n
+        0         0         12  12
     """
     traces = traces_of(traces)
     require_comparable(traces)
-    found: dict[tuple[int, str], list[tuple[set[int], float]]] = {}
+    sinks: dict[tuple[int, str], list[tuple[set[int], float]]] = {}
     for trace in traces:
         over = trace.l2_norms > trace.sink_bounds[:, None]
         for position in trace.is_sink.any(0).nonzero().flatten().tolist():
             layers = {layer for layer, is_over in zip(trace.layers, over[:, position].tolist(), strict=True) if is_over}
             norm = float(trace.l2_norms[trace.is_sink[:, position], position].max())
-            found.setdefault((position, trace.str_tokens[position]), []).append((layers, norm))
-    rows = [
+            sinks.setdefault((position, trace.str_tokens[position]), []).append((layers, norm))
+    entries = [
         {
             "position": position,
             "token": token,
@@ -45,8 +64,7 @@ def sink_table(traces: TracesLike) -> pd.DataFrame:
             "layers": tuple(sorted(set().union(*(layers for layers, _ in hits)))),
             "max_norm": max(norm for _, norm in hits),
         }
-        for (position, token), hits in found.items()
+        for (position, token), hits in sinks.items()
     ]
-    columns = ["position", "token", "sequences", "n", "layers", "max_norm"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = SINKS.frame(entries)
     return table.sort_values(["sequences", "position", "token"], ascending=[False, True, True], ignore_index=True)

@@ -1,4 +1,4 @@
-"""The paper's theorem and its four assumptions, as figures."""
+"""The four assumptions of the paper's theorem, as figures."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_l2norm.analysis.accuracy import wilson_interval
-from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, mode_means, pair_modes, require_prompts
+from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts
 from tl_l2norm.analysis.reasoning import ReasoningFeatures
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.measured import EXPLAINED
 from tl_l2norm.core.resampling import (
-    MIN_PROMPTS,
     RESAMPLES,
-    Array,
     Estimate,
     estimate,
     generator,
     interval,
     prompt_weights,
 )
+from tl_l2norm.core.schema import LAYER, MODEL, SEED, Column, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 TOP_SHARE = 0.05
@@ -38,96 +36,38 @@ STATEMENTS = {
     "A4": "the tokens on which both are most active overlap in under 3%",
 }
 
+ASSUMPTIONS = Schema(
+    "assumptions",
+    "assumption_table",
+    (
+        Column("assumption", str, "A1 to A4"),
+        Column("statement", str, "in words, with its bound"),
+        LAYER,
+        Column("value", float, "cosine or share, as the statement says"),
+        *ends("value"),
+        Column("bound", float, "the paper's"),
+        Column("holds", str, '"holds", "does not hold", "undecided" or "not measured"'),
+        Column("control", float, "a figure to hold the value against; NaN without one"),
+        Column("control_name", str, "what the control is"),
+        Column("n", int, "prompts; 0 for what is exact"),
+        SEED,
+        MODEL,
+    ),
+)
+
+_USED = ("layer", "explained_variance", "low", "high", "residual", "residual_low", "residual_high", "n")
 _CONTROL = "as many latents, shuffled modes"
 _PAIRS_AT_ONCE = 1 << 24
 _MOST_DIRECTIONS = 1 << 13  # all pairs of more would take minutes
 
 
-def bound_points(
-    think: TracesLike, direct: TracesLike, features: ReasoningFeatures, *, tokens: Tokens = "read"
-) -> pd.DataFrame:
-    """Both sides of the theorem for each prompt and layer with reasoning features.
-
-    `left` is the sum over reasoning features of mean activation in thinking minus in direct answers; `right` is
-    `sqrt(||h_think||^2 - ||h_direct||^2)` of mean squared norms, NaN where the difference is not positive: there the theorem's
-    premise fails.
-
-    Returns:
-        One row per prompt and layer: prompt, layer, left, right, premise, model.
-
-    Raises:
-        ValueError: prompts that the features were chosen on, modes with different prompts, or fewer than 8.
-    """
-    think, direct = traces_of(think), traces_of(direct)
-    pairs = pair_modes(think, direct)
-    left_think, left_direct = mode_means(pairs, features.total, tokens=tokens)
-    square_think, square_direct = mode_means(pairs, lambda trace: trace.l2_norms**2, tokens=tokens)
-    left, square = left_think - left_direct, square_think - square_direct
-    held = [row for row, layer in enumerate(think[0].layers) if features.latents.get(layer)]
-    frames = []
-    for row in held:
-        layer = think[0].layers[row]
-        right = np.sqrt(np.where(square[:, row] > 0, square[:, row], np.nan))
-        frame = pd.DataFrame({"prompt": list(pairs), "layer": layer, "left": left[:, row], "right": right})
-        frames.append(frame.assign(premise=square[:, row] > 0)[~np.isnan(square[:, row])])
-    names = ["prompt", "layer", "left", "right", "premise"]
-    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=names)
-    return table.assign(model=think[0].provenance.model)
-
-
-def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
-    """The theorem layer by layer: how often its premise holds, and `c1 <= left / right <= c2` where it does.
-
-    c1 and c2 are the tightest constants for these prompts, the least and the greatest ratio; c1 over 0 is what the theorem
-    asks for.
-
-    Returns:
-        One row per layer: layer, n (prompts), premise (share with a larger thinking norm), premise_low, premise_high (Wilson),
-        n_premise, c1, c2, r2 (squared correlation of left and right), r2_low, r2_high (NaN below 8 such prompts), seed, model.
-    """
-    if points.duplicated(["prompt", "layer"]).any():
-        raise InputError("the points hold a prompt twice at the same layer: give what bound_points returned, once")
-    rows = []
-    for layer, group in points.groupby("layer", sort=True):
-        holds = group["premise"].to_numpy(dtype=bool)
-        low, high = wilson_interval(int(holds.sum()), len(holds))
-        left, right = (group[name].to_numpy(dtype=np.float64)[holds] for name in ("left", "right"))
-        r2 = _r_squared(left, right, seed, resamples)
-        rows.append(
-            {
-                "layer": layer,
-                "n": len(holds),
-                "premise": float(holds.mean()),
-                "premise_low": low,
-                "premise_high": high,
-                "n_premise": int(holds.sum()),
-                "c1": float((left / right).min()) if len(left) else np.nan,
-                "c2": float((left / right).max()) if len(left) else np.nan,
-                "r2": r2.mean,
-                "r2_low": r2.low,
-                "r2_high": r2.high,
-            }
-        )
-    names = ["layer", "n", "premise", "premise_low", "premise_high", "n_premise", "c1", "c2", "r2", "r2_low", "r2_high"]
-    model = points["model"].iloc[0] if len(points) else ""
-    return pd.DataFrame(rows, columns=names).assign(seed=seed, model=model)
-
-
-def _r_squared(x: Array, y: Array, seed: int, resamples: int) -> Estimate:
-    if len(x) < MIN_PROMPTS:
-        return Estimate(mean=np.nan, low=np.nan, high=np.nan, n=len(x))
-    weights = np.vstack([np.ones(len(x)), prompt_weights(len(x), seed=seed, resamples=resamples)])
-    total = weights.sum(1)
-    mean_x, mean_y = weights @ x / total, weights @ y / total
-    cross = weights @ (x * y) / total - mean_x * mean_y
-    scale = (weights @ x**2 / total - mean_x**2) * (weights @ y**2 / total - mean_y**2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r2 = np.where(scale > 0, cross**2 / scale, np.nan)
-    return interval(float(r2[0]), r2[1:], len(x))
-
-
 def decoder_cosine(directions: Float[Tensor, "d_sae d_model"], *, seed: int = 0) -> float:
-    """Mean absolute cosine between different decoder directions (A1); over 8,192 drawn ones where there are more."""
+    """Mean absolute cosine between different decoder directions (A1); over 8,192 drawn ones where there are more.
+
+    Examples:
+        >>> decoder_cosine(torch.eye(3))
+        0.0
+    """
     n = len(directions)
     if n > _MOST_DIRECTIONS:
         chosen = torch.from_numpy(generator(seed).choice(n, _MOST_DIRECTIONS, replace=False))
@@ -140,7 +80,12 @@ def decoder_cosine(directions: Float[Tensor, "d_sae d_model"], *, seed: int = 0)
 
 
 def random_cosine(d_model: int) -> float:
-    """Mean absolute cosine between random directions, `Gamma(d / 2) / (sqrt(pi) Gamma((d + 1) / 2))`."""
+    """Mean absolute cosine between random directions, `Gamma(d / 2) / (sqrt(pi) Gamma((d + 1) / 2))`.
+
+    Examples:
+        >>> round(random_cosine(1024), 3)
+        0.025
+    """
     from scipy.special import gammaln
 
     return float(np.exp(gammaln(d_model / 2) - gammaln((d_model + 1) / 2)) / np.sqrt(np.pi))
@@ -185,10 +130,10 @@ def _cosines(
 
 def _decode(latents: Tensor, starts: Tensor, values: Tensor, decoder: Tensor) -> Float[Tensor, "pos d_model"]:
     """Sum of active directions at each position, without a dense [pos, d_sae]."""
-    found: Tensor = torch.nn.functional.embedding_bag(
+    sums: Tensor = torch.nn.functional.embedding_bag(
         latents.long(), decoder, starts[:-1].long(), mode="sum", per_sample_weights=values
     )
-    return found
+    return sums
 
 
 def _positions(trace: Trace, layer: int, tokens: Tokens) -> Tensor:
@@ -256,37 +201,41 @@ def assumption_table(
         seed: of the resampling.
 
     Returns:
-        One row per assumption and layer: assumption, statement, layer, value, low, high, bound, holds ("holds", "does not
+        One entry per assumption and layer: assumption, statement, layer, value, low, high, bound, holds ("holds", "does not
         hold", or "undecided" where the interval straddles the bound), control (a figure to hold it against), control_name,
         n, seed, model. A layer without reasoning features has no A3 and A4.
+
+    Raises:
+        ValueError: prompts that the features were chosen on, or fewer than 8; a table `explained` of other columns.
     """
     think, direct = traces_of(think), traces_of(direct)
     traces = [*think, *direct]
     for trace in traces:
         features.check(trace)
     require_prompts(len(by_prompt(traces)))
-    rows: list[dict[str, object]] = []
+    entries: list[dict[str, object]] = []
+    EXPLAINED.check(explained, *_USED)
     for layer, (decoder, bias) in decoders.items():
         decoder, bias = decoder.detach().float().cpu(), bias.detach().float().cpu()
-        rows.append(_row("A1", layer, _exact(decoder_cosine(decoder)), random_cosine(decoder.shape[1]), "random directions"))
+        a1, a1_control = _exact(decoder_cosine(decoder)), random_cosine(decoder.shape[1])
+        entries.append(_entry("A1", layer, a1, a1_control, "random directions"))
         at = explained[explained["layer"] == layer]
         for name, column in (("A2 R2", "explained_variance"), ("A2 residual", "residual")):
-            for found in at.to_dict("records"):
-                ends = ("low", "high") if name == "A2 R2" else ("residual_low", "residual_high")
-                value = Estimate(mean=found[column], low=found[ends[0]], high=found[ends[1]], n=found["n"])
-                rows.append(_row(name, layer, value, np.nan, ""))
+            for sae in at.to_dict("records"):
+                low, high = ("low", "high") if name == "A2 R2" else ("residual_low", "residual_high")
+                value = Estimate(mean=sae[column], low=sae[low], high=sae[high], n=sae["n"])
+                entries.append(_entry(name, layer, value, np.nan, ""))
         if not features.latents.get(layer):
             continue
         other = control if control is not None and control.latents.get(layer) else None
         angle = {f: part_cosines(traces, f, layer, decoder, bias, tokens=tokens, seed=seed) for f in (features, other) if f}
         overlap = {f: top_overlap(traces, f, layer, tokens=tokens, seed=seed) for f in (features, other) if f}
-        for name, found in (("A3", angle), ("A4", overlap)):
-            rows.append(_row(name, layer, found[features], found[other].mean if other else np.nan, _CONTROL))
+        for name, values in (("A3", angle), ("A4", overlap)):
+            entries.append(_entry(name, layer, values[features], values[other].mean if other else np.nan, _CONTROL))
     order = {name: i for i, name in enumerate(BOUNDS)}
-    table = pd.DataFrame(rows).sort_values(
-        ["assumption", "layer"], key=lambda c: c.map(order) if c.name == "assumption" else c, ignore_index=True
+    return ASSUMPTIONS.frame(
+        sorted(entries, key=lambda entry: (order[str(entry["assumption"])], entry["layer"])), seed=seed, model=features.model
     )
-    return table.assign(seed=seed, model=features.model)
 
 
 def _exact(value: float) -> Estimate:
@@ -294,20 +243,20 @@ def _exact(value: float) -> Estimate:
     return Estimate(mean=value, low=value, high=value, n=0)
 
 
-def _row(name: str, layer: int, found: Estimate, control: float, control_name: str) -> dict[str, object]:
+def _entry(name: str, layer: int, value: Estimate, control: float, control_name: str) -> dict[str, object]:
     bound, at_least = BOUNDS[name], name == "A2 R2"
-    inside = (found.low > bound, found.high > bound) if at_least else (found.high < bound, found.low < bound)
+    inside = (value.low > bound, value.high > bound) if at_least else (value.high < bound, value.low < bound)
     verdict = "holds" if inside[0] else "undecided" if inside[1] else "does not hold"
     return {
         "assumption": name,
         "statement": STATEMENTS[name],
         "layer": layer,
-        "value": found.mean,
-        "low": found.low,
-        "high": found.high,
+        "value": value.mean,
+        "low": value.low,
+        "high": value.high,
         "bound": bound,
-        "holds": "not measured" if np.isnan(found.low) else verdict,
+        "holds": "not measured" if np.isnan(value.low) else verdict,
         "control": control,
         "control_name": control_name,
-        "n": found.n,
+        "n": value.n,
     }

@@ -12,7 +12,24 @@ from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.rise import amplification
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.resampling import RESAMPLES, Array, generator, interval, prompt_weights
+from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import TracesLike, traces_of
+
+TRENDS = Schema(
+    "trends",
+    "level_trend",
+    (
+        Column("given", str, 'what is held fixed: "nothing" or "length"'),
+        Column("rho", float, "Spearman's, of amplification with the level within families"),
+        *ends("rho"),
+        Column("p", float, "two-sided, of permuted levels"),
+        N,
+        Column("levels", int, "how many"),
+        QUANTITY,
+        SEED,
+        MODEL,
+    ),
+)
 
 
 def level_trend(
@@ -32,7 +49,7 @@ def level_trend(
     level.
 
     Returns:
-        Two rows: given ("nothing", "length"), rho, low, high, p (two-sided), n (prompts), levels (how many), quantity, seed,
+        Two entries: given ("nothing", "length"), rho, low, high, p (two-sided), n (prompts), levels (how many), quantity, seed,
         model.
 
     Raises:
@@ -51,27 +68,27 @@ def level_trend(
     families = np.unique([str(trace.labels.get("family", "")) for trace in firsts], return_inverse=True)[1]
     held = np.isfinite(ratio)
     level, amount, length = (_ranks(x[held], families[held]) for x in (levels, ratio, lengths))
-    rows = []
+    entries = []
     for given in ("nothing", "length"):
         against = _without(amount, length) if given == "length" else amount
         trend = _without(level, length) if given == "length" else level
-        rows.append({"given": given, **_trend(trend, against, families[held], seed, resamples)})
-    constant = {"levels": len(set(levels.tolist())), "quantity": quantity, "seed": seed, "model": think[0].provenance.model}
-    return pd.DataFrame(rows).assign(**constant)
+        entries.append({"given": given, **_trend(trend, against, families[held], seed, resamples)})
+    count, model = len(set(levels.tolist())), think[0].provenance.model
+    return TRENDS.frame(entries, levels=count, quantity=quantity, seed=seed, model=model)
 
 
 def _ranks(x: Array, families: NDArray[np.intp]) -> Array:
     """Ranks within each family, about 0, as shares of its size."""
-    found = np.zeros(len(x))
+    shares = np.zeros(len(x))
     for family in np.unique(families):
         at = families == family
         ranks = rankdata(x[at])
-        found[at] = (ranks - ranks.mean()) / at.sum()
-    return found
+        shares[at] = (ranks - ranks.mean()) / at.sum()
+    return shares
 
 
 def _without(y: Array, x: Array) -> Array:
-    """What of y is not linear in x."""
+    """Residuals of y after a linear fit on x, both centred on 0."""
     scale = (x**2).sum()
     return y if scale == 0 else y - x * (x @ y) / scale
 
@@ -84,7 +101,7 @@ def _trend(x: Array, y: Array, families: NDArray[np.intp], seed: int, resamples:
         return rho
 
     rho = float(correlate(x, y, np.ones((1, len(x))))[0])
-    found = interval(rho, correlate(x, y, prompt_weights(len(x), seed=seed, resamples=resamples)), len(x))
+    around = interval(rho, correlate(x, y, prompt_weights(len(x), seed=seed, resamples=resamples)), len(x))
     if np.isnan(rho):  # the levels follow from the lengths
         return {"rho": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "n": len(x)}
     rng = generator(seed)
@@ -94,4 +111,4 @@ def _trend(x: Array, y: Array, families: NDArray[np.intp], seed: int, resamples:
     shuffled[:, order] = x[order][np.argsort(keys, axis=1)]
     null = (shuffled * y).sum(1) / np.sqrt((x**2).sum() * (y**2).sum())
     p = (1 + int((np.abs(null) >= abs(rho) - 1e-12).sum())) / (1 + resamples)
-    return {"rho": rho, "low": found.low, "high": found.high, "p": p, "n": len(x)}
+    return {"rho": rho, "low": around.low, "high": around.high, "p": p, "n": len(x)}

@@ -279,6 +279,9 @@ def to_frame(traces: TracesLike, *, include_embedding: bool = False) -> pd.DataF
     stand in one table, their norms are not comparable), one for each metric that is [layer, pos] (NaN at the embedding output),
     with SAEs feature_l0 and feature_sum (active latents and their summed activation, NaN where a layer has no SAE), then one
     for each label.
+
+    Raises:
+        InputError: no traces, or a label that is called like one of the other columns.
     """
     frames = [_frame(i, trace, include_embedding) for i, trace in enumerate(traces_of(traces))]
     if not frames:
@@ -315,4 +318,6 @@ def _frame(sequence: int, trace: Trace, include_embedding: bool) -> pd.DataFrame
         known = [trace.features.get(layer) for layer in layers]
         columns["feature_l0"] = torch.cat([missing if acts is None else acts.l0.float() for acts in known]).numpy()
         columns["feature_sum"] = torch.cat([missing if acts is None else acts.total() for acts in known]).numpy()
+    if taken := sorted(columns.keys() & trace.labels.keys()):
+        raise InputError(f"labels can't be called {taken}: the table has columns of these names; call them otherwise")
     return pd.DataFrame({**columns, **trace.labels})

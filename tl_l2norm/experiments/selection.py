@@ -11,18 +11,53 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tl_l2norm.analysis.accuracy import wilson_interval
+from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
 from tl_l2norm.core.arguments import as_seed, check_text
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.layers import Layers, layer_ranges
 from tl_l2norm.core.resampling import estimate
+from tl_l2norm.core.schema import Column, Schema, ends
 from tl_l2norm.core.tables import render_table
 from tl_l2norm.core.thresholds import Thresholds, as_thresholds
 from tl_l2norm.experiments.scores import NORM_SCORES, SCORES, Candidates, Scorer, Unscorable, candidates_of
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.tasks.problems import Problem, unknown
 
+_SCORE = "defined in `tl_l2norm.experiments.scores`; the higher, the better"
 _MIN_CANDIDATES = 3  # of a prompt, for a correlation with length within it
+
+
+SCORED = Schema(
+    "scores",
+    "score_table(...).scores",
+    (
+        Column("prompt_index", int, "number of the prompt"),
+        Column("sample", int, "number of the response to it"),
+        Column("n_tokens", int, "length of the response"),
+    ),
+)
+
+LENGTH_CORRELATIONS = Schema(
+    "correlations with length",
+    "score_table(...).length_correlation",
+    (
+        Column("score", str, "its name"),
+        Column("rho", float, "Spearman's, with n_tokens among the candidates of a prompt, mean over prompts"),
+        *ends("rho"),
+        Column("n_prompts", int, "with three candidates or more, of several scores and lengths"),
+    ),
+)
+
+SELECTED_ACCURACIES = Schema(
+    "accuracies by score",
+    "score_table(..., problems=...).accuracy",
+    (
+        Column("score", str, "its name"),
+        Column("accuracy", float, "of the responses that it selects; NaN where no answer is known"),
+        *ends("accuracy", kind=WILSON),
+        Column("n", int, "prompts with a known answer"),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,12 +65,12 @@ class ScoreTable:
     """What `score_table` found; prints as a table."""
 
     scores: pd.DataFrame
-    """One row per completion: prompt_index, sample, n_tokens and one column per score."""
+    """One entry per completion: prompt_index, sample, n_tokens and one column per score."""
     length_correlation: pd.DataFrame
-    """One row per score: score, rho, low, high, n_prompts. Spearman's rho with n_tokens among the candidates of a prompt, mean
-    over the prompts with at least three candidates, of several scores and lengths; 95% interval by resampling prompts."""
+    """One entry per score: score, rho, low, high, n_prompts. Spearman's rho with n_tokens among the candidates of a prompt,
+    mean over the prompts with at least three candidates, of several scores and lengths; 95% interval by resampling prompts."""
     accuracy: pd.DataFrame | None
-    """One row per score: score, accuracy of what it selects, low, high (95%, Wilson), n prompts with a known answer; None
+    """One entry per score: score, accuracy of what it selects, low, high (95%, Wilson), n prompts with a known answer; None
     without problems."""
     left_out: Mapping[str, str]
     """Scores that could not be computed, and why."""
@@ -47,7 +82,7 @@ class ScoreTable:
     seed: int
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per score: its accuracy, where that is known, and its correlation with length."""
+        """One entry per score: its accuracy, where that is known, and its correlation with length."""
         lengths = self.length_correlation.rename(
             columns={"rho": "rho_length", "low": "rho_low", "high": "rho_high", "n_prompts": "rho_n"}
         )
@@ -131,13 +166,14 @@ def score_table(
         "prompt_index": [row.prompt_index for row in rows],
         "sample": [row.sample for row in rows],
         "n_tokens": [len(row.tokens) for row in rows],
+        **{name: np.concatenate(scores) for name, scores in found.items()},
     }
     has_norms = NORM_SCORES[0] in found
     accuracies = [_accuracy(name, scores, scorer.correct) for name, scores in found.items()]
     return ScoreTable(
-        scores=pd.DataFrame(columns | {name: np.concatenate(scores) for name, scores in found.items()}),
-        length_correlation=pd.DataFrame([_length_correlation(name, scores, groups, seed) for name, scores in found.items()]),
-        accuracy=None if problems is None else pd.DataFrame(accuracies),
+        scores=SCORED.plus(*(Column(name, float, _SCORE) for name in found)).frame(columns),
+        length_correlation=LENGTH_CORRELATIONS.frame(_length_correlation(name, s, groups, seed) for name, s in found.items()),
+        accuracy=None if problems is None else SELECTED_ACCURACIES.frame(accuracies),
         left_out=MappingProxyType(left_out),
         layers=scorer.chosen if has_norms else (),
         thresholds=MappingProxyType(scorer.taus if has_norms else {}),

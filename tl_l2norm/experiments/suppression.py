@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from tl_l2norm.core.arguments import as_seed, as_share, check_progress, one_or_several
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import Layers, resolve_layers
+from tl_l2norm.core.measured import OUTCOMES
 from tl_l2norm.core.presets import batch_size_of, check_sink_ratio
 from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.core.storage import content_key
@@ -102,7 +103,7 @@ def suppress_and_ask(
         for q, kind in [(np.nan, "none"), *((q, kind) for q in quantiles for kind in ("scale", "swap", "low"))]:
             frames.append(_arms(ask, q, kind, taus, common, seed))
             bar.update()
-    return pd.concat(frames, ignore_index=True).assign(seed=seed, model=backend.model_name)
+    return OUTCOMES.frame(pd.concat(frames, ignore_index=True), seed=seed, model=backend.model_name)
 
 
 def _sink_ratio(traces: Sequence[Trace], given: float | None) -> float:

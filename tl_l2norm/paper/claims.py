@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tl_l2norm.analysis.correlation import PAPER_RHO
+from tl_l2norm.core.schema import Column, N, Schema
 from tl_l2norm.paper import verdicts
 from tl_l2norm.paper.verdicts import Finding, Known, Missing, Tables
 
@@ -114,30 +115,47 @@ CLAIMS = (
 )
 
 
+CLAIM_VERDICTS = Schema(
+    "claims",
+    "Analysis.claims",
+    (
+        Column("number", int, "from 1"),
+        Column("claim", str, "in our words"),
+        Column("paper", str, "the paper's own figure"),
+        Column("measured", str, "in words; empty where it could not be"),
+        Column("interval", str, "95%"),
+        Column("control", str, "what was measured of controls"),
+        N,
+        Column("verdict", str, '"supported", "not supported" or "can\'t be tested here"'),
+        Column("why", str, "the rule, or why it can't be tested"),
+    ),
+)
+
+
 def claims_table(tables: Tables, notes: Mapping[str, str]) -> pd.DataFrame:
-    """One row per claim: number, claim, paper, measured, interval, control, n (prompts), verdict, why.
+    """One entry per claim: number, claim, paper, measured, interval, control, n (prompts), verdict, why.
 
     Args:
         tables: of an `Analysis`, by name.
         notes: why a table is not there.
     """
-    rows = []
+    entries = []
     for claim in CLAIMS:
         try:
-            found = claim.rule(Known(tables, notes))
+            finding = claim.rule(Known(tables, notes))
         except Missing as reason:
-            found = Finding(why=str(reason))
-        rows.append(
+            finding = Finding(why=str(reason))
+        entries.append(
             {
                 "number": claim.number,
                 "claim": claim.text,
                 "paper": claim.paper,
-                "measured": found.measured,
-                "interval": found.interval,
-                "control": found.control,
-                "n": found.n,
-                "verdict": found.verdict,
-                "why": found.why,
+                "measured": finding.measured,
+                "interval": finding.interval,
+                "control": finding.control,
+                "n": finding.n,
+                "verdict": finding.verdict,
+                "why": finding.why,
             }
         )
-    return pd.DataFrame(rows)
+    return CLAIM_VERDICTS.frame(entries)

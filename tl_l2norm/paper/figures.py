@@ -34,6 +34,7 @@ from tl_l2norm.paper.panels import (
     with_missing,
     wrapped,
 )
+from tl_l2norm.paper.tables import SCHEMAS
 from tl_l2norm.show.style import GREY, STYLES, mode_name, plain, style_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 MAX_POINTS = 3_000
 """More drawn points make a page slow and a cloud no clearer."""
 
-_SCOPES = {  # scope of a correlation: its row for all late layers or for all, and its panel's title
+_SCOPES = {  # scope of a correlation: its layer, and its panel's title
     "tokens": ("late", "over tokens, late layers"),
     "partial": ("late", "over tokens, late layers, given position and token frequency"),
     "layers": ("all", "over layers, of means"),
@@ -61,27 +62,28 @@ def curves_by_layer(curves: pd.DataFrame) -> go.Figure:
     own = curves[curves["source"] == sources[0]]
     panels = [(own[own["quantity"] == "l2_norm"], "the norm"), (of_reasoning(own), f"reasoning features, {plain(sources[0])}")]
     controls = [(of_reasoning(curves[curves["source"] == s]), f"control: {plain(s)}") for s in sources[1:]]
-    rows = [[(rows, title) for rows, title in row if len(rows)] for row in (panels, controls)]
-    return curve_panels([row for row in rows if row], own, min_width=640)
+    grid = [[(entries, title) for entries, title in line if len(entries)] for line in (panels, controls)]
+    return curve_panels([line for line in grid if line], own, min_width=640)
 
 
 def entropies_by_layer(curves: pd.DataFrame) -> go.Figure:
     """The norm's rivals: an entropy a panel."""
     own = curves[curves["quantity"].isin(METRIC_NAMES[1:])]
-    panels = [(rows, SHORT_NAMES[str(name)]) for name, rows in own.groupby("quantity", sort=False)]
+    panels = [(entries, SHORT_NAMES[str(name)]) for name, entries in own.groupby("quantity", sort=False)]
     return curve_panels([panels], own, min_width=640)
 
 
 def correlation_bars(correlations: pd.DataFrame) -> go.Figure:
     """Spearman's rho of each metric with reasoning features, a bar per source of features; the paper's range beside it."""
     shown = [correlations[(correlations["scope"] == s) & (correlations["layer"] == at)] for s, (at, _) in _SCOPES.items()]
-    titles = [with_missing(title, rows) for (_, title), rows in zip(_SCOPES.values(), shown, strict=True)]
+    titles = [with_missing(title, entries) for (_, title), entries in zip(_SCOPES.values(), shown, strict=True)]
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.08, subplot_titles=titles)
     names = [name for name in SHORT_NAMES if name in set(correlations["quantity"])]
-    for row, frame in enumerate(shown, 1):
-        for i, (source, rows) in enumerate(frame.groupby("source", sort=False)):
-            add_rho_bars(figure, str(source), i, rows.set_index("quantity").reindex(names), showlegend=row == 1, row=row, col=1)
-        add_paper(figure, names, row=row, col=1)
+    for at, frame in enumerate(shown, 1):
+        for i, (source, entries) in enumerate(frame.groupby("source", sort=False)):
+            bars = entries.set_index("quantity").reindex(names)
+            add_rho_bars(figure, str(source), i, bars, showlegend=at == 1, row=at, col=1)
+        add_paper(figure, names, row=at, col=1)
     ticks = [-1, -0.5, 0, 0.5, 1]
     figure.update_yaxes(range=[-1.05, 1.3], tickvals=ticks, ticktext=[f"{100 * t:.0f}" for t in ticks], title_text="rho x 100")
     figure.add_hline(0, line={"color": GREY, "width": 1})
@@ -112,18 +114,18 @@ def assumption_matrix(assumptions: pd.DataFrame) -> go.Figure:
     """Value of each assumption at each layer, with a mark for holds, does not hold or undecided."""
     names = list(dict.fromkeys(assumptions["assumption"]))
     layers = sorted(set(assumptions["layer"]))
-    cells = {(row["assumption"], row["layer"]): row for row in assumptions.to_dict("records")}
+    cells = {(entry["assumption"], entry["layer"]): entry for entry in assumptions.to_dict("records")}
     grid = [[cells.get((name, layer)) for layer in layers] for name in names]
     kinds = list(_FILLS)
     steps = [(place / len(kinds), _FILLS[kind]) for i, kind in enumerate(kinds) for place in (i, i + 1)]
     figure = go.Figure()
     figure.add_heatmap(
-        z=[[kinds.index(cell["holds"]) if cell else None for cell in row] for row in grid],
+        z=[[kinds.index(cell["holds"]) if cell else None for cell in line] for line in grid],
         x=[str(layer) for layer in layers],
         y=[assumption_label(name, assumptions) for name in names],
-        text=[[f"{_MARKS[cell['holds']]}<br>{short_number(cell['value'])}" if cell else "" for cell in row] for row in grid],
+        text=[[f"{_MARKS[cell['holds']]}<br>{short_number(cell['value'])}" if cell else "" for cell in line] for line in grid],
         texttemplate="%{text}",
-        customdata=[[assumption_hover(cell) if cell else "" for cell in row] for row in grid],
+        customdata=[[assumption_hover(cell) if cell else "" for cell in line] for line in grid],
         hovertemplate="layer %{x}: %{customdata}<extra></extra>",
         hoverongaps=False,
         zmin=-0.5,
@@ -144,7 +146,7 @@ def spike_by_family(dynamics_by_family: pd.DataFrame) -> go.Figure:
     """Late norm of thinking minus direct, by family of problems."""
     frame = dynamics_by_family
     figure = go.Figure()
-    labels = [f"{plain(str(row['family']))} (n = {row['n']})" for row in frame.to_dict("records")]
+    labels = [f"{plain(str(entry['family']))} (n = {entry['n']})" for entry in frame.to_dict("records")]
     add_dots(figure, frame, "spike", y=labels)
     figure.add_vline(0, line={"color": GREY, "dash": "dot"})
     figure.update_xaxes(title_text=f"spike: mean {quantity_name(frame)} of the late layers, thinking minus direct")
@@ -156,7 +158,7 @@ def amplification_by_level(dynamics_by_level: pd.DataFrame) -> go.Figure:
     """Late norm of thinking divided by direct, by level of difficulty."""
     frame = dynamics_by_level
     figure = go.Figure()
-    labels = [f"level {row['level']}<br>n = {row['n']}" for row in frame.to_dict("records")]
+    labels = [f"level {entry['level']}<br>n = {entry['n']}" for entry in frame.to_dict("records")]
     add_dots(figure, frame, "amplification", x=labels)
     figure.add_hline(1, line={"color": GREY, "dash": "dot"})
     figure.update_yaxes(title_text="thinking / direct, late layers")
@@ -171,18 +173,18 @@ def pressure_against_norm(pressure_tokens: pd.DataFrame, *, seed: int = 0) -> go
     if len(drawn) > MAX_POINTS:
         drawn = drawn.iloc[np.sort(np.random.default_rng(seed).choice(len(drawn), MAX_POINTS, replace=False))]
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
-    for mode, rows in drawn.groupby("mode", sort=False):
+    for mode, entries in drawn.groupby("mode", sort=False):
         colour, _, _, marker, _ = style_of(str(mode))
         for col, name in enumerate(("l2_norm", "loss"), 1):
             figure.add_scatter(
-                x=rows[name],
-                y=rows["pressure"],
+                x=entries[name],
+                y=entries["pressure"],
                 mode="markers",
                 name=plain(mode_name(str(mode))),
                 legendgroup=str(mode),
                 showlegend=col == 1,
                 marker={"color": colour, "symbol": marker, "size": 5, "opacity": 0.75},
-                customdata=[pressure_hover(row) for row in rows.to_dict("records")],
+                customdata=[pressure_hover(entry) for entry in entries.to_dict("records")],
                 hovertemplate="%{customdata}<extra></extra>",
                 row=1,
                 col=col,
@@ -200,19 +202,19 @@ def pressure_against_norm(pressure_tokens: pd.DataFrame, *, seed: int = 0) -> go
 def suppression_curve(causal: pd.DataFrame) -> go.Figure:
     """Accuracy against how many positions of a response were suppressed, a line per arm."""
     figure = go.Figure()
-    for arm, rows in causal.groupby("arm", sort=False):
-        rows = rows.sort_values("positions")
+    for arm, entries in causal.groupby("arm", sort=False):
+        entries = entries.sort_values("positions")
         colour, _, dash, marker, _ = STYLES[_ARM_STYLES.get(str(arm), 0)]
         plainly = arm == "none"
         figure.add_scatter(
-            x=rows["positions"],
-            y=rows["accuracy"],
-            error_y=error_bars(rows, "accuracy", "low", "high", GREY if plainly else colour),
+            x=entries["positions"],
+            y=entries["accuracy"],
+            error_y=error_bars(entries, "accuracy", "low", "high", GREY if plainly else colour),
             mode="markers" if plainly else "lines+markers",
-            name=plain(str(rows["what"].iloc[0])),
+            name=plain(str(entries["what"].iloc[0])),
             line={"color": GREY if plainly else colour, "dash": dash, "width": 2},
             marker={"symbol": "star" if plainly else marker, "size": 11 if plainly else 9},
-            customdata=[arm_hover(row) for row in rows.to_dict("records")],
+            customdata=[arm_hover(entry) for entry in entries.to_dict("records")],
             hovertemplate="%{customdata}<extra></extra>",
         )
     end = float(causal["positions"].max()) or 1.0
@@ -225,19 +227,19 @@ def attribution_bars(attribution: pd.DataFrame) -> go.Figure:
     """Thinking minus direct in the late layers, as it is and for each way of matching the modes."""
     figure = go.Figure()
     frame = attribution.assign(label=[wrapped(text, 24) for text in attribution["compared"]])
-    for i, (tokens, rows) in enumerate(frame.groupby("tokens", sort=False)):
+    for i, (tokens, entries) in enumerate(frame.groupby("tokens", sort=False)):
         colour, _, _, _, pattern = STYLES[i % len(STYLES)]
         figure.add_bar(
             orientation="h",
-            y=rows["label"],
-            x=rows["difference"],
-            error_x=error_bars(rows, "difference", "low", "high", colour),
+            y=entries["label"],
+            x=entries["difference"],
+            error_x=error_bars(entries, "difference", "low", "high", colour),
             name=TOKENS.get(str(tokens), plain(str(tokens))),
             marker=bar_style(colour, pattern),
-            customdata=rows[["low", "high", "n"]],
+            customdata=entries[["low", "high", "n"]],
             hovertemplate=f"%{{x:.4g}} {INTERVAL}",
         )
-        for label in rows["label"][rows["difference"].isna()]:
+        for label in entries["label"][entries["difference"].isna()]:
             figure.add_annotation(x=0, y=label, text="too few such tokens", showarrow=False, xanchor="left", font={"size": 11})
     figure.add_vline(0, line={"color": GREY})
     figure.update_xaxes(
@@ -250,19 +252,20 @@ def attribution_bars(attribution: pd.DataFrame) -> go.Figure:
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """A figure, the table it is drawn from and the column without which there is nothing to draw."""
+    """A figure, the table that it is drawn from, and the column that must have a value, in the entries that are drawn."""
 
     table: str
     column: str
     make: Callable[[pd.DataFrame], go.Figure]
-    rows: Callable[[pd.DataFrame], pd.Series[Any]] | None = None
+    drawn: Callable[[pd.DataFrame], pd.Series[Any]] | None = None
 
     def allowed(self, tables: Mapping[str, pd.DataFrame]) -> bool:
         """Whether the tables have a value to draw."""
         frame = tables.get(self.table)
-        if frame is None or self.column not in frame:
+        if frame is None:
             return False
-        return bool(frame[self.column][self.rows(frame) if self.rows else slice(None)].notna().any())
+        SCHEMAS[self.table].check(frame)
+        return bool(frame[self.column][self.drawn(frame) if self.drawn else slice(None)].notna().any())
 
 
 _PICTURES = {
@@ -281,5 +284,14 @@ _PICTURES = {
 
 
 def draw_analysis(analysis: Analysis) -> dict[str, go.Figure]:
-    """All figures that the tables of an analysis allow, by name."""
+    """All figures that the tables of an analysis allow, by name.
+
+    Raises:
+        InputError: a table without the columns of its schema (`tl_l2norm.paper.tables`).
+
+    Examples:
+        >>> tables = {"dynamics_by_level": l2.analysis.dynamics(think, direct, by="level")}
+        >>> list(draw_analysis(l2.paper.Analysis(tables=tables, notes={}, features={}, facts={})))
+        ['amplification_by_level']
+    """
     return {name: p.make(analysis.tables[p.table]) for name, p in _PICTURES.items() if p.allowed(analysis.tables)}

@@ -72,36 +72,37 @@ def dress(
     return figure.update_annotations(font_size=12)
 
 
-def curve_panels(rows: Sequence[Sequence[tuple[pd.DataFrame, str]]], frame: pd.DataFrame, *, min_width: int) -> go.Figure:
+def curve_panels(grid: Sequence[Sequence[tuple[pd.DataFrame, str]]], frame: pd.DataFrame, *, min_width: int) -> go.Figure:
     """Rows of panels, each with a curve per mode, whose columns need not line up."""
-    columns = int(np.lcm.reduce([len(row) for row in rows]))
+    columns = int(np.lcm.reduce([len(line) for line in grid]))
     specs = [
-        [{"colspan": columns // len(row)} if i % (columns // len(row)) == 0 else None for i in range(columns)] for row in rows
+        [{"colspan": columns // len(line)} if i % (columns // len(line)) == 0 else None for i in range(columns)]
+        for line in grid
     ]
     figure = make_subplots(
-        rows=len(rows),
+        rows=len(grid),
         cols=columns,
         specs=specs,
-        subplot_titles=[title for row in rows for _, title in row],
-        row_heights=[0.58, 0.42][: len(rows)] if len(rows) > 1 else None,
+        subplot_titles=[title for line in grid for _, title in line],
+        row_heights=[0.58, 0.42][: len(grid)] if len(grid) > 1 else None,
         horizontal_spacing=0.085,
         vertical_spacing=0.18,
     )
-    for i, row in enumerate(rows, 1):
-        for j, (panel, _) in enumerate(row):
-            place = {"row": i, "col": 1 + j * (columns // len(row))}
+    for i, line in enumerate(grid, 1):
+        for j, (panel, _) in enumerate(line):
+            place = {"row": i, "col": 1 + j * (columns // len(line))}
             _fill_panel(figure, panel, frame["layer"], first=i == 1 and j == 0, y_title=i == 1 or j == 0, place=place)
     figure.update_layout(hovermode="x unified")
-    return dress(figure, frame, height=220 + 250 * len(rows), min_width=min_width)
+    return dress(figure, frame, height=220 + 250 * len(grid), min_width=min_width)
 
 
 def _fill_panel(
     figure: go.Figure, panel: pd.DataFrame, layers: pd.Series[int], *, first: bool, y_title: bool, place: Mapping[str, int]
 ) -> None:
-    for mode, rows in panel.groupby("mode", sort=False):
-        mean, low, high = (rows[name].to_numpy(dtype=np.float64) for name in ("mean", "low", "high"))
-        name = f"{mode_name(str(mode))} (n = {rows['n'].iloc[0]})"
-        curve = {"layers": rows["layer"].tolist(), "mean": mean, "low": low, "high": high, "mode": str(mode), "name": name}
+    for mode, entries in panel.groupby("mode", sort=False):
+        mean, low, high = (entries[name].to_numpy(dtype=np.float64) for name in ("mean", "low", "high"))
+        name = f"{mode_name(str(mode))} (n = {entries['n'].iloc[0]})"
+        curve = {"layers": entries["layer"].tolist(), "mean": mean, "low": low, "high": high, "mode": str(mode), "name": name}
         add_curve(figure, **curve, showlegend=first, **place)  # type: ignore[arg-type]
     shade_late(figure, [layer for layer in late_layers(int(layers.max()) + 1) if layer >= layers.min()], label=first, **place)
     figure.update_xaxes(title_text="layer", range=[layers.min() - 0.7, layers.max() + 0.7], **place)
@@ -112,18 +113,18 @@ def _fill_panel(
     )
 
 
-def add_rho_bars(figure: go.Figure, source: str, i: int, rows: pd.DataFrame, *, showlegend: bool, **place: int) -> None:
+def add_rho_bars(figure: go.Figure, source: str, i: int, entries: pd.DataFrame, *, showlegend: bool, **place: int) -> None:
     """A bar per metric for one source of features."""
     colour, _, _, _, pattern = STYLES[i % len(STYLES)]
     figure.add_bar(
-        x=[SHORT_NAMES[str(name)].replace(" ", "<br>") for name in rows.index],
-        y=rows["rho"],
-        error_y=error_bars(rows, "rho", "low", "high", colour),
+        x=[SHORT_NAMES[str(name)].replace(" ", "<br>") for name in entries.index],
+        y=entries["rho"],
+        error_y=error_bars(entries, "rho", "low", "high", colour),
         name=plain(source),
         legendgroup=source,
         showlegend=showlegend,
         marker=bar_style(colour, pattern),
-        customdata=rows[["low", "high", "n"]],
+        customdata=entries[["low", "high", "n"]],
         hovertemplate=f"{plain(source)}: %{{y:.2f}} {INTERVAL}",
         **place,
     )
@@ -148,9 +149,9 @@ def add_paper(figure: go.Figure, names: Sequence[str], **place: int) -> None:
         )  # fmt: skip
 
 
-def with_missing(title: str, rows: pd.DataFrame) -> str:
+def with_missing(title: str, entries: pd.DataFrame) -> str:
     """A panel's title, with the sources that have no rho in it."""
-    missing = [plain(str(source)) for source, own in rows.groupby("source", sort=False) if own["rho"].isna().all()]
+    missing = [plain(str(source)) for source, own in entries.groupby("source", sort=False) if own["rho"].isna().all()]
     return f"{title} (no rho: {', '.join(missing)})" if missing else title
 
 
@@ -179,8 +180,8 @@ def add_sides(figure: go.Figure, held: pd.DataFrame, **place: int) -> None:
 def add_premise(figure: go.Figure, points: pd.DataFrame, layers: Sequence[int], **place: int) -> None:
     """How many prompts the premise holds and fails for, layer by layer."""
     for holds, name, style in ((True, "premise holds", STYLES[2]), (False, "premise fails", STYLES[0])):
-        rows = points[points["premise"] == holds]
-        counts = [int((rows["layer"] == layer).sum()) for layer in layers]
+        entries = points[points["premise"] == holds]
+        counts = [int((entries["layer"] == layer).sum()) for layer in layers]
         figure.add_bar(
             x=layers,
             y=counts,
@@ -205,7 +206,7 @@ def add_premise(figure: go.Figure, points: pd.DataFrame, layers: Sequence[int], 
 
 
 def add_dots(figure: go.Figure, frame: pd.DataFrame, name: str, **labels: Sequence[str]) -> None:
-    """A point with its interval per row, along the axis that has no labels."""
+    """A point with its interval per entry, along the axis that has no labels."""
     value = "x" if "y" in labels else "y"
     colour, _, _, marker, _ = STYLES[0]
     figure.add_scatter(
@@ -274,20 +275,20 @@ def assumption_hover(cell: Mapping[str, Any]) -> str:
     return f"{cell['value']:.4g}{interval}<br>{plain(str(cell['statement']))}: {cell['holds']}{control}"
 
 
-def pressure_hover(row: Mapping[str, Any]) -> str:
+def pressure_hover(entry: Mapping[str, Any]) -> str:
     """What hovering over a token shows."""
-    token = plain(str(row["token"])) or "(part of a character)"
+    token = plain(str(entry["token"])) or "(part of a character)"
     return (
-        f"{token}, position {row['position']}<br>pressure {row['pressure']:.3g}, norm {row['l2_norm']:.4g}, "
-        f"probability {row['p_true']:.7g}"
+        f"{token}, position {entry['position']}<br>pressure {entry['pressure']:.3g}, norm {entry['l2_norm']:.4g}, "
+        f"probability {entry['p_true']:.7g}"
     )
 
 
-def arm_hover(row: Mapping[str, Any]) -> str:
+def arm_hover(entry: Mapping[str, Any]) -> str:
     """What hovering over a point of the causal curve shows."""
-    quantile = "" if pd.isna(row["quantile"]) else f", quantile {row['quantile']:g}"
+    quantile = "" if pd.isna(entry["quantile"]) else f", quantile {entry['quantile']:g}"
     return (
-        f"{plain(str(row['what']))}{quantile}<br>accuracy {row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}], "
-        f"n = {row['n']}<br>{row['positions']:.1f} positions, {row['events']:.1f} positions and layers, "
-        f"{row['tokens']:.1f} tokens, {row['cut_off']:.0%} cut off"
+        f"{plain(str(entry['what']))}{quantile}<br>accuracy {entry['accuracy']:.1%} [{entry['low']:.1%}, {entry['high']:.1%}], "
+        f"n = {entry['n']}<br>{entry['positions']:.1f} positions, {entry['events']:.1f} positions and layers, "
+        f"{entry['tokens']:.1f} tokens, {entry['cut_off']:.0%} cut off"
     )

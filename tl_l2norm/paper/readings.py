@@ -20,6 +20,7 @@ from tl_l2norm.experiments.suppression import suppress_and_ask
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.twin import random_twin
+from tl_l2norm.paper.options import Options
 from tl_l2norm.recording.pressure import optimisation_pressure
 from tl_l2norm.recording.saved import collected, describe_run, run_folder
 from tl_l2norm.saes.checks import sae_key
@@ -40,25 +41,21 @@ class Readings:
     backend: Backend
     saes: Mapping[int, Any]
     problems: tuple[Problem, ...]
-    control_states: int
-    quantiles: tuple[float, ...]
-    max_new_tokens: int | None
-    max_direct_tokens: int
-    options: Mapping[str, Any]
-    """sink_ratio, batch_size and progress, for everything that reads."""
-    seed: int
-    folder: Path | None
+    options: Options
 
     def ask(self) -> tuple[Result, ...]:
         """Answers to the problems in both modes."""
+        o = self.options
         return run_modes(
             self.backend.model,
             self.problems,
-            seed=self.seed,
-            save_to=self.folder / "results" if self.folder else None,
-            max_new_tokens=self.max_new_tokens,
-            max_direct_tokens=self.max_direct_tokens,
-            **self.options,
+            seed=o.seed,
+            save_to=o.readings / "results" if o.readings else None,
+            max_new_tokens=o.max_new_tokens,
+            max_direct_tokens=o.max_direct_tokens,
+            sink_ratio=o.sink_ratio,
+            batch_size=o.batch_size,
+            progress=o.progress,
         )
 
     def record(self, results: Sequence[Result]) -> Modes:
@@ -67,27 +64,34 @@ class Readings:
 
     def with_untrained_saes(self, modes: Modes) -> Modes:
         """The same traces with the features of untrained SAEs."""
-        traces, blank = [*modes[0], *modes[1]], untrained_saes(self.saes, seed=self.seed)
+        traces, blank = [*modes[0], *modes[1]], untrained_saes(self.saes, seed=self.options.seed)
         own = self._collected("untrained", self.backend.model, traces, blank, ("l2_norm",))
         return _by_mode([dataclasses.replace(t, features=u.features) for t, u in zip(traces, own, strict=True)])
 
     def with_random_weights(self, modes: Modes) -> tuple[Modes, Any, dict[int, Any]]:
         """What the model with random weights makes of the same tokens, that model, and SAEs trained on it."""
-        traces = [*modes[0], *modes[1]]
-        twin = random_twin(self.backend.model, seed=self.seed + 1)  # a draw of its own: the SAEs' weights are drawn from `seed`
+        traces, o = [*modes[0], *modes[1]], self.options
+        twin = random_twin(self.backend.model, seed=o.seed + 1)  # a draw of its own: the SAEs' weights are drawn from `seed`
         sae = next(iter(self.saes.values()))
         active = [acts.l0.double().mean().item() for trace in traces[:50] for acts in trace.features.values()]
         recipe = SaeRecipe(
             d_sae=int(sae.cfg.d_sae),
             k=max(1, round(sum(active) / len(active))),
-            n_states=self.control_states,
-            batch_size=min(512, self.control_states),
+            n_states=o.control_states,
+            batch_size=min(512, o.control_states),
             lr=1e-3 * (2**14 / int(sae.cfg.d_sae)) ** 0.5,  # five times the usual: there are few steps
-            seed=self.seed,
+            seed=o.seed,
         )
-        options = {"sink_ratio": self.options["sink_ratio"], "progress": self.options["progress"]}
-        with _folder(self.folder, "random_model") as place:
-            own_saes = train_saes(twin, traces, layers=list(self.saes), recipe=recipe, save_to=place, **options)
+        with _folder(o.readings, "random_model") as place:
+            own_saes = train_saes(
+                twin,
+                traces,
+                layers=list(self.saes),
+                recipe=recipe,
+                save_to=place,
+                sink_ratio=o.sink_ratio,
+                progress=o.progress,
+            )
         whole = self._collected("random_model_traces", twin, traces, own_saes, METRIC_NAMES)
         return _by_mode(whole), twin, own_saes
 
@@ -109,38 +113,59 @@ class Readings:
                 labels.append({"mode": result.mode, "prompt": result.problem.id})
         if not items:
             raise Unmeasurable("no response has a token")
-        found = optimisation_pressure(self.backend.model, items, prompt_lens=starts, labels=labels, **self.options)
-        return found.assign(model=self.backend.model_name)
+        pressure = optimisation_pressure(
+            self.backend.model,
+            items,
+            prompt_lens=starts,
+            labels=labels,
+            sink_ratio=self.options.sink_ratio,
+            batch_size=self.options.batch_size,
+            progress=self.options.progress,
+        )
+        return pressure.assign(model=self.backend.model_name)
 
     def outcomes(self, think: Sequence[Trace]) -> pd.DataFrame:
         """Answers under suppression, with thresholds from these traces."""
+        o = self.options
         return suppress_and_ask(
             self.backend.model,
             self.problems,
             think,
-            quantiles=self.quantiles,
-            max_new_tokens=self.max_new_tokens,
-            seed=self.seed,
-            save_to=self.folder / "causal" if self.folder else None,
-            **self.options,
+            quantiles=o.quantiles,
+            max_new_tokens=o.max_new_tokens,
+            seed=o.seed,
+            save_to=o.readings / "causal" if o.readings else None,
+            sink_ratio=o.sink_ratio,
+            batch_size=o.batch_size,
+            progress=o.progress,
         )
 
     def _collected(
         self, name: str, model: Any, traces: Sequence[Trace], saes: Mapping[int, Any], metrics: Sequence[str]
     ) -> tuple[Trace, ...]:
         """Traces of the same sequences, read once more in one pass each; from an earlier run where they are there."""
-        place = None
-        if self.folder:
+        o, place = self.options, None
+        if o.readings:
             what = describe_run(
                 backend_of(model),
-                sink_ratio=self.options["sink_ratio"],
+                sink_ratio=o.sink_ratio,
                 metrics=list(metrics),
                 saes={layer: sae_key(sae) for layer, sae in saes.items()},
                 sequences=[trace.tokens.tolist() for trace in traces],
             )
-            place = run_folder(self.folder, name, what)
+            place = run_folder(o.readings, name, what)
         labels = [trace.labels for trace in traces]
-        return collected(place, model, list(traces), labels=labels, saes=saes or None, metrics=metrics, **self.options)
+        return collected(
+            place,
+            model,
+            list(traces),
+            labels=labels,
+            saes=saes or None,
+            metrics=metrics,
+            sink_ratio=o.sink_ratio,
+            batch_size=o.batch_size,
+            progress=o.progress,
+        )
 
 
 def _folder(parent: Path | None, name: str) -> AbstractContextManager[str | Path]:

@@ -115,6 +115,15 @@ def analysis_report(analysis: Analysis, *, path: str | Path, title: str = "The T
         analysis: from `analyse`.
         path: where to write; its folder is made, an older file is replaced in one step.
         title: heading of the page.
+
+    Returns:
+        The path.
+
+    Examples:
+        >>> tables = {"dynamics_by_level": l2.analysis.dynamics(think, direct, by="level")}
+        >>> analysis = l2.paper.Analysis(tables=tables, notes={}, features={}, facts={"model": "tiny-reasoner"})
+        >>> analysis_report(analysis, path="analysis.html").name
+        'analysis.html'
     """
     claims, figures = analysis.claims(), draw_analysis(analysis)
     shown = {table for name in figures for table in _SECTIONS[name].tables}
@@ -128,7 +137,7 @@ def analysis_report(analysis: Analysis, *, path: str | Path, title: str = "The T
         headline=_headline(claims),
         rule=_RULE,
         facts=_facts(analysis),
-        claims=[_claim(row) for row in claims.to_dict("records")],
+        claims=[_claim(entry) for entry in claims.to_dict("records")],
         sections=[_section(name, figure, analysis.tables) for name, figure in figures.items()],
         rest=[_labelled(name, frame) for name, frame in analysis.tables.items() if name not in shown],
         notes=analysis.notes,
@@ -139,13 +148,13 @@ def analysis_report(analysis: Analysis, *, path: str | Path, title: str = "The T
 def analysis_summary(analysis: Analysis) -> str:
     """Each claim, what was measured and the verdict, as text of 100 columns."""
     claims = analysis.claims()
-    rows = claims.to_dict("records")
+    entries = claims.to_dict("records")
     frame = pd.DataFrame(
         {
-            "": [str(row["number"]) for row in rows],
-            "claim": [row["claim"] for row in rows],
-            "measured": [_measured(row) for row in rows],
-            "verdict": [f"{_MARKS[row['verdict']][0]} {row['verdict']}" for row in rows],
+            "": [str(entry["number"]) for entry in entries],
+            "claim": [entry["claim"] for entry in entries],
+            "measured": [_measured(entry) for entry in entries],
+            "verdict": [f"{_MARKS[entry['verdict']][0]} {entry['verdict']}" for entry in entries],
         }
     )
     above = [textwrap.fill(text, WIDTH) for text in _warnings(analysis)]
@@ -156,9 +165,9 @@ def _warnings(analysis: Analysis) -> list[str]:
     return cut_off_warnings(analysis.tables["accuracy"]) if "accuracy" in analysis.tables else []
 
 
-def _measured(row: Mapping[str, Any]) -> str:
+def _measured(entry: Mapping[str, Any]) -> str:
     """What was measured, or why it was not."""
-    return str(row["measured"] or row["why"])
+    return str(entry["measured"] or entry["why"])
 
 
 def _headline(claims: pd.DataFrame) -> str:
@@ -173,9 +182,9 @@ def _facts(analysis: Analysis) -> dict[str, str]:
     return facts | {"Written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
 
 
-def _claim(row: Mapping[str, Any]) -> dict[str, Any]:
-    mark, kind = _MARKS[row["verdict"]]
-    return {**row, "mark": mark, "kind": kind}
+def _claim(entry: Mapping[str, Any]) -> dict[str, Any]:
+    mark, kind = _MARKS[entry["verdict"]]
+    return {**entry, "mark": mark, "kind": kind}
 
 
 def _section(name: str, figure: go.Figure, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -191,14 +200,14 @@ def _section(name: str, figure: go.Figure, tables: Mapping[str, pd.DataFrame]) -
 
 def _verdicts(attribution: pd.DataFrame) -> list[str]:
     """What came of each choice of tokens, in words."""
-    found = attribution.drop_duplicates("tokens")
-    return [f"With {TOKENS.get(t, t)}: {v}" for t, v in zip(found["tokens"], found["verdict"], strict=True)]
+    choices = attribution.drop_duplicates("tokens")
+    return [f"With {TOKENS.get(t, t)}: {v}" for t, v in zip(choices["tokens"], choices["verdict"], strict=True)]
 
 
 def _labelled(name: str, frame: pd.DataFrame) -> tuple[str, Markup]:
     """A table and what to call it; a long one is cut."""
     many = f"{len(frame):,} row{'s' if len(frame) != 1 else ''}"
-    rows = many if len(frame) <= _MAX_ROWS else f"the first {_MAX_ROWS} of {many}"
+    shown = many if len(frame) <= _MAX_ROWS else f"the first {_MAX_ROWS} of {many}"
     cut = frame.head(_MAX_ROWS).map(lambda value: visible_text(value) if isinstance(value, str) else value)
     with pd.option_context("display.max_colwidth", None):
-        return f"Table {name} ({rows})", table_html(cut, float_format="{:.4g}".format, na_rep="-")
+        return f"Table {name} ({shown})", table_html(cut, float_format="{:.4g}".format, na_rep="-")

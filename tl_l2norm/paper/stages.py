@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,16 +13,18 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.analysis.accuracy import accuracy_table
 from tl_l2norm.analysis.attribution import attribute
+from tl_l2norm.analysis.bound import bound_points, bound_table
 from tl_l2norm.analysis.causal import causal_differences, causal_table
 from tl_l2norm.analysis.correlation import METRIC_NAMES, correlation_table
 from tl_l2norm.analysis.curves import layer_curve, mode_differences
 from tl_l2norm.analysis.high_norm import high_norm_tokens
+from tl_l2norm.analysis.latents import top_tokens
 from tl_l2norm.analysis.pairing import MATCHES, shuffle_modes
 from tl_l2norm.analysis.pressure_correlation import pressure_table
-from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features, top_tokens
+from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features
 from tl_l2norm.analysis.rise import dynamics
 from tl_l2norm.analysis.separation import family_separation
-from tl_l2norm.analysis.theory import assumption_table, bound_points, bound_table
+from tl_l2norm.analysis.theory import assumption_table
 from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.core.errors import MissingPackage, Unmeasurable, Unsupported
 from tl_l2norm.core.storage import replace_file
@@ -31,6 +32,7 @@ from tl_l2norm.core.tables import render_table
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.paper.claims import claims_table
 from tl_l2norm.paper.readings import Modes, Readings
+from tl_l2norm.paper.tables import MATCHED_FEATURES, SCHEMAS
 from tl_l2norm.saes.checks import unit_directions
 from tl_l2norm.saes.evaluate import evaluate_saes
 from tl_l2norm.tasks.results import Result
@@ -42,10 +44,18 @@ _TOP_LATENTS = 3  # of each late layer whose tokens are shown
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
-    """Tables of everything that was measured, and what could not be, with the reason."""
+    """Tables of everything that was measured, and what could not be, with the reason; `analyse` makes it.
+
+    Examples:
+        >>> dynamics = l2.analysis.dynamics(think, direct)
+        >>> notes = {"causal_outcomes": "no answer is known"}
+        >>> analysis = Analysis(tables={"dynamics": dynamics}, notes=notes, features={}, facts={})
+        >>> analysis.claims().query("number == 12")[["verdict", "why"]].iloc[0].tolist()
+        ["can't be tested here", 'no answer is known']
+    """
 
     tables: Mapping[str, pd.DataFrame]
-    """By name; each with n (prompts), 95% intervals, seed and model."""
+    """By name, with the columns of `paper.tables.SCHEMAS`, seed and model."""
     notes: Mapping[str, str]
     """Why a table is not there."""
     features: Mapping[str, ReasoningFeatures]
@@ -58,7 +68,7 @@ class Analysis:
         return claims_table(self.tables, self.notes)
 
     def claims(self) -> pd.DataFrame:
-        """One row per claim of the paper: number, claim, paper (its figure), measured, interval, control, n, verdict, why."""
+        """One entry per claim of the paper: number, claim, paper (its figure), measured, interval, control, n, verdict, why."""
         return self._claims.copy()
 
     def __repr__(self) -> str:
@@ -73,10 +83,9 @@ class Analysis:
 class Study:
     """One run of the analysis: what was read off the model so far, and the tables made of it."""
 
-    def __init__(self, readings: Readings, controls: Collection[str], folder: Path | None) -> None:
-        self.readings, self.controls = readings, controls
-        self.backend, self.saes, self.options = readings.backend, readings.saes, readings.options
-        self.seed, self.folder = readings.seed, folder
+    def __init__(self, readings: Readings) -> None:
+        self.readings, self.options, self.seed = readings, readings.options, readings.options.seed
+        self.backend, self.saes = readings.backend, readings.saes
         self.tables: dict[str, pd.DataFrame] = {}
         self.notes: dict[str, str] = {}
         self.features: dict[str, ReasoningFeatures] = {}
@@ -95,7 +104,7 @@ class Study:
             )
             self.notes |= dict.fromkeys(("features", "correlations", "bound", "assumptions"), "no SAEs were given")
         stages |= {"pressure": self._pressure, "causes": self._causes}
-        with tqdm(total=len(stages), desc="analyse", unit="stage", disable=not self.options["progress"]) as bar:
+        with tqdm(total=len(stages), desc="analyse", unit="stage", disable=not self.options.progress) as bar:
             for name, stage in stages.items():
                 bar.set_postfix_str(name)
                 stage()
@@ -110,7 +119,7 @@ class Study:
             "dtype": str(b.dtype).removeprefix("torch."),
             "problems": str(len(self.readings.problems)),
             "responses": f"{modes.count('think')} thinking, {modes.count('direct')} direct",
-            "sink ratio": f"{self.options['sink_ratio']:g}",
+            "sink ratio": f"{self.options.sink_ratio:g}",
             "seed": str(self.seed),
         }
 
@@ -124,29 +133,28 @@ class Study:
         if of is not None and of not in self.tables:
             return
         try:
-            table = make()
+            table = SCHEMAS[name].check(make())
         except (Unmeasurable, Unsupported) as reason:
             self.notes[name] = str(reason)
             return
         missing = {"seed": self.seed, "model": self.backend.model_name}
         self.tables[name] = table.assign(**{column: value for column, value in missing.items() if column not in table})
-        if self.folder:
-            place = self.folder / "tables"
+        if place := self.options.tables:
             place.mkdir(parents=True, exist_ok=True)
             replace_file(place / f"{name}.csv", self.tables[name].to_csv(index=False).encode())
 
     def _by_source(self, make: Callable[[str, Modes, ReasoningFeatures], pd.DataFrame]) -> pd.DataFrame:
         """A table of each source of features, on the problems that they were not chosen on."""
         frames = []
-        for source, found in self.features.items():
-            think, direct = (found.held_out(traces) for traces in self.traces[source])
-            frames.append(make(source, (think, direct), found).assign(source=source))
+        for source, features in self.features.items():
+            think, direct = (features.held_out(traces) for traces in self.traces[source])
+            frames.append(make(source, (think, direct), features).assign(source=source))
         return pd.concat(frames, ignore_index=True)
 
     @property
     def _held_out(self) -> Modes:
-        found = self.features[TRAINED]
-        think, direct = (found.held_out(traces) for traces in self.traces[TRAINED])
+        features = self.features[TRAINED]
+        think, direct = (features.held_out(traces) for traces in self.traces[TRAINED])
         return think, direct
 
     # Stages
@@ -164,14 +172,14 @@ class Study:
     def _norms(self) -> None:
         """What the norms do by themselves."""
         think, direct = self.traces[TRAINED]
-        s: dict[str, Any] = {"seed": self.seed}
+        seed = self.seed
         self._add("differences", lambda: self._differences((think, direct)))
-        self._add("dynamics", lambda: dynamics(think, direct, **s))
-        self._add("dynamics_by_family", lambda: dynamics(think, direct, by=("family",), **s))
-        self._add("dynamics_by_level", lambda: dynamics(think, direct, by=("level",), **s))
-        self._add("trend", lambda: level_trend(think, direct, **s))
-        self._add("families", lambda: family_separation(think, direct, **s))
-        self._add("high_norm_tokens", lambda: high_norm_tokens(think, direct, **s))
+        self._add("dynamics", lambda: dynamics(think, direct, seed=seed))
+        self._add("dynamics_by_family", lambda: dynamics(think, direct, by=("family",), seed=seed))
+        self._add("dynamics_by_level", lambda: dynamics(think, direct, by=("level",), seed=seed))
+        self._add("trend", lambda: level_trend(think, direct, seed=seed))
+        self._add("families", lambda: family_separation(think, direct, seed=seed))
+        self._add("high_norm_tokens", lambda: high_norm_tokens(think, direct, seed=seed))
         self._add("attribution", lambda: self._attribution("l2_norm", (think, direct), None))
 
     def _differences(self, modes: Modes) -> pd.DataFrame:
@@ -182,8 +190,8 @@ class Study:
     def _attribution(self, quantity: str, modes: Modes, features: ReasoningFeatures | None) -> pd.DataFrame:
         frames = []
         for tokens in ("read", "chosen"):
-            found = attribute(*modes, quantity=quantity, features=features, tokens=tokens, seed=self.seed)  # type: ignore[arg-type]
-            frames.append(found.table.assign(tokens=tokens, verdict=found.verdict))
+            own = attribute(*modes, quantity=quantity, features=features, tokens=tokens, seed=self.seed)  # type: ignore[arg-type]
+            frames.append(own.table.assign(tokens=tokens, verdict=own.verdict))
         return pd.concat(frames, ignore_index=True)
 
     def _choose(self) -> None:
@@ -197,30 +205,30 @@ class Study:
     def _matched(self) -> pd.DataFrame:
         """How many latents are found, and how many of them again on the other half, whichever way the modes are matched."""
         think, direct = self.traces[TRAINED]
-        rows = []
+        entries = []
         for tokens in ("read", "chosen"):
             for match in MATCHES:
                 try:
-                    found = find_reasoning_features(think, direct, match=match, tokens=tokens, seed=self.seed)  # type: ignore[arg-type]
+                    features = find_reasoning_features(think, direct, match=match, tokens=tokens, seed=self.seed)  # type: ignore[arg-type]
                 except Unmeasurable as reason:
                     self.notes[f"features, match={match!r}, tokens={tokens!r}"] = str(reason)
                     continue
-                again = found.evaluate(found.held_out(think), found.held_out(direct), seed=self.seed)
-                for layer, latents in found.latents.items():
+                again = features.evaluate(features.held_out(think), features.held_out(direct), seed=self.seed)
+                for layer, latents in features.latents.items():
                     own = again[again["layer"] == layer]
-                    rows.append(
+                    entries.append(
                         {
                             "match": match,
                             "tokens": tokens,
                             "layer": layer,
-                            "tested": int((found.table["layer"] == layer).sum()),
+                            "tested": int((features.table["layer"] == layer).sum()),
                             "found": len(latents),
                             "replicated": int(own["replicated"].sum()) if len(own) else 0,
                             "median_effect": float(own["effect"].median()) if len(own) else float("nan"),
-                            "n": len(found.chosen_on),
+                            "n": len(features.chosen_on),
                         }
                     )
-        return pd.DataFrame(rows).assign(seed=self.seed, model=self.backend.model_name)
+        return MATCHED_FEATURES.frame(entries, seed=self.seed, model=self.backend.model_name)
 
     def _top_tokens(self) -> pd.DataFrame:
         think, direct = self._held_out
@@ -234,19 +242,20 @@ class Study:
         """The same with untrained SAEs, on a random-weight model, and with shuffled modes."""
         think, direct = self.traces[TRAINED]
         count = {layer: len(latents) for layer, latents in self.features[TRAINED].latents.items()}
-        if "untrained SAE" in self.controls:
+        if "untrained SAE" in self.options.controls:
             self.traces["untrained SAE"] = self.readings.with_untrained_saes((think, direct))
             self._choose_control("untrained SAE", None)
-        if "random-weight model" in self.controls:
+        if "random-weight model" in self.options.controls:
             self._random_weights((think, direct))
-        if "shuffled modes" in self.controls:
+        if "shuffled modes" in self.options.controls:
             self.traces["shuffled modes"] = shuffle_modes(think, direct, seed=self.seed)
             self._choose_control("shuffled modes", count)
 
     def _choose_control(self, source: str, n_latents: Mapping[int, int] | None) -> None:
         chosen_on = self.features[TRAINED].chosen_on
-        options: dict[str, Any] = {"choose_on": chosen_on, "n_latents": n_latents, "seed": self.seed}
-        self.features[source] = find_reasoning_features(*self.traces[source], **options)
+        self.features[source] = find_reasoning_features(
+            *self.traces[source], choose_on=chosen_on, n_latents=n_latents, seed=self.seed
+        )
 
     def _random_weights(self, modes: Modes) -> None:
         try:
@@ -256,13 +265,13 @@ class Study:
             warnings.warn(f"the control 'random-weight model' is left out: {reason}", stacklevel=5)
             return
         self._choose_control("random-weight model", None)
-        found = self.features["random-weight model"]
-        held_out = [t for modes in self.traces["random-weight model"] for t in found.held_out(modes)]
+        features = self.features["random-weight model"]
+        held_out = [t for modes in self.traces["random-weight model"] for t in features.held_out(modes)]
         self._add("explained_random", lambda: self._explained(twin, own_saes, held_out))
 
     def _explained(self, model: Any, saes: Mapping[int, Any], traces: Sequence[Trace]) -> pd.DataFrame:
-        options = {"sink_ratio": self.options["sink_ratio"], "progress": self.options["progress"]}
-        return evaluate_saes(model, saes, traces, seed=self.seed, **options)
+        o = self.options
+        return evaluate_saes(model, saes, traces, seed=o.seed, sink_ratio=o.sink_ratio, progress=o.progress)
 
     def _curves(self) -> None:
         """Curves over layers, beside their controls."""
@@ -316,7 +325,7 @@ class Study:
 
     def _causes(self) -> None:
         """Suppression while the model thinks."""
-        if self.readings.quantiles:
+        if self.options.quantiles:
             self._add("causal_outcomes", lambda: self.readings.outcomes(self.traces[TRAINED][0]))
         else:
             self.notes["causal_outcomes"] = "the causal test was left out (quantiles=())"

@@ -14,6 +14,7 @@ from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.resampling import MIN_PROMPTS
 from tl_l2norm.experiments.suppression import QUANTILES
 from tl_l2norm.models.backends import backend_of
+from tl_l2norm.paper.options import Options
 from tl_l2norm.paper.readings import Readings
 from tl_l2norm.paper.stages import Analysis, Study
 from tl_l2norm.recording.saved import locked, may_save
@@ -74,22 +75,21 @@ def analyse(
     require_prompts(len(problems), 2 * MIN_PROMPTS if saes else MIN_PROMPTS, what="problems")
     if unknown := set(controls) - set(CONTROLS):
         raise InputError(f"unknown controls {sorted(unknown)}: there are {', '.join(map(repr, CONTROLS))}")
-    sink_ratio = sink_ratio_of(model, _trained_with(saes) if sink_ratio is None else sink_ratio)
-    batch_size = batch_size_of(model, batch_size)
-    readings = Readings(
-        backend=backend,
-        saes=saes,
-        problems=tuple(problems),
+    options = Options(
+        controls=frozenset(controls),
         control_states=control_states,
         quantiles=one_or_several(quantiles, float),
         max_new_tokens=max_new_tokens,
         max_direct_tokens=max_direct_tokens,
-        options={"sink_ratio": sink_ratio, "batch_size": batch_size, "progress": progress},
+        sink_ratio=sink_ratio_of(model, _trained_with(saes) if sink_ratio is None else sink_ratio),
+        batch_size=batch_size_of(model, batch_size),
         seed=seed,
-        folder=may_save(backend, save_to),
+        progress=progress,
+        readings=may_save(backend, save_to),
+        tables=Path(save_to) / "tables" if save_to else None,
     )
-    with locked(*([readings.folder] if readings.folder else [])):
-        return Study(readings, controls, Path(save_to) if save_to else None).run()
+    with locked(*([options.readings] if options.readings else [])):
+        return Study(Readings(backend=backend, saes=saes, problems=tuple(problems), options=options)).run()
 
 
 def _trained_with(saes: Mapping[int, Any]) -> float | None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.rise import SHARP
+from tl_l2norm.paper.tables import SCHEMAS
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -48,7 +49,7 @@ class Known:
             # a table that is made of another misses for the other's reason
             reason = next((self._notes[k] for k in (name, _MADE_OF.get(name, "")) if k in self._notes), "it was not measured")
             raise Missing(reason)
-        return self._tables[name]
+        return SCHEMAS[name].check(self._tables[name])
 
 
 _MADE_OF = {
@@ -70,10 +71,10 @@ def _span(low: float, high: float, form: str = ".3g") -> str:
     return "none" if np.isnan(low) else f"[{low:{form}}, {high:{form}}]"
 
 
-def _figure(row: pd.Series, name: str, form: str) -> str:
+def _figure(entry: pd.Series, name: str, form: str) -> str:
     """A value with its interval."""
-    low, high = (row[f"{name}_{side}" if f"{name}_{side}" in row else side] for side in ("low", "high"))
-    return f"{row[name]:{form}} {_span(low, high, form)}"
+    low, high = (entry[f"{name}_{side}" if f"{name}_{side}" in entry else side] for side in ("low", "high"))
+    return f"{entry[name]:{form}} {_span(low, high, form)}"
 
 
 def features_spike(known: Known) -> Finding:
@@ -82,12 +83,12 @@ def features_spike(known: Known) -> Finding:
     own, others = table.iloc[0], table.iloc[1:]
     if np.isnan(own["sharpness"]):
         raise Missing("no reasoning features were found, or their activation doesn't rise over the layers")
-    controls = {source: row for source, row in others.iterrows() if not np.isnan(row["sharpness"])}
-    beyond = all(own["sharpness_low"] > row["sharpness_high"] for row in controls.values())
+    controls = {source: entry for source, entry in others.iterrows() if not np.isnan(entry["sharpness"])}
+    beyond = all(own["sharpness_low"] > entry["sharpness_high"] for entry in controls.values())
     return Finding(
         measured=f"{own['sharpness']:.0%} of the rise in the last quarter of the layers",
         interval=_span(own["sharpness_low"], own["sharpness_high"], ".0%"),
-        control=", ".join(f"{source} {_figure(row, 'sharpness', '.0%')}" for source, row in controls.items()),
+        control=", ".join(f"{source} {_figure(entry, 'sharpness', '.0%')}" for source, entry in controls.items()),
         n=int(own["n"]),
         verdict=_verdict(own["sharpness_low"] > SHARP and beyond),
         why=f"a sharp spike has over {SHARP:.0%} of the rise there and more than every control; an even rise has 25%",
@@ -115,20 +116,20 @@ def correlation(known: Known) -> Finding:
     """Of rho between the norm and the features."""
     table = known["correlations"]
     late = table[(table["scope"] == "tokens") & (table["layer"] == "late")].dropna(subset=["rho"])
-    by_source = {source: rows.set_index("quantity") for source, rows in late.groupby("source", sort=False)}
+    by_source = {source: entries.set_index("quantity") for source, entries in late.groupby("source", sort=False)}
     own = by_source.pop(table["source"].iloc[0], None)
     if own is None or "l2_norm" not in own.index:
         raise Missing("no reasoning features were found in the late layers, or no response has 8 tokens")
     norm, entropies = own.loc["l2_norm"], own.drop("l2_norm")
     best = entropies.loc[entropies["rho"].idxmax()] if len(entropies) else None
-    controls = {source: rows.loc["l2_norm"] for source, rows in by_source.items() if "l2_norm" in rows.index}
-    beyond = all(norm["low"] > row["high"] for row in controls.values())
+    controls = {source: entries.loc["l2_norm"] for source, entries in by_source.items() if "l2_norm" in entries.index}
+    beyond = all(norm["low"] > entry["high"] for entry in controls.values())
     ahead = best is None or norm["low"] > best["high"]
     rival = "" if best is None else f"; best entropy ({best.name}) {_figure(best, 'rho', '.2f')}"
     return Finding(
         measured=f"rho {norm['rho']:.2f} over tokens in the late layers{rival}",
         interval=_span(norm["low"], norm["high"], ".2f"),
-        control=", ".join(f"{source} {_figure(row, 'rho', '.2f')}" for source, row in controls.items()),
+        control=", ".join(f"{source} {_figure(entry, 'rho', '.2f')}" for source, entry in controls.items()),
         n=int(norm["n"]),
         verdict=_verdict(norm["low"] > 0 and ahead and beyond),
         why="needs the norm's rho over that of every entropy and over the norm's own rho with every control's features",
@@ -164,9 +165,9 @@ def assumption(*names: str) -> Callable[[Known], Finding]:
         if own.empty:
             raise Missing("no reasoning features were found")
         parts, spans = [], []
-        for name, rows in own.groupby("assumption", sort=False):
-            at_least = rows["bound"].iloc[0] > 0.5
-            worst = rows.loc[rows["value"].idxmin() if at_least else rows["value"].idxmax()]
+        for name, entries in own.groupby("assumption", sort=False):
+            at_least = entries["bound"].iloc[0] > 0.5
+            worst = entries.loc[entries["value"].idxmin() if at_least else entries["value"].idxmax()]
             word = "least" if at_least else "greatest"
             label = f"{name.removeprefix(names[0][:2]).strip()} " if len(names) > 1 else ""
             parts.append(f"{label}{worst['value']:.3g} ({word}, layer {worst['layer']})")
@@ -186,9 +187,9 @@ def assumption(*names: str) -> Callable[[Known], Finding]:
     return rule
 
 
-def _met_anyway(rows: pd.DataFrame) -> str:
+def _met_anyway(entries: pd.DataFrame) -> str:
     """A bound that the control keeps as well says little."""
-    if rows.empty or (rows["control"] >= rows["bound"]).any():
+    if entries.empty or (entries["control"] >= entries["bound"]).any():
         return ""
     return "; but the control keeps this bound as well, so that it holds says little"
 
@@ -201,8 +202,8 @@ def pressure(known: Known) -> Finding:
     by_p, by_norm = own.loc[("pressure", "p_true")], own.loc[("pressure", "l2_norm")]
     partial = table[(table["mode"] == "think") & (table["scope"] == "partial") & (table["against"] == "l2_norm")]
     direct = table[(table["mode"] == "direct") & (table["scope"] == "prompts") & (table["against"] == "l2_norm")]
-    control = [f"given position {_figure(row, 'rho', '.2f')}" for _, row in partial.iterrows()]
-    control += [f"over direct answers {_figure(row, 'rho', '.2f')}" for _, row in direct.iterrows()]
+    control = [f"given position {_figure(entry, 'rho', '.2f')}" for _, entry in partial.iterrows()]
+    control += [f"over direct answers {_figure(entry, 'rho', '.2f')}" for _, entry in direct.iterrows()]
     return Finding(
         measured=f"rho of pull and probability {by_p['rho']:.2f}, of pull and norm {by_norm['rho']:.2f} (over {scope})",
         interval=f"{_span(by_p['low'], by_p['high'], '.2f')}, {_span(by_norm['low'], by_norm['high'], '.2f')}",
@@ -252,8 +253,8 @@ def causal(known: Known) -> Finding:
         f"{_counts(own)}",
         interval=_span(100 * own["low"], 100 * own["high"]),
         control=", ".join(
-            f"{name} {100 * row['difference']:+.1f} {_span(100 * row['low'], 100 * row['high'])} {_counts(row)}"
-            for name, row in others.items()
+            f"{name} {100 * entry['difference']:+.1f} {_span(100 * entry['low'], 100 * entry['high'])} {_counts(entry)}"
+            for name, entry in others.items()
         ),
         n=int(own["n"]),
         verdict=_verdict(own["high"] < 0),
@@ -262,9 +263,9 @@ def causal(known: Known) -> Finding:
     )
 
 
-def _counts(row: pd.Series) -> str:
+def _counts(entry: pd.Series) -> str:
     """How many positions either arm changed: a difference between unlike numbers says little."""
-    return f"({row['positions']:.1f} against {row['against_positions']:.1f} positions)"
+    return f"({entry['positions']:.1f} against {entry['against_positions']:.1f} positions)"
 
 
 def domain(known: Known) -> Finding:

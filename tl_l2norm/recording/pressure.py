@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.core.arguments import OnePerRow, as_labels
 from tl_l2norm.core.errors import InputError, Unmeasurable, Unsupported
+from tl_l2norm.core.measured import PRESSURES
 from tl_l2norm.core.norms import find_sinks, l2_norms, sink_bounds
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.core.trace import Label
@@ -29,20 +30,6 @@ from tl_l2norm.models.decode_check import batches
 from tl_l2norm.models.final_norm import FinalNorm
 from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.text.sequences import TokenSequence, pad_left, token_texts, tokenize
-
-COLUMNS = (
-    "sequence",
-    "position",
-    "token_id",
-    "token",
-    "segment",
-    "p_true",
-    "loss",
-    "pressure",
-    "l2_norm",
-    "is_sink",
-)
-"""Of the table, before those of the labels."""
 
 _AT_ONCE = 1 << 24  # logits, and weights copied to float32: 64 MB
 _LOGIT_ERROR = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the closed form, beside the largest logit
@@ -218,7 +205,7 @@ def _check(items: Sequence[TokenSequence], labels: Sequence[Mapping[str, Label]]
     for i, item in enumerate(items):
         if len(item) < 2:
             raise Unmeasurable(f"sequence {i} has one token: there is no next token whose loss could be taken")
-    if taken := {name for own in labels for name in own} & set(COLUMNS):
+    if taken := {name for own in labels for name in own} & set(PRESSURES.names):
         raise InputError(f"labels can't be called {sorted(taken)}: the table has columns of these names")
 
 
@@ -271,4 +258,4 @@ def _frame(
         "l2_norm": norms[first:-1].numpy(),
         "is_sink": sinks[first:-1].numpy(),
     }
-    return pd.DataFrame(columns, columns=list(COLUMNS))
+    return PRESSURES.frame(columns)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_l2norm.core.measured import EXPLAINED
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.resampling import interval, prompt_weights
@@ -71,7 +72,7 @@ def evaluate_saes(
                 for layer, sequences in states.items():
                     tallies[layer].add(sequences)
                     bar.update(len(sequences))
-    return pd.DataFrame([{"layer": layer, **tally.row(seed), "seed": seed} for layer, tally in tallies.items()])
+    return EXPLAINED.frame(({"layer": layer, **tally.entry(seed)} for layer, tally in tallies.items()), seed=seed)
 
 
 class _Tally:
@@ -94,7 +95,7 @@ class _Tally:
             x = states.double().cpu()
             self.sums.append(np.array([len(x), float(error.sum()), float(x.pow(2).sum()), *x.sum(0).tolist()]))
 
-    def row(self, seed: int) -> dict[str, object]:
+    def entry(self, seed: int) -> dict[str, object]:
         table = np.stack(self.sums)
         draws = prompt_weights(len(table), seed=seed) @ table
         explained, residual = (interval(float(f(table.sum(0)[None])[0]), f(draws), len(table)) for f in (_explained, _residual))

@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from tl_l2norm.analysis.accuracy import ACCURACIES
 from tl_l2norm.analysis.curves import LayerCurve
 from tl_l2norm.analysis.quantities import QUANTITIES
 from tl_l2norm.analysis.sinks import layer_medians, norms_without_sinks
@@ -111,8 +112,7 @@ def token_heatmap(
 
 def accuracy_bars(table: pd.DataFrame) -> go.Figure:
     """Accuracy with its 95% interval, from `accuracy_table`: a bar per mode within family and level, where it has them."""
-    if missing := {"accuracy", "low", "high", "n"} - set(table.columns):
-        raise InputError(f"the table lacks the columns {sorted(missing)}: give what accuracy_table returns")
+    ACCURACIES.check(table, "accuracy", "low", "high", "n")
     figure = go.Figure(layout={"template": TEMPLATE, "barmode": "group", "bargap": 0.4, "height": 360})
     for mode, rows in table.groupby("mode", sort=False) if "mode" in table else [("all", table)]:
         colour, _, _, _, pattern = style_of(str(mode))

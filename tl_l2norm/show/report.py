@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from tl_l2norm.analysis.accuracy import accuracy_table
+from tl_l2norm.analysis.accuracy import ACCURACIES, accuracy_table
 from tl_l2norm.analysis.curves import LayerCurve, layer_curve
-from tl_l2norm.analysis.sinks import sink_table
+from tl_l2norm.analysis.sinks import SINKS, sink_table
 from tl_l2norm.core.arguments import as_integer, as_path, as_seed, check_text
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import layer_ranges
@@ -113,6 +113,7 @@ def summary(results: Result | Sequence[Result], *, seed: int = 0) -> str:
 
 def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
     """What `accuracy_table` returns, for people."""
+    ACCURACIES.check(table, "mode", *ACCURACIES.names)
     columns = {name: table[name] for name in ("family", "level") if name in table}
     return pd.DataFrame(
         {
@@ -132,6 +133,7 @@ def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
 
 def sinks_text(table: pd.DataFrame) -> pd.DataFrame:
     """What `sink_table` returns, for people."""
+    SINKS.check(table)
     return pd.DataFrame(
         {
             "position": table["position"],

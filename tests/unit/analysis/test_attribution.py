@@ -14,8 +14,8 @@ from tl_l2norm.core.trace import Trace
 WAYS = (*MATCHES, "length, by regression")
 
 
-def rows(found: Attribution) -> dict[str, float]:
-    return dict(zip(found.table["match"], found.table["difference"], strict=True))
+def differences_of(attribution: Attribution) -> dict[str, float]:
+    return dict(zip(attribution.table["match"], attribution.table["difference"], strict=True))
 
 
 def made(
@@ -37,36 +37,38 @@ def test_each_way_of_matching_by_hand() -> None:
     def value(i: int, mode: str, j: int) -> float:
         return 10.0 * (j + 1) if mode == "think" else j + 1.0
 
-    found = attribute(*made(value, lambda i, mode: 4 if mode == "think" else 2))
-    assert found.table["match"].tolist() == list(WAYS)
-    differences = rows(found)
+    attribution = attribute(*made(value, lambda i, mode: 4 if mode == "think" else 2))
+    assert attribution.table["match"].tolist() == list(WAYS)
+    differences = differences_of(attribution)
     assert differences["none"] == 25 - 1.5
     assert differences["length"] == differences["position"] == differences["token"] == 15 - 1.5
     assert differences["answer"] == 40 - 1
     assert np.isnan(differences["length, by regression"]), "all lengths differ by the same"
-    assert found.table["n"].tolist() == [12] * 5 + [0]
-    assert "Not tested for lack of such tokens: length, by regression." in found.verdict
+    assert attribution.table["n"].tolist() == [12] * 5 + [0]
+    assert "Not tested for lack of such tokens: length, by regression." in attribution.verdict
 
 
 def test_at_equal_length_it_is_the_intercept_of_a_regression_over_prompts() -> None:
     rng = np.random.default_rng(0)
     noise, lengths = rng.normal(size=12), rng.integers(3, 9, 12)
-    found = attribute(
+    attribution = attribute(
         *made(
             lambda i, mode, j: 100 + (2 * lengths[i] + noise[i]) * (mode == "think"),
             lambda i, mode: lengths[i] if mode == "think" else 2,
         )
     )
     x, y = lengths - 2.0, 2 * lengths + noise
-    assert rows(found)["length, by regression"] == pytest.approx(Polynomial.fit(x, y, 1).convert().coef[0], abs=1e-4)
+    assert differences_of(attribution)["length, by regression"] == pytest.approx(
+        Polynomial.fit(x, y, 1).convert().coef[0], abs=1e-4
+    )
 
 
 def test_a_prompts_samples_count_once_also_in_the_regression() -> None:
     lengths = dict(enumerate([3, 5, 4, 7, 6, 8, 3, 4, 9, 6, 5, 7]))
     think, direct = made(lambda i, mode, j: 10 + 3.0 * (mode == "think"), lambda i, mode: lengths[i] if mode == "think" else 2)
-    found = attribute([*think, think[0], think[0]], direct)
-    assert (found.table["n"] == 12).all()
-    assert rows(found) == pytest.approx(dict.fromkeys(WAYS, 3.0), abs=1e-5)
+    attribution = attribute([*think, think[0], think[0]], direct)
+    assert (attribution.table["n"] == 12).all()
+    assert differences_of(attribution) == pytest.approx(dict.fromkeys(WAYS, 3.0), abs=1e-5)
 
 
 def test_layers_are_averaged_and_the_late_ones_by_default() -> None:
@@ -75,9 +77,9 @@ def test_layers_are_averaged_and_the_late_ones_by_default() -> None:
         return response(np.ones((4, 2)) + lift, prompt=str(i), mode=mode)
 
     think, direct = both_modes(8, make)
-    assert rows(attribute(think, direct))["none"] == 8
-    assert rows(attribute(think, direct, layers="all"))["none"] == 15 / 4
-    assert rows(attribute(think, direct, layers=[1, 2]))["none"] == 3
+    assert differences_of(attribute(think, direct))["none"] == 8
+    assert differences_of(attribute(think, direct, layers="all"))["none"] == 15 / 4
+    assert differences_of(attribute(think, direct, layers=[1, 2]))["none"] == 3
     assert (attribute(think, direct, layers=[0, 1, 3]).table["layers"] == "0-1, 3").all()
 
 
@@ -86,9 +88,9 @@ def test_another_quantity_is_attributed_like_the_norm() -> None:
         trace = response(np.ones((4, 2)), prompt=str(i), mode=mode)
         return dataclasses.replace(trace, metrics={"hidden_entropy": torch.full((4, 3), 2.0 - (mode == "think"))})
 
-    found = attribute(*both_modes(8, make), quantity="hidden_entropy")
-    assert rows(found)["none"] == -1 and found.quantity == "hidden_entropy"
-    assert found.verdict.startswith("Thinking is lower, and stays so however the modes are matched: -1 [-1, -1], n = 8")
+    attribution = attribute(*both_modes(8, make), quantity="hidden_entropy")
+    assert differences_of(attribution)["none"] == -1 and attribution.quantity == "hidden_entropy"
+    assert attribution.verdict.startswith("Thinking is lower, and stays so however the modes are matched: -1 [-1, -1], n = 8")
     with pytest.raises(ValueError, match="'output_entropy' was not recorded"):
         attribute(*both_modes(8, make), quantity="output_entropy")
     with pytest.raises(ValueError, match="needs features="):
@@ -102,32 +104,37 @@ def test_the_verdict_names_what_the_difference_goes_away_with() -> None:
     def value(i: int, mode: str, j: int) -> float:
         return 10.0 + 5 * j + noise[int(mode == "think"), i, j]
 
-    found = attribute(*made(value, lambda i, mode: 6 + i % 3 if mode == "think" else 3, n=16))
-    assert found.is_there and "length" in found.goes_away and "answer" not in found.goes_away
-    assert found.verdict.startswith("Thinking is higher (") and "but not when matched by length" in found.verdict
+    attribution = attribute(*made(value, lambda i, mode: 6 + i % 3 if mode == "think" else 3, n=16))
+    assert attribution.is_there and "length" in attribution.goes_away and "answer" not in attribution.goes_away
+    assert attribution.verdict.startswith("Thinking is higher (") and "but not when matched by length" in attribution.verdict
     turned = attribute(*made(lambda i, m, j: -value(i, m, j), lambda i, mode: 6 + i % 3 if mode == "think" else 3, n=16))
-    assert turned.goes_away == found.goes_away and turned.verdict.startswith("Thinking is lower (")
+    assert turned.goes_away == attribution.goes_away and turned.verdict.startswith("Thinking is lower (")
 
 
 def test_what_turns_its_sign_when_matched_has_gone_away() -> None:
-    found = attribute(*made(lambda i, mode, j: 100.0 * j - (mode == "think"), lambda i, mode: 5 if mode == "think" else 2))
-    assert rows(found)["none"] > 0 > rows(found)["length"]
-    assert set(found.goes_away) == {"length", "position", "token"}
+    attribution = attribute(
+        *made(lambda i, mode, j: 100.0 * j - (mode == "think"), lambda i, mode: 5 if mode == "think" else 2)
+    )
+    assert differences_of(attribution)["none"] > 0 > differences_of(attribution)["length"]
+    assert set(attribution.goes_away) == {"length", "position", "token"}
 
 
 def test_without_a_difference_nothing_is_attributed() -> None:
     noise = np.random.default_rng(3).normal(size=(2, 12, 3))
-    found = attribute(*made(lambda i, mode, j: 10 + noise[int(mode == "think"), i, j], lambda i, mode: 3))
-    assert not found.is_there
-    assert found.verdict.startswith("No difference between the modes: ")
+    attribution = attribute(*made(lambda i, mode, j: 10 + noise[int(mode == "think"), i, j], lambda i, mode: 3))
+    assert not attribution.is_there
+    assert attribution.verdict.startswith("No difference between the modes: ")
 
 
 def test_a_match_that_few_prompts_allow_is_said_to_be_untested() -> None:
     think, direct = made(lambda i, mode, j: 1.0 + (mode == "think"), lambda i, mode: 3 + i % 2)
     silent = [dataclasses.replace(t, segments=("prompt",) + ("think",) * (len(t) - 1)) for t in think[:5]]
-    found = attribute([*silent, *think[5:]], direct)
-    assert found.table.set_index("match").loc["answer", "n"] == 7
-    assert "answer" not in found.goes_away and "answer" in found.verdict.partition("Not tested for lack of such tokens:")[2]
+    attribution = attribute([*silent, *think[5:]], direct)
+    assert attribution.table.set_index("match").loc["answer", "n"] == 7
+    assert (
+        "answer" not in attribution.goes_away
+        and "answer" in attribution.verdict.partition("Not tested for lack of such tokens:")[2]
+    )
 
 
 def test_lengths_that_hardly_vary_leave_the_regression_untested() -> None:
@@ -136,11 +143,11 @@ def test_lengths_that_hardly_vary_leave_the_regression_untested() -> None:
     think, direct = made(
         lambda i, m, j: 10 + noise[int(m == "think"), i, j] + 9 * (m == "think"), lambda i, m: 3 + (i == 0 and m == "think")
     )
-    found = attribute(think, direct)
-    row = found.table.set_index("match").loc["length, by regression"]
-    assert np.isfinite(row["difference"]) and np.isnan(row["low"]) and row["n"] == 12
-    assert found.goes_away == ()
-    assert found.verdict.endswith("Not tested for lack of such tokens: length, by regression.")
+    attribution = attribute(think, direct)
+    entry = attribution.table.set_index("match").loc["length, by regression"]
+    assert np.isfinite(entry["difference"]) and np.isnan(entry["low"]) and entry["n"] == 12
+    assert attribution.goes_away == ()
+    assert attribution.verdict.endswith("Not tested for lack of such tokens: length, by regression.")
 
 
 def test_scaling_norms_scales_differences_and_intervals() -> None:
@@ -158,10 +165,10 @@ def test_scaling_norms_scales_differences_and_intervals() -> None:
 def test_the_order_of_prompts_only_changes_the_resampling() -> None:
     noise = np.random.default_rng(5).normal(size=(2, 16, 8))
     think, direct = made(lambda i, m, j: 10 + noise[int(m == "think"), i, j], lambda i, m: 3 + (i % 5) * (m == "think"), n=16)
-    found, again = attribute(think, direct).table, attribute(think[::-1], direct[3:] + direct[:3]).table
-    np.testing.assert_allclose(found["difference"], again["difference"], atol=1e-5)
-    width = (found["high"] - found["low"]).to_numpy()
-    assert (np.abs(found["low"] - again["low"]) < 0.2 * width).all()
+    attribution, again = attribute(think, direct).table, attribute(think[::-1], direct[3:] + direct[:3]).table
+    np.testing.assert_allclose(attribution["difference"], again["difference"], atol=1e-5)
+    width = (attribution["high"] - attribution["low"]).to_numpy()
+    assert (np.abs(attribution["low"] - again["low"]) < 0.2 * width).all()
 
 
 def test_what_can_not_be_paired_is_refused() -> None:
@@ -184,11 +191,11 @@ def test_too_few_prompts_are_not_taken_for_a_difference_that_went_away() -> None
             norm = 100 + 2.0 * (mode == "think") + 1.5 * rng.normal()
             return response(np.full((4, k), norm), prompt=str(i), mode=mode)
 
-        found = attribute(*both_modes(10, make), resamples=500)
-        if found.is_there:
-            shown.append(found)
-    named = ["length, by regression" in found.goes_away for found in shown]
-    undecided = ["length, by regression" in found.undecided for found in shown]
+        attribution = attribute(*both_modes(10, make), resamples=500)
+        if attribution.is_there:
+            shown.append(attribution)
+    named = ["length, by regression" in attribution.goes_away for attribution in shown]
+    undecided = ["length, by regression" in attribution.undecided for attribution in shown]
     assert len(shown) > 5 and np.mean(named) <= 0.1 < np.mean(undecided)
-    verdicts = [found.verdict for found in shown if found.undecided]
+    verdicts = [attribution.verdict for attribution in shown if attribution.undecided]
     assert all("Too few prompts to say what is left when matched by" in verdict for verdict in verdicts)

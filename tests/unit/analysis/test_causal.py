@@ -10,7 +10,7 @@ QUANTILES = (0.9, 0.5)
 
 def outcomes(right: dict[str, list[list[bool]]], **columns: object) -> pd.DataFrame:
     """Of each arm, [quantile][problem] whether it was right."""
-    rows = [
+    entries = [
         {
             "arm": arm,
             "quantile": QUANTILES[q] if arm != "none" else np.nan,
@@ -27,7 +27,7 @@ def outcomes(right: dict[str, list[list[bool]]], **columns: object) -> pd.DataFr
         for q, per_problem in enumerate(by_quantile)
         for i, correct in enumerate(per_problem)
     ]
-    return pd.DataFrame(rows).assign(**columns)
+    return pd.DataFrame(entries).assign(**columns)
 
 
 NONE = [[True] * 9 + [False]]
@@ -36,68 +36,68 @@ RANDOM = [[True] * 8 + [False] * 2, [True] * 6 + [False] * 4]
 
 
 def test_accuracy_of_each_arm_by_hand() -> None:
-    found = causal_table(outcomes({"none": NONE, "high": HIGH, "random": RANDOM}))
-    assert found["arm"].tolist() == ["none", "high", "high", "random", "random"]
-    assert found["quantile"].tolist()[1:] == [0.9, 0.5, 0.9, 0.5] and np.isnan(found["quantile"][0])
-    assert found["accuracy"].tolist() == [0.9, 0.5, 0.0, 0.8, 0.6]
-    assert [(r.low, r.high) for r in found.itertuples()] == [wilson_interval(k, 10) for k in (9, 5, 0, 8, 6)]
-    assert found["positions"].tolist() == [4.5, 4.5, 6.5, 4.5, 6.5] and found["events"].tolist() == [0, 0, 4, 0, 4]
-    assert found["tokens"].tolist() == [14.5] * 5 and found["cut_off"].tolist() == [0.1] * 5
-    assert (found["n"] == 10).all() and (found["seed"] == 7).all() and (found["model"] == "by hand").all()
-    assert found["what"].tolist() == [ARMS[arm] for arm in found["arm"]]
+    accuracies = causal_table(outcomes({"none": NONE, "high": HIGH, "random": RANDOM}))
+    assert accuracies["arm"].tolist() == ["none", "high", "high", "random", "random"]
+    assert accuracies["quantile"].tolist()[1:] == [0.9, 0.5, 0.9, 0.5] and np.isnan(accuracies["quantile"][0])
+    assert accuracies["accuracy"].tolist() == [0.9, 0.5, 0.0, 0.8, 0.6]
+    assert [(r.low, r.high) for r in accuracies.itertuples()] == [wilson_interval(k, 10) for k in (9, 5, 0, 8, 6)]
+    assert accuracies["positions"].tolist() == [4.5, 4.5, 6.5, 4.5, 6.5] and accuracies["events"].tolist() == [0, 0, 4, 0, 4]
+    assert accuracies["tokens"].tolist() == [14.5] * 5 and accuracies["cut_off"].tolist() == [0.1] * 5
+    assert (accuracies["n"] == 10).all() and (accuracies["seed"] == 7).all() and (accuracies["model"] == "by hand").all()
+    assert accuracies["what"].tolist() == [ARMS[arm] for arm in accuracies["arm"]]
 
 
 def test_differences_are_paired_by_problem_at_each_quantile_and_over_all() -> None:
-    found = causal_differences(outcomes({"none": NONE, "high": HIGH, "random": RANDOM}))
-    assert found[["arm", "against"]].drop_duplicates().to_numpy().tolist() == [["high", "random"]]
-    by_quantile = found.set_index("quantile")["difference"]
+    differences = causal_differences(outcomes({"none": NONE, "high": HIGH, "random": RANDOM}))
+    assert differences[["arm", "against"]].drop_duplicates().to_numpy().tolist() == [["high", "random"]]
+    by_quantile = differences.set_index("quantile")["difference"]
     assert by_quantile[0.9] == pytest.approx(-0.3) and by_quantile[0.5] == pytest.approx(-0.6)
-    assert found["difference"][found["quantile"].isna()].tolist() == [pytest.approx(-0.45)]
+    assert differences["difference"][differences["quantile"].isna()].tolist() == [pytest.approx(-0.45)]
     assert (
-        (found["n"] == 10).all()
-        and (found["low"] <= found["difference"]).all()
-        and (found["high"] >= found["difference"]).all()
+        (differences["n"] == 10).all()
+        and (differences["low"] <= differences["difference"]).all()
+        and (differences["high"] >= differences["difference"]).all()
     )
 
 
 def test_how_many_positions_either_arm_changed_stands_beside_the_difference() -> None:
     table = outcomes({"high": HIGH, "random": RANDOM})
     table.loc[table["arm"] == "random", "positions"] = [1] * 10 + [2] * 9 + [12]
-    found = causal_differences(table).set_index("quantile")[["positions", "against_positions"]]
-    assert found.loc[0.9].tolist() == [4.5, 1] and found.loc[0.5].tolist() == [6.5, 3]
-    assert found.loc[np.nan].tolist() == [5.5, 2]
+    differences = causal_differences(table).set_index("quantile")[["positions", "against_positions"]]
+    assert differences.loc[0.9].tolist() == [4.5, 1] and differences.loc[0.5].tolist() == [6.5, 3]
+    assert differences.loc[np.nan].tolist() == [5.5, 2]
 
 
 def test_the_same_problems_right_in_both_arms_leave_no_doubt() -> None:
     """Without the pairing, 5 of 10 against 5 of 10 would have an interval."""
-    found = causal_differences(outcomes({"high": HIGH, "random": HIGH}))
-    assert (found[["difference", "low", "high"]] == 0).all(axis=None)
+    differences = causal_differences(outcomes({"high": HIGH, "random": HIGH}))
+    assert (differences[["difference", "low", "high"]] == 0).all(axis=None)
 
 
 def test_pairing_is_by_problem_not_by_order() -> None:
     table = outcomes({"high": HIGH, "random": RANDOM})
     mixed = table.sample(frac=1, random_state=0)
-    found, again = (causal_differences(t).sort_values("quantile", ignore_index=True) for t in (table, mixed))
-    pd.testing.assert_frame_equal(found, again)
+    differences, again = (causal_differences(t).sort_values("quantile", ignore_index=True) for t in (table, mixed))
+    pd.testing.assert_frame_equal(differences, again)
 
 
 def test_every_comparison_whose_arms_are_there_is_made() -> None:
     arms = dict.fromkeys(("high", "random", "low", "swap", "swap random"), HIGH)
-    found = causal_differences(outcomes(arms))
-    pairs = list(dict.fromkeys(zip(found["arm"], found["against"], strict=True)))
+    differences = causal_differences(outcomes(arms))
+    pairs = list(dict.fromkeys(zip(differences["arm"], differences["against"], strict=True)))
     assert pairs == [("high", "random"), ("high", "low"), ("swap", "swap random"), ("swap", "high")]
-    assert len(found) == 12
+    assert len(differences) == 12
     assert causal_differences(outcomes({"none": NONE, "high": HIGH})).empty
 
 
 def test_what_is_not_an_outcome_table_is_refused() -> None:
     table = outcomes({"high": HIGH, "random": RANDOM})
-    with pytest.raises(ValueError, match=r"the outcomes lack \['arm', 'correct'\].*suppress_and_ask"):
+    with pytest.raises(ValueError, match=r"the table of outcomes lacks the columns \['arm', 'correct'\].*suppress_and_ask"):
         causal_table(table.drop(columns=["arm", "correct"]))
     with pytest.raises(ValueError, match="no outcomes given"):
         causal_table(table.iloc[:0])
     with pytest.raises(ValueError, match="7 problems: at least 8"):
-        causal_differences(outcomes({"high": [row[:7] for row in HIGH], "random": [row[:7] for row in RANDOM]}))
+        causal_differences(outcomes({"high": [entry[:7] for entry in HIGH], "random": [entry[:7] for entry in RANDOM]}))
 
 
 def test_outcomes_that_are_given_twice_are_refused() -> None:

@@ -46,37 +46,37 @@ def table(traces: list[Trace], **options: Any) -> pd.DataFrame:
     return correlation_table(traces, Planted(), **{"quantities": ("l2_norm",), "resamples": 200, **options})
 
 
-def rho(found: pd.DataFrame, scope: str, layer: object) -> float:
-    at = found[(found["scope"] == scope) & (found["layer"] == layer)]
+def rho(correlations: pd.DataFrame, scope: str, layer: object) -> float:
+    at = correlations[(correlations["scope"] == scope) & (correlations["layer"] == layer)]
     assert len(at) == 1
     return float(at["rho"].iloc[0])
 
 
 def test_over_tokens_it_is_scipys_spearman_averaged_over_prompts() -> None:
     traces = random_traces()
-    found = table(traces)
-    for row in range(4):
-        expected = [spearmanr(t.l2_norms[row, 1:], t.metrics["activation"][row, 1:]).statistic for t in traces]
-        assert rho(found, "tokens", row) == pytest.approx(np.mean(expected), abs=1e-12)
-    assert rho(found, "tokens", "late") == pytest.approx(rho(found, "tokens", 3))
-    assert (found[found["scope"] == "tokens"]["n"] == 8).all()
+    correlations = table(traces)
+    for layer in range(4):
+        expected = [spearmanr(t.l2_norms[layer, 1:], t.metrics["activation"][layer, 1:]).statistic for t in traces]
+        assert rho(correlations, "tokens", layer) == pytest.approx(np.mean(expected), abs=1e-12)
+    assert rho(correlations, "tokens", "late") == pytest.approx(rho(correlations, "tokens", 3))
+    assert (correlations[correlations["scope"] == "tokens"]["n"] == 8).all()
 
 
 def test_partial_it_is_what_a_regression_of_the_ranks_leaves() -> None:
     traces = random_traces(seed=1)
-    found = table(traces)
+    correlations = table(traces)
     every = np.concatenate([t.tokens[1:].numpy() for t in traces])
-    for row in range(4):
+    for layer in range(4):
         left = []
         for t in traces:
             frequency = np.array([(every == token).sum() for token in t.tokens[1:].tolist()])
             design = np.stack([np.ones(12), np.arange(12), rankdata(frequency)], axis=1)
             sides = []
-            for values in (t.l2_norms[row, 1:], t.metrics["activation"][row, 1:]):
+            for values in (t.l2_norms[layer, 1:], t.metrics["activation"][layer, 1:]):
                 ranks = rankdata(values.numpy())
                 sides.append(ranks - design @ np.linalg.lstsq(design, ranks, rcond=None)[0])
             left.append(np.corrcoef(*sides)[0, 1])
-        assert rho(found, "partial", row) == pytest.approx(np.mean(left), abs=1e-9)
+        assert rho(correlations, "partial", layer) == pytest.approx(np.mean(left), abs=1e-9)
 
 
 def test_over_layers_it_is_the_spearman_of_the_mean_curves() -> None:
@@ -98,20 +98,22 @@ def test_rho_is_the_same_after_any_monotone_map() -> None:
     mapped = [
         dataclasses.replace(t, l2_norms=t.l2_norms.log(), metrics={"activation": t.metrics["activation"] ** 3}) for t in traces
     ]
-    found, again = table(traces), table(mapped)
-    at = found["scope"] != "layers"  # means over tokens are no ranks
-    pd.testing.assert_frame_equal(found[at], again[at])
+    correlations, again = table(traces), table(mapped)
+    at = correlations["scope"] != "layers"  # means over tokens are no ranks
+    pd.testing.assert_frame_equal(correlations[at], again[at])
     turned = table([dataclasses.replace(t, l2_norms=1 / t.l2_norms) for t in traces])
-    np.testing.assert_allclose(turned["rho"][at], -found["rho"][at])
-    np.testing.assert_allclose(turned[turned["scope"] == "tokens"]["low"], -found[found["scope"] == "tokens"]["high"], atol=0.2)
+    np.testing.assert_allclose(turned["rho"][at], -correlations["rho"][at])
+    np.testing.assert_allclose(
+        turned[turned["scope"] == "tokens"]["low"], -correlations[correlations["scope"] == "tokens"]["high"], atol=0.2
+    )
 
 
 def test_a_perfect_correlation_is_one() -> None:
     rng = np.random.default_rng(4)
     traces = [trace_of_rows(x := rng.random((4, 9)) + 1, 2 * x, str(i)) for i in range(8)]
-    found = table(traces)
-    np.testing.assert_allclose(found["rho"], 1)
-    np.testing.assert_allclose(found["low"], 1)
+    correlations = table(traces)
+    np.testing.assert_allclose(correlations["rho"], 1)
+    np.testing.assert_allclose(correlations["low"], 1)
 
 
 def test_sinks_and_the_prompt_do_not_count() -> None:
@@ -137,26 +139,26 @@ def test_sinks_and_the_prompt_do_not_count() -> None:
                 embed_l2_norms=torch.ones(14),
             )
         )
-    found = table(sunk)
-    at = found["scope"] != "partial"  # there positions and frequencies do differ
-    pd.testing.assert_frame_equal(found[at], expected[at])
+    correlations = table(sunk)
+    at = correlations["scope"] != "partial"  # there positions and frequencies do differ
+    pd.testing.assert_frame_equal(correlations[at], expected[at])
 
 
 def test_a_sink_at_one_layer_is_left_out_there_alone() -> None:
     traces = random_traces()
     sinks = torch.zeros(4, 13, dtype=torch.bool)
     sinks[2, 6] = True
-    found = table([dataclasses.replace(t, is_sink=sinks) for t in traces])
+    correlations = table([dataclasses.replace(t, is_sink=sinks) for t in traces])
     kept = torch.arange(1, 13) != 6
     expected = [spearmanr(t.l2_norms[2, 1:][kept], t.metrics["activation"][2, 1:][kept]).statistic for t in traces]
-    assert rho(found, "tokens", 2) == pytest.approx(np.mean(expected))
-    assert rho(found, "tokens", 1) == rho(table(traces), "tokens", 1)
+    assert rho(correlations, "tokens", 2) == pytest.approx(np.mean(expected))
+    assert rho(correlations, "tokens", 1) == rho(table(traces), "tokens", 1)
 
 
 def test_short_responses_say_nothing_over_tokens_but_count_over_layers() -> None:
     traces = [*random_traces(8), *[t.with_labels(prompt="x" + str(i)) for i, t in enumerate(random_traces(3, length=7))]]
-    found = table(traces).set_index("scope")
-    assert (found.loc["tokens", "n"] == 8).all() and found.loc["layers", "n"] == 11
+    correlations = table(traces).set_index("scope")
+    assert (correlations.loc["tokens", "n"] == 8).all() and correlations.loc["layers", "n"] == 11
 
 
 def test_a_prompts_samples_are_averaged_first() -> None:
@@ -171,9 +173,9 @@ def test_shared_drift_with_position_is_a_correlation_over_tokens_but_not_partial
     rng = np.random.default_rng(7)
     drift = np.arange(16)[None]
     traces = [trace_of_rows(100 + drift + 2 * rng.random((4, 16)), drift + 2 * rng.random((4, 16)), str(i)) for i in range(16)]
-    found = table(traces)
-    assert rho(found, "tokens", 3) > 0.95
-    assert abs(rho(found, "partial", 3)) < 0.2
+    correlations = table(traces)
+    assert rho(correlations, "tokens", 3) > 0.95
+    assert abs(rho(correlations, "partial", 3)) < 0.2
 
 
 def test_shared_dependence_on_the_frequency_of_tokens_is_not_partial_either() -> None:
@@ -183,19 +185,19 @@ def test_shared_dependence_on_the_frequency_of_tokens_is_not_partial_either() ->
         ids = np.repeat([0, 1, 2, 3], [8, 4, 3, 1])
         ids = rng.permutation(ids)
         traces.append(trace_of_rows(100 - ids + rng.random((4, 16)) / 2, 9 - ids + rng.random((4, 16)) / 2, str(i), tokens=ids))
-    found = table(traces)
-    assert rho(found, "tokens", 3) > 0.8
-    assert abs(rho(found, "partial", 3)) < 0.25
+    correlations = table(traces)
+    assert rho(correlations, "tokens", 3) > 0.8
+    assert abs(rho(correlations, "partial", 3)) < 0.25
 
 
 def test_several_quantities_stand_side_by_side() -> None:
     traces = random_traces()
     traces = [dataclasses.replace(t, metrics={**t.metrics, "hidden_entropy": -t.l2_norms}) for t in traces]
-    found = table(traces, quantities=("l2_norm", "hidden_entropy"))
-    by_name = [found[found["quantity"] == name].reset_index() for name in ("l2_norm", "hidden_entropy")]
+    correlations = table(traces, quantities=("l2_norm", "hidden_entropy"))
+    by_name = [correlations[correlations["quantity"] == name].reset_index() for name in ("l2_norm", "hidden_entropy")]
     np.testing.assert_allclose(by_name[0]["rho"], -by_name[1]["rho"])
-    assert list(found.columns) == ["quantity", "scope", "layer", "rho", "low", "high", "n", "seed", "model"]
-    assert found["layer"].tolist() == ["all", "all", *[0, 1, 2, 3, "late"] * 4]
+    assert list(correlations.columns) == ["quantity", "scope", "layer", "rho", "low", "high", "n", "seed", "model"]
+    assert correlations["layer"].tolist() == ["all", "all", *[0, 1, 2, 3, "late"] * 4]
 
 
 def test_what_has_no_rank_correlation_is_refused() -> None:
@@ -216,6 +218,10 @@ def test_what_has_no_rank_correlation_is_refused() -> None:
     with pytest.raises(ValueError, match="which prompt it answers"):
         table([dataclasses.replace(traces[0], labels={}), *traces[1:]])
     other = dataclasses.replace(traces[0].provenance, dtype="bfloat16")
+    modes = [t.with_labels(mode="direct" if i else "think") for i, t in enumerate(random_traces())]
+    with pytest.raises(ValueError, match="the traces are of the modes direct, think: give those of one"):
+        table(modes)
+    assert len(table([t.with_labels(shuffled=True) for t in modes])), "their modes are exchanged on purpose"
     with pytest.raises(ValueError, match="not comparable"):
         table([dataclasses.replace(traces[0], provenance=other), *traces[1:]])
 
@@ -229,8 +235,8 @@ def test_without_a_chosen_feature_rho_is_missing_everywhere() -> None:
     think, direct = both_modes(24, make)
     features = find_reasoning_features(think, direct)
     assert len(features) == 0
-    found = correlation_table(features.held_out(think), features, quantities=("l2_norm",))
-    assert len(found) == 11 and found[["rho", "low", "high"]].isna().all(axis=None)
+    correlations = correlation_table(features.held_out(think), features, quantities=("l2_norm",))
+    assert len(correlations) == 11 and correlations[["rho", "low", "high"]].isna().all(axis=None)
 
 
 def test_prompts_that_the_features_were_chosen_on_are_refused() -> None:
@@ -244,13 +250,13 @@ def test_prompts_that_the_features_were_chosen_on_are_refused() -> None:
     features = find_reasoning_features(think, direct)
     with pytest.raises(ValueError, match="one that the features were chosen on"):
         correlation_table(think, features, quantities=("l2_norm",))
-    found = correlation_table(features.held_out(think), features, quantities=("l2_norm",))
-    known = found.set_index(["scope", "layer"])["rho"]
+    correlations = correlation_table(features.held_out(think), features, quantities=("l2_norm",))
+    known = correlations.set_index(["scope", "layer"])["rho"]
     assert np.isfinite(known[("tokens", 3)]) and np.isnan(known[("tokens", 2)]), "layers without an SAE"
 
 
 def test_the_order_of_prompts_only_changes_the_resampling() -> None:
     traces = random_traces(seed=6)
-    found, again = table(traces, resamples=2000), table(traces[::-1], resamples=2000)
-    np.testing.assert_allclose(found["rho"], again["rho"])
-    np.testing.assert_allclose(found[["low", "high"]].dropna(), again[["low", "high"]].dropna(), atol=0.06)
+    correlations, again = table(traces, resamples=2000), table(traces[::-1], resamples=2000)
+    np.testing.assert_allclose(correlations["rho"], again["rho"])
+    np.testing.assert_allclose(correlations[["low", "high"]].dropna(), again[["low", "high"]].dropna(), atol=0.06)

@@ -62,22 +62,22 @@ def test_the_verdict_says_what_was_planted(shift: float, word: str) -> None:
     base = rng.normal(200, 20, size=40)
     direct = [response([float(v)], str(i)) for i, v in enumerate(base)]
     think = [response([float(v + shift + e)], str(i)) for i, (v, e) in enumerate(zip(base, rng.normal(0, 5, 40), strict=True))]
-    found = l2.analysis.compare_late(think, direct)
-    assert word in found.verdict
-    assert found.layers == (3,)
-    assert found.difference.low <= shift <= found.difference.high
+    late = l2.analysis.compare_late(think, direct)
+    assert word in late.verdict
+    assert late.layers == (3,)
+    assert late.difference.low <= shift <= late.difference.high
     chosen = l2.analysis.compare_late(think, direct, tokens="chosen")
     assert "at the tokens from which the response was chosen): difference" in chosen.verdict
     assert chosen.difference.mean == 0 or abs(chosen.difference.mean) < abs(shift) + 1, "the prompt's last is a sink here"
-    assert found.difference.n == 40
+    assert late.difference.n == 40
 
 
 def test_pairing_is_by_prompt_not_by_order() -> None:
     base = [100.0, 200, 300, 400, 500, 600, 700, 800]
     direct = [response([v], str(i)) for i, v in enumerate(base)]
     think = [response([v + 1], str(i)) for i, v in enumerate(base)][::-1]
-    found = l2.analysis.compare_late(think, direct).difference
-    assert (found.mean, found.low, found.high) == (1.0, 1.0, 1.0)
+    difference = l2.analysis.compare_late(think, direct).difference
+    assert (difference.mean, difference.low, difference.high) == (1.0, 1.0, 1.0)
 
 
 def test_a_prompt_without_a_response_in_one_mode_is_left_out() -> None:

@@ -38,8 +38,8 @@ def pair(think_ids: list[int], direct_ids: list[int], think_prompt: int = 1, dir
 
 
 def weights(members: Pair, match: Match, tokens: str = "read") -> tuple[list[float], list[float]] | None:
-    found = token_weights(members, match, tokens)  # type: ignore[arg-type]
-    return None if found is None else (found[0].tolist(), found[1].tolist())
+    matched = token_weights(members, match, tokens)  # type: ignore[arg-type]
+    return None if matched is None else (matched[0].tolist(), matched[1].tolist())
 
 
 def test_without_matching_every_response_token_weighs_the_same() -> None:
@@ -54,16 +54,16 @@ def test_matched_by_length_the_first_tokens_of_the_longer_are_left() -> None:
 
 def test_matched_by_position_only_shared_places_in_the_sequence_are_left() -> None:
     # thinking responds at positions 3 to 6, direct at 1 to 4: 3 and 4 are shared
-    found = weights(pair([5, 6, 7, 8], [5, 6, 7, 8], think_prompt=3), "position")
-    assert found == ([0, 0, 0, 0.5, 0.5, 0, 0], [0, 0, 0, 0.5, 0.5])
+    matched = weights(pair([5, 6, 7, 8], [5, 6, 7, 8], think_prompt=3), "position")
+    assert matched == ([0, 0, 0, 0.5, 0.5, 0, 0], [0, 0, 0, 0.5, 0.5])
     assert weights(pair([5, 6], [5, 6], think_prompt=3), "position") is None, "nothing is shared"
 
 
 def test_matched_by_token_each_shared_id_weighs_the_same_however_often_it_occurs() -> None:
-    found = token_weights(pair([7, 7, 7, 8, 9], [8, 7, 5]), "token")
-    assert found is not None
-    torch.testing.assert_close(found[0], torch.tensor([0, 1 / 6, 1 / 6, 1 / 6, 1 / 2, 0]))
-    torch.testing.assert_close(found[1], torch.tensor([0, 0.5, 0.5, 0]))
+    matched = token_weights(pair([7, 7, 7, 8, 9], [8, 7, 5]), "token")
+    assert matched is not None
+    torch.testing.assert_close(matched[0], torch.tensor([0, 1 / 6, 1 / 6, 1 / 6, 1 / 2, 0]))
+    torch.testing.assert_close(matched[1], torch.tensor([0, 0.5, 0.5, 0]))
     assert weights(pair([7, 8], [5, 6]), "token") is None
 
 
@@ -110,11 +110,11 @@ def test_weights_sum_to_one_and_lie_on_the_tokens_that_are_meant(
     ids: tuple[list[int], list[int]], prompts: tuple[int, int], match: Match, tokens: str
 ) -> None:
     members = pair(*ids, *prompts)
-    found = token_weights(members, match, tokens)  # type: ignore[arg-type]
-    if found is None:
+    matched = token_weights(members, match, tokens)  # type: ignore[arg-type]
+    if matched is None:
         assert match in ("position", "token") or (match == "answer" and len(ids[0]) == 1), "one thinking token has no answer"
         return
-    for trace, w in zip(members, found, strict=True):
+    for trace, w in zip(members, matched, strict=True):
         assert float(w.sum()) == pytest.approx(1)
         assert (w >= 0).all() and not w[~meant(trace, tokens)].any()  # type: ignore[arg-type]
 
@@ -122,8 +122,8 @@ def test_weights_sum_to_one_and_lie_on_the_tokens_that_are_meant(
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.sampled_from(MATCHES))
 def test_a_response_matched_with_itself_has_the_same_weights(ids: list[int], match: Match) -> None:
     one = response(np.ones((2, len(ids))), prompt="a", mode="direct", tokens=np.array(ids))
-    found = token_weights((one, one), match)
-    assert found is not None and torch.equal(*found)
+    matched = token_weights((one, one), match)
+    assert matched is not None and torch.equal(*matched)
 
 
 def test_sinks_are_left_out_layer_by_layer() -> None:

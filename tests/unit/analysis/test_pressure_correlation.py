@@ -6,8 +6,8 @@ from tl_l2norm.analysis.pressure_correlation import pressure_table
 
 
 def pulls(pull: list[float], p: list[float], norm: list[float]) -> pd.DataFrame:
-    rows = {"pressure": pull, "p_true": p, "l2_norm": norm, "position": range(len(pull)), "is_sink": False}
-    return pd.concat([pd.DataFrame(rows).assign(mode="think", prompt=str(i), sequence=i) for i in range(8)])
+    columns = {"pressure": pull, "p_true": p, "l2_norm": norm, "position": range(len(pull)), "is_sink": False}
+    return pd.concat([pd.DataFrame(columns).assign(mode="think", prompt=str(i), sequence=i) for i in range(8)])
 
 
 def test_the_pull_goes_against_the_probability_and_with_the_norm_by_hand() -> None:
@@ -18,5 +18,5 @@ def test_the_pull_goes_against_the_probability_and_with_the_norm_by_hand() -> No
     assert table.loc[("pressure", "l2_norm", "tokens"), "rho"] == pytest.approx(1 - 36 / 504)
     assert np.isnan(table.loc[("pressure", "l2_norm", "prompts"), "rho"]), "all prompts are the same"
     assert (table.loc[("pressure", "p_true", "partial"), "rho"]) == pytest.approx(-1)
-    with pytest.raises(ValueError, match="lacks \\['mode'"):
+    with pytest.raises(ValueError, match="lacks the columns \\['mode'.*labels="):
         pressure_table(pulls(up, up, up).drop(columns="mode"))

@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 from tests.planted import Array, both_modes, response
+from tl_l2norm.analysis.latents import top_tokens
 from tl_l2norm.analysis.pairing import pair_modes
 from tl_l2norm.analysis.reasoning import (
     MIN_ACTIVE,
@@ -14,7 +15,6 @@ from tl_l2norm.analysis.reasoning import (
     activation_means,
     find_reasoning_features,
     paired_effect,
-    top_tokens,
 )
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.trace import Trace
@@ -40,21 +40,21 @@ def planted(i: int, mode: str) -> Array:
 
 
 def test_what_fires_more_in_thinking_is_found_and_nothing_else() -> None:
-    found = find_reasoning_features(*traces_of(planted))
-    assert dict(found.latents) == {3: (2,)} and len(found) == 1
-    table = found.table.set_index("latent")
+    features = find_reasoning_features(*traces_of(planted))
+    assert dict(features.latents) == {3: (2,)} and len(features) == 1
+    table = features.table.set_index("latent")
     assert list(table.index) == [0, 1, 2, 4], f"latents active on fewer than {MIN_ACTIVE} prompts can't be tested"
     assert table["chosen"].tolist() == [False, False, True, False]
     assert table.loc[2, "think"] > 2 > 1 > table.loc[2, "direct"] > 0
     assert table.loc[4, "p"] > 0.99 and table.loc[0, "p"] == 1 and table.loc[0, "effect"] == 0
     assert (table["n"] == 12).all()
-    assert repr(found) == "ReasoningFeatures(1 of 4 tested latents, in 1 of 1 layers, chosen on 12 prompts)"
+    assert repr(features) == "ReasoningFeatures(1 of 4 tested latents, in 1 of 1 layers, chosen on 12 prompts)"
 
 
 def test_a_latent_that_only_direct_answers_use_is_tested_too() -> None:
     """Otherwise the tests would be chosen by their outcome, and the false-discovery rate would not be one."""
-    found = find_reasoning_features(*traces_of(lambda i, mode: np.array([1.0, float(mode == "direct")])))
-    assert found.table["latent"].tolist() == [0, 1]
+    features = find_reasoning_features(*traces_of(lambda i, mode: np.array([1.0, float(mode == "direct")])))
+    assert features.table["latent"].tolist() == [0, 1]
 
 
 def test_p_values_are_scipys_one_latent_at_a_time_and_q_values_are_worked_out_by_hand() -> None:
@@ -64,17 +64,17 @@ def test_p_values_are_scipys_one_latent_at_a_time_and_q_values_are_worked_out_by
         (i, mode): rng.exponential(size=LATENTS) + shift * (mode == "think") for i in range(24) for mode in ("think", "direct")
     }
     think, direct = traces_of(lambda i, mode: values[i, mode])
-    found = find_reasoning_features(think, direct, seed=1)
-    half = [i for i in range(24) if f"p{i:02}" in found.chosen_on]
+    features = find_reasoning_features(think, direct, seed=1)
+    half = [i for i in range(24) if f"p{i:02}" in features.chosen_on]
     differences = np.array([values[i, "think"] - values[i, "direct"] for i in half])
     differences = differences.astype(np.float32).astype(np.float64)
-    table = found.table
-    for latent, row in table.set_index("latent").iterrows():
+    table = features.table
+    for latent, entry in table.set_index("latent").iterrows():
         x = differences[:, int(str(latent))]
         expected = stats.wilcoxon(x, alternative="greater", correction=True, method="approx").pvalue
-        assert row["p"] == pytest.approx(expected, abs=1e-9)
-        assert row["difference"] == pytest.approx(x.mean(), abs=1e-5)
-        assert row["effect"] == pytest.approx(x.mean() / x.std(ddof=1), abs=1e-5)
+        assert entry["p"] == pytest.approx(expected, abs=1e-9)
+        assert entry["difference"] == pytest.approx(x.mean(), abs=1e-5)
+        assert entry["effect"] == pytest.approx(x.mean() / x.std(ddof=1), abs=1e-5)
     order = np.argsort(table["p"].to_numpy())
     running, q = 1.0, np.empty(LATENTS)
     for rank in range(LATENTS, 0, -1):  # Benjamini and Hochberg (1995): from the largest p down
@@ -93,8 +93,8 @@ def test_an_effect_that_is_sure_but_tiny_is_not_chosen() -> None:
 
     think, direct = traces_of(acts)
     everything = [f"p{i:02}" for i in range(24)]
-    row = find_reasoning_features(think, direct, choose_on=everything).table.iloc[0]
-    assert row["q"] < 0.05 and row["effect"] < 0.2 and not row["chosen"]
+    entry = find_reasoning_features(think, direct, choose_on=everything).table.iloc[0]
+    assert entry["q"] < 0.05 and entry["effect"] < 0.2 and not entry["chosen"]
 
 
 def test_the_largest_effect_comes_first() -> None:
@@ -108,28 +108,28 @@ def test_the_largest_effect_comes_first() -> None:
 
 def test_the_halves_are_disjoint_and_depend_on_the_seed_alone() -> None:
     think, direct = traces_of(planted, n=25)
-    found = find_reasoning_features(think, direct, seed=4)
-    held_out = {t.labels["prompt"] for t in found.held_out(think)}
-    assert len(found.chosen_on) == 12 and len(held_out) == 13
-    assert not held_out & found.chosen_on and held_out | found.chosen_on == {f"p{i:02}" for i in range(25)}
-    assert find_reasoning_features(think[::-1], direct, seed=4).chosen_on == found.chosen_on, "not on the order of traces"
+    features = find_reasoning_features(think, direct, seed=4)
+    held_out = {t.labels["prompt"] for t in features.held_out(think)}
+    assert len(features.chosen_on) == 12 and len(held_out) == 13
+    assert not held_out & features.chosen_on and held_out | features.chosen_on == {f"p{i:02}" for i in range(25)}
+    assert find_reasoning_features(think[::-1], direct, seed=4).chosen_on == features.chosen_on, "not on the order of traces"
     other = traces_of(lambda i, mode: np.ones(2), n=25)
-    assert find_reasoning_features(*other, seed=4).chosen_on == found.chosen_on, "nor on what is in them"
-    assert find_reasoning_features(think, direct, seed=5).chosen_on != found.chosen_on
+    assert find_reasoning_features(*other, seed=4).chosen_on == features.chosen_on, "nor on what is in them"
+    assert find_reasoning_features(think, direct, seed=5).chosen_on != features.chosen_on
 
 
 def test_only_the_choosing_half_is_looked_at() -> None:
-    found = find_reasoning_features(*traces_of(planted))
-    flipped = traces_of(lambda i, m: planted(i, m) if f"p{i:02}" in found.chosen_on else planted(i, m) * 100 + 7)
+    features = find_reasoning_features(*traces_of(planted))
+    flipped = traces_of(lambda i, m: planted(i, m) if f"p{i:02}" in features.chosen_on else planted(i, m) * 100 + 7)
     again = find_reasoning_features(*flipped)
-    assert found.table.equals(again.table)
+    assert features.table.equals(again.table)
 
 
 def test_as_many_as_asked_are_taken_for_a_control() -> None:
     think, direct = traces_of(planted)
-    found = find_reasoning_features(think, direct, n_latents={3: 2})
-    assert found.latents[3] == (2, 1), "the least p, significant or not"
-    assert found.table["chosen"].sum() == 2
+    features = find_reasoning_features(think, direct, n_latents={3: 2})
+    assert features.latents[3] == (2, 1), "the least p, significant or not"
+    assert features.table["chosen"].sum() == 2
     assert find_reasoning_features(think, direct, n_latents={}).latents == {3: ()}
 
 
@@ -141,46 +141,46 @@ def test_on_other_prompts_a_feature_replicates_and_chance_does_not() -> None:
         return noise[i, mode] + np.array([2.0, 0, 0]) * (mode == "think")
 
     think, direct = traces_of(acts, n=40)
-    found = find_reasoning_features(think, direct, n_latents={3: 3})
-    table = found.evaluate(found.held_out(think), found.held_out(direct)).set_index("latent")
+    features = find_reasoning_features(think, direct, n_latents={3: 3})
+    table = features.evaluate(features.held_out(think), features.held_out(direct)).set_index("latent")
     assert table["replicated"].to_dict() == {0: True, 1: False, 2: False}
     assert table.loc[0, "low"] < 2 < table.loc[0, "high"] and (table["n"] == 20).all()
-    held = [i for i in range(40) if f"p{i:02}" not in found.chosen_on]
+    held = [i for i in range(40) if f"p{i:02}" not in features.chosen_on]
     expected = np.mean([acts(i, "think") - acts(i, "direct") for i in held], axis=0)
     np.testing.assert_allclose(table["difference"].loc[[0, 1, 2]], expected, atol=1e-5)
 
 
 def test_prompts_that_they_were_chosen_on_are_refused() -> None:
     think, direct = traces_of(planted)
-    found = find_reasoning_features(think, direct)
-    seen = next(t for t in think if t.labels["prompt"] in found.chosen_on)
+    features = find_reasoning_features(think, direct)
+    seen = next(t for t in think if t.labels["prompt"] in features.chosen_on)
     with pytest.raises(ValueError, match="one that the features were chosen on"):
-        found.total(seen)
+        features.total(seen)
     with pytest.raises(ValueError, match="one that the features were chosen on"):
-        found.evaluate(think, direct)
+        features.evaluate(think, direct)
     with pytest.raises(ValueError, match="one that the features were chosen on"):
-        found.evaluate(found.held_out(think), [*found.held_out(direct), direct[think.index(seen)]])
+        features.evaluate(features.held_out(think), [*features.held_out(direct), direct[think.index(seen)]])
 
 
 def test_the_sum_over_the_latents_is_that_of_a_dense_matrix() -> None:
     think, direct = traces_of(lambda i, mode: np.random.default_rng([i, mode == "think"]).random(LATENTS))
-    found = find_reasoning_features(think, direct, n_latents={3: 2})
-    trace = found.held_out(think)[0]
-    total = found.total(trace)
+    features = find_reasoning_features(think, direct, n_latents={3: 2})
+    trace = features.held_out(think)[0]
+    total = features.total(trace)
     assert torch.isnan(total[:3]).all(), "layers without an SAE"
-    torch.testing.assert_close(total[3], trace.features[3].dense()[:, list(found.latents[3])].sum(1))
+    torch.testing.assert_close(total[3], trace.features[3].dense()[:, list(features.latents[3])].sum(1))
 
 
 def test_features_of_another_sae_are_refused() -> None:
     think, direct = traces_of(planted)
-    found = find_reasoning_features(think, direct)
-    trace = found.held_out(think)[0]
+    features = find_reasoning_features(think, direct)
+    trace = features.held_out(think)[0]
     other = dataclasses.replace(trace, features={3: dataclasses.replace(trace.features[3], sae="another")})
     with pytest.raises(ValueError, match="found with by hand, the trace has those of another"):
-        found.total(other)
+        features.total(other)
     with pytest.raises(ValueError, match="no SAE features at layer 3"):
-        found.total(dataclasses.replace(trace, features={}))
-    assert found.total(dataclasses.replace(trace, features={}).select([0])).isnan().all(), "a layer that it was not asked at"
+        features.total(dataclasses.replace(trace, features={}))
+    assert features.total(dataclasses.replace(trace, features={}).select([0])).isnan().all(), "a layer that it was not asked at"
     with pytest.raises(ValueError, match="trace 1 has features of other SAEs"):
         find_reasoning_features([think[0], dataclasses.replace(think[1], features=other.features), *think[2:]], direct)
     bare = [[dataclasses.replace(t, features={}) for t in traces] for traces in (think, direct)]
@@ -202,9 +202,9 @@ def test_too_few_prompts_are_refused() -> None:
 
 
 def test_to_find_none_is_a_result() -> None:
-    found = find_reasoning_features(*traces_of(lambda i, mode: np.ones(4)))
-    assert found.latents == {3: ()} and len(found) == 0
-    assert repr(found) == "ReasoningFeatures(0 of 4 tested latents, in 0 of 1 layers, chosen on 12 prompts)"
+    features = find_reasoning_features(*traces_of(lambda i, mode: np.ones(4)))
+    assert features.latents == {3: ()} and len(features) == 0
+    assert repr(features) == "ReasoningFeatures(0 of 4 tested latents, in 0 of 1 layers, chosen on 12 prompts)"
     dead = find_reasoning_features(*traces_of(lambda i, mode: np.zeros(4)))
     assert len(dead) == 0 and dead.table.empty
     assert repr(dead) == "ReasoningFeatures(0 of 0 tested latents, in 0 of 1 layers, chosen on 12 prompts)"
@@ -252,12 +252,12 @@ def test_top_tokens_by_hand() -> None:
     sinks = torch.zeros(4, 4, dtype=torch.bool)
     sinks[3, 3] = True
     traces[0] = dataclasses.replace(traces[0], is_sink=sinks)
-    found = top_tokens(traces, 3, 0, k=3, context=1)
-    assert found["activation"].tolist() == [7.0, 5.0, 2.0], "8 is at a sink"
-    assert found["token"].tolist() == ["w", "b", "y"]
-    assert found["before"].tolist() == ["", "a", "x"] and found["after"].tolist() == ["x", "c", "z"]
-    assert found["prompt"].tolist() == ["p1", "p0", "p1"] and found["mode"].tolist() == ["direct", "think", "direct"]
-    assert found["position"].tolist() == [0, 1, 2] and found["sequence"].tolist() == [1, 0, 1]
+    strongest = top_tokens(traces, 3, 0, k=3, context=1)
+    assert strongest["activation"].tolist() == [7.0, 5.0, 2.0], "8 is at a sink"
+    assert strongest["token"].tolist() == ["w", "b", "y"]
+    assert strongest["before"].tolist() == ["", "a", "x"] and strongest["after"].tolist() == ["x", "c", "z"]
+    assert strongest["prompt"].tolist() == ["p1", "p0", "p1"] and strongest["mode"].tolist() == ["direct", "think", "direct"]
+    assert strongest["position"].tolist() == [0, 1, 2] and strongest["sequence"].tolist() == [1, 0, 1]
     assert len(top_tokens(traces, 3, 0, k=99)) == 4, "no more than it is active on"
     assert top_tokens(traces, 3, 1)["activation"].tolist() == [9.0]
     with pytest.raises(ValueError, match=r"trace 0 has no SAE features at layer 1: it has \[3\]"):
@@ -273,16 +273,16 @@ def test_several_layers_are_corrected_each_by_itself() -> None:
         )
         return dataclasses.replace(trace, features={3: trace.features[3], 1: silent})
 
-    found = find_reasoning_features(*both_modes(24, make))
-    assert list(found.latents) == [1, 3] and found.latents[1] == () and sorted(found.latents[3]) == [0, 1, 2]
-    assert dict(found.saes) == {1: "low", 3: "by hand"}
-    assert found.table.groupby("layer").size().to_dict() == {1: 5, 3: 3}
-    top = found.table[found.table["layer"] == 3]
+    features = find_reasoning_features(*both_modes(24, make))
+    assert list(features.latents) == [1, 3] and features.latents[1] == () and sorted(features.latents[3]) == [0, 1, 2]
+    assert dict(features.saes) == {1: "low", 3: "by hand"}
+    assert features.table.groupby("layer").size().to_dict() == {1: 5, 3: 3}
+    top = features.table[features.table["layer"] == 3]
     assert top["q"].max() == pytest.approx(top["p"].max()), "the largest p of a layer is its own q"
 
 
 def test_the_value_is_frozen() -> None:
-    found = find_reasoning_features(*traces_of(planted))
-    assert isinstance(found, ReasoningFeatures)
+    features = find_reasoning_features(*traces_of(planted))
+    assert isinstance(features, ReasoningFeatures)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        found.seed = 3  # type: ignore[misc]
+        features.seed = 3  # type: ignore[misc]

@@ -76,15 +76,15 @@ def test_without_a_bend_none_is_mentioned() -> None:
 
 
 def test_the_table_by_hand() -> None:
-    found = dynamics(*made(lambda i, mode: (FLAT_THEN_STEEP if mode == "think" else STRAIGHT + 1) * (1.0 + i)))
-    assert len(found) == 1
-    row = found.iloc[0]
-    assert (row["onset"], row["onset_low"], row["onset_high"]) == (5, 5, 5)
-    assert row["sharpness"] == row["sharpness_low"] == pytest.approx(1)
-    assert row["spike"] == pytest.approx((25 - 7.5) * 6.5) and row["amplification"] == pytest.approx(25 / 7.5)
-    assert row["spike_low"] < row["spike"] < row["spike_high"]
-    assert row["amplification_low"] == pytest.approx(row["amplification_high"]), "the ratio is the same for every prompt"
-    assert row["n"] == 12 and row["description"].startswith("sharp late spike: 100%")
+    shape = dynamics(*made(lambda i, mode: (FLAT_THEN_STEEP if mode == "think" else STRAIGHT + 1) * (1.0 + i)))
+    assert len(shape) == 1
+    entry = shape.iloc[0]
+    assert (entry["onset"], entry["onset_low"], entry["onset_high"]) == (5, 5, 5)
+    assert entry["sharpness"] == entry["sharpness_low"] == pytest.approx(1)
+    assert entry["spike"] == pytest.approx((25 - 7.5) * 6.5) and entry["amplification"] == pytest.approx(25 / 7.5)
+    assert entry["spike_low"] < entry["spike"] < entry["spike_high"]
+    assert entry["amplification_low"] == pytest.approx(entry["amplification_high"]), "the ratio is the same for every prompt"
+    assert entry["n"] == 12 and entry["description"].startswith("sharp late spike: 100%")
 
 
 def test_amplification_is_a_ratio_of_means_not_a_mean_of_ratios() -> None:
@@ -93,13 +93,13 @@ def test_amplification_is_a_ratio_of_means_not_a_mean_of_ratios() -> None:
     def value(i: int, mode: str) -> Array:
         return STRAIGHT + 1 + (100 if i else 0.0) if mode == "direct" else np.full(8, 100.0) + STRAIGHT
 
-    found = dynamics(*made(value, n=8)).iloc[0]
+    shape = dynamics(*made(value, n=8)).iloc[0]
     late = [value(i, mode)[6:].mean() for mode in ("think", "direct") for i in range(8)]
-    assert found["amplification"] == pytest.approx(sum(late[:8]) / sum(late[8:]))
+    assert shape["amplification"] == pytest.approx(sum(late[:8]) / sum(late[8:]))
 
 
 def test_groups_stand_in_the_order_of_their_labels_and_small_ones_have_no_interval() -> None:
-    found = dynamics(
+    shape = dynamics(
         *made(
             lambda i, mode: STRAIGHT + i + (mode == "think"),
             n=22,
@@ -108,10 +108,10 @@ def test_groups_stand_in_the_order_of_their_labels_and_small_ones_have_no_interv
         ),
         by=("family", "level"),
     )
-    assert found[["family", "level"]].to_numpy().tolist() == [["a", 2], ["a", 10], ["b", 2], ["b", 10]]
-    assert found["n"].tolist() == [6, 6, 5, 5] and found["spike_low"].isna().all()
-    np.testing.assert_allclose(found["spike"], 1)
-    assert found["description"].str.startswith("too few prompts to say").all()
+    assert shape[["family", "level"]].to_numpy().tolist() == [["a", 2], ["a", 10], ["b", 2], ["b", 10]]
+    assert shape["n"].tolist() == [6, 6, 5, 5] and shape["spike_low"].isna().all()
+    np.testing.assert_allclose(shape["spike"], 1)
+    assert shape["description"].str.startswith("too few prompts to say").all()
     whole = dynamics(*made(lambda i, mode: STRAIGHT + (mode == "think"), n=22, family=lambda i: "ab"[i % 2]), by=("family",))
     assert whole["n"].tolist() == [11, 11] and whole["spike_low"].notna().all()
 
@@ -119,16 +119,16 @@ def test_groups_stand_in_the_order_of_their_labels_and_small_ones_have_no_interv
 def test_a_prompt_without_a_response_counts_in_neither_mode() -> None:
     think, direct = made(lambda i, mode: STRAIGHT + 5 + 100 * (i == 0), n=10)
     direct[0] = response(np.ones((8, 0)), prompt="0", mode="direct")
-    row = dynamics(think, direct).iloc[0]
-    assert row["n"] == 9 and row["spike"] == pytest.approx(0)
+    entry = dynamics(think, direct).iloc[0]
+    assert entry["n"] == 9 and entry["spike"] == pytest.approx(0)
 
 
 def test_another_quantity_has_dynamics_too() -> None:
     think, direct = made(lambda i, mode: STRAIGHT + 1)
     think = [dataclasses.replace(t, metrics={"hidden_entropy": 2 * t.l2_norms}) for t in think]
     direct = [dataclasses.replace(t, metrics={"hidden_entropy": t.l2_norms}) for t in direct]
-    row = dynamics(think, direct, quantity="hidden_entropy").iloc[0]
-    assert row["quantity"] == "hidden_entropy" and row["amplification"] == pytest.approx(2)
+    entry = dynamics(think, direct, quantity="hidden_entropy").iloc[0]
+    assert entry["quantity"] == "hidden_entropy" and entry["amplification"] == pytest.approx(2)
     assert not torch.equal(think[0].metrics["hidden_entropy"], direct[0].metrics["hidden_entropy"])
 
 

@@ -29,23 +29,23 @@ def test_families_far_apart_are_told_apart_by_the_profile_and_by_the_spike_only_
 
 def test_length_is_the_control() -> None:
     """Equal norms are equal: the rounding of their mean, which goes with the length, tells no family apart."""
-    found = family_separation(
+    separation = family_separation(
         *made(lambda i, mode: STRAIGHT + 9, n=20, lengths=lambda i, mode: 2 + 3 * (i % 2), family=lambda i: "ab"[i % 2])
     ).set_index("predictor")
-    assert found.loc["length", "accuracy"] == 1.0 and found.loc["profile", "accuracy"] == 0.5
+    assert separation.loc["length", "accuracy"] == 1.0 and separation.loc["profile", "accuracy"] == 0.5
 
 
 def test_small_families_are_left_out_and_chance_is_the_largest_share() -> None:
     families = "a" * 12 + "b" * 9 + "c" * 7
     noise = np.random.default_rng(1).normal(size=(28, 2, 8))
-    found = family_separation(*made(lambda i, m: 50 + noise[i, int(m == "think")], n=28, family=lambda i: families[i]))
-    assert (found["n"] == 21).all() and found["chance"].tolist() == [12 / 21] * 3
+    separation = family_separation(*made(lambda i, m: 50 + noise[i, int(m == "think")], n=28, family=lambda i: families[i]))
+    assert (separation["n"] == 21).all() and separation["chance"].tolist() == [12 / 21] * 3
 
 
 def test_nearest_mean_by_hand() -> None:
     """Guess each prompt from the other half's means by a plain loop."""
     think, direct = separate(24, np.full(8, 0.6), seed=3)
-    found = family_separation(think, direct, seed=5).set_index("predictor")
+    separation = family_separation(think, direct, seed=5).set_index("predictor")
     x = np.stack([t.l2_norms[:, 1].double().numpy() for t in think])
     names = np.arange(24) % 2
     rng, fold = np.random.default_rng(5), np.zeros(24, dtype=int)
@@ -58,7 +58,7 @@ def test_nearest_mean_by_hand() -> None:
         away = [(((x[i] - x[[j for j in known if names[j] == family]].mean(0)) / scale) ** 2).sum() for family in (0, 1)]
         right += int(np.argmin(away) == names[i])
     assert 12 < right < 24
-    assert found.loc["profile", "accuracy"] == right / 24
+    assert separation.loc["profile", "accuracy"] == right / 24
 
 
 def test_fewer_than_two_families_of_eight_are_refused() -> None:

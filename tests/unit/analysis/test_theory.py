@@ -10,13 +10,12 @@ from scipy.stats import linregress
 
 from tests.planted import Array, both_modes, response
 from tl_l2norm.analysis.accuracy import wilson_interval
+from tl_l2norm.analysis.bound import bound_points, bound_table
 from tl_l2norm.analysis.curves import layer_curve, mode_differences
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features
 from tl_l2norm.analysis.theory import (
     BOUNDS,
     assumption_table,
-    bound_points,
-    bound_table,
     decoder_cosine,
     part_cosines,
     random_cosine,
@@ -59,10 +58,10 @@ def test_where_left_is_a_multiple_of_right_the_constants_are_that_and_r2_is_one(
     points = bound_points(*bound_traces(direct, think, 0.25 * right), chosen(0))
     np.testing.assert_allclose(points["right"], right, rtol=1e-5)
     np.testing.assert_allclose(points["left"], 0.25 * right, rtol=1e-5)
-    row = bound_table(points).iloc[0]
-    assert row["c1"] == pytest.approx(0.25, rel=1e-4) and row["c2"] == pytest.approx(0.25, rel=1e-4)
-    assert row["r2"] == pytest.approx(1) and row["r2_low"] == pytest.approx(1)
-    assert (row["layer"], row["n"], row["n_premise"], row["premise"]) == (3, 12, 12, 1.0)
+    entry = bound_table(points).iloc[0]
+    assert entry["c1"] == pytest.approx(0.25, rel=1e-4) and entry["c2"] == pytest.approx(0.25, rel=1e-4)
+    assert entry["r2"] == pytest.approx(1) and entry["r2_low"] == pytest.approx(1)
+    assert (entry["layer"], entry["n"], entry["n_premise"], entry["premise"]) == (3, 12, 12, 1.0)
 
 
 def test_norms_are_squared_before_they_are_averaged() -> None:
@@ -80,12 +79,12 @@ def test_where_thinking_is_not_larger_the_premise_fails_and_the_prompt_is_left_o
     points = bound_points(*bound_traces(direct, think, np.arange(12.0)), chosen(0))
     assert points["premise"].tolist() == [False] * 3 + [True] * 9
     assert points["right"].isna().tolist() == [True] * 3 + [False] * 9
-    row = bound_table(points).iloc[0]
-    assert (row["n"], row["n_premise"], row["premise"]) == (12, 9, 0.75)
-    assert (row["premise_low"], row["premise_high"]) == pytest.approx(wilson_interval(9, 12))
+    entry = bound_table(points).iloc[0]
+    assert (entry["n"], entry["n_premise"], entry["premise"]) == (12, 9, 0.75)
+    assert (entry["premise_low"], entry["premise_high"]) == pytest.approx(wilson_interval(9, 12))
     right = math.sqrt(144 - 100)
-    assert row["c1"] == pytest.approx(3 / right, rel=1e-5) and row["c2"] == pytest.approx(11 / right, rel=1e-5)
-    assert np.isnan(row["r2"]), "right is the same for all: no variance to explain"
+    assert entry["c1"] == pytest.approx(3 / right, rel=1e-5) and entry["c2"] == pytest.approx(11 / right, rel=1e-5)
+    assert np.isnan(entry["r2"]), "right is the same for all: no variance to explain"
 
 
 def test_r_squared_is_that_of_a_linear_regression() -> None:
@@ -93,16 +92,16 @@ def test_r_squared_is_that_of_a_linear_regression() -> None:
     direct, lift = rng.uniform(10, 20, 15), rng.uniform(1, 5, 15)
     think = direct + rng.uniform(1, 5, 15)
     points = bound_points(*bound_traces(direct, think, lift), chosen(0))
-    row = bound_table(points).iloc[0]
-    assert row["r2"] == pytest.approx(linregress(points["right"], points["left"]).rvalue ** 2)
-    assert 0 <= row["r2_low"] <= row["r2"] <= row["r2_high"] <= 1
+    entry = bound_table(points).iloc[0]
+    assert entry["r2"] == pytest.approx(linregress(points["right"], points["left"]).rvalue ** 2)
+    assert 0 <= entry["r2_low"] <= entry["r2"] <= entry["r2_high"] <= 1
 
 
 def test_below_eight_prompts_with_the_premise_no_r_squared_is_given() -> None:
     direct = np.full(12, 10.0)
     think = np.where(np.arange(12) < 5, 9.0, 12.0 + np.arange(12))
-    row = bound_table(bound_points(*bound_traces(direct, think, np.arange(12.0)), chosen(0))).iloc[0]
-    assert row["n_premise"] == 7 and np.isfinite(row["c1"]) and np.isnan(row["r2"])
+    entry = bound_table(bound_points(*bound_traces(direct, think, np.arange(12.0)), chosen(0))).iloc[0]
+    assert entry["n_premise"] == 7 and np.isfinite(entry["c1"]) and np.isnan(entry["r2"])
     nowhere = bound_table(bound_points(*bound_traces(think, np.full(12, 1.0), np.ones(12)), chosen(0))).iloc[0]
     assert (nowhere["premise"], nowhere["n_premise"]) == (0.0, 0) and np.isnan(nowhere["c1"])
 
@@ -193,7 +192,7 @@ def test_part_cosines_are_those_of_dense_reconstructions() -> None:
     sinks = torch.zeros(4, 10, dtype=torch.bool)
     sinks[3, 4] = True
     traces[0] = dataclasses.replace(traces[0], is_sink=sinks)
-    found = part_cosines(traces, chosen(1, 4), 3, decoder, bias)
+    cosine = part_cosines(traces, chosen(1, 4), 3, decoder, bias)
     means = []
     for trace in traces:
         cosines = []
@@ -204,8 +203,8 @@ def test_part_cosines_are_those_of_dense_reconstructions() -> None:
             if not bool(trace.is_sink[3, position]) and bool(dense[position, [1, 4]].any()):
                 cosines.append(abs(float(torch.cosine_similarity(torch.as_tensor(own), torch.as_tensor(rest), dim=0))))
         means.append(np.mean(cosines))
-    assert found.mean == pytest.approx(np.mean(means), abs=1e-5) and found.n == 8
-    assert found.low < found.mean < found.high
+    assert cosine.mean == pytest.approx(np.mean(means), abs=1e-5) and cosine.n == 8
+    assert cosine.low < cosine.mean < cosine.high
 
 
 def test_parts_that_are_orthogonal_or_the_same_have_cosines_0_and_1() -> None:
@@ -222,15 +221,15 @@ def test_a_prompt_on_which_no_reasoning_feature_is_active_has_no_angle() -> None
 
 def test_top_overlap_by_brute_force() -> None:
     traces = sparse_traces(length=30)
-    found = top_overlap(traces, chosen(0, 2), 3, share=0.2)
+    overlap = top_overlap(traces, chosen(0, 2), 3, share=0.2)
     sums = []
     for trace in traces:
         dense = trace.features[3].dense()[1:].double().numpy()
-        sums += [(row[[0, 2]].sum(), row[[1, 3, 4, 5]].sum()) for row in dense]
+        sums += [(entry[[0, 2]].sum(), entry[[1, 3, 4, 5]].sum()) for entry in dense]
     own, rest = (np.array(side) for side in zip(*sums, strict=True))
     tops = [set(np.flatnonzero(side > np.quantile(side, 0.8)).tolist()) for side in (own, rest)]
-    assert found.mean == pytest.approx(len(tops[0] & tops[1]) / len(tops[0]), abs=1e-9)
-    assert found.low < found.mean < found.high and found.n == 8
+    assert overlap.mean == pytest.approx(len(tops[0] & tops[1]) / len(tops[0]), abs=1e-9)
+    assert overlap.low < overlap.mean < overlap.high and overlap.n == 8
 
 
 def test_parts_that_are_active_together_overlap_fully_and_apart_not_at_all() -> None:
@@ -250,23 +249,30 @@ def test_parts_that_are_active_together_overlap_fully_and_apart_not_at_all() -> 
 def test_independent_parts_overlap_in_the_share_that_is_looked_at() -> None:
     rng = np.random.default_rng(6)
     traces = [response(np.ones((4, 400)), prompt=str(i), acts=rng.random((400, 2))) for i in range(8)]
-    found = top_overlap(traces, chosen(0), 3, share=0.1)
-    assert found.mean == pytest.approx(0.1, abs=0.03) and found.low < 0.1 < found.high
+    overlap = top_overlap(traces, chosen(0), 3, share=0.1)
+    assert overlap.mean == pytest.approx(0.1, abs=0.03) and overlap.low < 0.1 < overlap.high
 
 
 def explained(**figures: float) -> pd.DataFrame:
     """As `evaluate_saes` gives it."""
-    row = {"explained_variance": 0.97, "low": 0.96, "high": 0.98, "residual": 0.04, "residual_low": 0.03, "residual_high": 0.06}
-    return pd.DataFrame([{"layer": 3, **row, **figures, "n": 8}])
+    entry = {
+        "explained_variance": 0.97,
+        "low": 0.96,
+        "high": 0.98,
+        "residual": 0.04,
+        "residual_low": 0.03,
+        "residual_high": 0.06,
+    }
+    return pd.DataFrame([{"layer": 3, **entry, **figures, "n": 8}])
 
 
 def test_the_four_assumptions_in_one_table() -> None:
     traces = sparse_traces(n=10)
     think, direct = traces, [t.with_labels(mode="direct") for t in traces]
     decoder, bias = torch.eye(6), torch.zeros(6)
-    found = assumption_table(think, direct, chosen(1, 4), {3: (decoder, bias)}, explained(), control=chosen(0, 2))
-    by_name = found.set_index("assumption")
-    assert found["assumption"].tolist() == list(BOUNDS)
+    assumptions = assumption_table(think, direct, chosen(1, 4), {3: (decoder, bias)}, explained(), control=chosen(0, 2))
+    by_name = assumptions.set_index("assumption")
+    assert assumptions["assumption"].tolist() == list(BOUNDS)
     assert by_name.loc["A1", "value"] == 0 and by_name.loc["A1", "n"] == 0 and by_name.loc["A1", "holds"] == "holds"
     assert by_name.loc["A1", "control"] == pytest.approx(random_cosine(6))
     assert by_name["holds"].to_dict()["A2 R2"] == "holds" and by_name.loc["A2 residual", "holds"] == "undecided"
@@ -291,8 +297,8 @@ def test_the_four_assumptions_in_one_table() -> None:
 def test_an_assumption_holds_only_with_its_whole_interval(name: str, low: float, high: float, verdict: str) -> None:
     ends = {"low": low, "high": high} if name == "A2 R2" else {"residual_low": low, "residual_high": high}
     traces = sparse_traces()
-    found = assumption_table(traces, traces, chosen(), {3: (torch.eye(6), torch.zeros(6))}, explained(**ends))
-    assert found.set_index("assumption").loc[name, "holds"] == verdict
+    assumptions = assumption_table(traces, traces, chosen(), {3: (torch.eye(6), torch.zeros(6))}, explained(**ends))
+    assert assumptions.set_index("assumption").loc[name, "holds"] == verdict
 
 
 def test_too_few_prompts_are_refused() -> None:

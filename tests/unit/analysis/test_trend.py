@@ -21,11 +21,11 @@ def ratios(value: Callable[[int, str], Array], n: int) -> Array:
 
 
 def test_the_trend_within_one_family_is_spearmans() -> None:
-    found = level_trend(*made(growing, n=20, level=lambda i: i % 3)).set_index("given")
+    trend = level_trend(*made(growing, n=20, level=lambda i: i % 3)).set_index("given")
     expected = spearmanr(np.arange(20) % 3, ratios(growing, 20)).statistic
-    assert found.loc["nothing", "rho"] == pytest.approx(expected, abs=1e-6)
-    assert found.loc["nothing", "low"] < expected < found.loc["nothing", "high"]
-    assert (found["levels"] == 3).all() and (found["n"] == 20).all()
+    assert trend.loc["nothing", "rho"] == pytest.approx(expected, abs=1e-6)
+    assert trend.loc["nothing", "low"] < expected < trend.loc["nothing", "high"]
+    assert (trend["levels"] == 3).all() and (trend["n"] == 20).all()
 
 
 def test_the_p_value_is_that_of_all_permutations() -> None:
@@ -33,18 +33,18 @@ def test_the_p_value_is_that_of_all_permutations() -> None:
     levels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     noise = np.array([0.3, -1.2, 0.8, 0.1, 1.4, 0.9, 2.2, 0.5])
     value = lambda i, mode: STRAIGHT + 10 + noise[i] * (mode == "think")  # noqa: E731
-    found = level_trend(*made(value, n=8, level=lambda i: int(levels[i])), resamples=20_000).iloc[0]
+    trend = level_trend(*made(value, n=8, level=lambda i: int(levels[i])), resamples=20_000).iloc[0]
     y = rankdata(ratios(value, 8))
     null = [abs(y[list(chosen)].sum() - 18) for chosen in itertools.combinations(range(8), 4)]
     exact = np.mean([x >= abs(y[levels == 1].sum() - 18) - 1e-9 for x in null])
     assert 0.02 < exact < 0.3
-    assert found["p"] == pytest.approx(exact, abs=0.012)
+    assert trend["p"] == pytest.approx(exact, abs=0.012)
 
 
 def test_families_of_other_levels_and_other_norms_do_not_make_a_trend() -> None:
     """Family b is harder and louder in thinking; within each there is no trend."""
     noise = np.random.default_rng(2).normal(size=40)
-    found = level_trend(
+    trend = level_trend(
         *made(
             lambda i, mode: STRAIGHT + 10 + (noise[i] + 9 * (i >= 20)) * (mode == "think"),
             n=40,
@@ -52,7 +52,7 @@ def test_families_of_other_levels_and_other_norms_do_not_make_a_trend() -> None:
             level=lambda i: i % 3 + 3 * (i >= 20),
         )
     ).iloc[0]
-    assert abs(found["rho"]) < 0.3 and found["p"] > 0.05
+    assert abs(trend["rho"]) < 0.3 and trend["p"] > 0.05
     plain = spearmanr(np.arange(40) >= 20, ratios(lambda i, m: STRAIGHT + 10 + (noise[i] + 9 * (i >= 20)) * (m == "think"), 40))
     assert plain.statistic > 0.8, "over all of them it would be one"
 
@@ -60,37 +60,37 @@ def test_families_of_other_levels_and_other_norms_do_not_make_a_trend() -> None:
 def test_families_of_unequal_size_count_by_their_prompts() -> None:
     """Ranks are shares of the family's size: otherwise the larger one would also count by its larger ranks."""
     levels, families = np.arange(18) % 3, "a" * 5 + "b" * 13
-    found = level_trend(*made(growing, n=18, family=lambda i: families[i], level=lambda i: int(levels[i]))).iloc[0]
+    trend = level_trend(*made(growing, n=18, family=lambda i: families[i], level=lambda i: int(levels[i]))).iloc[0]
     sides = []
     for values in (levels, ratios(growing, 18)):
         parts = [values[:5], values[5:]]
         sides.append(np.concatenate([(rankdata(x) - (len(x) + 1) / 2) / len(x) for x in parts]))
-    assert found["rho"] == pytest.approx(sides[0] @ sides[1] / np.linalg.norm(sides[0]) / np.linalg.norm(sides[1]), abs=1e-6)
+    assert trend["rho"] == pytest.approx(sides[0] @ sides[1] / np.linalg.norm(sides[0]) / np.linalg.norm(sides[1]), abs=1e-6)
 
 
 def test_given_length_a_trend_that_is_lengths_goes_away() -> None:
     length = lambda i, mode: 2 + 2 * (i % 3) + (i // 3) % 4 if mode == "think" else 2  # noqa: E731
     noise = np.random.default_rng(3).normal(size=48)
     value = lambda i, mode: STRAIGHT + 50 + (3 * length(i, mode) + noise[i]) * (mode == "think")  # noqa: E731
-    found = level_trend(*made(value, n=48, lengths=length, level=lambda i: i % 3)).set_index("given")
-    assert found.loc["nothing", "rho"] > 0.5 and found.loc["nothing", "p"] < 0.01
-    assert abs(found.loc["length", "rho"]) < 0.3 and found.loc["length", "p"] > 0.05
+    trend = level_trend(*made(value, n=48, lengths=length, level=lambda i: i % 3)).set_index("given")
+    assert trend.loc["nothing", "rho"] > 0.5 and trend.loc["nothing", "p"] < 0.01
+    assert abs(trend.loc["length", "rho"]) < 0.3 and trend.loc["length", "p"] > 0.05
 
 
 def test_given_length_it_is_the_partial_correlation_of_ranks() -> None:
     length = lambda i, mode: 2 + (7 * i) % 5  # noqa: E731
-    found = level_trend(*made(growing, n=20, lengths=length, level=lambda i: i % 3)).set_index("given")
+    trend = level_trend(*made(growing, n=20, lengths=length, level=lambda i: i % 3)).set_index("given")
     lengths = rankdata([length(i, "think") for i in range(20)])
     design = np.stack([np.ones(20), lengths], axis=1)
     sides = [rankdata(x) for x in (np.arange(20) % 3, ratios(growing, 20))]
     left = [y - design @ np.linalg.lstsq(design, y, rcond=None)[0] for y in sides]
-    assert found.loc["length", "rho"] == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-6)
+    assert trend.loc["length", "rho"] == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-6)
 
 
 def test_where_level_follows_from_length_nothing_is_said_given_it() -> None:
-    found = level_trend(*made(growing, n=20, lengths=lambda i, m: 2 + i % 3, level=lambda i: i % 3)).set_index("given")
-    assert found.loc["length", ["rho", "low", "high", "p"]].isna().all()
-    assert np.isfinite(found.loc["nothing", "rho"])
+    trend = level_trend(*made(growing, n=20, lengths=lambda i, m: 2 + i % 3, level=lambda i: i % 3)).set_index("given")
+    assert trend.loc["length", ["rho", "low", "high", "p"]].isna().all()
+    assert np.isfinite(trend.loc["nothing", "rho"])
 
 
 def test_what_can_not_be_told_is_refused() -> None:

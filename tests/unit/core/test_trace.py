@@ -118,3 +118,9 @@ def test_a_table_says_which_model_each_row_is_of() -> None:
     frame = l2.to_frame(traces)
     assert dict(zip(frame["model"], frame["weights"], strict=True)) == names
     assert list(frame.groupby("weights").size()) == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["l2_norm", "position", "model"])
+def test_a_label_called_like_a_column_is_refused_and_overwrites_nothing(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"labels can't be called \['{name}'\]: the table has columns of these names"):
+        l2.to_frame(trace_of([[1.0, 2.0]]).with_labels(**{name: 7}))

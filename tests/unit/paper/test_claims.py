@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.paper_tables import filled
 from tl_l2norm.paper.claims import CLAIMS, claims_table
 
 
 def verdict(number: int, tables: dict[str, pd.DataFrame], notes: dict[str, str] | None = None) -> Any:
-    table = claims_table(tables, notes or {})
+    table = claims_table({name: filled(name, frame) for name, frame in tables.items()}, notes or {})
     assert table["number"].tolist() == [claim.number for claim in CLAIMS]
     return table.set_index("number").loc[number]
 
@@ -34,15 +35,15 @@ def shape(sharp: tuple[float, float, float], source: str = "trained SAE") -> dic
     ],
 )
 def test_features_must_spike_more_than_every_control(own: Any, control: Any, expected: str) -> None:
-    found = verdict(1, {"feature_dynamics": pd.DataFrame([shape(own), shape(control, "untrained SAE")])})
-    assert found["verdict"] == expected and found["n"] == 20
+    claim = verdict(1, {"feature_dynamics": pd.DataFrame([shape(own), shape(control, "untrained SAE")])})
+    assert claim["verdict"] == expected and claim["n"] == 20
     shown = "untrained SAE {:.0%} [{:.0%}, {:.0%}]".format(*control)
-    assert found["control"] == ("" if np.isnan(control[0]) else shown)
+    assert claim["control"] == ("" if np.isnan(control[0]) else shown)
 
 
 def test_without_a_rise_of_features_nothing_can_be_said() -> None:
-    found = verdict(1, {"feature_dynamics": pd.DataFrame([shape((np.nan,) * 3)])})
-    assert found["verdict"] == "can't be tested here" and "no reasoning features" in found["why"]
+    claim = verdict(1, {"feature_dynamics": pd.DataFrame([shape((np.nan,) * 3)])})
+    assert claim["verdict"] == "can't be tested here" and "no reasoning features" in claim["why"]
 
 
 def differences(low: list[float], source: str) -> pd.DataFrame:
@@ -55,10 +56,10 @@ def differences(low: list[float], source: str) -> pd.DataFrame:
 )
 def test_the_norm_must_be_above_everywhere_and_spike(low: list[float], sharp: float, expected: str) -> None:
     table = pd.concat([differences(low, "as asked"), differences([-0.5, -0.5], "shuffled modes")])
-    found = verdict(2, {"differences": table, "dynamics": pd.DataFrame([shape((sharp + 0.1, sharp, 0.9))])})
-    assert found["verdict"] == expected
-    assert found["measured"].startswith(f"above at {sum(x > 0 for x in low)} of 2 layers, below at 0")
-    assert found["control"] == "shuffled modes: above at 0, below at 0"
+    claim = verdict(2, {"differences": table, "dynamics": pd.DataFrame([shape((sharp + 0.1, sharp, 0.9))])})
+    assert claim["verdict"] == expected
+    assert claim["measured"].startswith(f"above at {sum(x > 0 for x in low)} of 2 layers, below at 0")
+    assert claim["control"] == "shuffled modes: above at 0, below at 0"
 
 
 def rho(source: str, quantity: str, low: float, value: float, high: float) -> dict[str, Any]:
@@ -75,11 +76,11 @@ def rho(source: str, quantity: str, low: float, value: float, high: float) -> di
     ],
 )
 def test_the_norm_must_follow_features_beyond_entropies_and_controls(entropy: Any, control: Any, expected: str) -> None:
-    rows = [rho("trained SAE", "l2_norm", 0.7, 0.8, 0.9), rho("trained SAE", "output_entropy", *entropy)]
-    rows += [rho("untrained SAE", "l2_norm", *control), rho("untrained SAE", "output_entropy", 0.9, 0.9, 0.9)]
-    found = verdict(3, {"correlations": pd.DataFrame(rows)})
-    assert found["verdict"] == expected
-    assert "best entropy (output_entropy) 0.40" in found["measured"] and "84.1" in found["paper"]
+    entries = [rho("trained SAE", "l2_norm", 0.7, 0.8, 0.9), rho("trained SAE", "output_entropy", *entropy)]
+    entries += [rho("untrained SAE", "l2_norm", *control), rho("untrained SAE", "output_entropy", 0.9, 0.9, 0.9)]
+    claim = verdict(3, {"correlations": pd.DataFrame(entries)})
+    assert claim["verdict"] == expected
+    assert "best entropy (output_entropy) 0.40" in claim["measured"] and "84.1" in claim["paper"]
 
 
 def bound(premise: list[float]) -> pd.DataFrame:
@@ -108,14 +109,14 @@ def test_an_assumption_must_hold_at_every_layer_and_says_when_its_control_does_t
 
 def test_suppression_is_judged_over_all_thresholds() -> None:
     counts = {"positions": 9.0, "against_positions": 7.25}
-    rows = [
+    entries = [
         {"arm": "high", "against": "random", "quantile": 0.8, "difference": 0.5, "low": 0.4, "high": 0.6, "n": 50},
         {"arm": "high", "against": "random", "quantile": np.nan, "difference": -0.2, "low": -0.3, "high": -0.1, "n": 50},
         {"arm": "swap", "against": "high", "quantile": np.nan, "difference": -0.4, "low": -0.5, "high": -0.3, "n": 50},
     ]
-    found = verdict(12, {"causal_differences": pd.DataFrame(rows).assign(**counts)})
-    assert found["verdict"] == "supported" and "-20.0 points (9.0 against 7.2 positions)" in found["measured"]
-    assert found["control"] == "swap minus high -40.0 [-50, -30] (9.0 against 7.2 positions)"
+    claim = verdict(12, {"causal_differences": pd.DataFrame(entries).assign(**counts)})
+    assert claim["verdict"] == "supported" and "-20.0 points (9.0 against 7.2 positions)" in claim["measured"]
+    assert claim["control"] == "swap minus high -40.0 [-50, -30] (9.0 against 7.2 positions)"
 
 
 def test_difficulty_must_survive_the_length_where_that_can_be_told() -> None:

@@ -61,6 +61,11 @@ def test_an_empty_table_leaves_its_figure_out(name: str) -> None:
     assert len(draw_analysis(analysis_of({name: TABLES[name].iloc[:0]}))) == 0
 
 
+def test_a_table_of_other_columns_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"lacks the columns \['n_tokens', 'source'\]: give what layer_curve"):
+        draw_analysis(analysis_of({"curves": TABLES["curves"].drop(columns=["source", "n_tokens"])}))
+
+
 def test_no_tables_no_figures() -> None:
     assert draw_analysis(analysis_of({})) == {}
 
@@ -116,7 +121,7 @@ def test_the_bound_names_where_its_premise_fails() -> None:
 
 def test_assumptions_have_a_mark_for_what_holds() -> None:
     (heat,) = assumption_matrix(TABLES["assumptions"]).data
-    assert [list(row) for row in heat.text] == [["✗<br>0.09", "?<br>0.02"], ["✓<br>0.99", "–<br>"]]
+    assert [list(line) for line in heat.text] == [["✗<br>0.09", "?<br>0.02"], ["✓<br>0.99", "–<br>"]]
     assert heat.y[0].endswith("< 0.02") and heat.y[1].endswith("> 0.95")
     assert "control (random &lt;b&gt; directions) 0.07" in heat.customdata[0][0]
 

@@ -1,0 +1,79 @@
+"""A table has the columns and dtypes of its schema, or somebody hears of it."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.schema import Column, Schema, ends
+
+SCHEMA = Schema(
+    "speeds",
+    "measure(...)",
+    (
+        Column("car", str, "its name"),
+        Column("speed", float, "km/h"),
+        Column("wheels", int, "how many"),
+        Column("moves", bool, "whether"),
+        Column("colour", str, "as painted", optional=True),
+        Column("year", object, "of make", optional=True),
+    ),
+)
+ENTRY = {"wheels": 4, "car": "a", "speed": 50, "moves": True}
+
+
+def test_a_frame_has_the_columns_of_its_schema_in_their_order_and_dtypes() -> None:
+    frame = SCHEMA.frame([ENTRY, {**ENTRY, "speed": 0.5}])
+    assert list(frame) == ["car", "speed", "wheels", "moves"]
+    assert frame.dtypes[["speed", "wheels", "moves"]].astype(str).tolist() == ["float64", "int64", "bool"]
+    assert frame["speed"].tolist() == [50.0, 0.5]
+
+
+def test_an_empty_one_has_them_too() -> None:
+    empty, one = SCHEMA.frame([]), SCHEMA.frame([ENTRY])
+    assert empty.empty and (empty.dtypes == one.dtypes).all()
+    assert list(SCHEMA.frame((), by=["colour"])) == ["colour", *one]
+
+
+def test_columns_and_constants_do_as_well_as_entries() -> None:
+    columns = {"car": ["a", "b"], "speed": [1, 2], "wheels": [3, 4]}
+    frame = SCHEMA.frame(columns, moves=False)
+    pd.testing.assert_frame_equal(frame, SCHEMA.frame(pd.DataFrame(columns).assign(moves=False)))
+    assert frame["wheels"].tolist() == [3, 4] and not frame["moves"].any()
+
+
+def test_what_it_is_grouped_by_comes_first_in_the_order_that_is_asked_for() -> None:
+    frame = SCHEMA.frame([{**ENTRY, "colour": "red", "year": 1999}], by=("year", "colour"))
+    assert list(frame) == ["year", "colour", *SCHEMA.names]
+
+
+@pytest.mark.parametrize(
+    "entries", [[{**ENTRY, "horns": 2}], [{"car": "a"}], [{**ENTRY, "colour": "red"}]], ids=["more", "less", "not asked for"]
+)
+def test_a_maker_that_departs_from_its_schema_is_a_bug(entries: list[dict[str, object]]) -> None:
+    with pytest.raises(KeyError, match="the table of speeds and its schema differ in"):
+        SCHEMA.frame(entries)
+
+
+@pytest.mark.parametrize(("name", "value"), [("wheels", float("nan")), ("speed", "fast")])
+def test_a_value_of_another_kind_is_not_let_through(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=r"convert"):
+        SCHEMA.frame([{**ENTRY, name: value}])
+
+
+def test_a_reader_names_what_is_missing_and_who_makes_it() -> None:
+    frame = SCHEMA.frame([ENTRY])
+    assert SCHEMA.check(frame) is frame and SCHEMA.check(frame[["car"]], "car") is not None
+    with pytest.raises(InputError, match=r"the table of speeds lacks the columns \['car', 'speed'\]: give what measure\(...\)"):
+        SCHEMA.check(frame.drop(columns=["speed", "car"]))
+    with pytest.raises(InputError, match=r"lacks the columns \['colour'\]"):
+        SCHEMA.check(frame, "colour")
+    with pytest.raises(KeyError, match="horns"):
+        SCHEMA.check(frame.assign(horns=2), "horns")
+
+
+def test_a_schema_grows_at_its_end() -> None:
+    more = SCHEMA.plus(*ends("speed"), *ends("wheels", prefix=True))
+    assert more.names == (*SCHEMA.names, "low", "high", "wheels_low", "wheels_high")
+    assert "speed" in more["low"].meaning and more["wheels_high"].dtype is float

@@ -1,0 +1,65 @@
+"""Schemas of the tables that are read off a model, and that statistics are made of."""
+
+from __future__ import annotations
+
+from tl_l2norm.core.schema import LAYER, MODEL, SEED, Column, Schema, ends
+
+_MODE = Column("mode", str, '"think" or "direct"', optional=True)
+_PROMPT = Column("prompt", str, "the problem's id")
+_FAMILY, _LEVEL = Column("family", str, "the problem's family"), Column("level", int, "steps of the problem")
+
+PRESSURES = Schema(
+    "pressures",
+    "optimisation_pressure(..., labels=[{'mode': ..., 'prompt': ...}])",
+    (
+        Column("sequence", int, "number of the sequence"),
+        Column("position", int, "whose state it is"),
+        Column("token_id", int, "of the next token"),
+        Column("token", str, "text of the next token"),
+        Column("segment", str, "of the next token: prompt, think or answer"),
+        Column("p_true", float, "probability of the next token"),
+        Column("loss", float, "nats"),
+        Column("pressure", float, "||dL/dh||, nats per unit of the stream"),
+        Column("l2_norm", float, "of the state"),
+        Column("is_sink", bool, "whether the state is an attention sink"),
+        _MODE,
+        Column("prompt", str, "the problem's id", optional=True),
+    ),
+)
+
+EXPLAINED = Schema(
+    "SAEs' errors",
+    "evaluate_saes",
+    (
+        LAYER,
+        Column("explained_variance", float, "1 - sum ||h - sae(h)||^2 / sum ||h - mean h||^2"),
+        *ends("explained_variance", kind="95% interval over sequences"),
+        Column("residual", float, "sum ||h - sae(h)||^2 / sum ||h||^2"),
+        *ends("residual", prefix=True, kind="95% interval over sequences"),
+        Column("l0", float, "mean active latents of a token"),
+        Column("dead", int, "latents that are never active here"),
+        Column("d_sae", int, "latents of the SAE"),
+        Column("n", int, "sequences"),
+        Column("n_tokens", int, "tokens"),
+        SEED,
+    ),
+)
+
+OUTCOMES = Schema(
+    "outcomes",
+    "suppress_and_ask",
+    (
+        Column("arm", str, "what was suppressed: one of `analysis.causal.ARMS`"),
+        Column("quantile", float, 'of the threshold; NaN for the arm "none"'),
+        _PROMPT,
+        _FAMILY,
+        _LEVEL,
+        Column("correct", bool, "whether the answer is right"),
+        Column("positions", int, "decode positions changed at any layer"),
+        Column("events", int, "positions and layers changed"),
+        Column("tokens", int, "length of the response"),
+        Column("cut_off", bool, "whether it ran into max_new_tokens"),
+        Column("seed", int, "of the random arms"),
+        MODEL,
+    ),
+)

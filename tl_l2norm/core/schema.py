@@ -1,0 +1,118 @@
+"""The columns of a table, said once: its maker builds it by its schema, its readers check it by the same.
+
+>>> speeds = Schema("speeds", "measure(...)", (Column("car", str, "its name"), Column("speed", float, "km/h")))
+>>> speeds.frame([{"car": "a", "speed": 50}])
+  car  speed
+0   a   50.0
+>>> speeds.frame([]).dtypes["speed"]
+dtype('float64')
+>>> speeds.check(speeds.frame([])[["car"]])
+Traceback (most recent call last):
+    ...
+tl_l2norm.core.errors.InputError: the table of speeds lacks the columns ['speed']: give what measure(...) returns
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tl_l2norm.core.errors import InputError
+
+_NUMBERS = {int: "int64", float: "float64", bool: "bool"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table."""
+
+    name: str
+    dtype: type
+    """int, float or bool, of which no other is let through; str or object, which stay as they come."""
+    meaning: str
+    """In words, with its unit."""
+    optional: bool = False
+    """Whether the table may do without: what it is grouped by, and labels."""
+
+    def of(self, values: pd.Series[Any]) -> pd.Series[Any]:
+        """The values in this column's dtype."""
+        if self.dtype in _NUMBERS:
+            return values.astype(_NUMBERS[self.dtype])
+        return values if len(values) else values.astype(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The columns of a table, in their order."""
+
+    name: str
+    """What the entries are, in the plural, as messages say it."""
+    maker: str
+    """The function that returns such a table."""
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns that every such table has."""
+        return tuple(column.name for column in self.columns if not column.optional)
+
+    def frame(
+        self,
+        entries: Iterable[Mapping[str, Any]] | Mapping[str, Any] | pd.DataFrame,
+        *,
+        by: Sequence[str] = (),
+        **constants: Any,
+    ) -> pd.DataFrame:
+        """A table of exactly these columns in their order and dtypes, also where it has no entry.
+
+        Args:
+            entries: one mapping per entry, or whole columns by name.
+            by: optional columns that this table has; they come first, in this order.
+            constants: columns that are the same in every entry, such as seed and model.
+
+        Raises:
+            KeyError: a column that is missing, or not of this schema: the maker and its schema disagree.
+        """
+        given = pd.DataFrame(entries if isinstance(entries, Mapping | pd.DataFrame) else list(entries)).assign(**constants)
+        names = [*by, *self.names]
+        if odd := set(given.columns) ^ set(names) if len(given) else set(given.columns) - set(names):
+            raise KeyError(f"the table of {self.name} and its schema differ in {sorted(odd)}")
+        return pd.DataFrame({name: self[name].of(given.get(name, pd.Series(dtype=object))) for name in names})
+
+    def check(self, frame: pd.DataFrame, *names: str) -> pd.DataFrame:
+        """The frame, if it has these columns; by default all that every such table has.
+
+        Raises:
+            InputError: columns that are missing.
+            KeyError: a name that the schema doesn't know: a reader asks for what no maker writes.
+        """
+        wanted = [self[name].name for name in names or self.names]
+        if missing := sorted(set(wanted) - set(frame.columns)):
+            raise InputError(f"the table of {self.name} lacks the columns {missing}: give what {self.maker} returns")
+        return frame
+
+    def plus(self, *columns: Column) -> Schema:
+        """The same with further columns behind."""
+        return dataclasses.replace(self, columns=(*self.columns, *columns))
+
+    def __getitem__(self, name: str) -> Column:
+        """A column by its name."""
+        return {column.name: column for column in self.columns}[name]
+
+
+def ends(column: str, *, prefix: bool = False, kind: str = "95% interval over prompts") -> tuple[Column, Column]:
+    """The columns of both ends of a column's interval: low and high or, with prefix, x_low and x_high of a column x."""
+    low, high = (f"{column}_{end}" if prefix else end for end in ("low", "high"))
+    return Column(low, float, f"lower end of {column}, {kind}"), Column(high, float, f"upper end of {column}, {kind}")
+
+
+# Columns that most tables have.
+LAYER = Column("layer", int, "block whose output the stream is, from 0")
+QUANTITY = Column("quantity", str, "what was read off the traces")
+N = Column("n", int, "prompts that count")
+SEED = Column("seed", int, "of the resampling")
+MODEL = Column("model", str, "name of the model")
