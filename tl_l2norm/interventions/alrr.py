@@ -73,8 +73,8 @@ class ALRR(Intervention):
                 break
             assert visit.block is not None
             new = visit.block.again(stream, rows, columns, fresh=self.kv == "fresh")
-            found = l2_norms(new)
-            stop = self._stop(norms[rows, columns], found, tau[rows, columns])
+            new_norms = l2_norms(new)
+            stop = self._stop(norms[rows, columns], new_norms, tau[rows, columns])
             if iteration == 0:
                 decision[rows, columns] = torch.where(stop == 0, _RERUN, stop).to(torch.int8)
             reruns[rows, columns] += 1
@@ -82,7 +82,7 @@ class ALRR(Intervention):
             rows, columns = rows[good], columns[good]
             mixed = torch.lerp(stream[rows, columns], new[good].to(stream.dtype), self.alpha)
             stream = stream.index_put((rows, columns), mixed)
-            norms = norms.index_put((rows, columns), found[good])
+            norms = norms.index_put((rows, columns), new_norms[good])
         return Effect(stream, decision, {"reruns": reruns})
 
     def _stop(self, before: Float[Tensor, " hits"], after: Float[Tensor, " hits"], tau: Float[Tensor, " hits"]) -> Tensor:

@@ -110,8 +110,8 @@ class ERSS(Intervention):
 
     @override
     def act(self, state: Any, visit: Visit) -> Effect:
-        found = [self._token(state, visit, column) for column in range(visit.norms.shape[1])]
-        streams, decisions, cosines = zip(*found, strict=True)
+        steps = [self._token(state, visit, column) for column in range(visit.norms.shape[1])]
+        streams, decisions, cosines = zip(*steps, strict=True)
         return Effect(torch.stack(streams, 1), torch.stack(decisions, 1), {"cosine": torch.stack(cosines, 1)})
 
     def _token(self, state: _Steering, visit: Visit, column: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -61,7 +61,7 @@ class Log:
             self._flush(index)
 
     def events(self) -> pd.DataFrame:
-        """One row per decision, in the order of sequences, positions and layers.
+        """One entry per decision, in the order of sequences, positions and layers.
 
         Columns: sequence, position, layer, intervention, decision, fired, threshold, l2_norm_before, l2_norm_after, then those
         of the interventions, NaN where they are another's: reruns (ALRR: how often the block ran again), cosine (ERSS: to the
@@ -88,12 +88,12 @@ class Log:
 
         "live tokens" is how many tokens, layer by layer, it had to judge.
         """
-        events, rows = self.events(), []
+        events, entries = self.events(), []
         for index, (name, intervention) in enumerate(zip(self.names, self.interventions, strict=True)):
             mine = events.loc[events["intervention"] == name, "decision"].value_counts()
-            rows.append((name, "live tokens", False, sum(self._live[index].values())))
-            rows += [(name, d.name, d.fired, int(mine.get(d.name, 0))) for d in intervention.DECISIONS]
-        return pd.DataFrame(rows, columns=["intervention", "decision", "fired", "n"])
+            entries.append((name, "live tokens", False, sum(self._live[index].values())))
+            entries += [(name, d.name, d.fired, int(mine.get(d.name, 0))) for d in intervention.DECISIONS]
+        return pd.DataFrame(entries, columns=["intervention", "decision", "fired", "n"])
 
     def fired(self, index: int = 0) -> dict[tuple[int, int], int]:
         """How often an intervention fired, by (sequence, layer)."""
@@ -108,8 +108,8 @@ class Log:
 
     def thresholds(self) -> pd.DataFrame:
         """Adaptive thresholds as they were at the end; columns intervention, layer, owner, threshold, n_samples."""
-        rows = [(self.names[i], layer, *owner) for (i, layer), owners in self.final_thresholds.items() for owner in owners]
-        return pd.DataFrame(rows, columns=["intervention", "layer", "owner", "threshold", "n_samples"])
+        entries = [(self.names[i], layer, *owner) for (i, layer), owners in self.final_thresholds.items() for owner in owners]
+        return pd.DataFrame(entries, columns=["intervention", "layer", "owner", "threshold", "n_samples"])
 
     def idle(self) -> list[str]:
         """Names of interventions that never fired."""
@@ -220,8 +220,8 @@ def _frame(n: int, own: Sequence[str], **columns: Any) -> pd.DataFrame:
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     """Names with a number where one occurs several times: ALRR, ALRR 2."""
     seen: Counter[str] = Counter()
-    found = []
+    distinct = []
     for name in names:
         seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
-    return tuple(found)
+        distinct.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return tuple(distinct)

@@ -100,6 +100,6 @@ class Reservoir(RowTensors):
         columns = torch.arange(1, states.shape[1], device=states.device)
         newest = torch.nn.functional.pad((enters * columns).cummax(1).values, (1, 0))  # 0 is what was kept before this pass
         rows = torch.arange(len(states), device=states.device)[:, None]
-        found = states[rows, newest]
-        self.kept, self.n_live = found[:, -1].clone(), k[:, -1]
-        return found[:, :-1]
+        earlier = states[rows, newest]
+        self.kept, self.n_live = earlier[:, -1].clone(), k[:, -1]
+        return earlier[:, :-1]

@@ -137,7 +137,7 @@ def _matched(log: Any) -> int:
         )
     if not isinstance(log, Log):
         raise InputTypeError(f"match is the log of another run, such as out.log, got {log!r:.80}")
-    found = [i for i, x in enumerate(log.interventions) if isinstance(x, Suppression)]
-    if len(found) != 1:
-        raise InputError(f"match needs the log of a run with one Suppression, this one has {len(found)}")
-    return found[0]
+    suppressions = [i for i, x in enumerate(log.interventions) if isinstance(x, Suppression)]
+    if len(suppressions) != 1:
+        raise InputError(f"match needs the log of a run with one Suppression, this one has {len(suppressions)}")
+    return suppressions[0]

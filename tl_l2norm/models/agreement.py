@@ -90,9 +90,9 @@ def sound_pass(hf_model: Any, tokens: Int[Tensor, " pos"]) -> Pass:
         NotImplementedError: Hugging Face itself can't run it.
     """
     with or_refused("transformers", type(hf_model).__name__, "another version of transformers may"):
-        found = plain_pass(hf_model, tokens)
-    if found.norms.isfinite().all() and not found.logits.isnan().any():
-        return found
+        measured = plain_pass(hf_model, tokens)
+    if measured.norms.isfinite().all() and not measured.logits.isnan().any():
+        return measured
     broken = [name for name, weight in hf_model.named_parameters() if not weight.isfinite().all()]
     dtype = str(hf_model.dtype).removeprefix("torch.")
     if broken:
@@ -118,17 +118,17 @@ def lens_pass(backend: Backend, tokens: Int[Tensor, " pos"]) -> Pass:
     return Pass(torch.stack(norms), logits[0].float().cpu())
 
 
-def norms_differ_by(found: Pass, truth: Pass) -> float:
+def norms_differ_by(measured: Pass, truth: Pass) -> float:
     """Largest relative difference of norms; infinite where the shapes differ."""
-    if found.norms.shape != truth.norms.shape:
+    if measured.norms.shape != truth.norms.shape:
         return float("inf")
-    return float(((found.norms - truth.norms).abs() / truth.norms.clamp_min(1e-6)).max())
+    return float(((measured.norms - truth.norms).abs() / truth.norms.clamp_min(1e-6)).max())
 
 
-def logits_differ_by(found: Pass, truth: Pass) -> float:
+def logits_differ_by(measured: Pass, truth: Pass) -> float:
     """Largest difference of logits over their own spread: single ones may be near zero."""
-    width = min(found.logits.shape[-1], truth.logits.shape[-1])  # TransformerLens may leave padding of the vocabulary out
-    return float((found.logits[:, :width] - truth.logits[:, :width]).abs().max() / truth.logits.std().clamp_min(1e-6))
+    width = min(measured.logits.shape[-1], truth.logits.shape[-1])  # TransformerLens may leave padding of the vocabulary out
+    return float((measured.logits[:, :width] - truth.logits[:, :width]).abs().max() / truth.logits.std().clamp_min(1e-6))
 
 
 def require_agreement(backend: Backend, truth: Pass, tokens: Int[Tensor, " pos"], what_to_do: str) -> None:
@@ -140,8 +140,8 @@ def require_agreement(backend: Backend, truth: Pass, tokens: Int[Tensor, " pos"]
     architecture = getattr(backend.model.cfg, "original_architecture", None) or backend.model.cfg.architecture
     kind = type(backend.model).__name__
     with or_refused(kind, architecture, what_to_do):
-        found = lens_pass(backend, tokens)
-    norms, logits = norms_differ_by(found, truth), logits_differ_by(found, truth)
+        measured = lens_pass(backend, tokens)
+    norms, logits = norms_differ_by(measured, truth), logits_differ_by(measured, truth)
     bound = TOLERANCE.get(backend.dtype, 1e-1)
     if not (norms <= bound and logits <= 10 * bound):
         raise Unsupported(

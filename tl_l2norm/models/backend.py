@@ -116,9 +116,9 @@ class Backend(ABC):
 
     @property
     def centred(self) -> bool:
-        """Whether weights that write to the stream were centred (`center_writing_weights`): rows of W_E then have mean 0."""
-        rows = self._embedding.detach()[:256].float()
-        return bool(rows.mean(-1).abs().max() < 1e-3 * rows.std())
+        """Whether weights that write to the stream were centred (`center_writing_weights`): embeddings then have mean 0."""
+        embeddings = self._embedding.detach()[:256].float()
+        return bool(embeddings.mean(-1).abs().max() < 1e-3 * embeddings.std())
 
     def resid_post(self, layer: int) -> HookPoint:
         """The hook point on the residual stream after block `layer`."""
@@ -281,8 +281,8 @@ class Backend(ABC):
 
 
 def _ids(ids: Any) -> frozenset[int]:
-    found = [] if ids is None else ids.tolist() if isinstance(ids, Tensor) else ids
-    listed = list(found) if isinstance(found, list | tuple | set | frozenset) else [found]
+    given = [] if ids is None else ids.tolist() if isinstance(ids, Tensor) else ids
+    listed = list(given) if isinstance(given, list | tuple | set | frozenset) else [given]
     if wrong := [one for one in listed if isinstance(one, bool) or not isinstance(one, int)]:
         raise InputError(f"eos_token_id of the model's generation config has {wrong[0]!r}, which is no token id: set ids")
     return frozenset(listed)

@@ -54,17 +54,17 @@ def load_model(
         require_hooked()
     _require_dtype(dtype)
     place = _device(device)
-    found = find_source(source)
-    hf_model, tokenizer, unused = read(found, dtype)
+    files = find_source(source)
+    hf_model, tokenizer, unused = read(files, dtype)
     if unused:
         kind = type(hf_model).__name__
-        warnings.warn(f"{len(unused)} weights in {found.where} have no place in {kind}: {few(unused)}", stacklevel=2)
+        warnings.warn(f"{len(unused)} weights in {files.where} have no place in {kind}: {few(unused)}", stacklevel=2)
     if backend == "bridge":
-        model = make_bridge(hf_model, tokenizer, found.name, place, dtype)
+        model = make_bridge(hf_model, tokenizer, files.name, place, dtype)
     else:
-        model = make_hooked(hf_model, tokenizer, found.name, place, dtype)
+        model = make_hooked(hf_model, tokenizer, files.name, place, dtype)
         remember_origin(model, hf_model)
-    remember_source(model, found)
+    remember_source(model, files)
     keep_preset(model, preset_for(source))
     return model
 

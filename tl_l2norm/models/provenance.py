@@ -46,10 +46,10 @@ def library_versions() -> dict[str, str]:
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in ("tl_l2norm", "transformer-lens", "transformers", "torch"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:  # run from a checkout that isn't installed
-            found[package] = "unknown"
-    return found
+            versions[package] = "unknown"
+    return versions

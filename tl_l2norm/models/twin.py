@@ -90,10 +90,10 @@ _made_from: weakref.WeakKeyDictionary[Any, _Origin] = weakref.WeakKeyDictionary(
 
 def _copied(tokenizer: Any) -> Any:
     """A copy that TransformerLens takes as it is: else it reads the files again, and adds BOS where the model's may not."""
-    found = copy.deepcopy(tokenizer)
-    if found is not None:
-        found.init_kwargs["add_bos_token"] = True
-    return found
+    own = copy.deepcopy(tokenizer)
+    if own is not None:
+        own.init_kwargs["add_bos_token"] = True
+    return own
 
 
 def _origin(hf_model: Any) -> _Origin:

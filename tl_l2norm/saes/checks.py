@@ -50,14 +50,14 @@ def check_saes(backend: Backend, saes: Mapping[Any, Any]) -> dict[int, SparseAut
         raise InputTypeError(f"saes are given by layer, {{layer: sae}}, got {type(saes).__name__}")
     if wrong := [layer for layer in saes if isinstance(layer, bool) or not hasattr(layer, "__index__")]:
         raise InputTypeError(f"saes are given by layer, {{layer: sae}}, got {wrong[0]!r} for a layer")
-    found = {operator.index(layer): sae for layer, sae in saes.items()}
-    for layer, sae in found.items():
+    by_layer = {operator.index(layer): sae for layer, sae in saes.items()}
+    for layer, sae in by_layer.items():
         if not (isinstance(sae, nn.Module) and hasattr(sae, "encode") and hasattr(sae, "cfg")):
             raise InputTypeError(f"saes[{layer}] is a {type(sae).__name__}, not an SAE")
         if reason := _misfit(backend, layer, sae):
             raise InputError(f"the SAE for layer {layer} doesn't fit: {reason}")
         _warn_of_another_model(backend, layer, sae)
-    return dict(sorted(found.items()))
+    return dict(sorted(by_layer.items()))
 
 
 def why_unusable(sae: Any) -> str | None:
@@ -130,11 +130,11 @@ def unit_directions(sae: Any) -> Float[Tensor, "d_sae d_in"]:
 def sae_key(sae: Any) -> str:
     """Hash of an SAE's weights and of all in its configuration that changes what it encodes; the same whoever loaded it."""
     settings = dict(_DEFAULTS) | {name: value for name, value in vars(sae.cfg).items() if name not in _NO_SETTINGS}
-    found = hashlib.sha256(f"{describe_sae(sae)}, {sorted(settings.items())}".encode())
+    digest = hashlib.sha256(f"{describe_sae(sae)}, {sorted(settings.items())}".encode())
     for name, tensor in sorted(sae.state_dict().items()):
-        found.update(f"{name} {tensor.dtype}".encode())
-        found.update(tensor.detach().float().cpu().contiguous().numpy())
-    return found.hexdigest()[:16]
+        digest.update(f"{name} {tensor.dtype}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy())
+    return digest.hexdigest()[:16]
 
 
 def describe_sae(sae: Any) -> str:

@@ -54,7 +54,7 @@ def evaluate_saes(
         progress: show a progress bar.
 
     Returns:
-        One row per layer: layer, explained_variance, low, high, residual, residual_low, residual_high, l0 (mean active
+        One entry per layer: layer, explained_variance, low, high, residual, residual_low, residual_high, l0 (mean active
         latents of a token), dead (latents that are never active here), d_sae, n (sequences), n_tokens, seed.
     """
     backend = backend_of(model)
@@ -71,7 +71,7 @@ def evaluate_saes(
                 for layer, sequences in states.items():
                     tallies[layer].add(sequences)
                     bar.update(len(sequences))
-    return pd.DataFrame([{"layer": layer, **tally.row(seed), "seed": seed} for layer, tally in tallies.items()])
+    return pd.DataFrame([{"layer": layer, **tally.entry(seed), "seed": seed} for layer, tally in tallies.items()])
 
 
 class _Tally:
@@ -94,7 +94,7 @@ class _Tally:
             x = states.double().cpu()
             self.sums.append(np.array([len(x), float(error.sum()), float(x.pow(2).sum()), *x.sum(0).tolist()]))
 
-    def row(self, seed: int) -> dict[str, object]:
+    def entry(self, seed: int) -> dict[str, object]:
         table = np.stack(self.sums)
         draws = prompt_weights(len(table), seed=seed) @ table
         explained, residual = (interval(float(f(table.sum(0)[None])[0]), f(draws), len(table)) for f in (_explained, _residual))
@@ -126,13 +126,13 @@ def _error(sae: Any, states: Float[Tensor, "states d_model"]) -> tuple[Float[Ten
 
 
 def _explained(sums: np.ndarray) -> np.ndarray:
-    """From rows of sums over tokens: how many, squared error, squares, and the sum of the states."""
+    """From sums over tokens, one entry a sequence: how many, squared error, squares, and the sum of the states."""
     n, error, squares, total = sums[:, 0], sums[:, 1], sums[:, 2], sums[:, 3:]
     explained: np.ndarray = 1 - error / (squares - (total**2).sum(1) / n)
     return explained
 
 
 def _residual(sums: np.ndarray) -> np.ndarray:
-    """From the same rows: the share of the squared norm that is not reconstructed."""
+    """From the same sums: the share of the squared norm that is not reconstructed."""
     residual: np.ndarray = sums[:, 1] / sums[:, 2]
     return residual

@@ -213,15 +213,15 @@ def read_states(
     backend: Backend, items: Sequence[TokenSequence], layers: Sequence[int], sink_ratio: float
 ) -> dict[int, list[Float[Tensor, "states d_model"]]]:
     """`resid_post` of each sequence at these layers, without its attention sinks, in float32."""
-    found: dict[int, dict[int, Tensor]] = {layer: {} for layer in layers}
+    states: dict[int, dict[int, Tensor]] = {layer: {} for layer in layers}
     for batch in batches(backend, items, len(items)):
         tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
         with torch.no_grad(), ExitStack() as stack:
             streams = {layer: stack.enter_context(backend.capture_stream(layer)) for layer in layers}
             backend.forward(tokens, mask)
         for layer in layers:
-            found[layer] |= {i: _without_sinks(items[i], streams[layer][0][row], sink_ratio) for row, i in enumerate(batch)}
-    return {layer: [found[layer][i] for i in range(len(items))] for layer in layers}
+            states[layer] |= {i: _without_sinks(items[i], streams[layer][0][row], sink_ratio) for row, i in enumerate(batch)}
+    return {layer: [states[layer][i] for i in range(len(items))] for layer in layers}
 
 
 def _without_sinks(
