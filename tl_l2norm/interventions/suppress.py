@@ -38,6 +38,15 @@ class Suppression(Intervention):
 
     Raises:
         ValueError: parameters that are missing, out of range, or of no effect with this `which` and `how`.
+
+    Examples:
+        >>> high = l2.Suppression(l2.quantile_thresholds(think, 0.9), layers=[8, 9])
+        >>> chats = [[{"role": "user", "content": question}] for question in ("mod 10: 7A-3", "mod 10: 4B-9")]
+        >>> l2.generate(model, chats, interventions=[high], progress=False).log
+        intervention         decision  fired  n
+         Suppression      live tokens  False 48
+         Suppression       suppressed   True  6
+         Suppression no earlier token  False  0
     """
 
     thresholds: ThresholdLike | None = None

@@ -91,7 +91,8 @@ def model_fingerprint(weights: nn.Module, blocks: Iterable[nn.Module], config: M
     own = hashlib.sha256(json.dumps(_arithmetic(config), sort_keys=True, default=str).encode())
     for name, tensor in (*(("", p) for p in parameters), *buffers):
         reading = readings[id(tensor)]
-        if name or tensor.ndim > 1 or any(reading.diagonal):  # TransformerLens adds biases that are zero
+        added = name in ("", "bias") and tensor.ndim <= 1 and not any(reading.diagonal)
+        if not added:  # a bias of zeros, which TransformerLens 3 adds as a parameter and 4 as a buffer
             own.update(f"{name} {reading.kind} {reading.total} {reading.squares}".encode() + reading.diagonal)
     own.update("\n".join(_numbers(modules)).encode())
     return f"{_hash([by_block, outside, _known_to_both(config)])}-{own.hexdigest()[:_DIGITS]}"

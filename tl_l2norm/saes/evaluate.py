@@ -56,6 +56,14 @@ def evaluate_saes(
     Returns:
         One entry per layer: layer, explained_variance, low, high, residual, residual_low, residual_high, l0 (mean active
         latents of a token), dead (latents that are never active here), d_sae, n (sequences), n_tokens, seed.
+
+    Examples:
+        >>> saes = l2.load_saes("tiny-reasoner", layers=[4, 9])
+        >>> table = l2.saes.evaluate_saes(model, saes, think, progress=False)
+        >>> table[["layer", "explained_variance", "l0"]].round(2)
+           layer  explained_variance    l0
+        0      4                0.98  32.0
+        1      9                0.98  32.0
     """
     backend = backend_of(model)
     sink_ratio = sink_ratio_of(model, sink_ratio)

@@ -51,6 +51,13 @@ def load_saes(
         FileNotFoundError: no such folder or repository, or no SAE in it.
         ValueError: an unknown release, a layer without an SAE or with several, an SAE that doesn't read `resid_post` of the
             layer that was asked for, or one that can't be read, with the reason.
+
+    Examples:
+        >>> saes = l2.load_saes("tiny-reasoner", layers=[4, 9])
+        >>> saes[9]
+        Sae(topk, 128 -> 1024, blocks.9.hook_resid_post)
+        >>> saes[9].encode(torch.ones(2, 128)).shape
+        torch.Size([2, 1024])
     """
     wanted = None if layers is None else _layer_numbers(layers)
     chosen = [sae_ids] if isinstance(sae_ids, str) else sae_ids
@@ -152,7 +159,9 @@ def _by_config(where: str, folders: Mapping[str, Path], wanted: Sequence[int] | 
     return {layer: folders[names[layer][0]] for layer in chosen}
 
 
-def _of_release(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[str] | None, **options: str) -> dict[int, Any]:
+def _of_release(
+    release: str, wanted: Sequence[int] | None, sae_ids: Sequence[str] | None, *, device: str, dtype: str
+) -> dict[int, Any]:
     """SAEs of a named release, by SAELens; each must read the layer that it was taken for."""
     ours = ", ".join(map(repr, OURS))
     told = f"{release!r} is no folder, none of ours ({ours}) and no hub repository (owner/name){_near(Path(release))}"
@@ -166,7 +175,9 @@ def _of_release(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[st
         if layer in places:
             raise InputError(f"{places[layer]} and {sae_id} of {release} are both of layer {layer}: give one for each layer")
         places[layer] = sae_id
-    loaded = {layer: lens.SAE.from_pretrained(release, sae_id, **options) for layer, sae_id in sorted(places.items())}
+    loaded = {
+        layer: lens.SAE.from_pretrained(release, sae_id, device=device, dtype=dtype) for layer, sae_id in sorted(places.items())
+    }
     for layer, sae in loaded.items():
         if reason := why_unusable(sae):
             raise InputError(f"{places[layer]} of {release} can't be used: {reason}")
@@ -250,6 +261,12 @@ def untrained_saes(saes: Mapping[int, Any], *, seed: int = 0) -> dict[int, Any]:
     """SAEs of the same kind and shape with weights as they are before training, for a control.
 
     A wide random dictionary follows the norm by itself: what it shows as well, training did not put there.
+
+    Examples:
+        >>> saes = l2.load_saes("tiny-reasoner", layers=9)
+        >>> control = l2.saes.untrained_saes(saes, seed=1)
+        >>> control[9].W_dec.shape == saes[9].W_dec.shape, control[9].cfg.metadata.note
+        (True, 'untrained, seed 1')
     """
     untrained: dict[int, Any] = {}
     for layer, sae in saes.items():

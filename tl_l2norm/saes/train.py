@@ -32,7 +32,12 @@ from tl_l2norm.text.sequences import TokenSequence, pad_left, tokenize
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaeRecipe:
-    """How an SAE is trained: TopK, as in Gao et al., arXiv 2406.04093."""
+    """How an SAE is trained: TopK, as in Gao et al., arXiv 2406.04093.
+
+    Examples:
+        >>> l2.saes.SaeRecipe(d_sae=512, k=16, n_states=500_000)
+        SaeRecipe(d_sae=512, k=16, n_states=500000, batch_size=2048, lr=None, seed=0)
+    """
 
     d_sae: int | None = None
     """Latents; 8 x d_model by default."""
@@ -97,6 +102,11 @@ def train_saes(
     Raises:
         ImportError: there is something to train and SAELens isn't installed.
         ValueError: bad input, or a folder that holds SAEs of another model or recipe.
+
+    Examples:
+        >>> recipe = l2.saes.SaeRecipe(d_sae=64, k=4, n_states=1024, batch_size=128)
+        >>> l2.train_saes(model, think, save_to="saes", layers=[9], recipe=recipe, progress=False)
+        {9: Sae(topk, 128 -> 64, blocks.9.hook_resid_post)}
     """
     backend, folder, recipe = backend_of(model), Path(save_to), recipe or SaeRecipe()
     chosen, sink_ratio = resolve_layers(layers, backend.n_layers), sink_ratio_of(model, sink_ratio)

@@ -1,4 +1,4 @@
-"""Interventions at work on a model."""
+"""What applies a run's interventions to a model."""
 
 from __future__ import annotations
 
@@ -45,13 +45,16 @@ class Site:
     tau: float | AdaptiveIQR | None
 
 
-class Run(Observer):
-    """Interventions at work on one model. They act in the order given, layer by layer."""
+class Intervener(Observer):
+    """Applies a run's interventions to the residual stream of one model, by hooks, and logs what they decide.
+
+    At each layer they act in the order given, each on what the one before it made of the stream.
+    """
 
     def __init__(
         self, backend: Backend, interventions: Sequence[Rule], *, sink_ratio: float | None = None, records: bool = False
     ) -> None:
-        """`records`: whether `take` gives what the run took for sinks, for whoever makes traces."""
+        """`records`: whether `take` gives the norms by which tokens were taken for sinks, which traces need."""
         if odd := [x for x in interventions if not isinstance(x, Rule)]:
             raise InputTypeError(f"interventions are Suppression(...), ALRR(...), ERSS(...), ..., got {odd[0]!r:.80}")
         self.backend = backend
@@ -83,7 +86,7 @@ class Run(Observer):
         return any(x.positions != "decode" for x in self.log.interventions)
 
     def hooks(self) -> list[tuple[HookPoint, HookFn]]:
-        """All hooks of the run."""
+        """Hook points with the hooks to put on them, in this order."""
         mids = [(self.backend.resid_mid(layer), partial(self._note_mid, layer)) for layer in self._mid_layers]
         return [*mids, *((self.backend.resid_post(layer), partial(self.visit, layer)) for layer in self.sites)]
 
@@ -196,7 +199,7 @@ class Run(Observer):
                     ends += zip(*(values.tolist() for values in now), strict=True)
 
     def finish(self) -> None:
-        """The run is over."""
+        """The run is over: note the thresholds that it shared, and warn of interventions that never fired."""
         for site, running in self._shared.items():
             self.log.final_thresholds[site.index, site.layer] = [("run", float(running.current()), int(running.counts))]
         if raised := {layer: int(n) for layer, n in self._n_raised.items() if n}:
@@ -213,7 +216,7 @@ class Run(Observer):
 
 
 def _one_sink_ratio(backend: Backend, interventions: Sequence[Rule], given: float | None) -> float:
-    """The run's: given by whoever drives it, else by an intervention, else the model's.
+    """The run's sink ratio: given by whoever drives it, else by an intervention, else the model's.
 
     Raises:
         ValueError: interventions, or the traces that their thresholds come from, that have another.
