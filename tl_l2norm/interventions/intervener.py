@@ -21,7 +21,7 @@ from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.thresholds import AdaptiveIQR, RunningIQR
-from tl_l2norm.interventions.log import Entry, Log
+from tl_l2norm.interventions.log import Entry, FinalThreshold, Log
 from tl_l2norm.interventions.rule import Rule, Visit
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.hooks import HookFn, attached
@@ -116,7 +116,7 @@ class Intervener(Observer):
 
     @override
     def take(self, n_rows: int) -> list[Recorded]:
-        """For each row (JUDGED, layer), the norms as they were before anything acted there; what was done is in the log."""
+        """For each row the norms [pos] by (JUDGED, layer), as they were before any intervention acted at that layer."""
         return [{} for _ in range(n_rows)] if self._ledger is None else self._ledger.take(n_rows)
 
     def visit(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor | None:
@@ -196,12 +196,14 @@ class Intervener(Observer):
                 case (tag, Site() as site) if tag == _ADAPTIVE:
                     ends = self.log.final_thresholds.setdefault((site.index, site.layer), [])
                     now = (batch.rows.number, value.current(), value.counts)
-                    ends += zip(*(values.tolist() for values in now), strict=True)
+                    ends += map(FinalThreshold, *(values.tolist() for values in now))
 
     def finish(self) -> None:
         """The run is over: note the thresholds that it shared, and warn of interventions that never fired."""
         for site, running in self._shared.items():
-            self.log.final_thresholds[site.index, site.layer] = [("run", float(running.current()), int(running.counts))]
+            self.log.final_thresholds[site.index, site.layer] = [
+                FinalThreshold("run", float(running.current()), int(running.counts))
+            ]
         if raised := {layer: int(n) for layer, n in self._n_raised.items() if n}:
             warnings.warn(
                 f"{sum(raised.values())} tokens were raised over {self.sink_ratio:g} times the prompt's median norm at layers "

@@ -32,6 +32,15 @@ class Entry(NamedTuple):
     columns: Mapping[str, Float[Tensor, "batch pos"]]
 
 
+class FinalThreshold(NamedTuple):
+    """An adaptive threshold as it was at the end."""
+
+    owner: int | str
+    """Number of the sequence, or "run" where all share it."""
+    threshold: float
+    n_samples: int
+
+
 class Log:
     """Every decision of a run: one event for each token and layer at which something was done, or nearly done.
 
@@ -48,7 +57,8 @@ class Log:
         """Key of each sequence's random draws."""
         self.kept: list[dict[int, dict[int, Any]]] = [{} for _ in interventions]
         """For each intervention what outlived each sequence at each layer, such as the banks of `ERSS(keep_banks=True)`."""
-        self.final_thresholds: dict[tuple[int, int], list[tuple[int | str, float, int]]] = {}
+        self.final_thresholds: dict[tuple[int, int], list[FinalThreshold]] = {}
+        """By intervention and layer."""
         self._columns = tuple(dict.fromkeys(name for x in interventions for name in x.COLUMNS))
         self._entries: list[list[Entry]] = [[] for _ in interventions]
         self._parts: list[list[pd.DataFrame]] = [[] for _ in interventions]
@@ -81,7 +91,7 @@ class Log:
         return self._joined(parts)
 
     def _joined(self, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        return pd.concat(parts, ignore_index=True) if parts else _frame(0, self._columns)
+        return pd.concat(parts, ignore_index=True) if parts else _frame(0, self._columns, {})
 
     def counts(self) -> pd.DataFrame:
         """How often each intervention decided what: intervention, decision, fired, n.
@@ -141,7 +151,7 @@ class Log:
         frame = _frame(
             len(code),
             self._columns,
-            **columns
+            columns
             | {
                 "intervention": self.names[index],
                 "decision": np.array([d.name for d in decisions], dtype=object)[code],
@@ -175,7 +185,9 @@ class Tally(Log):
         return dict(self._counts[1])
 
 
-def _columns(entries: Sequence[Entry], own: Sequence[str]) -> dict[str, Any]:
+def _columns(entries: Sequence[Entry], own: Sequence[str]) -> dict[str, np.ndarray]:
+    """Of every token and layer that was judged, in the order of the entries."""
+
     def flat(values: Sequence[Tensor]) -> np.ndarray:
         return torch.cat([value.detach().flatten().cpu() for value in values]).numpy()
 
@@ -200,7 +212,8 @@ def _columns(entries: Sequence[Entry], own: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _frame(n: int, own: Sequence[str], **columns: Any) -> pd.DataFrame:
+def _frame(n: int, own: Sequence[str], columns: Mapping[str, Any]) -> pd.DataFrame:
+    """A table of `n` events; `own`: the columns that interventions have of their own, NaN where they have no value."""
     types: Mapping[str, Any] = {
         "sequence": int,
         "position": int,

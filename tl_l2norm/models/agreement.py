@@ -67,7 +67,12 @@ def plain_pass(hf_model: Any, tokens: Int[Tensor, " pos"]) -> Pass:
 
 @contextmanager
 def or_refused(kind: str, architecture: str, what_to_do: str) -> Iterator[None]:
-    """Whatever an architecture that TransformerLens doesn't know well leads it to becomes a refusal.
+    """Turn what goes wrong inside a library that doesn't know an architecture well into a refusal.
+
+    Args:
+        kind: who runs the model, for the message: "TransformerBridge", "HookedTransformer" or "transformers".
+        architecture: the model's class.
+        what_to_do: the end of the message.
 
     Raises:
         NotImplementedError: with what went wrong.
@@ -83,7 +88,7 @@ def or_refused(kind: str, architecture: str, what_to_do: str) -> Iterator[None]:
 
 
 def sound_pass(hf_model: Any, tokens: Int[Tensor, " pos"]) -> Pass:
-    """The same of a model that is to be wrapped.
+    """`plain_pass` of a model that is about to be wrapped, refused if norms or logits are not finite.
 
     Raises:
         ValueError: weights or arithmetic that give NaN or infinity, with the names of the weights.
@@ -132,7 +137,7 @@ def logits_differ_by(measured: Pass, truth: Pass) -> float:
 
 
 def require_agreement(backend: Backend, truth: Pass, tokens: Int[Tensor, " pos"], what_to_do: str) -> None:
-    """Refuse a model that TransformerLens made which isn't the one that it was made from.
+    """Refuse a TransformerLens model that computes something else than the Hugging Face model it was made from.
 
     Raises:
         NotImplementedError: with how far it is off, or why it doesn't run.

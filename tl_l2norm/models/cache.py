@@ -103,7 +103,7 @@ def handed_over(renamings: Renamings) -> Iterator[None]:
 
 
 def put_on(module: nn.Module, renaming: Callable[..., Any]) -> RemovableHandle:
-    """Put one on its module, until its handle takes it off."""
+    """Register a renaming on its module; the handle removes it."""
     return module.register_forward_pre_hook(renaming, with_kwargs=True)
 
 

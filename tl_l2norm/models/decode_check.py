@@ -29,7 +29,7 @@ _checked, _read_together, _decoded_together = _Memo(), _Memo(), _Memo()
 
 
 def telling_tokens(items: Sequence[TokenSequence]) -> tuple[int, ...]:
-    """The beginning of one of the first sequences, that in which the fewest tokens are repeated."""
+    """Tokens for the checks below: the beginning of that of the first 64 sequences whose beginning repeats the fewest tokens."""
     return max((item.tokens[:_FEW] for item in items[:64]), key=lambda tokens: len(set(tokens)))
 
 
@@ -155,7 +155,10 @@ def _decode(
 
 
 def _error(logits: Float[Tensor, "row step d_vocab"], truth: Float[Tensor, "row step d_vocab"], backend: Backend) -> float:
-    """Of the worst step, relative to the spread of the logits; of coarse arithmetic the median, for a router may then flip."""
+    """Error of logits relative to their spread, of the worst row.
+
+    In float32 of its worst step; in coarse arithmetic of its median step, as a router may flip at single ones.
+    """
     possible = truth.abs() < 1e30  # some models shut tokens out by the lowest number there is
     logits, truth = torch.where(possible, logits, 0.0), torch.where(possible, truth, 0.0)
     errors = (logits - truth).norm(dim=-1) / (truth - truth.mean(-1, keepdim=True)).norm(dim=-1)

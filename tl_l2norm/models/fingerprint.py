@@ -55,7 +55,7 @@ _NOT_ARITHMETIC = re.compile(r"_.*|training|gradient_checkpointing|\w*(cached|dr
 
 
 class _Reading(NamedTuple):
-    """Of one tensor."""
+    """What is taken of one tensor."""
 
     kind: str
     """Data type and shape."""

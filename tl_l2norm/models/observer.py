@@ -15,7 +15,7 @@ from tl_l2norm.core.batch import Batch, Pass
 from tl_l2norm.core.features import FeatureActs
 
 Recorded = Mapping[Hashable, Tensor | FeatureActs]
-"""Of one sequence, by name: tensors [..., pos] and feature activations of so many positions."""
+"""What was recorded of one sequence, by name: tensors [..., pos], and feature activations at as many positions."""
 
 
 class Observer(ABC):

@@ -47,7 +47,7 @@ def read(source: Source, dtype: torch.dtype, *, download: bool = True) -> Plain:
 
 
 def few(names: Sequence[str]) -> str:
-    """The first names of a list."""
+    """The first three names of a list, as text."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 

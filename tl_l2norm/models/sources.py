@@ -64,7 +64,7 @@ def find_source(source: str | Path) -> Source:
 
 
 def unreadable(where: str, error: Exception) -> InputError:
-    """What to tell somebody whose files Hugging Face can't read."""
+    """The error for a model that Hugging Face can't read: what its folder lacks, or which name may have been meant."""
     if isinstance(error, KeyError):  # of a table, such as that of rotary positions
         error = ValueError(f"there is no {error.args[0]!r}, which config.json asks for")
     if Path(where).is_dir():

@@ -17,7 +17,7 @@ from tl_l2norm.core.identity import same_weights
 from tl_l2norm.core.layers import resid_post
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.saes.config import UNFOLDED, UNUSABLE
+from tl_l2norm.saes.config import UNFOLDED, UNUSABLE, TrainingNote
 
 _DEFAULTS: Mapping[str, Any] = {
     "apply_b_dec_to_input": True,
@@ -83,8 +83,8 @@ def _misfit(backend: Backend, layer: int, sae: Any) -> str | None:
     cfg = sae.cfg
     meta = getattr(cfg, "metadata", None)
     hook_name = getattr(meta, "hook_name", None)
-    ours = training_metadata(sae)
-    centred = (getattr(meta, "model_from_pretrained_kwargs", None) or {}).get("center_writing_weights", ours.get("centred"))
+    loaded_with = getattr(meta, "model_from_pretrained_kwargs", None) or {}
+    centred = loaded_with.get("center_writing_weights", training_note(sae).centred)
     reasons = {
         f"the model has layers 0 to {backend.n_layers - 1}": not 0 <= layer < backend.n_layers,
         f"it reads states of width {cfg.d_in}, the stream has {backend.d_model}": cfg.d_in != backend.d_model,
@@ -98,11 +98,11 @@ def _misfit(backend: Backend, layer: int, sae: Any) -> str | None:
 
 def _warn_of_another_model(backend: Backend, layer: int, sae: Any) -> None:
     """Names of one model differ by who names it, and fine-tuned ones take another's SAEs: no reason to refuse."""
-    ours = training_metadata(sae)
-    if ours.get("weights") and backend.fingerprint and ours.get("dtype") == str(backend.dtype):
-        if not same_weights(ours["weights"], backend.fingerprint, same_kind=ours.get("backend") == backend.name):
+    note = training_note(sae)
+    if note.weights and backend.fingerprint and note.dtype == str(backend.dtype):
+        if not same_weights(note.weights, backend.fingerprint, same_kind=note.backend == backend.name):
             warnings.warn(
-                f"the SAE for layer {layer} was trained on other weights (fingerprint {ours['weights']}) than this model's "
+                f"the SAE for layer {layer} was trained on other weights (fingerprint {note.weights}) than this model's "
                 f"({backend.fingerprint})",
                 stacklevel=5,
             )
@@ -116,9 +116,9 @@ def _short(name: str) -> str:
     return name.rsplit("/", 1)[-1].lower()
 
 
-def training_metadata(sae: Any) -> Mapping[str, Any]:
-    """What `train_saes` noted with an SAE; empty for those of others."""
-    return getattr(getattr(sae.cfg, "metadata", None), "tl_l2norm", None) or {}
+def training_note(sae: Any) -> TrainingNote:
+    """What `train_saes` noted with an SAE; a note of nothing for those of others."""
+    return TrainingNote.of(getattr(getattr(sae.cfg, "metadata", None), "tl_l2norm", None) or {})
 
 
 def unit_directions(sae: Any) -> Float[Tensor, "d_sae d_in"]:

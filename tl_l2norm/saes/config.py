@@ -64,8 +64,30 @@ _OF_TRAINING = {  # in checkpoints
     "l0_warm_up_steps",
     "pre_act_loss_coefficient",
     "target_l0",
-}  # in checkpoints
+}
 _OLD_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingNote:
+    """What `train_saes` notes with an SAE, beside its recipe; None for what an earlier version did not note."""
+
+    key: str | None = None
+    """Hash of all that the SAE depends on: model, prompts, recipe."""
+    weights: str | None = None
+    """Fingerprint of the model's weights."""
+    dtype: str | None = None
+    """Of the model, as torch writes it: "torch.float32"."""
+    backend: str | None = None
+    centred: bool | None = None
+    """Whether the model's writing weights were centred."""
+    sink_ratio: float | None = None
+    """Over how many times the prompt's median norm states were left out."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> TrainingNote:
+        """The note in a file's metadata."""
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +103,7 @@ class SaeMetadata:
     neuronpedia_id: str | None = None
     model_from_pretrained_kwargs: Mapping[str, Any] | None = None
     tl_l2norm: Mapping[str, Any] | None = None
-    """What `train_saes` noted."""
+    """`TrainingNote` and recipe of `train_saes`, as they are in the file."""
     note: str | None = None
 
     @classmethod

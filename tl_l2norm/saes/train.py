@@ -25,6 +25,7 @@ from tl_l2norm.core.random_draws import hash_keys
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import batches
+from tl_l2norm.saes.config import CONFIG_FILE, TrainingNote, parse_sae_metadata, read_json
 from tl_l2norm.saes.load import load_saes, require_sae_lens
 from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.text.sequences import TokenSequence, pad_left, tokenize
@@ -137,20 +138,20 @@ def _train(backend: Backend, layer: int, source: _States, recipe: SaeRecipe, buf
     d_sae = recipe.d_sae or 8 * backend.d_model
     steps = recipe.n_states // recipe.batch_size
     lr = recipe.lr or 2e-4 * (2**14 / d_sae) ** 0.5
+    note = TrainingNote(
+        key=key,
+        weights=backend.fingerprint,
+        dtype=str(backend.dtype),
+        backend=backend.name,
+        centred=backend.centred,
+        sink_ratio=source.sink_ratio,
+    )
     metadata = SAEMetadata(
         model_name=backend.model_name,
         hook_name=resid_post(layer),
         hook_head_index=None,
         prepend_bos=False,  # prompts are tokenised as they are given
-        tl_l2norm={
-            "key": key,
-            "weights": backend.fingerprint,
-            "dtype": str(backend.dtype),
-            "backend": backend.name,
-            "centred": backend.centred,
-            "sink_ratio": source.sink_ratio,
-            **asdict(recipe),
-        },
+        tl_l2norm=asdict(note) | asdict(recipe),
     )
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(
@@ -177,7 +178,7 @@ def _train(backend: Backend, layer: int, source: _States, recipe: SaeRecipe, buf
 
 
 class _States:
-    """States of one layer, endlessly, from passes over the sequences in an order that is drawn anew for each."""
+    """Endless batches of one layer's states, from passes over the sequences in an order that is drawn anew for each pass."""
 
     def __init__(
         self, backend: Backend, items: Sequence[TokenSequence], layer: int, at_once: int, sink_ratio: float, seed: int
@@ -187,7 +188,7 @@ class _States:
         self.rng = random.Random(f"{seed}/{layer}")
 
     def batches(self, size: int, buffer: int) -> Iterator[Float[Tensor, "size d_model"]]:
-        """Mixed states; kept, where all of them fit into the buffer."""
+        """Batches of mixed states; all states are kept if they fit into the buffer, else read again in each pass."""
         from sae_lens.training.mixing_buffer import mixing_buffer
 
         if sum(map(len, self.items)) > buffer:
@@ -256,10 +257,10 @@ def _key(backend: Backend, items: Sequence[TokenSequence], recipe: SaeRecipe, si
 
 
 def _is_done(place: Path, key: str) -> bool:
-    if not (place / "cfg.json").is_file():
+    if not (place / CONFIG_FILE).is_file():
         return False
-    recipe = json.loads((place / "cfg.json").read_text()).get("metadata", {}).get("tl_l2norm") or {}
-    if recipe.get("key") != key:
+    metadata = parse_sae_metadata(read_json(place / CONFIG_FILE))
+    if TrainingNote.of(metadata.tl_l2norm or {}).key != key:
         raise InputError(f"{place} holds an SAE of another model, recipe or other prompts: give another folder")
     return True
 
