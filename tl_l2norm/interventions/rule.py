@@ -138,7 +138,7 @@ class Rule(ABC):
             )
 
     def made_with(self) -> dict[str, float | None]:
-        """For each parameter that comes from another run (thresholds, a log) that run's sink ratio; None where it isn't known."""
+        """For each parameter that comes from another run (thresholds, a log) that run's sink ratio; None if it isn't known."""
         return {"thresholds": self.thresholds.sink_ratio if isinstance(self.thresholds, Thresholds) else None}
 
     def new_state(self, layer: int, rows: Rows, d_model: int) -> RowTensors | None:

@@ -239,8 +239,8 @@ class Backend(ABC):
         return muted(*(module for name in ("ln_final", "unembed") if (module := getattr(self.model, name, None))))
 
     def eos_token_ids(self) -> frozenset[int]:
-        """Tokens that end a turn, by the model's generation config, tokenizer and chat template; those outside of its vocabulary
-        left out.
+        """Tokens that end a turn, by the model's generation config, tokenizer and chat template, those outside of its
+        vocabulary left out.
         """
         ends = turn_ends(self.tokenizer, _ids(getattr(self.generation_config, "eos_token_id", None)))
         return frozenset(end for end in ends if 0 <= end < len(self._embedding))

@@ -29,7 +29,7 @@ _checked, _read_together, _decoded_together = _Memo(), _Memo(), _Memo()
 
 
 def telling_tokens(items: Sequence[TokenSequence]) -> tuple[int, ...]:
-    """Tokens for the checks below: the beginning of that of the first 64 sequences whose beginning repeats the fewest tokens."""
+    """Tokens for the checks below: of the first 64 sequences the beginning that repeats the fewest tokens."""
     return max((item.tokens[:_FEW] for item in items[:64]), key=lambda tokens: len(set(tokens)))
 
 
