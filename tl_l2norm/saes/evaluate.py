@@ -59,7 +59,7 @@ def evaluate_saes(
 
     Examples:
         >>> saes = l2.load_saes("tiny-reasoner", layers=[4, 9])
-        >>> table = l2.saes.evaluate_saes(model, saes, think, progress=False)
+        >>> table = l2.saes.evaluate_saes(model, saes, think[:4], progress=False)
         >>> table[["layer", "explained_variance", "l0"]].round(2)
            layer  explained_variance    l0
         0      4                0.98  32.0
