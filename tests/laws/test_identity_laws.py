@@ -218,6 +218,26 @@ def test_weights_that_are_not_there_are_unknown() -> None:
     assert model_fingerprint(module, [module], {}) == UNKNOWN
 
 
+def of_linear(bias: torch.Tensor | None, kept_as: str) -> str:
+    """Fingerprint of an unembedding that keeps this bias so."""
+    module = torch.nn.Linear(3, 4, bias=False)
+    torch.nn.init.ones_(module.weight)
+    if kept_as == "parameter":
+        module.bias = None if bias is None else torch.nn.Parameter(bias)
+    else:
+        del module.bias
+        module.register_buffer("bias", bias, persistent=kept_as == "buffer")
+    return model_fingerprint(module, [], {})
+
+
+@pytest.mark.parametrize("kept_as", ["parameter", "buffer", "derived buffer"])
+def test_a_bias_of_zeros_counts_nowhere_and_any_other_does(kept_as: str) -> None:
+    """TransformerLens 3 gives an unembedding without a bias one of zeros as a parameter, TransformerLens 4 as a buffer."""
+    plain = of_linear(None, "parameter")
+    assert of_linear(torch.zeros(4), kept_as) == plain
+    assert of_linear(torch.eye(4)[3], kept_as) != plain
+
+
 def test_where_a_fingerprint_is_not_known_the_name_decides() -> None:
     known = trace_of([[1.0]], provenance={"fingerprint": "a-b"}).provenance
     unknown = dataclasses.replace(known, fingerprint=UNKNOWN)

@@ -16,8 +16,8 @@ from tests import models, oracles
 from tests.texts import ids, prompts, relative
 from tl_l2norm.core.batch import Batch, Rows
 from tl_l2norm.core.random_draws import uniform
+from tl_l2norm.interventions.intervener import Intervener
 from tl_l2norm.interventions.observing import hooks
-from tl_l2norm.interventions.run import Run
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.text.sequences import pad_left
 
@@ -245,30 +245,30 @@ def test_what_never_triggers_changes_no_bit(model: Any, never: str) -> None:
     acting = NEVER[never](dict.fromkeys(range(backend.n_layers), float("inf")))
     tokens, mask = pad_left([ids("The quick brown fox jumps over the lazy dog."), ids("Hi there")], backend.device)
 
-    def passes(run: Run | None) -> tuple[torch.Tensor, ...]:
-        if run:
+    def passes(intervener: Intervener | None) -> tuple[torch.Tensor, ...]:
+        if intervener:
             zeros = torch.zeros(2, dtype=torch.long)
             batch = Batch(Rows.of(number=zeros, key=zeros, prompt_len=mask.sum(1) - 3, padding=mask.argmax(1)))
-            run.begin(batch)
-            run.next_pass(batch.next_pass(tokens.shape[1]))
+            intervener.begin(batch)
+            intervener.next_pass(batch.next_pass(tokens.shape[1]))
         first, cache = backend.forward(tokens, mask, keep_cache=True, logits="all")
-        if run:
-            run.next_pass(batch.next_pass(1))
+        if intervener:
+            intervener.next_pass(batch.next_pass(1))
         longer = torch.cat([mask, mask.new_ones(2, 1)], 1)
         second, cache = backend.forward(tokens[:, -1:], longer, cache=cache, logits="all")
-        if run:
+        if intervener:
             batch = Batch(Rows.of(number=zeros, key=zeros, prompt_len=mask.sum(1) - 3, padding=mask.argmax(1)))
-            run.begin(batch)
-            run.next_pass(batch.next_pass(tokens.shape[1]))
+            intervener.begin(batch)
+            intervener.next_pass(batch.next_pass(tokens.shape[1]))
         return first, second, backend.forward(tokens, mask, logits="all")[0]
 
     with torch.no_grad():
         truth = passes(None)
-        run = Run(backend, [acting])
-        with pytest.warns(UserWarning, match="nothing was changed by"), run.attached():
-            found = passes(run)
+        intervener = Intervener(backend, [acting])
+        with pytest.warns(UserWarning, match="nothing was changed by"), intervener.attached():
+            found = passes(intervener)
     assert all(torch.equal(a, b) for a, b in zip(found, truth, strict=True))
-    assert run.log.live(), "there were tokens to judge"
+    assert intervener.log.live(), "there were tokens to judge"
 
 
 @pytest.mark.parametrize("kv", ["first_pass", "fresh"])
@@ -279,14 +279,14 @@ def test_after_alrr_the_cache_is_that_of_plain_decoding(case: models.Case, kv: s
     acting = l2.ALRR(dict.fromkeys(range(first, backend.n_layers), 1e-3), growth_eps=-9.0, blowup=1e9, positions="all", kv=kv)
     tokens, mask = pad_left([ids("The quick brown fox jumps over the lazy dog."), ids("Hi there")], backend.device)
 
-    def contents(run: Run | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def contents(intervener: Intervener | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
         cache, width, zeros = None, tokens.shape[1], torch.zeros(2, dtype=torch.long)
-        if run:
+        if intervener:
             batch = Batch(Rows.of(number=zeros, key=zeros, prompt_len=zeros + 1, padding=mask.argmax(1)))
-            run.begin(batch)
+            intervener.begin(batch)
         for start, end in ((0, width - 2), (width - 2, width - 1), (width - 1, width)):
-            if run:
-                run.next_pass(batch.next_pass(end - start))
+            if intervener:
+                intervener.next_pass(batch.next_pass(end - start))
             _, cache = backend.forward(tokens[:, start:end], mask[:, :end], cache=cache, keep_cache=True)
         if case.backend == "hooked":
             return [(entry.past_keys, entry.past_values) for entry in cache.entries]
@@ -294,10 +294,10 @@ def test_after_alrr_the_cache_is_that_of_plain_decoding(case: models.Case, kv: s
 
     with torch.no_grad():
         truth = contents(None)
-        run = Run(backend, [acting])
-        with run.attached():
-            found = contents(run)
-    assert run.log.counts().set_index("decision").loc["rerun", "n"] > 20
+        intervener = Intervener(backend, [acting])
+        with intervener.attached():
+            found = contents(intervener)
+    assert intervener.log.counts().set_index("decision").loc["rerun", "n"] > 20
     real = mask.bool()
     for layer, (mine, plain) in enumerate(zip(found, truth, strict=True)):
         for a, b in zip(mine, plain, strict=True):

@@ -46,6 +46,7 @@ def test_a_head_of_another_kind_has_no_logit_lens_but_norms(name: str, tmp_path:
         l2.collect(model, [TOKENS], metrics=["output_entropy"], progress=False)
     rows = {row.name: row for row in l2.selfcheck(model).checks}
     assert rows["norms"].passed and rows["file: norms"].passed and rows["logit lens"].result == "FAIL"
+    assert said in rows["logit lens"].meaning, "a failed row says why"
 
 
 HOOKED = {

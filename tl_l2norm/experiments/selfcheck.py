@@ -18,6 +18,7 @@ from tl_l2norm.core.tables import render_table
 from tl_l2norm.experiments.file_check import compare_with_file
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
+from tl_l2norm.models.lens_check import require_lens
 from tl_l2norm.models.provenance import library_versions
 from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.generate import generate
@@ -118,7 +119,7 @@ def selfcheck(model: Any) -> SelfCheck:
     checks: list[Check] = []
     with torch.no_grad():
         for name, meaning, exact, measure in _measures():
-            bound = 0.0 if exact else _TOLERANCE.get(backend.dtype, 1e-1)
+            bound = 0.0 if exact else _tolerance(backend)
             try:
                 checks.append(Check(name=name, measured=measure(backend), bound=bound, meaning=meaning))
             except _REFUSALS as error:  # the other rows say more
@@ -221,4 +222,11 @@ def _logit_lens(backend: Backend) -> float:
     with backend.capture_stream(backend.n_layers - 1) as streams:
         logits, _ = backend.forward(tokens, mask, logits="all")
     assert logits is not None
-    return float((backend.unembed(streams[0]) - logits).float().abs().max() / logits.float().std())
+    off = float((backend.unembed(streams[0]) - logits).float().abs().max() / logits.float().std())
+    if not off <= _tolerance(backend):
+        require_lens(backend)  # raises, with the reason, where logits come another way
+    return off
+
+
+def _tolerance(backend: Backend) -> float:
+    return _TOLERANCE.get(backend.dtype, 1e-1)

@@ -15,7 +15,7 @@ from tl_l2norm.core.norms import find_sinks, sink_bounds
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
-from tl_l2norm.interventions.run import JUDGED, Run
+from tl_l2norm.interventions.intervener import JUDGED, Intervener
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.observer import Observers, Recorded
 from tl_l2norm.models.provenance import provenance
@@ -40,13 +40,13 @@ class Recording:
     saes: Mapping[int, SparseAutoencoder] | None = None
     interventions: tuple[Intervention, ...] = ()
 
-    def run(self) -> Run | None:
+    def run(self) -> Intervener | None:
         """The interventions at work; None without any."""
         if not self.interventions:
             return None
-        return Run(self.backend, self.interventions, sink_ratio=self.sink_ratio, records=bool(self.metrics))
+        return Intervener(self.backend, self.interventions, sink_ratio=self.sink_ratio, records=bool(self.metrics))
 
-    def watching(self, run: Run | None) -> Observers:
+    def watching(self, run: Intervener | None) -> Observers:
         """Interventions, and behind them what records: it sees what the next block reads."""
         others = tuple(name for name in self.metrics if name != NORM)
         return Observers(
