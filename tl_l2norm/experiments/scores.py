@@ -51,7 +51,7 @@ SCORES = (*NORM_SCORES, *BASELINES)
 """What `select` can go by."""
 
 _ROUNDING = 1e-12  # relative: what differs by less differs by the order of a float64 sum
-_GENERATE = 'call generate with metrics=("l2_norm",), which is the default'
+_GENERATE = "call generate with record=True, which is the default"
 _FREE_TEXT = Problem(question="?", answer=None, family="custom")
 
 

@@ -21,7 +21,7 @@ from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.twin import random_twin
 from tl_l2norm.recording.pressure import optimisation_pressure
-from tl_l2norm.recording.saved import collected, describe_run, run_folder
+from tl_l2norm.recording.saved import ReadOptions, collected, describe_run, run_folder
 from tl_l2norm.saes.checks import sae_key
 from tl_l2norm.saes.load import untrained_saes
 from tl_l2norm.saes.train import SaeRecipe, train_saes
@@ -140,7 +140,8 @@ class Readings:
             )
             place = run_folder(self.folder, name, what)
         labels = [trace.labels for trace in traces]
-        return collected(place, model, list(traces), labels=labels, saes=saes or None, metrics=metrics, **self.options)
+        reading = ReadOptions(saes=saes or None, metrics=tuple(metrics), **self.options)
+        return collected(place, model, list(traces), labels=labels, reading=reading)
 
 
 def _folder(parent: Path | None, name: str) -> AbstractContextManager[str | Path]:

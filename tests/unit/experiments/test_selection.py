@@ -468,7 +468,7 @@ def test_no_completions_and_doubled_ones_are_refused() -> None:
 
 def test_norm_scores_need_every_trace_of_one_model() -> None:
     rows = [completion(ONE, sample=0), completion(TWO, sample=1)]
-    with pytest.raises(Unscorable, match=r'prompt 0, sample 1 has no trace: call generate with metrics=\("l2_norm",\)'):
+    with pytest.raises(Unscorable, match="prompt 0, sample 1 has no trace: call generate with record=True"):
         select([rows[0], replace(rows[1], trace=None)], by="event_count")
     other = trace_of_response(TWO, provenance={"model": "another"})
     for use in (lambda rows: select(rows, by="norm_sum"), score_table):
