@@ -27,15 +27,16 @@ _MIN_CANDIDATES = 3  # of a prompt, for a correlation with length within it
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoreTable:
-    """What `score_table` found; prints as a table."""
+    """Scores of all responses, their correlation with length and the accuracy of selecting by them; prints as a table."""
 
     scores: pd.DataFrame
-    """One row per completion: prompt_index, sample, n_tokens and one column per score."""
+    """One entry per completion: prompt_index, sample, n_tokens and one column per score."""
     length_correlation: pd.DataFrame
-    """One row per score: score, rho, low, high, n_prompts. Spearman's rho with n_tokens among the candidates of a prompt, mean
-    over the prompts with at least three candidates, of several scores and lengths; 95% interval by resampling prompts."""
+    """One entry per score: score, rho, low, high, n_prompts. Spearman's rho with n_tokens among the candidates of a prompt,
+    mean over the prompts with at least three candidates that differ in score and in length; 95% interval by resampling
+    prompts."""
     accuracy: pd.DataFrame | None
-    """One row per score: score, accuracy of what it selects, low, high (95%, Wilson), n prompts with a known answer; None
+    """One entry per score: score, accuracy of what it selects, low, high (95%, Wilson), n prompts with a known answer; None
     without problems."""
     left_out: Mapping[str, str]
     """Scores that could not be computed, and why."""
@@ -47,7 +48,7 @@ class ScoreTable:
     seed: int
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per score: its accuracy, where that is known, and its correlation with length."""
+        """One entry per score: its accuracy, where that is known, and its correlation with length."""
         lengths = self.length_correlation.rename(
             columns={"rho": "rho_length", "low": "rho_low", "high": "rho_high", "n_prompts": "rho_n"}
         )
@@ -99,7 +100,7 @@ def select(
         raise InputError(unknown("score", by, SCORES))
     groups = candidates_of(completions, problems)
     scores = Scorer(groups, _by_layer(thresholds), layers, as_seed(seed))(by)
-    return Generations(tuple(group.rows[best] for group, best in zip(groups, _best(scores), strict=True)))
+    return Generations(tuple(group.completions[best] for group, best in zip(groups, _best(scores), strict=True)))
 
 
 def score_table(
@@ -119,24 +120,24 @@ def score_table(
     """
     groups = candidates_of(completions, problems)
     scorer = Scorer(groups, _by_layer(thresholds), layers, as_seed(seed))
-    found: dict[str, list[NDArray[np.float64]]] = {}
+    by_name: dict[str, list[NDArray[np.float64]]] = {}
     left_out: dict[str, str] = {}
     for name in SCORES:
         try:
-            found[name] = scorer(name)
+            by_name[name] = scorer(name)
         except Unscorable as reason:
             left_out[name] = str(reason)
-    rows = [row for group in groups for row in group.rows]
+    candidates = [completion for group in groups for completion in group.completions]
     columns = {
-        "prompt_index": [row.prompt_index for row in rows],
-        "sample": [row.sample for row in rows],
-        "n_tokens": [len(row.tokens) for row in rows],
+        "prompt_index": [completion.prompt_index for completion in candidates],
+        "sample": [completion.sample for completion in candidates],
+        "n_tokens": [len(completion.tokens) for completion in candidates],
     }
-    has_norms = NORM_SCORES[0] in found
-    accuracies = [_accuracy(name, scores, scorer.correct) for name, scores in found.items()]
+    has_norms = NORM_SCORES[0] in by_name
+    accuracies = [_accuracy(name, scores, scorer.correct) for name, scores in by_name.items()]
     return ScoreTable(
-        scores=pd.DataFrame(columns | {name: np.concatenate(scores) for name, scores in found.items()}),
-        length_correlation=pd.DataFrame([_length_correlation(name, scores, groups, seed) for name, scores in found.items()]),
+        scores=pd.DataFrame(columns | {name: np.concatenate(scores) for name, scores in by_name.items()}),
+        length_correlation=pd.DataFrame([_length_correlation(name, scores, groups, seed) for name, scores in by_name.items()]),
         accuracy=None if problems is None else pd.DataFrame(accuracies),
         left_out=MappingProxyType(left_out),
         layers=scorer.chosen if has_norms else (),
@@ -149,10 +150,10 @@ def score_table(
 def _by_layer(thresholds: Any) -> Thresholds | None:
     if thresholds is None:
         return None
-    found = as_thresholds(thresholds)
-    if not isinstance(found, Thresholds):
+    taus = as_thresholds(thresholds)
+    if not isinstance(taus, Thresholds):
         raise InputTypeError("AdaptiveIQR follows a run that goes on: for scores give iqr_thresholds(traces) or {layer: value}")
-    return found
+    return taus
 
 
 def _best(scores: Sequence[NDArray[np.float64]]) -> list[int]:
@@ -164,11 +165,11 @@ def _length_correlation(
     name: str, scores: Sequence[NDArray[np.float64]], groups: Sequence[Candidates], seed: int
 ) -> dict[str, str | float | int]:
     rhos = [
-        _spearman(values, np.array([len(row.tokens) for row in group.rows], dtype=np.float64))
+        _spearman(values, np.array([len(completion.tokens) for completion in group.completions], dtype=np.float64))
         for group, values in zip(groups, scores, strict=True)
     ]
-    found = estimate(np.array(rhos), seed=seed)
-    return {"score": name, "rho": found.mean, "low": found.low, "high": found.high, "n_prompts": found.n}
+    rho = estimate(np.array(rhos), seed=seed)
+    return {"score": name, "rho": rho.mean, "low": rho.low, "high": rho.high, "n_prompts": rho.n}
 
 
 def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -68,8 +68,9 @@ def suppress_and_ask(
         progress: show a progress bar.
 
     Returns:
-        One row per arm, quantile and problem: arm, quantile (NaN for "none"), prompt, family, level, correct, positions (decode
-        positions changed at any layer), events (positions and layers), tokens (of the response), cut_off, seed, model.
+        One entry per arm, quantile and problem: arm, quantile (NaN for "none"), prompt (the problem's id), family, level,
+        correct, positions (how many decode positions were changed, at any layer), events (at how many positions and layers),
+        tokens (of the response), cut_off, seed, model.
 
     Raises:
         ValueError: bad input; a problem without a known answer; traces that were recorded with another sink ratio.
@@ -208,7 +209,7 @@ class _Asker:
         )
 
     def frame(self, arm: str, quantile: float, outcomes: Sequence[_Outcome]) -> pd.DataFrame:
-        """One row per problem."""
+        """One entry per problem."""
         entries = []
         for problem, prompt, seed, outcome in zip(self.problems, self.prompts, self.seeds, outcomes, strict=True):
             kept = outcome.kept

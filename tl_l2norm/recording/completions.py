@@ -65,8 +65,8 @@ class Generations(Sequence[Completion]):
     def __getitem__(self, index: slice) -> Generations: ...
     def __getitem__(self, index: int | slice) -> Completion | Generations:
         """One response, or several."""
-        found = self.completions[index]
-        return Generations(found, self.log) if isinstance(found, tuple) else found
+        chosen = self.completions[index]
+        return Generations(chosen, self.log) if isinstance(chosen, tuple) else chosen
 
     def __len__(self) -> int:
         """Number of responses."""
@@ -83,7 +83,7 @@ class Generations(Sequence[Completion]):
         return tuple(completion.trace for completion in self.completions if completion.trace is not None)
 
     def events(self) -> pd.DataFrame:
-        """One row for each decision of an intervention, see `Log.events`; `sequence` is a response's place in the whole run.
+        """One entry for each decision of an intervention, see `Log.events`; `sequence` is a response's place in the whole run.
 
         Raises:
             ValueError: there was no intervention.
@@ -93,10 +93,10 @@ class Generations(Sequence[Completion]):
         return self.log.events()
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per response: prompt_index, sample, prompt, text, n_prompt_tokens, n_tokens, finish_reason, seed."""
+        """One entry per response: prompt_index, sample, prompt, text, n_prompt_tokens, n_tokens, finish_reason, seed."""
         names = ("prompt_index", "sample", "prompt", "text", "finish_reason", "seed")
-        rows = [
+        entries = [
             {name: getattr(c, name) for name in names} | {"n_prompt_tokens": len(c.prompt_tokens), "n_tokens": len(c.tokens)}
             for c in self.completions
         ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(entries)

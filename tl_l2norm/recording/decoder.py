@@ -136,7 +136,7 @@ class Decoder:
             self._flush()
         self.tokens = self._choose(self.rows, logits[:, -1], self.batch.rows.key)
 
-    def _choose(self, rows: list[Growing], logits: Tensor, seeds: Tensor) -> Int[Tensor, " rows"]:
+    def _choose(self, rows: list[Growing], logits: Tensor, seeds: Tensor) -> Int[Tensor, " batch"]:
         counts = torch.tensor([len(row.new) for row in rows], device=logits.device) if self.warpers else seeds
         tokens = choose(logits, self.warpers, seeds, counts)
         if self.recording.records:
@@ -194,7 +194,7 @@ class Decoder:
             row.scores.append(scores[:, index])
 
 
-def _rows(rows: Sequence[Growing], mask: Int[Tensor, "rows total"]) -> Rows:
+def _rows(rows: Sequence[Growing], mask: Int[Tensor, "batch total"]) -> Rows:
     device = mask.device
     return Rows.of(
         number=torch.tensor([row.number for row in rows], device=device),
@@ -221,5 +221,5 @@ def _groups(rows: Sequence[Growing], size: int) -> list[list[Growing]]:
     return [group[start : start + size] for group in order for start in range(0, len(group), size)]
 
 
-def _widen(mask: Int[Tensor, "rows total"], width: int) -> Int[Tensor, "rows width"]:
+def _widen(mask: Int[Tensor, "batch total"], width: int) -> Int[Tensor, "batch width"]:
     return torch.nn.functional.pad(mask, (width - mask.shape[1], 0))

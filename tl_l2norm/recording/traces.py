@@ -22,7 +22,7 @@ from tl_l2norm.models.observer import Observers, Recorded
 from tl_l2norm.models.provenance import provenance
 from tl_l2norm.recording.features import FeatureRecorder
 from tl_l2norm.recording.metrics import MetricRecorder, check_finite_metrics
-from tl_l2norm.recording.stream import EMBED_ROW, NORM, StreamObserver, StreamRecorder, check_finite
+from tl_l2norm.recording.stream import EMBED_INDEX, NORM, StreamObserver, StreamRecorder, check_finite
 from tl_l2norm.text.sequences import TokenSequence, token_texts
 
 
@@ -97,7 +97,7 @@ class Recording:
         """The trace of a sequence, of what was recorded of it."""
         norms = recorded[NORM]
         assert isinstance(norms, Tensor)
-        embed, by_layer = norms[EMBED_ROW], norms[EMBED_ROW + 1 :]
+        embed, by_layer = norms[EMBED_INDEX], norms[EMBED_INDEX + 1 :]
         sinks, bounds = _sinks(by_layer, recorded, self.layers, prompt_len=sequence.prompt_len, ratio=self.sink_ratio)
         mine = {"seed": seed, "temperature": temperature, "interventions": self.interventions}
         return Trace(
