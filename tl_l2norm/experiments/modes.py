@@ -73,6 +73,17 @@ def run_modes(
     Returns:
         One result per mode and problem. Traces carry the labels mode, prompt (the problem's id), family, level and, where the
         response states an answer, answer_at (position of its first token).
+
+    Raises:
+        ValueError: bad input; no problems, or the same one twice; a model without tokenizer or chat template.
+
+    Examples:
+        >>> problems = l2.make_mixture(2, families="compact")
+        >>> results = l2.run_modes(model, problems, modes="think", progress=False)
+        >>> [(result.answer.strip(), result.correct) for result in results]
+        [('4', True), ('3', True)]
+        >>> results[0].trace
+        Trace(12 layers x 30 tokens (18 prompt), tiny-reasoner on bridge, mode='think', prompt=..., answer_at=29)
     """
     backend = backend_of(model)
     if backend.tokenizer is None:

@@ -94,6 +94,14 @@ def select(
 
     Raises:
         ValueError: bad input, or a score that these completions don't allow (`Unscorable`).
+
+    Examples:
+        >>> problems = l2.make_mixture(2, families="compact")
+        >>> prompts = [l2.chat_prompt(model.tokenizer, problem.question, mode="think") for problem in problems]
+        >>> out = l2.generate(model, prompts, n=3, temperature=1.0, max_new_tokens=64, progress=False)
+        >>> best = l2.select(out, by="event_area_per_token")
+        >>> [completion.answer.strip() for completion in best]
+        ['4', '3']
     """
     check_text("by", by)
     if by not in SCORES:
@@ -117,6 +125,16 @@ def score_table(
 
     Raises:
         ValueError: bad input.
+
+    Examples:
+        >>> problems = l2.make_mixture(2, families="compact")
+        >>> prompts = [l2.chat_prompt(model.tokenizer, problem.question, mode="think") for problem in problems]
+        >>> out = l2.generate(model, prompts, n=3, temperature=1.0, max_new_tokens=64, progress=False)
+        >>> table = l2.score_table(out, problems=problems)
+        >>> table.layers, len(table.scores)
+        ((9, 10, 11), 6)
+        >>> table.accuracy.loc[table.accuracy["score"] == "majority", ["accuracy", "n"]].values.tolist()
+        [[1.0, 2.0]]
     """
     groups = candidates_of(completions, problems)
     scorer = Scorer(groups, _by_layer(thresholds), layers, as_seed(seed))

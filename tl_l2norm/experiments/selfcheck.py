@@ -112,6 +112,13 @@ def selfcheck(model: Any) -> SelfCheck:
     fails with the reason. Then the model against its files: they are read again as plain Hugging Face has them, and the tokens
     of some texts and chats, norms behind every block, logits and the tokens that end a turn are compared. Where it isn't known
     which files are the model's, these checks say "not compared". Nothing is downloaded.
+
+    Examples:
+        >>> outcome = l2.selfcheck(model)
+        >>> outcome.passed, outcome.compared
+        (True, True)
+        >>> outcome.to_frame()["check"].tolist()[:5]
+        ['norms', 'cache', 'batch', 'logits', 'logit lens']
     """
     backend = backend_of(model)
     before = count_hooks(model)

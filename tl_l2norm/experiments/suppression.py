@@ -74,6 +74,14 @@ def suppress_and_ask(
 
     Raises:
         ValueError: bad input; a problem without a known answer; traces that were recorded with another sink ratio.
+
+    Examples:
+        >>> problems = l2.make_mixture(1, families="compact")
+        >>> table = l2.experiments.suppress_and_ask(model, problems, think, quantiles=0.5, max_new_tokens=2, progress=False)
+        >>> table["arm"].tolist()
+        ['none', 'high', 'random', 'swap', 'swap random', 'low']
+        >>> table.loc[table["arm"] == "high", ["tokens", "positions"]].values.tolist()  # the last token is not read back
+        [[2, 1]]
     """
     backend = backend_of(model)
     problems, traces, seed = problems_of(problems), traces_of(traces), as_seed(seed)

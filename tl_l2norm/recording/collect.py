@@ -85,6 +85,15 @@ def collect(
     Raises:
         ValueError: bad input; the message says which sequence and what to do.
         FloatingPointError: a norm or another metric is NaN or infinite; with layer, sequence and position.
+
+    Examples:
+        >>> (trace,) = l2.collect(model, "7 times 8 is 56", prompt_lens=[10], metrics=["hidden_entropy"], progress=False)
+        >>> trace
+        Trace(12 layers x 15 tokens (10 prompt), tiny-reasoner on bridge)
+        >>> trace.l2_norms.shape, trace.metrics["hidden_entropy"].shape  # [layer, pos]
+        (torch.Size([12, 15]), torch.Size([12, 15]))
+        >>> bool(trace.is_sink[:, 0].all())  # the first token
+        True
     """
     backend = backend_of(model)
     check_progress(progress)

@@ -70,7 +70,7 @@ def generate(
     progress: bool | str = True,
     metrics: Any = None,
 ) -> Generations:
-    """Generate responses and record the norm of every token as it is read back, after all interventions.
+    r"""Generate responses and record the norm of every token as it is read back, after all interventions.
 
     A response doesn't depend on what is generated beside it: finished rows leave the batch, and waiting prompts take their
     places. Repetition penalties and the like that a model's generation config asks for are not applied.
@@ -111,6 +111,22 @@ def generate(
         NotImplementedError: the model doesn't see what its KV cache holds, with the versions that work together; or a response
             would cross the length at which LongRoPE changes its factors.
         FloatingPointError: a norm is NaN or infinite; with layer, sequence and position.
+
+    Examples:
+        >>> prompt = l2.chat_prompt(model.tokenizer, "mod 10: 7A-3", mode="think")
+        >>> out = l2.generate(model, prompt, max_new_tokens=64, progress=False)
+        >>> out[0]
+        Completion('<think>\n7A-3=4\n</think>\n\n4', 13 tokens, stop)
+        >>> out[0].trace.l2_norms.shape  # [layer, pos]; the last token is never read back
+        torch.Size([12, 30])
+
+        With an intervention, the run says what it did:
+
+        >>> tau = l2.quantile_thresholds(think, q=0.95)
+        >>> out = l2.generate(model, prompt, max_new_tokens=3, interventions=l2.Suppression(tau), progress=False)
+        >>> out.events()[["position", "layer", "fired"]].head(1)
+           position  layer  fired
+        0        18      1   True
     """
     backend = backend_of(model)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)

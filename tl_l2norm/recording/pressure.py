@@ -88,6 +88,13 @@ def optimisation_pressure(
         ValueError: bad input; a sequence of one token, which has no next; logits that are not those of W_U and the soft cap.
         NotImplementedError: a final norm that is neither RMSNorm nor LayerNorm.
         FloatingPointError: a norm is NaN or infinite.
+
+    Examples:
+        >>> table = l2.recording.optimisation_pressure(model, think[:2], progress=False)
+        >>> table.loc[0, ["token", "segment"]].tolist()
+        ['<think>', 'think']
+        >>> bool((table["p_true"] > 0.99).all()), bool((table["pressure"] < 1e-3).all())  # it is sure of its own words
+        (True, True)
     """
     backend = backend_of(model)
     items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens)

@@ -139,12 +139,12 @@ def check_observers(observers: Any, taken: Sequence[str]) -> tuple[StreamObserve
     return given
 
 
-def check_finite(norms: Float[Tensor, "1+layer pos"], layers: Sequence[int], sequence: int, first: int = 0) -> None:
+def check_finite(norms: Float[Tensor, "place pos"], layers: Sequence[int], sequence: int, first: int = 0) -> None:
     """Stop at the first norm that is NaN or infinite.
 
     Args:
-        norms: of real positions, the embedding output first.
-        layers: whose norms follow it.
+        norms: of real positions, at the embedding output and then each layer.
+        layers: which they are.
         sequence: number of the sequence, for the message.
         first: position of the first column.
 

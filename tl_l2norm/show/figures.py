@@ -28,6 +28,15 @@ def norm_curves(curves: LayerCurve | Sequence[LayerCurve], *, log_y: bool = Fals
     Args:
         curves: what `l2.analysis.layer_curve` returns, all of one quantity.
         log_y: draw the means on a logarithmic axis.
+
+    Raises:
+        ValueError: no curves, or curves of different quantities.
+
+    Examples:
+        >>> curves = [l2.analysis.layer_curve(think, mode="think"), l2.analysis.layer_curve(direct, mode="direct")]
+        >>> figure = l2.figures.norm_curves(curves)
+        >>> [line.name for line in figure.data if line.name]
+        ['thinking (n = 12 prompts)', 'direct (n = 12 prompts)']
     """
     curves = _curves(curves)
     if len({curve.quantity for curve in curves}) > 1:
@@ -70,6 +79,11 @@ def token_heatmap(
         include_sinks: draw attention sinks too; by default they are blank, and never part of the median.
         relative_to: "layer_median" (over all tokens but sinks) or None.
         max_tokens: draw so many tokens from the start; default all.
+
+    Examples:
+        >>> figure = l2.figures.token_heatmap(think[0], max_tokens=20)
+        >>> figure.data[0].z.shape  # [layer, pos]
+        (12, 20)
     """
     check_choice("relative_to", relative_to, ("layer_median", None))
     check_flag("include_sinks", include_sinks)
@@ -115,7 +129,16 @@ def token_heatmap(
 
 
 def accuracy_bars(table: pd.DataFrame) -> go.Figure:
-    """Accuracy with its 95% interval, from `accuracy_table`: a bar per mode within family and level, where it has them."""
+    """Accuracy with its 95% interval, from `accuracy_table`: a bar per mode within family and level, where it has them.
+
+    Raises:
+        ValueError: a table without the columns of `accuracy_table`.
+
+    Examples:
+        >>> figure = l2.figures.accuracy_bars(l2.analysis.accuracy_table(results, by="mode"))
+        >>> {bar.name: round(float(bar.y[0]), 2) for bar in figure.data}
+        {'direct': 0.33, 'thinking': 1.0}
+    """
     if missing := {"accuracy", "low", "high", "n"} - set(table.columns):
         raise InputError(f"the table lacks the columns {sorted(missing)}: give what accuracy_table returns")
     figure = go.Figure(layout={"template": TEMPLATE, "barmode": "group", "bargap": 0.4, "height": 360})
@@ -143,7 +166,16 @@ def accuracy_bars(table: pd.DataFrame) -> go.Figure:
 
 
 def curves_table(curves: LayerCurve | Sequence[LayerCurve]) -> str:
-    """Mean norm per layer as text: `mean [low, high]` per mode and, for two modes, the difference of the means."""
+    """Mean norm per layer as text: `mean [low, high]` per mode and, for two modes, the difference of the means.
+
+    Examples:
+        >>> curves = [l2.analysis.layer_curve(think, mode="think"), l2.analysis.layer_curve(direct, mode="direct")]
+        >>> print(l2.figures.curves_table(curves))
+        layer   thinking (n = 12)      direct (n = 12)        thinking - direct
+        ...
+            1   89.3 [83.41, 96.33]    64.82 [58.23, 71.4]    +24.48
+        ...
+    """
     return render_table(curves_frame(curves))
 
 

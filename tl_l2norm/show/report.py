@@ -54,6 +54,10 @@ def report(
 
     Raises:
         ValueError: no results, norms that are not comparable, a layer that was not recorded, or a negative `examples`.
+
+    Examples:
+        >>> l2.report(results, path="report.html").name
+        'report.html'
     """
     path, examples = as_path("path", path), as_integer("examples", examples, least=0)
     check_text("title", title)
@@ -138,7 +142,14 @@ def _heatmap_part(example: Result) -> dict[str, object]:
 
 
 def summary(results: Result | Sequence[Result], *, seed: int = 0) -> str:
-    """Accuracy by mode and the verdict on the late layers, as text of 100 columns."""
+    """Accuracy by mode and the verdict on the late layers, as text of 100 columns.
+
+    Examples:
+        >>> print(summary(results))
+        mode       accuracy   95% interval    n   not direct   cut off
+        ...
+        Thinking norms are lower than direct ones in the late layers (layers 9 to 11): ...
+    """
     results, seed = results_of(results), as_seed(seed)
     traces = _traces(results)
     accuracy = _accuracy(results)

@@ -185,6 +185,13 @@ def tokens(
 
     Raises:
         ValueError: no traces, traces that are not comparable, a layer that was not recorded, or titles of another number.
+
+    Examples:
+        >>> widget = l2.widgets.tokens([think[0], direct[0]], layer=9)
+        >>> widget
+        TokensWidget(2 sequences, 53 tokens, layer 9, norms ... to ...; .save('tokens.html') writes a page)
+        >>> widget.save("tokens.html").name
+        'tokens.html'
     """
     traces = traces_of(trace)
     require_comparable(traces)
