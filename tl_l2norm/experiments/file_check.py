@@ -69,7 +69,9 @@ def _read(source: Any, backend: Backend) -> Plain:
 
 
 def _tokens(backend: Backend, config: Any) -> tuple[Int[Tensor, " pos"], str]:
-    """Tokens that reach past the model's window and the length that its positions are scaled from; else what isn't reached."""
+    """Tokens to compare on, if possible more than the attention window and the unscaled context; and a remark on what is not
+    reached.
+    """
     loaded = _config(backend)
     reach = [("window", getattr(config, "sliding_window", None)), ("window", _window(loaded))]
     reach += [("unscaled length", _unscaled(config)), ("unscaled length", _unscaled(loaded))]

@@ -281,9 +281,9 @@ def _kept(completion: Completion, problem: Problem) -> dict[str, Any]:
 
 
 def answer_at(problem: Problem, trace: Trace, answer: str | None = None, *, prefix: str = "") -> int | None:
-    """Position of the token at which the answer that a response states begins; None where it states none, or in other words.
+    """Position of the token at which the stated answer begins, looked for behind the last thought.
 
-    It is looked for behind the last thought, as an answer is judged.
+    None where the response states no answer, or states it in words that aren't literally in its text.
 
     Args:
         problem: which was asked.

@@ -19,13 +19,16 @@ _NOTABLE_SHARE = 0.01  # of a mode's tokens left out as sinks, above which the r
 
 
 def also(traces: Sequence[Trace], seed: int) -> list[str]:
-    """The same comparison where the response's tokens are chosen: a direct answer is worked out at the prompt's last token."""
+    """The verdict once more, by norms one position earlier: where each response token was predicted, not where it was read.
+
+    A direct answer is worked out at the prompt's last token, which the verdict itself doesn't see.
+    """
     verdicts = [verdict(traces, seed, tokens) for tokens in ("read", "chosen")]  # type: ignore[arg-type]
     return [] if any(text.startswith("No comparison") for text in verdicts) else verdicts[1:]
 
 
 def left_out(traces: Sequence[Trace]) -> list[str]:
-    """Tokens of responses that are over the bound of attention sinks in the late layers: what a mean of the rest would hide."""
+    """A note for each mode of whose tokens in the late layers over 1% are left out of the means as attention sinks."""
     notes = []
     for mode, members in by_mode(traces).items():
         chosen = [trace.select("late").is_sink[:, trace.prompt_len - 1 :].any(0) for trace in members if trace.late_layers]
