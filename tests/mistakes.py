@@ -76,7 +76,7 @@ class Situation:
 
     @cached_property
     def bare(self) -> Any:
-        return self.generate([self.ids], metrics=())
+        return self.generate([self.ids], record=False)
 
     @cached_property
     def traces(self) -> Any:
@@ -246,6 +246,8 @@ OPTIONS = {
     ),
     "seeds=[1.5]": option("seeds", seeds=[1.5]),
     "metrics=None": option("metrics", metrics=None),
+    **{f"generate, metrics={given!r}": setting("record=False nothing", metrics=given) for given in ((), ("l2_norm",))},
+    "record=()": setting("record must be True or False", record=()),
     "metrics='hidden_entropy'": (
         lambda s: s.collect([s.ids], metrics="hidden_entropy")[0].metrics["hidden_entropy"],
         "",

@@ -68,7 +68,7 @@ def test_it_solves_fresh_problems_as_often_as_its_card_says(reasoner: Any, famil
         cell = next(c for c in CELLS if (c["family"], c["level"], c["mode"]) == (family, level, mode))
         problems = l2.make_problems(family, 30, level=level, seed=77, split="test")
         prompts = [l2.chat_prompt(reasoner.tokenizer, p.question, mode=mode) for p in problems]
-        out = l2.generate(reasoner, prompts, max_new_tokens=128, batch_size=30, metrics=(), progress=False)
+        out = l2.generate(reasoner, prompts, max_new_tokens=128, batch_size=30, record=False, progress=False)
         right = sum(bool(l2.is_correct(p, c.text)) for p, c in zip(problems, out, strict=True))
         share = cell["right"] / cell["n"]
         assert unlikely(right, 30, max(share - 0.01, 0.0)) > 1e-4, f"{right} of 30, the card says {share:.1%}"
@@ -178,7 +178,7 @@ def test_each_sae_explains_fresh_text_as_its_table_says(reasoner: Any, saes: Any
     """What the model writes to 40 problems of another seed, in both modes; the interval of the table, widened by one point."""
     problems = l2.make_mixture(40, families="compact", levels=[2, 4, 6, 8], seed=91, split="test")
     prompts = [l2.chat_prompt(reasoner.tokenizer, p.question, mode=mode) for p in problems for mode in ("think", "direct")]
-    out = l2.generate(reasoner, prompts, max_new_tokens=128, batch_size=40, metrics=(), progress=False)
+    out = l2.generate(reasoner, prompts, max_new_tokens=128, batch_size=40, record=False, progress=False)
     table = {row["layer"]: row for row in json.loads((FOLDER / "saes" / "results.json").read_text())}
     assert list(saes) == list(table) == list(range(backend_of(reasoner).n_layers))
     for row in l2.saes.evaluate_saes(reasoner, saes, out, sink_ratio=20.0).to_dict("records"):

@@ -129,10 +129,10 @@ def test_nothing_large_outlives_its_hook(tiny: Any) -> None:
     recorder.next_pass(one_pass(mask))
     with torch.no_grad(), recorder.attached():
         backend.forward(tokens, mask)
-    kept = sum(values.untyped_storage().nbytes() for values in recorder._found.values())
+    kept = sum(values.untyped_storage().nbytes() for values in recorder._values.values())
     assert kept == 4 * tokens.numel() * backend.n_layers * (3 + tiny.cfg.n_heads)
     recorder.take(len(TEXTS))
-    assert not recorder._found
+    assert not recorder._values
 
 
 def test_padding_is_left_out_of_the_logit_lens(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,7 @@ def test_saes_of_the_same_tensor_under_other_names_fit(tiny: Any) -> None:
         check_saes(backend_of(tiny), {"3": make_sae("topk", 3)})
     assert list(check_saes(backend_of(tiny), {np.int64(3): make_sae("topk", 3)})) == [3]
     with pytest.raises(ValueError, match="features are recorded beside the norms"):
-        l2.generate(tiny, [[5, 6, 7]], max_new_tokens=2, saes={3: make_sae("topk", 3)}, metrics=())
+        l2.generate(tiny, [[5, 6, 7]], max_new_tokens=2, saes={3: make_sae("topk", 3)}, record=False)
 
 
 # Training and loading

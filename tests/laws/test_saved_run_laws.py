@@ -18,7 +18,7 @@ import tl_l2norm as l2
 from tests import models
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.recording import saved
-from tl_l2norm.recording.saved import Journal, collected, locked
+from tl_l2norm.recording.saved import Journal, ReadOptions, collected, locked
 from tl_l2norm.tasks.problems import Problem
 
 PROBLEMS = l2.make_mixture(5)
@@ -211,7 +211,7 @@ def test_kept_traces_are_those_of_collect(bridge: Any, tmp_path: Path) -> None:
     labels = [{"number": i} for i in range(4)]
     plain = l2.collect(bridge, texts, labels=labels, batch_size=2, progress=False)
     for _ in range(2):
-        found = collected(tmp_path, bridge, texts, labels=labels, batch_size=2, progress=False)
+        found = collected(tmp_path, bridge, texts, labels=labels, reading=ReadOptions(batch_size=2, progress=False))
         for a, b in zip(found, plain, strict=True):
             assert torch.equal(a.l2_norms, b.l2_norms) and a.labels == b.labels and a.provenance == b.provenance
     assert not (tmp_path / "parts").exists()

@@ -218,7 +218,7 @@ def _trace_of(index: int, one: Any) -> Trace:
     if _is_array(one) or not isinstance(one, HasTrace):
         raise InputTypeError(f"expected traces, or completions that carry them, got {one!r:.80} at place {index}")
     if not isinstance(one.trace, Trace):
-        raise InputError(f"completion {index} has no trace: generate with metrics=('l2_norm',), which is the default")
+        raise InputError(f"completion {index} has no trace: generate with record=True, which is the default")
     return one.trace
 
 
