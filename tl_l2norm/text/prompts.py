@@ -1,8 +1,8 @@
-"""Prompts for the two modes, thinking and direct, and whether a direct answer was direct.
+r"""Prompts for the two modes, thinking and direct, and whether a direct answer was direct.
 
->>> prompt = chat_prompt(tokenizer, "What is 17 + 25?", mode="direct")
->>> prompt.answer_prefix
-'The answer is'
+>>> prompt = chat_prompt(model.tokenizer, "mod 10: 3A-2", mode="direct")
+>>> prompt.control, prompt.text
+('enable_thinking=False', '<|im_start|>user\nmod 10: 3A-2<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n')
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 >>> draft = modular(random.Random(0), 3)
 >>> draft.question, think_modular(draft.question), draft.answer
-('mod 10: 6A-1B-7C*7', '6A-1=5B-7=8C*7=6', '6')
+('mod 10: 6A-1B-9C-7', '6A-1=5B-9=6C-7=9', '9')
 
 The steps of a chain are labelled A, B, C, ...: without that a step that occurs twice would not say which comes next.
 
