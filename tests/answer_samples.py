@@ -285,8 +285,8 @@ MULTIPLE_CHOICE = problem_of(CHOICE_ROW, Columns(question="question", answer="an
 def samples() -> list[tuple[Problem, str, bool]]:
     """Every problem and response with whether it is right."""
     plain = NUMBERS + EXPRESSIONS + LETTERS + TEXTS
-    found = [(Problem(question="?", answer=gold, family="custom"), response, right) for gold, response, right in plain]
-    return [*found, *((MULTIPLE_CHOICE, response, right) for response, right in CHOICES)]
+    answers = [(Problem(question="?", answer=gold, family="custom"), response, right) for gold, response, right in plain]
+    return [*answers, *((MULTIPLE_CHOICE, response, right) for response, right in CHOICES)]
 
 
 def name_of(sample: tuple[Problem, str, bool]) -> str:

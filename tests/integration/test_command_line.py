@@ -64,31 +64,31 @@ def test_the_default_is_the_tiny_reasoner_with_its_saes(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_no_traceback(arguments: list[str], says: str) -> None:
-    found = run(*arguments)
-    assert found.returncode == 2
-    assert says in found.stderr and "Traceback" not in found.stderr
-    assert "error: " in found.stderr
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert "error: " in done.stderr
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text('{"question": "What is 1 + 1?"}\n\n{"question": \n')
-    found = run("report", "--prompts", str(file))
-    assert found.returncode == 2
-    assert "p.jsonl" in found.stderr and "3" in found.stderr and "Traceback" not in found.stderr
+    done = run("report", "--prompts", str(file))
+    assert done.returncode == 2
+    assert "p.jsonl" in done.stderr and "3" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("case", [c for c in models.CASES if c.architecture == "smollm2"], ids=str)
 def test_doctor(case: models.Case) -> None:
-    found = run("doctor", "--model", models.folder("smollm2"), "--backend", case.backend)
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert len(re.findall(r"\bpass  ", found.stdout)) == 10 and "FAIL" not in found.stdout
-    assert "transformer-lens" in found.stdout
+    done = run("doctor", "--model", models.folder("smollm2"), "--backend", case.backend)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"\bpass  ", done.stdout)) == 10 and "FAIL" not in done.stdout
+    assert "transformer-lens" in done.stdout
 
 
 def test_doctor_in_bfloat16() -> None:
-    found = run("doctor", "--dtype", "bfloat16")
-    assert found.returncode == 0, found.stdout + found.stderr
+    done = run("doctor", "--dtype", "bfloat16")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_help_and_version() -> None:

@@ -73,10 +73,10 @@ def test_without_heads_of_keys_there_are_as_many_as_of_queries(architecture: str
     tokens = [1 + (31 * i * i) % 255 for i in range(40)]
     norms, _ = norms_and_logits(hf_model, hf_model.model.layers, tokens)
     model = l2.load_model(tmp_path / "m.gguf")
-    found = l2.collect(model, [tokens], progress=False)[0].l2_norms
-    assert ((found - norms).abs() / norms).max() < 1e-5
-    rows = {row.name: row.meaning for row in l2.selfcheck(model).checks}
-    assert "transformers' GGUF reader, as it was loaded" in rows["file: norms"]
+    its_norms = l2.collect(model, [tokens], progress=False)[0].l2_norms
+    assert ((its_norms - norms).abs() / norms).max() < 1e-5
+    meanings = {check.name: check.meaning for check in l2.selfcheck(model).checks}
+    assert "transformers' GGUF reader, as it was loaded" in meanings["file: norms"]
 
 
 @pytest.mark.parametrize("part", [0.0005, 0.01, 0.5])

@@ -38,8 +38,8 @@ def lens(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def assert_same(model: Any, hf_model: Any, blocks: Any) -> None:
     norms, logits = norms_and_logits(hf_model, blocks, TOKENS)
-    found, its_logits = lens(model)
-    assert ((found - norms).abs() / norms).max() < 1e-4
+    its_norms, its_logits = lens(model)
+    assert ((its_norms - norms).abs() / norms).max() < 1e-4
     assert ((its_logits - logits).abs().max() / logits.std()) < 1e-3
 
 
@@ -351,8 +351,8 @@ SHARING = {
 @pytest.mark.parametrize("name", SHARING)
 def test_layers_that_share_or_recur_are_right(name: str, tmp_path: Path) -> None:
     model = l2.load_model(save(SHARING[name](), tmp_path / "m"), device="cpu")
-    found = l2.selfcheck(model)
-    assert found.passed and found.compared, str(found)
+    checked = l2.selfcheck(model)
+    assert checked.passed and checked.compared, str(checked)
     prompts = [[5, 290, 17], [3, 250, 8, 19, 4, 77, 12]]
     alone = [l2.generate(model, [prompt], max_new_tokens=6, ignore_eos=True)[0].tokens for prompt in prompts]
     together = [done.tokens for done in l2.generate(model, prompts, max_new_tokens=6, ignore_eos=True)]
@@ -396,8 +396,8 @@ def test_a_gguf_file_of_another_architecture_is_the_model_in_it(
     model = l2.load_model(tmp_path / "model.gguf")
     tokens = [1 + token % 255 for token in TOKENS[:40]]  # 0 is padding, of norm 0
     norms, _ = norms_and_logits(hf_model, hf_model.model.layers, tokens)
-    found = l2.collect(model, [tokens], progress=False)[0].l2_norms
-    assert ((found - norms).abs() / norms).max() < 1e-5
+    its_norms = l2.collect(model, [tokens], progress=False)[0].l2_norms
+    assert ((its_norms - norms).abs() / norms).max() < 1e-5
     assert l2.selfcheck(model).passed
 
 
@@ -477,8 +477,8 @@ def test_what_transformers_leaves_out_of_a_gguf_header_is_taken_over(what: str, 
     tokens = [1 + token % 255 for token in TOKENS[:60]]
     norms, logits = norms_and_logits(hf_model, hf_model.model.layers, tokens)
     model = l2.load_model(tmp_path / "model.gguf")
-    found = l2.collect(model, [tokens], progress=False)[0].l2_norms
-    assert ((found - norms).abs() / norms).max() < 1e-5
+    its_norms = l2.collect(model, [tokens], progress=False)[0].l2_norms
+    assert ((its_norms - norms).abs() / norms).max() < 1e-5
     with torch.no_grad():
         assert (model(torch.tensor([tokens]))[0] - logits).abs().max() < 1e-3 * logits.std()
 

@@ -29,13 +29,13 @@ def outcomes(case: models.Case) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("name", MISTAKES)
 def test_it_is_taken_as_meant_or_refused(name: str, case: models.Case) -> None:
-    found, mistake = outcomes(case)[name], MISTAKES[name]
+    outcome, mistake = outcomes(case)[name], MISTAKES[name]
     if mistake.same_as is not None:
-        assert found.get("as_meant"), found
+        assert outcome.get("as_meant"), outcome
         return
-    assert "message" in found, f"taken for something: {found}"
-    assert {"InputError", "Unmeasurable"} & set(found["error"]), found
-    assert mistake.says in found["message"]
+    assert "message" in outcome, f"taken for something: {outcome}"
+    assert {"InputError", "Unmeasurable"} & set(outcome["error"]), outcome
+    assert mistake.says in outcome["message"]
 
 
 def test_there_are_many_of_them() -> None:

@@ -211,8 +211,8 @@ def test_kept_traces_are_those_of_collect(bridge: Any, tmp_path: Path) -> None:
     labels = [{"number": i} for i in range(4)]
     plain = l2.collect(bridge, texts, labels=labels, batch_size=2, progress=False)
     for _ in range(2):
-        found = collected(tmp_path, bridge, texts, labels=labels, batch_size=2, progress=False)
-        for a, b in zip(found, plain, strict=True):
+        again = collected(tmp_path, bridge, texts, labels=labels, batch_size=2, progress=False)
+        for a, b in zip(again, plain, strict=True):
             assert torch.equal(a.l2_norms, b.l2_norms) and a.labels == b.labels and a.provenance == b.provenance
     assert not (tmp_path / "parts").exists()
 
@@ -249,9 +249,9 @@ def test_a_journal_that_ends_anywhere_keeps_its_whole_lines(journal: Path) -> No
     for size in range(len(content) + 1):
         journal.write_bytes(content[:size])
         whole = sum(size >= end - 1 for end in ends)  # a line that lacks its end alone is whole
-        found = Journal(journal)
-        assert list(found.entries.items()) == list(ENTRIES.items())[:whole]
-        found.add({"new": {"n": size}})
+        reopened = Journal(journal)
+        assert list(reopened.entries.items()) == list(ENTRIES.items())[:whole]
+        reopened.add({"new": {"n": size}})
         assert Journal(journal).entries == dict(list(ENTRIES.items())[:whole]) | {"new": {"n": size}}
 
 
