@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on models this small threads only wait for each other
 
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tests import models
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # workers inherit it
+    if models.SCRATCH not in os.environ:  # workers inherit it, and whoever runs the suite in parts can name one folder for all
         scratch = tempfile.TemporaryDirectory(prefix="tl_l2norm_models_")
         os.environ[models.SCRATCH] = scratch.name
         config.add_cleanup(scratch.cleanup)
@@ -26,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
-    torch.set_num_threads(1)  # on models this small threads only wait for each other
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
