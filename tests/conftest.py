@@ -25,6 +25,21 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(scratch.cleanup)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A law on many models is slow but on the quick ones; it keeps at least one on each backend."""
+    laws: dict[tuple[str, str], dict[models.Case, list[pytest.Item]]] = {}
+    for item in items:
+        for value in item.callspec.params.values() if hasattr(item, "callspec") else ():
+            if isinstance(value, models.Case):
+                law = laws.setdefault((item.nodeid.partition("[")[0], value.backend), {})
+                law.setdefault(value, []).append(item)
+    for law in laws.values():
+        quick = models.QUICK.intersection(law) or {next(iter(law))}
+        for case in law.keys() - quick:
+            for item in law[case]:
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)

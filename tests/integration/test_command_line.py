@@ -17,6 +17,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "tl_l2norm", *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_report_on_ones_own_prompts_goes_on_from_what_was_saved(tmp_path: Path) -> None:
     prompts = tmp_path / "mine.jsonl"
     questions = [{"question": f"What is {a} + {a}?", "answer": a + a, "family": "mine"} for a in range(2, 10)]
@@ -40,6 +41,7 @@ def test_report_on_ones_own_prompts_goes_on_from_what_was_saved(tmp_path: Path) 
     assert again.stdout == first.stdout
 
 
+@pytest.mark.slow
 def test_the_default_is_the_tiny_reasoner_with_its_saes(tmp_path: Path) -> None:
     options = ["report", "--n", "20", "--out", str(tmp_path / "r.html"), "--save", str(tmp_path / "kept")]
     first = run(*options)
@@ -78,6 +80,7 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     assert "p.jsonl" in done.stderr and "3" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in models.CASES if c.architecture == "smollm2"], ids=str)
 def test_doctor(case: models.Case) -> None:
     done = run("doctor", "--model", models.folder("smollm2"), "--backend", case.backend)
@@ -96,6 +99,7 @@ def test_help_and_version() -> None:
     assert run("--version").stdout.startswith("tl-l2norm 0.")
 
 
+@pytest.mark.slow
 def test_analyse_writes_a_folder_and_goes_on_from_it(tmp_path: Path) -> None:
     out = tmp_path / "analysis"
     options = ["analyse", "--n", "16", "--saes", "none", "--skip", "suppression", "--max-new-tokens", "96", "--out", str(out)]

@@ -66,6 +66,7 @@ def analysis(reasoner: Any, saes: Any, problems: Any, folder: Path) -> Any:
         return analyse(reasoner, saes, problems, save_to=folder, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_every_claim_has_a_verdict_and_a_reason(analysis: Any) -> None:
     claims = analysis.claims()
     assert claims["number"].tolist() == list(range(1, 16))
@@ -77,6 +78,7 @@ def test_every_claim_has_a_verdict_and_a_reason(analysis: Any) -> None:
     assert "reasoning features spike" in repr(analysis).replace("\n", " ") and "tiny-reasoner" in repr(analysis)
 
 
+@pytest.mark.slow
 def test_every_table_says_how_many_prompts_which_seed_and_model(analysis: Any) -> None:
     of_one_prompt = {"bound_points", "pressure_tokens", "top_tokens", "causal_outcomes"}
     for name, table in analysis.tables.items():
@@ -88,6 +90,7 @@ def test_every_table_says_how_many_prompts_which_seed_and_model(analysis: Any) -
         assert (analysis.tables[name]["n"] <= held_out).all(), f"{name} is of problems that the features were not chosen on"
 
 
+@pytest.mark.slow
 def test_each_control_has_its_features_and_its_rows(analysis: Any, saes: Any) -> None:
     assert list(analysis.features) == ["trained SAE", *HERE]
     assert ("training SAEs needs SAELens" in analysis.notes.get("random-weight model", "")) != HAS_SAE_LENS
@@ -104,6 +107,7 @@ def test_each_control_has_its_features_and_its_rows(analysis: Any, saes: Any) ->
     assert not HAS_SAE_LENS or "random weights" in models_["random-weight model"]
 
 
+@pytest.mark.slow
 def test_norm_differences_are_those_of_the_responses(analysis: Any, reasoner: Any, problems: Any) -> None:
     """Against responses that are generated here and averaged with plain loops."""
     results = l2.run_modes(reasoner, problems, max_new_tokens=96, sink_ratio=20.0, batch_size=24, progress=False)
@@ -118,6 +122,7 @@ def test_norm_differences_are_those_of_the_responses(analysis: Any, reasoner: An
     assert last["high"] < 0, "on this model thinking norms are lower in the last layer"
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_what_was_saved(
     analysis: Any, reasoner: Any, saes: Any, problems: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +140,7 @@ def test_it_goes_on_from_what_was_saved(
     assert saved["accuracy"].tolist() == pytest.approx(analysis.tables["causal"]["accuracy"].tolist())
 
 
+@pytest.mark.slow
 def test_no_feature_is_a_result(
     reasoner: Any, saes: Any, problems: Any, folder: Path, analysis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +203,7 @@ def test_untrained_saes_have_the_shape_and_other_weights(saes: Any) -> None:
     assert not saes[5].cfg.metadata.note, "the SAE that was given is left as it is"
 
 
+@pytest.mark.slow
 def test_features_of_untrained_saes_are_never_taken_for_trained_ones(
     analysis: Any, reasoner: Any, saes: Any, problems: Any
 ) -> None:
@@ -207,6 +214,7 @@ def test_features_of_untrained_saes_are_never_taken_for_trained_ones(
         features.total(trace)
 
 
+@pytest.mark.slow
 def test_arms_of_the_causal_test_do_what_they_say(reasoner: Any, problems: Any) -> None:
     prompts = [chat_prompt(reasoner.tokenizer, p.question) for p in problems]
     plain = l2.generate(reasoner, prompts, max_new_tokens=96, batch_size=24, sink_ratio=20.0, progress=False)

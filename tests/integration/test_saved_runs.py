@@ -38,6 +38,7 @@ def whole() -> str:
     return run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_random_moments_it_loses_nothing_finished(tmp_path: Path, whole: str, seed: int) -> None:
     moments, before = random.Random(seed), 0

@@ -144,6 +144,7 @@ def test_no_test_problem_is_trained_on(recipe: Any) -> None:
     assert longest > 10 and not all(thinks) and any(thinks), "the highest levels have no thinking in training"
 
 
+@pytest.mark.slow
 def test_thirty_steps_lower_the_loss_and_a_resumed_run_is_the_same_to_the_bit(recipe: Any, tmp_path: Path) -> None:
     config = recipe.Config(steps=30, decay=10, batch=8, curriculum=60, save_every=15, test_every=1000)
     through, stopped, resumed = (tmp_path / name for name in ("through", "stopped", "resumed"))
@@ -207,6 +208,7 @@ def test_features_stand_beside_the_norms_of_a_thinking_run(reasoner: Any, saes: 
 # In the package
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_the_model_and_its_saes(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
     copy = tmp_path / "source"

@@ -167,9 +167,17 @@ GRID = [
     *((case, "alrr fresh") for case in cases_of("gemma3", "mistral")),
     *((case, "swap") for case in cases_of("smollm2", "qwen3", "gemma3", "mistral")),
 ]
+MANY_AT_ONCE = ("swap mixed", "all")
+"""With every kind of intervention; those of one kind are slow beside them."""
 
 
-@pytest.mark.parametrize(("case", "which"), GRID, ids=str)
+def with_slow(*values: Any) -> list[Any]:
+    """Combinations, or pairs of a case and a combination; marked where the combination is of one kind."""
+    listed = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*value, marks=[] if value[-1] in MANY_AT_ONCE else pytest.mark.slow) for value in listed]
+
+
+@pytest.mark.parametrize(("case", "which"), with_slow(*GRID), ids=str)
 def test_decoding_is_what_the_oracle_does_and_one_pass_over_the_result(case: models.Case, which: str) -> None:
     """Tokens, decisions and norms of cached, batched decoding against a pass of plain Hugging Face layers without a cache, and
     against our own pass over the finished tokens (promises 3 and 5)."""
@@ -191,7 +199,7 @@ def test_decoding_is_what_the_oracle_does_and_one_pass_over_the_result(case: mod
 
 
 @pytest.mark.filterwarnings("ignore:nothing was changed by")
-@pytest.mark.parametrize("which", ["swap random", "swap mixed", "alrr fresh", "erss", "all"])
+@pytest.mark.parametrize("which", with_slow("swap random", "swap mixed", "alrr fresh", "erss", "all"))
 def test_a_sequence_is_treated_the_same_alone_and_in_any_batch(tiny_case: models.Case, which: str) -> None:
     """Promise 2, while rows of many lengths come and go."""
     model, acting = models.use(tiny_case), interventions(tiny_case, which)
@@ -367,7 +375,7 @@ def test_decisions_are_taken_in_float32(tiny_case: models.Case, dtype: torch.dty
 # Under somebody else's forward passes
 
 
-@pytest.mark.parametrize("which", ["clamp", "swap mixed", "alrr", "erss authors", "all"])
+@pytest.mark.parametrize("which", with_slow("clamp", "swap mixed", "alrr", "erss authors", "all"))
 def test_plain_generate_inside_the_context_is_our_generate(tiny_case: models.Case, which: str) -> None:
     model, acting = models.use(tiny_case), interventions(tiny_case, which)
     seeds = [11, 12, 13]
