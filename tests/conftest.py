@@ -9,11 +9,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on models this small threads only wait for each other
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests import models
 
@@ -43,6 +44,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[], str]], str]:
+    """`once(name, make)`: the text that `make` gives, made by one process of a run for all."""
+    own = tmp_path_factory.getbasetemp()
+    place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def text(name: str, make: Callable[[], str]) -> str:
+        file = place / name
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                file.write_text(make())
+        return file.read_text()
+
+    return text
 
 
 @pytest.fixture(autouse=True)

@@ -70,6 +70,7 @@ def modes(seed: int, n: int, effect: float = 0.0, noise: str = "normal") -> Mode
 # Mean differences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 16])
 def test_modes_that_do_not_differ_are_rarely_said_to(n: int) -> None:
     compared = [l2.analysis.compare_late(*modes(seed, n), seed=seed) for seed in range(NULLS)]
@@ -117,6 +118,7 @@ def test_spike_amplification_and_attribution_claim_what_the_comparison_claims(n:
 # What a difference is put down to
 
 
+@pytest.mark.slow
 def test_no_difference_is_attributed_to_nothing() -> None:
     verdicts = [attribute(*modes(seed, 8), seed=seed).verdict for seed in range(NULLS)]
     assert share(["No difference" not in verdict for verdict in verdicts]) <= FALSE
@@ -151,6 +153,7 @@ def attributed(make: Callable[[int], Modes]) -> list[Attribution]:
 LONGER = ((9, 15), (3, 6))
 
 
+@pytest.mark.slow
 def test_an_effect_of_the_index_in_the_response_goes_away_with_length() -> None:
     """Thinking is longer and norms rise along a response. The position in the sequence is nearly the index here, so matching by
     it takes the effect away too (thinking's prompt is 2 longer: its index is lower at the same position), and so does the
@@ -163,6 +166,7 @@ def test_an_effect_of_the_index_in_the_response_goes_away_with_length() -> None:
     assert share(["token" in f.goes_away or "answer" in f.goes_away for f in attributions]) <= 1 - FOUND
 
 
+@pytest.mark.slow
 def test_an_effect_of_the_position_in_the_sequence_goes_away_with_position_alone() -> None:
     """Thinking's prompt is 4 tokens longer, its responses are not."""
     prompt_lens = (6, 2)
@@ -174,6 +178,7 @@ def test_an_effect_of_the_position_in_the_sequence_goes_away_with_position_alone
     assert share([f.is_there and f.goes_away == ("position",) for f in attributions]) >= FOUND
 
 
+@pytest.mark.slow
 def test_an_effect_of_the_whole_length_goes_away_with_the_regression_alone() -> None:
     """Every token of a longer response is louder, the first as well: no choice of tokens takes that away."""
     attributions = attributed(
@@ -182,6 +187,7 @@ def test_an_effect_of_the_whole_length_goes_away_with_the_regression_alone() -> 
     assert share([f.is_there and f.goes_away == ("length, by regression",) for f in attributions]) >= FOUND
 
 
+@pytest.mark.slow
 def test_an_effect_of_token_types_goes_away_with_types_alone() -> None:
     types, lengths = ((0.05, 0.15, 0.3, 0.5), (0.5, 0.3, 0.15, 0.05)), ((14, 18), (14, 18))
     attributions = attributed(
@@ -197,6 +203,7 @@ def test_an_effect_that_spares_the_answers_token_goes_away_with_it_alone() -> No
     assert share([f.is_there and f.goes_away == ("answer",) for f in attributions]) >= FOUND
 
 
+@pytest.mark.slow
 def test_an_effect_of_thinking_stays() -> None:
     """Of 1.5 standard deviations with 16 prompts where responses are as long; where thinking is much longer the regression, an
     extrapolation to a length that no prompt has, takes more: 8."""
@@ -225,6 +232,7 @@ def activations(seed: int, n: int, effect: float = 0.0, latents: int = 8) -> Mod
     return both_modes(n, make)
 
 
+@pytest.mark.slow
 def test_where_modes_do_not_differ_a_reasoning_feature_is_rarely_found_and_forced_ones_rarely_replicate() -> None:
     """The rate of false discoveries is, where nothing is true, that of any discovery."""
     chosen, replicated = [], []
@@ -240,6 +248,7 @@ def test_where_modes_do_not_differ_a_reasoning_feature_is_rarely_found_and_force
     )
 
 
+@pytest.mark.slow
 def test_a_latent_that_is_1_5_standard_deviations_more_active_is_found_and_replicates() -> None:
     chosen, replicated = [], []
     for seed in range(PLANTED):
@@ -286,6 +295,7 @@ def claims(table: pd.DataFrame, scope: str) -> pd.DataFrame:
     return table[(table["scope"] == scope) & (table["layer"] == "late")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["tokens", "partial"])
 def test_a_norm_that_goes_its_own_way_is_rarely_said_to_follow_the_activation(scope: str) -> None:
     """With 8 and with 12 prompts."""
@@ -348,6 +358,7 @@ def trends(count: int, n: int, level: float, length: float) -> pd.DataFrame:
     return pd.concat([level_trend(*graded(seed, n, level, length), seed=seed, **FEW) for seed in range(count)])
 
 
+@pytest.mark.slow
 def test_amplification_that_does_not_depend_on_the_level_is_rarely_said_to() -> None:
     table = trends(NULLS, 24, 0.0, 0.0)
     for given in ("nothing", "length"):
@@ -360,6 +371,7 @@ def test_amplification_that_grows_with_the_level_is_found() -> None:
     assert share((table[table["given"] == "nothing"]["p"] < 0.05).tolist()) >= FOUND
 
 
+@pytest.mark.slow
 def test_amplification_that_grows_with_the_length_alone_is_no_trend_given_it() -> None:
     table = trends(PLANTED, 48, 0.0, 2.0)
     assert share((table[table["given"] == "nothing"]["p"] < 0.05).tolist()) >= FOUND
@@ -367,6 +379,7 @@ def test_amplification_that_grows_with_the_length_alone_is_no_trend_given_it() -
     assert share((table[table["given"] == "length"]["p"] < 0.05).tolist()) <= 0.1
 
 
+@pytest.mark.slow
 def test_families_that_do_not_differ_are_rarely_told_apart_and_others_are() -> None:
     null = pd.concat([family_separation(*graded(seed, 24), seed=seed) for seed in range(NULLS)])
     apart = pd.concat([family_separation(*graded(seed, 24, family=4.0), seed=seed) for seed in range(PLANTED)])

@@ -52,6 +52,9 @@ NEEDS = {
 """Snippets that not every version can run."""
 
 
+SLOW = {"docs/analysis.md", "docs/interventions.md"}
+
+
 class Snippet(NamedTuple):
     line: int
     source: str
@@ -71,6 +74,10 @@ def with_snippets(language: str) -> list[Path]:
     return [page for page in PAGES if snippets(page, language)]
 
 
+def with_slow(pages: list[Path]) -> list[Any]:
+    return [pytest.param(page, marks=pytest.mark.slow if named(page) in SLOW else []) for page in pages]
+
+
 def shown(value: Any) -> None:
     """What a notebook does with the value of an expression."""
     if value is not None:
@@ -78,7 +85,7 @@ def shown(value: Any) -> None:
         getattr(value, "_repr_html_", lambda: None)()
 
 
-@pytest.mark.parametrize("page", with_snippets("python"), ids=named)
+@pytest.mark.parametrize("page", with_slow(with_snippets("python")), ids=named)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "displayhook", shown)
