@@ -406,6 +406,7 @@ def arms(seed: int, n: int, high: float, random: float) -> pd.DataFrame:
     return pd.DataFrame(entries).assign(positions=3, events=3, tokens=5, cut_off=False, seed=seed, model="by hand")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 40])
 def test_arms_of_the_same_accuracy_are_rarely_said_to_differ(n: int) -> None:
     differences = pd.concat([causal_differences(arms(seed, n, 0.7, 0.7), seed=seed, **FEW) for seed in range(NULLS)])

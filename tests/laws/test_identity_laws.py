@@ -110,6 +110,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return saved_as
 
 
+@pytest.mark.slow
 def test_each_change_of_a_checkpoint_is_seen(checkpoints: dict[str, Any]) -> None:
     hashes = {name: fingerprint(model) for name, model in checkpoints.items()}
     assert UNKNOWN not in hashes.values()
@@ -121,6 +122,7 @@ def test_each_change_of_a_checkpoint_is_seen(checkpoints: dict[str, Any]) -> Non
         assert not first.provenance.comparable(second.provenance)
 
 
+@pytest.mark.slow
 def test_the_same_weights_are_the_same_wherever_they_lie(tmp_path: Path, checkpoints: dict[str, Any]) -> None:
     before = checkpoints["as it was"]
     moved = saved(tmp_path / "moved", models.hugging_face("llama"))
@@ -424,6 +426,7 @@ NUMBERS: dict[str, dict[str, Callable[[Any], None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in models.TINY if c.architecture == "llama"], ids=str)
 def test_numbers_beside_the_weights_and_code_in_their_place_are_seen(case: models.Case) -> None:
     place, names = models.folder(case.architecture), {}

@@ -167,14 +167,14 @@ GRID = [
     *((case, "alrr fresh") for case in cases_of("gemma3", "mistral")),
     *((case, "swap") for case in cases_of("smollm2", "qwen3", "gemma3", "mistral")),
 ]
-MANY_AT_ONCE = ("swap mixed", "all")
-"""With every kind of intervention; those of one kind are slow beside them."""
+QUICK = ("swap mixed", "all")
+"""Of several kinds of interventions at once; those of one kind are slow beside them."""
 
 
 def with_slow(*values: Any) -> list[Any]:
     """Combinations, or pairs of a case and a combination; marked where the combination is of one kind."""
     listed = [value if isinstance(value, tuple) else (value,) for value in values]
-    return [pytest.param(*value, marks=[] if value[-1] in MANY_AT_ONCE else pytest.mark.slow) for value in listed]
+    return [pytest.param(*value, marks=[] if value[-1] in QUICK else pytest.mark.slow) for value in listed]
 
 
 @pytest.mark.parametrize(("case", "which"), with_slow(*GRID), ids=str)
