@@ -110,7 +110,6 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return saved_as
 
 
-@pytest.mark.slow
 def test_each_change_of_a_checkpoint_is_seen(checkpoints: dict[str, Any]) -> None:
     hashes = {name: fingerprint(model) for name, model in checkpoints.items()}
     assert UNKNOWN not in hashes.values()
