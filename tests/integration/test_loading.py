@@ -13,6 +13,7 @@ from tests import models, oracles
 from tl_l2norm.models.sources import bundled_file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["bridge", *(["hooked"] if models.HAS_HOOKED else [])])
 def test_the_short_name_is_the_gguf_file_of_the_wheel(backend: Any) -> None:
     model = l2.load_model("smollm2", backend=backend, device="cpu")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import tl_l2norm as l2
 from tests import models, oracles
+from tests.slow import slow, slow_but
 from tests.texts import ids, prompts, relative
 from tl_l2norm.core.batch import Batch, Rows
 from tl_l2norm.core.random_draws import uniform
@@ -171,17 +172,7 @@ QUICK = ("swap mixed", "all")
 """Of several kinds of interventions at once; those of one kind are slow beside them."""
 
 
-def with_slow(*values: Any) -> list[Any]:
-    """Combinations, or pairs of a case and a combination; marked where the combination is of one kind."""
-    listed = [value if isinstance(value, tuple) else (value,) for value in values]
-    return [pytest.param(*value) if value[-1] in QUICK else slow(*value) for value in listed]
-
-
-def slow(*value: Any) -> Any:
-    return pytest.param(*value, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize(("case", "which"), with_slow(*GRID), ids=str)
+@pytest.mark.parametrize(("case", "which"), [pair if pair[1] in QUICK else slow(*pair) for pair in GRID], ids=str)
 def test_decoding_is_what_the_oracle_does_and_one_pass_over_the_result(case: models.Case, which: str) -> None:
     """Tokens, decisions and norms of cached, batched decoding against a pass of plain Hugging Face layers without a cache, and
     against our own pass over the finished tokens (promises 3 and 5)."""
@@ -203,7 +194,7 @@ def test_decoding_is_what_the_oracle_does_and_one_pass_over_the_result(case: mod
 
 
 @pytest.mark.filterwarnings("ignore:nothing was changed by")
-@pytest.mark.parametrize("which", [*with_slow("swap random", "alrr fresh", "erss"), "all", slow("swap mixed")])
+@pytest.mark.parametrize("which", slow_but(["all"], ["swap random", "swap mixed", "alrr fresh", "erss", "all"]))
 def test_a_sequence_is_treated_the_same_alone_and_in_any_batch(tiny_case: models.Case, which: str) -> None:
     """Promise 2, while rows of many lengths come and go."""
     model, acting = models.use(tiny_case), interventions(tiny_case, which)
@@ -379,7 +370,7 @@ def test_decisions_are_taken_in_float32(tiny_case: models.Case, dtype: torch.dty
 # Under somebody else's forward passes
 
 
-@pytest.mark.parametrize("which", with_slow("clamp", "swap mixed", "alrr", "erss authors", "all"))
+@pytest.mark.parametrize("which", slow_but(QUICK, ["clamp", "swap mixed", "alrr", "erss authors", "all"]))
 def test_plain_generate_inside_the_context_is_our_generate(tiny_case: models.Case, which: str) -> None:
     model, acting = models.use(tiny_case), interventions(tiny_case, which)
     seeds = [11, 12, 13]

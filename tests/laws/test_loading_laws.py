@@ -20,6 +20,7 @@ from transformers import AutoModelForImageTextToText
 
 import tl_l2norm as l2
 from tests import models, tiny_folders, tiny_gguf
+from tests.slow import slow_but
 from tests.tiny_folders import SMALL, llama, norms_and_logits, plain, save
 from tests.tiny_gguf import random_model
 
@@ -82,7 +83,7 @@ REFUSED = {
 
 
 @needs_hooked
-@pytest.mark.parametrize("named", REFUSED)
+@pytest.mark.parametrize("named", slow_but(["mlp_bias"], REFUSED))
 def test_what_hooked_lacks_is_refused_by_name(named: str, tmp_path: Path) -> None:
     place = save(REFUSED[named](), tmp_path / "m")
     with pytest.raises(l2.errors.Unsupported, match=f"{named}.*use backend='bridge'"):
@@ -273,7 +274,7 @@ SEEING = {
 }
 
 
-@pytest.mark.parametrize("name", SEEING)
+@pytest.mark.parametrize("name", slow_but(["gemma3"], SEEING))
 def test_of_a_model_that_sees_the_text_part_is_loaded_and_nothing_is_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,7 +350,7 @@ SHARING = {
 }
 
 
-@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("name", slow_but(["lfm2"], SHARING))
 def test_layers_that_share_or_recur_are_right(name: str, tmp_path: Path) -> None:
     model = l2.load_model(save(SHARING[name](), tmp_path / "m"), device="cpu")
     checked = l2.selfcheck(model)

@@ -16,6 +16,7 @@ import torch
 import tl_l2norm as l2
 from tests import models
 from tests.saes import LATENTS, MAKERS, WIDTH, make_sae, needs_sae_lens, write_sae
+from tests.slow import slow_but
 from tests.texts import ids, prompts
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.experiments.selfcheck import count_hooks
@@ -249,7 +250,7 @@ def explained(model: Any, sae: Any, layer: int) -> float:
 
 
 @needs_sae_lens
-@pytest.mark.parametrize("buffer", [1 << 18, 600])
+@pytest.mark.parametrize("buffer", slow_but([600], [1 << 18, 600]))
 def test_training_explains_the_stream_and_goes_on_where_it_stopped(
     tiny: Any, tmp_path: Path, buffer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
+from tests.slow import slow_but
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.recording import saved
 from tl_l2norm.recording.saved import Journal, collected, locked
@@ -61,7 +62,7 @@ def fresh() -> Any:
     return l2.load_model(models.folder("qwen3"), device="cpu")
 
 
-@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("n", slow_but([2], [1, 2, 4]))
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_a_killed_run_goes_on_and_gives_the_same_bits(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int, temperature: float
@@ -189,7 +190,7 @@ def test_a_kept_response_is_judged_by_the_answer_of_now(bridge: Any, tmp_path: P
     assert (first.correct, again.correct, again.response) == (False, True, first.response)
 
 
-@pytest.mark.parametrize("n", [3, 11])
+@pytest.mark.parametrize("n", slow_but([3], [3, 11]))
 def test_a_killed_causal_test_goes_on_and_gives_the_same_table(
     bridge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:

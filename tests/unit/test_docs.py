@@ -23,6 +23,7 @@ import tl_l2norm as l2
 from benchmarks import pages
 from tests.models import HAS_HOOKED
 from tests.saes import HAS_SAE_LENS
+from tests.slow import slow
 from tests.unit.test_import_order import ROOMS
 from tl_l2norm.cli import _parser
 
@@ -74,10 +75,6 @@ def with_snippets(language: str) -> list[Path]:
     return [page for page in PAGES if snippets(page, language)]
 
 
-def with_slow(pages: list[Path]) -> list[Any]:
-    return [pytest.param(page, marks=pytest.mark.slow if named(page) in SLOW else []) for page in pages]
-
-
 def shown(value: Any) -> None:
     """What a notebook does with the value of an expression."""
     if value is not None:
@@ -85,7 +82,7 @@ def shown(value: Any) -> None:
         getattr(value, "_repr_html_", lambda: None)()
 
 
-@pytest.mark.parametrize("page", with_slow(with_snippets("python")), ids=named)
+@pytest.mark.parametrize("page", [slow(page) if named(page) in SLOW else page for page in with_snippets("python")], ids=named)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "displayhook", shown)
