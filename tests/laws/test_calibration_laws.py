@@ -444,6 +444,7 @@ def premise(seed: int, n: int, effect: float, shuffled: bool) -> Any:
     return bound_table(bound_points(*pair, first_latent()), seed=seed, **FEW).iloc[0]
 
 
+@pytest.mark.slow
 def test_the_theorems_premise_holds_in_half_of_the_prompts_where_modes_do_not_differ() -> None:
     """Wilson's interval of so few successes misses by its nature now less and now more often than 5%: 3.9% at 12 prompts, 7.7%
     at 16. Of thinking norms that are always larger half are exchanged by the control, so that it claims nothing at all."""

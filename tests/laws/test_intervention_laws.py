@@ -486,6 +486,7 @@ def of_effect(kind: type, options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if not idle.get(name)}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:nothing was changed by", "ignore:.*tokens were raised over")
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(chosen=st.lists(kinds(6), min_size=1, max_size=3), start=st.integers(2, 30))
