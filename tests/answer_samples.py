@@ -312,8 +312,8 @@ MULTIPLE_CHOICE = problem_of(CHOICE_RECORD, Columns(question="question", answer=
 def samples() -> list[tuple[Problem, str, bool]]:
     """Every problem and response with whether it is right."""
     plain = NUMBERS + EXPRESSIONS + LETTERS + TEXTS
-    found = [(Problem(question="?", answer=gold, family="custom"), response, right) for gold, response, right in plain]
-    return [*found, *((MULTIPLE_CHOICE, response, right) for response, right in CHOICES)]
+    answers = [(Problem(question="?", answer=gold, family="custom"), response, right) for gold, response, right in plain]
+    return [*answers, *((MULTIPLE_CHOICE, response, right) for response, right in CHOICES)]
 
 
 def name_of(sample: tuple[Problem, str, bool]) -> str:

@@ -636,11 +636,11 @@ def outcomes(folder: str, backend: str, only: str = "") -> Iterator[dict[str, An
 
 def _outcome(mistake: Mistake, situation: Situation) -> dict[str, Any]:
     try:
-        found = mistake.do(situation)
+        taken_as = mistake.do(situation)
     except Exception as error:
         return {"error": [kind.__name__ for kind in type(error).__mro__], "message": str(error)}
-    meant = mistake.same_as is not None and plain(found) == plain(mistake.same_as(situation))
-    return {"as_meant": meant, "found": repr(found)[:200]}
+    meant = mistake.same_as is not None and plain(taken_as) == plain(mistake.same_as(situation))
+    return {"as_meant": meant, "taken_as": repr(taken_as)[:200]}
 
 
 if __name__ == "__main__":

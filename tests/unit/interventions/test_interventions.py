@@ -191,7 +191,7 @@ def test_the_counts_say_what_would_have_fired_and_did_not(tiny: Any) -> None:
 # Controls
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_matched_random_suppression_takes_as_many_and_none_of_the_high(tiny: Any, batch_size: int) -> None:
     options: dict[str, Any] = {"max_new_tokens": 40, "ignore_eos": True, "batch_size": batch_size, "progress": False}
     plain = l2.generate(tiny, prompts()[:4], **options)
