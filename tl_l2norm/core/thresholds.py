@@ -30,7 +30,7 @@ class Thresholds(Mapping[int, float]):
         ValueError: no layer, or a value that is no norm.
 
     Examples:
-        >>> tau = l2.Thresholds({10: 480, 11: 505.5})
+        >>> tau = l2.Thresholds({10: 480.0, 11: 505.5})
         >>> tau, tau[11]
         (Thresholds({10: 480, 11: 505.5}, given), 505.5)
     """
