@@ -9,18 +9,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
-from scipy.sparse import csr_array, hstack
+from scipy.sparse import csr_array, diags_array, hstack
+from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator
-from tl_l2norm.core.sign_flips import sign_flips
 
 MIN_TOKENS = 8
 """A rank correlation over fewer tokens of a response says nothing."""
 
 _SHIFTS = 20
+_SLOPES_FROM = 20
 _NEEDED = ("sequence", "prompt", "position", "token_id", "layer", "importance", "entropy", "cosine", "late_norm")
 
 
@@ -28,14 +29,16 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
     """Spearman's rho of the importance of tokens with their norm, and with entropy, over the tokens of a response.
 
     - given "nothing": ranks within each response.
-    - given "the rest": of both ranks, what response, token id, smooth position (from the beginning and as a share of the
-      thought), rank of the entropy (for entropies: of the late norm) and rank of the dose (`cosine`) leave, by one regression
-      over all responses; only tokens whose id occurs in two prompts or more.
+    - given "the rest": of both, what response, token id, smooth place (from the beginning and as a share of the thought),
+      entropy (for entropies: the late norm) and dose (`cosine`) leave, by one regression over all responses, in which ids with
+      20 tokens or more have slopes of their own; only tokens whose id occurs in two prompts or more. The norm goes in as it is,
+      importance by the normal scores of its ranks over all tokens, and the norm's residuals are ranked: ranks within responses
+      on both sides, which make no sum of a sum, found something in 97% of worlds where there was nothing.
 
-    Then the mean over prompts, a response needing 8 tokens. `shifted` is the control: the same with the importances of each
-    response turned in a circle by random amounts, so that they keep their values and how alike neighbours are, and lose their
-    tokens; `p_shifted` tests that rho is no more than that. A verdict takes rho given the rest, with the larger of p_max and
-    p_shifted.
+    Then the mean over prompts, a response needing 8 tokens. p is by signs of prompts' residuals (wild cluster bootstrap-t, as
+    in `mode_effects`). `shifted` is the control: the same with the importances of each response turned in a circle by random
+    amounts, so that they keep their values and how alike neighbours are, and lose their tokens; `p_shifted` tests that rho is
+    no more than that. A verdict takes rho given the rest, with the larger of p_max and p_shifted.
 
     It says whether norms mark the tokens on which the written answer hangs, beyond what their type, place, entropy and dose
     tell. It can't say that a norm causes anything: the swap keeps it. Where type and place act together in a way that is no
@@ -60,114 +63,155 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
     norms = [name for name in tokens.columns if name.startswith("l2_norm_")]
     norms += [name for name in ("late_norm", "late_norm_but_last") if name in tokens and not tokens[name].isna().any()]
     rivals = [name for name in ("entropy", "next_entropy") if name in tokens]
-    rows = []
+    frames = []
     for layer, own in tokens.groupby("layer", sort=True):
         own = own.dropna(subset=["importance", "cosine"])
         require_prompts(own["prompt"].nunique())
         for given in ("nothing", "the rest"):
-            kept = own if given == "nothing" else _recurring(own)
+            kept = _long(own if given == "nothing" else _recurring(own))
             for names, covariate in ((norms, "entropy"), (rivals, "late_norm")):
-                found = _Ranks.of(kept, names, seed).correlate(covariate if given == "the rest" else None)
-                entries = _tested(found, names, seed, resamples)
-                rows += [{"layer": layer, "given": given, "n_tokens": len(kept), **entry} for entry in entries]
+                read = _Tokens.of(kept, names, seed)
+                found = _tested(read, names, covariate if given == "the rest" else None, seed, resamples)
+                frames.append(found.assign(layer=layer, given=given, n_tokens=len(kept)))
     columns = ["layer", "quantity", "given", "rho", "low", "high", "p", "p_max", "shifted", "p_shifted", "n", "n_tokens"]
-    frame = pd.DataFrame(rows)[columns]
+    frame = pd.concat(frames, ignore_index=True)[columns]
     is_rival = frame["quantity"].isin(rivals)
     frame.loc[is_rival, "p_max"] = frame.loc[is_rival, "p"]
     return frame.assign(seed=seed)
 
 
 def _recurring(tokens: pd.DataFrame) -> pd.DataFrame:
-    """Tokens whose id occurs in two prompts or more, of responses that have 8 of them."""
-    kept = tokens[tokens.groupby("token_id")["prompt"].transform("nunique") >= 2]
-    kept = kept[kept.groupby("sequence")["position"].transform("size") >= MIN_TOKENS]
-    if kept["prompt"].nunique() < MIN_PROMPTS:
+    """Tokens whose id occurs in two prompts or more."""
+    return tokens[tokens.groupby("token_id")["prompt"].transform("nunique") >= 2]
+
+
+def _long(tokens: pd.DataFrame) -> pd.DataFrame:
+    """Those of responses that have at least 8."""
+    kept = tokens[tokens.groupby("sequence")["position"].transform("size") >= MIN_TOKENS]
+    if (n := kept["prompt"].nunique()) < MIN_PROMPTS:
         raise Unmeasurable(
-            f"{kept['prompt'].nunique()} prompts have {MIN_TOKENS} tokens of types that occur in others too: at least "
-            f"{MIN_PROMPTS} are needed to tell importance from token type"
+            f"{n} prompts have {MIN_TOKENS} tokens, of types that occur in others too: at least {MIN_PROMPTS} are needed"
         )
     return kept
 
 
-def _tested(found: Array, names: Sequence[str], seed: int, resamples: int) -> list[dict[str, object]]:
-    """Rows of a table from rho and its control, [2, prompt, quantity]."""
-    rho, shifted = found
+def _tested(tokens: _Tokens, names: Sequence[str], covariate: str | None, seed: int, resamples: int) -> pd.DataFrame:
+    """One row per quantity: rho with importance, and with importances that are turned."""
+    model = _Model.of(tokens, covariate)
+    rho, shifted = model.rho(0), np.mean([model.rho(k) for k in range(1, 1 + _SHIFTS)], axis=0)
     n = (~np.isnan(rho)).sum(0)
     if n.min(initial=len(rho)) < MIN_PROMPTS:
         raise Unmeasurable(f"{n.min()} prompts have {MIN_TOKENS} tokens that differ in both: at least {MIN_PROMPTS} are needed")
     mean, low, high = bootstrap_mean(rho, seed=seed, resamples=resamples)
-    own = sign_flips(rho, seed=seed, flips=resamples)
-    against = sign_flips(rho - shifted, seed=seed, flips=resamples)
-    columns = {
-        "quantity": names,
-        "rho": mean,
-        "low": low,
-        "high": high,
-        "p": own.p,
-        "p_max": own.p_max,
-        "shifted": np.nanmean(shifted, axis=0),
-        "p_shifted": against.p,
-        "n": n,
-    }
-    return pd.DataFrame(columns).to_dict("records")  # type: ignore[return-value]
+    y = model.importance
+    p, p_max = model.test(y[:, 0], seed, resamples)
+    p_shifted, _ = model.test(y[:, 0] - y[:, 1:].mean(1), seed, resamples)
+    columns = {"quantity": names, "rho": mean, "low": low, "high": high, "p": p, "p_max": p_max}
+    return pd.DataFrame({**columns, "shifted": np.nanmean(shifted, axis=0), "p_shifted": p_shifted, "n": n})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Ranks:
-    """Ranks within responses, as shares of their length about 0."""
+class _Tokens:
+    """Tokens of all responses, one after the other."""
 
-    tokens: pd.DataFrame
+    table: pd.DataFrame
     response: NDArray[np.intp]
     prompt: NDArray[np.intp]
-    """Of each response."""
+    """Of each token."""
     quantities: Array
     """[token, quantity]"""
     importance: Array
-    """[token, 1 + shift]: as they are, then turned in circles."""
+    """[token, 1 + shift]: as it is, then turned in circles."""
 
     @classmethod
-    def of(cls, tokens: pd.DataFrame, names: Sequence[str], seed: int) -> _Ranks:
-        tokens = tokens.sort_values(["sequence", "position"], kind="stable", ignore_index=True)
-        response = np.unique(tokens["sequence"], return_inverse=True)[1]
-        prompt = np.unique(tokens["prompt"][np.unique(response, return_index=True)[1]].astype(str), return_inverse=True)[1]
-        rng, ranks = generator(seed), _ranked(tokens["importance"].to_numpy()[:, None], response)
-        turned = np.repeat(ranks, 1 + _SHIFTS, axis=1)
-        for number in range(len(prompt)):
+    def of(cls, table: pd.DataFrame, names: Sequence[str], seed: int) -> _Tokens:
+        table = table.sort_values(["sequence", "position"], kind="stable", ignore_index=True)
+        response, prompt = (np.unique(table[name].astype(str), return_inverse=True)[1] for name in ("sequence", "prompt"))
+        rng, own = generator(seed), table["importance"].to_numpy(dtype=np.float64)
+        turned = np.repeat(own[:, None], 1 + _SHIFTS, axis=1)
+        for number in np.unique(response):
             at = np.flatnonzero(response == number)
             for column in range(1, 1 + _SHIFTS):
-                turned[at, column] = np.roll(ranks[at, 0], rng.integers(1, max(2, len(at))))
-        quantities = _ranked(tokens[list(names)].to_numpy(dtype=np.float64), response)
-        return cls(tokens=tokens, response=response, prompt=prompt, quantities=quantities, importance=turned)
+                turned[at, column] = np.roll(own[at], rng.integers(1, max(2, len(at))))
+        quantities = table[list(names)].to_numpy(dtype=np.float64)
+        return cls(table=table, response=response, prompt=prompt, quantities=quantities, importance=turned)
 
-    def correlate(self, covariate: str | None) -> Array:
-        """rho with importance, and the mean of rho with importances that are turned: [2, prompt, quantity]."""
-        first, second = self.quantities, self.importance
-        if covariate is not None:
-            both = np.concatenate([first, second], axis=1)
-            left = both - _fitted(self._design(covariate), both)
-            first, second = left[:, : first.shape[1]], left[:, first.shape[1] :]
-        found = np.full((len(self.prompt), second.shape[1], first.shape[1]), np.nan)
-        for number in range(len(self.prompt)):
-            at = self.response == number
-            if at.sum() >= MIN_TOKENS:
-                found[number] = _correlations(second[at], first[at])
-        by_response = np.stack([found[:, 0], found[:, 1:].mean(1)])
-        return np.stack([_means(own, self.prompt) for own in by_response])
-
-    def _design(self, covariate: str) -> csr_array:
-        """Response, token id, position and ranks: [token, covariate]."""
-        index = self.tokens.groupby("sequence")["position"].transform(lambda own: own - own.min()).to_numpy(dtype=np.float64)
+    def design(self, covariate: str | None) -> csr_array:
+        """Response; and token id, smooth place, entropy (or norm) and dose, and the slopes of frequent ids in these."""
+        responses = _indicators(self.response)
+        if covariate is None:
+            return responses
+        index = self.table.groupby("sequence")["position"].transform(lambda own: own - own.min()).to_numpy(dtype=np.float64)
         share = _ranked(index[:, None], self.response)[:, 0]
-        ranks = _ranked(self.tokens[[covariate, "cosine"]].to_numpy(dtype=np.float64), self.response)
-        smooth = [_smooth(np.sqrt(index)), _smooth(share), *(_smooth(own) for own in ranks.T)]
-        ids = np.unique(self.tokens["token_id"], return_inverse=True)[1]
-        return csr_array(hstack([_indicators(self.response), _indicators(ids), *map(csr_array, smooth)]))
+        others = _normal_scores(self.table[[covariate, "cosine"]].to_numpy(dtype=np.float64)).T
+        smooth = [csr_array(_smooth(own)) for own in (np.sqrt(index), share, *others)]
+        ids, counts = np.unique(self.table["token_id"], return_inverse=True, return_counts=True)[1:]
+        types = _indicators(ids)
+        frequent = types[:, np.flatnonzero(counts >= _SLOPES_FROM)]
+        slopes = [csr_array(frequent * own[:, None]) for own in (share, np.log1p(index), *others)]
+        return csr_array(hstack([responses, types, *smooth, *slopes]))
 
 
-def _fitted(design: csr_array, y: Array) -> Array:
-    cross = (design.T @ design).toarray()
-    fitted: Array = design @ (np.linalg.pinv(cross, rcond=1e-10, hermitian=True) @ (design.T @ y))
-    return fitted
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Model:
+    """What covariates leave of importance and quantities, by prompt."""
+
+    covariates: csr_array
+    """[token, covariate]"""
+    inverse: Array
+    """Of their cross-products."""
+    group: csr_array
+    """[prompt, token] sums over prompts."""
+    importance: Array
+    """[token, 1 + shift] residuals."""
+    weights: Array
+    """[token, quantity]: with the residuals of importance they sum to a prompt's rho; NaN where it has none."""
+
+    @classmethod
+    def of(cls, tokens: _Tokens, covariate: str | None) -> _Model:
+        design = tokens.design(covariate)
+        inverse = np.linalg.pinv((design.T @ design).toarray(), rcond=1e-10, hermitian=True)
+        rank = (lambda x: _ranked(x, tokens.response)) if covariate is None else _normal_scores
+        y, x = rank(tokens.importance), tokens.quantities
+        y, x = (one - design @ (inverse @ (design.T @ one)) for one in (y, x))
+        x, within = _ranked(x, tokens.response), _indicators(tokens.response)
+        scale = np.sqrt((within.T @ x**2) * (within.T @ y[:, :1] ** 2))
+        scale = np.where(scale > 1e-9, scale, np.nan)[tokens.response]
+        pairs = np.unique(np.stack([tokens.response, tokens.prompt]), axis=1)[1]
+        weights = x / scale / np.bincount(pairs)[tokens.prompt][:, None]
+        return cls(
+            covariates=design, inverse=inverse, group=csr_array(_indicators(tokens.prompt).T), importance=y, weights=weights
+        )
+
+    def rho(self, column: int) -> Array:
+        """Of each prompt, the mean over its responses: [prompt, quantity]."""
+        found: Array = self.group @ (self.weights * self.importance[:, [column]])
+        return found
+
+    def test(self, y: Array, seed: int, flips: int) -> tuple[Array, Array]:
+        """p and p_max of each quantity's mean rho with y [token], by the wild cluster bootstrap-t over prompts.
+
+        Residuals of a prompt keep or change their sign together and all covariates are fitted again, for fits that prompts
+        share make their figures alike: plain sign flips would take too many for more than chance.
+        """
+        weights = np.nan_to_num(self.weights)
+        signs = np.vstack([np.ones(self.group.shape[0]), generator(seed).choice([-1.0, 1.0], (flips, self.group.shape[0]))])
+        drawn = signs @ (self.group @ (diags_array(y) @ self.covariates)).toarray()
+        t = np.zeros((1 + flips, weights.shape[1]))
+        for k, own in enumerate(weights.T):
+            fitted = (self.group @ (diags_array(own) @ self.covariates)).toarray() @ self.inverse
+            scores = signs * (self.group @ (own * y)) - drawn @ fitted.T
+            size = np.sqrt((scores**2).sum(1))
+            t[:, k] = np.abs(np.divide(scores.sum(1), size, out=np.zeros(1 + flips), where=size > 1e-12))
+        greatest = t.max(1, keepdims=True)
+        p, p_max = ((1 + (null[1:] >= t[0] - 1e-12).sum(0)) / (1 + flips) for null in (t, greatest))
+        return p, p_max
+
+
+def _normal_scores(x: Array) -> Array:
+    """Normal quantiles of the ranks of each column over all tokens."""
+    found: Array = ndtri((rankdata(x, axis=0) - 0.5) / len(x))
+    return found
 
 
 def _indicators(x: NDArray[np.intp]) -> csr_array:
@@ -194,17 +238,3 @@ def _ranked(x: Array, response: NDArray[np.intp]) -> Array:
         ranks = rankdata(x[at], axis=0)
         found[at] = (ranks - ranks.mean(0)) / at.sum()
     return found
-
-
-def _correlations(first: Array, second: Array) -> Array:
-    """Pearson's r of every column of one with every column of the other; NaN where a column is constant."""
-    first, second = first - first.mean(0), second - second.mean(0)
-    scale = np.sqrt((first**2).sum(0)[:, None] * (second**2).sum(0)[None])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found: Array = np.where(scale > 1e-9, first.T @ second / scale, np.nan)
-    return found
-
-
-def _means(by_response: Array, prompt: NDArray[np.intp]) -> Array:
-    """Mean over the responses of each prompt, NaN left out."""
-    return pd.DataFrame(by_response).groupby(prompt).mean().to_numpy()

@@ -114,8 +114,8 @@ def _places(
     require_comparable(traces)
     if unknown := [i for i, trace in enumerate(traces) if answer_start(trace) is None]:
         raise InputError(
-            f"{len(unknown)} responses don't say where their answer stands, such as number {unknown[0]}: label them answer_at, or "
-            "leave them out, [r for r in results if 'answer_at' in r.trace.labels]"
+            f"{len(unknown)} responses don't say where their answer stands, such as number {unknown[0]}: label them answer_at, "
+            "or leave them out, [r for r in results if 'answer_at' in r.trace.labels]"
         )
     if lacking := sorted(set(layers) - set(traces[0].layers)):
         raise InputError(f"the traces lack layers {layer_ranges(lacking)}, whose attention sinks are not swapped: record them")
@@ -151,7 +151,8 @@ def _live(trace: Trace, layer: int) -> set[int]:
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SwapOne(Intervention):
     """One token of each sequence gets the direction of a random earlier one, at its own norm: the same as
-    `Suppression(how="swap")` would give it, and nothing else is changed."""
+    `Suppression(how="swap")` would give it, and nothing else is changed.
+    """
 
     targets: tuple[int, ...]
     """By the number of the sequence, the position that is swapped."""
@@ -224,9 +225,7 @@ class _Reader:
         cosines = run.log.events().set_index("sequence")["cosine"].reindex(range(len(positions)))
         return found, cosines.tolist()
 
-    def _pass(
-        self, trace: Trace, n: int, run: Run | None = None, rows: Rows | None = None
-    ) -> Float[Tensor, "row pos d_model"]:
+    def _pass(self, trace: Trace, n: int, run: Run | None = None, rows: Rows | None = None) -> Float[Tensor, "row pos d_model"]:
         """The last layer's states of n copies of a response."""
         tokens = _copies(self.backend, trace, n)
         with self.backend.capture_stream(self.backend.n_layers - 1) as streams:
