@@ -189,7 +189,7 @@ class _Model:
         return found
 
     def test(self, y: Array, seed: int, flips: int) -> tuple[Array, Array]:
-        """p and p_max of each quantity's mean rho with y [token], by the wild cluster bootstrap-t over prompts.
+        """P and p_max of each quantity's mean rho with y [token], by the wild cluster bootstrap-t over prompts.
 
         Residuals of a prompt keep or change their sign together and all covariates are fitted again, for fits that prompts
         share make their figures alike: plain sign flips would take too many for more than chance.

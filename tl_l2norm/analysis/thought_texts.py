@@ -151,8 +151,8 @@ def difficulty_at_length(traces: TracesLike, *, width: int = 1, seed: int = 0, r
     kept = np.array([len(set(levels[strata == own])) > 1 for own in strata])
     if kept.sum() < MIN_PROMPTS:
         raise Unmeasurable(
-            f"{int(kept.sum())} of {len(traces)} problems share family and length with one of another level: at least {MIN_PROMPTS} "
-            "are needed; level and length can't be told apart here"
+            f"{int(kept.sum())} of {len(traces)} problems share family and length with one of another level: at least "
+            f"{MIN_PROMPTS} are needed; level and length can't be told apart here"
         )
     late = _late(traces[0])
     norms = np.stack([weighted_mean(t, t.l2_norms.double(), t.is_response.double()).numpy() for t in traces])

@@ -46,7 +46,8 @@ def replaced_thoughts(
 
     "filler": a neutral token, or a few, again and again. "shuffled": the thought's own tokens in random order. "another's": the
     thought of another problem with another answer, of that length or cut to it from the shortest longer one, of the same
-    family where that has one. What opens and closes a thought stays. Where no tags mark it, the thought is what comes before the sentence that states the answer.
+    family where that has one. What opens and closes a thought stays. Where no tags mark it, the thought is what comes before
+    the sentence that states the answer.
 
     Teacher-forced: the model is made to read such text, it wouldn't have written it. So unusual text and missing reasoning
     come together ("shuffled" and "filler" are both); "another's" is ordinary reasoning, about something else. A norm that is as
@@ -55,7 +56,7 @@ def replaced_thoughts(
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`.
-        results: of `run_modes`; direct ones are passed over.
+        results: of `run_modes`; direct ones, and those that think nothing, are passed over.
         kinds: which, beside the own thought.
         filler: text to repeat; by default "...", or what of the kind the tokenizer knows.
         layers: which blocks to record; all by default.
@@ -121,8 +122,8 @@ def _thinking(results: Sequence[Result]) -> list[Result]:
     thinking = [result for result in results if result.mode == "think"]
     if unknown := [result for result in thinking if answer_start(result.trace) is None]:
         raise InputError(
-            f"{len(unknown)} responses don't say where their answer stands, such as that to {unknown[0].problem.id}: leave them "
-            "out, [r for r in results if 'answer_at' in r.trace.labels]"
+            f"{len(unknown)} responses don't say where their answer stands, such as that to {unknown[0].problem.id}: leave "
+            "them out, [r for r in results if 'answer_at' in r.trace.labels]"
         )
     thinking = [result for result in thinking if len(thought_span(result.trace))]
     if len(thinking) < MIN_PROMPTS:
@@ -177,7 +178,7 @@ class _Texts:
         return ids
 
     def _another(self, i: int) -> list[int] | None:
-        """The shortest thought that is long enough, of a problem with another answer, of its family if any; drawn among equals."""
+        """The shortest thought that is long enough, of a problem with another answer, if any of its family; drawn of equals."""
         mine, n = self.results[i], len(self.spans[i])
         fits = [
             j
