@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import tl_l2norm as l2
-from tests.texts import TEXTS, ids
 from tl_l2norm.core.random_draws import hash_keys, sequence_key, uniform
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.interventions.operators import Swap
@@ -21,7 +20,8 @@ SWAP = int.from_bytes(b"SWAP")  # what keeps a swap's draws apart
 
 def thinking(model: Any, n: int = 2) -> list[Trace]:
     """Responses whose last tokens are their answer; the one before that closes the thought."""
-    texts = [ids(text)[:24] for text in sorted(TEXTS, key=len)[-n:]]
+    generator = torch.Generator().manual_seed(0)
+    texts = [torch.randint(200, 4000, (24 - 2 * i,), generator=generator).tolist() for i in range(n)]
     segments = [("prompt",) * PROMPT_LEN + ("think",) * (len(t) - PROMPT_LEN - ANSWER) + ("answer",) * ANSWER for t in texts]
     labels = [{"prompt": str(i), "answer_at": len(t) - ANSWER} for i, t in enumerate(texts)]
     return list(l2.collect(model, texts, segments=segments, labels=labels, progress=False))

@@ -6,6 +6,7 @@ from .correlation import correlation_table as correlation_table
 from .curves import compare_late as compare_late
 from .curves import layer_curve as layer_curve
 from .curves import mode_differences as mode_differences
+from .importance import importance_table as importance_table
 from .reasoning import ReasoningFeatures as ReasoningFeatures
 from .reasoning import find_reasoning_features as find_reasoning_features
 from .reasoning import top_tokens as top_tokens
@@ -13,3 +14,5 @@ from .rise import dynamics as dynamics
 from .theory import assumption_table as assumption_table
 from .theory import bound_points as bound_points
 from .theory import bound_table as bound_table
+from .thought_texts import difficulty_at_length as difficulty_at_length
+from .thought_texts import thought_text_table as thought_text_table

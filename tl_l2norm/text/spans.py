@@ -9,7 +9,7 @@ from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.text.thoughts import tags
 
-_SENTENCE_END = re.compile(r"[.!?:]\s+|\n")
+_SENTENCE_END = re.compile(r"[.!?]\s+|\n")
 
 
 def answer_start(trace: Trace) -> int | None:
@@ -42,7 +42,7 @@ def thought_span(trace: Trace) -> range:
         return _between(trace, first, stop, opening, closing)
     end = len(trace) if at is None else at
     text = "".join(trace.str_tokens[trace.prompt_len : end])
-    sentences = [match.end() for match in _SENTENCE_END.finditer(text.rstrip())]
+    sentences = [match.end() for match in _SENTENCE_END.finditer(text)]
     return _between(trace, trace.prompt_len, end, 0, sentences[-1] if sentences else 0)
 
 

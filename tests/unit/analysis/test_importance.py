@@ -34,7 +34,7 @@ def test_given_nothing_it_is_the_mean_of_scipys_rho() -> None:
 
 
 def test_what_type_place_entropy_and_dose_make_is_not_found_and_what_is_planted_is() -> None:
-    """200 runs of each: 2.0% and 3.5% false, 100% found."""
+    """200 runs of 16 and 24 prompts: supported in 2.0% and 3.5% (p_max at most 0.05 in 6.5% and 7.5%); planted, in 40 of 40."""
     tokens = token_table(0, n=16, boring=1.0)
     found = importance_table(tokens, resamples=200).set_index(["given", "quantity"])
     assert found.loc["nothing", "late_norm"]["rho"] > 0.3  # all of it is type, place and dose
