@@ -83,4 +83,4 @@ def test_what_can_not_be_made_is_said(tiny: Any) -> None:
     with pytest.raises(ValueError, match="7 responses think"):
         replaced_thoughts(tiny, results(tiny, (9,) * 7))
     with pytest.raises(ValueError, match="kinds must be one of"):
-        replaced_thoughts(tiny, results(tiny, (9,) * 8), kinds="own words")
+        replaced_thoughts(tiny, results(tiny, (9,) * 8), kinds="own")

@@ -45,6 +45,12 @@ def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RE
 
     Raises:
         ValueError: traces that don't say which text they are of, or fewer than 8 problems.
+
+    Examples:
+        >>> traces = l2.experiments.replaced_thoughts(model, results, kinds="filler", progress=False)
+        >>> table = l2.analysis.thought_text_table(traces).set_index(["scope", "layer"])
+        >>> bool(table.loc[("thought", "late"), "own"] > table.loc[("thought", "late"), "replaced"])
+        True
     """
     traces = traces_of(traces)
     require_comparable(traces)

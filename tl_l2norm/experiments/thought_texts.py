@@ -74,6 +74,12 @@ def replaced_thoughts(
     Raises:
         ValueError: unknown kinds; a filler without tokens; thinking responses whose answer's place isn't known.
         Unmeasurable: fewer than 8 responses that think, or for which another's thought is long enough.
+
+    Examples:
+        >>> traces = l2.experiments.replaced_thoughts(model, results, kinds="filler", layers="late", progress=False)
+        >>> own, filler = ([t.labels["says_answer"] for t in traces if t.labels["text"] == kind] for kind in ("own", "filler"))
+        >>> sum(own) > sum(filler)
+        True
     """
     backend = backend_of(model)
     kinds = _kinds(kinds)

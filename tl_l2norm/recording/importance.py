@@ -79,6 +79,13 @@ def token_importance(
     Raises:
         ValueError: no such layer; responses whose answer's place isn't known; traces of another model.
         Unmeasurable: a response in which nothing is thought.
+
+    Examples:
+        The answer is copied from the last result of the thought, the last token but one:
+
+        >>> swapped = l2.recording.token_importance(model, think[0], layer=0, progress=False)
+        >>> int(swapped["position"].max() - swapped.loc[swapped["importance"].idxmax(), "position"])
+        1
     """
     backend = backend_of(model)
     traces, seed = traces_of(results_or_traces), as_seed(seed)
