@@ -51,8 +51,8 @@ def replaced_thoughts(
 
     Teacher-forced: the model is made to read such text, it wouldn't have written it. So unusual text and missing reasoning
     come together ("shuffled" and "filler" are both); "another's" is ordinary reasoning, about something else. A norm that is as
-    high there is no sign of reasoning about this problem; one that is lower on "shuffled" and "filler" alone may be a sign of
-    ordinary text.
+    high there is no sign of reasoning about this problem; one that differs on "shuffled" and "filler" alone may be a sign of
+    how ordinary the text is.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`.
