@@ -1,1 +1,2 @@
 from .suppression import suppress_and_ask as suppress_and_ask
+from .thought_texts import replaced_thoughts as replaced_thoughts
