@@ -2,6 +2,8 @@ from .accuracy import accuracy_table as accuracy_table
 from .attribution import attribute as attribute
 from .causal import causal_differences as causal_differences
 from .causal import causal_table as causal_table
+from .correctness import correctness_effect as correctness_effect
+from .correctness import correctness_samples as correctness_samples
 from .correlation import correlation_table as correlation_table
 from .curves import compare_late as compare_late
 from .curves import layer_curve as layer_curve

@@ -68,7 +68,8 @@ def fit(groups: Groups, x: Array, weights: Array | None = None, *, ridge: float 
 
 def moments(groups: Groups, eta: Array) -> tuple[Array, Array]:
     """Mean [..., group, sample] and covariance [..., group, sample, sample] of y given its sum: the first two derivatives of
-    log e_k by eta."""
+    log e_k by eta.
+    """
     at = torch.from_numpy(np.where(groups.held, eta, 0.0)).requires_grad_()
     with torch.enable_grad():
         total = _log_polynomial(at, groups).sum()
@@ -78,7 +79,7 @@ def moments(groups: Groups, eta: Array) -> tuple[Array, Array]:
 
 
 def _log_polynomial(eta: Float[Tensor, "*fit group sample"], groups: Groups) -> Float[Tensor, "*fit group"]:
-    """log e_k of each group's k."""
+    """Log e_k of each group's k."""
     held = torch.from_numpy(groups.held)
     shift = torch.where(held, eta, -torch.inf).amax(-1, keepdim=True).detach()
     weight = torch.where(held, (eta - shift).exp(), 0.0)

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.special import stdtrit
 
-from tl_l2norm.analysis.conditional_logit import Groups, draw, fit, moments
 from tl_l2norm.analysis.curves import response_means
-from tl_l2norm.analysis.within_problems import Covariates, pair_counts
+from tl_l2norm.analysis.within_problems import MixedProblems, mixed
 from tl_l2norm.core.arguments import as_integer, check_choice
 from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, generator, interval, prompt_weights
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array
 from tl_l2norm.core.trace import require_comparable
 from tl_l2norm.tasks.results import Result, results_of
 
 MAX_CUT_OFF = 0.05
-"""Share of responses cut off at the token limit above which there is no verdict: they are long and wrong by construction, and can
-make such a figure or turn it round."""
+"""Share of responses cut off at the token limit above which there is no verdict: they are long and wrong by construction, and
+can make such a figure or turn it round."""
 
 MIN_TOLERANCE = 0.1
-"""Share of the norm's variance within problems that length and log-probability leave. Below it the norm can't be told from them."""
+"""Share of the norm's variance within problems that length and log-probability leave; below it it can't be told from them."""
 
 Clusters = Literal["prompt", "family"]
 
 LATE, BUT_LAST = "late", "late but the last"
 
-_FOLDS, _CHUNK = 5, 1 << 24
 _NEEDED = ("prompt", "family", "sample", "correct", "length", "log_prob", "cut_off", LATE, BUT_LAST, "model")
 
 
@@ -117,8 +112,8 @@ def correctness_effect(
         auc_without and auc_with (by the regression without and with the norm, fitted to other problems), gain, gain_low,
         gain_high (their difference, by resampling clusters), n (problems with both outcomes), n_same (those without, which
         say nothing), n_samples (of the n), right (share of all responses), cut_off (share of all responses), verdict, seed,
-        model. The verdict is "supported" (right responses have the higher norm: beta over 0, p, at layers p_max, at most 0.05), "not
-        supported", or "can't be tested here" (over 5% cut off, a tolerance under 0.1, or under 8 problems left).
+        model. The verdict is "supported" (right responses have the higher norm: beta over 0 and p, at layers p_max, at most
+        0.05), "not supported", or "can't be tested here" (over 5% cut off, a tolerance under 0.1, or under 8 problems left).
 
     Raises:
         ValueError: not such a table, or a family of one problem where families are clusters.
@@ -158,18 +153,12 @@ def _checked(samples: pd.DataFrame) -> pd.DataFrame:
     return held
 
 
-def _mixed(samples: pd.DataFrame) -> pd.DataFrame:
-    """Samples of the problems with both outcomes."""
-    share = samples.groupby("prompt")["correct"].transform("mean")
-    return samples[(share > 0) & (share < 1)]
-
-
 def _require_clusters(samples: pd.DataFrame, clusters: Clusters) -> None:
-    total, n = samples["prompt"].nunique(), _mixed(samples)["prompt"].nunique()
+    total, n = samples["prompt"].nunique(), mixed(samples)["prompt"].nunique()
     if n < MIN_PROMPTS:
         raise Unmeasurable(
-            f"{n} of {total} problems have right and wrong responses: at least {MIN_PROMPTS} are needed, problems whose samples "
-            "are all right or all wrong say nothing; choose temperature and levels at which 30 to 80% are right"
+            f"{n} of {total} problems have right and wrong responses: at least {MIN_PROMPTS} are needed, problems whose "
+            "samples are all right or all wrong say nothing; choose temperature and levels at which 30 to 80% are right"
         )
     if clusters == "family":
         sizes = samples.groupby("family")["prompt"].nunique()
@@ -178,27 +167,29 @@ def _require_clusters(samples: pd.DataFrame, clusters: Clusters) -> None:
                 f"family {alone.index[0]!r} has one problem: it can't be a cluster of problems; give clusters='prompt', or "
                 "several problems of each family"
             )
-        if (count := _mixed(samples)["family"].nunique()) < MIN_PROMPTS:
-            raise Unmeasurable(f"{count} families with right and wrong responses: at least {MIN_PROMPTS} are needed as clusters")
+        if (count := mixed(samples)["family"].nunique()) < MIN_PROMPTS:
+            raise Unmeasurable(
+                f"{count} families with right and wrong responses: at least {MIN_PROMPTS} are needed as clusters"
+            )
 
 
 def _effects(samples: pd.DataFrame, *, clusters: Clusters, seed: int, resamples: int) -> pd.DataFrame:
     """One row per choice of layers."""
-    mixed = _mixed(samples)
+    own = mixed(samples)
     layers = [name for name in samples.columns if isinstance(name, int | np.integer)]
     names = [name for name in (LATE, BUT_LAST, *layers) if samples[name].notna().all()]
-    counts = {"n": mixed["prompt"].nunique(), "n_same": samples["prompt"].nunique() - mixed["prompt"].nunique()}
+    counts = {"n": own["prompt"].nunique(), "n_same": samples["prompt"].nunique() - own["prompt"].nunique()}
     table = pd.DataFrame({"layer": pd.Series(names, dtype=object)})
-    if counts["n"] < MIN_PROMPTS or mixed[clusters].nunique() < MIN_PROMPTS:
-        return table.assign(**dict.fromkeys((*_FIGURES, "p", "p_max"), np.nan), **counts, n_samples=len(mixed))
-    data = _Data.of(mixed, names, clusters)
+    if counts["n"] < MIN_PROMPTS or own[clusters].nunique() < MIN_PROMPTS:
+        return table.assign(**dict.fromkeys((*_FIGURES, "p", "p_max"), np.nan), **counts, n_samples=len(own))
+    data = MixedProblems.of(own, names, clusters)
     t, drawn = data.test(seed, resamples)
-    own = np.array([isinstance(name, int | np.integer) for name in names])
-    greatest = np.abs(drawn[:, own]).max(1, initial=0)
+    by_layer = np.array([isinstance(name, int | np.integer) for name in names])
+    greatest = np.abs(drawn[:, by_layer]).max(1, initial=0)
     table["p"] = _p(np.abs(drawn), np.abs(t))
-    table["p_max"] = np.where(own, _p(greatest[:, None], np.abs(t)), np.nan)
+    table["p_max"] = np.where(by_layer, _p(greatest[:, None], np.abs(t)), np.nan)
     figures = {**data.estimates(), **data.aucs(seed, resamples)}
-    return table.assign(**{name: figures[name] for name in _FIGURES}, **counts, n_samples=len(mixed))
+    return table.assign(**{name: figures[name] for name in _FIGURES}, **counts, n_samples=len(own))
 
 
 _FIGURES = (
@@ -217,106 +208,3 @@ def _verdict(entry: dict[str, Any]) -> str:
     if entry["cut_off"] > MAX_CUT_OFF or np.isnan(p) or entry["tolerance"] < MIN_TOLERANCE:
         return "can't be tested here"
     return "supported" if p <= 0.05 and entry["beta"] > 0 else "not supported"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Data:
-    """Samples of the problems with both outcomes."""
-
-    groups: Groups
-    norm: Array
-    """[layer, problem, sample] per standard deviation within problems, of mean 0 in each problem."""
-    rest: Array
-    """The same without what goes with the log length in each problem."""
-    covariates: Covariates
-    cluster: NDArray[np.intp]
-    """[problem]"""
-
-    @classmethod
-    def of(cls, mixed: pd.DataFrame, names: Sequence[Any], clusters: Clusters) -> _Data:
-        problem = pd.factorize(mixed["prompt"])[0]
-        place = mixed.groupby("prompt").cumcount().to_numpy()
-        shape = (problem.max() + 1, place.max() + 1)
-
-        def padded(values: Any) -> Array:
-            out = np.zeros(shape)
-            out[problem, place] = np.asarray(values, dtype=np.float64)
-            return out
-
-        held = padded(np.ones(len(mixed))) > 0
-        covariates = Covariates.of(np.log(np.where(held, padded(mixed["length"]), 1.0)), padded(mixed["log_prob"]), held)
-        norm = covariates.standardised(np.stack([padded(mixed[name]) for name in names]))
-        return cls(
-            groups=Groups(y=padded(mixed["correct"]), held=held),
-            norm=norm,
-            rest=covariates.without_length(norm),
-            covariates=covariates,
-            cluster=pd.factorize(mixed.drop_duplicates("prompt")[clusters])[0].astype(np.intp),
-        )
-
-    @property
-    def _n_clusters(self) -> int:
-        return int(self.cluster.max()) + 1
-
-    def _by_cluster(self, values: Array, axis: int) -> Array:
-        """Sums over the problems of each cluster."""
-        if self._n_clusters == len(self.cluster):
-            return values
-        return np.moveaxis(np.moveaxis(values, axis, -1) @ np.eye(self._n_clusters)[self.cluster], -1, axis)
-
-    def test(self, seed: int, shuffles: int) -> tuple[Array, Array]:
-        """The studentised score of each layer, [layer], and in each shuffle, [shuffle, layer]."""
-        z = self.covariates.all
-        eta = z @ fit(self.groups, z[None])[0]
-        mean, covariance = moments(self.groups, eta)
-        score = self.covariates.efficient(self.rest, covariance)
-
-        def studentised(y: Array) -> Array:
-            own = self._by_cluster(np.einsum("lgs,bgs->blg", score, y - mean, optimize=True), -1)
-            size = np.sqrt((own**2).sum(-1))
-            return np.divide(own.sum(-1), size, out=np.zeros_like(size), where=size > 1e-9)
-
-        rng, step = generator(seed), max(1, _CHUNK // score.size)
-        counts = [min(step, shuffles - start) for start in range(0, shuffles, step)]
-        drawn = np.concatenate([studentised(draw(self.groups, eta, rng, count)) for count in counts])
-        return studentised(self.groups.y[None])[0], drawn
-
-    def estimates(self) -> dict[str, Array]:
-        """beta with its interval, and the share of the norm that covariates leave, by layer."""
-        x = self.covariates.beside(self.rest)
-        beta = fit(self.groups, x)
-        mean, covariance = moments(self.groups, np.einsum("fgsp,fp->fgs", x, beta))
-        spread = np.einsum("fgsp,fgst->fgtp", x, covariance)
-        inverse = np.linalg.pinv(np.einsum("fgtp,fgtq->fpq", spread, x), hermitian=True)
-        scores = self._by_cluster(np.einsum("fgsp,fgs->fgp", x, self.groups.y - mean), 1)
-        n = self._n_clusters
-        middle = np.einsum("fgp,fgq->fpq", scores, scores) * n / (n - 1)
-        error = np.sqrt(np.maximum((inverse @ middle @ inverse)[:, -1, -1], 0))
-        half = -stdtrit(n - 1, 0.025) * error
-        null = moments(self.groups, self.covariates.all @ fit(self.groups, self.covariates.all[None])[0])[1]
-        left, whole = (
-            np.einsum("lgs,gst,lgt->l", part, null, part) for part in (self.covariates.efficient(self.rest, null), self.norm)
-        )
-        own = beta[:, -1]
-        tolerance = np.divide(left, whole, out=np.zeros_like(left), where=whole > 0)
-        return {"beta": own, "low": own - half, "high": own + half, "tolerance": tolerance}
-
-    def aucs(self, seed: int, resamples: int) -> dict[str, Array]:
-        """Shares of pairs of a right and a wrong response to one problem that are ranked right, by layer."""
-        fold = generator(seed).permutation(self._n_clusters)[self.cluster] % _FOLDS
-        wins, pairs = {}, pair_counts(self.groups, self.norm)[1]
-        wins["auc_norm"] = pair_counts(self.groups, self.norm)[0]
-        for name, x in (("auc_without", self.covariates.all[None]), ("auc_with", self.covariates.beside(self.rest))):
-            eta = np.zeros(x.shape[:3])
-            for k in range(_FOLDS):
-                weights = np.broadcast_to((fold != k).astype(float), x.shape[:2])
-                beta = fit(self.groups, x, weights)
-                eta = np.where((fold == k)[:, None], np.einsum("fgsp,fp->fgs", x, beta), eta)
-            wins[name] = np.broadcast_to(pair_counts(self.groups, eta)[0], self.norm.shape[:2])
-        found = {name: won.sum(1) / pairs.sum() for name, won in wins.items()}
-        difference = self._by_cluster(wins["auc_with"] - wins["auc_without"], 1)
-        total = self._by_cluster(pairs, 0)
-        weights = prompt_weights(len(total), seed=seed, resamples=resamples)
-        gains = [interval(float(d.sum() / total.sum()), (weights @ d) / (weights @ total), len(total)) for d in difference]
-        found["gain"], found["gain_low"], found["gain_high"] = np.array([[g.mean, g.low, g.high] for g in gains]).T
-        return found

@@ -1,1 +1,2 @@
+from .samples import sample_thinking as sample_thinking
 from .suppression import suppress_and_ask as suppress_and_ask

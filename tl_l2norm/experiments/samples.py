@@ -145,9 +145,7 @@ class _Sampling:
             )
             for (i, sample), entry in zip(owners, entries, strict=True)
         ]
-        labels = [
-            self._labels(i, sample, entry["log_prob"]) for (i, sample), entry in zip(owners, entries, strict=True)
-        ]
+        labels = [self._labels(i, sample, entry["log_prob"]) for (i, sample), entry in zip(owners, entries, strict=True)]
         if watched:
             traces = [recorded[owner].with_labels(**own) for owner, own in zip(owners, labels, strict=True)]
         else:
@@ -177,7 +175,7 @@ class _Sampling:
                 batch_size=self.batch_size,
                 on_finish=keep,
                 progress=f"{len(todo)} problems, {self.n} samples each" if self.progress else False,
-                **(self.reading if watched else {"metrics": ()}),
+                **(self.reading if watched else {"layers": -1}),  # probabilities are noted beside norms
             )
         return recorded
 
