@@ -50,7 +50,7 @@ def exponential(rng: np.random.Generator, size: tuple[int, ...]) -> Array:
 
 
 def lognormal(rng: np.random.Generator, size: tuple[int, ...]) -> Array:
-    return (rng.lognormal(size=size) - np.exp(0.5)) / 2.16
+    return np.asarray((rng.lognormal(size=size) - np.exp(0.5)) / 2.16)
 
 
 def world(
@@ -101,7 +101,7 @@ def world(
     own = own * (np.exp(0.5 * rng.normal(size=(problems, 1))) if scales else 1)
     norms = 100 + own + on_norm(d, mean) + log_prob * sure + difficulty * ease + loud_cut * cut
     correct = (rng.random((problems, n)) < expit(ease + on_correct(d, mean) + log_prob * sure + beta * own[-1])) & ~cut
-    table = {
+    table: dict[Any, Any] = {
         "prompt": np.repeat([f"p{i}" for i in range(problems)], n),
         "family": np.repeat([f"f{i % 10}" for i in range(problems)], n),
         "level": 1,
@@ -146,7 +146,7 @@ PLANTED_WORLDS: dict[str, dict[str, Any]] = {
 }
 
 
-def tests(options: dict[str, Any], count: int) -> tuple[Array, Array, Array]:
+def tested(options: dict[str, Any], count: int) -> tuple[Array, Array, Array]:
     """Of so many worlds: t of the late layers, their p, and p of the greatest of all layers: [world] each."""
     found = []
     for seed in range(count):
@@ -163,13 +163,13 @@ def p_value(drawn: Array, t: float) -> float:
 
 def false_ones(options: dict[str, Any], count: int) -> tuple[int, int]:
     """In how many of so many null worlds p is at most 0.05, over the late layers and over all by max-T."""
-    _, p, p_max = tests(options, count)
+    _, p, p_max = tested(options, count)
     return int((p <= 0.05).sum()), int((p_max <= 0.05).sum())
 
 
 def found_ones(options: dict[str, Any], count: int) -> int:
     """In how many of so many planted worlds the late norm is found to be higher in right responses."""
-    t, p, _ = tests(options, count)
+    t, p, _ = tested(options, count)
     return int(((p <= 0.05) & (t > 0)).sum())
 
 

@@ -38,7 +38,7 @@ class Groups:
     @property
     def k(self) -> NDArray[np.intp]:
         """[group] positives."""
-        return self.y.sum(1).astype(np.intp)
+        return np.asarray(self.y.sum(1), dtype=np.intp)
 
 
 def fit(groups: Groups, x: Array, weights: Array | None = None, *, ridge: float = RIDGE) -> Array:

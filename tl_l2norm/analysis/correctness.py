@@ -123,7 +123,7 @@ def correctness_effect(
     resamples = as_integer("resamples", resamples, least=1)
     samples = _checked(samples)
     _require_clusters(samples, clusters)
-    options = {"clusters": clusters, "seed": seed, "resamples": resamples}
+    options: dict[str, Any] = {"clusters": clusters, "seed": seed, "resamples": resamples}
     finished = samples[~samples["cut_off"].astype(bool)]
     whole = _effects(samples, **options)
     parts = {"all": whole, "finished": whole if len(finished) == len(samples) else _effects(finished, **options)}

@@ -61,20 +61,21 @@ class Covariates:
         return np.concatenate([np.broadcast_to(z, (len(x), *z.shape)), x[..., None]], axis=-1)
 
     def standardised(self, x: Array) -> Array:
-        """X [layer, problem, sample] of mean 0 within problems, per standard deviation within problems."""
+        """`x` [layer, problem, sample] of mean 0 within problems, per standard deviation within problems."""
         return np.stack([_unit(_centred(layer, self.held), self.held) for layer in x])
 
     def without_length(self, x: Array) -> Array:
-        """X less what goes with the log length along a line of each problem's own."""
+        """`x` less what goes with the log length along a line of each problem's own."""
         return _without(x, self.deviation)
 
     def efficient(self, x: Array, covariance: Array) -> Array:
-        """X less its regression on the shared covariates, samples of a problem weighted by the covariance
+        """`x` less its regression on the shared covariates, samples of a problem weighted by the covariance
         [problem, sample, sample] of their correctness: the score of x is then orthogonal to theirs.
         """
         weighted = np.einsum("gst,gtp->gsp", covariance, self.shared)
         products = np.einsum("gsp,gsq->pq", self.shared, weighted) + RIDGE * np.eye(self.shared.shape[-1])
-        return x - np.einsum("gsp,pl->lgs", self.shared, np.linalg.solve(products, np.einsum("gsp,lgs->pl", weighted, x)))
+        slopes = np.linalg.solve(products, np.einsum("gsp,lgs->pl", weighted, x))
+        return np.asarray(x - np.einsum("gsp,pl->lgs", self.shared, slopes))
 
 
 def mixed(samples: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +128,8 @@ class MixedProblems:
         """Sums over the problems of each cluster."""
         if self._n_clusters == len(self.cluster):
             return values
-        return np.moveaxis(np.moveaxis(values, axis, -1) @ np.eye(self._n_clusters)[self.cluster], -1, axis)
+        sums = np.moveaxis(values, axis, -1) @ np.eye(self._n_clusters)[self.cluster]
+        return np.asarray(np.moveaxis(sums, -1, axis))
 
     def test(self, seed: int, shuffles: int) -> tuple[Array, Array]:
         """The studentised score of each layer, [layer], and in each shuffle, [shuffle, layer]."""
@@ -135,14 +137,19 @@ class MixedProblems:
         eta = z @ fit(self.groups, z[None])[0]
         mean, covariance = moments(self.groups, eta)
         score = self.covariates.efficient(self.rest, covariance)
+        weighted = np.einsum("gst,gtp->gsp", covariance, z)
+        inverse = np.linalg.inv(np.einsum("gsp,gsq->pq", z, weighted) + RIDGE * np.eye(z.shape[-1]))
 
         def studentised(y: Array) -> Array:
-            own = self._by_cluster(np.einsum("lgs,bgs->blg", score, y - mean, optimize=True), -1)
+            residual = y - mean
+            step = np.einsum("bgs,gsp->bp", residual, z, optimize=True) @ inverse  # of Newton's method, in each shuffle
+            residual = residual - np.einsum("bp,gsp->bgs", step, weighted, optimize=True)
+            own = self._by_cluster(np.einsum("lgs,bgs->blg", score, residual, optimize=True), -1)
             size = np.sqrt((own**2).sum(-1))
-            return np.divide(own.sum(-1), size, out=np.zeros_like(size), where=size > 1e-9)
+            return np.asarray(np.divide(own.sum(-1), size, out=np.zeros_like(size), where=size > 1e-9))
 
-        rng, step = generator(seed), max(1, _CHUNK // score.size)
-        counts = [min(step, shuffles - start) for start in range(0, shuffles, step)]
+        rng, at_once = generator(seed), max(1, _CHUNK // score.size)
+        counts = [min(at_once, shuffles - start) for start in range(0, shuffles, at_once)]
         drawn = np.concatenate([studentised(draw(self.groups, eta, rng, count)) for count in counts])
         return studentised(self.groups.y[None])[0], drawn
 
@@ -223,10 +230,10 @@ def _unit(x: Array, held: NDArray[np.bool_]) -> Array:
 
 
 def _without(x: Array, line: Array) -> Array:
-    """X [..., problem, sample] less its projection on `line` in each problem."""
+    """`x` [..., problem, sample] less its projection on `line` in each problem."""
     size = (line**2).sum(-1, keepdims=True)
     slope = np.divide((x * line).sum(-1, keepdims=True), size, out=np.zeros((*x.shape[:-1], 1)), where=size > 1e-9)
-    return x - slope * line
+    return np.asarray(x - slope * line)
 
 
 def _hinges(x: Array, held: NDArray[np.bool_], knots: int) -> list[Array]:

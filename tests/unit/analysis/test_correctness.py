@@ -18,7 +18,7 @@ from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.results import Result
 
-FEW = {"resamples": 50}
+FEW: dict[str, Any] = {"resamples": 50}
 
 
 def unequal_groups(seed: int = 0) -> tuple[Groups, np.ndarray]:
@@ -32,11 +32,11 @@ def unequal_groups(seed: int = 0) -> tuple[Groups, np.ndarray]:
 
 
 def test_coefficients_are_those_of_statsmodels() -> None:
-    from statsmodels.discrete.conditional_models import ConditionalLogit
+    models = pytest.importorskip("statsmodels.discrete.conditional_models")
 
     groups, x = unequal_groups()
     number = np.repeat(np.arange(len(x)), 8)[groups.held.ravel()]
-    model = ConditionalLogit(groups.y[groups.held], x[groups.held], groups=number)
+    model = models.ConditionalLogit(groups.y[groups.held], x[groups.held], groups=number)
     own, fitted = fit(groups, x[None], ridge=0.0)[0], model.fit(disp=0)
     np.testing.assert_allclose(model.score(own), 0, atol=1e-6)
     np.testing.assert_allclose(own, fitted.params, atol=1e-4)  # its own search stops earlier

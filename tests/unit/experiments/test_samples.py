@@ -39,8 +39,8 @@ def test_every_problem_is_asked_several_times_and_judged(reasoner: Any, problems
 def test_log_probability_is_the_mean_over_the_tokens_that_were_sampled(reasoner: Any, problems: Any) -> None:
     result = samples.sample_thinking(reasoner, problems[:1], **OPTIONS)[1]
     prompt = l2.chat_prompt(reasoner.tokenizer, problems[0].question, mode="think")
-    options = {"temperature": 2.5, "max_new_tokens": 48, "progress": False}
-    again = generate(reasoner, [prompt], seed=[result.trace.provenance.seed], **options)[0]
+    options: dict[str, Any] = {"temperature": 2.5, "max_new_tokens": 48, "progress": False}
+    again = generate(reasoner, [prompt], seed=[result.trace.provenance.seed or 0], **options)[0]
     assert again.text == result.response
     with torch.no_grad():
         logits = reasoner(torch.tensor([[*again.prompt_tokens, *again.tokens]]))[0].log_softmax(-1)
