@@ -28,12 +28,12 @@ class Covariates:
 
     held: NDArray[np.bool_]
     """[problem, sample]"""
-    deviation: Array
-    """[problem, sample] log length minus the problem's mean."""
+    lines: tuple[Array, Array]
+    """[problem, sample] each: log length minus the problem's mean, and log-probability likewise, less its part along that."""
     free: Array
-    """[problem, sample, covariate] those that act on correctness alone: the deviation, and that times the problem's mean."""
+    """[problem, sample, covariate] those that the lines hold: both deviations, and those times the problem's means."""
     shared: Array
-    """[problem, sample, covariate] all others, without what goes with the deviation along a line of each problem's own."""
+    """[problem, sample, covariate] all others, without what goes along lines of each problem's own."""
 
     @classmethod
     def of(cls, log_length: Array, log_prob: Array, held: NDArray[np.bool_]) -> Covariates:
@@ -41,14 +41,16 @@ class Covariates:
         deviation, centre = _parts(log_length, held)
         certain, usual = _parts(log_prob, held)
         knots = min(_MOST_KNOTS, len(held) // _PROBLEMS_PER_KNOT)
-        shared = [deviation**2, deviation**2 * centre, certain, certain**2, certain * usual]
+        lines = deviation, _without(certain, deviation)
+        shared = [deviation**2, deviation**2 * centre, certain**2]
         shared += [deviation**3, certain**3] if knots else []
         shared += [
             hinge for x in (deviation, deviation + centre, certain, certain + usual) for hinge in _hinges(x, held, knots)
         ]
-        free = np.stack([_unit(_centred(x, held), held) for x in (deviation, deviation * centre)], axis=-1)
-        made = [_unit(_without(_centred(x, held), deviation), held) for x in shared]
-        return cls(held=held, deviation=deviation, free=free, shared=np.stack(made, axis=-1))
+        linear = deviation, deviation * centre, certain, certain * usual
+        free = np.stack([_unit(_centred(x, held), held) for x in linear], axis=-1)
+        made = [_unit(_without(_centred(x, held), *lines), held) for x in shared]
+        return cls(held=held, lines=lines, free=free, shared=np.stack(made, axis=-1))
 
     @property
     def all(self) -> Array:
@@ -64,9 +66,9 @@ class Covariates:
         """`x` [layer, problem, sample] of mean 0 within problems, per standard deviation within problems."""
         return np.stack([_unit(_centred(layer, self.held), self.held) for layer in x])
 
-    def without_length(self, x: Array) -> Array:
-        """`x` less what goes with the log length along a line of each problem's own."""
-        return _without(x, self.deviation)
+    def without_lines(self, x: Array) -> Array:
+        """`x` less what goes with log length and log-probability along lines of each problem's own."""
+        return _without(x, *self.lines)
 
     def efficient(self, x: Array, covariance: Array) -> Array:
         """`x` less its regression on the shared covariates, samples of a problem weighted by the covariance
@@ -92,7 +94,7 @@ class MixedProblems:
     norm: Array
     """[layer, problem, sample] per standard deviation within problems, of mean 0 in each problem."""
     rest: Array
-    """The same without what goes with the log length in each problem."""
+    """The same without what goes with log length and log-probability along lines of each problem's own."""
     covariates: Covariates
     cluster: NDArray[np.intp]
     """[problem]"""
@@ -115,7 +117,7 @@ class MixedProblems:
         return cls(
             groups=Groups(y=padded(samples["correct"]), held=held),
             norm=norm,
-            rest=covariates.without_length(norm),
+            rest=covariates.without_lines(norm),
             covariates=covariates,
             cluster=pd.factorize(samples.drop_duplicates("prompt")[clusters])[0].astype(np.intp),
         )
@@ -229,11 +231,13 @@ def _unit(x: Array, held: NDArray[np.bool_]) -> Array:
     return x / scale if scale > 1e-9 else np.zeros_like(x)
 
 
-def _without(x: Array, line: Array) -> Array:
-    """`x` [..., problem, sample] less its projection on `line` in each problem."""
-    size = (line**2).sum(-1, keepdims=True)
-    slope = np.divide((x * line).sum(-1, keepdims=True), size, out=np.zeros((*x.shape[:-1], 1)), where=size > 1e-9)
-    return np.asarray(x - slope * line)
+def _without(x: Array, *lines: Array) -> Array:
+    """`x` [..., problem, sample] less its projection on each of these lines, orthogonal to each other, in each problem."""
+    for line in lines:
+        size = (line**2).sum(-1, keepdims=True)
+        slope = np.divide((x * line).sum(-1, keepdims=True), size, out=np.zeros((*x.shape[:-1], 1)), where=size > 1e-9)
+        x = x - slope * line
+    return x
 
 
 def _hinges(x: Array, held: NDArray[np.bool_], knots: int) -> list[Array]:

@@ -174,7 +174,7 @@ def test_families_may_be_clusters() -> None:
 @pytest.mark.parametrize(
     ("change", "options", "error", "message"),
     [
-        (lambda f: f.groupby("prompt").head(1), {}, Unmeasurable, "too few samples per problem: one has 1, at least 2"),
+        (lambda f: f.groupby("prompt").head(3), {}, Unmeasurable, "too few samples per problem: one has 3, at least 4"),
         (lambda f: f.assign(correct=True), {}, Unmeasurable, "0 of 20 problems have right and wrong responses: at least 8"),
         (lambda f: f.assign(family=f["prompt"]), {"clusters": "family"}, InputError, "family 'p0' has one problem"),
         (lambda f: f.assign(family="one"), {"clusters": "family"}, Unmeasurable, "1 families with right and wrong.*at least 8"),
