@@ -152,7 +152,7 @@ PLANTED_WORLDS: dict[str, dict[str, Any]] = {
 }
 
 
-def tested(options: dict[str, Any], count: int) -> tuple[Array, Array, Array]:
+def tried(options: dict[str, Any], count: int) -> tuple[Array, Array, Array]:
     """Of so many worlds: t of the late layers, their p, and p of the greatest of all layers: [world] each."""
     found = []
     for seed in range(count):
@@ -169,17 +169,17 @@ def p_value(drawn: Array, t: float) -> float:
 
 def false_ones(options: dict[str, Any], count: int) -> tuple[int, int]:
     """In how many of so many null worlds p is at most 0.05, over the late layers and over all by max-T."""
-    _, p, p_max = tested(options, count)
+    _, p, p_max = tried(options, count)
     return int((p <= 0.05).sum()), int((p_max <= 0.05).sum())
 
 
 def found_ones(options: dict[str, Any], count: int) -> int:
     """In how many of so many planted worlds the late norm is found to be higher in right responses."""
-    t, p, _ = tested(options, count)
+    t, p, _ = tried(options, count)
     return int(((p <= 0.05) & (t > 0)).sum())
 
 
-@pytest.mark.parametrize("name", ["nothing acts", "length, U-shaped", "48 problems x 6"])
+@pytest.mark.parametrize("name", ["nothing acts", "length, U-shaped", "log-probability, by lines of problems' own"])
 def test_a_norm_that_says_nothing_of_correctness_is_rarely_said_to(name: str) -> None:
     assert max(false_ones({"problems": 40, **NULL_WORLDS[name]}, NULLS)) <= MOST_FALSE
 
