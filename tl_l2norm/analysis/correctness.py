@@ -44,6 +44,13 @@ def correctness_samples(results: Result | Sequence[Result]) -> pd.DataFrame:
 
     Raises:
         ValueError: results that are not thinking, have no known answer or no label log_prob, or traces that are not comparable.
+
+    Examples:
+        >>> problems = l2.make_mixture(2, families="compact")
+        >>> options = {"temperature": 2.5, "max_new_tokens": 40, "progress": False}
+        >>> results = l2.experiments.sample_thinking(model, problems, n=4, **options)
+        >>> l2.analysis.correctness_samples(results)["sample"].tolist()
+        [0, 1, 2, 3, 0, 1, 2, 3]
     """
     results = results_of(results)
     if not results:
@@ -121,6 +128,15 @@ def correctness_effect(
     Raises:
         ValueError: not such a table, or a family of one problem where families are clusters.
         Unmeasurable: a problem with fewer than 4 samples; fewer than 8 problems (or families) with both outcomes.
+
+    Examples:
+        >>> rng, number = np.random.default_rng(0), np.arange(320)
+        >>> samples = pd.DataFrame({"prompt": number // 8, "family": "made up", "sample": number % 8, "cut_off": False})
+        >>> samples["length"], samples["log_prob"] = rng.integers(20, 60, 320), rng.normal(size=320)
+        >>> samples["late"] = samples["late but the last"] = rng.normal(100, 5, 320)
+        >>> samples["correct"] = samples["late"] + rng.normal(0, 5, 320) > 100
+        >>> l2.analysis.correctness_effect(samples.assign(model="none"), resamples=200).loc[0, "verdict"]
+        'supported'
     """
     check_choice("clusters", clusters, get_args(Clusters))
     resamples = as_integer("resamples", resamples, least=1)
