@@ -4,6 +4,8 @@ from .bound import bound_points as bound_points
 from .bound import bound_table as bound_table
 from .causal import causal_differences as causal_differences
 from .causal import causal_table as causal_table
+from .correctness import correctness_effect as correctness_effect
+from .correctness import correctness_samples as correctness_samples
 from .correlation import correlation_table as correlation_table
 from .curves import compare_late as compare_late
 from .curves import layer_curve as layer_curve

@@ -232,7 +232,9 @@ class _Reader:
         cosines = run.log.events().set_index("sequence")["cosine"].reindex(range(len(positions)))
         return found, cosines.tolist()
 
-    def _pass(self, trace: Trace, n: int, run: Intervener | None = None, rows: Rows | None = None) -> Float[Tensor, "row pos d_model"]:
+    def _pass(
+        self, trace: Trace, n: int, run: Intervener | None = None, rows: Rows | None = None
+    ) -> Float[Tensor, "row pos d_model"]:
         """The last layer's states of n copies of a response."""
         tokens = _copies(self.backend, trace, n)
         with self.backend.capture_stream(self.backend.n_layers - 1) as streams:
