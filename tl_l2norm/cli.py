@@ -134,9 +134,12 @@ def _add_analyse(commands: Any) -> None:
         "--skip",
         action="append",
         default=[],
-        choices=("untrained-sae", "random-weight-model", "shuffled-modes", "suppression"),
-        help="leave out a control or the causal test; may be given several times",
+        choices=("untrained-sae", "random-weight-model", "shuffled-modes", "suppression", "samples", "swaps"),
+        help="leave out a control, the causal test, the samples of the primary endpoint or the swap of single tokens; may be "
+        "given several times",
     )
+    command.add_argument("--samples", type=int, default=8, help="thinking responses to each problem, for the primary endpoint")
+    command.add_argument("--temperature", type=float, default=1.0, help="of those; so that 30 to 80%% of them are right")
     command.set_defaults(run=_analyse)
 
 
@@ -208,6 +211,9 @@ def _analyse(options: argparse.Namespace) -> int:
         problems,
         controls=[name for name in CONTROLS if name.lower().replace(" ", "-") not in options.skip],
         quantiles=() if "suppression" in options.skip else QUANTILES,
+        samples=0 if "samples" in options.skip else options.samples,
+        temperature=options.temperature,
+        swapped_tokens=0 if "swaps" in options.skip else 16,
         max_new_tokens=_max_new_tokens(options),
         max_direct_tokens=options.max_direct_tokens,
         sink_ratio=options.sink_ratio,

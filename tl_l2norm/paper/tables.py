@@ -8,6 +8,9 @@ from tl_l2norm.analysis.accuracy import ACCURACIES
 from tl_l2norm.analysis.attribution import ATTRIBUTIONS
 from tl_l2norm.analysis.bound import BOUND_BY_LAYER, BOUND_POINTS
 from tl_l2norm.analysis.causal import ARM_ACCURACIES, ARM_DIFFERENCES
+from tl_l2norm.analysis.correctness import CORRECTNESS, SAMPLES
+from tl_l2norm.analysis.importance import IMPORTANCES
+from tl_l2norm.analysis.thought_texts import LEVELS_AT_LENGTH, THOUGHT_TEXTS
 from tl_l2norm.analysis.correlation import CORRELATIONS
 from tl_l2norm.analysis.curves import CURVES, DIFFERENCES
 from tl_l2norm.analysis.deconfounding import MODE_EFFECTS
@@ -77,6 +80,11 @@ SCHEMAS: Mapping[str, Schema] = {
     "pressure": PRESSURE_CORRELATIONS,
     "causal_outcomes": OUTCOMES,
     "causal": ARM_ACCURACIES,
+    "samples": SAMPLES,
+    "correctness": CORRECTNESS,
+    "importance": IMPORTANCES,
+    "thought_texts": THOUGHT_TEXTS,
+    "levels_at_length": LEVELS_AT_LENGTH,
     "causal_differences": ARM_DIFFERENCES,
 }
 """By the table's name; beside these columns each table has seed and model."""
