@@ -121,9 +121,7 @@ CLAIMS = (
         causes.methods,
     ),
     Claim(16, "the answer hangs on the tokens of the highest norm (ours)", "", thinking.importance),
-    Claim(
-        17, "a model's own thought is louder than other text of its length in its place (ours)", "", thinking.thoughts
-    ),
+    Claim(17, "a model's own thought is louder than other text of its length in its place (ours)", "", thinking.thoughts),
 )
 
 

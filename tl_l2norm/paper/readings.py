@@ -17,8 +17,8 @@ from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.experiments.modes import run_modes
 from tl_l2norm.experiments.samples import sample_thinking
-from tl_l2norm.experiments.thought_texts import replaced_thoughts
 from tl_l2norm.experiments.suppression import suppress_and_ask
+from tl_l2norm.experiments.thought_texts import replaced_thoughts
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.twin import random_twin
@@ -157,9 +157,7 @@ class Readings:
         o, stated = self.options, [r for r in results if r.mode == "think" and "answer_at" in r.trace.labels]
         if not stated:
             raise Unmeasurable("no thinking response states an answer")
-        return replaced_thoughts(
-            self.backend.model, stated, seed=o.seed, batch_size=o.batch_size, progress=o.progress
-        )
+        return replaced_thoughts(self.backend.model, stated, seed=o.seed, batch_size=o.batch_size, progress=o.progress)
 
     def outcomes(self, think: Sequence[Trace]) -> pd.DataFrame:
         """Answers under suppression, with thresholds from these traces."""

@@ -32,8 +32,8 @@ from tl_l2norm.core.storage import replace_file
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.paper.readings import Modes, Readings
 from tl_l2norm.paper.result import Analysis
-from tl_l2norm.paper.thinking import thinking_stages
 from tl_l2norm.paper.tables import MATCHED_FEATURES, SCHEMAS
+from tl_l2norm.paper.thinking import thinking_stages
 from tl_l2norm.saes.checks import unit_directions
 from tl_l2norm.saes.evaluate import evaluate_saes
 from tl_l2norm.tasks.results import Result

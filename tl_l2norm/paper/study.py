@@ -9,7 +9,7 @@ from typing import Any
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.arguments import one_or_several
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.core.presets import batch_size_of, sink_ratio_of, temperature_of
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.resampling import MIN_PROMPTS
 from tl_l2norm.experiments.suppression import QUANTILES
@@ -37,7 +37,7 @@ def analyse(
     control_states: int = CONTROL_STATES,
     quantiles: float | Sequence[float] = QUANTILES,
     samples: int = 8,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     swapped_tokens: int = 16,
     max_new_tokens: int | None = None,
     max_direct_tokens: int = 32,
@@ -62,7 +62,8 @@ def analyse(
         quantiles: of the causal test, a threshold each; () leaves it out.
         samples: of each problem, thinking, for the primary endpoint: do norms tell right from wrong responses to one problem?
             0 leaves it out.
-        temperature: of those samples; choose it, before looking at norms, so that 30 to 80% of them are right.
+        temperature: of those samples; choose it by accuracy, before norms are looked at, so that 30 to 80% of them are right;
+            1 by default (2.5 for tiny-reasoner).
         swapped_tokens: of each thinking response, each swapped alone for another at equal norm; 0 leaves that out.
         max_new_tokens: of a thinking response; by default as in `run_modes`.
         max_direct_tokens: of a direct response.
@@ -88,7 +89,7 @@ def analyse(
         control_states=control_states,
         quantiles=one_or_several(quantiles, float),
         samples=as_integer("samples", samples, least=0),
-        temperature=as_number("temperature", temperature),
+        temperature=temperature_of(model, temperature),
         swapped_tokens=as_integer("swapped_tokens", swapped_tokens, least=0),
         max_new_tokens=max_new_tokens,
         max_direct_tokens=max_direct_tokens,

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 def thinking_stages(study: Study) -> dict[str, Callable[[], None]]:
     """By the name that the progress bar shows; what was left out is noted."""
-    return {"samples": lambda: _samples(study), "importance": lambda: _importance(study), "other thoughts": lambda: _thoughts(study)}
+    return {
+        "samples": lambda: _samples(study),
+        "importance": lambda: _importance(study),
+        "other thoughts": lambda: _thoughts(study),
+    }
 
 
 def _samples(study: Study) -> None:

@@ -10,7 +10,6 @@ from tests.planted import response
 from tl_l2norm.analysis.thought_texts import difficulty_at_length, thought_text_table
 from tl_l2norm.core.trace import Trace
 
-
 LAYERS = 4
 
 

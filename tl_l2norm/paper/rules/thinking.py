@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from tl_l2norm.paper.finding import UNTESTED, Finding, Known, Missing, figure, span
 
 
@@ -25,8 +27,8 @@ def correctness(known: Known) -> Finding:
         return replace(finding, why=_why_not(own["cut_off"], own["tolerance"]))
     return replace(
         finding,
-        p=float(own["p"]),
-        meets=bool(own["beta"] > 0),
+        p=float(np.nanmax([own["p"], finished["p"]])),
+        meets=bool(own["beta"] > 0 and finished["beta"] > 0),
         why="needs right responses to have the higher norm among samples of one problem, given length and log-probability",
     )
 
