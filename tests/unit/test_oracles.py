@@ -382,7 +382,7 @@ def test_erss_bank_keeps_the_largest_as_they_arrive() -> None:
 
 def test_erss_sinks_change_no_state() -> None:
     model, tokens = models.hugging_face("llama"), tokens_for("llama")
-    grow = suppress(which="random", draw=lambda _, t: t == 21, scale=100.0)
+    grow = suppress(layers=[1], which="random", draw=lambda _, t: t == 21, scale=100.0)
     events = oracles.intervened(model, tokens, 20, [grow, erss(bank=bank_of_two(), patience=2)]).events
     assert [event["position"] for event in events if event["step"] == 1] == [22, 24, 26, 28]
 
