@@ -15,7 +15,7 @@ def correctness(known: Known) -> Finding:
     own, finished = table.loc[("all", "late")], table.loc[("finished", "late")]
     inner = table.loc[("all", "late but the last")] if ("all", "late but the last") in table.index else None
     finding = Finding(
-        measured=f"log-odds of a right response per standard deviation of its late norm {own['beta']:.2f}; without the last block "
+        measured=f"log-odds of a right response per standard deviation of late norm {own['beta']:.2f}; without the last block "
         f"{'-' if inner is None else figure(inner, 'beta', '.2f')}, without the {own['cut_off']:.0%} that were cut off "
         f"{figure(finished, 'beta', '.2f')}",
         interval=span(own["low"], own["high"], ".2f"),
@@ -54,8 +54,8 @@ def importance(known: Known) -> Finding:
         n=int(norm["n"]),
         p=float(max(norm["p"], norm["p_shifted"])),
         meets=bool(norm["rho"] > 0 and norm["rho"] > norm["shifted"]),
-        why="needs the answer to lose more where a token of higher norm is swapped for another at equal norm, more so than after a "
-        "shift of the importances along the response",
+        why="needs the answer to lose more where a token of higher norm is swapped for another at equal norm, more so than after "
+        "a shift of the importances along the response",
     )
 
 
@@ -74,6 +74,6 @@ def thoughts(known: Known) -> Finding:
         n=int(own["n"].min()),
         p=float(own["p"].max()),
         meets=bool((own["difference"] > 0).all()),
-        why="needs the own thought louder than filler, than its own tokens in another order and than another problem's thought, at "
-        "the same positions",
+        why="needs the own thought louder than filler, than its own tokens in another order and than another problem's thought, "
+        "at the same positions",
     )
