@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_l2norm.analysis.pairing import require_prompts
-from tl_l2norm.core.arguments import one_or_several
+from tl_l2norm.core.arguments import as_integer, one_or_several
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of, temperature_of
 from tl_l2norm.core.protocols import SparseAutoencoder

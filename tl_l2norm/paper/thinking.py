@@ -1,26 +1,39 @@
-"""Stages about thinking itself, which no other mode, prompt or length explains: right and wrong samples, single tokens, other text."""
+"""Stages about thinking itself: right and wrong samples of a problem, single tokens, other text in a thought's place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import Protocol
+
+import pandas as pd
 
 from tl_l2norm.analysis.correctness import correctness_effect, correctness_samples
 from tl_l2norm.analysis.importance import importance_table
 from tl_l2norm.analysis.thought_texts import difficulty_at_length, thought_text_table
-from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.paper.options import Options
+from tl_l2norm.paper.readings import Readings
+from tl_l2norm.tasks.results import Result
 
-if TYPE_CHECKING:
-    from tl_l2norm.paper.stages import Study
+
+class Study(Protocol):
+    """What a stage reads, and where it puts its tables."""
+
+    options: Options
+    readings: Readings
+    results: tuple[Result, ...]
+    tables: dict[str, pd.DataFrame]
+    notes: dict[str, str]
+    seed: int
+
+    def add(self, name: str, make: Callable[[], pd.DataFrame], *, of: str | None = None) -> None:
+        """A table, or why it can't be made."""
 
 
 def thinking_stages(study: Study) -> dict[str, Callable[[], None]]:
     """By the name that the progress bar shows; what was left out is noted."""
-    return {
-        "samples": lambda: _samples(study),
-        "importance": lambda: _importance(study),
-        "other thoughts": lambda: _thoughts(study),
-    }
+    stages = {"samples": _samples, "importance": _importance, "other thoughts": _thoughts}
+    return {name: partial(stage, study) for name, stage in stages.items()}
 
 
 def _samples(study: Study) -> None:
@@ -44,6 +57,4 @@ def _thoughts(study: Study) -> None:
     """Other text in place of thoughts, and levels at equal length: what of the norm is left without this reasoning?"""
     study.add("thought_texts", lambda: thought_text_table(study.readings.replaced(study.results), seed=study.seed))
     think = [result.trace for result in study.results if result.mode == "think"]
-    if not think:
-        raise Unmeasurable("no response thinks")
     study.add("levels_at_length", lambda: difficulty_at_length(think, seed=study.seed))

@@ -73,7 +73,8 @@ def token_importance(
         token_id, token, layer, importance (nats, over 0 where the answer loses), answer_logprob (nats, unchanged),
         entropy (nats, of the distribution from which the token was drawn, as for "forking tokens", Wang et al., arXiv
         2506.01939), next_entropy (of that behind it), cosine (of old and new direction), l2_norm_0, ... (of each
-        recorded layer), late_norm (mean over late layers), late_norm_but_the_last (without the model's last block), seed, model.
+        recorded layer), late_norm (mean over late layers), late_norm_but_the_last (without the model's last block), seed,
+        model.
         Attention sinks, the first token and the one just before the answer are left out.
 
     Raises:

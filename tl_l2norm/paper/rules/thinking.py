@@ -54,8 +54,8 @@ def importance(known: Known) -> Finding:
         n=int(norm["n"]),
         p=float(max(norm["p"], norm["p_shifted"])),
         meets=bool(norm["rho"] > 0 and norm["rho"] > norm["shifted"]),
-        why="needs the answer to lose more where a token of higher norm is swapped for another at equal norm, more so than after "
-        "a shift of the importances along the response",
+        why="needs the answer to lose more where a token of higher norm is swapped for another at equal norm, more so than "
+        "after a shift of the importances along the response",
     )
 
 
@@ -74,6 +74,6 @@ def thoughts(known: Known) -> Finding:
         n=int(own["n"].min()),
         p=float(own["p"].max()),
         meets=bool((own["difference"] > 0).all()),
-        why="needs the own thought louder than filler, than its own tokens in another order and than another problem's thought, "
-        "at the same positions",
+        why="needs the own thought louder than filler, than its own tokens in another order and than another problem's "
+        "thought, at the same positions",
     )
