@@ -144,11 +144,12 @@ def attribute(
         >>> cause.table[["match", "difference", "n"]].round()
                            match  difference   n
         0                   none      -276.0  12
-        1                 length      -207.0  12
-        2               position      -302.0  12
-        3                  token      -271.0   8
-        4                 answer        -1.0  12
-        5  length, by regression      -239.0  12
+        1                  count      -293.0  12
+        2                 length      -207.0  12
+        3               position      -302.0  12
+        4                  token      -271.0   8
+        5                 answer        -1.0  12
+        6  length, by regression      -239.0  12
         >>> cause.goes_away  # direct answers are all answer, and the norms of answers are high
         ('answer',)
     """

@@ -183,8 +183,8 @@ def mode_differences(
     Examples:
         >>> mode_differences(think, direct)[["layer", "difference", "n"]].tail(2).round()
             layer  difference   n
-        10     10      -268.0  12
-        11     11      -335.0  12
+        10     10      -290.0  12
+        11     11      -347.0  12
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)

@@ -135,7 +135,7 @@ def _bounds(members: Sequence[Pair], share: float) -> Float[Tensor, " layer"]:
     sides = [torch.cat([t.l2_norms[:, t.prompt_len :] for t in {id(p[m]): p[m] for p in members}.values()], 1) for m in (0, 1)]
     norms = torch.cat(sides, dim=1).double().numpy()
     weights = np.concatenate([np.full(side.shape[1], 1 / max(side.shape[1], 1)) for side in sides])
-    return torch.tensor([np.quantile(n, 1 - share, weights=weights, method="inverted_cdf") for n in norms])
+    return torch.tensor([np.quantile(n, [1 - share], weights=weights, method="inverted_cdf")[0] for n in norms])
 
 
 def _shares(pair: tuple[Trace, Trace], share: float) -> Array:

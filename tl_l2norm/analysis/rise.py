@@ -97,7 +97,7 @@ def dynamics(
     Examples:
         >>> dynamics(think, direct)[["spike", "amplification", "n"]].round(1)
            spike  amplification   n
-        0 -275.7            0.5  12
+        0 -292.6            0.5  12
     """
     think, direct = traces_of(think), traces_of(direct)
     by = as_names("by", by)

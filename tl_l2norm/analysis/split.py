@@ -42,7 +42,7 @@ def split_thinking(think: TracesLike, direct: TracesLike, *, tokens: Tokens = "r
     Examples:
         >>> first, second = split_thinking(think, direct)
         >>> [len(trace) - trace.prompt_len for trace in (think[0], direct[0], first[0], second[0])]
-        [46, 1, 45, 1]
+        [12, 1, 11, 1]
     """
     groups = [by_prompt(traces) for traces in (traces_of(think), traces_of(direct))]
     require_modes(*(traces_of(traces) for traces in (think, direct)))
