@@ -161,13 +161,14 @@ def compare_late(
     late = late[~np.isnan(late).any(1)]
     if not len(late):
         raise Unmeasurable("no prompt has response tokens in both modes: collect over prompts with responses, or use generate")
+    difference = estimate(late[:, 0] - late[:, 1], seed=seed, resamples=resamples)
     p = sign_flips(np.stack([part[:, 0] - part[:, 1] for part in parts], axis=1), seed=seed, flips=resamples)
     entries = [
         {"layer": name, **_entry(part, seed, resamples), "p": p.p[i], "p_max": p.p_max[i]}
         for i, (name, part) in enumerate(zip(names, parts, strict=True))
     ]
     return LateComparison(
-        difference=estimate(late[:, 0] - late[:, 1], seed=seed, resamples=resamples),
+        difference=difference,
         ratio=bootstrap(late[..., None], amplification, seed=seed, resamples=resamples),
         table=LATE_DIFFERENCES.frame(entries, seed=seed, model=first.provenance.model),
         layers=first.layers,
