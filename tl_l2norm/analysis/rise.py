@@ -153,7 +153,7 @@ def _shape(whole: Array, think: Array, direct: Array, late: NDArray[np.bool_], s
     both = both[~reduce(np.isnan(both[..., late]), "prompt mode layer -> prompt", "any")]
     nothing = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
     for suffix, layers in {"": late, "_but_last": late & (np.arange(len(late)) < len(late) - 1)}.items():
-        known = len(both) and layers.any()
+        known = len(both) > 0 and bool(layers.any())
         for name, statistic in {"spike": _spike, "amplification": amplification}.items():
             own = bootstrap(both[..., layers], statistic, seed=seed, resamples=resamples) if known else nothing
             shape[f"{name}{suffix}"] = own
