@@ -183,9 +183,15 @@ def bound_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def feature_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Latents tested, found and found again, summed over layers, by how the modes were matched."""
-    sums = table[table["tokens"] == "read"].groupby("match", sort=False)[["tested", "found", "replicated"]].sum()
-    return [{"modes matched by": match, **{k: f"{v:,}" for k, v in row.items()}} for match, row in sums.iterrows()]
+    """Latents tested, found and found again, summed over layers, by how the modes were matched; and those between two parts of
+    the same thinking responses, which the number of tokens alone makes.
+    """
+    names = ["tested", "found", "replicated", "split_found", "split_replicated"]
+    sums = table[table["tokens"] == "read"].groupby("match", sort=False)[names].sum(min_count=1)
+    shown = {name: name.replace("split_", "between parts of thinking: ") for name in names}
+    return [
+        {"modes matched by": match, **{shown[k]: _number(v, ",.0f") for k, v in row.items()}} for match, row in sums.iterrows()
+    ]
 
 
 def high_norm_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -469,6 +469,8 @@ TRACES = {
         for given in (0, None, -1, "9", 1.5, 10**30)
     },
     "comparison, seed=nan": (lambda s: l2.analysis.compare_late(s.out, s.out, seed=float("nan")), "seed must be"),
+    "comparison, over=problems": (lambda s: l2.analysis.compare_late(s.out, s.out, over="problems"), "over"),
+    "comparison, match=all": (lambda s: l2.analysis.compare_late(s.out, s.out, match="all"), "match"),
     "comparison, resamples=0": (lambda s: l2.analysis.compare_late(s.out, s.out, resamples=0), "resamples must be"),
     "loading from None": (lambda s: l2.load_traces(None), "path must be a path"),
     "loading from 5": (lambda s: l2.load_traces(5), "path must be a path"),

@@ -189,9 +189,12 @@ def test_rows_say_what_the_tables_say() -> None:
         "tested": [1000, 500, 9],
         "found": [3, 4, 9],
         "replicated": 2,
+        "split_found": [2.0, 3.0, 9.0],
+        "split_replicated": np.nan,
     }
+    split = {"between parts of thinking: found": "5", "between parts of thinking: replicated": "-"}
     assert pages.feature_rows(pd.DataFrame(features)) == [
-        {"modes matched by": "none", "tested": "1,500", "found": "7", "replicated": "4"}
+        {"modes matched by": "none", "tested": "1,500", "found": "7", "replicated": "4", **split}
     ]
     causal = {"what": "none", "quantile": [np.nan, 0.5], "positions": 0.04, "accuracy": 0.5, "low": 0.25, "high": 1.0, "n": 8}
     assert cells(pages.causal_rows(pd.DataFrame(causal))) == [

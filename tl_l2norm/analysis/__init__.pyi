@@ -7,13 +7,13 @@ from .causal import causal_table as causal_table
 from .correctness import correctness_effect as correctness_effect
 from .correctness import correctness_samples as correctness_samples
 from .correlation import correlation_table as correlation_table
-from .curves import compare_late as compare_late
 from .curves import layer_curve as layer_curve
 from .curves import mode_differences as mode_differences
 from .deconfounding import mode_effects as mode_effects
 from .high_norm import high_norm_effect as high_norm_effect
 from .high_norm import high_norm_tokens as high_norm_tokens
 from .importance import importance_table as importance_table
+from .late import compare_late as compare_late
 from .latents import top_tokens as top_tokens
 from .link import feature_link as feature_link
 from .pressure_correlation import pressure_table as pressure_table

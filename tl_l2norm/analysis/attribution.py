@@ -17,6 +17,7 @@ from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 _WORDS = {
     "none": "all tokens",
+    "count": "as many tokens of each, drawn at random from the longer",
     "length": "the first tokens of each, as many as the shorter has",
     "position": "tokens at the same positions",
     "token": "tokens of the same types",
@@ -143,18 +144,19 @@ def attribute(
         >>> cause.table[["match", "difference", "n"]].round()
                            match  difference   n
         0                   none      -276.0  12
-        1                 length      -207.0  12
-        2               position      -302.0  12
-        3                  token      -271.0   8
-        4                 answer        -1.0  12
-        5  length, by regression      -239.0  12
+        1                  count      -293.0  12
+        2                 length      -207.0  12
+        3               position      -302.0  12
+        4                  token      -271.0   8
+        5                 answer        -1.0  12
+        6  length, by regression      -239.0  12
         >>> cause.goes_away  # direct answers are all answer, and the norms of answers are high
         ('answer',)
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
     read = {id(t): values(t, quantity, features) for members in pairs.values() for pair in members for t in pair}
-    differences = {match: _differences(pairs, read, match, tokens) for match in MATCHES}
+    differences = {match: _differences(pairs, read, match, tokens, seed) for match in MATCHES}
     left: dict[str, Estimate] = {m: estimate(x, seed=seed, resamples=resamples) for m, x in differences.items()}
     lengths = np.array([np.mean([_length(t) - _length(d) for t, d in members]) for members in pairs.values()])
     removed: dict[str, Estimate] = {
@@ -176,8 +178,8 @@ def attribute(
     return Attribution(table=table, quantity=quantity)
 
 
-def _differences(pairs: dict[str, list[Pair]], read: dict[int, Tensor], match: Match, tokens: Tokens) -> Array:
-    first, second = mode_means(pairs, lambda trace: read[id(trace)], match=match, tokens=tokens)
+def _differences(pairs: dict[str, list[Pair]], read: dict[int, Tensor], match: Match, tokens: Tokens, seed: int) -> Array:
+    first, second = mode_means(pairs, lambda trace: read[id(trace)], match=match, tokens=tokens, seed=seed)
     by_layer = first - second
     held = ~np.isnan(by_layer).all(1)
     differences = np.full(len(by_layer), np.nan)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.measured import OUTCOMES
-from tl_l2norm.core.resampling import RESAMPLES, estimate
+from tl_l2norm.core.paired_shares import paired_shares
+from tl_l2norm.core.resampling import RESAMPLES, Estimate, estimate
 from tl_l2norm.core.schema import MODEL, SEED, Column, Schema, ends
 
 ARMS = {
@@ -101,6 +103,9 @@ def causal_table(outcomes: pd.DataFrame) -> pd.DataFrame:
 def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
     """Difference of accuracy between arms on the same problems, at each quantile and over all of them (quantile NaN).
 
+    Intervals are score intervals of paired shares; the mean over several quantiles, of which a problem may get some right, is
+    resampled.
+
     Returns:
         One entry per comparison and quantile: arm, against, quantile, difference, low, high, positions and against_positions
         (changed by either arm, mean per response: only random arms are matched in number), n (problems), seed, model.
@@ -129,12 +134,19 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
         differences = (first - second).dropna(axis=1, how="all")
         positions = [_by_quantile(side, "positions")[differences.columns].mean() for side in sides]
         for quantile, column in [*differences.items(), (np.nan, differences.mean(axis=1))]:
-            e = estimate(column.to_numpy(), seed=seed, resamples=resamples)
+            e = _difference(column.to_numpy(), seed, resamples)
             figures = {"difference": e.mean, "low": e.low, "high": e.high}
             own, other = (float(p.mean() if np.isnan(quantile) else p[quantile]) for p in positions)
             counts = {"positions": own, "against_positions": other, "n": e.n}
             entries.append({"arm": arm, "against": against, "quantile": quantile, **figures, **counts})
     return ARM_DIFFERENCES.frame(entries, seed=seed, model=outcomes["model"].iloc[0])
+
+
+def _difference(values: NDArray[np.float64], seed: int, resamples: int) -> Estimate:
+    """With the score interval of a difference of shares, or by resampling where it is one of means over several quantiles."""
+    if np.isin(values[~np.isnan(values)], (-1, 0, 1)).all():
+        return paired_shares(values)
+    return estimate(values, seed=seed, resamples=resamples)
 
 
 def _by_quantile(side: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Norm per layer and mode, and whether thinking is above direct in the late layers."""
+"""Norm per layer and mode, and thinking minus direct at each layer."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_l2norm.analysis.pairing import (
-    Tokens,
-    meant,
-    mode_means,
-    pair_modes,
-    require_mode,
-    require_modes,
-    require_same_prompts,
-    weighted_mean,
-)
+from tl_l2norm.analysis.pairing import Match, Tokens, meant, mode_means, pair_modes, require_mode, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.analysis.rise import amplification
 from tl_l2norm.core.arguments import check_text
 from tl_l2norm.core.errors import Unmeasurable
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Estimate, bootstrap, bootstrap_mean, estimate
+from tl_l2norm.core.resampling import RESAMPLES, bootstrap_mean
 from tl_l2norm.core.schema import LAYER, MODEL, QUANTITY, SEED, Column, N, Schema, ends
+from tl_l2norm.core.sign_flips import sign_flips
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
+
+P_VALUES = (
+    Column("p", float, "two-sided, by flipping the signs of prompts' differences"),
+    Column("p_max", float, "two-sided, over all entries together"),
+)
 
 CURVES = Schema(
     "curves",
@@ -53,6 +49,8 @@ DIFFERENCES = Schema(
         QUANTITY,
         Column("difference", float, "thinking minus direct, mean over prompts, in units of the quantity"),
         *ends("difference"),
+        *P_VALUES,
+        Column("match", str, "how the modes are matched"),
         N,
         SEED,
         MODEL,
@@ -84,38 +82,6 @@ class LayerCurve:
         by_layer = {"layer": self.layers, "mean": self.mean, "low": self.low, "high": self.high}
         constants = {name: getattr(self, name) for name in ("mode", "quantity", "n", "n_tokens", "seed", "model")}
         return CURVES.frame(by_layer, **constants)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LateComparison:
-    """Thinking minus direct, mean norm over the late layers' response tokens, paired by prompt."""
-
-    difference: Estimate
-    ratio: Estimate
-    """The amplification: the ratio of the two means."""
-    layers: tuple[int, ...]
-    tokens: Tokens
-    seed: int
-    model: str
-
-    @property
-    def verdict(self) -> str:
-        """In words, whichever way it falls."""
-        difference, first, last = self.difference, self.layers[0], self.layers[-1]
-        where = f"layers {first} to {last}" if len(self.layers) > 1 else f"layer {first}"
-        if self.tokens == "chosen":
-            where += ", at the tokens from which the response was chosen"
-        prompts = "1 prompt" if difference.n == 1 else f"{difference.n} prompts"
-        if difference.n < MIN_PROMPTS:
-            few = f"With {prompts} nothing can be said of the late layers ({where})"
-            figures = f"difference {difference.mean:.4g}, ratio {self.ratio.mean:.3f}, no interval with so few"
-            return f"{few}: {figures}; give at least {MIN_PROMPTS}."
-        ratio = f"{self.ratio.mean:.3f} [{self.ratio.low:.3f}, {self.ratio.high:.3f}]"
-        figures = f"difference {difference} prompts, ratio {ratio}"
-        if not difference.excludes_zero:
-            return f"Thinking norms are neither higher nor lower than direct ones in the late layers ({where}): {figures}."
-        word = "higher" if difference.mean > 0 else "lower"
-        return f"Thinking norms are {word} than direct ones in the late layers ({where}): {figures}."
 
 
 def response_means(
@@ -183,61 +149,32 @@ def layer_curve(
     )
 
 
-def compare_late(
-    think: TracesLike,
-    direct: TracesLike,
-    *,
-    tokens: Tokens = "read",
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> LateComparison:
-    """Compare the modes over the late layers, as far as they were recorded, paired by the label "prompt".
-
-    A prompt without a response token in either mode is left out; `difference.n` says how many are left.
-
-    Raises:
-        ValueError: traces that are not comparable or say that they are of the other mode, modes whose prompts differ, no late
-            layer recorded, or no prompt with response tokens in both modes.
-
-    Examples:
-        >>> compare_late(think, direct).verdict
-        'Thinking norms are lower than direct ones in the late layers (layers 9 to 11): difference -275.7 ...'
-    """
-    think, direct = traces_of(think), traces_of(direct)
-    require_comparable([*think, *direct])
-    require_modes(think, direct)
-    think, direct = ([trace.select("late") for trace in traces] for traces in (think, direct))
-    by_think, by_direct = _by_prompt(think, "l2_norm", tokens), _by_prompt(direct, "l2_norm", tokens)
-    require_same_prompts(by_think, by_direct)
-    both = np.array([[by_think[prompt], by_direct[prompt]] for prompt in by_think])  # [prompt, mode, layer]
-    late = both.mean(-1)
-    held = both[~np.isnan(late).any(1)]
-    if not len(held):
-        raise Unmeasurable("no prompt has response tokens in both modes: collect over prompts with responses, or use generate")
-    return LateComparison(
-        difference=estimate(late[:, 0] - late[:, 1], seed=seed, resamples=resamples),
-        ratio=bootstrap(held, amplification, seed=seed, resamples=resamples),
-        layers=think[0].layers,
-        tokens=tokens,
-        seed=seed,
-        model=think[0].provenance.model,
-    )
-
-
 def mode_differences(
     think: TracesLike,
     direct: TracesLike,
     *,
     quantity: str = "l2_norm",
     features: Latents | None = None,
+    match: Match = "count",
     tokens: Tokens = "read",
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> pd.DataFrame:
-    """Thinking minus direct at each layer, paired by prompt.
+    """Thinking minus direct at each layer, paired by prompt, over as many tokens of both responses by default.
+
+    Args:
+        think: thinking traces; the label "prompt" pairs them.
+        direct: direct ones.
+        quantity: "l2_norm", a recorded metric, "feature_sum" or "reasoning_sum".
+        features: for "reasoning_sum".
+        match: which tokens of the two modes are compared, as in `find_reasoning_features`.
+        tokens: "read", the response's own, or "chosen", those from which they were chosen.
+        seed: of the resampling, of match="count" and of the flips.
+        resamples: how many, and how many flips.
 
     Returns:
-        One entry per layer: layer, quantity, difference, low, high, n (prompts), seed, model.
+        One entry per layer: layer, quantity, difference, low, high, p (two-sided, by flipping the signs of prompts'
+        differences), p_max (over all layers together), match, n (prompts), seed, model.
 
     Raises:
         ValueError: modes with different prompts, fewer than 8, traces that are not comparable, or a quantity that was not
@@ -246,16 +183,18 @@ def mode_differences(
     Examples:
         >>> mode_differences(think, direct)[["layer", "difference", "n"]].tail(2).round()
             layer  difference   n
-        10     10      -268.0  12
-        11     11      -335.0  12
+        10     10      -290.0  12
+        11     11      -347.0  12
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
-    first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
+    read = lambda trace: values(trace, quantity, features)  # noqa: E731
+    first, second = mode_means(pairs, read, match=match, tokens=tokens, seed=seed)
     mean, low, high = bootstrap_mean(first - second, seed=seed, resamples=resamples)
+    p, p_max = sign_flips(first - second, seed=seed, flips=resamples)
     counts = (~np.isnan(first - second)).sum(0)
-    by_layer = {"layer": think[0].layers, "difference": mean, "low": low, "high": high, "n": counts}
-    return DIFFERENCES.frame(by_layer, quantity=quantity, seed=seed, model=think[0].provenance.model)
+    by_layer = {"layer": think[0].layers, "difference": mean, "low": low, "high": high, "p": p, "p_max": p_max, "n": counts}
+    return DIFFERENCES.frame(by_layer, quantity=quantity, match=match, seed=seed, model=think[0].provenance.model)
 
 
 def _by_prompt(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_l2norm.core.arguments import check_choice
+from tl_l2norm.core.arguments import as_seed, check_choice
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, Array, generator
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
@@ -20,14 +20,20 @@ Tokens = Literal["read", "chosen"]
 """Which tokens stand for a response: its own, as they are read back, or those from which its tokens are chosen, one place
 earlier: the last of the prompt, at which a direct answer is worked out, is then among them."""
 
-Match = Literal["none", "length", "position", "token", "answer"]
-"""Which of them are compared between the modes: all; the first k of each, k being the shorter response; those at the same
-position in the sequence; those of the same token ids, each id with equal weight; or the one of the answer alone."""
+Match = Literal["none", "count", "length", "position", "token", "answer"]
+"""Which of them are compared between the modes: all; k of each, k being what the shorter response has, drawn at random from the
+longer; the first k of each; those at the same position in the sequence; those of the same token ids, each id with equal weight;
+or the one of the answer alone.
+
+Where tokens of both modes are alike, only "count" gives means of one distribution: a mean of 30 skewed tokens and that of one
+have the same expectation and unlike medians, so that rank tests, and intervals of few prompts, tell them apart."""
 
 MATCHES: tuple[Match, ...] = get_args(Match)
 
 _MODES = get_args(Mode)
-_SHUFFLED = "shuffled"  # the label of traces whose modes are exchanged on purpose
+_DRAW = 3  # of tokens: not the stream that prompts are resampled by
+SHUFFLED = "shuffled"
+"""The label of traces whose modes are exchanged, or mere parts of one, on purpose."""
 
 Pair = tuple[Trace, Trace]
 """Responses to one prompt: thinking, direct."""
@@ -59,13 +65,13 @@ def require_mode(traces: Sequence[Trace], mode: str, what: str, instead: str) ->
     """Refuse traces that are labelled as of the other mode. A mode of another name, such as "suppressed", may hold any."""
     for i, trace in enumerate(traces):
         said = trace.labels.get("mode", mode)
-        if mode in _MODES and said in _MODES and said != mode and not trace.labels.get(_SHUFFLED):
+        if mode in _MODES and said in _MODES and said != mode and not trace.labels.get(SHUFFLED):
             raise InputError(f"{what}: trace {i} says by its label that its mode is {said!r}, not {mode!r}: {instead}")
 
 
 def require_one_mode(traces: Sequence[Trace]) -> None:
     """Refuse traces that are labelled as of several modes, but for those of `shuffle_modes`."""
-    modes = {str(trace.labels["mode"]) for trace in traces if "mode" in trace.labels and not trace.labels.get(_SHUFFLED)}
+    modes = {str(trace.labels["mode"]) for trace in traces if "mode" in trace.labels and not trace.labels.get(SHUFFLED)}
     if len(modes) > 1:
         raise InputError(
             f"the traces are of the modes {', '.join(sorted(modes))}: give those of one, such as the thinking ones"
@@ -123,7 +129,7 @@ def shuffle_modes(think: TracesLike, direct: TracesLike, *, seed: int = 0) -> tu
     sides: tuple[list[Trace], list[Trace]] = ([], [])
     for prompt in pairs:
         for side, group in zip(sides, reversed(groups) if prompt in swapped else groups, strict=True):
-            side.extend(trace.with_labels(**{_SHUFFLED: True}) for trace in group[prompt])
+            side.extend(trace.with_labels(**{SHUFFLED: True}) for trace in group[prompt])
     return tuple(sides[0]), tuple(sides[1])
 
 
@@ -149,14 +155,18 @@ def answer_position(trace: Trace) -> int | None:
 
 
 def token_weights(
-    pair: Pair, match: Match = "none", tokens: Tokens = "read"
+    pair: Pair, match: Match = "none", tokens: Tokens = "read", *, seed: int = 0
 ) -> tuple[Float[Tensor, " think_pos"], Float[Tensor, " direct_pos"]] | None:
-    """Weight of each position of both traces, each summing to 1; None where the pair has no tokens to compare."""
+    """Weight of each position of both traces, each summing to 1; None where the pair has no tokens to compare.
+
+    What "count" draws depends on the seed and the prompt's label alone. Attention sinks count as tokens here: they differ by
+    layer, and the means leave them out.
+    """
     check_choice("match", match, MATCHES)
     held = [meant(trace, tokens) for trace in pair]
     if not all(bool(h.any()) for h in held):
         return None
-    weights = _MATCHED[match](pair, held, tokens)
+    weights = _same_count(pair, held, seed) if match == "count" else _MATCHED[match](pair, held, tokens)
     if weights is None or not all(float(w.sum()) > 0 for w in weights):
         return None
     think, direct = (w / w.sum() for w in weights)
@@ -173,6 +183,23 @@ def weighted_mean(
 
 def _all(pair: Pair, held: Sequence[Tensor], tokens: Tokens) -> tuple[Tensor, Tensor]:
     return held[0].float(), held[1].float()
+
+
+def _same_count(pair: Pair, held: Sequence[Tensor], seed: int) -> tuple[Tensor, Tensor]:
+    k = min(int(h.sum()) for h in held)
+    first, second = (_drawn(trace, h, k, seed) for trace, h in zip(pair, held, strict=True))
+    return first, second
+
+
+def _drawn(trace: Trace, held: Tensor, k: int, seed: int) -> Tensor:
+    """Mask of k of the tokens."""
+    places = held.nonzero()[:, 0]
+    if len(places) > k:
+        prompt = str(trace.labels.get("prompt", "")).encode()
+        places = places[np.random.default_rng([as_seed(seed), _DRAW, *prompt]).permutation(len(places))[:k]]
+    mask = torch.zeros(len(trace))
+    mask[places] = 1.0
+    return mask
 
 
 def _same_length(pair: Pair, held: Sequence[Tensor], tokens: Tokens) -> tuple[Tensor, Tensor]:
@@ -211,7 +238,29 @@ def _answer(pair: Pair, held: Sequence[Tensor], tokens: Tokens) -> tuple[Tensor,
     return sides[0], sides[1]
 
 
-_MATCHED = {"none": _all, "length": _same_length, "position": _same_position, "token": _same_token, "answer": _answer}
+_MATCHED: Mapping[str, Callable[[Pair, Sequence[Tensor], Tokens], tuple[Tensor, Tensor] | None]] = {
+    "none": _all,
+    "length": _same_length,
+    "position": _same_position,
+    "token": _same_token,
+    "answer": _answer,
+}
+
+
+def weighted_pairs(
+    members: Sequence[Pair], match: Match = "none", tokens: Tokens = "read", *, seed: int = 0
+) -> list[tuple[Pair, tuple[Float[Tensor, " think_pos"], Float[Tensor, " direct_pos"]]]]:
+    """Those of a prompt's pairs that have tokens to compare, with their weights as in `token_weights`.
+
+    With "count" no response is in two pairs, so that as many of either mode are averaged: of three thinking samples and one
+    direct answer the first and it.
+    """
+    if match == "count":
+        sides = ({id(pair[m]): pair[m] for pair in members}.values() for m in (0, 1))
+        first, second = ([trace for trace in side if bool(meant(trace, tokens).any())] for side in sides)
+        members = list(zip(first, second, strict=False))
+    weighted = ((pair, token_weights(pair, match, tokens, seed=seed)) for pair in members)
+    return [(pair, weights) for pair, weights in weighted if weights is not None]
 
 
 def mode_means(
@@ -220,12 +269,16 @@ def mode_means(
     *,
     match: Match = "none",
     tokens: Tokens = "read",
+    seed: int = 0,
 ) -> tuple[Array, Array]:
-    """Mean of each prompt's thinking and direct tokens: two arrays [prompt, layer], NaN where there is nothing to compare."""
+    """Mean of each prompt's thinking and direct tokens: two arrays [prompt, layer], NaN where there is nothing to compare.
+
+    The seed is that of match="count".
+    """
     n_layers = len(next(iter(pairs.values()))[0][0].layers)
     means = np.full((2, len(pairs), n_layers), np.nan)
     for i, members in enumerate(pairs.values()):
-        weighted = [(pair, w) for pair in members if (w := token_weights(pair, match, tokens)) is not None]
+        weighted = weighted_pairs(members, match, tokens, seed=seed)
         if weighted:
             sides = ([weighted_mean(pair[m], values(pair[m]), w[m]).double().numpy() for pair, w in weighted] for m in (0, 1))
             means[:, i] = [np.mean(side, axis=0) for side in sides]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from tl_l2norm.analysis.pairing import Match, Pair, Tokens, by_prompt, pair_modes, require_prompts, token_weights
+from tl_l2norm.analysis.pairing import Match, Pair, Tokens, by_prompt, pair_modes, require_prompts, weighted_pairs
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator
 from tl_l2norm.core.schema import LAYER, MODEL, SEED, Column, N, Schema, ends
@@ -156,7 +156,7 @@ class ReasoningFeatures:
         for layer, latents in self.latents.items():
             if not latents:
                 continue
-            first, second = activation_means(pairs, layer, self.match, self.tokens)
+            first, second = activation_means(pairs, layer, self.match, self.tokens, seed=seed)
             differences = (first - second)[:, list(latents)]
             mean, low, high = bootstrap_mean(differences, seed=seed, resamples=resamples)
             columns = {"latent": latents, "difference": mean, "low": low, "high": high, "effect": paired_effect(differences)}
@@ -171,7 +171,7 @@ def find_reasoning_features(
     direct: TracesLike,
     *,
     choose_on: Collection[str] | None = None,
-    match: Match = "none",
+    match: Match = "count",
     tokens: Tokens = "read",
     fdr: float = FDR,
     min_effect: float = MIN_EFFECT,
@@ -184,16 +184,21 @@ def find_reasoning_features(
     prompts, Benjamini-Hochberg) and its paired effect at least `min_effect`. To choose none is a result. With 8 prompts in a
     half the smallest p-value is 0.007: a few latents among many can't be found then, give more.
 
+    As many tokens of both responses are compared (match="count"). The test is of ranks, so that the number of tokens acts by
+    itself otherwise: of 20 to 40 thinking tokens against 1 or 2 direct ones, all alike, every run of the other ways finds
+    features, many of which replicate. `split_thinking` shows it on one's own traces.
+
     Args:
         think: traces with SAE features, of thinking responses; the label "prompt" pairs them.
         direct: of direct answers to the same prompts.
         choose_on: the prompts to choose on; half of them, drawn by `seed`, by default. The others are for evaluation.
-        match: which tokens are compared: "none" (all), "length", "position", "token" (types) or "answer" (its token alone).
+        match: which tokens are compared: "count" (as many of the longer response, drawn at random, as the shorter has), "none"
+            (all), "length", "position", "token" (types) or "answer" (its token alone).
         tokens: "read", the response's own, or "chosen", those from which they were chosen.
         fdr: false-discovery rate.
         min_effect: mean difference over its standard deviation.
         n_latents: for a control, take so many of each layer by p-value and effect, significant or not.
-        seed: of the halves.
+        seed: of the halves, and of the tokens that are drawn.
 
     Raises:
         ValueError: no features, modes with different prompts, traces that are not comparable, or fewer than 8 prompts in a
@@ -206,8 +211,8 @@ def find_reasoning_features(
         ...     for traces in (think, direct)
         ... )
         >>> features = find_reasoning_features(think, direct, choose_on=[trace.labels["prompt"] for trace in think[:8]])
-        >>> features
-        ReasoningFeatures(... tested latents, in 1 of 1 layers, chosen on 8 prompts)
+        >>> features  # 8 prompts with one token each are too few to find any
+        ReasoningFeatures(0 of 28 tested latents, in 0 of 1 layers, chosen on 8 prompts)
         >>> len(features.held_out(think))
         4
     """
@@ -218,11 +223,11 @@ def find_reasoning_features(
     if unknown := chosen_on - pairs.keys():
         raise InputError(f"choose_on has prompts that the traces lack, such as {min(unknown)!r}")
     half = {prompt: members for prompt, members in pairs.items() if prompt in chosen_on}
-    usable = {p: kept for p, m in half.items() if (kept := [x for x in m if token_weights(x, match, tokens) is not None])}
+    usable = {p: m for p, m in half.items() if weighted_pairs(m, match, tokens, seed=seed)}
     require_prompts(len(usable), what=f"prompts to choose features on with tokens to compare (match={match!r})")
     tables, latents = [], {}
     for layer in saes:
-        table = _test(*activation_means(usable, layer, match, tokens), fdr)
+        table = _test(*activation_means(usable, layer, match, tokens, seed=seed), fdr)
         order = table.sort_values(["p", "effect"], ascending=[True, False]).index
         if n_latents is None:
             table["chosen"] = (table["q"] <= fdr) & (table["effect"] >= min_effect)
@@ -244,13 +249,21 @@ def find_reasoning_features(
 
 
 def activation_means(
-    pairs: Mapping[str, Sequence[Pair]], layer: int, match: Match = "none", tokens: Tokens = "read"
+    pairs: Mapping[str, Sequence[Pair]],
+    layer: int,
+    match: Match = "count",
+    tokens: Tokens = "read",
+    *,
+    seed: int = 0,
 ) -> tuple[Array, Array]:
-    """Mean activation of every latent over each prompt's thinking and direct tokens: two arrays [prompt, d_sae]."""
+    """Mean activation of every latent over each prompt's thinking and direct tokens: two arrays [prompt, d_sae].
+
+    The seed is that of match="count".
+    """
     d_sae = next(iter(pairs.values()))[0][0].features[layer].d_sae
     means = np.full((2, len(pairs), d_sae), np.nan)
     for i, members in enumerate(pairs.values()):
-        weighted = [(pair, w) for pair in members if (w := token_weights(pair, match, tokens)) is not None]
+        weighted = weighted_pairs(members, match, tokens, seed=seed)
         for mode in (0, 1):
             sums = [_mean_acts(pair[mode], layer, w[mode]) for pair, w in weighted]
             if sums:

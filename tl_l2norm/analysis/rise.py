@@ -9,16 +9,18 @@ import pandas as pd
 from einops import reduce
 from numpy.typing import NDArray
 
-from tl_l2norm.analysis.pairing import Tokens, label, mode_means, pair_modes
+from tl_l2norm.analysis.pairing import Match, Tokens, label, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.arguments import as_names
 from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.layers import late_layers
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, bootstrap
 from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 SHARP = 0.5
-"""Share of the rise in the last quarter of the layers over which it is called a sharp late spike; an even rise has 0.25."""
+"""Share of the rise in the last quarter of the layers over which it is called a sharp late spike; `even_share` of them rises
+there where the rise is even."""
 
 _GROUPS = ("family", "level")
 
@@ -32,10 +34,16 @@ DYNAMICS = Schema(
         *ends("onset", prefix=True),
         Column("sharpness", float, "share of the thinking curve's rise in the last quarter of the layers; NaN without a rise"),
         *ends("sharpness", prefix=True),
+        Column("even_share", float, "sharpness of an even rise over as many layers"),
         Column("spike", float, "thinking minus direct, mean over late layers, in units of the quantity"),
         *ends("spike", prefix=True),
         Column("amplification", float, "thinking over direct, of the means over late layers"),
         *ends("amplification", prefix=True),
+        Column("spike_but_last", float, "spike without the last block; NaN where that is the only late one"),
+        *ends("spike_but_last", prefix=True),
+        Column("amplification_but_last", float, "amplification without the last block; NaN where that is the only late one"),
+        *ends("amplification_but_last", prefix=True),
+        Column("match", str, "how the modes are matched in spike and amplification"),
         N,
         Column("description", str, "the shape in words"),
         SEED,
@@ -51,6 +59,7 @@ def dynamics(
     quantity: str = "l2_norm",
     by: str | Sequence[str] = (),
     features: Latents | None = None,
+    match: Match = "count",
     tokens: Tokens = "read",
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -59,8 +68,11 @@ def dynamics(
 
     - onset: layer at which the thinking curve bends upwards, by the two-piece linear fit of least squares; NaN without such
       a bend.
-    - sharpness: share of the thinking curve's whole rise that falls in the last quarter of the layers; NaN without a rise.
-    - spike: mean over late layers, thinking minus direct. amplification: the ratio of the two means.
+    - sharpness: share of the thinking curve's whole rise that falls in the last quarter of the layers; NaN without a rise. An
+      even rise has `even_share`: 27.3% of it over 12 layers, as 3 of its 11 steps are late.
+    - spike: mean over late layers, thinking minus direct. amplification: the ratio of the two means. Both also without the last
+      block, whose output the unembedding alone reads. Over as many tokens of both responses by default; onset and sharpness
+      are of all thinking tokens.
 
     Args:
         think: traces with all layers, with the label "prompt" and those of `by`.
@@ -68,13 +80,15 @@ def dynamics(
         quantity: "l2_norm", a recorded metric, "feature_sum" or "reasoning_sum".
         by: "family", "level", both, or nothing: an entry for each group.
         features: for "reasoning_sum".
+        match: which tokens of the two modes are compared, as in `find_reasoning_features`.
         tokens: "read", the response's own, or "chosen", those from which they were chosen.
-        seed: of the resampling.
+        seed: of the resampling, and of match="count".
         resamples: how many.
 
     Returns:
-        One entry per group: the columns of `by`, quantity, then onset, sharpness, spike, amplification, each with _low and
-        _high (NaN below 8 prompts), n (prompts), description, seed, model.
+        One entry per group: the columns of `by`, quantity, then onset, sharpness, spike, amplification, spike_but_last,
+        amplification_but_last, each with _low and _high (NaN below 8 prompts), even_share, match, n (prompts), description,
+        seed, model.
 
     Raises:
         ValueError: modes with different prompts, fewer than 8 prompts in all, not all layers recorded, or a label that is
@@ -83,7 +97,7 @@ def dynamics(
     Examples:
         >>> dynamics(think, direct)[["spike", "amplification", "n"]].round(1)
            spike  amplification   n
-        0 -275.7            0.5  12
+        0 -292.6            0.5  12
     """
     think, direct = traces_of(think), traces_of(direct)
     by = as_names("by", by)
@@ -91,14 +105,22 @@ def dynamics(
         raise InputError(f"can't group by {sorted(unknown)}: give any of {', '.join(_GROUPS)}")
     pairs = pair_modes(think, direct)
     _require_all_layers(think[0])
-    first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
+    means = {
+        way: mode_means(pairs, lambda trace: values(trace, quantity, features), match=way, tokens=tokens, seed=seed)
+        for way in {"none", match}
+    }
+    whole, (first, second) = means["none"][0], means[match]
     groups = _group_index([members[0][0] for members in pairs.values()], by)
     late = np.isin(think[0].layers, think[0].late_layers)
     entries = [
-        {**dict(zip(by, key, strict=True)), "quantity": quantity, **_shape(first[at], second[at], late, seed, resamples)}
+        {
+            **dict(zip(by, key, strict=True)),
+            "quantity": quantity,
+            **_shape(whole[at], first[at], second[at], late, seed, resamples),
+        }
         for key, at in groups.items()
     ]
-    return DYNAMICS.frame(entries, by=by, seed=seed, model=think[0].provenance.model)
+    return DYNAMICS.frame(entries, by=by, match=match, seed=seed, model=think[0].provenance.model)
 
 
 def _require_all_layers(trace: Trace) -> None:
@@ -121,26 +143,32 @@ def _order(label: object) -> tuple[bool, float, str]:
     return (not number, float(label) if number else 0.0, str(label))  # type: ignore[arg-type]
 
 
-def _shape(think: Array, direct: Array, late: NDArray[np.bool_], seed: int, resamples: int) -> dict[str, object]:
+def _shape(whole: Array, think: Array, direct: Array, late: NDArray[np.bool_], seed: int, resamples: int) -> dict[str, object]:
+    """Of the curve of all thinking tokens, and of both modes' curves [prompt, layer] on the tokens that are compared."""
     shape = {
-        "onset": bootstrap(think, onset, seed=seed, resamples=resamples),
-        "sharpness": bootstrap(think, lambda curves: sharpness(curves, late), seed=seed, resamples=resamples),
+        "onset": bootstrap(whole, onset, seed=seed, resamples=resamples),
+        "sharpness": bootstrap(whole, lambda curves: sharpness(curves, late), seed=seed, resamples=resamples),
     }
     both = np.stack([think, direct], axis=1)
     both = both[~reduce(np.isnan(both[..., late]), "prompt mode layer -> prompt", "any")]
     nothing = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
-    shape["spike"] = bootstrap(both, lambda m: _spike(m, late), seed=seed, resamples=resamples) if len(both) else nothing
-    shape["amplification"] = bootstrap(both[..., late], amplification, seed=seed, resamples=resamples) if len(both) else nothing
+    for suffix, layers in {"": late, "_but_last": late & (np.arange(len(late)) < len(late) - 1)}.items():
+        known = len(both) > 0 and bool(layers.any())
+        for name, statistic in {"spike": _spike, "amplification": amplification}.items():
+            own = bootstrap(both[..., layers], statistic, seed=seed, resamples=resamples) if known else nothing
+            shape[f"{name}{suffix}"] = own
     entry: dict[str, object] = {}
     for name, e in shape.items():
         known = e.n >= MIN_PROMPTS
         entry |= {name: e.mean, f"{name}_low": e.low if known else np.nan, f"{name}_high": e.high if known else np.nan}
-    return {**entry, "n": len(both), "description": describe_rise(shape["sharpness"], shape["onset"])}
+    even = even_share(len(late))
+    description = describe_rise(shape["sharpness"], shape["onset"], even)
+    return {**entry, "even_share": even, "n": len(both), "description": description}
 
 
-def _spike(curves: Array, late: NDArray[np.bool_]) -> Array:
-    """Difference of the modes [..., mode, layer] over late layers."""
-    means: Array = curves[..., late].mean(-1)
+def _spike(curves: Array) -> Array:
+    """Difference of the modes [..., mode, layer] over layers."""
+    means: Array = curves.mean(-1)
     return means[..., 0] - means[..., 1]
 
 
@@ -180,11 +208,23 @@ def sharpness(curves: Array, late: NDArray[np.bool_]) -> Array:
     return share
 
 
-def describe_rise(share: Estimate, bend: Estimate) -> str:
-    """One line on the shape of a curve, with the figure that it rests on."""
+def even_share(n_layers: int) -> float:
+    """Share of an even rise that falls in the last quarter of the layers: 3 of the 11 steps between 12 layers.
+
+    Examples:
+        >>> print(f"{even_share(12):.1%} of 12 layers, {even_share(28):.1%} of 28")
+        27.3% of 12 layers, 25.9% of 28
+    """
+    return len(late_layers(n_layers)) / (n_layers - 1)
+
+
+def describe_rise(share: Estimate, bend: Estimate, even: float) -> str:
+    """One line on the shape of a curve, with the figures that it rests on, beside the share that an even rise has."""
     if np.isnan(share.mean):
         return "no rise over the layers"
-    figures = f"{share.mean:.0%} [{share.low:.0%}, {share.high:.0%}] of the rise in the last quarter of the layers"
+    word = "over" if share.low > even else "under" if share.high < even else "not told from"
+    figures = f"{share.mean:.0%} [{share.low:.0%}, {share.high:.0%}] of the rise in the last quarter of the layers, "
+    figures += f"{word} the {even:.1%} of an even rise"
     figures += "" if np.isnan(bend.mean) else f", bend at layer {bend.mean:.0f}"
     if share.n < MIN_PROMPTS:
         return f"too few prompts to say ({share.mean:.0%} of the rise in the last quarter)"

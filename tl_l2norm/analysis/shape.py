@@ -71,7 +71,7 @@ def rise_shape(
         features: for "reasoning_sum".
         match: which tokens of the two modes are compared, as in `find_reasoning_features`.
         tokens: "read", the response's own, or "chosen", those from which they were chosen.
-        seed: of the folds and flips.
+        seed: of the folds and flips, and of match="count".
         flips: how many.
 
     Returns:
@@ -91,7 +91,7 @@ def rise_shape(
         raise Unmeasurable(f"shapes of a rise can't be told apart on {n_layers} layers: it takes at least {MIN_LAYERS}")
     if len(think[0].layers) < n_layers:
         raise InputError(f"the shape of a rise needs all {n_layers} layers: the traces have {len(think[0].layers)}")
-    first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), match=match, tokens=tokens)
+    first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), match=match, tokens=tokens, seed=seed)
     entries = []
     for name, curves in (("think", first), ("think minus direct", first - second)):
         held = curves[:, ~np.isnan(curves).all(0)]

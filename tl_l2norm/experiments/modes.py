@@ -139,6 +139,7 @@ def _interview(
     reading: ReadOptions,
 ) -> _Interview:
     prompts = [chat_prompt(backend.tokenizer, p.question, mode=mode, system=p.system) for p in problems]  # type: ignore[arg-type]
+    _require_distinct_prompts(problems, prompts)
     return _Interview(
         backend=backend,
         mode=mode,
@@ -150,6 +151,18 @@ def _interview(
         reading=reading,
         watched=backend.foreign_hooks() > 0,
     )
+
+
+def _require_distinct_prompts(problems: Sequence[Problem], prompts: Sequence[ChatPrompt]) -> None:
+    """Refuse problems that differ in name alone: one prompt would count as several."""
+    first: dict[tuple[int, ...], Problem] = {}
+    for problem, prompt in zip(problems, prompts, strict=True):
+        known = first.setdefault(tuple(prompt.tokens), problem)
+        if known is not problem:
+            raise InputError(
+                f"problems {known.id} ({known.family!r}) and {problem.id} ({problem.family!r}) ask the same, token by token: "
+                "intervals are over prompts, so give each once"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

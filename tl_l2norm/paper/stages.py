@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -19,12 +19,13 @@ from tl_l2norm.analysis.deconfounding import mode_effects
 from tl_l2norm.analysis.high_norm import high_norm_effect, high_norm_tokens
 from tl_l2norm.analysis.latents import top_tokens
 from tl_l2norm.analysis.link import feature_link
-from tl_l2norm.analysis.pairing import MATCHES, shuffle_modes
+from tl_l2norm.analysis.pairing import MATCHES, Match, Tokens, shuffle_modes
 from tl_l2norm.analysis.pressure_correlation import pressure_table
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features
 from tl_l2norm.analysis.rise import dynamics
 from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.shape import rise_shape
+from tl_l2norm.analysis.split import split_thinking
 from tl_l2norm.analysis.theory import assumption_table
 from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.core.errors import MissingPackage, Unmeasurable, Unsupported
@@ -169,32 +170,40 @@ class Study:
         self.add("top_tokens", self._top_tokens)
 
     def _matched(self) -> pd.DataFrame:
-        """How many latents are found, and how many of them again on the other half, whichever way the modes are matched."""
-        think, direct = self.traces[TRAINED]
+        """How many latents are found, and how many of them again on the other half, whichever way the modes are matched.
+
+        Beside them those between two parts of the same thinking responses, which no thinking can make.
+        """
+        modes, model = self.traces[TRAINED], self.backend.model_name
         entries = []
-        for tokens in ("read", "chosen"):
+        for tokens in get_args(Tokens):
+            split = split_thinking(*modes, tokens=tokens, seed=self.seed)
             for match in MATCHES:
                 try:
-                    features = find_reasoning_features(think, direct, match=match, tokens=tokens, seed=self.seed)  # type: ignore[arg-type]
+                    own = self._counts(modes, match, tokens)
                 except Unmeasurable as reason:
                     self.notes[f"features, match={match!r}, tokens={tokens!r}"] = str(reason)
                     continue
-                again = features.evaluate(features.held_out(think), features.held_out(direct), seed=self.seed)
-                for layer, latents in features.latents.items():
-                    own = again[again["layer"] == layer]
-                    entries.append(
-                        {
-                            "match": match,
-                            "tokens": tokens,
-                            "layer": layer,
-                            "tested": int((features.table["layer"] == layer).sum()),
-                            "found": len(latents),
-                            "replicated": int(own["replicated"].sum()) if len(own) else 0,
-                            "median_effect": float(own["effect"].median()) if len(own) else float("nan"),
-                            "n": len(features.chosen_on),
-                        }
-                    )
-        return MATCHED_FEATURES.frame(entries, seed=self.seed, model=self.backend.model_name)
+                try:
+                    control = self._counts(split, match, tokens)[["layer", "found", "replicated"]]
+                except Unmeasurable:
+                    control = own[["layer"]].assign(found=float("nan"), replicated=float("nan"))
+                control = control.rename(columns={"found": "split_found", "replicated": "split_replicated"})
+                entries.append(own.merge(control, on="layer").assign(match=match, tokens=tokens))
+        return MATCHED_FEATURES.frame(pd.concat(entries) if entries else (), seed=self.seed, model=model)
+
+    def _counts(self, modes: Modes, match: Match, tokens: Tokens) -> pd.DataFrame:
+        """Latents that are tested, found and replicated at each layer."""
+        features = find_reasoning_features(*modes, match=match, tokens=tokens, seed=self.seed)
+        again = features.evaluate(*(features.held_out(traces) for traces in modes), seed=self.seed)
+        counts = []
+        for layer, latents in features.latents.items():
+            own = again[again["layer"] == layer]
+            count = {"tested": int((features.table["layer"] == layer).sum()), "found": len(latents)}
+            count["replicated"] = int(own["replicated"].sum()) if len(own) else 0
+            effect = float(own["effect"].median()) if len(own) else float("nan")
+            counts.append({"layer": layer, **count, "median_effect": effect, "n": len(features.chosen_on)})
+        return pd.DataFrame(counts)
 
     def _top_tokens(self) -> pd.DataFrame:
         think, direct = self._held_out

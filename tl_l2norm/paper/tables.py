@@ -41,6 +41,8 @@ MATCHED_FEATURES = Schema(
         Column("tested", int, "latents that are active often enough"),
         Column("found", int, "reasoning features"),
         Column("replicated", int, "of them on the other half of the prompts"),
+        Column("split_found", float, "found between two random parts of thinking responses; NaN where there is no such"),
+        Column("split_replicated", float, "of those on the other half of the prompts"),
         Column("median_effect", float, "of them on the other half; NaN where there are none"),
         N,
         SEED,

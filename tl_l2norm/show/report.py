@@ -148,7 +148,8 @@ def summary(results: Result | Sequence[Result], *, seed: int = 0) -> str:
         >>> print(summary(results))
         mode       accuracy   95% interval    n   not direct   cut off
         ...
-        Thinking norms are lower than direct ones in the late layers (layers 9 to 11): ...
+        Thinking norms are lower than direct ones in the late layers (layers 9 to 11, as many tokens of each
+        response): ...
     """
     results, seed = results_of(results), as_seed(seed)
     traces = _traces(results)

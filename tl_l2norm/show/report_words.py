@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.accuracy import MUCH_CUT_OFF, cut_off_warnings
-from tl_l2norm.analysis.curves import compare_late
+from tl_l2norm.analysis.late import compare_late
 from tl_l2norm.analysis.pairing import Tokens
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.trace import Trace

@@ -66,6 +66,9 @@ def test_the_verdict_says_what_was_planted(shift: float, word: str) -> None:
     assert word in late.verdict
     assert late.layers == (3,)
     assert late.difference.low <= shift <= late.difference.high
+    assert "(layer 3, as many tokens of each response)" in late.verdict
+    everything = l2.analysis.compare_late(think, direct, match="none")
+    assert "(layer 3, all tokens)" in everything.verdict and everything.difference == late.difference, "one token each"
     chosen = l2.analysis.compare_late(think, direct, tokens="chosen")
     assert "at the tokens from which the response was chosen): difference" in chosen.verdict
     assert chosen.difference.mean == 0 or abs(chosen.difference.mean) < abs(shift) + 1, "the prompt's last is a sink here"
@@ -89,6 +92,27 @@ def test_a_prompt_without_a_response_in_one_mode_is_left_out() -> None:
 def test_few_prompts_prove_nothing() -> None:
     think, direct = ([response([v], str(i)) for i in range(7)] for v in (9.0, 1.0))
     assert "nothing can be said" in l2.analysis.compare_late(think, direct).verdict
+
+
+def test_families_are_resampled_where_the_statement_is_of_families() -> None:
+    """Prompts of two families that differ: sure of these, and of families like these nothing with two."""
+    rng = np.random.default_rng(0)
+    lifts = rng.normal(size=10)
+
+    def of(mode: int, families: int) -> list[Trace]:
+        return [
+            response([100 + mode * (10 * lifts[i % families] + 0.1 * rng.normal())], str(i)).with_labels(
+                family=f"f{i % families}"
+            )
+            for i in range(40)
+        ]
+
+    two, ten = (l2.analysis.compare_late(of(1, n), of(0, n), over="families") for n in (2, 10))
+    assert two.verdict.startswith("With 2 families nothing can be said") and (two.table["n"] == 2).all()
+    assert ten.difference.n == 10 and "n = 10 families" in ten.verdict
+    assert ten.difference.mean == pytest.approx(10 * lifts.mean(), abs=0.1) and ten.difference.low < 0 < ten.difference.high
+    with pytest.raises(ValueError, match=r'needs the label "family"'):
+        l2.analysis.compare_late([response([1.0], "a")], [response([1.0], "a")], over="families")
 
 
 def test_modes_with_different_prompts_are_refused() -> None:

@@ -47,6 +47,36 @@ def test_without_matching_every_response_token_weighs_the_same() -> None:
     assert weights(pair([5, 6, 7], [5]), "none", "chosen") == ([0.25] * 4, [0.5] * 2)
 
 
+def test_matched_by_count_as_many_of_the_longer_are_drawn_by_seed_and_prompt() -> None:
+    long, short = pair([*range(30)], [7, 8])
+    draws = [token_weights((long, short), "count", seed=seed) for seed in (0, 0, 1)]
+    assert all(draw is not None for draw in draws)
+    for think, direct in draws:  # type: ignore[misc]
+        assert direct.tolist() == [0, 0.5, 0.5] and sorted(think.tolist())[-3:] == [0, 0.5, 0.5] and think[0] == 0
+    assert torch.equal(draws[0][0], draws[1][0]) and not torch.equal(draws[0][0], draws[2][0])  # type: ignore[index]
+    other = token_weights((long.with_labels(prompt="b"), short), "count")
+    assert other is not None and not torch.equal(other[0], draws[0][0])  # type: ignore[index]
+    flipped = token_weights((short, long), "count")
+    assert flipped is not None and torch.equal(flipped[1], draws[0][0]), "whichever mode is longer"  # type: ignore[index]
+
+
+def test_every_token_is_drawn_as_often() -> None:
+    long, short = pair([*range(6)], [7, 8])
+    drawn = [token_weights((long, short), "count", seed=seed)[0] for seed in range(600)]  # type: ignore[index]
+    np.testing.assert_allclose(torch.stack(drawn).mean(0)[1:], 1 / 6, atol=0.03)
+
+
+def test_by_count_no_response_is_in_two_pairs() -> None:
+    """Of three samples and two direct answers two of each: the mean of three would have another distribution."""
+    sides = [
+        [response(np.full((1, 2), v), prompt="a", mode=mode) for v in vs]
+        for mode, vs in (("think", (1.0, 2, 4)), ("direct", (8.0, 16)))
+    ]
+    pairs = {"a": [(t, d) for t in sides[0] for d in sides[1]]}
+    means = [mode_means(pairs, lambda trace: trace.l2_norms, match=match) for match in ("count", "none")]
+    assert [[float(side[0, 0]) for side in sides] for sides in means] == [[1.5, 12], [pytest.approx(7 / 3), 12]]
+
+
 def test_matched_by_length_the_first_tokens_of_the_longer_are_left() -> None:
     assert weights(pair([5, 6, 7, 8], [5, 6]), "length") == ([0, 0.5, 0.5, 0, 0], [0, 0.5, 0.5])
     assert weights(pair([5], [5, 6, 7]), "length") == ([0, 1], [0, 1, 0, 0])

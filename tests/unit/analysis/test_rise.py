@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from tests.planted import Array, made, response
-from tl_l2norm.analysis.curves import compare_late
-from tl_l2norm.analysis.rise import amplification, describe_rise, dynamics, onset, sharpness
+from tl_l2norm.analysis.late import compare_late
+from tl_l2norm.analysis.rise import amplification, describe_rise, dynamics, even_share, onset, sharpness
+from tl_l2norm.core.layers import late_layers
 from tl_l2norm.core.resampling import Estimate
 
 FLAT_THEN_STEEP = np.array([10.0, 10, 10, 10, 10, 10, 20, 30])
@@ -47,6 +48,12 @@ def test_sharpness_is_the_share_of_the_rise_in_the_late_layers() -> None:
     np.testing.assert_allclose(sharpness(np.stack([STRAIGHT, FLAT_THEN_STEEP]), LATE), [2 / 7, 1])
 
 
+@pytest.mark.parametrize("n", [4, 8, 12, 28, 30])
+def test_an_even_rise_has_the_even_share(n: int) -> None:
+    late = np.isin(np.arange(n), late_layers(n))
+    assert even_share(n) == pytest.approx(sharpness(np.arange(n) * 3.0 + 5, late)) and even_share(n) > 0.25
+
+
 def test_sharpness_and_onset_do_not_depend_on_the_unit() -> None:
     rng = np.random.default_rng(1)
     curve = np.cumsum(rng.exponential(size=8))
@@ -57,8 +64,21 @@ def test_sharpness_and_onset_do_not_depend_on_the_unit() -> None:
 @pytest.mark.parametrize(
     ("mean", "low", "high", "n", "words"),
     [
-        (0.9, 0.8, 0.95, 20, "sharp late spike: 90% [80%, 95%] of the rise in the last quarter of the layers, bend at layer 6"),
-        (0.3, 0.2, 0.4, 20, "gradual build-up: 30% [20%, 40%]"),
+        (
+            0.9,
+            0.8,
+            0.95,
+            20,
+            "sharp late spike: 90% [80%, 95%] of the rise in the last quarter of the layers, over the 28.6% of an even rise",
+        ),
+        (
+            0.3,
+            0.2,
+            0.4,
+            20,
+            "gradual build-up: 30% [20%, 40%] of the rise in the last quarter of the layers, not told from the 28.6% of an",
+        ),
+        (0.2, 0.1, 0.25, 20, "gradual build-up: 20% [10%, 25%] of the rise in the last quarter of the layers, under the 28.6%"),
         (0.5, 0.4, 0.6, 20, "between a gradual build-up and a sharp late spike: 50% [40%, 60%]"),
         (0.9, 0.8, 0.95, 7, "too few prompts to say (90% of the rise in the last quarter)"),
         (np.nan, np.nan, np.nan, 20, "no rise over the layers"),
@@ -66,13 +86,14 @@ def test_sharpness_and_onset_do_not_depend_on_the_unit() -> None:
 )
 def test_the_shape_is_said_in_words(mean: float, low: float, high: float, n: int, words: str) -> None:
     bend = Estimate(mean=6.0, low=5.0, high=6.0, n=n)
-    assert describe_rise(Estimate(mean=mean, low=low, high=high, n=n), bend).startswith(words)
+    said = describe_rise(Estimate(mean=mean, low=low, high=high, n=n), bend, 2 / 7)
+    assert said.startswith(words) and (said.endswith(", bend at layer 6") or np.isnan(mean) or n < 8)
 
 
 def test_without_a_bend_none_is_mentioned() -> None:
     share = Estimate(mean=0.3, low=0.2, high=0.4, n=20)
     nothing = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=20)
-    assert "bend" not in describe_rise(share, nothing)
+    assert "bend" not in describe_rise(share, nothing, 0.25)
 
 
 def test_the_table_by_hand() -> None:

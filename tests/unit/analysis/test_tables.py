@@ -30,6 +30,7 @@ SCHEMAS = {
 }
 ELSEWHERE = {
     "attribute(...).table": ("attribution", "Attribution"),
+    "compare_late(...).table": ("late", "LateComparison"),
     "layer_curve(...).to_frame()": ("curves", "LayerCurve"),
     "find_reasoning_features(...).table": ("reasoning", "ReasoningFeatures"),
 }

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,6 @@ def test_bad_input(smollm2: object) -> None:
         l2.run_modes(smollm2, [])
     with pytest.raises(ValueError, match="some problems are the same"):
         l2.run_modes(smollm2, [PROBLEMS[0], PROBLEMS[0]])
+    twin = dataclasses.replace(PROBLEMS[0], family="renamed")
+    with pytest.raises(ValueError, match=f"problems {PROBLEMS[0].id} .* and {twin.id} \\('renamed'\\) ask the same"):
+        l2.run_modes(smollm2, [*PROBLEMS, twin])

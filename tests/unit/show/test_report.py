@@ -20,7 +20,8 @@ def test_the_report_says_what_was_run_and_what_came_of_it(tmp_path: Path) -> Non
     page = written(tmp_path, make_results(8))
     text = text_of(page)
     assert (
-        "Thinking norms are higher than direct ones in the late layers (layer 1). Difference 10 [10, 10], n = 8 prompts" in text
+        "Thinking norms are higher than direct ones in the late layers (layer 1, as many tokens of each response). "
+        "Difference 10 [10, 10], n = 8 prompts" in text
     )
     for fact in (
         "Model by hand",

@@ -16,8 +16,8 @@ def stages(known: Known) -> Finding:
     raw, shape = known["differences"], known["dynamics"].iloc[0]
     own, shuffled = (raw[raw["source"] == source] for source in ("as asked", "shuffled modes"))
     finding = Finding(
-        measured=f"{shape['sharpness']:.0%} of the rise in the last quarter; as they are, thinking above direct at "
-        f"{int((own['low'] > 0).sum())} of {len(own)} layers, below at {int((own['high'] < 0).sum())}",
+        measured=f"{shape['sharpness']:.0%} of the rise in the last quarter; on as many tokens of both, thinking above direct "
+        f"at {int((own['low'] > 0).sum())} of {len(own)} layers, below at {int((own['high'] < 0).sum())}",
         interval=f"sharpness {span(shape['sharpness_low'], shape['sharpness_high'], '.0%')}",
         control=f"shuffled modes: above at {int((shuffled['low'] > 0).sum())}, below at {int((shuffled['high'] < 0).sum())}",
         n=int(own["n"].max()),
