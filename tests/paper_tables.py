@@ -75,7 +75,7 @@ TABLES = {
         control_name="random <b> directions",
     ),
     "pressure_tokens": _frame(
-        "sequence position token p_true loss pressure l2_norm is_sink mode prompt",
+        "sequence position token p_true loss pull l2_norm is_sink mode prompt",
         (0, 3, "<think>", 0.99, 0.01, 1e-3, 100.0, False, "think", "p"),
         (0, 4, "", 0.9, 0.1, 1e-2, 200.0, False, "think", "p"),
         (0, 5, "s", 0.9, 0.1, 1e-2, 25_000.0, True, "think", "p"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 from tests.planted import Array, response
 from tl_l2norm.core.trace import Trace
@@ -51,6 +53,12 @@ class World:
     levels: int = 0
     """Labels "level" 1 to so many and "family"; a level's thinking is longer."""
     types_by_latent: int = field(default=4)
+    autocorrelation: float = 0.0
+    """Of a token's noise with the one before it, and of the pull's."""
+    pull: float = 0.0
+    """Planted: the pull of the loss grows by this with the norm of the state that predicts, both in standard deviations."""
+    pull_back: float = 0.0
+    """The same with the norm of the token itself, one position later."""
 
     def make(self, seed: int) -> Modes:
         """Traces of both modes."""
@@ -69,7 +77,7 @@ class World:
                 k = int(rng.integers(low, high)) + (5 * level if thinks else 0)
                 chances = np.exp(frequency + (0.5 if thinks else -0.5) * tilt)
                 ids = rng.choice(self.vocabulary, size=k, p=chances / chances.sum())
-                noise = self.token * _skewed(rng, (self.layers, k))
+                noise = self.token * self._smoothed(_skewed(rng, (self.layers, k)))
                 norms = own + loud[:, ids] + self.position * np.arange(k) ** 0.7 + self.length * np.log(k)
                 norms += self.response * _skewed(rng, (self.layers, 1)) + noise + self.effect * thinks
                 reasons = (rng.random(k) < 1 / 3) & thinks
@@ -80,6 +88,28 @@ class World:
                 trace = response(norms, prompt=f"p{prompt:03}", mode=name, tokens=ids, acts=acts, labels=labels)
                 (think if thinks else direct).append(trace)
         return think, direct
+
+    def pressures(self, seed: int) -> pd.DataFrame:
+        """What `optimisation_pressure` would say of the thinking responses, whose pulls follow types and position too."""
+        rng = np.random.default_rng([seed, _STREAM, 1])
+        pulls, own = rng.normal(size=(2, self.vocabulary)), rng.normal(size=(self.n, 2))
+        frames = []
+        for i, trace in enumerate(self.make(seed)[0]):
+            ids, norms = trace.tokens.numpy()[trace.prompt_len :], trace.l2_norms[-1].double().numpy()[trace.prompt_len :]
+            at = np.linspace(0, 1, len(ids) - 1)
+            z = (norms - norms.mean()) / norms.std()
+            log = pulls[0, ids[:-1]] + pulls[1, ids[1:]] + own[i, 0] + 0.5 * own[i, 1] * at + 2 * at**3
+            log += self._smoothed(_skewed(rng, (1, len(at))))[0] + self.pull * z[:-1] + self.pull_back * z[1:]
+            columns = {"token_id": ids[1:], "state_token_id": ids[:-1], "l2_norm": norms[:-1], "next_l2_norm": norms[1:]}
+            columns |= {"pull": np.exp(log), "pressure": np.exp(log) / norms[:-1], "p_true": 1 / (1 + np.exp(log))}
+            frames.append(pd.DataFrame(columns).assign(sequence=i, prompt=f"p{i:03}", position=range(len(at))))
+        frame = pd.concat(frames, ignore_index=True)
+        return frame.assign(loss=-np.log(frame["p_true"]), mode="think", is_sink=False, next_is_sink=False)
+
+    def _smoothed(self, noise: Array) -> Array:
+        """[..., token] with this autocorrelation and the same variance."""
+        found: Array = lfilter([(1 - self.autocorrelation**2) ** 0.5], [1, -self.autocorrelation], noise)
+        return found
 
     def _acts(
         self,

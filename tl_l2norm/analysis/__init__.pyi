@@ -14,6 +14,7 @@ from .high_norm import high_norm_tokens as high_norm_tokens
 from .latents import top_tokens as top_tokens
 from .link import feature_link as feature_link
 from .pressure_correlation import pressure_table as pressure_table
+from .pull import pull_link as pull_link
 from .reasoning import ReasoningFeatures as ReasoningFeatures
 from .reasoning import find_reasoning_features as find_reasoning_features
 from .rise import dynamics as dynamics

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from tl_l2norm.paper.finding import Finding, Known, figure, span
 
 
 def pressure(known: Known) -> Finding:
-    """Of the gradient with the probability of the true token, and with the norm."""
+    """Of the pull of the loss and the norm; that the pull goes against the probability is no evidence."""
     table = known["pressure"]
-    scope = "tokens" if ((table["mode"] == "think") & (table["scope"] == "tokens")).any() else "prompts"
-    own = table[(table["mode"] == "think") & (table["scope"] == scope)].set_index(["quantity", "against"])
-    by_p, by_norm = own.loc[("pressure", "p_true")], own.loc[("pressure", "l2_norm")]
-    partial = table[(table["mode"] == "think") & (table["scope"] == "partial") & (table["against"] == "l2_norm")]
-    direct = table[(table["mode"] == "direct") & (table["scope"] == "prompts") & (table["against"] == "l2_norm")]
-    control = [f"given position {figure(entry, 'rho', '.2f')}" for _, entry in partial.iterrows()]
-    control += [f"over direct answers {figure(entry, 'rho', '.2f')}" for _, entry in direct.iterrows()]
-    return Finding(
-        measured=f"rho of pull and probability {by_p['rho']:.2f}, of pull and norm {by_norm['rho']:.2f} (over {scope})",
-        interval=f"{span(by_p['low'], by_p['high'], '.2f')}, {span(by_norm['low'], by_norm['high'], '.2f')}",
-        control=", ".join(control),
-        n=int(by_norm["n"]),
-        meets=bool(by_p["high"] < 0 and by_norm["low"] > 0),
-        why="needs the first under 0 (nearly so by construction) and the second over 0",
+    own = table[(table["mode"] == "think") & (table["quantity"] == "pull") & (table["against"] == "p_true")].set_index("scope")
+    by_p = own.loc["tokens" if "tokens" in own.index else "prompts"]
+    finding = Finding(
+        measured=f"rho of pull and probability {by_p['rho']:.2f} (nearly so by construction)",
+        interval=span(by_p["low"], by_p["high"], ".2f"),
+        n=int(by_p["n"]),
     )
+    if "pull_links" not in known:
+        return replace(finding, why=known.reason("pull_links"))
+    links = known["pull_links"]
+    links = links[links["mode"] == "think"]
+    if links.empty:
+        return replace(finding, why="too few thinking tokens are of types that occur again")
+    p = links[["p", "p_shifts"]].max(axis=1)
+    best = links.loc[p.idxmin()]
+    rhos = (f"{_READINGS[str(entry['reading'])]} {figure(entry, 'rho', '.2f')}" for _, entry in links.iterrows())
+    shifted = (f"{span(entry['shifts_low'], entry['shifts_high'], '.2f')}" for _, entry in links.iterrows())
+    return replace(
+        finding,
+        measured=f"rho of pull and norm, given type, position and response: {', '.join(rhos)}; {finding.measured}",
+        interval=span(best["low"], best["high"], ".2f"),
+        control=f"pull shifted round its response {', '.join(shifted)}",
+        n=int(best["n"]),
+        p=float(min(1.0, len(links) * p.min())),
+        meets=bool(best["rho"] > 0 and by_p["rho"] < 0),
+        why="needs rho of pull and norm over 0, over prompts and beyond shifted pulls, for one of the two readings (p is times "
+        "their number); that the pull falls with the probability is needed, but no evidence",
+    )
+
+
+_READINGS = {"predicting": "of the state that predicts", "read back": "of the token itself as it is read back"}
 
 
 def suppression(known: Known) -> Finding:
