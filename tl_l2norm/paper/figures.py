@@ -276,7 +276,7 @@ _PICTURES = {
     "feature_attribution": _Picture("feature_attribution", "difference", attribution_bars),
     "bound": _Picture("bound_points", "left", bound_scatter),
     "assumptions": _Picture("assumptions", "value", assumption_matrix),
-    "pressure": _Picture("pressure_tokens", "pressure", pressure_against_norm),
+    "pressure": _Picture("pressure_tokens", "pull", pressure_against_norm),
     "causal": _Picture("causal", "accuracy", suppression_curve),
     "spike_by_family": _Picture("dynamics_by_family", "spike", spike_by_family),
     "amplification_by_level": _Picture("dynamics_by_level", "amplification", amplification_by_level),
