@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from scipy.signal import lfilter
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tests.planted import Array, response
+from tl_l2norm.core.batch import Places, Rows
 from tl_l2norm.core.trace import Trace
+from tl_l2norm.interventions.log import Entry, Log
+from tl_l2norm.interventions.matching import Likeness
+from tl_l2norm.interventions.rule import Visit
+from tl_l2norm.interventions.suppress import Suppression
 
 Modes = tuple[list[Trace], list[Trace]]
 
@@ -27,6 +36,8 @@ class World:
     thinking: tuple[int, int] = (20, 60)
     """Tokens of a thinking response, from and to."""
     direct: tuple[int, int] = (8, 40)
+    prompts: float = 5.0
+    """Standard deviation of the prompts' own norms."""
     vocabulary: int = 40
     types: float = 3.0
     """Standard deviation of the types' loudness; types of thinking are louder by half of it."""
@@ -59,6 +70,18 @@ class World:
     """Planted: the pull of the loss grows by this with the norm of the state that predicts, both in standard deviations."""
     pull_back: float = 0.0
     """The same with the norm of the token itself, one position later."""
+    accuracy: float = 0.85
+    """Of thinking where nothing is suppressed; problems differ."""
+    harm: float = 0.0
+    """Share of right answers that each changed token costs, whichever it is."""
+    type_harm: float = 0.0
+    """The same where the token is of the loudest fifth of the types."""
+    late_harm: float = 0.0
+    """The same where the token is in the first third of its response."""
+    norm_harm: float = 0.0
+    """Planted: the same where its norm was high."""
+    random_length: float = 1.0
+    """Of a response under random suppression, as a share of the plain one."""
 
     def make(self, seed: int) -> Modes:
         """Traces of both modes."""
@@ -70,7 +93,7 @@ class World:
         think: list[Trace] = []
         direct: list[Trace] = []
         for prompt in range(self.n):
-            own = 200 + 5 * rng.normal(size=(self.layers, 1))
+            own = 200 + self.prompts * rng.normal(size=(self.layers, 1))
             level = prompt % self.levels + 1 if self.levels else 0
             for thinks in (True, False):
                 low, high = self.thinking if thinks else self.direct
@@ -106,6 +129,39 @@ class World:
         frame = pd.concat(frames, ignore_index=True)
         return frame.assign(loss=-np.log(frame["p_true"]), mode="think", is_sink=False, next_is_sink=False)
 
+    def outcomes(self, seed: int, *, draws: int = 3, alike: Sequence[Likeness] = ("token", "position")) -> pd.DataFrame:
+        """What `suppress_and_ask` would say of the thinking responses, matched as it matches, at three thresholds."""
+        rng = np.random.default_rng([seed, _STREAM, 2])
+        traces = self.make(seed)[0]
+        response = [slice(trace.prompt_len, None) for trace in traces]
+        norms = pad_sequence([t.l2_norms[-1][at] for t, at in zip(traces, response, strict=True)], True, torch.nan)
+        tokens = pad_sequence([t.tokens[at] for t, at in zip(traces, response, strict=True)], True, -1)
+        known, live = norms[~norms.isnan()], ~norms.isnan()
+        means = torch.tensor([known[tokens[live] == t].mean() for t in range(self.vocabulary)]).nan_to_num(0)
+        loud = torch.isin(tokens, means.argsort()[-self.vocabulary // 5 :])
+        length = live.sum(1, keepdim=True)
+        at = torch.arange(norms.shape[1])[None]
+        risk = self.harm + self.type_harm * loud + self.late_harm * (at < length / 3)
+        ease = np.clip(self.accuracy + 0.3 * (rng.random(self.n) - 0.5), 0, 1)
+        frames = []
+
+        def ask(arm: str, quantile: float, draw: int, changed: Tensor, risk: Tensor) -> None:
+            kept = torch.where(changed, 1 - risk, 1.0).prod(1).numpy()
+            counts = changed.sum(1).numpy()
+            columns = {"prompt": [f"p{i:03}" for i in range(self.n)], "correct": rng.random(self.n) < ease * kept}
+            columns |= {"positions": counts, "events": counts, "tokens": length[:, 0].numpy(), "cut_off": False}
+            frames.append(pd.DataFrame(columns).assign(arm=arm, quantile=quantile, draw=draw, seed=seed, model="by hand"))
+
+        ask("none", np.nan, 0, live & False, risk)
+        for quantile in (0.95, 0.8, 0.5):
+            tau = float(known.quantile(quantile))
+            high = live & (norms > tau)
+            ask("high", quantile, 0, high, risk + self.norm_harm)
+            shorter = live & (at < self.random_length * length)
+            for draw in range(draws):
+                ask("random", quantile, draw, _matched(norms, tokens, live, high, shorter, tau, alike, draw), risk)
+        return pd.concat(frames, ignore_index=True)
+
     def _smoothed(self, noise: Array) -> Array:
         """[..., token] with this autocorrelation and the same variance."""
         found: Array = lfilter([(1 - self.autocorrelation**2) ** 0.5], [1, -self.autocorrelation], noise)
@@ -127,6 +183,25 @@ class World:
             acts[:, :5] += rng.exponential(size=(len(ids), 5)) * reasons[:, None]
         scaled: Array = acts * np.exp(self.gain * noise)[:, None]
         return scaled
+
+
+def _matched(
+    norms: Tensor, tokens: Tensor, live: Tensor, high: Tensor, shorter: Tensor, tau: float, alike: Sequence[Likeness], seed: int
+) -> Tensor:
+    """What a matched control takes of shorter responses: [prompt, index]."""
+    n, zeros = len(norms), torch.zeros(len(norms), dtype=torch.long)
+    rows = Rows.of(number=torch.arange(n), key=torch.arange(n), prompt_len=zeros, padding=zeros)
+    length = int(live.sum(1).max())
+    places = Places.of(rows, zeros, length, live, tokens)
+    log, x = Log([Suppression({0: tau})]), norms.nan_to_num(0)
+    log.begin(rows)
+    log.note(places)
+    log.add(0, Entry(0, places, live, high.to(torch.int8), tau, x, x, {}))
+    ends = (shorter.sum(1) / live.sum(1)).tolist()
+    log.paces = {i: 1 / (0.9 * min(1.0, end)) for i, end in enumerate(ends)}
+    control = Suppression({0: tau}, which="matched", match=log, alike=alike, seed=seed)
+    visit = Visit(0, x[..., None], x, tau, shorter, places, None, None)
+    return control.act(control.new_state(0, rows, 1), visit).decision == 1
 
 
 def _skewed(rng: np.random.Generator, size: tuple[int, ...]) -> Array:

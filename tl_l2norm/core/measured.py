@@ -55,6 +55,7 @@ OUTCOMES = Schema(
     (
         Column("arm", str, "what was suppressed: one of `analysis.causal.ARMS`"),
         Column("quantile", float, 'of the threshold; NaN for the arm "none"'),
+        Column("draw", int, "which draw of a random arm, from 0; 0 of the others"),
         _PROMPT,
         _FAMILY,
         _LEVEL,

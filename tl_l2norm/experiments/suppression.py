@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from tl_l2norm.core.arguments import as_seed, as_share, check_progress, one_or_several
+from tl_l2norm.core.arguments import as_integer, as_seed, as_share, check_progress, one_or_several
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.measured import OUTCOMES
@@ -24,6 +25,7 @@ from tl_l2norm.core.thresholds import quantile_thresholds
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 from tl_l2norm.experiments.modes import thinking_room
 from tl_l2norm.interventions.log import Log, Tally
+from tl_l2norm.interventions.matching import Likeness
 from tl_l2norm.interventions.suppress import Suppression
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
@@ -35,6 +37,10 @@ from tl_l2norm.tasks.verifiers import is_correct
 from tl_l2norm.text.prompts import ChatPrompt, chat_prompt
 
 QUANTILES = (0.95, 0.8, 0.5)
+DRAWS = 3
+
+_ALIKE: tuple[Likeness, ...] = ("token", "position")
+_EARLY = 0.9  # share of the plain response by whose end a random arm has its number: it may end before
 
 
 def suppress_and_ask(
@@ -47,12 +53,19 @@ def suppress_and_ask(
     max_new_tokens: int | None = None,
     sink_ratio: float | None = None,
     batch_size: int | None = None,
+    draws: int = DRAWS,
     seed: int = 0,
     save_to: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Ask problems in thinking mode, greedily, with decode tokens suppressed: high-norm ones, as many random ones, low-norm
     ones; and with their direction swapped for another token's at equal norm, high-norm ones and as many random ones.
+
+    Random tokens are like the high-norm ones but for their norm: of each response and layer as many of each token id, within
+    the same eight positions or, where there is none, as soon as there is one after. They are drawn several times. A response
+    of a random arm that runs on where high-norm suppression did not, or ends before, would get another number: the number is
+    used up by the time that the response under nothing is nine tenths over. Where a token id is always high no other of it
+    can be taken: the random arm then changes fewer, which `causal_differences` tells.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`.
@@ -64,12 +77,13 @@ def suppress_and_ask(
         sink_ratio: a norm over this many times its layer's median over the prompt is a sink's, and left alone; that of the
             traces, from which no other can be given.
         batch_size: responses decoded at once, 8 by default (100 for tiny-reasoner).
+        draws: of each random arm.
         seed: of the random arms.
         save_to: a folder to keep responses in as they end; the same call goes on from what is there.
         progress: show a progress bar.
 
     Returns:
-        One row per arm, quantile and problem: arm, quantile (NaN for "none"), prompt, family, level, correct, positions (decode
+        One row per arm, quantile, draw and problem: arm, quantile (NaN for "none"), draw (from 0; 0 of the others), prompt, family, level, correct, positions (decode
         positions changed at any layer), events (positions and layers), tokens (of the response), cut_off, seed, model.
 
     Raises:
@@ -78,6 +92,7 @@ def suppress_and_ask(
     backend = backend_of(model)
     problems, traces, seed = problems_of(problems), traces_of(traces), as_seed(seed)
     check_progress(progress)
+    draws = as_integer("draws", draws, least=1)
     if not problems or any(problem.answer is None and problem.verify is None for problem in problems):
         raise Unmeasurable("give problems with known answers: accuracy is what is measured")
     require_distinct(problems)
@@ -101,7 +116,7 @@ def suppress_and_ask(
     ):
         ask = _Asker(backend, problems, prompts, options, begin(place, what, backend) if place else Journal())
         for q, kind in [(np.nan, "none"), *((q, kind) for q in quantiles for kind in ("scale", "swap", "low"))]:
-            frames.append(_arms(ask, q, kind, taus, common, seed))
+            frames.append(_arms(ask, q, kind, taus, common, draws, seed))
             bar.update()
     return OUTCOMES.frame(pd.concat(frames, ignore_index=True), seed=seed, model=backend.model_name)
 
@@ -116,18 +131,26 @@ def _sink_ratio(traces: Sequence[Trace], given: float | None) -> float:
 
 
 def _arms(
-    ask: _Asker, q: float, kind: str, taus: Mapping[float, Mapping[int, float]], common: Mapping[str, Any], seed: int
+    ask: _Asker,
+    q: float,
+    kind: str,
+    taus: Mapping[float, Mapping[int, float]],
+    common: Mapping[str, Any],
+    draws: int,
+    seed: int,
 ) -> pd.DataFrame:
-    """An arm, with the random one that is matched to it where it has one."""
+    """An arm, with the draws of the random one that is matched to it where it has one."""
     if kind == "none":
-        return ask.frame("none", q, ask("none", None))
+        ask.plain = ask("none", None)
+        return ask.frame("none", q, ask.plain)
     if kind == "low":
         return ask.frame("low", q, ask("low", Suppression(taus[1 - q], which="low", **common)))
     names = ("high", "random") if kind == "scale" else ("swap", "swap random")
     x = Suppression(taus[q], how=kind, seed=seed if kind == "swap" else None, **common)  # type: ignore[arg-type]
     high = ask(names[0], x)
-    control = ask(names[1], x, matched=high, seed=seed)
-    return pd.concat([ask.frame(names[0], q, high), ask.frame(names[1], q, control)], ignore_index=True)
+    controls = [ask(names[1], x, matched=high, seed=sequence_key(seed, draw, 0)) for draw in range(draws)]
+    frames = [ask.frame(names[1], q, control, draw) for draw, control in enumerate(controls)]
+    return pd.concat([ask.frame(names[0], q, high), *frames], ignore_index=True)
 
 
 class _Asker:
@@ -144,19 +167,23 @@ class _Asker:
         self.backend, self.problems, self.prompts = backend, problems, prompts
         self.options, self.journal = options, journal
         self.seeds = [sequence_key(0, i, 0) for i in range(len(problems))]
+        self.plain: Sequence[_Outcome] = ()
+        """What came of each problem where nothing was suppressed."""
 
     def __call__(
         self, arm: str, x: Suppression | None, *, matched: Sequence[_Outcome] | None = None, seed: int = 0
     ) -> list[_Outcome]:
-        """What came of each problem; `matched`: outcomes of the arm whose numbers of tokens are taken at random, by `seed`."""
+        """What came of each problem; `matched`: outcomes of the arm like whose tokens others are taken at random, by `seed`."""
         what = [arm, sorted(x.thresholds.items()) if x is not None and isinstance(x.thresholds, Mapping) else None]
+        if x is not None:
+            what.append("positions")  # which entries of earlier versions lack
         keys = [
-            content_key([what, prompt.text, prompt.tokens, seed, matched[i].counts if matched else None])
-            for i, (prompt, seed) in enumerate(zip(self.prompts, self.seeds, strict=True))
+            content_key([what, prompt.text, prompt.tokens, own, [seed, *self._pattern(i, matched)] if matched else None])
+            for i, (prompt, own) in enumerate(zip(self.prompts, self.seeds, strict=True))
         ]
         todo = [i for i, key in enumerate(keys) if key not in self.journal.entries]
-        if x is not None and matched:
-            x = dataclasses.replace(x, which="matched", match=self._tally(x, todo, matched), seed=seed)
+        if x is not None and matched and todo:
+            x = dataclasses.replace(x, which="matched", match=self._tally(x, todo, matched), alike=_ALIKE, seed=seed)
 
         def keep(done: Generations) -> None:
             self.journal.add({keys[todo[c.prompt_index]]: _outcome(c, done.log) for c in done})
@@ -176,16 +203,24 @@ class _Asker:
                 )
         return [_Outcome(self.journal.entries[key]) for key in keys]
 
+    def _pattern(self, i: int, matched: Sequence[_Outcome]) -> list[Any]:
+        """All that a random response takes of those it is matched to."""
+        return [matched[i].entry["fired"], matched[i].entry["tokens"], len(self.plain[i].entry["tokens"]), _ALIKE]
+
     def _tally(self, x: Suppression, todo: Sequence[int], matched: Sequence[_Outcome]) -> Tally:
         """The log of the arm to match, of the problems that are asked now and in their order."""
+        numbered = list(enumerate(todo))
+        lengths = {n: (matched[i].length, self.plain[i].length) for n, i in numbered}
         return Tally(
             x,
-            keys={number: self.seeds[i] for number, i in enumerate(todo)},
-            fired={(number, layer): n for number, i in enumerate(todo) for layer, n in matched[i].fired.items()},
-            live={(number, layer): n for number, i in enumerate(todo) for layer, n in matched[i].live.items()},
+            keys={n: self.seeds[i] for n, i in numbered},
+            prompt_lens={n: matched[i].entry["prompt_len"] for n, i in numbered},
+            paces={n: max(1.0, own / max(_EARLY * plain, 1)) for n, (own, plain) in lengths.items()},
+            fired_at=_columns((n, layer, at) for n, i in numbered for layer, places in matched[i].fired for at in places),
+            read=_columns((n, *place) for n, i in numbered for place in matched[i].read),
         )
 
-    def frame(self, arm: str, quantile: float, outcomes: Sequence[_Outcome]) -> pd.DataFrame:
+    def frame(self, arm: str, quantile: float, outcomes: Sequence[_Outcome], draw: int = 0) -> pd.DataFrame:
         """One row per problem."""
         rows = []
         for problem, prompt, seed, outcome in zip(self.problems, self.prompts, self.seeds, outcomes, strict=True):
@@ -196,12 +231,13 @@ class _Asker:
                 {
                     "arm": arm,
                     "quantile": quantile,
+                    "draw": draw,
                     "prompt": problem.id,
                     "family": problem.family,
                     "level": problem.level,
                     "correct": bool(is_correct(problem, prompt.answer_prefix + response.answer)),
                     "positions": entry["positions"],
-                    "events": sum(outcome.fired.values()),
+                    "events": sum(len(places) for _, places in outcome.fired),
                     "tokens": len(entry["tokens"]),
                     "cut_off": reason == "length",
                 }
@@ -216,27 +252,32 @@ class _Outcome:
     entry: Mapping[str, Any]
 
     @property
-    def counts(self) -> list[Any]:
-        """Of each layer how often the intervention fired, and could have."""
-        return [self.entry["fired"], self.entry["live"]]
+    def fired(self) -> list[tuple[int, list[int]]]:
+        """Layers, and the positions that were changed there."""
+        return [(layer, places) for layer, places in self.entry["fired"]]
 
     @property
-    def fired(self) -> dict[int, int]:
-        return dict(self.entry["fired"])
+    def length(self) -> int:
+        """Tokens that were read back: all but the last."""
+        return max(1, len(self.entry["tokens"]) - 1)
 
     @property
-    def live(self) -> dict[int, int]:
-        return dict(self.entry["live"])
+    def read(self) -> list[tuple[int, int]]:
+        """Position and id of each of them."""
+        return list(enumerate(self.entry["tokens"][:-1], self.entry["prompt_len"]))
+
+
+def _columns(entries: Iterable[tuple[int, ...]]) -> NDArray[np.int64]:
+    """[3, entry]"""
+    return np.array(list(entries), dtype=np.int64).reshape(-1, 3).T
 
 
 def _outcome(completion: Completion, log: Log | None) -> dict[str, Any]:
-    number = completion.prompt_index
-    found: dict[str, Any] = {"tokens": list(completion.tokens), "finish_reason": completion.finish_reason}
-    found |= {"text": completion.text, "positions": 0, "fired": [], "live": []}
+    entry: dict[str, Any] = {"tokens": list(completion.tokens), "finish_reason": completion.finish_reason}
+    entry |= {"text": completion.text, "prompt_len": len(completion.prompt_tokens), "positions": 0, "fired": []}
     if log is not None:
-        events = log.events_of([number])
+        events = log.events_of([completion.prompt_index])
         events = events[events["fired"]]
-        found["positions"] = int(events["position"].nunique())
-        found["fired"] = [[int(layer), int(n)] for layer, n in events.groupby("layer").size().items()]
-        found["live"] = [[layer, n] for (sequence, layer), n in sorted(log.live().items()) if sequence == number]
-    return found
+        entry["positions"] = int(events["position"].nunique())
+        entry["fired"] = [[int(layer), sorted(own.tolist())] for layer, own in events.groupby("layer")["position"]]
+    return entry

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +17,7 @@ from tl_l2norm.core.random_draws import hash_keys
 from tl_l2norm.core.thresholds import ThresholdLike
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.log import Log
+from tl_l2norm.interventions.matching import Alike, Likeness, Plan, as_likeness
 from tl_l2norm.interventions.operators import Clamp, Operator, Scale, Swap
 from tl_l2norm.interventions.rule import Decision, Effect, Visit
 from tl_l2norm.interventions.selectors import Matched, Over, Random, Selector
@@ -52,6 +55,9 @@ class Suppression(Intervention):
     match: Log | None = None
     """Of which="matched": the log of a run with one suppression, `out.log`. As many tokens of each sequence and layer are taken
     as fired there, none of them over the threshold."""
+    alike: Likeness | Sequence[Likeness] = ()
+    """Of which="matched": in what they are like those of the log beside their number: "token", of the same ids, as many of each;
+    "position", in the same eight positions. What finds none there is taken as soon as there is one after."""
     seed: int | None = None
     """Of what is drawn: which="random" and "matched", how="swap"; 0 by default."""
 
@@ -62,6 +68,7 @@ class Suppression(Intervention):
         super().__post_init__()
         check_choice("which", self.which, ("high", "low", "random", "matched"))
         check_choice("how", self.how, ("scale", "clamp", "swap"))
+        object.__setattr__(self, "alike", as_likeness(self.alike))
         self._refuse_idle()
         if self.scale is not None:
             check_finite("scale", self.scale, least=0.0)
@@ -74,7 +81,7 @@ class Suppression(Intervention):
             given = "a dict {layer: value}, iqr_thresholds(traces) or AdaptiveIQR()"
             raise InputError(f"{needs}={getattr(self, needs)!r} needs thresholds: {given}")
         if self.which == "matched":
-            _matched(self.match)
+            self._control  # noqa: B018 (a log that can't be matched shows here)
 
     def _refuse_idle(self) -> None:
         """Refuse parameters that would do nothing."""
@@ -83,16 +90,22 @@ class Suppression(Intervention):
             ("scale", self.how == "scale", "how='scale'"),
             ("p", self.which == "random", "which='random'"),
             ("match", self.which == "matched", "which='matched'"),
+            ("alike", self.which == "matched", "which='matched'"),
             ("seed", draws, "which='random' or 'matched' and for how='swap'"),
         ):
-            if getattr(self, name) is not None and not works:
+            if getattr(self, name) not in (None, ()) and not works:
                 raise InputError(f"{name} is for {where}; it does nothing with which={self.which!r}, how={self.how!r}")
+
+    @cached_property
+    def _control(self) -> Matched | Alike:
+        index = _matched(self.match)
+        assert self.match is not None
+        return Alike(Plan.of(self.match, index, self.alike)) if self.alike else Matched(self.match, index)
 
     @property
     def _selector(self) -> Selector:
         if self.which == "matched":
-            assert self.match is not None
-            return Matched(self.match, _matched(self.match))
+            return self._control
         return Random(0.05 if self.p is None else self.p) if self.which == "random" else Over(under=self.which == "low")
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from tl_l2norm.analysis.causal import LEAST_DOSE, MARGIN
 from tl_l2norm.paper.finding import Finding, Known, figure, span
 
 
@@ -46,24 +47,43 @@ _READINGS = {"predicting": "of the state that predicts", "read back": "of the to
 
 
 def suppression(known: Known) -> Finding:
-    """Of accuracy under suppression, against as many random tokens."""
-    table = known["causal_differences"]
+    """Of accuracy under suppression, against random tokens of the same ids and positions, and against nothing."""
+    accuracies, table = known["causal"].set_index("arm"), known["causal_differences"]
     whole = table[table["quantile"].isna()].set_index(["arm", "against"])
-    own = whole.loc[("high", "random")]
-    others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if (a, b) != ("high", "random")}
-    return Finding(
-        measured=f"accuracy with high-norm tokens suppressed, minus as many random ones: {100 * own['difference']:+.1f} points "
-        f"{_counts(own)}",
+    own, high, random = (whole.loc[pair] for pair in (("high", "random"), ("high", "none"), ("random", "none")))
+    plain = float(accuracies.loc["none", "accuracy"])
+    others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if "none" not in (a, b) and (a, b) != ("high", "random")}
+    finding = Finding(
+        measured=f"accuracy with high-norm tokens suppressed, minus random ones of the same types and positions: "
+        f"{_points(own)} {_counts(own)}, over {own['thresholds']} thresholds; minus nothing suppressed {_points(high)}",
         interval=span(100 * own["low"], 100 * own["high"]),
-        control=", ".join(
-            f"{name} {100 * entry['difference']:+.1f} {span(100 * entry['low'], 100 * entry['high'])} {_counts(entry)}"
-            for name, entry in others.items()
-        ),
+        control=", ".join([f"random minus nothing {_points(random)}", *(f"{k} {_points(e)} {_counts(e)}" for k, e in others.items())]),
         n=int(own["n"]),
-        meets=bool(own["high"] < 0),
-        why="needs high-norm suppression to cost more than as much of random tokens, over all thresholds; the other arms "
-        "change other numbers of positions",
     )
+    if plain < 2 * MARGIN:
+        return replace(finding, why=f"with nothing suppressed {plain:.0%} are right: there is little to break")
+    if not own["dose"] >= LEAST_DOSE:
+        return replace(
+            finding,
+            why=f"unlike doses: random tokens of the same types and positions {own['against_positions']:.1f} positions "
+            f"({own['against_events']:.1f} positions and layers), high-norm ones {own['positions']:.1f} ({own['events']:.1f}); "
+            f"needs {LEAST_DOSE:.0%}",
+        )
+    breaks, control_breaks = (bool(-entry["difference"] >= MARGIN) for entry in (high, random))
+    return replace(
+        finding,
+        p=float(max(own["p"], random["p_margin"])),
+        meets=breaks and (bool(own["difference"] < 0) or control_breaks),
+        control_meets=control_breaks,
+        why=f"needs high-norm suppression to lose {100 * MARGIN:.0f} points or more, and more than suppressing as many random "
+        f"tokens of the same types and positions, which is to lose surely less than {100 * MARGIN:.0f} "
+        f"(one-sided p = {random['p_margin']:.2g})",
+    )
+
+
+def _points(entry: pd.Series) -> str:
+    """A difference of accuracy with its interval, in points."""
+    return f"{100 * entry['difference']:+.1f} {span(100 * entry['low'], 100 * entry['high'])}"
 
 
 def _counts(entry: pd.Series) -> str:
