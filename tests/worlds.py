@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -157,9 +158,11 @@ class World:
             tau = float(known.quantile(quantile))
             high = live & (norms > tau)
             ask("high", quantile, 0, high, risk + self.norm_harm)
+            paired = _matched(norms, tokens, live, high, live, tau, "high", alike, 0)
+            ask("paired", quantile, 0, paired, risk + self.norm_harm)
             shorter = live & (at < self.random_length * length)
             for draw in range(draws):
-                ask("random", quantile, draw, _matched(norms, tokens, live, high, shorter, tau, alike, draw), risk)
+                ask("random", quantile, draw, _matched(norms, tokens, live, high, shorter, tau, "matched", alike, draw), risk)
         return pd.concat(frames, ignore_index=True)
 
     def _smoothed(self, noise: Array) -> Array:
@@ -186,9 +189,17 @@ class World:
 
 
 def _matched(
-    norms: Tensor, tokens: Tensor, live: Tensor, high: Tensor, shorter: Tensor, tau: float, alike: Sequence[Likeness], seed: int
+    norms: Tensor,
+    tokens: Tensor,
+    live: Tensor,
+    high: Tensor,
+    shorter: Tensor,
+    tau: float,
+    which: Literal["high", "matched"],
+    alike: Sequence[Likeness],
+    seed: int,
 ) -> Tensor:
-    """What a matched control takes of shorter responses: [prompt, index]."""
+    """What either side of the pairs takes of responses that may be shorter: [prompt, index]."""
     n, zeros = len(norms), torch.zeros(len(norms), dtype=torch.long)
     rows = Rows.of(number=torch.arange(n), key=torch.arange(n), prompt_len=zeros, padding=zeros)
     length = int(live.sum(1).max())
@@ -197,9 +208,8 @@ def _matched(
     log.begin(rows)
     log.note(places)
     log.add(0, Entry(0, places, live, high.to(torch.int8), tau, x, x, {}))
-    ends = (shorter.sum(1) / live.sum(1)).tolist()
-    log.paces = {i: 1 / (0.9 * min(1.0, end)) for i, end in enumerate(ends)}
-    control = Suppression({0: tau}, which="matched", match=log, alike=alike, seed=seed)
+    log.paces = dict.fromkeys(range(n), 1 / 0.9)
+    control = Suppression({0: tau}, which=which, match=log, alike=alike, seed=seed)
     visit = Visit(0, x[..., None], x, tau, shorter, places, None, None)
     return control.act(control.new_state(0, rows, 1), visit).decision == 1
 

@@ -13,28 +13,29 @@ from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.measured import OUTCOMES
-from tl_l2norm.core.resampling import RESAMPLES, Array, estimate, generator, sign_flip_p
+from tl_l2norm.core.resampling import RESAMPLES, Array, estimate, sign_flip_p
 from tl_l2norm.core.schema import MODEL, SEED, Column, Schema, ends
 
 ARMS = {
     "none": "nothing suppressed",
-    "high": "high-norm tokens, times 0.1",
-    "random": "as many random tokens, times 0.1",
+    "high": "all high-norm tokens, times 0.1",
+    "paired": "high-norm tokens that have a partner, times 0.1",
+    "random": "their partners, times 0.1",
     "low": "low-norm tokens, times 0.1",
-    "swap": "high-norm tokens, direction of another token at equal norm",
-    "swap random": "as many random tokens, direction of another token at equal norm",
+    "swap": "high-norm tokens that have a partner, direction of another token at equal norm",
+    "swap random": "their partners, direction of another token at equal norm",
 }
 """What each arm does, in words."""
 
 COMPARISONS = (
-    ("high", "random"),
-    ("high", "none"),
+    ("paired", "random"),
+    ("paired", "none"),
     ("random", "none"),
+    ("high", "none"),
     ("high", "low"),
     ("swap", "swap random"),
     ("swap", "none"),
     ("swap random", "none"),
-    ("swap", "high"),
 )
 
 MARGIN = 0.1
@@ -45,7 +46,7 @@ LEAST_DOSE = 0.95
 """Share of the changed positions, and of positions and layers, that a random arm needs for a comparison: with fewer changes it
 would be spared by that alone. More changes go against the claim, and are let be."""
 
-_MATCHED = {"high": "random", "swap": "swap random"}
+_MATCHED = {"paired": "random", "swap": "swap random"}
 _ARM, _QUANTILE = OUTCOMES["arm"], OUTCOMES["quantile"]
 _USED = ("arm", "quantile", "draw", "prompt", "correct", "positions", "events", "tokens", "cut_off", "seed", "model")
 
@@ -79,7 +80,7 @@ ARM_DIFFERENCES = Schema(
         Column("thresholds", int, "over which this is the mean"),
         Column("difference", float, "of accuracy, on the same problems, mean over the draws of a random arm"),
         *ends("difference", kind="95% interval over problems"),
-        Column("p", float, "two-sided; against its random arm, by relabelling the arm and the draws of each problem"),
+        Column("p", float, "two-sided, by flipping the signs of problems"),
         Column("p_margin", float, f"one-sided, that the arm loses {MARGIN:.0%} or more; NaN but against none"),
         Column("positions", float, "changed by the arm, mean per response"),
         Column("against_positions", float, "changed by the other arm, mean per response"),
@@ -108,12 +109,12 @@ def causal_table(outcomes: pd.DataFrame) -> pd.DataFrame:
         InputError: a table of other columns, no outcomes, or a problem that is in a draw of an arm twice.
 
     Examples:
-        >>> right = {"high": 2, "random": 8}  # of 10 problems
+        >>> right = {"paired": 2, "random": 8}  # of 10 problems
         >>> arms = pd.DataFrame([{"arm": arm, "prompt": i, "correct": i < n} for arm, n in right.items() for i in range(10)])
         >>> counts = {"quantile": 0.8, "draw": 0, "positions": 5, "events": 9, "tokens": 40, "cut_off": False}
         >>> causal_table(arms.assign(**counts, seed=0, model="by hand"))[["arm", "accuracy", "n"]]
               arm  accuracy   n
-        0    high       0.2  10
+        0  paired       0.2  10
         1  random       0.8  10
     """
     _require(outcomes)
@@ -131,10 +132,10 @@ def causal_table(outcomes: pd.DataFrame) -> pd.DataFrame:
 def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
     """Difference of accuracy between arms on the same problems, at each quantile and over them (quantile NaN).
 
-    Against its random arm, an arm is one more draw of it if norms are of no matter: `p` draws anew, for each problem, which of
-    the arm and the draws is the arm. Against other arms, `p` flips the signs of problems. Over the quantiles, an arm, its random
-    one and nothing are compared at those thresholds at which the random arm changed at least 95% as much (at all of them, if
-    there is none): `dose` says whether it did.
+    `p` flips the signs of problems, each with the mean over the draws of a random arm: to take an arm for one more draw, and
+    relabel them, would count draws that took the same tokens as so many. Over the quantiles, an arm, its random one and nothing
+    are compared at those thresholds at which the random arm changed at least 95% as much (at all of them, if there is none):
+    `dose` says whether it did.
 
     `p_margin` is of a t-test that the arm loses ten points of accuracy or more, with one more problem at which all is lost: else
     few problems without a loss would pass for no loss at all.
@@ -148,14 +149,14 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
         ValueError: fewer than 8 problems, or as `causal_table`.
 
     Examples:
-        >>> right = {"high": 2, "random": 8}  # of 10 problems
+        >>> right = {"paired": 2, "random": 8}  # of 10 problems
         >>> arms = pd.DataFrame([{"arm": arm, "prompt": i, "correct": i < n} for arm, n in right.items() for i in range(10)])
         >>> counts = {"quantile": 0.8, "draw": 0, "positions": 5, "events": 9, "tokens": 40, "cut_off": False}
         >>> differences = causal_differences(arms.assign(**counts, seed=0, model="by hand"))
         >>> differences[["arm", "against", "quantile", "difference", "p", "dose", "n"]].round(2)
-            arm against  quantile  difference     p  dose   n
-        0  high  random       0.8        -0.6  0.03   1.0  10
-        1  high  random       NaN        -0.6  0.03   1.0  10
+              arm against  quantile  difference     p  dose   n
+        0  paired  random       0.8        -0.6  0.03   1.0  10
+        1  paired  random       NaN        -0.6  0.03   1.0  10
     """
     _require(outcomes)
     require_prompts(outcomes["prompt"].nunique(), what="problems")
@@ -233,12 +234,11 @@ def _dose(own: _Counts, control: _Counts) -> float:
 def _compare(own: _Counts, other: _Counts, matched: bool, seed: int, resamples: int) -> dict[str, float]:
     differences = own.correct.mean(1) - other.correct.mean(1)
     e = estimate(differences, seed=seed, resamples=resamples)
-    by_label = matched and other.correct.shape[1] > 1
     return {
         "difference": e.mean,
         "low": e.low,
         "high": e.high,
-        "p": _relabelled_p(own, other, seed, resamples) if by_label else sign_flip_p(differences, seed=seed, flips=resamples),
+        "p": sign_flip_p(differences, seed=seed, flips=resamples),
         "positions": own.positions,
         "against_positions": other.positions,
         "events": own.events,
@@ -246,18 +246,6 @@ def _compare(own: _Counts, other: _Counts, matched: bool, seed: int, resamples: 
         "dose": _dose(own, other) if matched else float("nan"),
         "n": e.n,
     }
-
-
-def _relabelled_p(own: _Counts, draws: _Counts, seed: int, resamples: int) -> float:
-    """Two-sided: how often a difference is as large where any of the arm and the draws of a problem may be the arm."""
-    x = np.concatenate([own.correct, draws.correct], axis=1)
-    x = x[~np.isnan(x).any(1)]
-    if not len(x):
-        return float("nan")
-    centred = x - x.mean(1, keepdims=True)
-    chosen = generator(seed).integers(0, x.shape[1], size=(resamples, len(x)))
-    null = centred[np.arange(len(x)), chosen].sum(1)
-    return float((1 + (np.abs(null) >= abs(centred[:, 0].sum()) - 1e-9).sum()) / (1 + resamples))
 
 
 def _p_margin(own: _Counts, other: _Counts) -> float:

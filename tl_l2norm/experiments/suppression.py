@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -58,14 +58,14 @@ def suppress_and_ask(
     save_to: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Ask problems in thinking mode, greedily, with decode tokens suppressed: high-norm ones, as many random ones, low-norm
-    ones; and with their direction swapped for another token's at equal norm, high-norm ones and as many random ones.
+    """Ask problems in thinking mode, greedily, with decode tokens suppressed: high-norm ones, low-norm ones, and pairs.
 
-    Random tokens are like the high-norm ones but for their norm: of each response and layer as many of each token id, within
-    the same eight positions or, where there is none, as soon as there is one after. They are drawn several times. A response
-    of a random arm that runs on where high-norm suppression did not, or ends before, would get another number: the number is
-    used up by the time that the response under nothing is nine tenths over. Where a token id is always high no other of it
-    can be taken: the random arm then changes fewer, which `causal_differences` tells.
+    A high-norm token has a partner where its response under nothing holds another token of the same id, at the same layer, that
+    is not high; nearest to it, each taken once. The arm "paired" suppresses those high-norm tokens that have one, the arm
+    "random" their partners: as many of each response, layer and token id, within the same eight positions or, where there is
+    none, as soon as there is one after. They differ in the norm alone. Responses end otherwise than the one under nothing, so
+    that numbers are used up by the time that this would be nine tenths over. Random arms are drawn several times. "swap" and
+    "swap random" are the same, with the direction swapped for another token's at equal norm.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`.
@@ -112,12 +112,22 @@ def suppress_and_ask(
     frames = []
     with (
         locked(*([place] if place else [])),
-        tqdm(total=1 + 3 * len(quantiles), desc="suppression", unit="arm", disable=not progress, delay=2) as bar,
+        tqdm(total=1 + 4 * len(quantiles), desc="suppression", unit="arm", disable=not progress, delay=2) as bar,
     ):
         ask = _Asker(backend, problems, prompts, options, begin(place, what, backend) if place else Journal())
-        for q, kind in [(np.nan, "none"), *((q, kind) for q in quantiles for kind in ("scale", "swap", "low"))]:
-            frames.append(_arms(ask, q, kind, taus, common, draws, seed))
-            bar.update()
+        # factors of 1 change nothing: the log says what was high
+        ask.plain = ask("none", [Suppression(taus[q], scale=1.0, **common) for q in quantiles])
+        frames.append(ask.frame("none", np.nan, ask.plain))
+        for i, q in enumerate(quantiles):
+            high = Suppression(taus[q], **common)
+            frames.append(ask.frame("high", q, ask("high", [high])))
+            frames.append(ask.frame("low", q, ask("low", [Suppression(taus[1 - q], which="low", **common)])))
+            bar.update(2)
+            for arm, control, x in (("paired", "random", high), ("swap", "swap random", dataclasses.replace(high, how="swap"))):
+                seeds = [sequence_key(seed, draw, 0) for draw in range(draws)]
+                frames.append(ask.frame(arm, q, ask(arm, [x], pairs=i, seed=seeds[0])))
+                frames += [ask.frame(control, q, ask(control, [x], pairs=i, seed=own), d) for d, own in enumerate(seeds)]
+                bar.update()
     return OUTCOMES.frame(pd.concat(frames, ignore_index=True), seed=seed, model=backend.model_name)
 
 
@@ -128,29 +138,6 @@ def _sink_ratio(traces: Sequence[Trace], given: float | None) -> float:
     if given is not None and check_sink_ratio(given) != own:
         raise InputError(f"the traces were recorded with sink_ratio={own:g}, not {given:g}: thresholds are of their tokens")
     return own
-
-
-def _arms(
-    ask: _Asker,
-    q: float,
-    kind: str,
-    taus: Mapping[float, Mapping[int, float]],
-    common: Mapping[str, Any],
-    draws: int,
-    seed: int,
-) -> pd.DataFrame:
-    """An arm, with the draws of the random one that is matched to it where it has one."""
-    if kind == "none":
-        ask.plain = ask("none", None)
-        return ask.frame("none", q, ask.plain)
-    if kind == "low":
-        return ask.frame("low", q, ask("low", Suppression(taus[1 - q], which="low", **common)))
-    names = ("high", "random") if kind == "scale" else ("swap", "swap random")
-    x = Suppression(taus[q], how=kind, seed=seed if kind == "swap" else None, **common)  # type: ignore[arg-type]
-    high = ask(names[0], x)
-    controls = [ask(names[1], x, matched=high, seed=sequence_key(seed, draw, 0)) for draw in range(draws)]
-    frames = [ask.frame(names[1], q, control, draw) for draw, control in enumerate(controls)]
-    return pd.concat([ask.frame(names[0], q, high), *frames], ignore_index=True)
 
 
 class _Asker:
@@ -171,22 +158,24 @@ class _Asker:
         """What came of each problem where nothing was suppressed."""
 
     def __call__(
-        self, arm: str, x: Suppression | None, *, matched: Sequence[_Outcome] | None = None, seed: int = 0
+        self, arm: str, interventions: Sequence[Suppression], *, pairs: int | None = None, seed: int = 0
     ) -> list[_Outcome]:
-        """What came of each problem; `matched`: outcomes of the arm like whose tokens others are taken at random, by `seed`."""
-        what = [arm, sorted(x.thresholds.items()) if x is not None and isinstance(x.thresholds, Mapping) else None]
-        if x is not None:
-            what.append("positions")  # which entries of earlier versions lack
+        """What came of each problem; `pairs`: by the high tokens of which threshold what is taken is matched, drawn by `seed`."""
+        what = [arm, *(sorted(x.thresholds.items()) for x in interventions if isinstance(x.thresholds, Mapping))]
         keys = [
-            content_key([what, prompt.text, prompt.tokens, own, [seed, *self._pattern(i, matched)] if matched else None])
+            content_key([what, prompt.text, prompt.tokens, own, None if pairs is None else [seed, self.plain[i].high[pairs]]])
             for i, (prompt, own) in enumerate(zip(self.prompts, self.seeds, strict=True))
         ]
         todo = [i for i, key in enumerate(keys) if key not in self.journal.entries]
-        if x is not None and matched and todo:
-            x = dataclasses.replace(x, which="matched", match=self._tally(x, todo, matched), alike=_ALIKE, seed=seed)
+        if pairs is not None and todo:
+            which: Literal["matched", "high"] = "matched" if "random" in arm else "high"
+            match = self._tally(interventions[0], todo, pairs)
+            interventions = [dataclasses.replace(x, which=which, match=match, alike=_ALIKE, seed=seed) for x in interventions]
 
         def keep(done: Generations) -> None:
-            self.journal.add({keys[todo[c.prompt_index]]: _outcome(c, done.log) for c in done})
+            assert done.log is not None
+            make = _plain_outcome if arm == "none" else _outcome
+            self.journal.add({keys[todo[c.prompt_index]]: make(c, done.log) for c in done})
 
         with warnings.catch_warnings():  # that nothing fired is seen in the figures
             warnings.filterwarnings("ignore", message="nothing was changed by")
@@ -195,7 +184,7 @@ class _Asker:
                     self.backend.model,
                     [self.prompts[i] for i in todo],
                     seed=[self.seeds[i] for i in todo],
-                    interventions=[x] if x else [],
+                    interventions=interventions,
                     metrics=(),
                     on_finish=keep,
                     progress=False,
@@ -203,21 +192,16 @@ class _Asker:
                 )
         return [_Outcome(self.journal.entries[key]) for key in keys]
 
-    def _pattern(self, i: int, matched: Sequence[_Outcome]) -> list[Any]:
-        """All that a random response takes of those it is matched to."""
-        return [matched[i].entry["fired"], matched[i].entry["tokens"], len(self.plain[i].entry["tokens"]), _ALIKE]
-
-    def _tally(self, x: Suppression, todo: Sequence[int], matched: Sequence[_Outcome]) -> Tally:
-        """The log of the arm to match, of the problems that are asked now and in their order."""
-        numbered = list(enumerate(todo))
-        lengths = {n: (matched[i].length, self.plain[i].length) for n, i in numbered}
+    def _tally(self, x: Suppression, todo: Sequence[int], pairs: int) -> Tally:
+        """The log of what was high under nothing, of the problems that are asked now and in their order."""
+        plain = {number: self.plain[i] for number, i in enumerate(todo)}
         return Tally(
             x,
-            keys={n: self.seeds[i] for n, i in numbered},
-            prompt_lens={n: matched[i].entry["prompt_len"] for n, i in numbered},
-            paces={n: max(1.0, own / max(_EARLY * plain, 1)) for n, (own, plain) in lengths.items()},
-            fired_at=_columns((n, layer, at) for n, i in numbered for layer, places in matched[i].fired for at in places),
-            read=_columns((n, *place) for n, i in numbered for place in matched[i].read),
+            keys={number: self.seeds[i] for number, i in enumerate(todo)},
+            prompt_lens={number: own.entry["prompt_len"] for number, own in plain.items()},
+            paces=dict.fromkeys(plain, 1 / _EARLY),
+            fired_at=_columns((n, layer, at) for n, own in plain.items() for layer, places in own.high[pairs] for at in places),
+            read=_columns((n, *place) for n, own in plain.items() for place in own.read),
         )
 
     def frame(self, arm: str, quantile: float, outcomes: Sequence[_Outcome], draw: int = 0) -> pd.DataFrame:
@@ -237,7 +221,7 @@ class _Asker:
                     "level": problem.level,
                     "correct": bool(is_correct(problem, prompt.answer_prefix + response.answer)),
                     "positions": entry["positions"],
-                    "events": sum(len(places) for _, places in outcome.fired),
+                    "events": entry["events"],
                     "tokens": len(entry["tokens"]),
                     "cut_off": reason == "length",
                 }
@@ -252,18 +236,13 @@ class _Outcome:
     entry: Mapping[str, Any]
 
     @property
-    def fired(self) -> list[tuple[int, list[int]]]:
-        """Layers, and the positions that were changed there."""
-        return [(layer, places) for layer, places in self.entry["fired"]]
-
-    @property
-    def length(self) -> int:
-        """Tokens that were read back: all but the last."""
-        return max(1, len(self.entry["tokens"]) - 1)
+    def high(self) -> list[list[tuple[int, list[int]]]]:
+        """Of a response under nothing, by threshold: layers, and the positions that were high there."""
+        return [[(layer, places) for layer, places in own] for own in self.entry["high"]]
 
     @property
     def read(self) -> list[tuple[int, int]]:
-        """Position and id of each of them."""
+        """Position and id of each token that was read back: all but the last."""
         return list(enumerate(self.entry["tokens"][:-1], self.entry["prompt_len"]))
 
 
@@ -272,12 +251,21 @@ def _columns(entries: Iterable[tuple[int, ...]]) -> NDArray[np.int64]:
     return np.array(list(entries), dtype=np.int64).reshape(-1, 3).T
 
 
-def _outcome(completion: Completion, log: Log | None) -> dict[str, Any]:
+def _outcome(completion: Completion, log: Log) -> dict[str, Any]:
+    events = log.events_of([completion.prompt_index])
+    events = events[events["fired"]]
+    return _entry(completion) | {"positions": int(events["position"].nunique()), "events": len(events)}
+
+
+def _plain_outcome(completion: Completion, log: Log) -> dict[str, Any]:
+    events = log.events_of([completion.prompt_index])
+    high = [
+        [[int(layer), sorted(at.tolist())] for layer, at in events[events["intervention"] == name].groupby("layer")["position"]]
+        for name in log.names
+    ]
+    return _entry(completion) | {"positions": 0, "events": 0, "high": high}
+
+
+def _entry(completion: Completion) -> dict[str, Any]:
     entry: dict[str, Any] = {"tokens": list(completion.tokens), "finish_reason": completion.finish_reason}
-    entry |= {"text": completion.text, "prompt_len": len(completion.prompt_tokens), "positions": 0, "fired": []}
-    if log is not None:
-        events = log.events_of([completion.prompt_index])
-        events = events[events["fired"]]
-        entry["positions"] = int(events["position"].nunique())
-        entry["fired"] = [[int(layer), sorted(own.tolist())] for layer, own in events.groupby("layer")["position"]]
-    return entry
+    return entry | {"text": completion.text, "prompt_len": len(completion.prompt_tokens)}

@@ -1,4 +1,8 @@
-"""Random tokens that are like those which another run took: as many, of the same ids, at about the same positions."""
+"""Tokens that are like those which another run took: as many, of the same ids, at about the same positions.
+
+Either side of a comparison: high ones, or others in their place. Where ids are to be the same, a token of the log counts only if
+it has a partner, another token of its id in its sequence that didn't fire: both sides then take as many of each id.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +51,9 @@ class _Wanted:
     kinds: NDArray[np.int64]
     """[kind] token ids of what fired."""
     fired: NDArray[np.float32]
-    """[kind, bin]"""
+    """[kind, bin] how many are to be taken."""
     others: NDArray[np.float32]
-    """[kind, bin] tokens of these ids that didn't fire."""
+    """[kind, bin] how many could be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,8 +72,14 @@ class Plan:
     """Kinds and bins, of the sequence that has most of each."""
 
     @classmethod
-    def of(cls, log: Log, index: int, alike: Sequence[Likeness]) -> Plan:
+    def of(cls, log: Log, index: int, alike: Sequence[Likeness], *, high: bool = False) -> Plan:
         """The plan of an intervention of the log.
+
+        Args:
+            log: of another run.
+            index: which intervention of it.
+            alike: in what tokens are alike.
+            high: whether tokens over the threshold are to be taken, or the others in their place.
 
         Raises:
             InputError: a log that doesn't know its tokens.
@@ -87,7 +97,7 @@ class Plan:
             places[sequence] = _Places.of(own, log.prompt_lens[sequence], log.paces.get(sequence, 1.0), by_token)
         width = {sequence: NEAR if "position" in alike else p.length for sequence, p in places.items()}
         wanted = {
-            (s, layer): places[s].wanted(fired[2, (fired[0] == s) & (fired[1] == layer)], width[s])
+            (s, layer): places[s].wanted(fired[2, (fired[0] == s) & (fired[1] == layer)], width[s], high)
             for s, layer in np.unique(fired[:2], axis=1).T.tolist()
         }
         shape = max((len(w.kinds) for w in wanted.values()), default=1), max((w.fired.shape[1] for w in wanted.values()), default=1)
@@ -126,23 +136,43 @@ class _Places:
         """In positions of the run to come."""
         return int(self.at.max(initial=0)) + 1
 
-    def wanted(self, fired: NDArray[np.int64], width: int) -> _Wanted:
-        """What is to be taken in place of what fired at these positions."""
-        where = np.searchsorted(self.positions, fired)
-        kinds, bins = np.unique(self.tokens[where]), self.at // width
-        took = np.zeros((len(kinds), int(bins.max(initial=0)) + 1), dtype=np.float32)
-        seen = np.zeros_like(took)
-        np.add.at(took, (np.searchsorted(kinds, self.tokens[where]), bins[where]), 1)
-        of_kind = np.isin(self.tokens, kinds)
-        np.add.at(seen, (np.searchsorted(kinds, self.tokens[of_kind]), bins[of_kind]), 1)
-        return _Wanted(kinds=kinds, fired=took, others=(seen - took) / np.float32(self.pace))
+    def wanted(self, fired: NDArray[np.int64], width: int, high: bool) -> _Wanted:
+        """What is to be taken in place of what fired at these positions, or of it."""
+        took = np.isin(self.positions, fired)
+        kinds, bins = np.unique(self.tokens[took]), self.at // width
+        due = np.zeros((len(kinds), int(bins.max(initial=0)) + 1), dtype=np.float32)
+        candidates = np.zeros_like(due)
+        for kind, token in enumerate(kinds):
+            is_kind = self.tokens == token
+            places = self.at[is_kind & took], self.at[is_kind & took]
+            if token != _NO_TOKEN:
+                places = _partners(places[0], self.at[is_kind & ~took])
+            np.add.at(due[kind], places[0 if high else 1] // width, 1)
+            np.add.at(candidates[kind], bins[is_kind & (took if high else ~took)], 1)
+        return _Wanted(kinds=kinds, fired=due, others=candidates / np.float32(self.pace))
+
+
+def _partners(places: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of a place and the nearest other one that is still free, the nearest pairs first."""
+    if not len(others):
+        return places[:0], others
+    n = min(len(places), len(others))
+    distance = np.abs(places[:, None] - others[None]).astype(np.float64)
+    found = np.empty((2, n), dtype=np.int64)
+    for i in range(n):
+        first, second = np.unravel_index(int(distance.argmin()), distance.shape)
+        found[:, i] = places[first], others[second]
+        distance[first], distance[:, second] = np.inf, np.inf
+    return found[0], found[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Alike:
-    """As many tokens of each sequence and layer as a plan says, of the ids and near the positions that it says, none high."""
+    """As many tokens of each sequence and layer as a plan says, of the ids and near the positions that it says."""
 
     plan: Plan
+    high: bool = False
+    """Whether all of them are over the threshold, or none."""
 
     def begin(self, layer: int, rows: Rows, draws: Int[Tensor, " batch"], skipped: int) -> Owed:
         """What is owed by sequence."""
@@ -158,18 +188,19 @@ class Alike:
         due = torch.from_numpy(fired).cumsum(2)
         tensors = torch.from_numpy(kinds), due, torch.from_numpy(others), width
         on_device = [tensor.to(rows.device) for tensor in tensors]
-        return Owed(*on_device, torch.zeros_like(on_device[1][:, :, 0]), rows.prompt_len, draws)
+        none = torch.zeros_like(on_device[1][:, :, 0])
+        return Owed(*on_device, none, none, torch.zeros_like(rows.prompt_len), rows.prompt_len, draws)
 
     def choose(self, memory: Owed, visit: Visit, able: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        """Token by token, those over the threshold left out."""
+        """Token by token."""
         tokens = visit.places.tokens if self.plan.by_token else torch.full_like(visit.places.positions, _NO_TOKEN)
         if tokens is None:
             raise InputError(
                 "alike='token': which tokens are read isn't seen here: use generate, collect or `with x.hooks(model)`"
             )
         draws = uniform(visit.places.positions, start=memory.draws[:, None])
-        ordinary = able & (visit.norms <= visit.tau)
-        columns = zip(*(x.unbind(1) for x in (draws, ordinary, visit.places.positions, tokens)), strict=True)
+        candidates = able & ((visit.norms > visit.tau) == self.high)
+        columns = zip(*(x.unbind(1) for x in (draws, candidates, visit.places.positions, tokens)), strict=True)
         return torch.stack([memory.draw(*column) for column in columns], dim=1)
 
 
@@ -184,6 +215,9 @@ class Owed(RowTensors):
     """Candidates in a bin, as far as the log tells."""
     width: Int[Tensor, " batch"]
     taken: Float[Tensor, "batch kind"]
+    seen: Float[Tensor, "batch kind"]
+    """Candidates in the bin so far."""
+    bin: Int[Tensor, " batch"]
     prompt_len: Int[Tensor, " batch"]
     draws: Int[Tensor, " batch"]
 
@@ -194,14 +228,16 @@ class Owed(RowTensors):
         positions: Int[Tensor, " batch"],
         tokens: Int[Tensor, " batch"],
     ) -> Bool[Tensor, " batch"]:
-        """Take a candidate with probability owed / candidates of its kind left in the bin; all where fewer are left than owed."""
+        """Take a candidate with probability owed / candidates of its kind left in the bin; all where no more are left than owed."""
         at = (positions - self.prompt_len).clamp_min(0)
         bins = (at // self.width).clamp_max(self.due.shape[2] - 1)
-        left = (1 - (at - bins * self.width) / self.width).clamp_min(0)  # share of the bin, this one included
+        self.seen = self.seen * (bins == self.bin)[:, None]
+        self.bin = bins
         is_kind = self.kinds == tokens[:, None]
         here = bins[:, None, None].expand(-1, self.due.shape[1], 1)
         owed = ((self.due.gather(2, here)[..., 0] - self.taken) * is_kind).sum(1)
-        expected = (self.others.gather(2, here)[..., 0] * is_kind).sum(1) * left
+        expected = ((self.others.gather(2, here)[..., 0] - self.seen) * is_kind).sum(1)
+        expected = torch.minimum(expected, (bins + 1) * self.width - at)
         hit = candidate & (draws * torch.maximum(expected, owed) < owed)
-        self.taken = self.taken + is_kind * hit[:, None]
+        self.taken, self.seen = self.taken + is_kind * hit[:, None], self.seen + is_kind * candidate[:, None]
         return hit

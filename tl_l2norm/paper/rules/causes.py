@@ -47,38 +47,51 @@ _READINGS = {"predicting": "of the state that predicts", "read back": "of the to
 
 
 def suppression(known: Known) -> Finding:
-    """Of accuracy under suppression, against random tokens of the same ids and positions, and against nothing."""
+    """Of accuracy under suppression of high-norm tokens, against their partners of ordinary norm, and against nothing."""
     accuracies, table = known["causal"].set_index("arm"), known["causal_differences"]
     whole = table[table["quantile"].isna()].set_index(["arm", "against"])
-    own, high, random = (whole.loc[pair] for pair in (("high", "random"), ("high", "none"), ("random", "none")))
-    plain = float(accuracies.loc["none", "accuracy"])
-    others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if "none" not in (a, b) and (a, b) != ("high", "random")}
+    pairs = (("paired", "random"), ("paired", "none"), ("random", "none"), ("high", "none"))
+    own, paired, random, high = (whole.loc[pair] for pair in pairs)
+    others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if "none" not in (a, b) and (a, b) != pairs[0]}
     finding = Finding(
-        measured=f"accuracy with high-norm tokens suppressed, minus random ones of the same types and positions: "
-        f"{_points(own)} {_counts(own)}, over {own['thresholds']} thresholds; minus nothing suppressed {_points(high)}",
+        measured=f"accuracy with high-norm tokens suppressed, minus as many others of the same types and places: {_points(own)} "
+        f"{_counts(own)}; minus nothing suppressed {_points(paired)}, all high-norm tokens {_points(high)} "
+        f"({high['positions']:.1f} positions)",
         interval=span(100 * own["low"], 100 * own["high"]),
-        control=", ".join([f"random minus nothing {_points(random)}", *(f"{k} {_points(e)} {_counts(e)}" for k, e in others.items())]),
+        control=", ".join(
+            [f"others minus nothing {_points(random)}", *(f"{name} {_points(e)} {_counts(e)}" for name, e in others.items())]
+        ),
         n=int(own["n"]),
     )
-    if plain < 2 * MARGIN:
-        return replace(finding, why=f"with nothing suppressed {plain:.0%} are right: there is little to break")
-    if not own["dose"] >= LEAST_DOSE:
-        return replace(
-            finding,
-            why=f"unlike doses: random tokens of the same types and positions {own['against_positions']:.1f} positions "
-            f"({own['against_events']:.1f} positions and layers), high-norm ones {own['positions']:.1f} ({own['events']:.1f}); "
-            f"needs {LEAST_DOSE:.0%}",
-        )
-    breaks, control_breaks = (bool(-entry["difference"] >= MARGIN) for entry in (high, random))
+    breaks, random_breaks, all_break = (bool(-entry["difference"] >= MARGIN) for entry in (paired, random, high))
+    if why := _why_untested(own, float(accuracies.loc["none", "accuracy"]), all_break and not breaks):
+        return replace(finding, why=why)
     return replace(
         finding,
         p=float(max(own["p"], random["p_margin"])),
-        meets=breaks and (bool(own["difference"] < 0) or control_breaks),
-        control_meets=control_breaks,
-        why=f"needs high-norm suppression to lose {100 * MARGIN:.0f} points or more, and more than suppressing as many random "
-        f"tokens of the same types and positions, which is to lose surely less than {100 * MARGIN:.0f} "
-        f"(one-sided p = {random['p_margin']:.2g})",
+        meets=breaks and (bool(own["difference"] < 0) or random_breaks),
+        control_meets=random_breaks,
+        why=f"needs suppression of high-norm tokens to lose {100 * MARGIN:.0f} points or more, and more than that of as many "
+        f"others of the same types and places, which is to lose surely less than {100 * MARGIN:.0f} (one-sided p = "
+        f"{random['p_margin']:.2g})",
     )
+
+
+def _why_untested(own: pd.Series, plain: float, only_all_break: bool) -> str:
+    if plain < 2 * MARGIN:
+        return f"with nothing suppressed {plain:.0%} are right: there is little to break"
+    if not own["dose"] >= LEAST_DOSE:
+        return (
+            f"unlike doses: others of the same types and places {own['against_positions']:.1f} positions "
+            f"({own['against_events']:.1f} positions and layers), high-norm ones {own['positions']:.1f} ({own['events']:.1f}); "
+            f"needs {LEAST_DOSE:.0%}"
+        )
+    if only_all_break:
+        return (
+            "all high-norm tokens together break the model, those that have partners of the same type don't: norm and type "
+            "can't be told apart"
+        )
+    return ""
 
 
 def _points(entry: pd.Series) -> str:
