@@ -42,9 +42,11 @@ def log_of(tokens: list[int], fired: set[int], n: int) -> Log:
     return log
 
 
-def taken(log: Log, tokens: list[int], high: set[int], n: int, alike: Any = ALIKE, seed: int = 0) -> torch.Tensor:
-    """[sequence, index] whether the control takes it, one token at a time, as in decoding."""
-    x, v = l2.Suppression(TAU, which="matched", match=log, alike=alike, seed=seed), visit_of(tokens, high, n)
+def taken(
+    log: Log, tokens: list[int], high: set[int], n: int, alike: Any = ALIKE, seed: int = 0, which: Any = "matched"
+) -> torch.Tensor:
+    """[sequence, index] whether either side takes it, one token at a time, as in decoding."""
+    x, v = l2.Suppression(TAU, which=which, match=log, alike=alike, seed=seed), visit_of(tokens, high, n)
     state = x.new_state(2, v.places.rows, 1)
     parts = []
     for i in range(len(tokens)):
@@ -81,8 +83,23 @@ def test_tokens_near_the_same_positions_are_taken() -> None:
 
 def test_what_finds_no_partner_in_its_place_is_paid_later_or_never() -> None:
     first, second = [A, A, B, B, B, B, B, B], [A, B, B, B, B, B, B, B]
-    hits = taken(log_of(first + second, {0, 1}, 50), first + second, {0, 1}, 50)
-    assert (hits.nonzero()[:, 1] == 8).all() and (hits.sum(1) == 1).all(), "the other A was in the log's first place, and is high"
+    log = log_of(first + second, {0, 1}, 50)
+    assert (taken(log, first + second, {0, 1}, 50).sum(1) == 1).all() and taken(log, first + second, {0, 1}, 50)[:, 8].all()
+    later = [*first, *second, A, A]
+    hits = taken(log, later, {0, 1, 8}, 50)
+    assert (hits.sum(1) == 1).all() and hits[:, 16].all(), "of those with a partner there is one, and it is paid after"
+
+
+def test_high_ones_are_as_many_as_have_partners() -> None:
+    """Of three high A one has a partner, the A at 6, to which that at 4 is nearest."""
+    tokens, high = [A, B, A, B, A, B, A, B, *[C] * 8, A, B], {0, 2, 4, 16}
+    log = log_of(tokens, high, 3000)
+    for which, places in (("high", [0, 2, 4]), ("matched", [6])):
+        hits = taken(log, tokens, high, 3000, which=which)
+        assert (hits.sum(1) == 1).all() and hits[:, places].sum() == hits.sum()
+        assert hits[:, places].double().mean(0).sub(1 / len(places)).abs().max() < 0.04
+    both = [taken(log, [A, B] * 12, {0, 2, 4, 16}, 50, which=which).sum(1) for which in ("high", "matched")]
+    assert torch.equal(*both), "as many in any other response"
 
 
 def test_a_type_that_is_always_high_has_no_partner() -> None:
@@ -110,8 +127,11 @@ def test_draws_differ_by_seed_and_are_the_same_by_the_same() -> None:
 
 def test_what_alike_means_is_checked() -> None:
     log = log_of([A, B, A], {0}, 1)
-    with pytest.raises(InputError, match="alike is for which='matched'"):
-        l2.Suppression(TAU, alike="token")
+    for which in ("high", "low"):
+        with pytest.raises(InputError, match="alike is for match"):
+            l2.Suppression(TAU, which=which, alike="token")
+    with pytest.raises(InputError, match="match is for which='matched'"):
+        l2.Suppression(TAU, match=log)
     assert l2.Suppression(TAU, which="matched", match=log, alike="token").alike == ("token",)
     blind = Log([l2.Suppression(TAU)])
     v = visit_of([A, A], {0}, 1)
@@ -159,13 +179,30 @@ def test_a_model_is_matched_by_a_log_made_by_hand(tiny: Any, batch_size: int) ->
     ]
     again = l2.collect(tiny, found.traces, interventions=[x], progress=False)
     assert all((a.l2_norms - b.l2_norms).abs().max() < 1e-3 for a, b in zip(again, found.traces, strict=True))
-    by_token = l2.Suppression(dict.fromkeys((2, 4), 1e9), which="matched", match=log, alike="token", scale=1.0)
-    with by_token.hooks(tiny, prompt_lens=[t.prompt_len for t in plain.traces][:1], seeds=[sequence_key(0, 0, 0)]) as seen:
-        tiny(plain.traces[0].tokens[None])
-    ids = plain.traces[0].tokens
-    for layer, part in seen.events().groupby("layer"):
-        assert sorted(ids[part["position"].to_numpy()].tolist()) == sorted(ids[plain.traces[0].prompt_len + torch.tensor([9, 20])].tolist())
-        assert layer in (2, 4)
+
+
+@pytest.mark.parametrize(("which", "taken"), [("high", {0, 9}), ("matched", set(range(16)) - {0, 9})])
+def test_a_model_is_matched_by_token_too(tiny: Any, which: Any, taken: set[int]) -> None:
+    """11 12 11 12 ...: of the log's 11 and 12 either they themselves, or one other of each."""
+    tokens, zeros = torch.tensor([[5, 6, 7, *[11, 12] * 8]]), torch.zeros(1, dtype=torch.long)
+    (trace,) = l2.collect(tiny, [tokens[0].tolist()], prompt_lens=[3], progress=False)
+    log = Log([l2.Suppression({2: 0.0})])
+    log.sink_ratio = trace.provenance.sink_ratio
+    rows = Rows.of(number=zeros, key=zeros + 77, prompt_len=zeros + 3, padding=zeros)
+    places = Places.of(rows, rows.position, 19, tokens=tokens)
+    log.begin(rows)
+    log.note(places)
+    at = (places.positions == 3) | (places.positions == 12)
+    log.add(0, Entry(2, places, places.positions >= 3, at.to(torch.int8), 0.0, at.float(), at.float(), {}))
+    tau = -1.0 if which == "high" else 1e9  # whatever is read is high, or nothing is
+    x = l2.Suppression({2: tau}, which=which, match=log, alike="token", scale=0.5)
+    with x.hooks(tiny, prompt_lens=[3], seeds=[77]) as seen:
+        tiny(tokens)
+    (again,) = l2.collect(tiny, [tokens[0].tolist()], prompt_lens=[3], seeds=[77], interventions=[x], progress=False)
+    hit = seen.events()["position"].to_numpy() - 3
+    assert sorted(tokens[0, hit + 3].tolist()) == [11, 12] and (which == "high" or set(hit) <= taken | {0, 9})
+    changed = (again.at(2) / trace.at(2) - 1).abs() > 0.4
+    assert changed.nonzero()[:, 0].tolist() == sorted(hit + 3), "collect does what hooks do"
 
 
 def test_the_log_of_a_run_knows_what_was_read(tiny: Any) -> None:

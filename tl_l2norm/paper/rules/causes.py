@@ -64,7 +64,7 @@ def suppression(known: Known) -> Finding:
         n=int(own["n"]),
     )
     breaks, random_breaks, all_break = (bool(-entry["difference"] >= MARGIN) for entry in (paired, random, high))
-    if why := _why_untested(own, float(accuracies.loc["none", "accuracy"]), all_break and not breaks):
+    if why := _why_untested(own, float(accuracies.loc["none", "accuracy"]), all_break and not breaks and not random_breaks):
         return replace(finding, why=why)
     return replace(
         finding,
