@@ -19,8 +19,9 @@ def ids(text: str) -> list[int]:
     return models.tokenizer()(text, add_special_tokens=False).input_ids
 
 
-def relative(found: torch.Tensor, truth: torch.Tensor) -> float:
-    return float(((found - truth).abs() / truth.abs()).max())
+def relative(values: torch.Tensor, truth: torch.Tensor) -> float:
+    """The greatest relative difference; two zeros don't differ."""
+    return float(torch.where(values == truth, 0.0, (values - truth).abs() / truth.abs()).max())
 
 
 QUESTIONS = [

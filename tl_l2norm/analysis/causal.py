@@ -86,7 +86,11 @@ ARM_DIFFERENCES = Schema(
         Column("against_positions", float, "changed by the other arm, mean per response"),
         Column("events", float, "positions and layers changed by the arm, mean per response"),
         Column("against_events", float, "the same of the other arm"),
-        Column("dose", float, "changed by the random arm over changed by the arm, the lesser of both counts; NaN where none is matched"),
+        Column(
+            "dose",
+            float,
+            "changed by the random arm over changed by the arm, the lesser of both counts; NaN where none is matched",
+        ),
         Column("n", int, "problems"),
         SEED,
         MODEL,
@@ -137,12 +141,12 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
     are compared at those thresholds at which the random arm changed at least 95% as much (at all of them, if there is none):
     `dose` says whether it did.
 
-    `p_margin` is of a t-test that the arm loses ten points of accuracy or more, with one more problem at which all is lost: else
-    few problems without a loss would pass for no loss at all.
+    `p_margin` is of a t-test that the arm loses ten points of accuracy or more, with one more problem at which all is lost:
+    else few problems without a loss would pass for no loss at all.
 
     Returns:
-        One entry per comparison and quantile: arm, against, quantile, thresholds (how many), difference, low, high, p, p_margin,
-        positions and against_positions (changed by either arm, mean per response), events and against_events (positions and
+        One entry per comparison and quantile: arm, against, quantile, thresholds (how many), difference, low, high, p,
+        p_margin, positions and against_positions (changed by either arm, mean per response), events and against_events (positions and
         layers), dose (of the random arm, as a share of the arm's), n (problems), seed, model.
 
     Raises:

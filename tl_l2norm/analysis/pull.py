@@ -79,8 +79,8 @@ def pull_link(pressure: pd.DataFrame, *, shifts: int = SHIFTS, seed: int = 0, re
         Unmeasurable: in no mode 8 prompts with 8 tokens of types that occur again.
 
     Examples:
-        >>> rng, columns = np.random.default_rng(0), {"state_token_id": 5, "token_id": 5, "is_sink": False, "next_is_sink": False}
-        >>> pulls, other = rng.random((2, 8, 20))
+        >>> columns = {"state_token_id": 5, "token_id": 5, "is_sink": False, "next_is_sink": False}
+        >>> pulls, other = np.random.default_rng(0).random((2, 8, 20))
         >>> parts = [pd.DataFrame({"pull": x, "l2_norm": x, "next_l2_norm": y}) for x, y in zip(pulls, other)]
         >>> parts = [part.assign(prompt=f"p{i}", sequence=i, position=range(20)) for i, part in enumerate(parts)]
         >>> pull_link(pd.concat(parts).assign(mode="think", **columns), shifts=99)[["reading", "p", "p_shifts", "n"]].round(2)

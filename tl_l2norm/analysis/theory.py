@@ -137,7 +137,7 @@ def _decode(latents: Tensor, starts: Tensor, values: Tensor, decoder: Tensor) ->
 
 
 def _positions(trace: Trace, layer: int, tokens: Tokens) -> Tensor:
-    return (meant(trace, tokens) & ~trace.is_sink[trace.row(layer)]).nonzero()[:, 0]
+    return (meant(trace, tokens) & ~trace.is_sink[trace.index_of(layer)]).nonzero()[:, 0]
 
 
 def top_overlap(

@@ -24,6 +24,8 @@ class Preset:
 
     sink_ratio: float = SINK_RATIO
     batch_size: int = 8
+    temperature: float = 1.0
+    """Of several samples of a problem: chosen by accuracy alone, so that some of them are right and some wrong."""
     families: str | None = None
     """Problems that it was trained on, for `make_mixture`; None for those that any model may be asked."""
     n_problems: int | None = None
@@ -44,8 +46,8 @@ def keep_preset(model: Any, preset: Preset | None) -> None:
 
 def kept_preset(model: Any) -> Preset | None:
     """The preset that a model carries."""
-    found = model.__dict__.get(_NAME)
-    return found if isinstance(found, Preset) else None
+    preset = model.__dict__.get(_NAME)
+    return preset if isinstance(preset, Preset) else None
 
 
 def sink_ratio_of(model: Any, given: Any = None, *, of: Iterable[float | None] = ()) -> float:
@@ -65,12 +67,17 @@ def sink_ratio_of(model: Any, given: Any = None, *, of: Iterable[float | None] =
 
 def check_sink_ratio(given: Any) -> float:
     """A sink ratio as a float; refused at 1 and below, where ordinary tokens would count as sinks."""
-    found = as_number("sink_ratio", given, "a number over 1 (times the median norm)")
-    if not found > 1:
+    ratio = as_number("sink_ratio", given, "a number over 1 (times the median norm)")
+    if not ratio > 1:
         raise InputError(f"sink_ratio must be over 1 (times the median norm), got {given}")
-    return found
+    return ratio
 
 
 def batch_size_of(model: Any, given: Any = None) -> int:
     """Sequences at once: what is given, else the model's preset, else 8."""
     return (kept_preset(model) or Preset()).batch_size if given is None else as_integer("batch_size", given, least=1)
+
+
+def temperature_of(model: Any, given: Any = None) -> float:
+    """Temperature of several samples of a problem: what is given, else the model's preset's, else 1."""
+    return (kept_preset(model) or Preset()).temperature if given is None else as_number("temperature", given)

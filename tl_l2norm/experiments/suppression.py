@@ -83,11 +83,20 @@ def suppress_and_ask(
         progress: show a progress bar.
 
     Returns:
-        One row per arm, quantile, draw and problem: arm, quantile (NaN for "none"), draw (from 0; 0 of the others), prompt, family, level, correct, positions (decode
-        positions changed at any layer), events (positions and layers), tokens (of the response), cut_off, seed, model.
+        One entry per arm, quantile, draw and problem: arm, quantile (NaN for "none"), draw (of a random arm, from 0; 0 of the
+        others), prompt (the problem's id), family, level, correct, positions (how many decode positions were changed, at any
+        layer), events (at how many positions and layers), tokens (of the response), cut_off, seed, model.
 
     Raises:
         ValueError: bad input; a problem without a known answer; traces that were recorded with another sink ratio.
+
+    Examples:
+        >>> problems = l2.make_mixture(1, families="compact")
+        >>> table = l2.experiments.suppress_and_ask(model, problems, think, quantiles=0.5, max_new_tokens=2, progress=False)
+        >>> table["arm"].tolist()
+        ['none', 'high', 'low', 'paired', 'random', 'random', 'random', 'swap', 'swap random', 'swap random', 'swap random']
+        >>> table.loc[table["arm"] == "high", ["tokens", "positions"]].values.tolist()  # the last token is not read back
+        [[2, 1]]
     """
     backend = backend_of(model)
     problems, traces, seed = problems_of(problems), traces_of(traces), as_seed(seed)
@@ -104,17 +113,18 @@ def suppress_and_ask(
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
     max_new_tokens = thinking_room(backend, prompts) if max_new_tokens is None else max_new_tokens
     taus = {q: dict(quantile_thresholds(traces, q)) for q in sorted({*quantiles, *(1 - q for q in quantiles)})}
-    common = {"layers": chosen, "sink_ratio": sink_ratio}
-    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "sink_ratio": sink_ratio}
+    common: dict[str, Any] = {"layers": chosen, "sink_ratio": sink_ratio}
     parent = may_save(backend, save_to)
-    what = describe_run(backend, max_new_tokens=max_new_tokens, seed=seed, **common) if parent else {}
+    depends = {"max_new_tokens": max_new_tokens, "seed": seed, **common}
+    what = describe_run(backend, **depends) if parent else {}
     place = run_folder(parent, "suppression", what) if parent else None
     frames = []
     with (
         locked(*([place] if place else [])),
         tqdm(total=1 + 4 * len(quantiles), desc="suppression", unit="arm", disable=not progress, delay=2) as bar,
     ):
-        ask = _Asker(backend, problems, prompts, options, begin(place, what, backend) if place else Journal())
+        journal = begin(place, what, backend) if place else Journal()
+        ask = _Asker(backend, problems, prompts, max_new_tokens, batch_size, sink_ratio, journal)
         # factors of 1 change nothing: the log says what was high
         ask.plain = ask("none", [Suppression(taus[q], scale=1.0, **common) for q in quantiles])
         frames.append(ask.frame("none", np.nan, ask.plain))
@@ -140,27 +150,29 @@ def _sink_ratio(traces: Sequence[Trace], given: float | None) -> float:
     return own
 
 
+@dataclass(slots=True)
 class _Asker:
     """Asks all problems under an intervention; what is in the journal is not asked again."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        problems: Sequence[Problem],
-        prompts: Sequence[ChatPrompt],
-        options: Mapping[str, Any],
-        journal: Journal,
-    ) -> None:
-        self.backend, self.problems, self.prompts = backend, problems, prompts
-        self.options, self.journal = options, journal
-        self.seeds = [sequence_key(0, i, 0) for i in range(len(problems))]
-        self.plain: Sequence[_Outcome] = ()
-        """What came of each problem where nothing was suppressed."""
+    backend: Backend
+    problems: Sequence[Problem]
+    prompts: Sequence[ChatPrompt]
+    max_new_tokens: int
+    batch_size: int
+    sink_ratio: float
+    journal: Journal
+    plain: Sequence[_Outcome] = ()
+    """What came of each problem where nothing was suppressed."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the problems, the same in every arm."""
+        return [sequence_key(0, i, 0) for i in range(len(self.problems))]
 
     def __call__(
         self, arm: str, interventions: Sequence[Suppression], *, pairs: int | None = None, seed: int = 0
     ) -> list[_Outcome]:
-        """What came of each problem; `pairs`: by the high tokens of which threshold what is taken is matched, drawn by `seed`."""
+        """What came of each problem; `pairs`: number of the threshold whose high tokens are matched, by draws from `seed`."""
         what = [arm, *(sorted(x.thresholds.items()) for x in interventions if isinstance(x.thresholds, Mapping))]
         keys = [
             content_key([what, prompt.text, prompt.tokens, own, None if pairs is None else [seed, self.plain[i].high[pairs]]])
@@ -185,10 +197,12 @@ class _Asker:
                     [self.prompts[i] for i in todo],
                     seed=[self.seeds[i] for i in todo],
                     interventions=interventions,
-                    metrics=(),
+                    record=False,
+                    max_new_tokens=self.max_new_tokens,
+                    batch_size=self.batch_size,
+                    sink_ratio=self.sink_ratio,
                     on_finish=keep,
                     progress=False,
-                    **self.options,
                 )
         return [_Outcome(self.journal.entries[key]) for key in keys]
 
@@ -198,20 +212,20 @@ class _Asker:
         return Tally(
             x,
             keys={number: self.seeds[i] for number, i in enumerate(todo)},
-            prompt_lens={number: own.entry["prompt_len"] for number, own in plain.items()},
+            prompt_lens={number: own.kept["prompt_len"] for number, own in plain.items()},
             paces=dict.fromkeys(plain, 1 / _EARLY),
             fired_at=_columns((n, layer, at) for n, own in plain.items() for layer, places in own.high[pairs] for at in places),
             read=_columns((n, *place) for n, own in plain.items() for place in own.read),
         )
 
     def frame(self, arm: str, quantile: float, outcomes: Sequence[_Outcome], draw: int = 0) -> pd.DataFrame:
-        """One row per problem."""
-        rows = []
+        """One entry per problem."""
+        entries = []
         for problem, prompt, seed, outcome in zip(self.problems, self.prompts, self.seeds, outcomes, strict=True):
-            entry = outcome.entry
-            reason = entry["finish_reason"]
-            response = restore(self.backend.model, prompt, entry["tokens"], finish_reason=reason, seed=seed)
-            rows.append(
+            kept = outcome.kept
+            reason = kept["finish_reason"]
+            response = restore(self.backend.model, prompt, kept["tokens"], finish_reason=reason, seed=seed)
+            entries.append(
                 {
                     "arm": arm,
                     "quantile": quantile,
@@ -220,34 +234,34 @@ class _Asker:
                     "family": problem.family,
                     "level": problem.level,
                     "correct": bool(is_correct(problem, prompt.answer_prefix + response.answer)),
-                    "positions": entry["positions"],
-                    "events": entry["events"],
-                    "tokens": len(entry["tokens"]),
+                    "positions": kept["positions"],
+                    "events": kept["events"],
+                    "tokens": len(kept["tokens"]),
                     "cut_off": reason == "length",
                 }
             )
-        return pd.DataFrame(rows).astype({"quantile": float})
+        return pd.DataFrame(entries).astype({"quantile": float})
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     """A response under an intervention, as the journal keeps it."""
 
-    entry: Mapping[str, Any]
+    kept: Mapping[str, Any]
 
     @property
     def high(self) -> list[list[tuple[int, list[int]]]]:
         """Of a response under nothing, by threshold: layers, and the positions that were high there."""
-        return [[(layer, places) for layer, places in own] for own in self.entry["high"]]
+        return [[(layer, places) for layer, places in own] for own in self.kept["high"]]
 
     @property
     def read(self) -> list[tuple[int, int]]:
         """Position and id of each token that was read back: all but the last."""
-        return list(enumerate(self.entry["tokens"][:-1], self.entry["prompt_len"]))
+        return list(enumerate(self.kept["tokens"][:-1], self.kept["prompt_len"]))
 
 
 def _columns(entries: Iterable[tuple[int, ...]]) -> NDArray[np.int64]:
-    """[3, entry]"""
+    """One after the other: [3, entry]."""
     return np.array(list(entries), dtype=np.int64).reshape(-1, 3).T
 
 

@@ -1,14 +1,14 @@
 """Tokens that are like those which another run took: as many, of the same ids, at about the same positions.
 
-Either side of a comparison: high ones, or others in their place. Where ids are to be the same, a token of the log counts only if
-it has a partner, another token of its id in its sequence that didn't fire: both sides then take as many of each id.
+Either side of a comparison: high ones, or others in their place. Where ids are to be the same, a token of the log counts only
+if it has a partner, another token of its id in its sequence that didn't fire: both sides then take as many of each id.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -100,7 +100,10 @@ class Plan:
             (s, layer): places[s].wanted(fired[2, (fired[0] == s) & (fired[1] == layer)], width[s], high)
             for s, layer in np.unique(fired[:2], axis=1).T.tolist()
         }
-        shape = max((len(w.kinds) for w in wanted.values()), default=1), max((w.fired.shape[1] for w in wanted.values()), default=1)
+        shape = (
+            max((len(w.kinds) for w in wanted.values()), default=1),
+            max((w.fired.shape[1] for w in wanted.values()), default=1),
+        )
         return cls(keys=log.keys, width=width, by_token=by_token, wanted=wanted, shape=shape)
 
 
@@ -228,7 +231,7 @@ class Owed(RowTensors):
         positions: Int[Tensor, " batch"],
         tokens: Int[Tensor, " batch"],
     ) -> Bool[Tensor, " batch"]:
-        """Take a candidate with probability owed / candidates of its kind left in the bin; all where no more are left than owed."""
+        """Take a candidate with probability owed / candidates of its kind left in the bin; all where no more are left."""
         at = (positions - self.prompt_len).clamp_min(0)
         bins = (at // self.width).clamp_max(self.due.shape[2] - 1)
         self.seen = self.seen * (bins == self.bin)[:, None]

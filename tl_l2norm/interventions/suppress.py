@@ -41,6 +41,15 @@ class Suppression(Intervention):
 
     Raises:
         ValueError: parameters that are missing, out of range, or of no effect with this `which` and `how`.
+
+    Examples:
+        >>> high = l2.Suppression(l2.quantile_thresholds(think, 0.9), layers=[8, 9])
+        >>> chats = [[{"role": "user", "content": question}] for question in ("mod 10: 7A-3", "mod 10: 4B-9")]
+        >>> l2.generate(model, chats, interventions=[high], progress=False).log
+        intervention         decision  fired  n
+         Suppression      live tokens  False 48
+         Suppression       suppressed   True  6
+         Suppression no earlier token  False  0
     """
 
     thresholds: ThresholdLike | None = None
@@ -56,9 +65,9 @@ class Suppression(Intervention):
     """Of which="matched": the log of a run with one suppression, `out.log`. As many tokens of each sequence and layer are taken
     as fired there, none of them over the threshold. Of which="high" with `alike`: as many, all of them over it."""
     alike: Likeness | Sequence[Likeness] = ()
-    """Of `match`: in what they are like those of the log beside their number. "token": of the same ids, as many of each as have a
-    partner, another token of that id there that didn't fire; the high ones and their partners are then as many. "position": in
-    the same eight positions. What finds none there is taken as soon as there is one after."""
+    """Of `match`: in what tokens are like those of the log beside their number. "token": of the same ids, as many of each as have
+    a partner, another token of that id there that didn't fire; the high ones and their partners are then as many. "position":
+    in the same eight positions. What finds none there is taken as soon as there is one after."""
     seed: int | None = None
     """Of what is drawn: which="random" and "matched", how="swap"; 0 by default."""
 
@@ -154,7 +163,7 @@ def _matched(log: Any) -> int:
         )
     if not isinstance(log, Log):
         raise InputTypeError(f"match is the log of another run, such as out.log, got {log!r:.80}")
-    found = [i for i, x in enumerate(log.interventions) if isinstance(x, Suppression)]
-    if len(found) != 1:
-        raise InputError(f"match needs the log of a run with one Suppression, this one has {len(found)}")
-    return found[0]
+    suppressions = [i for i, x in enumerate(log.interventions) if isinstance(x, Suppression)]
+    if len(suppressions) != 1:
+        raise InputError(f"match needs the log of a run with one Suppression, this one has {len(suppressions)}")
+    return suppressions[0]

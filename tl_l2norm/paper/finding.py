@@ -80,6 +80,9 @@ class Known:
 _MADE_OF = {
     "curves": "features",
     "feature_dynamics": "features",
+    "feature_shapes": "features",
+    "links": "features",
+    "correctness": "samples",
     "bound": "bound_points",
     "assumptions": "explained",
     "pressure": "pressure_tokens",

@@ -51,7 +51,11 @@ def test_accuracy_of_each_arm_by_hand() -> None:
 
 def test_differences_are_paired_by_problem_at_each_quantile_and_over_all() -> None:
     differences = causal_differences(outcomes({"none": NONE, "paired": HIGH, "random": RANDOM}))
-    assert differences[["arm", "against"]].drop_duplicates().to_numpy().tolist() == [["paired", "random"], ["paired", "none"], ["random", "none"]]
+    assert differences[["arm", "against"]].drop_duplicates().to_numpy().tolist() == [
+        ["paired", "random"],
+        ["paired", "none"],
+        ["random", "none"],
+    ]
     differences = differences[differences["against"] == "random"]
     by_quantile = differences.set_index("quantile")["difference"]
     assert by_quantile[0.9] == pytest.approx(-0.3) and by_quantile[0.5] == pytest.approx(-0.6)
@@ -124,7 +128,13 @@ def test_every_comparison_whose_arms_are_there_is_made() -> None:
     pairs = list(dict.fromkeys(zip(differences["arm"], differences["against"], strict=True)))
     assert pairs == [("paired", "random"), ("high", "low"), ("swap", "swap random")] and len(differences) == 9
     against_none = causal_differences(outcomes({"none": NONE, **arms}))
-    assert against_none.query("against == 'none'")["arm"].unique().tolist() == ["paired", "random", "high", "swap", "swap random"]
+    assert against_none.query("against == 'none'")["arm"].unique().tolist() == [
+        "paired",
+        "random",
+        "high",
+        "swap",
+        "swap random",
+    ]
     assert causal_differences(outcomes({"none": NONE, "low": HIGH})).empty
 
 

@@ -113,8 +113,8 @@ def test_thresholds_of_another_model_are_refused(tiny: Any) -> None:
 def test_layers_are_named_in_every_way(tiny: Any) -> None:
     backend = backend_of(tiny)
     everywhere = dict.fromkeys(range(6), 1.0)
-    for layers, found in [(None, range(6)), (-1, [5]), (slice(2, 4), [2, 3]), ("late", [4, 5]), ([0, -2], [0, 4])]:
-        assert list(l2.ALRR(everywhere, layers=layers).resolve(backend)) == list(found)
+    for layers, numbers in [(None, range(6)), (-1, [5]), (slice(2, 4), [2, 3]), ("late", [4, 5]), ([0, -2], [0, 4])]:
+        assert list(l2.ALRR(everywhere, layers=layers).resolve(backend)) == list(numbers)
     assert l2.ALRR(l2.AdaptiveIQR()).resolve(backend) == (4, 5)
     assert l2.ALRR({-1: 2.0}).resolve(backend) == (5,)
 
@@ -191,21 +191,21 @@ def test_the_counts_say_what_would_have_fired_and_did_not(tiny: Any) -> None:
 # Controls
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_matched_random_suppression_takes_as_many_and_none_of_the_high(tiny: Any, batch_size: int) -> None:
     options: dict[str, Any] = {"max_new_tokens": 40, "ignore_eos": True, "batch_size": batch_size, "progress": False}
     plain = l2.generate(tiny, prompts()[:4], **options)
     tau = l2.quantile_thresholds(plain.traces, 0.8)
     high = l2.generate(tiny, prompts()[:4], interventions=[l2.Suppression(tau)], **options)
     control = l2.Suppression(tau, which="matched", match=high.log, seed=5)
-    found = l2.generate(tiny, prompts()[:4], interventions=[control], **options)
-    events = found.events()
+    matched = l2.generate(tiny, prompts()[:4], interventions=[control], **options)
+    events = matched.events()
     assert (events["l2_norm_before"] <= events["threshold"]).all()
-    wanted, got = high.log.fired(), found.log.fired()
+    wanted, got = high.log.fired(), matched.log.fired()
     assert all(got.get(at, 0) <= n for at, n in wanted.items()) and got.keys() <= wanted.keys()
     assert sum(got.values()) > 0.95 * sum(wanted.values()) > 50, "short only where the last tokens turned out to be high"
-    again = l2.collect(tiny, found.traces, interventions=[control], progress=False)
-    assert all(relative(a.l2_norms, b.l2_norms) < 1e-4 for a, b in zip(again, found.traces, strict=True))
+    again = l2.collect(tiny, matched.traces, interventions=[control], progress=False)
+    assert all(relative(a.l2_norms, b.l2_norms) < 1e-4 for a, b in zip(again, matched.traces, strict=True))
 
 
 def test_matched_random_positions_are_spread_over_the_response() -> None:
@@ -260,15 +260,23 @@ def states(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def acted(x: l2.Suppression, stream: torch.Tensor, live: torch.Tensor, *, width: int, tau: float) -> tuple[Any, Any]:
+    """The states [pos, d_model] and decisions [pos] after passes of `width` tokens each."""
+    visits = [visit_of(s, start=i * width, tau=tau) for i, s in enumerate(stream.split(width, 1))]
+    memory = x.new_state(2, visits[0].places.rows, stream.shape[-1])
+    effects = [x.act(memory, v._replace(live=part)) for v, part in zip(visits, live.split(width, 1), strict=True)]
+    return torch.cat([e.stream for e in effects], 1)[0], torch.cat([e.decision for e in effects], 1)[0]
+
+
 def sources(seed: int, n: int, live: list[int]) -> list[int | None]:
     """By hand: the position whose state is kept before each, given the draws of sequence 0 at layer 2."""
-    kept, found = None, []
+    kept, kept_before = None, []
     for position in range(n):
-        found.append(kept)
+        kept_before.append(kept)
         if position in live:
             k = live.index(position) + 1
             kept = position if uniform(seed, 0, 2, 0x53574150, position) < 1 / k else kept
-    return found
+    return kept_before
 
 
 @pytest.mark.parametrize("width", [1, 5, 24])
@@ -277,10 +285,7 @@ def test_a_swap_keeps_the_norm_and_takes_the_direction_of_the_drawn_state(seed: 
     x = l2.Suppression({2: 5.0}, how="swap", seed=seed)
     stream = states(1, 24, 48) * torch.linspace(0.2, 1.5, 24)[:, None]
     live = torch.arange(24)[None] % 5 != 3
-    visits = [visit_of(s, start=i * width, tau=5.0) for i, s in enumerate(stream.split(width, 1))]
-    state = x.new_state(2, visits[0].places.rows, 48)
-    effects = [x.act(state, v._replace(live=part)) for v, part in zip(visits, live.split(width, 1), strict=True)]
-    after, decision = (torch.cat(parts, 1)[0] for parts in ([e.stream for e in effects], [e.decision for e in effects]))
+    after, decision = acted(x, stream, live, width=width, tau=5.0)
     norms, before = stream[0].norm(dim=-1), stream[0]
     expected = sources(seed, 24, live[0].nonzero()[:, 0].tolist())
     assert expected[0] is None and len({*expected}) > 2, "a reservoir that never changes proves nothing"
@@ -302,11 +307,11 @@ def test_the_source_is_uniform_among_the_earlier_live_tokens() -> None:
     live = (torch.arange(13) % 3 != 2).expand(n, 13)  # tokens 0, 1, 3, 4, 6, 7, 9, 10, 12
     v = visit_of(marks, tau=0.5, live=live)
     x = l2.Suppression({2: 0.5}, how="swap")
-    found = x.act(x.new_state(2, v.places.rows, 13), v).stream.argmax(-1)
-    assert set(found[:, 12].tolist()) == {0, 1, 3, 4, 6, 7, 9, 10}
-    counts = found[:, 12].bincount()[[0, 1, 3, 4, 6, 7, 9, 10]].double()
+    origin = x.act(x.new_state(2, v.places.rows, 13), v).stream.argmax(-1)
+    assert set(origin[:, 12].tolist()) == {0, 1, 3, 4, 6, 7, 9, 10}
+    counts = origin[:, 12].bincount()[[0, 1, 3, 4, 6, 7, 9, 10]].double()
     assert ((counts - n / 8) ** 2 / (n / 8)).sum() < 24.3
-    assert (found[:, 3] == 0).double().mean() == pytest.approx(0.5, abs=0.03)
+    assert (origin[:, 3] == 0).double().mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_whether_a_token_is_swapped_and_what_it_gets_are_drawn_apart() -> None:
@@ -357,6 +362,22 @@ def test_a_state_without_a_direction_changes_nothing() -> None:
     assert torch.equal(stream.grad, torch.ones(1, 2, 8)), "and no gradient is NaN"
 
 
+@pytest.mark.parametrize("width", [1, 5, 24])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_drawn_state_that_was_scaled_to_zero_is_not_swapped_in(seed: int, width: int) -> None:
+    """It is drawn like any other, then nothing is changed until another takes its place."""
+    x = l2.Suppression(which="random", how="swap", p=1.0, layers=[2], seed=seed)
+    stream = states(1, 24, 48)
+    stream[0, ::2] = 0.0
+    after, decision = acted(x, stream, torch.ones(1, 24, dtype=torch.bool), width=width, tau=torch.nan)
+    drawn = sources(seed, 24, list(range(24)))
+    assert decision.tolist() == [1 if source is not None and source % 2 else 2 for source in drawn]
+    for t, source in enumerate(drawn):
+        own, norm = stream[0, t], stream[0, t].norm()
+        expected = stream[0, source] * norm / stream[0, source].norm() if decision[t] == 1 else own
+        torch.testing.assert_close(after[t], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_no_gradient_flows_through_a_swapped_state() -> None:
     """A state that is kept over passes must not keep their graphs."""
     x = l2.Suppression({2: 5.0}, how="swap")
@@ -376,15 +397,15 @@ def test_matched_random_swap_takes_as_many(tiny: Any, matched: Any) -> None:
     tau = l2.quantile_thresholds(plain.traces, 0.8)
     high = l2.generate(tiny, prompts()[:4], interventions=[l2.Suppression(tau, how=matched)], **options)
     control = l2.Suppression(tau, which="matched", how="swap", match=high.log, seed=5)
-    found = l2.generate(tiny, prompts()[:4], interventions=[control], **options)
-    events = found.events()
+    matched = l2.generate(tiny, prompts()[:4], interventions=[control], **options)
+    events = matched.events()
     assert events["fired"].all() and (events["l2_norm_before"] <= events["threshold"]).all()
     assert events["l2_norm_after"].tolist() == pytest.approx(events["l2_norm_before"].tolist(), rel=1e-5)
-    wanted, got = high.log.fired(), found.log.fired()
+    wanted, got = high.log.fired(), matched.log.fired()
     assert all(got.get(at, 0) <= n for at, n in wanted.items()) and got.keys() <= wanted.keys()
     assert sum(got.values()) > 0.95 * sum(wanted.values()) > 50, "short only where the last tokens turned out to be high"
-    again = l2.collect(tiny, found.traces, interventions=[control], progress=False)
-    assert all(relative(a.l2_norms, b.l2_norms) < 1e-4 for a, b in zip(again, found.traces, strict=True))
+    again = l2.collect(tiny, matched.traces, interventions=[control], progress=False)
+    assert all(relative(a.l2_norms, b.l2_norms) < 1e-4 for a, b in zip(again, matched.traces, strict=True))
 
 
 def test_a_matched_random_swap_is_as_likely_at_every_token_but_the_first() -> None:
@@ -412,7 +433,7 @@ def test_a_bank_can_be_taken_from_one_run_and_given_to_another(tiny: Any) -> Non
     assert out.log.kept[0].keys() == {0, 1, 2}
     for sequence, trace in enumerate(plain.traces):
         for layer, states in out.log.kept[0][sequence].items():
-            norms = trace.at(layer)[trace.is_response & ~trace.is_sink[trace.row(layer)]]
+            norms = trace.at(layer)[trace.is_response & ~trace.is_sink[trace.index_of(layer)]]
             expected = norms[norms > tau[layer]].sort(descending=True).values[:3]  # beta = 0: the stream is the plain one
             assert relative(states.norm(dim=-1).sort(descending=True).values, expected) < 1e-4
     foreign = l2.ERSS(tau, patience=1, p=1.0, cos_min=-1.0, bank=out.log.kept[0][1], own_states=False, keep_banks=True)

@@ -158,9 +158,7 @@ def test_a_model_is_matched_by_a_log_made_by_hand(tiny: Any, batch_size: int) ->
     log.sink_ratio = plain.traces[0].provenance.sink_ratio
     zeros = torch.zeros(1, dtype=torch.long)
     for i, trace in enumerate(plain.traces):
-        rows = Rows.of(
-            number=zeros + i, key=zeros + sequence_key(0, i, 0), prompt_len=zeros + trace.prompt_len, padding=zeros
-        )
+        rows = Rows.of(number=zeros + i, key=zeros + sequence_key(0, i, 0), prompt_len=zeros + trace.prompt_len, padding=zeros)
         places = Places.of(rows, rows.position, len(trace), tokens=trace.tokens[None])
         log.begin(rows)
         log.note(places)

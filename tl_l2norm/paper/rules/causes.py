@@ -54,8 +54,8 @@ def suppression(known: Known) -> Finding:
     own, paired, random, high = (whole.loc[pair] for pair in pairs)
     others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if "none" not in (a, b) and (a, b) != pairs[0]}
     finding = Finding(
-        measured=f"accuracy with high-norm tokens suppressed, minus as many others of the same types and places: {_points(own)} "
-        f"{_counts(own)}; minus nothing suppressed {_points(paired)}, all high-norm tokens {_points(high)} "
+        measured="accuracy with high-norm tokens suppressed, minus as many others of the same types and places: "
+        f"{_points(own)} {_counts(own)}; minus nothing suppressed {_points(paired)}, all high-norm tokens {_points(high)} "
         f"({high['positions']:.1f} positions)",
         interval=span(100 * own["low"], 100 * own["high"]),
         control=", ".join(
