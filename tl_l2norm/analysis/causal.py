@@ -146,8 +146,8 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
 
     Returns:
         One entry per comparison and quantile: arm, against, quantile, thresholds (how many), difference, low, high, p,
-        p_margin, positions and against_positions (changed by either arm, mean per response), events and against_events (positions and
-        layers), dose (of the random arm, as a share of the arm's), n (problems), seed, model.
+        p_margin, positions and against_positions (changed by either arm, mean per response), events and against_events
+        (positions and layers), dose (of the random arm, as a share of the arm's), n (problems), seed, model.
 
     Raises:
         ValueError: fewer than 8 problems, or as `causal_table`.

@@ -65,9 +65,9 @@ class Suppression(Intervention):
     """Of which="matched": the log of a run with one suppression, `out.log`. As many tokens of each sequence and layer are taken
     as fired there, none of them over the threshold. Of which="high" with `alike`: as many, all of them over it."""
     alike: Likeness | Sequence[Likeness] = ()
-    """Of `match`: in what tokens are like those of the log beside their number. "token": of the same ids, as many of each as have
-    a partner, another token of that id there that didn't fire; the high ones and their partners are then as many. "position":
-    in the same eight positions. What finds none there is taken as soon as there is one after."""
+    """Of `match`: in what tokens are like those of the log beside their number. "token": of the same ids, as many of each as
+    have a partner, another token of that id there that didn't fire; the high ones and their partners are then as many.
+    "position": in the same eight positions. What finds none there is taken as soon as there is one after."""
     seed: int | None = None
     """Of what is drawn: which="random" and "matched", how="swap"; 0 by default."""
 

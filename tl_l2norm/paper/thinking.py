@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -16,6 +16,7 @@ from tl_l2norm.paper.readings import Readings
 from tl_l2norm.tasks.results import Result
 
 
+@runtime_checkable
 class Study(Protocol):
     """What a stage reads, and where it puts its tables."""
 
