@@ -354,6 +354,7 @@ INTERVENTIONS = {
     "include_sinks='no'": built("include_sinks", lambda s: l2.Suppression(s.tau, include_sinks="no")),
     "scale='0.1'": built("scale", lambda s: l2.Suppression(s.tau, scale="0.1")),
     "p='a half'": built("p must be", lambda s: l2.Suppression(which="random", p="a half")),
+    "alike='norm'": built("alike holds", lambda s: l2.Suppression(s.tau, which="matched", match=s.out.log, alike="norm")),
     "which='High'": built("which must be one of", lambda s: l2.Suppression(s.tau, which="High")),
     "seed of 1.5": built("seed", lambda s: l2.Suppression(which="random", seed=1.5)),
     "max_iters=2.5": built("max_iters", lambda s: l2.ALRR(s.tau, max_iters=2.5)),

@@ -75,17 +75,17 @@ TABLES = {
         control_name="random <b> directions",
     ),
     "pressure_tokens": _frame(
-        "sequence position token p_true loss pressure l2_norm is_sink mode prompt",
+        "sequence position token p_true loss pull l2_norm is_sink mode prompt",
         (0, 3, "<think>", 0.99, 0.01, 1e-3, 100.0, False, "think", "p"),
         (0, 4, "", 0.9, 0.1, 1e-2, 200.0, False, "think", "p"),
         (0, 5, "s", 0.9, 0.1, 1e-2, 25_000.0, True, "think", "p"),
     ).drop(columns=["n", "seed"]),
     "causal": _frame(
-        "arm quantile what positions events tokens accuracy low high cut_off",
-        ("none", np.nan, "nothing suppressed", 0.0, 0.0, 20.0, 1.0, 0.9, 1.0, 0.0),
-        ("high", 0.5, "high-norm", 5.0, 6.0, 20.0, 0.5, 0.4, 0.6, 0.0),
-        ("high", 0.95, "high-norm", 1.0, 1.0, 20.0, 0.9, 0.8, 1.0, 0.0),
-        ("random", 0.95, "random", 1.0, 1.0, 20.0, 1.0, 0.9, 1.0, 0.0),
+        "arm quantile what positions events tokens accuracy low high cut_off draws",
+        ("none", np.nan, "nothing suppressed", 0.0, 0.0, 20.0, 1.0, 0.9, 1.0, 0.0, 1),
+        ("high", 0.5, "high-norm", 5.0, 6.0, 20.0, 0.5, 0.4, 0.6, 0.0, 1),
+        ("high", 0.95, "high-norm", 1.0, 1.0, 20.0, 0.9, 0.8, 1.0, 0.0, 1),
+        ("random", 0.95, "random", 1.0, 1.0, 20.0, 1.0, 0.9, 1.0, 0.0, 3),
     ),
     "dynamics_by_family": _frame(
         f"family n {_DYNAMICS}",

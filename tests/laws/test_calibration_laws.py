@@ -399,11 +399,11 @@ def arms(seed: int, n: int, high: float, random: float) -> pd.DataFrame:
     ease = 0.4 * (rng.random(n) - 0.5)
     entries = [
         {"arm": arm, "quantile": q, "prompt": str(i), "correct": bool(rng.random() < accuracy + ease[i])}
-        for arm, accuracy in (("high", high), ("random", random))
+        for arm, accuracy in (("paired", high), ("random", random))
         for q in (0.5, 0.9)
         for i in range(n)
     ]
-    return pd.DataFrame(entries).assign(positions=3, events=3, tokens=5, cut_off=False, seed=seed, model="by hand")
+    return pd.DataFrame(entries).assign(draw=0, positions=3, events=3, tokens=5, cut_off=False, seed=seed, model="by hand")
 
 
 @pytest.mark.slow

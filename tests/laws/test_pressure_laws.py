@@ -32,25 +32,32 @@ def ids(text: str) -> list[int]:
 
 
 def truth(plain: Any, tokens: list[int]) -> dict[str, Tensor]:
-    """Of every position but the last, by autograd from the loss to the last layer's output."""
+    """Of every position but the last, by autograd from the loss to the last layer's output, and to the final norm's."""
     held: list[Tensor] = []
+    normed: list[Tensor] = []
 
     def cut(_module: Any, _args: Any, out: Any) -> Any:
         stream = (out if isinstance(out, Tensor) else out[0]).detach().requires_grad_()
         held.append(stream)
         return stream if isinstance(out, Tensor) else (stream, *out[1:])
 
-    handle = oracles.layers_of(plain)[-1].register_forward_hook(cut)
+    norm = plain.transformer.ln_f if hasattr(plain, "transformer") else plain.model.norm
+    handles = [oracles.layers_of(plain)[-1].register_forward_hook(cut)]
+    handles.append(norm.register_forward_hook(lambda _module, _args, out: normed.append(out)))
     try:
         logits = plain(torch.tensor([tokens]), use_cache=False).logits[0, :-1].double()
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     loss = nn.functional.cross_entropy(logits, torch.tensor(tokens[1:]), reduction="none")
-    (gradient,) = torch.autograd.grad(loss.sum(), held)  # each position's loss is of its own state alone
+    gradient, outer = torch.autograd.grad(loss.sum(), [*held, *normed])  # each position's loss is of its own state alone
+    norms = held[0].detach()[0].double().norm(dim=-1)
     return {
         "loss": loss.detach(),
         "pressure": gradient[0, :-1].double().norm(dim=-1),
-        "l2_norm": held[0].detach()[0, :-1].double().norm(dim=-1),
+        "pull": outer[0, :-1].double().norm(dim=-1),
+        "l2_norm": norms[:-1],
+        "next_l2_norm": norms[1:],
     }
 
 
@@ -67,7 +74,7 @@ def test_the_closed_form_is_autograd_on_plain_hugging_face(model: Any, plain: An
     for i, text in enumerate(TEXTS):
         own, tokens = table[table.sequence == i], ids(text)
         assert own.position.tolist() == list(range(len(tokens) - 1))
-        assert own.token_id.tolist() == tokens[1:]
+        assert own.token_id.tolist() == tokens[1:] and own.state_token_id.tolist() == tokens[:-1]
         assert "".join(own.token) == models.tokenizer().decode(tokens)[len(models.tokenizer().decode(tokens[:1])) :]
         assert_close(own, truth(plain, tokens), 1e-4)
         assert own.p_true.tolist() == pytest.approx(torch.tensor(own.loss.to_numpy()).neg().exp().tolist(), rel=1e-4)
@@ -80,7 +87,7 @@ def test_a_sequence_alone_is_the_same_in_a_batch(model: Any) -> None:
         own = together[together.sequence == i].reset_index(drop=True)
         exact = ["position", "token_id", "token", "segment", "is_sink"]
         pd.testing.assert_frame_equal(own[exact], alone[exact])
-        for name in ("loss", "pressure", "l2_norm"):
+        for name in ("loss", "pressure", "pull", "l2_norm", "next_l2_norm"):
             assert ((own[name] - alone[name]).abs() <= 1e-4 * alone[name].abs()).all()
 
 
@@ -92,6 +99,9 @@ def test_norms_and_sinks_are_those_of_collect(model: Any) -> None:
     collected = last.loc[list(zip(table.sequence, table.position, strict=True))].reset_index()
     assert ((table.l2_norm - collected.l2_norm).abs() <= 1e-5 * table.l2_norm).all()
     assert (table.is_sink == collected.is_sink).all()
+    following = last.loc[list(zip(table.sequence, table.position + 1, strict=True))].reset_index()
+    assert ((table.next_l2_norm - following.l2_norm).abs() <= 1e-5 * table.next_l2_norm).all()
+    assert (table.next_is_sink == following.is_sink).all()
 
 
 def test_only_tokens_of_the_response_count(tiny: Any) -> None:
@@ -159,10 +169,11 @@ def test_half_precision_is_computed_in_float32(tiny_case: models.Case, dtype: to
     norm, head = (plain.transformer.ln_f, plain.lm_head) if hasattr(plain, "transformer") else (plain.model.norm, plain.lm_head)
     weights = {name: value.detach().to(dtype).float() for name, value in norm.named_parameters()}
     state = streams[0][0, :-1].float().requires_grad_()
-    logits = torch.func.functional_call(norm, weights, (state,)) @ head.weight.detach().to(dtype).float().T
+    normed = torch.func.functional_call(norm, weights, (state,))
+    logits = normed @ head.weight.detach().to(dtype).float().T
     loss = nn.functional.cross_entropy(logits, torch.tensor(tokens[1:]), reduction="none")
-    (gradient,) = torch.autograd.grad(loss.sum(), state)
-    expected = {"loss": loss.detach().double(), "pressure": gradient.norm(dim=-1).double()}
+    gradient, outer = torch.autograd.grad(loss.sum(), [state, normed])
+    expected = {"loss": loss.detach().double(), "pressure": gradient.norm(dim=-1).double(), "pull": outer.norm(dim=-1).double()}
     assert_close(table, expected, 1e-4)
 
 
@@ -174,7 +185,8 @@ def test_folded_and_centred_weights(architecture: str) -> None:
         table = l2.recording.optimisation_pressure(model, ids(TEXTS[0]))
     expected = truth(models.hugging_face(architecture), ids(TEXTS[0]))
     if architecture == "gpt2":
-        del expected["l2_norm"]  # the mean is gone from it
+        del expected["l2_norm"], expected["next_l2_norm"]  # the mean is gone from them
+    del expected["pull"]  # the gain is in W_U, so that y is without it
     assert_close(table, expected, 1e-3)
 
 
@@ -194,6 +206,7 @@ def test_a_vocabulary_of_two_by_hand() -> None:
     assert read.p_true.tolist() == pytest.approx([first, second])
     assert read.loss.tolist() == pytest.approx([math.log(1 + math.e), math.log(1 + math.e) - 1])
     assert read.pressure.tolist() == pytest.approx([math.sqrt(2) * second, math.sqrt(2) * first])
+    assert read.pull.tolist() == read.pressure.tolist()
     # RMSNorm: rms = sqrt(12.5), y = h / rms; the gradient (-q, q) loses its part along (0.6, 0.8), the unit vector of h
     rms = math.sqrt(12.5)
     q = 1 / (1 + math.exp(-1 / rms))
@@ -203,6 +216,11 @@ def test_a_vocabulary_of_two_by_hand() -> None:
     read = pressures(normed, torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
     along = q * (0.8 - 0.6)
     assert read.pressure.tolist() == pytest.approx([math.sqrt(2 * q**2 - along**2) / rms])
+    assert read.pull.tolist() == pytest.approx([math.sqrt(2) * q])
+    # ten times the state: the same y, p and pull, a tenth of the pressure
+    large = pressures(normed, torch.tensor([[30.0, 40.0]]), torch.tensor([0]))
+    assert large.pull.tolist() == pytest.approx(read.pull.tolist())
+    assert large.pressure.tolist() == pytest.approx([read.pressure.item() / 10])
     # LayerNorm of two numbers is (-1, 1) whatever they are: nothing pulls at them.
     flat = Head(
         norm=FinalNorm(kind="layer", gain=torch.ones(2), bias=torch.zeros(2), eps=0.0), W_U=torch.eye(2), b_U=torch.zeros(2)

@@ -17,6 +17,7 @@ from .late import compare_late as compare_late
 from .latents import top_tokens as top_tokens
 from .link import feature_link as feature_link
 from .pressure_correlation import pressure_table as pressure_table
+from .pull import pull_link as pull_link
 from .reasoning import ReasoningFeatures as ReasoningFeatures
 from .reasoning import find_reasoning_features as find_reasoning_features
 from .rise import dynamics as dynamics

@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import ttest_1samp
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.measured import OUTCOMES
 from tl_l2norm.core.paired_shares import paired_shares
-from tl_l2norm.core.resampling import RESAMPLES, Estimate, estimate
+from tl_l2norm.core.resampling import RESAMPLES, Array, Estimate, estimate, sign_flip_p
 from tl_l2norm.core.schema import MODEL, SEED, Column, Schema, ends
 
 ARMS = {
     "none": "nothing suppressed",
-    "high": "high-norm tokens, times 0.1",
-    "random": "as many random tokens, times 0.1",
+    "high": "all high-norm tokens, times 0.1",
+    "paired": "high-norm tokens that have a partner, times 0.1",
+    "random": "their partners, times 0.1",
     "low": "low-norm tokens, times 0.1",
-    "swap": "high-norm tokens, direction of another token at equal norm",
-    "swap random": "as many random tokens, direction of another token at equal norm",
+    "swap": "high-norm tokens that have a partner, direction of another token at equal norm",
+    "swap random": "their partners, direction of another token at equal norm",
 }
 """What each arm does, in words."""
 
-COMPARISONS = (("high", "random"), ("high", "low"), ("swap", "swap random"), ("swap", "high"))
+COMPARISONS = (
+    ("paired", "random"),
+    ("paired", "none"),
+    ("random", "none"),
+    ("high", "none"),
+    ("high", "low"),
+    ("swap", "swap random"),
+    ("swap", "none"),
+    ("swap random", "none"),
+)
 
+MARGIN = 0.1
+"""Of accuracy. An arm that loses less keeps to the other; one that loses more breaks the model. Ten points, because the losses
+that the paper's claim rests on are several times that, and because with forty problems less can't be told from nothing."""
+
+LEAST_DOSE = 0.95
+"""Share of the changed positions, and of positions and layers, that a random arm needs for a comparison: with fewer changes it
+would be spared by that alone. More changes go against the claim, and are let be."""
+
+_MATCHED = {"paired": "random", "swap": "swap random"}
 _ARM, _QUANTILE = OUTCOMES["arm"], OUTCOMES["quantile"]
-_USED = ("arm", "quantile", "prompt", "correct", "positions", "events", "tokens", "cut_off", "seed", "model")
+_USED = ("arm", "quantile", "draw", "prompt", "correct", "positions", "events", "tokens", "cut_off", "seed", "model")
 
 ARM_ACCURACIES = Schema(
     "accuracies by arm",
@@ -42,6 +65,7 @@ ARM_ACCURACIES = Schema(
         Column("accuracy", float, "share of correct answers"),
         *ends("accuracy", kind=WILSON),
         Column("cut_off", float, "share that ran into max_new_tokens"),
+        Column("draws", int, "of a random arm, over which all of this is the mean"),
         Column("n", int, "problems"),
         OUTCOMES["seed"],
         MODEL,
@@ -54,11 +78,21 @@ ARM_DIFFERENCES = Schema(
     (
         _ARM,
         Column("against", str, "the arm that is subtracted"),
-        Column("quantile", float, "of the threshold; NaN for the mean over all of them"),
-        Column("difference", float, "of accuracy, on the same problems"),
+        Column("quantile", float, "of the threshold; NaN for the mean over those at which the random arm has the dose"),
+        Column("thresholds", int, "over which this is the mean"),
+        Column("difference", float, "of accuracy, on the same problems, mean over the draws of a random arm"),
         *ends("difference", kind="95% interval over problems"),
+        Column("p", float, "two-sided, by flipping the signs of problems"),
+        Column("p_margin", float, f"one-sided, that the arm loses {MARGIN:.0%} or more; NaN but against none"),
         Column("positions", float, "changed by the arm, mean per response"),
         Column("against_positions", float, "changed by the other arm, mean per response"),
+        Column("events", float, "positions and layers changed by the arm, mean per response"),
+        Column("against_events", float, "the same of the other arm"),
+        Column(
+            "dose",
+            float,
+            "changed by the random arm over changed by the arm, the lesser of both counts; NaN where none is matched",
+        ),
         Column("n", int, "problems"),
         SEED,
         MODEL,
@@ -74,89 +108,174 @@ def causal_table(outcomes: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One entry per arm and quantile: arm, quantile, what, positions (decode positions changed at any layer, mean per
-        response), events (positions and layers, mean per response), tokens (mean length), accuracy, low, high (Wilson), cut_off
-        (share), n (problems), seed, model.
+        response), events (positions and layers, mean per response), tokens (mean length), accuracy, low, high (Wilson, as if
+        the draws of a random arm were one), cut_off (share), draws, n (problems), seed, model.
 
     Raises:
-        InputError: a table of other columns, no outcomes, or a problem that is in an arm twice.
+        InputError: a table of other columns, no outcomes, or a problem that is in a draw of an arm twice.
 
     Examples:
-        >>> right = {"high": 2, "random": 8}  # of 10 problems
+        >>> right = {"paired": 2, "random": 8}  # of 10 problems
         >>> arms = pd.DataFrame([{"arm": arm, "prompt": i, "correct": i < n} for arm, n in right.items() for i in range(10)])
-        >>> counts = {"quantile": 0.8, "positions": 5, "events": 9, "tokens": 40, "cut_off": False}
+        >>> counts = {"quantile": 0.8, "draw": 0, "positions": 5, "events": 9, "tokens": 40, "cut_off": False}
         >>> causal_table(arms.assign(**counts, seed=0, model="by hand"))[["arm", "accuracy", "n"]]
               arm  accuracy   n
-        0    high       0.2  10
+        0  paired       0.2  10
         1  random       0.8  10
     """
     _require(outcomes)
     entries = []
     for (arm, quantile), group in outcomes.groupby(["arm", "quantile"], sort=False, dropna=False):
-        right, n = int(group["correct"].sum()), len(group)
-        low, high = wilson_interval(right, n)
+        n, draws, accuracy = group["prompt"].nunique(), group["draw"].nunique(), float(group["correct"].mean())
+        low, high = wilson_interval(accuracy * n, n)
         means = {name: float(group[name].mean()) for name in ("positions", "events", "tokens")}
-        entry = {"arm": arm, "quantile": quantile, "what": ARMS.get(str(arm), str(arm)), **means, "accuracy": right / n}
-        entries.append(entry | {"low": low, "high": high, "cut_off": float(group["cut_off"].mean()), "n": n})
+        entry = {"arm": arm, "quantile": quantile, "what": ARMS.get(str(arm), str(arm)), **means, "accuracy": accuracy}
+        entry |= {"low": low, "high": high, "cut_off": float(group["cut_off"].mean()), "draws": draws, "n": n}
+        entries.append(entry)
     return ARM_ACCURACIES.frame(entries, seed=outcomes["seed"].iloc[0], model=outcomes["model"].iloc[0])
 
 
 def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
-    """Difference of accuracy between arms on the same problems, at each quantile and over all of them (quantile NaN).
+    """Difference of accuracy between arms on the same problems, at each quantile and over them (quantile NaN).
+
+    `p` flips the signs of problems, each with the mean over the draws of a random arm: to take an arm for one more draw, and
+    relabel them, would count draws that took the same tokens as so many. Over the quantiles, an arm, its random one and nothing
+    are compared at those thresholds at which the random arm changed at least 95% as much (at all of them, if there is none):
+    `dose` says whether it did.
+
+    `p_margin` is of a t-test that the arm loses ten points of accuracy or more, with one more problem at which all is lost:
+    else few problems without a loss would pass for no loss at all.
 
     Intervals are score intervals of paired shares; the mean over several quantiles, of which a problem may get some right, is
     resampled.
 
     Returns:
-        One entry per comparison and quantile: arm, against, quantile, difference, low, high, positions and against_positions
-        (changed by either arm, mean per response: only random arms are matched in number), n (problems), seed, model.
+        One entry per comparison and quantile: arm, against, quantile, thresholds (how many), difference, low, high, p,
+        p_margin, positions and against_positions (changed by either arm, mean per response), events and against_events
+        (positions and layers), dose (of the random arm, as a share of the arm's), n (problems), seed, model.
 
     Raises:
         ValueError: fewer than 8 problems, or as `causal_table`.
 
     Examples:
-        >>> right = {"high": 2, "random": 8}  # of 10 problems
+        >>> right = {"paired": 2, "random": 8}  # of 10 problems
         >>> arms = pd.DataFrame([{"arm": arm, "prompt": i, "correct": i < n} for arm, n in right.items() for i in range(10)])
-        >>> counts = {"quantile": 0.8, "positions": 5, "events": 9, "tokens": 40, "cut_off": False}
+        >>> counts = {"quantile": 0.8, "draw": 0, "positions": 5, "events": 9, "tokens": 40, "cut_off": False}
         >>> differences = causal_differences(arms.assign(**counts, seed=0, model="by hand"))
-        >>> differences[["arm", "against", "quantile", "difference", "n"]].round(2)
-            arm against  quantile  difference   n
-        0  high  random       0.8        -0.6  10
-        1  high  random       NaN        -0.6  10
+        >>> differences[["arm", "against", "quantile", "difference", "p", "dose", "n"]].round(2)
+              arm against  quantile  difference     p  dose   n
+        0  paired  random       0.8        -0.6  0.03   1.0  10
+        1  paired  random       NaN        -0.6  0.03   1.0  10
     """
     _require(outcomes)
     require_prompts(outcomes["prompt"].nunique(), what="problems")
+    arms = {str(name): _Arm.of(own) for name, own in outcomes.groupby("arm", sort=False)}
     entries = []
-    for arm, against in COMPARISONS:
-        sides = [outcomes[outcomes["arm"] == name] for name in (arm, against)]
-        if any(side.empty for side in sides):
+    for name, against in COMPARISONS:
+        if name not in arms or against not in arms:
             continue
-        first, second = (_by_quantile(side, "correct") for side in sides)
-        differences = (first - second).dropna(axis=1, how="all")
-        positions = [_by_quantile(side, "positions")[differences.columns].mean() for side in sides]
-        for quantile, column in [*differences.items(), (np.nan, differences.mean(axis=1))]:
-            e = _difference(column.to_numpy(), seed, resamples)
-            figures = {"difference": e.mean, "low": e.low, "high": e.high}
-            own, other = (float(p.mean() if np.isnan(quantile) else p[quantile]) for p in positions)
-            counts = {"positions": own, "against_positions": other, "n": e.n}
-            entries.append({"arm": arm, "against": against, "quantile": quantile, **figures, **counts})
+        first, second = arms[name], arms[against].at(arms[name].quantiles)
+        kept = _with_dose(arms, name, against)
+        for quantile, which in [*((q, [q]) for q in first.quantiles), (np.nan, kept)]:
+            entry = _compare(first.mean(which), second.mean(which), _MATCHED.get(name) == against, seed, resamples)
+            entry["p_margin"] = _p_margin(first.mean(which), second.mean(which)) if against == "none" else np.nan
+            entries.append({"arm": name, "against": against, "quantile": quantile, "thresholds": len(which), **entry})
     return ARM_DIFFERENCES.frame(entries, seed=seed, model=outcomes["model"].iloc[0])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Counts:
+    """One arm over some thresholds."""
+
+    correct: Array
+    """[prompt, draw] share of the thresholds; NaN where a prompt lacks one."""
+    positions: float
+    events: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Arm:
+    """The outcomes of one arm."""
+
+    quantiles: list[float]
+    values: dict[str, dict[float, pd.DataFrame]]
+    """By column and quantile a row per prompt, a column per draw."""
+
+    @classmethod
+    def of(cls, outcomes: pd.DataFrame) -> _Arm:
+        parts = dict(list(outcomes.groupby("quantile", sort=False, dropna=False)))
+        values = {
+            name: {float(q): part.pivot(index="prompt", columns="draw", values=name).astype(float) for q, part in parts.items()}
+            for name in ("correct", "positions", "events")
+        }
+        return cls(quantiles=[float(q) for q in parts], values=values)
+
+    def at(self, quantiles: Sequence[float]) -> _Arm:
+        """At these; the arm without any threshold is the same at all of them."""
+        if not np.isnan(self.quantiles).all():
+            return self
+        values = {name: dict.fromkeys(quantiles, next(iter(own.values()))) for name, own in self.values.items()}
+        return _Arm(quantiles=list(quantiles), values=values)
+
+    def mean(self, quantiles: Sequence[float]) -> _Counts:
+        means = {name: sum(own[q] for q in quantiles) / len(quantiles) for name, own in self.values.items()}
+        counts = {name: float(means[name].mean(axis=1).mean()) for name in ("positions", "events")}
+        return _Counts(correct=means["correct"].sort_index().to_numpy(), **counts)
+
+
+def _with_dose(arms: Mapping[str, _Arm], name: str, against: str) -> list[float]:
+    """The thresholds at which the random arm of these has the dose; all of them if there is none, or no random arm."""
+    every = arms[name].quantiles
+    for arm, control in _MATCHED.items():
+        if {name, against} <= {arm, control, "none"} and arm in arms and control in arms:
+            doses = {q: _dose(arms[arm].mean([q]), arms[control].mean([q])) for q in every}
+            return [q for q, dose in doses.items() if dose >= LEAST_DOSE] or every
+    return every
+
+
+def _dose(own: _Counts, control: _Counts) -> float:
+    """NaN where the arm changed nothing."""
+    if not own.positions or not own.events:
+        return float("nan")
+    return min(control.positions / own.positions, control.events / own.events)
+
+
+def _compare(own: _Counts, other: _Counts, matched: bool, seed: int, resamples: int) -> dict[str, float]:
+    differences = own.correct.mean(1) - other.correct.mean(1)
+    e = _difference(differences, seed, resamples)
+    return {
+        "difference": e.mean,
+        "low": e.low,
+        "high": e.high,
+        "p": sign_flip_p(differences, seed=seed, flips=resamples),
+        "positions": own.positions,
+        "against_positions": other.positions,
+        "events": own.events,
+        "against_events": other.events,
+        "dose": _dose(own, other) if matched else float("nan"),
+        "n": e.n,
+    }
+
+
 def _difference(values: NDArray[np.float64], seed: int, resamples: int) -> Estimate:
-    """With the score interval of a difference of shares, or by resampling where it is one of means over several quantiles."""
+    """With the score interval of a difference of shares, or by resampling where it is one of means over draws or quantiles."""
     if np.isin(values[~np.isnan(values)], (-1, 0, 1)).all():
         return paired_shares(values)
     return estimate(values, seed=seed, resamples=resamples)
 
 
-def _by_quantile(side: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A column of one arm's outcomes: a row per prompt, a column per quantile."""
-    return side.pivot(index="prompt", columns="quantile", values=name).astype(float)
+def _p_margin(own: _Counts, other: _Counts) -> float:
+    """One-sided: that the arm loses the margin or more."""
+    losses = other.correct.mean(1) - own.correct.mean(1)
+    losses = np.append(losses[~np.isnan(losses)], 1.0)
+    if np.ptp(losses) == 0:
+        return 1.0
+    return float(ttest_1samp(losses, MARGIN, alternative="less").pvalue)
 
 
 def _require(outcomes: pd.DataFrame) -> None:
     if OUTCOMES.check(outcomes, *_USED).empty:
         raise InputError("no outcomes given")
-    if (twice := outcomes.duplicated(["arm", "quantile", "prompt"])).any():
+    if (twice := outcomes.duplicated(["arm", "quantile", "draw", "prompt"])).any():
         first = outcomes[twice].iloc[0]
         raise InputError(f"the outcomes hold problem {first['prompt']!r} in arm {first['arm']!r} twice: give those of one run")

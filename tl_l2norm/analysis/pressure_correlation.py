@@ -14,7 +14,13 @@ from tl_l2norm.core.measured import PRESSURES
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, generator, interval
 from tl_l2norm.core.schema import SEED, Column, N, Schema, ends
 
-PRESSURE_PAIRS = (("pressure", "p_true"), ("pressure", "l2_norm"), ("l2_norm", "p_true"))
+PRESSURE_PAIRS = (
+    ("pull", "p_true"),
+    ("pull", "l2_norm"),
+    ("pressure", "p_true"),
+    ("pressure", "l2_norm"),  # about -0.6 where the norm has nothing to do with the loss: there is 1 / ||h|| in the pressure
+    ("l2_norm", "p_true"),
+)
 
 
 PRESSURE_CORRELATIONS = Schema(
@@ -32,14 +38,16 @@ PRESSURE_CORRELATIONS = Schema(
     ),
 )
 
-_USED = ("mode", "prompt", "sequence", "position", "pressure", "p_true", "l2_norm", "is_sink")
+_USED = ("mode", "prompt", "sequence", "position", "pressure", "pull", "p_true", "l2_norm", "is_sink")
 
 
 def pressure_table(pressure: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
     """What the pull of the loss at the last layer goes with: the true token's probability, and the norm.
 
     Spearman's rho by mode: "tokens" is over the tokens of a response, then the mean over prompts (8 tokens or more), "partial"
-    the same given the position; "prompts" is over prompts, of the means over each response's tokens.
+    the same given the position; "prompts" is over prompts, of the means over each response's tokens. A description: that a pull
+    falls with the probability is nearly so by construction, and what drifts along a response correlates with all that does;
+    `pull_link` is the test.
 
     Args:
         pressure: what `optimisation_pressure` returned, with the labels mode and prompt.
@@ -54,14 +62,16 @@ def pressure_table(pressure: pd.DataFrame, *, seed: int = 0, resamples: int = RE
 
     Examples:
         >>> rising = np.arange(8.0)
-        >>> tokens = {"position": rising, "pressure": -rising, "p_true": rising / 8, "l2_norm": rising}
+        >>> tokens = {"position": rising, "pull": -rising, "pressure": -rising, "p_true": rising / 8, "l2_norm": rising}
         >>> pressure = pd.concat(pd.DataFrame({**tokens, "sequence": i, "prompt": f"p{i}"}) for i in range(8))
         >>> table = pressure_table(pressure.assign(mode="think", is_sink=False))
         >>> table[table["scope"] == "tokens"][["quantity", "against", "rho", "n"]].round(2)
            quantity  against  rho  n
-        0  pressure   p_true -1.0  8
-        2  pressure  l2_norm -1.0  8
-        4   l2_norm   p_true  1.0  8
+        0      pull   p_true -1.0  8
+        2      pull  l2_norm -1.0  8
+        4  pressure   p_true -1.0  8
+        6  pressure  l2_norm -1.0  8
+        8   l2_norm   p_true  1.0  8
     """
     kept = PRESSURES.check(pressure, *_USED)[~pressure["is_sink"]]
     entries = []

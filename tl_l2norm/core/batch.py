@@ -83,20 +83,30 @@ class Places:
     positions: Int[Tensor, "batch pos"]
     real: Bool[Tensor, "batch pos"]
     """Neither padding nor of a finished row."""
+    tokens: Int[Tensor, "batch pos"] | None = None
+    """Their ids, where whoever runs the model says them."""
     _eligible: dict[Positions, Bool[Tensor, "batch pos"]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: Rows, start: Int[Tensor, " batch"], n_pos: int, real: Bool[Tensor, "batch pos"] | None = None) -> Places:
+    def of(
+        cls,
+        rows: Rows,
+        start: Int[Tensor, " batch"],
+        n_pos: int,
+        real: Bool[Tensor, "batch pos"] | None = None,
+        tokens: Int[Tensor, "batch pos"] | None = None,
+    ) -> Places:
         """`n_pos` positions of each row from its `start` on; `real` says which are tokens where the padding alone doesn't."""
         positions = start[:, None] + torch.arange(n_pos, device=start.device)
         read = (positions >= 0) & ~rows.finished[:, None]
-        return cls(rows, positions, read if real is None else read & real)
+        return cls(rows, positions, read if real is None else read & real, tokens)
 
     def to(self, device: torch.device) -> Places:
         """On another device."""
         if self.positions.device == device:
             return self
-        return Places(self.rows.to(device), self.positions.to(device), self.real.to(device))
+        tokens = None if self.tokens is None else self.tokens.to(device)
+        return Places(self.rows.to(device), self.positions.to(device), self.real.to(device), tokens)
 
     def eligible(self, where: Positions) -> Bool[Tensor, "batch pos"]:
         """Where an intervention may act, sinks aside."""
@@ -162,15 +172,23 @@ class Batch:
         """All that is remembered, by its key."""
         return {key: value for key, (value, _, _) in self._memory.items()}
 
-    def next_pass(self, n_pos: int, real: Bool[Tensor, "batch pos"] | None = None, *, padded: bool = True) -> Pass:
+    def next_pass(
+        self,
+        n_pos: int,
+        real: Bool[Tensor, "batch pos"] | None = None,
+        *,
+        padded: bool = True,
+        tokens: Int[Tensor, "batch pos"] | None = None,
+    ) -> Pass:
         """Begin a forward pass over the next columns: each sequence's position moves behind them.
 
         Args:
             n_pos: how many columns.
             real: which of them are tokens, where a mask says more than padding on the left.
             padded: False where it is known that no column is padding, as at a step of decoding.
+            tokens: their ids, where they are known.
         """
-        started = Pass(self, n_pos, real, padded)
+        started = Pass(self, n_pos, real, padded, tokens)
         self.rows.position = self.rows.position + n_pos
         return started
 
@@ -210,8 +228,15 @@ def _never(rows: Rows, device: torch.device) -> Tensor:
 class Pass:
     """One forward pass over a batch."""
 
-    def __init__(self, batch: Batch, n_pos: int, real: Bool[Tensor, "batch pos"] | None, padded: bool) -> None:
-        self.batch, self.n_pos, self.padded = batch, n_pos, padded
+    def __init__(
+        self,
+        batch: Batch,
+        n_pos: int,
+        real: Bool[Tensor, "batch pos"] | None,
+        padded: bool,
+        tokens: Int[Tensor, "batch pos"] | None = None,
+    ) -> None:
+        self.batch, self.n_pos, self.padded, self.tokens = batch, n_pos, padded, tokens
         self._start, self._given = batch.rows.position, real
         self._places: dict[torch.device, Places] = {}
 
@@ -219,7 +244,7 @@ class Pass:
         """Its positions; computed when they are first asked for, which most decode steps don't."""
         rows = self.batch.rows
         if not self._places:
-            self._places[rows.device] = Places.of(rows, self._start, self.n_pos, self._given)
+            self._places[rows.device] = Places.of(rows, self._start, self.n_pos, self._given, self.tokens)
         if device is None or device in self._places:
             return self._places[rows.device if device is None else device]
         return self._places.setdefault(device, self._places[rows.device].to(device))

@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from tl_l2norm.core.arguments import as_seed, as_share, check_progress, one_or_several
+from tl_l2norm.core.arguments import as_integer, as_seed, as_share, check_progress, one_or_several
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.measured import OUTCOMES
@@ -24,6 +25,7 @@ from tl_l2norm.core.thresholds import quantile_thresholds
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 from tl_l2norm.experiments.modes import thinking_room
 from tl_l2norm.interventions.log import Log, Tally
+from tl_l2norm.interventions.matching import Likeness
 from tl_l2norm.interventions.suppress import Suppression
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
@@ -35,6 +37,10 @@ from tl_l2norm.tasks.verifiers import is_correct
 from tl_l2norm.text.prompts import ChatPrompt, chat_prompt
 
 QUANTILES = (0.95, 0.8, 0.5)
+DRAWS = 3
+
+_ALIKE: tuple[Likeness, ...] = ("token", "position")
+_EARLY = 0.9  # share of the plain response by whose end a random arm has its number: it may end before
 
 
 def suppress_and_ask(
@@ -47,12 +53,19 @@ def suppress_and_ask(
     max_new_tokens: int | None = None,
     sink_ratio: float | None = None,
     batch_size: int | None = None,
+    draws: int = DRAWS,
     seed: int = 0,
     save_to: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Ask problems in thinking mode, greedily, with decode tokens suppressed: high-norm ones, as many random ones, low-norm
-    ones; and with their direction swapped for another token's at equal norm, high-norm ones and as many random ones.
+    """Ask problems in thinking mode, greedily, with decode tokens suppressed: high-norm ones, low-norm ones, and pairs.
+
+    A high-norm token has a partner where its response under nothing holds another token of the same id, at the same layer, that
+    is not high; nearest to it, each taken once. The arm "paired" suppresses those high-norm tokens that have one, the arm
+    "random" their partners: as many of each response, layer and token id, within the same eight positions or, where there is
+    none, as soon as there is one after. They differ in the norm alone. Responses end otherwise than the one under nothing, so
+    that numbers are used up by the time that this would be nine tenths over. Random arms are drawn several times. "swap" and
+    "swap random" are the same, with the direction swapped for another token's at equal norm.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`.
@@ -64,14 +77,15 @@ def suppress_and_ask(
         sink_ratio: a norm over this many times its layer's median over the prompt is a sink's, and left alone; that of the
             traces, from which no other can be given.
         batch_size: responses decoded at once, 8 by default (100 for tiny-reasoner).
+        draws: of each random arm.
         seed: of the random arms.
         save_to: a folder to keep responses in as they end; the same call goes on from what is there.
         progress: show a progress bar.
 
     Returns:
-        One entry per arm, quantile and problem: arm, quantile (NaN for "none"), prompt (the problem's id), family, level,
-        correct, positions (how many decode positions were changed, at any layer), events (at how many positions and layers),
-        tokens (of the response), cut_off, seed, model.
+        One entry per arm, quantile, draw and problem: arm, quantile (NaN for "none"), draw (of a random arm, from 0; 0 of the
+        others), prompt (the problem's id), family, level, correct, positions (how many decode positions were changed, at any
+        layer), events (at how many positions and layers), tokens (of the response), cut_off, seed, model.
 
     Raises:
         ValueError: bad input; a problem without a known answer; traces that were recorded with another sink ratio.
@@ -80,13 +94,14 @@ def suppress_and_ask(
         >>> problems = l2.make_mixture(1, families="compact")
         >>> table = l2.experiments.suppress_and_ask(model, problems, think, quantiles=0.5, max_new_tokens=2, progress=False)
         >>> table["arm"].tolist()
-        ['none', 'high', 'random', 'swap', 'swap random', 'low']
+        ['none', 'high', 'low', 'paired', 'random', 'random', 'random', 'swap', 'swap random', 'swap random', 'swap random']
         >>> table.loc[table["arm"] == "high", ["tokens", "positions"]].values.tolist()  # the last token is not read back
         [[2, 1]]
     """
     backend = backend_of(model)
     problems, traces, seed = problems_of(problems), traces_of(traces), as_seed(seed)
     check_progress(progress)
+    draws = as_integer("draws", draws, least=1)
     if not problems or any(problem.answer is None and problem.verify is None for problem in problems):
         raise Unmeasurable("give problems with known answers: accuracy is what is measured")
     require_distinct(problems)
@@ -98,21 +113,31 @@ def suppress_and_ask(
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
     max_new_tokens = thinking_room(backend, prompts) if max_new_tokens is None else max_new_tokens
     taus = {q: dict(quantile_thresholds(traces, q)) for q in sorted({*quantiles, *(1 - q for q in quantiles)})}
-    suppressions = _Suppressions(taus, chosen, sink_ratio, seed)
+    common: dict[str, Any] = {"layers": chosen, "sink_ratio": sink_ratio}
     parent = may_save(backend, save_to)
-    depends = {"max_new_tokens": max_new_tokens, "seed": seed, "layers": chosen, "sink_ratio": sink_ratio}
+    depends = {"max_new_tokens": max_new_tokens, "seed": seed, **common}
     what = describe_run(backend, **depends) if parent else {}
     place = run_folder(parent, "suppression", what) if parent else None
     frames = []
     with (
         locked(*([place] if place else [])),
-        tqdm(total=1 + 3 * len(quantiles), desc="suppression", unit="arm", disable=not progress, delay=2) as bar,
+        tqdm(total=1 + 4 * len(quantiles), desc="suppression", unit="arm", disable=not progress, delay=2) as bar,
     ):
         journal = begin(place, what, backend) if place else Journal()
         ask = _Asker(backend, problems, prompts, max_new_tokens, batch_size, sink_ratio, journal)
-        for q, kind in [(np.nan, "none"), *((q, kind) for q in quantiles for kind in ("scale", "swap", "low"))]:
-            frames.append(_arms(ask, q, kind, suppressions))
-            bar.update()
+        # factors of 1 change nothing: the log says what was high
+        ask.plain = ask("none", [Suppression(taus[q], scale=1.0, **common) for q in quantiles])
+        frames.append(ask.frame("none", np.nan, ask.plain))
+        for i, q in enumerate(quantiles):
+            high = Suppression(taus[q], **common)
+            frames.append(ask.frame("high", q, ask("high", [high])))
+            frames.append(ask.frame("low", q, ask("low", [Suppression(taus[1 - q], which="low", **common)])))
+            bar.update(2)
+            for arm, control, x in (("paired", "random", high), ("swap", "swap random", dataclasses.replace(high, how="swap"))):
+                seeds = [sequence_key(seed, draw, 0) for draw in range(draws)]
+                frames.append(ask.frame(arm, q, ask(arm, [x], pairs=i, seed=seeds[0])))
+                frames += [ask.frame(control, q, ask(control, [x], pairs=i, seed=own), d) for d, own in enumerate(seeds)]
+                bar.update()
     return OUTCOMES.frame(pd.concat(frames, ignore_index=True), seed=seed, model=backend.model_name)
 
 
@@ -125,40 +150,7 @@ def _sink_ratio(traces: Sequence[Trace], given: float | None) -> float:
     return own
 
 
-@dataclass(frozen=True, slots=True)
-class _Suppressions:
-    """The interventions of the arms, all at the same layers."""
-
-    taus: Mapping[float, Mapping[int, float]]
-    """By quantile and layer."""
-    layers: tuple[int, ...]
-    sink_ratio: float
-    seed: int
-
-    def low(self, q: float) -> Suppression:
-        """Scale as many low-norm tokens as lie over the quantile."""
-        return Suppression(self.taus[1 - q], which="low", layers=self.layers, sink_ratio=self.sink_ratio)
-
-    def high(self, q: float, how: str) -> Suppression:
-        """Scale or swap the tokens over the quantile."""
-        seed = self.seed if how == "swap" else None
-        return Suppression(self.taus[q], how=how, seed=seed, layers=self.layers, sink_ratio=self.sink_ratio)  # type: ignore[arg-type]
-
-
-def _arms(ask: _Asker, q: float, kind: str, suppressions: _Suppressions) -> pd.DataFrame:
-    """An arm, with the random one that is matched to it where it has one."""
-    if kind == "none":
-        return ask.frame("none", q, ask("none", None))
-    if kind == "low":
-        return ask.frame("low", q, ask("low", suppressions.low(q)))
-    names = ("high", "random") if kind == "scale" else ("swap", "swap random")
-    x = suppressions.high(q, kind)
-    high = ask(names[0], x)
-    control = ask(names[1], x, matched=high, seed=suppressions.seed)
-    return pd.concat([ask.frame(names[0], q, high), ask.frame(names[1], q, control)], ignore_index=True)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Asker:
     """Asks all problems under an intervention; what is in the journal is not asked again."""
 
@@ -169,6 +161,8 @@ class _Asker:
     batch_size: int
     sink_ratio: float
     journal: Journal
+    plain: Sequence[_Outcome] = ()
+    """What came of each problem where nothing was suppressed."""
 
     @property
     def seeds(self) -> list[int]:
@@ -176,20 +170,24 @@ class _Asker:
         return [sequence_key(0, i, 0) for i in range(len(self.problems))]
 
     def __call__(
-        self, arm: str, x: Suppression | None, *, matched: Sequence[_Outcome] | None = None, seed: int = 0
+        self, arm: str, interventions: Sequence[Suppression], *, pairs: int | None = None, seed: int = 0
     ) -> list[_Outcome]:
-        """What came of each problem; `matched`: outcomes of the arm whose numbers of tokens are taken at random, by `seed`."""
-        what = [arm, sorted(x.thresholds.items()) if x is not None and isinstance(x.thresholds, Mapping) else None]
+        """What came of each problem; `pairs`: number of the threshold whose high tokens are matched, by draws from `seed`."""
+        what = [arm, *(sorted(x.thresholds.items()) for x in interventions if isinstance(x.thresholds, Mapping))]
         keys = [
-            content_key([what, prompt.text, prompt.tokens, seed, matched[i].counts if matched else None])
-            for i, (prompt, seed) in enumerate(zip(self.prompts, self.seeds, strict=True))
+            content_key([what, prompt.text, prompt.tokens, own, None if pairs is None else [seed, self.plain[i].high[pairs]]])
+            for i, (prompt, own) in enumerate(zip(self.prompts, self.seeds, strict=True))
         ]
         todo = [i for i, key in enumerate(keys) if key not in self.journal.entries]
-        if x is not None and matched:
-            x = dataclasses.replace(x, which="matched", match=self._tally(x, todo, matched), seed=seed)
+        if pairs is not None and todo:
+            which: Literal["matched", "high"] = "matched" if "random" in arm else "high"
+            match = self._tally(interventions[0], todo, pairs)
+            interventions = [dataclasses.replace(x, which=which, match=match, alike=_ALIKE, seed=seed) for x in interventions]
 
         def keep(done: Generations) -> None:
-            self.journal.add({keys[todo[c.prompt_index]]: _outcome(c, done.log) for c in done})
+            assert done.log is not None
+            make = _plain_outcome if arm == "none" else _outcome
+            self.journal.add({keys[todo[c.prompt_index]]: make(c, done.log) for c in done})
 
         with warnings.catch_warnings():  # that nothing fired is seen in the figures
             warnings.filterwarnings("ignore", message="nothing was changed by")
@@ -198,7 +196,7 @@ class _Asker:
                     self.backend.model,
                     [self.prompts[i] for i in todo],
                     seed=[self.seeds[i] for i in todo],
-                    interventions=[x] if x else [],
+                    interventions=interventions,
                     record=False,
                     max_new_tokens=self.max_new_tokens,
                     batch_size=self.batch_size,
@@ -208,16 +206,19 @@ class _Asker:
                 )
         return [_Outcome(self.journal.entries[key]) for key in keys]
 
-    def _tally(self, x: Suppression, todo: Sequence[int], matched: Sequence[_Outcome]) -> Tally:
-        """The log of the arm to match, of the problems that are asked now and in their order."""
+    def _tally(self, x: Suppression, todo: Sequence[int], pairs: int) -> Tally:
+        """The log of what was high under nothing, of the problems that are asked now and in their order."""
+        plain = {number: self.plain[i] for number, i in enumerate(todo)}
         return Tally(
             x,
             keys={number: self.seeds[i] for number, i in enumerate(todo)},
-            fired={(number, layer): n for number, i in enumerate(todo) for layer, n in matched[i].fired.items()},
-            live={(number, layer): n for number, i in enumerate(todo) for layer, n in matched[i].live.items()},
+            prompt_lens={number: own.kept["prompt_len"] for number, own in plain.items()},
+            paces=dict.fromkeys(plain, 1 / _EARLY),
+            fired_at=_columns((n, layer, at) for n, own in plain.items() for layer, places in own.high[pairs] for at in places),
+            read=_columns((n, *place) for n, own in plain.items() for place in own.read),
         )
 
-    def frame(self, arm: str, quantile: float, outcomes: Sequence[_Outcome]) -> pd.DataFrame:
+    def frame(self, arm: str, quantile: float, outcomes: Sequence[_Outcome], draw: int = 0) -> pd.DataFrame:
         """One entry per problem."""
         entries = []
         for problem, prompt, seed, outcome in zip(self.problems, self.prompts, self.seeds, outcomes, strict=True):
@@ -228,12 +229,13 @@ class _Asker:
                 {
                     "arm": arm,
                     "quantile": quantile,
+                    "draw": draw,
                     "prompt": problem.id,
                     "family": problem.family,
                     "level": problem.level,
                     "correct": bool(is_correct(problem, prompt.answer_prefix + response.answer)),
                     "positions": kept["positions"],
-                    "events": sum(outcome.fired.values()),
+                    "events": kept["events"],
                     "tokens": len(kept["tokens"]),
                     "cut_off": reason == "length",
                 }
@@ -248,28 +250,36 @@ class _Outcome:
     kept: Mapping[str, Any]
 
     @property
-    def counts(self) -> list[Any]:
-        """Of each layer how often the intervention fired, and could have."""
-        return [self.kept["fired"], self.kept["live"]]
+    def high(self) -> list[list[tuple[int, list[int]]]]:
+        """Of a response under nothing, by threshold: layers, and the positions that were high there."""
+        return [[(layer, places) for layer, places in own] for own in self.kept["high"]]
 
     @property
-    def fired(self) -> dict[int, int]:
-        return dict(self.kept["fired"])
-
-    @property
-    def live(self) -> dict[int, int]:
-        return dict(self.kept["live"])
+    def read(self) -> list[tuple[int, int]]:
+        """Position and id of each token that was read back: all but the last."""
+        return list(enumerate(self.kept["tokens"][:-1], self.kept["prompt_len"]))
 
 
-def _outcome(completion: Completion, log: Log | None) -> dict[str, Any]:
-    """What the journal keeps of a response."""
-    number = completion.prompt_index
-    kept: dict[str, Any] = {"tokens": list(completion.tokens), "finish_reason": completion.finish_reason}
-    kept |= {"text": completion.text, "positions": 0, "fired": [], "live": []}
-    if log is not None:
-        events = log.events_of([number])
-        events = events[events["fired"]]
-        kept["positions"] = int(events["position"].nunique())
-        kept["fired"] = [[int(layer), int(n)] for layer, n in events.groupby("layer").size().items()]
-        kept["live"] = [[layer, n] for (sequence, layer), n in sorted(log.live().items()) if sequence == number]
-    return kept
+def _columns(entries: Iterable[tuple[int, ...]]) -> NDArray[np.int64]:
+    """One after the other: [3, entry]."""
+    return np.array(list(entries), dtype=np.int64).reshape(-1, 3).T
+
+
+def _outcome(completion: Completion, log: Log) -> dict[str, Any]:
+    events = log.events_of([completion.prompt_index])
+    events = events[events["fired"]]
+    return _entry(completion) | {"positions": int(events["position"].nunique()), "events": len(events)}
+
+
+def _plain_outcome(completion: Completion, log: Log) -> dict[str, Any]:
+    events = log.events_of([completion.prompt_index])
+    high = [
+        [[int(layer), sorted(at.tolist())] for layer, at in events[events["intervention"] == name].groupby("layer")["position"]]
+        for name in log.names
+    ]
+    return _entry(completion) | {"positions": 0, "events": 0, "high": high}
+
+
+def _entry(completion: Completion) -> dict[str, Any]:
+    entry: dict[str, Any] = {"tokens": list(completion.tokens), "finish_reason": completion.finish_reason}
+    return entry | {"text": completion.text, "prompt_len": len(completion.prompt_tokens)}

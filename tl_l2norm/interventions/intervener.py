@@ -100,13 +100,14 @@ class Intervener(Observer):
 
     @override
     def begin(self, batch: Batch) -> None:
-        self.log.keys.update(zip(batch.rows.number.tolist(), batch.rows.key.tolist(), strict=True))
+        self.log.begin(batch.rows)
 
     @override
     def next_pass(self, now: Pass) -> None:
         rows, places = now.batch.rows, now.places()
         if self._ledger is not None:
             self._ledger.next_pass(now)
+        self.log.note(places)
         self._now, first = now, (_BOUNDS, next(iter(self.sites), 0)) not in now.batch
         options = {x.positions for x in self.log.interventions}
         # At a step of decoding nobody asks the device: something is nearly always to be done.

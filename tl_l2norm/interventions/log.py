@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int8
+from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from tl_l2norm.core.batch import Places
+from tl_l2norm.core.batch import Places, Rows
 from tl_l2norm.interventions.rule import Rule
 
 _FLUSH_EVERY = 2048  # entries between copies to the CPU
@@ -55,6 +56,10 @@ class Log:
         self.names = _distinct([type(x).__name__ for x in interventions])
         self.keys: dict[int, int] = {}
         """Key of each sequence's random draws."""
+        self.prompt_lens: dict[int, int] = {}
+        self.paces: Mapping[int, float] = {}
+        """How many times faster than here a run that is matched to this one is to use up what it takes, by sequence; 1 where
+        nothing is said."""
         self.kept: list[dict[int, dict[int, Any]]] = [{} for _ in interventions]
         """For each intervention what outlived each sequence at each layer, such as the banks of `ERSS(keep_banks=True)`."""
         self.final_thresholds: dict[tuple[int, int], list[FinalThreshold]] = {}
@@ -63,6 +68,21 @@ class Log:
         self._entries: list[list[Entry]] = [[] for _ in interventions]
         self._parts: list[list[pd.DataFrame]] = [[] for _ in interventions]
         self._live: list[Counter[tuple[int, int]]] = [Counter() for _ in interventions]
+        self._places: list[Places] = []
+        self._read: list[NDArray[np.int32]] = []
+
+    def begin(self, rows: Rows) -> None:
+        """These sequences are read from now on."""
+        numbers = rows.number.tolist()
+        self.keys.update(zip(numbers, rows.key.tolist(), strict=True))
+        self.prompt_lens.update(zip(numbers, rows.prompt_len.tolist(), strict=True))
+
+    def note(self, places: Places) -> None:
+        """These places are read in the next pass."""
+        if places.tokens is not None:
+            self._places.append(places)
+            if len(self._places) >= _FLUSH_EVERY:
+                self._flush_places()
 
     def add(self, index: int, entry: Entry) -> None:
         """Note what intervention `index` decided."""
@@ -116,6 +136,17 @@ class Log:
         self._flush(index)
         return dict(self._live[index])
 
+    def fired_at(self, index: int = 0) -> NDArray[np.int64]:
+        """Where an intervention fired: [3, event], sequence, layer and position."""
+        events = self.events()
+        mine = events[(events["intervention"] == self.names[index]) & events["fired"]]
+        return mine[["sequence", "layer", "position"]].to_numpy(dtype=np.int64).T
+
+    def read(self) -> NDArray[np.int64]:
+        """What was read, where its ids are known: [3, token], sequence, position and token id."""
+        self._flush_places()
+        return np.concatenate([np.empty((3, 0), dtype=np.int64), *self._read], axis=1, dtype=np.int64)
+
     def thresholds(self) -> pd.DataFrame:
         """Adaptive thresholds as they were at the end; columns intervention, layer, owner, threshold, n_samples."""
         entries = [(self.names[i], layer, *owner) for (i, layer), owners in self.final_thresholds.items() for owner in owners]
@@ -133,6 +164,15 @@ class Log:
 
     def _repr_html_(self) -> str:
         return str(self.counts().to_html(index=False))
+
+    def _flush_places(self) -> None:
+        places, self._places = self._places, []
+        if places:
+            columns = zip(
+                *((p.rows.number[:, None].expand_as(p.real), p.positions, p.tokens, p.real) for p in places), strict=True
+            )
+            *known, real = (torch.cat([part.flatten() for part in column if part is not None]) for column in columns)
+            self._read.append(torch.stack(known)[:, real].to(torch.int32).cpu().numpy())
 
     def _flush(self, index: int) -> None:
         entries, self._entries[index] = self._entries[index], []
@@ -162,27 +202,29 @@ class Log:
 
 
 class Tally(Log):
-    """How often one intervention fired and could have, kept from another run: what a matched control needs of its log."""
+    """What one intervention took of the sequences of another run: what a matched control needs of its log."""
 
     def __init__(
         self,
         intervention: Rule,
         *,
         keys: Mapping[int, int],
-        fired: Mapping[tuple[int, int], int],
-        live: Mapping[tuple[int, int], int],
+        prompt_lens: Mapping[int, int],
+        paces: Mapping[int, float],
+        fired_at: NDArray[np.int64],
+        read: NDArray[np.int64],
     ) -> None:
         super().__init__([intervention])
-        self.keys = dict(keys)
-        self._counts = dict(fired), dict(live)
+        self.keys, self.prompt_lens, self.paces = dict(keys), dict(prompt_lens), paces
+        self._known = fired_at, read
 
     @override
-    def fired(self, index: int = 0) -> dict[tuple[int, int], int]:
-        return dict(self._counts[0])
+    def fired_at(self, index: int = 0) -> NDArray[np.int64]:
+        return self._known[0]
 
     @override
-    def live(self, index: int = 0) -> dict[tuple[int, int], int]:
-        return dict(self._counts[1])
+    def read(self) -> NDArray[np.int64]:
+        return self._known[1]
 
 
 def _columns(entries: Sequence[Entry], own: Sequence[str]) -> dict[str, np.ndarray]:

@@ -138,6 +138,7 @@ class _Watcher:
         self._refuse_unseen(call)
         n_rows, n_pos = call.stream.shape[:2]
         tokens, self.tokens = self.tokens, None
+        told = tokens if tokens is not None and tokens.shape == (n_rows, n_pos) else None
         if call.offset == 0:
             real = call.is_real
             if real is None:
@@ -147,7 +148,7 @@ class _Watcher:
             self.leave()
             self.batch = Batch(self._rows(real))
             self.intervener.begin(self.batch)
-            self.intervener.next_pass(self.batch.next_pass(n_pos, real))
+            self.intervener.next_pass(self.batch.next_pass(n_pos, real, tokens=told))
         else:
             if self.batch is None:
                 raise RuntimeError(UNSEEN)
@@ -157,7 +158,7 @@ class _Watcher:
             if tokens is not None and n_pos == 1 and self.stop_ids:
                 stops = torch.tensor(sorted(self.stop_ids), device=tokens.device)
                 rows.finished = rows.finished | torch.isin(tokens[:, 0], stops).to(rows.device)
-            self.intervener.next_pass(self.batch.next_pass(n_pos))
+            self.intervener.next_pass(self.batch.next_pass(n_pos, tokens=told))
         self.seen = tokens if call.offset == 0 or self.seen is None or tokens is None else torch.cat([self.seen, tokens], 1)
 
     def end(self, block: nn.Module, args: tuple[Any, ...], out: Any) -> None:

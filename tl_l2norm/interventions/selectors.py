@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -82,12 +83,7 @@ class Matched:
         """As many as the log says, among as many live tokens less those that are skipped."""
         fired, live = self.log.fired(self.index), self.log.live(self.index)
         numbers = rows.number.tolist()
-        for number, key in zip(numbers, rows.key.tolist(), strict=True):
-            if self.log.keys.get(number) != key:
-                raise InputError(
-                    f"match: sequence {number} of this run has seed {key}, in the log it has "
-                    f"{self.log.keys.get(number, 'none')}: give the same prompts in the same order with the same seed"
-                )
+        require_same_sequences(self.log.keys, rows)
         wanted = torch.tensor([fired.get((number, layer), 0) for number in numbers], device=rows.device)
         left = torch.tensor([live.get((number, layer), 0) for number in numbers], device=rows.device)
         left = (left - skipped).clamp_min(0)
@@ -99,6 +95,16 @@ class Matched:
         ordinary = able & (visit.norms <= visit.tau)
         columns = zip(draws.unbind(1), ordinary.unbind(1), able.unbind(1), strict=True)
         return torch.stack([memory.draw(*column) for column in columns], dim=1)
+
+
+def require_same_sequences(keys: Mapping[int, int], rows: Rows) -> None:
+    """Refuse sequences that are not those of the log that is matched."""
+    for number, key in zip(rows.number.tolist(), rows.key.tolist(), strict=True):
+        if keys.get(number) != key:
+            raise InputError(
+                f"match: sequence {number} of this run has seed {key}, in the log it has {keys.get(number, 'none')}: give the "
+                "same prompts in the same order with the same seed"
+            )
 
 
 @dataclass(slots=True, eq=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +17,7 @@ from tl_l2norm.core.random_draws import hash_keys
 from tl_l2norm.core.thresholds import ThresholdLike
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.log import Log
+from tl_l2norm.interventions.matching import Alike, Likeness, Plan, as_likeness
 from tl_l2norm.interventions.operators import Clamp, Operator, Scale, Swap
 from tl_l2norm.interventions.rule import Decision, Effect, Visit
 from tl_l2norm.interventions.selectors import Matched, Over, Random, Selector
@@ -60,7 +63,11 @@ class Suppression(Intervention):
     """Of which="random": probability of each token and layer; 0.05 by default."""
     match: Log | None = None
     """Of which="matched": the log of a run with one suppression, `out.log`. As many tokens of each sequence and layer are taken
-    as fired there, none of them over the threshold."""
+    as fired there, none of them over the threshold. Of which="high" with `alike`: as many, all of them over it."""
+    alike: Likeness | Sequence[Likeness] = ()
+    """Of `match`: in what tokens are like those of the log beside their number. "token": of the same ids, as many of each as
+    have a partner, another token of that id there that didn't fire; the high ones and their partners are then as many.
+    "position": in the same eight positions. What finds none there is taken as soon as there is one after."""
     seed: int | None = None
     """Of what is drawn: which="random" and "matched", how="swap"; 0 by default."""
 
@@ -71,6 +78,7 @@ class Suppression(Intervention):
         super().__post_init__()
         check_choice("which", self.which, ("high", "low", "random", "matched"))
         check_choice("how", self.how, ("scale", "clamp", "swap"))
+        object.__setattr__(self, "alike", as_likeness(self.alike))
         self._refuse_idle()
         if self.scale is not None:
             check_finite("scale", self.scale, least=0.0)
@@ -82,8 +90,8 @@ class Suppression(Intervention):
         if self.thresholds is None and needs:
             given = "a dict {layer: value}, iqr_thresholds(traces) or AdaptiveIQR()"
             raise InputError(f"{needs}={getattr(self, needs)!r} needs thresholds: {given}")
-        if self.which == "matched":
-            _matched(self.match)
+        if self.which == "matched" or self.match is not None:
+            self._control  # noqa: B018 (a log that can't be matched shows here)
 
     def _refuse_idle(self) -> None:
         """Refuse parameters that would do nothing."""
@@ -91,17 +99,26 @@ class Suppression(Intervention):
         for name, works, where in (
             ("scale", self.how == "scale", "how='scale'"),
             ("p", self.which == "random", "which='random'"),
-            ("match", self.which == "matched", "which='matched'"),
-            ("seed", draws, "which='random' or 'matched' and for how='swap'"),
+            ("match", self.which == "matched" or (self.which == "high" and self.alike), "which='matched'"),
+            ("alike", self.which in ("matched", "high") and self.match is not None, "match"),
+            ("seed", draws or self.alike, "which='random' or 'matched' and for how='swap'"),
         ):
-            if getattr(self, name) is not None and not works:
+            if getattr(self, name) not in (None, ()) and not works:
                 raise InputError(f"{name} is for {where}; it does nothing with which={self.which!r}, how={self.how!r}")
+
+    @cached_property
+    def _control(self) -> Matched | Alike:
+        index = _matched(self.match)
+        assert self.match is not None
+        if not self.alike:
+            return Matched(self.match, index)
+        high = self.which == "high"
+        return Alike(Plan.of(self.match, index, self.alike, high=high), high)
 
     @property
     def _selector(self) -> Selector:
-        if self.which == "matched":
-            assert self.match is not None
-            return Matched(self.match, _matched(self.match))
+        if self.match is not None:
+            return self._control
         return Random(0.05 if self.p is None else self.p) if self.which == "random" else Over(under=self.which == "low")
 
     @property

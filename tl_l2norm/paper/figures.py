@@ -169,7 +169,7 @@ def amplification_by_level(dynamics_by_level: pd.DataFrame) -> go.Figure:
 def pressure_against_norm(pressure_tokens: pd.DataFrame, *, seed: int = 0) -> go.Figure:
     """The pull of the loss at the last layer, against the norm and against the true token's probability; a point a token."""
     kept = pressure_tokens[~pressure_tokens["is_sink"].astype(bool)]
-    drawn = kept[(kept["pressure"] > 0) & (kept["loss"] > 0)]
+    drawn = kept[(kept["pull"] > 0) & (kept["loss"] > 0)]
     if len(drawn) > MAX_POINTS:
         drawn = drawn.iloc[np.sort(np.random.default_rng(seed).choice(len(drawn), MAX_POINTS, replace=False))]
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
@@ -178,7 +178,7 @@ def pressure_against_norm(pressure_tokens: pd.DataFrame, *, seed: int = 0) -> go
         for col, name in enumerate(("l2_norm", "loss"), 1):
             figure.add_scatter(
                 x=entries[name],
-                y=entries["pressure"],
+                y=entries["pull"],
                 mode="markers",
                 name=plain(mode_name(str(mode))),
                 legendgroup=str(mode),
@@ -190,7 +190,7 @@ def pressure_against_norm(pressure_tokens: pd.DataFrame, *, seed: int = 0) -> go
                 col=col,
             )
     figure.update_yaxes(type="log", exponentformat="power", dtick=2)
-    figure.update_yaxes(title_text="||dL/dh|| (nats per unit of h)", col=1)
+    figure.update_yaxes(title_text="||dL/dy|| (nats per unit of y = norm(h))", col=1)
     figure.update_xaxes(title_text="||h||, last layer", col=1)
     ticks = {"tickvals": [-np.log1p(-rest) for rest in _REST.values()], "ticktext": [*_REST], "tickangle": -45}
     figure.update_xaxes(title_text="probability of the true token", type="log", autorange="reversed", **ticks, col=2)
@@ -276,7 +276,7 @@ _PICTURES = {
     "feature_attribution": _Picture("feature_attribution", "difference", attribution_bars),
     "bound": _Picture("bound_points", "left", bound_scatter),
     "assumptions": _Picture("assumptions", "value", assumption_matrix),
-    "pressure": _Picture("pressure_tokens", "pressure", pressure_against_norm),
+    "pressure": _Picture("pressure_tokens", "pull", pressure_against_norm),
     "causal": _Picture("causal", "accuracy", suppression_curve),
     "spike_by_family": _Picture("dynamics_by_family", "spike", spike_by_family),
     "amplification_by_level": _Picture("dynamics_by_level", "amplification", amplification_by_level),

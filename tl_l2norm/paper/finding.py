@@ -86,6 +86,7 @@ _MADE_OF = {
     "bound": "bound_points",
     "assumptions": "explained",
     "pressure": "pressure_tokens",
+    "pull_links": "pressure_tokens",
     "causal": "causal_outcomes",
     "causal_differences": "causal_outcomes",
 }

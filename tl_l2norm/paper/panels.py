@@ -279,7 +279,7 @@ def pressure_hover(entry: Mapping[str, Any]) -> str:
     """What hovering over a token shows."""
     token = plain(str(entry["token"])) or "(part of a character)"
     return (
-        f"{token}, position {entry['position']}<br>pressure {entry['pressure']:.3g}, norm {entry['l2_norm']:.4g}, "
+        f"{token}, position {entry['position']}<br>pull {entry['pull']:.3g}, norm {entry['l2_norm']:.4g}, "
         f"probability {entry['p_true']:.7g}"
     )
 

@@ -91,9 +91,10 @@ _SECTIONS = {
     ),
     "pressure": _Section(
         "The pull of the loss",
-        "The claim needs points that rise to the right in the left panel; that the pull falls with the true token's "
-        "probability, on the right, is nearly so by construction and is the check of the measurement.",
-        ("pressure", "pressure_tokens"),
+        "The claim needs points that rise to the right in the left panel, which token types and position alone can make them "
+        "do: the table of links has them taken out, beside the pull shifted round its response, the control. That the pull "
+        "falls with the true token's probability, on the right, is nearly so by construction.",
+        ("pull_links", "pressure", "pressure_tokens"),
     ),
     "causal": _Section(
         "What suppression does to accuracy",

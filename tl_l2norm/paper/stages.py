@@ -21,6 +21,7 @@ from tl_l2norm.analysis.latents import top_tokens
 from tl_l2norm.analysis.link import feature_link
 from tl_l2norm.analysis.pairing import MATCHES, Match, Tokens, shuffle_modes
 from tl_l2norm.analysis.pressure_correlation import pressure_table
+from tl_l2norm.analysis.pull import pull_link
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features
 from tl_l2norm.analysis.rise import dynamics
 from tl_l2norm.analysis.separation import family_separation
@@ -315,6 +316,7 @@ class Study:
         """Optimisation pressure at the last layer."""
         self.add("pressure_tokens", lambda: self.readings.pressures(self.results))
         self.add("pressure", lambda: pressure_table(self.tables["pressure_tokens"], seed=self.seed), of="pressure_tokens")
+        self.add("pull_links", lambda: pull_link(self.tables["pressure_tokens"], seed=self.seed), of="pressure_tokens")
 
     def _causes(self) -> None:
         """Suppression while the model thinks."""

@@ -17,6 +17,7 @@ from tl_l2norm.analysis.importance import IMPORTANCES
 from tl_l2norm.analysis.latents import TOP_TOKENS
 from tl_l2norm.analysis.link import LINKS
 from tl_l2norm.analysis.pressure_correlation import PRESSURE_CORRELATIONS
+from tl_l2norm.analysis.pull import PULL_LINKS
 from tl_l2norm.analysis.reasoning import TESTED
 from tl_l2norm.analysis.rise import DYNAMICS
 from tl_l2norm.analysis.separation import SEPARATIONS
@@ -80,6 +81,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "assumptions": ASSUMPTIONS,
     "pressure_tokens": PRESSURES,
     "pressure": PRESSURE_CORRELATIONS,
+    "pull_links": PULL_LINKS,
     "causal_outcomes": OUTCOMES,
     "causal": ARM_ACCURACIES,
     "samples": SAMPLES,

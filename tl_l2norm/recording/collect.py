@@ -164,7 +164,7 @@ def _read(
     cache, seen = None, 0
     for part in torch.split(tokens, step, dim=1):
         seen += part.shape[1]
-        watching.next_pass(batch.next_pass(part.shape[1]))
+        watching.next_pass(batch.next_pass(part.shape[1], tokens=part))
         _, cache = backend.forward(part, mask[:, :seen], cache=cache, keep_cache=step < tokens.shape[1], logits="none")
     recorded = dict(zip(numbers, watching.take(len(numbers)), strict=True))
     watching.leave(batch)

@@ -103,7 +103,7 @@ class Decoder:
         tokens, mask = pad_left([group[0].item.tokens for group in groups], self.backend.device)
         batch = Batch(_rows([group[0] for group in groups], mask))
         self.watching.begin(batch)
-        self.watching.next_pass(batch.next_pass(mask.shape[1]))
+        self.watching.next_pass(batch.next_pass(mask.shape[1], tokens=tokens))
         logits, cache = self.backend.forward(tokens, mask, keep_cache=True, logits="last")
         assert logits is not None
         for group, recorded in zip(groups, self.watching.take(len(groups)), strict=True):
@@ -127,7 +127,7 @@ class Decoder:
     def _step(self) -> None:
         """Read every row's last token back and choose its next."""
         assert self.batch is not None
-        self.watching.next_pass(self.batch.next_pass(1, padded=False))
+        self.watching.next_pass(self.batch.next_pass(1, padded=False, tokens=self.tokens[:, None]))
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
         logits, self.cache = self.backend.forward(self.tokens[:, None], self.mask, cache=self.cache, logits="last")
         assert logits is not None

@@ -4,6 +4,9 @@ With L = -log p(next token), z = logits and y = norm(h): dL/dz = p - onehot(next
 dL/dy = W_U dL/dz = sum_j (p_j - 1[j = next]) e_j, the argument of "The Tell-Tale Norm" (arXiv 2606.06188), which takes this for
 dL/dh. Here it goes on through the final norm, exactly: with u = gain * dL/dy and rms = sqrt(mean h^2 + eps),
 dL/dh = (u - h (h.u) / (d_model rms^2)) / rms; LayerNorm's also has its mean taken out.
+
+||dL/dh|| has 1 / ||h|| in it: against a norm that has nothing to do with the loss its rank correlation is about -0.6.
+||dL/dy||, the `pull`, has no norm in it, and is what norms may be held against.
 """
 
 from __future__ import annotations
@@ -47,11 +50,12 @@ def optimisation_pressure(
     sink_ratio: float | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Norm of the gradient of the next token's loss with respect to the last layer's `resid_post`, at every response token.
+    """How hard the loss of the next token pulls at the last state, at every response token: before the final norm and after it.
 
-    `||dL/dh||` with L = -log p(next token), in closed form and float32 whatever the model's dtype: dL/dz = p - onehot through
-    the soft cap, W_U and the final norm. The paper (arXiv 2606.06188) argues from dL/dh = sum_j (p_j - 1[j = k]) e_j, which
-    leaves the final norm out; here it is exact.
+    `pressure` is `||dL/dh||`, h the last layer's `resid_post`, and `pull` is `||dL/dy||`, y = norm(h), which has no 1 / ||h||
+    in it; L = -log p(next token), in closed form and float32 whatever the model's dtype: dL/dz = p - onehot through the soft
+    cap, W_U and the final norm. The paper (arXiv 2606.06188) argues from dL/dh = sum_j (p_j - 1[j = k]) e_j, which
+    is dL/dy. Where the norm's gain was folded into W_U, y is what the norm gives without it.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`; its own hooks stay and are heard before ours.
@@ -69,7 +73,8 @@ def optimisation_pressure(
         One entry for each position whose next token is of the response, from the prompt's last to the last but one; of a
         sequence that is all prompt, every position but the last. Columns: sequence, position (whose state it is), token_id,
         token and segment (of the next token), p_true (its probability), loss (nats), pressure (nats per unit of the stream),
-        l2_norm and is_sink (of the state), then the labels.
+        pull (nats per unit of the final norm's output), state_token_id, l2_norm and is_sink (of the state), next_l2_norm and
+        next_is_sink (of the next token's own state, where it is read back), then the labels.
 
     Raises:
         ValueError: bad input; a sequence of one token, which has no next; logits that are not those of W_U and the soft cap.
@@ -130,16 +135,14 @@ class Head:
             logits[:, part] = torch.addmm(self.b_U[part].float(), outputs, self.W_U[:, part].float())
         return logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
 
-    def pull_back(
-        self, states: Float[Tensor, "n d_model"], logits: Float[Tensor, "n d_vocab"], gradient: Float[Tensor, "n d_vocab"]
-    ) -> Float[Tensor, "n d_model"]:
-        """Gradient with respect to the states, from that with respect to their logits."""
+    def pull_back(self, logits: Float[Tensor, "n d_vocab"], gradient: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n d_model"]:
+        """Gradient with respect to the final norm's output, from that with respect to its logits."""
         if self.cap is not None:
             gradient = gradient * (1 - (logits / self.cap) ** 2)
-        outputs = torch.zeros_like(states)
+        outputs = torch.zeros(len(logits), self.W_U.shape[0], device=logits.device)
         for part in self._parts():
             outputs.addmm_(gradient[:, part], self.W_U[:, part].float().T)
-        return self.norm.pull_back(states, outputs)
+        return outputs
 
     def _parts(self) -> Iterator[slice]:
         width = max(1, _AT_ONCE // self.W_U.shape[0])
@@ -185,10 +188,13 @@ class Pressure(NamedTuple):
     p_true: Float[Tensor, " n"]
     loss: Float[Tensor, " n"]
     pressure: Float[Tensor, " n"]
+    """`||dL/dh||`"""
+    pull: Float[Tensor, " n"]
+    """`||dL/dy||`"""
 
 
 def pressures(head: Head, states: Float[Tensor, "n d_model"], next_tokens: Int[Tensor, " n"]) -> Pressure:
-    """`||dL/dh||` of states, some at a time: never more than 2^24 logits."""
+    """Gradients' norms at states, some at a time: never more than 2^24 logits."""
     size = max(1, _AT_ONCE // head.W_U.shape[1])
     parts = [_pressures(head, *part) for part in zip(torch.split(states, size), torch.split(next_tokens, size), strict=True)]
     return Pressure(*map(torch.cat, zip(*parts, strict=True)))
@@ -204,8 +210,8 @@ def _pressures(head: Head, states: Tensor, next_tokens: Tensor) -> Pressure:
     gradient.scatter_(1, column, -rest)
     surprise = logits.logsumexp(-1, keepdim=True) - logits.gather(1, column)
     loss = torch.where(rest < 0.5, -torch.log1p(-rest), surprise)
-    pull = head.pull_back(states, logits, gradient)
-    return Pressure(p_true[:, 0], loss[:, 0], l2_norms(pull))
+    outer = head.pull_back(logits, gradient)
+    return Pressure(p_true[:, 0], loss[:, 0], l2_norms(head.norm.pull_back(states, outer)), l2_norms(outer))
 
 
 def _check(items: Sequence[TokenSequence], labels: Sequence[Mapping[str, Label]]) -> None:
@@ -262,7 +268,10 @@ def _frame(
         "token": token_texts(backend.tokenizer, item.tokens)[first + 1 :],
         "segment": item.segments[first + 1 :],
         **{name: values.numpy() for name, values in own._asdict().items()},
+        "state_token_id": item.tokens[first:-1],
         "l2_norm": norms[first:-1].numpy(),
         "is_sink": sinks[first:-1].numpy(),
+        "next_l2_norm": norms[first + 1 :].numpy(),
+        "next_is_sink": sinks[first + 1 :].numpy(),
     }
     return PRESSURES.frame(columns)

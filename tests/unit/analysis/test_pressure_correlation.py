@@ -6,7 +6,7 @@ from tl_l2norm.analysis.pressure_correlation import pressure_table
 
 
 def pulls(pull: list[float], p: list[float], norm: list[float]) -> pd.DataFrame:
-    columns = {"pressure": pull, "p_true": p, "l2_norm": norm, "position": range(len(pull)), "is_sink": False}
+    columns = {"pressure": pull, "pull": pull, "p_true": p, "l2_norm": norm, "position": range(len(pull)), "is_sink": False}
     return pd.concat([pd.DataFrame(columns).assign(mode="think", prompt=str(i), sequence=i) for i in range(8)])
 
 

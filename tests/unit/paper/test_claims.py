@@ -158,16 +158,80 @@ def test_an_assumption_must_hold_at_every_layer_and_says_when_its_control_does_t
     assert "says little" in verdict(8, {"assumptions": assumption(["holds"], control=0.01)})["why"]
 
 
-def test_suppression_is_judged_over_all_thresholds() -> None:
-    counts = {"positions": 9.0, "against_positions": 7.25}
-    entries = [
-        {"arm": "high", "against": "random", "quantile": 0.8, "difference": 0.5, "low": 0.4, "high": 0.6, "n": 50},
-        {"arm": "high", "against": "random", "quantile": np.nan, "difference": -0.2, "low": -0.3, "high": -0.1, "n": 50},
-        {"arm": "swap", "against": "high", "quantile": np.nan, "difference": -0.4, "low": -0.5, "high": -0.3, "n": 50},
+def arms(
+    own: float, paired: float, random: float, *, p: float = 1e-3, p_margin: float = 1e-3, dose: float = 1.0, high: float = -0.5
+) -> dict[str, pd.DataFrame]:
+    """Differences over all thresholds, nearly; under nothing 80% are right."""
+    pairs = {("paired", "random"): own, ("paired", "none"): paired, ("random", "none"): random, ("high", "none"): high}
+    fixed = {"quantile": np.nan, "low": -0.6, "high": 0.1, "p": p, "p_margin": p_margin, "dose": dose, "n": 50, "thresholds": 2}
+    counts = {"positions": 9.0, "against_positions": 9.0 * dose, "events": 20.0, "against_events": 20.0 * dose}
+    entries = [{"arm": a, "against": b, "difference": d, **fixed, **counts} for (a, b), d in pairs.items()]
+    one = {**entries[0], "quantile": 0.8, "difference": 0.5}
+    causal = pd.DataFrame({"arm": ["none", "high"], "accuracy": [0.8, 0.3]})
+    return {"causal_differences": pd.DataFrame([one, *entries]), "causal": causal}
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        (arms(-0.2, -0.25, -0.05), "supported"),
+        (arms(-0.2, -0.25, -0.05, p=0.2), "not supported"),  # no more than the partners cost
+        (arms(-0.2, -0.25, -0.05, p_margin=0.2), "not supported"),  # partners may cost ten points too
+        (arms(0.2, -0.05, -0.25), "not supported"),
+        (arms(-0.2, -0.5, -0.3), "uninformative"),  # the partners break it as well
+        (arms(0.1, -0.5, -0.6), "uninformative"),
+        (arms(-0.05, -0.06, -0.01, high=-0.05), "not supported"),  # nothing breaks
+        (arms(-0.05, -0.06, -0.01), "can't be tested here"),  # only high ones without partners do
+        (arms(-0.2, -0.25, -0.05, dose=0.9), "can't be tested here"),
+        (arms(-0.2, -0.25, -0.05, dose=np.nan), "can't be tested here"),
+    ],
+)
+def test_suppression_needs_a_loss_that_the_partners_of_high_tokens_dont_make(tables: Any, expected: str) -> None:
+    claim = verdict(12, tables)
+    assert claim["verdict"] == expected and claim["n"] == 50
+    assert f"{tables['causal_differences']['difference'][1] * 100:+.1f} [-60, 10]" in claim["measured"]
+
+
+def test_unlike_doses_are_told_and_a_model_that_knows_nothing_cant_be_broken() -> None:
+    why = verdict(12, arms(-0.2, -0.25, -0.05, dose=0.8))["why"]
+    assert "7.2 positions (16.0 positions and layers), high-norm ones 9.0 (20.0); needs 95%" in why
+    tables = arms(-0.2, -0.25, -0.05)
+    tables["causal"] = tables["causal"].assign(accuracy=0.1)
+    assert "10% are right: there is little to break" in verdict(12, tables)["why"]
+
+
+def links(*entries: tuple[float, float, float]) -> dict[str, pd.DataFrame]:
+    """Of each reading rho, p by flips and by shifts."""
+    parts = zip(("predicting", "read back"), entries, strict=False)
+    rows = [
+        {"reading": name, "rho": rho, "p": p, "p_shifts": q, "low": rho - 0.1, "high": rho + 0.1} for name, (rho, p, q) in parts
     ]
-    claim = verdict(12, {"causal_differences": pd.DataFrame(entries).assign(**counts)})
-    assert claim["verdict"] == "supported" and "-20.0 points (9.0 against 7.2 positions)" in claim["measured"]
-    assert claim["control"] == "swap minus high -40.0 [-50, -30] (9.0 against 7.2 positions)"
+    by_p = {"mode": "think", "quantity": "pull", "against": "p_true", "scope": "tokens", "rho": -0.9, "n": 30}
+    return {"pull_links": pd.DataFrame(rows).assign(mode="think", n=30), "pressure": pd.DataFrame([by_p])}
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected", "p"),
+    [
+        (links((0.2, 0.002, 0.004), (0.0, 0.9, 0.9)), "supported", 0.008),
+        (links((0.0, 0.9, 0.9), (0.2, 0.004, 0.002)), "supported", 0.008),
+        (links((0.2, 0.002, 0.3), (0.2, 0.4, 0.001)), "not supported", 0.6),  # both ways of testing are needed
+        (links((-0.2, 0.002, 0.002), (0.0, 0.9, 0.9)), "not supported", 0.004),
+        (links((0.2, 0.002, 0.004)), "supported", 0.004),
+    ],
+)
+def test_norms_must_follow_the_pull_beyond_shifted_ones(tables: Any, expected: str, p: float) -> None:
+    claim = verdict(9, tables)
+    assert claim["verdict"] == expected and claim["p"] == pytest.approx(p)
+    assert "rho of pull and probability -0.90 (nearly so by construction)" in claim["measured"]
+
+
+def test_a_pull_whose_link_cant_be_measured_is_told() -> None:
+    only = {"pressure": links((0.2, 0.1, 0.1))["pressure"]}
+    claim = verdict(9, only, {"pull_links": "fewer than 8 prompts"})
+    assert (
+        claim["verdict"] == "can't be tested here" and claim["why"] == "fewer than 8 prompts" and "-0.90" in claim["measured"]
+    )
 
 
 def test_difficulty_must_survive_the_length_where_that_can_be_told() -> None:

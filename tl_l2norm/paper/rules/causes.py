@@ -2,50 +2,101 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
+from tl_l2norm.analysis.causal import LEAST_DOSE, MARGIN
 from tl_l2norm.paper.finding import Finding, Known, figure, span
 
 
 def pressure(known: Known) -> Finding:
-    """Of the gradient with the probability of the true token, and with the norm."""
+    """Of the pull of the loss and the norm; that the pull goes against the probability is no evidence."""
     table = known["pressure"]
-    scope = "tokens" if ((table["mode"] == "think") & (table["scope"] == "tokens")).any() else "prompts"
-    own = table[(table["mode"] == "think") & (table["scope"] == scope)].set_index(["quantity", "against"])
-    by_p, by_norm = own.loc[("pressure", "p_true")], own.loc[("pressure", "l2_norm")]
-    partial = table[(table["mode"] == "think") & (table["scope"] == "partial") & (table["against"] == "l2_norm")]
-    direct = table[(table["mode"] == "direct") & (table["scope"] == "prompts") & (table["against"] == "l2_norm")]
-    control = [f"given position {figure(entry, 'rho', '.2f')}" for _, entry in partial.iterrows()]
-    control += [f"over direct answers {figure(entry, 'rho', '.2f')}" for _, entry in direct.iterrows()]
-    return Finding(
-        measured=f"rho of pull and probability {by_p['rho']:.2f}, of pull and norm {by_norm['rho']:.2f} (over {scope})",
-        interval=f"{span(by_p['low'], by_p['high'], '.2f')}, {span(by_norm['low'], by_norm['high'], '.2f')}",
-        control=", ".join(control),
-        n=int(by_norm["n"]),
-        meets=bool(by_p["high"] < 0 and by_norm["low"] > 0),
-        why="needs the first under 0 (nearly so by construction) and the second over 0",
+    own = table[(table["mode"] == "think") & (table["quantity"] == "pull") & (table["against"] == "p_true")].set_index("scope")
+    by_p = own.loc["tokens" if "tokens" in own.index else "prompts"]
+    finding = Finding(
+        measured=f"rho of pull and probability {by_p['rho']:.2f} (nearly so by construction)",
+        interval=span(by_p["low"], by_p["high"], ".2f"),
+        n=int(by_p["n"]),
     )
+    if "pull_links" not in known:
+        return replace(finding, why=known.reason("pull_links"))
+    links = known["pull_links"]
+    links = links[links["mode"] == "think"]
+    if links.empty:
+        return replace(finding, why="too few thinking tokens are of types that occur again")
+    p = links[["p", "p_shifts"]].max(axis=1)
+    best = links.loc[p.idxmin()]
+    rhos = (f"{_READINGS[str(entry['reading'])]} {figure(entry, 'rho', '.2f')}" for _, entry in links.iterrows())
+    shifted = (f"{span(entry['shifts_low'], entry['shifts_high'], '.2f')}" for _, entry in links.iterrows())
+    return replace(
+        finding,
+        measured=f"rho of pull and norm, given type, position and response: {', '.join(rhos)}; {finding.measured}",
+        interval=span(best["low"], best["high"], ".2f"),
+        control=f"pull shifted round its response {', '.join(shifted)}",
+        n=int(best["n"]),
+        p=float(min(1.0, len(links) * p.min())),
+        meets=bool(best["rho"] > 0 and by_p["rho"] < 0),
+        why="needs rho of pull and norm over 0, over prompts and beyond shifted pulls, for one of the two readings (p is times "
+        "their number); that the pull falls with the probability is needed, but no evidence",
+    )
+
+
+_READINGS = {"predicting": "of the state that predicts", "read back": "of the token itself as it is read back"}
 
 
 def suppression(known: Known) -> Finding:
-    """Of accuracy under suppression, against as many random tokens."""
-    table = known["causal_differences"]
+    """Of accuracy under suppression of high-norm tokens, against their partners of ordinary norm, and against nothing."""
+    accuracies, table = known["causal"].set_index("arm"), known["causal_differences"]
     whole = table[table["quantile"].isna()].set_index(["arm", "against"])
-    own = whole.loc[("high", "random")]
-    others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if (a, b) != ("high", "random")}
-    return Finding(
-        measured=f"accuracy with high-norm tokens suppressed, minus as many random ones: {100 * own['difference']:+.1f} points "
-        f"{_counts(own)}",
+    pairs = (("paired", "random"), ("paired", "none"), ("random", "none"), ("high", "none"))
+    own, paired, random, high = (whole.loc[pair] for pair in pairs)
+    others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if "none" not in (a, b) and (a, b) != pairs[0]}
+    finding = Finding(
+        measured="accuracy with high-norm tokens suppressed, minus as many others of the same types and places: "
+        f"{_points(own)} {_counts(own)}; minus nothing suppressed {_points(paired)}, all high-norm tokens {_points(high)} "
+        f"({high['positions']:.1f} positions)",
         interval=span(100 * own["low"], 100 * own["high"]),
         control=", ".join(
-            f"{name} {100 * entry['difference']:+.1f} {span(100 * entry['low'], 100 * entry['high'])} {_counts(entry)}"
-            for name, entry in others.items()
+            [f"others minus nothing {_points(random)}", *(f"{name} {_points(e)} {_counts(e)}" for name, e in others.items())]
         ),
         n=int(own["n"]),
-        meets=bool(own["high"] < 0),
-        why="needs high-norm suppression to cost more than as much of random tokens, over all thresholds; the other arms "
-        "change other numbers of positions",
     )
+    breaks, random_breaks, all_break = (bool(-entry["difference"] >= MARGIN) for entry in (paired, random, high))
+    if why := _why_untested(own, float(accuracies.loc["none", "accuracy"]), all_break and not breaks and not random_breaks):
+        return replace(finding, why=why)
+    return replace(
+        finding,
+        p=float(max(own["p"], random["p_margin"])),
+        meets=breaks and (bool(own["difference"] < 0) or random_breaks),
+        control_meets=random_breaks,
+        why=f"needs suppression of high-norm tokens to lose {100 * MARGIN:.0f} points or more, and more than that of as many "
+        f"others of the same types and places, which is to lose surely less than {100 * MARGIN:.0f} (one-sided p = "
+        f"{random['p_margin']:.2g})",
+    )
+
+
+def _why_untested(own: pd.Series, plain: float, only_all_break: bool) -> str:
+    if plain < 2 * MARGIN:
+        return f"with nothing suppressed {plain:.0%} are right: there is little to break"
+    if not own["dose"] >= LEAST_DOSE:
+        return (
+            f"unlike doses: others of the same types and places {own['against_positions']:.1f} positions "
+            f"({own['against_events']:.1f} positions and layers), high-norm ones {own['positions']:.1f} ({own['events']:.1f}); "
+            f"needs {LEAST_DOSE:.0%}"
+        )
+    if only_all_break:
+        return (
+            "all high-norm tokens together break the model, those that have partners of the same type don't: norm and type "
+            "can't be told apart"
+        )
+    return ""
+
+
+def _points(entry: pd.Series) -> str:
+    """A difference of accuracy with its interval, in points."""
+    return f"{100 * entry['difference']:+.1f} {span(100 * entry['low'], 100 * entry['high'])}"
 
 
 def _counts(entry: pd.Series) -> str:

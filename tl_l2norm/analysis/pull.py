@@ -1,0 +1,204 @@
+"""Whether norms record the pull of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array, diags_array
+from scipy.stats import rankdata
+
+from tl_l2norm.analysis.covariates import Integers, Projection, indicators, smooth
+from tl_l2norm.core.arguments import as_integer
+from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.measured import PRESSURES
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, estimate, generator, sign_flip_p
+from tl_l2norm.core.schema import SEED, Column, N, Schema, ends
+
+SHIFTS = 499
+MIN_TOKENS = 8
+"""A rank correlation over fewer tokens of a response says nothing."""
+
+_AT_ONCE = 64  # shifts
+_SHARES = 100  # of a response, to which its index is rounded
+
+READINGS = {
+    "predicting": ("state_token_id", "l2_norm", "is_sink"),
+    "read back": ("token_id", "next_l2_norm", "next_is_sink"),
+}
+"""Of whose state the norm is: of the token from which the true one is predicted, or of the true one itself, one position later.
+To each the columns of its token id, norm and whether it is a sink."""
+
+PULL_LINKS = Schema(
+    "links of the pull with the norm",
+    "pull_link",
+    (
+        Column("mode", str, '"think" or "direct"'),
+        Column("reading", str, '"predicting" or "read back": whose state has the norm'),
+        Column("rho", float, "partial rank correlation of pull and norm within responses, mean over prompts"),
+        *ends("rho"),
+        Column("p", float, "two-sided, by flipping the signs of prompts"),
+        Column("shifts_mean", float, "the same where the pull is shifted within its response, mean of the shifts"),
+        *ends("shifts", prefix=True, kind="central 95% of the shifts"),
+        Column("p_shifts", float, "two-sided: how many shifts lie as far out"),
+        N,
+        Column("n_tokens", int, "tokens that count"),
+        SEED,
+    ),
+)
+
+_USED = ("mode", "prompt", "sequence", "position", "pull", *(name for names in READINGS.values() for name in names))
+
+
+def pull_link(pressure: pd.DataFrame, *, shifts: int = SHIFTS, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
+    """Rank correlation of the pull `||dL/dy||` with the norm, with all that acts on both taken out.
+
+    Over the tokens of a response, ranks of both, with what token id, smooth index, smooth share of the response and a straight
+    line of each response's own explain taken out; then the mean over prompts. `p` flips the signs of prompts. Beside it the
+    same with the pull shifted round its response by a random amount each, which keeps its distribution, drift and
+    autocorrelation, and unties it from the token: `p_shifts` is twice the share of shifts, the data's own among them, whose rho
+    is as high, or as low.
+
+    Only tokens whose type occurs again, of responses with 8 of them or more.
+
+    Args:
+        pressure: what `optimisation_pressure` returned, with the labels mode and prompt.
+        shifts: how many.
+        seed: of shifts, flips and the resampling of prompts.
+        resamples: of prompts, and flips.
+
+    Returns:
+        One entry per mode and reading, where there are enough tokens: mode, reading ("predicting": the norm of the state from
+        which the token is predicted; "read back": that of the token itself, one position later), rho, low, high, p,
+        shifts_mean, shifts_low, shifts_high (their central 95%), p_shifts, n (prompts), n_tokens, seed.
+
+    Raises:
+        ValueError: labels that are missing.
+        Unmeasurable: in no mode 8 prompts with 8 tokens of types that occur again.
+
+    Examples:
+        >>> columns = {"state_token_id": 5, "token_id": 5, "is_sink": False, "next_is_sink": False}
+        >>> pulls, other = np.random.default_rng(0).random((2, 8, 20))
+        >>> parts = [pd.DataFrame({"pull": x, "l2_norm": x, "next_l2_norm": y}) for x, y in zip(pulls, other)]
+        >>> parts = [part.assign(prompt=f"p{i}", sequence=i, position=range(20)) for i, part in enumerate(parts)]
+        >>> pull_link(pd.concat(parts).assign(mode="think", **columns), shifts=99)[["reading", "p", "p_shifts", "n"]].round(2)
+              reading     p  p_shifts  n
+        0  predicting  0.01      0.02  8
+        1   read back  0.20      0.28  8
+    """
+    shifts = as_integer("shifts", shifts, least=1)
+    checked = PRESSURES.check(pressure, *_USED)
+    entries = []
+    for mode, group in checked.groupby("mode", sort=False):
+        for reading, names in READINGS.items():
+            table = _Tokens.of(group, *names)
+            if table is not None:
+                entry = {"mode": mode, "reading": reading, "n_tokens": len(table.token)}
+                entries.append(entry | _summary(table, shifts, seed, resamples))
+    if not entries:
+        raise Unmeasurable(f"fewer than {MIN_PROMPTS} prompts have {MIN_TOKENS} response tokens of types that occur again")
+    return PULL_LINKS.frame(entries, seed=seed)
+
+
+def _summary(table: _Tokens, shifts: int, seed: int, resamples: int) -> dict[str, object]:
+    projection = table.projection()
+    norm = projection.rest(table.ranks(table.norm))
+    pulls = table.ranks(table.pull)
+    rhos = table.by_prompt(projection.rest(pulls)[:, None], norm)[:, 0]
+    null = np.concatenate([table.by_prompt(projection.rest(s), norm).mean(0) for s in table.shifted(pulls, shifts, seed)])
+    own = estimate(rhos, seed=seed, resamples=resamples)
+    sides = ((null >= own.mean - 1e-12).sum(), (null <= own.mean + 1e-12).sum())
+    low, high = np.quantile(null, (0.025, 0.975))
+    return {
+        "rho": own.mean,
+        "low": own.low,
+        "high": own.high,
+        "p": sign_flip_p(rhos, seed=seed, flips=resamples),
+        "shifts_mean": float(null.mean()),
+        "shifts_low": float(low),
+        "shifts_high": float(high),
+        "p_shifts": float(min(1.0, 2 * (1 + min(sides)) / (1 + shifts))),
+        "n": own.n,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Tokens:
+    """Tokens of all responses that count, response after response in the order of positions."""
+
+    prompt: Integers
+    """[response] number of its prompt."""
+    response: Integers
+    token: Integers
+    index: Integers
+    """In the response."""
+    share: Integers
+    """The same in hundredths of the response."""
+    pull: Array
+    norm: Array
+
+    @classmethod
+    def of(cls, group: pd.DataFrame, token_name: str, norm_name: str, sink_name: str) -> _Tokens | None:
+        """None where too few prompts have enough of them."""
+        kept = group[~group["is_sink"] & ~group[sink_name]].sort_values(["sequence", "position"], kind="stable")
+        kept = kept[kept.groupby(token_name)[token_name].transform("size") > 1]
+        kept = kept[kept.groupby("sequence")["sequence"].transform("size") >= MIN_TOKENS]
+        if not len(kept):
+            return None
+        firsts = group.groupby("sequence")["position"].agg(["min", "max"]).loc[kept["sequence"]]
+        index = kept["position"].to_numpy() - firsts["min"].to_numpy()
+        length = np.maximum(firsts["max"].to_numpy() - firsts["min"].to_numpy(), 1)
+        response = np.unique(kept["sequence"], return_inverse=True)[1]
+        owner = kept["prompt"].astype(str).to_numpy()[np.unique(response, return_index=True)[1]]
+        prompt = np.unique(owner, return_inverse=True)[1]
+        if prompt.max() + 1 < MIN_PROMPTS:
+            return None
+        return cls(
+            prompt=prompt,
+            response=response,
+            token=kept[token_name].to_numpy(),
+            index=index,
+            share=_SHARES * index // length,
+            pull=kept["pull"].to_numpy(dtype=np.float64),
+            norm=kept[norm_name].to_numpy(dtype=np.float64),
+        )
+
+    def projection(self) -> Projection:
+        """On all that may act on both."""
+        responses = indicators(self.response)
+        lines = csr_array(diags_array(self.index / (1 + self.index.max())) @ responses)
+        return Projection.on(responses, lines, indicators(self.token), smooth(self.index), smooth(self.share))
+
+    def ranks(self, x: Array) -> Array:
+        """Within each response, about 0, as shares of its size: [token]."""
+        ranks = np.empty_like(x)
+        for at in self.parts():
+            own = rankdata(x[at])
+            ranks[at] = (own - own.mean()) / len(own)
+        return ranks
+
+    def parts(self) -> list[slice]:
+        """Where each response lies."""
+        ends_ = np.cumsum(np.bincount(self.response))
+        return [slice(end - n, end) for end, n in zip(ends_, np.bincount(self.response), strict=True)]
+
+    def shifted(self, x: Array, shifts: int, seed: int) -> Iterator[Array]:
+        """Each response's values shifted round it by at least one place, some shifts at a time: [token, shift]."""
+        rng, counts = generator(seed), np.bincount(self.response)
+        start = np.repeat(np.cumsum(counts) - counts, counts)
+        within, size = np.arange(len(x)) - start, counts[self.response]
+        for first in range(0, shifts, _AT_ONCE):
+            width = min(_AT_ONCE, shifts - first)
+            by = rng.integers(1, counts[:, None], size=(len(counts), width))
+            yield x[start[:, None] + (within[:, None] + by[self.response]) % size[:, None]]
+
+    def by_prompt(self, pulls: Array, norm: Array) -> Array:
+        """Correlation of each column with the norm in each response, the mean over a prompt's: [prompt, column]."""
+        group, members = csr_array(indicators(self.response).T), csr_array(indicators(self.prompt).T)
+        scale = np.sqrt((group @ norm**2)[:, None] * (group @ pulls**2))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rho = np.where(scale > 1e-9, (group @ (norm[:, None] * pulls)) / scale, 0.0)
+        mean: Array = (members @ rho) / members.sum(1)[:, None]
+        return mean
