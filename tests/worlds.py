@@ -12,6 +12,7 @@ from tl_l2norm.core.trace import Trace
 
 Modes = tuple[list[Trace], list[Trace]]
 
+_NORM = 200.0
 _STREAM = 7  # of the made-up data: not the one that prompts are resampled by
 
 
@@ -48,6 +49,12 @@ class World:
     """Planted: the same latents fire there, and no norm follows."""
     gain: float = 0.0
     """All activations of a token are multiplied by exp(gain x its norm's noise): a norm that is a mere gain."""
+    uneven: float = 0.0
+    """Standard deviation over prompts of the log of the planted effect."""
+    proportional: float = 0.0
+    """Planted: latents 0 to 4 fire more in thinking, by this times the root of what the effect adds to squared norms."""
+    prompt_gain: float = 0.0
+    """Standard deviation of the log of what multiplies all norms and activations of a prompt, in both modes."""
     levels: int = 0
     """Labels "level" 1 to so many and "family"; a level's thinking is longer."""
     types_by_latent: int = field(default=4)
@@ -62,8 +69,10 @@ class World:
         think: list[Trace] = []
         direct: list[Trace] = []
         for prompt in range(self.n):
-            own = 200 + 5 * rng.normal(size=(self.layers, 1))
+            own = _NORM + 5 * rng.normal(size=(self.layers, 1))
             level = prompt % self.levels + 1 if self.levels else 0
+            lift = self.effect * (np.exp(self.uneven * rng.normal()) if self.uneven else 1.0)
+            gain = np.exp(self.prompt_gain * rng.normal()) if self.prompt_gain else 1.0
             for thinks in (True, False):
                 low, high = self.thinking if thinks else self.direct
                 k = int(rng.integers(low, high)) + (5 * level if thinks else 0)
@@ -71,13 +80,16 @@ class World:
                 ids = rng.choice(self.vocabulary, size=k, p=chances / chances.sum())
                 noise = self.token * _skewed(rng, (self.layers, k))
                 norms = own + loud[:, ids] + self.position * np.arange(k) ** 0.7 + self.length * np.log(k)
-                norms += self.response * _skewed(rng, (self.layers, 1)) + noise + self.effect * thinks
+                norms += self.response * _skewed(rng, (self.layers, 1)) + noise + lift * thinks
                 reasons = (rng.random(k) < 1 / 3) & thinks
                 norms[-1] += self.reasoning * reasons
-                acts = self._acts(rng, ids, reasons, noise[-1], fires) if self.latents else None
+                acts = gain * self._acts(rng, ids, reasons, noise[-1], fires) if self.latents else None
+                if acts is not None and self.proportional and thinks:
+                    rise = self.proportional * np.sqrt(lift * (2 * _NORM + lift)) / 5
+                    acts[:, :5] += gain * rise * rng.exponential(size=(k, 5))
                 labels = {"level": level, "family": f"f{prompt // max(self.levels, 1) % 2}"} if self.levels else {}
                 name = "think" if thinks else "direct"
-                trace = response(norms, prompt=f"p{prompt:03}", mode=name, tokens=ids, acts=acts, labels=labels)
+                trace = response(gain * norms, prompt=f"p{prompt:03}", mode=name, tokens=ids, acts=acts, labels=labels)
                 (think if thinks else direct).append(trace)
         return think, direct
 
