@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 from scipy.stats import binomtest, t
 
@@ -21,8 +22,8 @@ from tl_l2norm.core.schema import LAYER, MODEL, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import TracesLike, traces_of
 
 MARGIN = 0.5
-"""Of the slope in logs about 1. Half-way to the nearest laws that are no bound: a left side that doesn't depend on the right one
-has slope 0, one that follows the difference of the squares slope 2."""
+"""Of the slope in logs about 1. Half-way to the nearest laws that are no bound: a left side that doesn't depend on the right
+one has slope 0, one that follows the difference of the squares slope 2."""
 LEAST_R2 = 0.5
 """Share of the variance of log left that log right must explain: more than all else does."""
 PREMISE = 0.9
@@ -56,11 +57,15 @@ BOUND_BY_LAYER = Schema(
         Column("c2", float, "left / right of them, 95% quantile"),
         Column("spread", float, "c2 / c1; NaN where c1 is not over 0"),
         Column("spread_right", float, "the same of right alone: what a left that doesn't depend on it would have"),
-        Column("slope", float, "of log left on log right; NaN below 8 such prompts, where c1 is not over 0 or right is constant"),
+        Column(
+            "slope",
+            float,
+            "of log left on log right; NaN below 8 such prompts, and where c1 is not over 0 or right is all the same",
+        ),
         *ends("slope", prefix=True, kind="95% interval, errors by HC3"),
         Column("r2", float, "share of the variance of log left that log right explains; NaN like slope"),
         *ends("r2", prefix=True),
-        Column("p", float, "the greater of two: that the slope is not within 0.5 to 1.5, that the premise holds in 90% or less"),
+        Column("p", float, "the greater of two: of a slope outside 0.5 to 1.5, of a premise that holds in 90% or less"),
         SEED,
         MODEL,
     ),
@@ -73,7 +78,7 @@ BOUND_CONTROLS = Schema(
         LAYER,
         Column("sets", int, "random sets of latents"),
         Column("meets", float, "share of them whose activation, thinking minus direct, meets the bound as well"),
-        Column("meets_level", float, "share of them whose activation in thinking, nothing taken off, is as proportional to right"),
+        Column("meets_level", float, "share of them whose activation in thinking, nothing taken off, meets it"),
         Column("slope_level", float, "median slope of log of that on log right"),
         Column("latents", int, "that are chosen"),
         N,
@@ -202,7 +207,7 @@ class _Fit:
         n, sets = left.shape
         nothing = np.full(sets, np.nan)
         if n == 0:
-            blank = {name: nothing for name in ("c1", "c2", "slope", "half", "p", "r2")}
+            blank = dict.fromkeys(("c1", "c2", "slope", "half", "p", "r2"), nothing)
             return cls(**blank, r2_draws=nothing[None], spread_right=np.nan)
         (c1, c2), (low, high) = (np.quantile(x, (OUTER, 1 - OUTER), axis=0) for x in (left / right[:, None], right))
         usable = (c1 > 0) & (n >= MIN_PROMPTS) & (np.ptp(right) > 1e-6 * high)
@@ -214,22 +219,20 @@ class _Fit:
             weights = np.vstack([np.ones(n), prompt_weights(n, seed=seed, resamples=resamples)])
             r2 = np.where(usable, _r_squared(x, y, held, weights), np.nan)
         fit = [np.where(usable, z, np.nan) for z in (slope, t.ppf(0.975, df) * error, np.minimum(1, 2 * np.maximum(*sides)))]
-        return cls(
-            c1=c1, c2=c2, slope=fit[0], half=fit[1], p=fit[2], r2=r2[0], r2_draws=r2[1:], spread_right=float(high / low)
-        )
+        return cls(c1=c1, c2=c2, slope=fit[0], half=fit[1], p=fit[2], r2=r2[0], r2_draws=r2[1:], spread_right=float(high / low))
 
     @property
     def spread(self) -> Array:
         return np.where(self.c1 > 0, self.c2 / np.where(self.c1 > 0, self.c1, 1), np.nan)
 
     @property
-    def meets(self) -> Array:
+    def meets(self) -> NDArray[np.bool_]:
         """Which sets meet the bound by the rule of the claim."""
         tails = np.quantile(np.nan_to_num(self.r2_draws), 0.025, axis=0)
         return (self.p <= 0.05) & (tails > LEAST_R2) & (self.spread < self.spread_right)
 
 
-def _slope(x: Array, y: Array, held: Array) -> tuple[Array, Array, Array]:
+def _slope(x: Array, y: Array, held: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
     """Slope, its HC3 standard error and degrees of freedom of each column, over the prompts that are held."""
     n = held.sum(0)
     u, v = ((z - z.sum(0) / n) * held for z in (x * held, y * held))
@@ -240,7 +243,7 @@ def _slope(x: Array, y: Array, held: Array) -> tuple[Array, Array, Array]:
     return slope, np.maximum(error, 1e-9), np.maximum(n - 2, 1)
 
 
-def _r_squared(x: Array, y: Array, held: Array, weights: Array) -> Array:
+def _r_squared(x: Array, y: Array, held: NDArray[np.bool_], weights: Array) -> Array:
     """[resample, set] squared correlation."""
     total, at = weights @ held, held.astype(np.float64)
     mean_x, mean_y = weights @ (at * x) / total, weights @ (at * y) / total

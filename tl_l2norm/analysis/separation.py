@@ -30,7 +30,7 @@ SEPARATIONS = Schema(
         Column("accuracy", float, "share of prompts whose family is guessed right"),
         *ends("accuracy", kind=WILSON),
         Column("chance", float, "share of the largest family"),
-        Column("p", float, "two-sided: of a control, that the profile is right no more often; of others, that it is mere chance"),
+        Column("p", float, "two-sided: of a control, that the profile is right as often; of others, that they are mere chance"),
         Column("least_p", float, "of a control, p of a profile that is always right; of others NaN"),
         N,
         Column("families", int, "that are told apart"),
@@ -188,7 +188,8 @@ def _bag(counts: csr_array) -> _Likelihood:
 def _counts(members: Sequence[Sequence[Trace]], tokens: Tokens) -> csr_array:
     """[prompt, token id] how often a prompt's responses hold it."""
     ids = [np.concatenate([t.tokens[meant(t, tokens)].numpy() for t in traces]) for traces in members]
-    prompt, column = np.repeat(np.arange(len(ids)), [len(x) for x in ids]), np.unique(np.concatenate(ids), return_inverse=True)[1]
+    prompt = np.repeat(np.arange(len(ids)), [len(x) for x in ids])
+    column = np.unique(np.concatenate(ids), return_inverse=True)[1]
     return csr_array((np.ones(len(column)), (prompt, column)))
 
 

@@ -99,7 +99,7 @@ def _lengths(members: Sequence[Sequence[Pair]]) -> Array:
 
 
 def _of_length(lengths: Array, families: NDArray[np.intp]) -> list[csr_array]:
-    """Covariates of [prompt, mode]: powers of log lengths, and ranks, in which any monotone effect on ranks is nearly linear."""
+    """Covariates of [prompt, mode]: powers of log lengths, and ranks: a monotone effect on ranks is nearly linear in them."""
     powers = [log_powers(length) for length in lengths.T]
     return [*powers, csr_array(np.stack([_ranks(length, families) for length in lengths.T], axis=1))]
 

@@ -81,6 +81,7 @@ _MADE_OF = {
     "curves": "features",
     "feature_dynamics": "features",
     "bound": "bound_points",
+    "bound_control": "bound_points",
     "assumptions": "explained",
     "pressure": "pressure_tokens",
     "causal": "causal_outcomes",
