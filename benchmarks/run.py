@@ -134,7 +134,7 @@ def decode_rows(models: dict[str, Any], plain: Any, repeats: int) -> list[Row]:
         kept = {"ignore_eos": True, "max_new_tokens": count, "progress": False}
         calls = [
             lambda m=model, k=kept: l2.generate(m, [prompt], **k),
-            lambda m=model, k=kept: l2.generate(m, [prompt], metrics=(), **k),
+            lambda m=model, k=kept: l2.generate(m, [prompt], record=False, **k),
             lambda m=model, c=count: m.generate(ids, max_new_tokens=c, do_sample=False, stop_at_eos=False, verbose=False),
         ]
         recorded, unrecorded, own = (count / s for s in seconds(*calls, repeats=repeats))
@@ -183,7 +183,7 @@ def batch_rows(models: dict[str, Any], plain: Any, repeats: int) -> list[Row]:
     tokenizer = model.tokenizer
     questions = [p.question for p in l2.make_mixture(160, seed=1)]
     prompts = [list(l2.chat_prompt(tokenizer, q).tokens) for q in questions]
-    pool = l2.generate(model, prompts, max_new_tokens=128, metrics=(), batch_size=32)
+    pool = l2.generate(model, prompts, max_new_tokens=128, record=False, batch_size=32)
     order = sorted(range(len(pool)), key=lambda i: len(pool[i].tokens))
     order = [i for i in order if len(pool[i].tokens) >= 16]
     rows = []
@@ -228,8 +228,8 @@ def intervene_rows(models: dict[str, Any], repeats: int) -> list[Row]:
     """Interventions on the late layers, batch 8, against the same decoding without."""
     model = models["bridge"]
     prompts = [list(l2.chat_prompt(model.tokenizer, p.question).tokens) for p in l2.make_mixture(8, seed=1)]
-    kept: dict[str, Any] = {"max_new_tokens": 32, "ignore_eos": True, "batch_size": 8, "metrics": (), "progress": False}
-    traces = l2.generate(model, prompts, **{**kept, "metrics": ("l2_norm",)}).traces
+    kept: dict[str, Any] = {"max_new_tokens": 32, "ignore_eos": True, "batch_size": 8, "record": False, "progress": False}
+    traces = l2.generate(model, prompts, **{**kept, "record": True}).traces
     tau = l2.quantile_thresholds(traces, 0.9)
     never = dict.fromkeys(tau, float("inf"))
     late: dict[str, Any] = {"layers": "late"}

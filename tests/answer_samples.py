@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from tl_l2norm.tasks.problems import Problem
-from tl_l2norm.tasks.rows import Columns, problem_of
+from tl_l2norm.tasks.records import Columns, problem_of
 
 Sample = tuple[str, str, bool]
 
@@ -105,6 +105,21 @@ NUMBERS: list[Sample] = [
     ("5\\text{ inches}", "The answer is 5 ft.", False),
     ("\\$32,\\!348", "The total is 32348 dollars.", True),
     ("1,000,000", "The answer is 10^6.", True),
+    ("204", "m+n = 204", True),
+    ("204", "The area is $\\frac{101}{103}$, so $m+n=204$.", True),
+    ("204", "The answer is m+n = 101+103 = 204.", True),
+    ("204", "\\boxed{m+n = 204}", True),
+    ("204", "m+n = 202", False),
+    ("1", "The answer is 1+i.", False),
+    ("1", "The answer is (1+i)^8", False),
+    ("1", "The answer is x + 1.", False),
+    ("1", "The answer is 1 - x.", False),
+    ("1", "x^2+1", False),
+    ("1", "Part b - 1", True),
+    ("1", "With i = 1 we get x + y = 1.", True),
+    ("5", "<think>hm</think>. 5", True),
+    ("5", "<think>4</think>, 5", True),
+    ("0.5", "<think>hm</think>.5", True),
 ]
 
 EXPRESSIONS: list[Sample] = [
@@ -179,9 +194,21 @@ EXPRESSIONS: list[Sample] = [
     ("n(n+1)/2", "The answer is (n^2 + n)/2.", True),
     ("n(n+1)/2", "The answer is n(n-1)/2.", False),
     ("p - q", "\\boxed{q - p}", False),
+    ("2i", "The answer is (1+i)^2.", True),
+    ("2i", "$(1+i)^2 = 1 + 2i - 1 = 2i$", True),
+    ("(1+i)^2", "\\boxed{2i}", True),
+    ("(1+i)^2", "\\boxed{-2i}", False),
+    ("\\frac{1-i}{2}", "\\boxed{\\frac{1}{1+i}}", True),
+    ("z = i", "\\boxed{i}", True),
+    ("\\frac{101}{103}", "The ratio is $m/n = \\frac{101}{103}$.", True),
+    ("\\frac{101}{103}", "$m/n = 103/101$", False),
+    ("\\frac{101}{103}", "$m/n = 2p/q$", False),
+    ("x+1", "$m+n = x+1$", False),
+    ("\\frac{1}{2}", "<think>hm</think>. 1/2", True),
+    ("x+1", "<think>hm</think>. $x+1$", True),
 ]
 
-CHOICE_ROW = {
+CHOICE_RECORD = {
     "question": "Which planet is known for its rings?",
     "choices": ["Mars", "Saturn", "Venus", "the Moon"],
     "answer": 1,
@@ -279,14 +306,14 @@ TEXTS: list[Sample] = [
     ("false", "That is not true.", False),
 ]
 
-MULTIPLE_CHOICE = problem_of(CHOICE_ROW, Columns(question="question", answer="answer"), "samples")
+MULTIPLE_CHOICE = problem_of(CHOICE_RECORD, Columns(question="question", answer="answer"), "samples")
 
 
 def samples() -> list[tuple[Problem, str, bool]]:
     """Every problem and response with whether it is right."""
     plain = NUMBERS + EXPRESSIONS + LETTERS + TEXTS
-    found = [(Problem(question="?", answer=gold, family="custom"), response, right) for gold, response, right in plain]
-    return [*found, *((MULTIPLE_CHOICE, response, right) for response, right in CHOICES)]
+    answers = [(Problem(question="?", answer=gold, family="custom"), response, right) for gold, response, right in plain]
+    return [*answers, *((MULTIPLE_CHOICE, response, right) for response, right in CHOICES)]
 
 
 def name_of(sample: tuple[Problem, str, bool]) -> str:

@@ -1,17 +1,16 @@
-"""Traces and results of a few tokens, for what is drawn."""
+"""Results of a few tokens, for what is drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from tests.traces import trace_of
+from tests.traces import make_trace
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.results import Result
 from tl_l2norm.text.prompts import Mode
+
+__all__ = ["NASTY", "make_result", "make_results", "make_trace"]
 
 NASTY = (
     "<|start|>",
@@ -32,37 +31,6 @@ NASTY = (
     "\x00\x1b",
 )
 """Tokens that a page could take for something else; the tenth ends no character."""
-
-
-def make_trace(
-    str_tokens: Sequence[str],
-    *,
-    norms: Sequence[Sequence[float]] | None = None,
-    prompt_len: int = 1,
-    think: int = 0,
-    sinks: Sequence[int] = (0,),
-    **fields: Any,
-) -> Trace:
-    """A trace with these tokens; by default two layers, norms 10, 11, ... and 100, 110, ..., the first a sink of 25,000.
-
-    Args:
-        str_tokens: [pos]
-        norms: [layer, pos]
-        prompt_len: tokens of the prompt.
-        think: how many tokens after the prompt are thinking.
-        sinks: positions that are sinks at every layer.
-        fields: of `Trace`.
-    """
-    n = len(str_tokens)
-    rows = norms or [[25_000.0] + [scale * (10.0 + i) for i in range(1, n)] for scale in (1, 10)]
-    is_sink = torch.zeros(len(rows), n, dtype=torch.bool)
-    is_sink[:, list(sinks)] = True
-    end = prompt_len + think
-    segments = tuple("prompt" if i < prompt_len else "think" if i < end else "answer" for i in range(n))
-    defaults = {"is_sink": is_sink, "sink_bounds": torch.full((len(rows),), 5_000.0), "segments": segments}
-    return trace_of(
-        [list(row) for row in rows], **{**defaults, "str_tokens": tuple(str_tokens), "prompt_len": prompt_len, **fields}
-    )
 
 
 def make_result(index: int, mode: Mode, *, trace: Trace | None = None, **fields: Any) -> Result:

@@ -112,8 +112,8 @@ def tokenizer_of(name: str) -> Any:
     family = FAMILIES[name]
     byte_level = Tokenizer(BPE({token: i for i, token in enumerate(sorted(ByteLevel.alphabet()))}, []))
     byte_level.pre_tokenizer, byte_level.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
-    found = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=byte_level, eos_token=family.eos, pad_token=family.eos, extra_special_tokens=list(family.others)
     )
-    found.chat_template = family.template
-    return found
+    tokenizer.chat_template = family.template
+    return tokenizer

@@ -6,27 +6,60 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on models this small threads only wait for each other
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests import models
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # workers inherit it
+    if models.SCRATCH not in os.environ:  # workers inherit it, and whoever runs the suite in parts can name one folder for all
         scratch = tempfile.TemporaryDirectory(prefix="tl_l2norm_models_")
         os.environ[models.SCRATCH] = scratch.name
         config.add_cleanup(scratch.cleanup)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A law on many models is slow but on the quick ones; it keeps at least one on each backend."""
+    laws: dict[tuple[str, str], dict[models.Case, list[pytest.Item]]] = {}
+    for item in items:
+        for value in item.callspec.params.values() if hasattr(item, "callspec") else ():
+            if isinstance(value, models.Case):
+                law = laws.setdefault((item.nodeid.partition("[")[0], value.backend), {})
+                law.setdefault(value, []).append(item)
+    for law in laws.values():
+        quick = models.QUICK.intersection(law) or {next(iter(law))}
+        for case in law.keys() - quick:
+            for item in law[case]:
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
-    torch.set_num_threads(1)  # on models this small threads only wait for each other
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[], str]], str]:
+    """`once(name, make)`: the text that `make` gives, made by one process of a run for all."""
+    own = tmp_path_factory.getbasetemp()
+    place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def text(name: str, make: Callable[[], str]) -> str:
+        file = place / name
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                file.write_text(make())
+        return file.read_text()
+
+    return text
 
 
 @pytest.fixture(autouse=True)

@@ -262,8 +262,8 @@ MISTRAL = (
 
 def tokenizer_of(family: Family, base: Any) -> Any:
     """A vocabulary in which the family's tags are what they are in its own."""
-    found = copy.deepcopy(base)
-    found.add_special_tokens({"extra_special_tokens": list(family.special)})
-    found.add_tokens(list(family.words))
-    found.chat_template = family.template
-    return found
+    tokenizer = copy.deepcopy(base)
+    tokenizer.add_special_tokens({"extra_special_tokens": list(family.special)})
+    tokenizer.add_tokens(list(family.words))
+    tokenizer.chat_template = family.template
+    return tokenizer

@@ -76,7 +76,7 @@ class Situation:
 
     @cached_property
     def bare(self) -> Any:
-        return self.generate([self.ids], metrics=())
+        return self.generate([self.ids], record=False)
 
     @cached_property
     def traces(self) -> Any:
@@ -246,6 +246,8 @@ OPTIONS = {
     ),
     "seeds=[1.5]": option("seeds", seeds=[1.5]),
     "metrics=None": option("metrics", metrics=None),
+    **{f"generate, metrics={given!r}": setting("record=False nothing", metrics=given) for given in ((), ("l2_norm",))},
+    "record=()": setting("record must be True or False", record=()),
     "metrics='hidden_entropy'": (
         lambda s: s.collect([s.ids], metrics="hidden_entropy")[0].metrics["hidden_entropy"],
         "",
@@ -634,11 +636,11 @@ def outcomes(folder: str, backend: str, only: str = "") -> Iterator[dict[str, An
 
 def _outcome(mistake: Mistake, situation: Situation) -> dict[str, Any]:
     try:
-        found = mistake.do(situation)
+        taken_as = mistake.do(situation)
     except Exception as error:
         return {"error": [kind.__name__ for kind in type(error).__mro__], "message": str(error)}
-    meant = mistake.same_as is not None and plain(found) == plain(mistake.same_as(situation))
-    return {"as_meant": meant, "found": repr(found)[:200]}
+    meant = mistake.same_as is not None and plain(taken_as) == plain(mistake.same_as(situation))
+    return {"as_meant": meant, "taken_as": repr(taken_as)[:200]}
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ class Case(NamedTuple):
 HOOKED = ("smollm2", "llama", "qwen3", "gpt2") if HAS_HOOKED else ()
 BRIDGE = ("smollm2", "llama", "qwen3", "gpt2", "gemma3", "mistral")
 CASES = [*(Case(name, "bridge") for name in BRIDGE), *(Case(name, "hooked") for name in HOOKED)]
+QUICK = {Case("llama", "bridge"), Case("gemma3", "bridge"), Case("gpt2", "hooked")}
+"""On which laws are held at every change: each backend, both kinds of norm and of positions, windows. The others are slow."""
 TINY = [case for case in CASES if case.architecture != "smollm2"]
 SMOLLM2 = [case for case in CASES if case.architecture == "smollm2"]
 
@@ -86,7 +88,8 @@ def _config(architecture: str) -> Any:
 
 @functools.cache
 def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(folder("smollm2"))
+    """SmolLM2's, without its weights."""
+    return AutoTokenizer.from_pretrained(folder("tokenizer"))
 
 
 @functools.cache
@@ -103,18 +106,20 @@ def folder(architecture: str) -> str:
 
 
 def _save(architecture: str, place: str) -> None:
+    gguf = bundled_file("smollm2")
+    if architecture == "tokenizer":
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(place)
+        return
     if architecture == "smollm2":
-        gguf = bundled_file("smollm2")
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         del loaded.config.quantization_config
         model = AutoModelForCausalLM.from_config(loaded.config)  # the loaded one refuses to be saved
         model.load_state_dict(loaded.state_dict())
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(place)
     else:
-        tokenizer().save_pretrained(place)
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(_config(architecture))
     model.save_pretrained(place)
+    tokenizer().save_pretrained(place)
 
 
 @functools.cache

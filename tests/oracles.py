@@ -85,8 +85,8 @@ def intervened(model: Any, tokens: list[int], prompt_len: int, steps: list[dict[
             stream = (out if isinstance(out, Tensor) else out[0])[0].clone()
             for index, step in enumerate(steps):
                 if layer in step["layers"]:
-                    found = _applied(step, block, stream, prompt_len)
-                    events.extend({"step": index, "layer": layer, **event} for event in found)
+                    applied = _applied(step, block, stream, prompt_len)
+                    events.extend({"step": index, "layer": layer, **event} for event in applied)
             norms.append(stream.double().pow(2).sum(-1).sqrt())
             return stream[None] if isinstance(out, Tensor) else (stream[None], *out[1:])
 

@@ -14,8 +14,8 @@ from tl_l2norm.paper.tables import SCHEMAS
 MODEL = "m <b>"
 
 
-def _frame(columns: str, *rows: tuple[Any, ...], **constant: Any) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=columns.split()).assign(**{"n": 9, "seed": 0, "model": MODEL} | constant)
+def _frame(columns: str, *entries: tuple[Any, ...], **constant: Any) -> pd.DataFrame:
+    return pd.DataFrame(entries, columns=columns.split()).assign(**{"n": 9, "seed": 0, "model": MODEL} | constant)
 
 
 def filled(name: str, frame: pd.DataFrame) -> pd.DataFrame:
@@ -27,23 +27,23 @@ def filled(name: str, frame: pd.DataFrame) -> pd.DataFrame:
 def _curves() -> pd.DataFrame:
     wanted = [("trained SAE", "l2_norm"), ("trained SAE", "reasoning_sum"), ("trained SAE", "hidden_entropy")]
     wanted += [("shuffled modes", "reasoning_sum")]
-    rows = [
+    entries = [
         (source, quantity, mode, layer, step * (layer + 1), step * layer, step * (layer + 2))
         for source, quantity in wanted
         for mode, step in (("think", 10.0), ("direct", 5.0))
         for layer in range(4)
     ]
-    return _frame("source quantity mode layer mean low high", *rows, n_tokens=90)
+    return _frame("source quantity mode layer mean low high", *entries, n_tokens=90)
 
 
 def _correlations() -> pd.DataFrame:
-    rows = []
+    entries = []
     for source in ("trained SAE", "shuffled modes"):
         for scope, layer in (("tokens", "late"), ("tokens", 1), ("partial", "late"), ("layers", "all")):
             for quantity, rho in (("l2_norm", 0.5), ("hidden_entropy", -0.25)):
                 value = np.nan if source == "shuffled modes" and scope == "tokens" else rho
-                rows.append((source, scope, layer, quantity, value, value - 0.1, value + 0.1))
-    return _frame("source scope layer quantity rho low high", *rows)
+                entries.append((source, scope, layer, quantity, value, value - 0.1, value + 0.1))
+    return _frame("source scope layer quantity rho low high", *entries)
 
 
 _BOUND = [("p", 0, 6.0, 3.0, True), ("q", 0, 8.0, 4.0, True), ("p", 1, 5.0, np.nan, False), ("q", 1, 7.0, np.nan, False)]

@@ -69,7 +69,7 @@ def config_of(sae: Sae) -> dict[str, Any]:
 def write_sae(sae: Sae, folder: Path, config: dict[str, Any] | None = None, **changed: Any) -> Path:
     """One of ours as the two files of SAELens' format; a value of ... takes the key out."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = {**(config_of(sae) if config is None else config), **changed}
-    (folder / "cfg.json").write_text(json.dumps({k: v for k, v in found.items() if v is not ...}))
+    entries = {**(config_of(sae) if config is None else config), **changed}
+    (folder / "cfg.json").write_text(json.dumps({k: v for k, v in entries.items() if v is not ...}))
     save_file({name: tensor.contiguous() for name, tensor in sae.state_dict().items()}, folder / "sae_weights.safetensors")
     return folder

@@ -18,9 +18,9 @@ def writes(model: Any, *scripts: Sequence[int]) -> Iterator[None]:
         token = left[0].pop(0)
         if not left[0]:
             left.pop(0)
-        found = torch.full_like(logits, -20.0)
-        found[..., token] = 20.0
-        return found
+        scores = torch.full_like(logits, -20.0)
+        scores[..., token] = 20.0
+        return scores
 
     point = model.unembed.hook_out
     point.add_hook(choose)

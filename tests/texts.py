@@ -19,8 +19,8 @@ def ids(text: str) -> list[int]:
     return models.tokenizer()(text, add_special_tokens=False).input_ids
 
 
-def relative(found: torch.Tensor, truth: torch.Tensor) -> float:
-    return float(((found - truth).abs() / truth.abs()).max())
+def relative(values: torch.Tensor, truth: torch.Tensor) -> float:
+    return float(((values - truth).abs() / truth.abs()).max())
 
 
 QUESTIONS = [

@@ -51,16 +51,16 @@ def plain(place: Path, make: Any = AutoModelForCausalLM) -> Any:
 
 def norms_and_logits(model: Any, blocks: Any, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """[layer, pos] norms of what each block returns, in float64, and [pos, d_vocab] logits."""
-    found: list[torch.Tensor] = []
+    states: list[torch.Tensor] = []
     handles = [
-        block.register_forward_hook(lambda _m, _a, out: found.append(out if isinstance(out, torch.Tensor) else out[0]))
+        block.register_forward_hook(lambda _m, _a, out: states.append(out if isinstance(out, torch.Tensor) else out[0]))
         for block in blocks
     ]
     with torch.no_grad():
         logits = model(torch.tensor([tokens])).logits[0]
     for handle in handles:
         handle.remove()
-    return torch.stack([state[0].double().pow(2).sum(-1).sqrt() for state in found]), logits
+    return torch.stack([state[0].double().pow(2).sum(-1).sqrt() for state in states]), logits
 
 
 def edit_config(place: Path, **entries: Any) -> None:

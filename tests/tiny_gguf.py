@@ -8,10 +8,25 @@ from typing import Any
 
 import gguf
 import numpy as np
+import torch
+import transformers
 from tokenizers.pre_tokenizers import ByteLevel
 
 TOKENS = [*sorted(ByteLevel.alphabet()), "Ġt", "<|begin|>", "<|endoftext|>", "<|eot|>", "<|eom|>"]
 _WIDTH, _INNER, _LAYERS, _HEADS = 32, 64, 2, 4
+
+
+def random_model(config: Any, **options: Any) -> Any:
+    """A Hugging Face model for `write_model`: gains and biases are drawn too, as zeros and ones would hide a wrong one."""
+    torch.manual_seed(0)
+    own: dict[str, Any] = {"vocab_size": len(TOKENS), "hidden_size": _WIDTH, "intermediate_size": _INNER}
+    own |= {"num_hidden_layers": _LAYERS, "num_attention_heads": _HEADS, "num_key_value_heads": 2}
+    own |= {"max_position_embeddings": 512, "tie_word_embeddings": False, "rms_norm_eps": 1e-5}
+    own |= {"pad_token_id": 0, "bos_token_id": TOKENS.index("<|begin|>"), "eos_token_id": TOKENS.index("<|endoftext|>")}
+    model = transformers.AutoModelForCausalLM.from_config(config(**own | options)).eval()
+    for parameter in model.parameters():
+        parameter.data.add_((0.1 if parameter.ndim == 1 else 0.2) * torch.randn(parameter.shape))
+    return model
 
 
 def write_gguf(path: Path, **special: str) -> None:

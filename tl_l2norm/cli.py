@@ -202,7 +202,7 @@ def _analyse(options: argparse.Namespace) -> int:
     from tl_l2norm.paper.report import analysis_report, analysis_summary
     from tl_l2norm.paper.study import CONTROLS, analyse
 
-    found = analyse(
+    analysis = analyse(
         model,
         saes,
         problems,
@@ -215,8 +215,8 @@ def _analyse(options: argparse.Namespace) -> int:
         seed=options.seed,
         save_to=options.out,
     )
-    path = analysis_report(found, path=Path(options.out) / "analysis.html")
-    print(analysis_summary(found))
+    path = analysis_report(analysis, path=Path(options.out) / "analysis.html")
+    print(analysis_summary(analysis))
     print(f"\npage: {path}\ntables: {Path(options.out) / 'tables'}")
     return 0
 
@@ -279,9 +279,9 @@ def _doctor(options: argparse.Namespace) -> int:
     model = _load(options)
     from tl_l2norm.experiments.selfcheck import selfcheck
 
-    found = selfcheck(model)
-    print(found)
-    return 0 if found.passed else 1
+    outcome = selfcheck(model)
+    print(outcome)
+    return 0 if outcome.passed else 1
 
 
 def _load(options: argparse.Namespace) -> Any:

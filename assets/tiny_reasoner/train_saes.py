@@ -33,7 +33,7 @@ def responses(model: object, n: int, split: Split, seed: int) -> list[Completion
     found: list[Completion] = []
     for mode in ("think", "direct"):
         prompts = [l2.chat_prompt(model.tokenizer, problem.question, mode=mode) for problem in problems]  # type: ignore
-        found += l2.generate(model, prompts, max_new_tokens=128, batch_size=64, metrics=(), progress=f"{mode}, {split}")
+        found += l2.generate(model, prompts, max_new_tokens=128, batch_size=64, record=False, progress=f"{mode}, {split}")
     return found
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.builders import NASTY, make_result, make_results, make_trace
+from tests.builders import NASTY, make_result, make_results
 from tests.paper_tables import HOSTILE, hostile_analysis
+from tests.traces import make_trace
 from tl_l2norm import widgets
 from tl_l2norm.paper.report import analysis_report
 from tl_l2norm.show.report import report

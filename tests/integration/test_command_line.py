@@ -17,6 +17,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "tl_l2norm", *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_report_on_ones_own_prompts_goes_on_from_what_was_saved(tmp_path: Path) -> None:
     prompts = tmp_path / "mine.jsonl"
     questions = [{"question": f"What is {a} + {a}?", "answer": a + a, "family": "mine"} for a in range(2, 10)]
@@ -40,6 +41,7 @@ def test_report_on_ones_own_prompts_goes_on_from_what_was_saved(tmp_path: Path) 
     assert again.stdout == first.stdout
 
 
+@pytest.mark.slow
 def test_the_default_is_the_tiny_reasoner_with_its_saes(tmp_path: Path) -> None:
     options = ["report", "--n", "20", "--out", str(tmp_path / "r.html"), "--save", str(tmp_path / "kept")]
     first = run(*options)
@@ -64,31 +66,32 @@ def test_the_default_is_the_tiny_reasoner_with_its_saes(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_no_traceback(arguments: list[str], says: str) -> None:
-    found = run(*arguments)
-    assert found.returncode == 2
-    assert says in found.stderr and "Traceback" not in found.stderr
-    assert "error: " in found.stderr
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert "error: " in done.stderr
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text('{"question": "What is 1 + 1?"}\n\n{"question": \n')
-    found = run("report", "--prompts", str(file))
-    assert found.returncode == 2
-    assert "p.jsonl" in found.stderr and "3" in found.stderr and "Traceback" not in found.stderr
+    done = run("report", "--prompts", str(file))
+    assert done.returncode == 2
+    assert "p.jsonl" in done.stderr and "3" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in models.CASES if c.architecture == "smollm2"], ids=str)
 def test_doctor(case: models.Case) -> None:
-    found = run("doctor", "--model", models.folder("smollm2"), "--backend", case.backend)
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert len(re.findall(r"\bpass  ", found.stdout)) == 10 and "FAIL" not in found.stdout
-    assert "transformer-lens" in found.stdout
+    done = run("doctor", "--model", models.folder("smollm2"), "--backend", case.backend)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"\bpass  ", done.stdout)) == 10 and "FAIL" not in done.stdout
+    assert "transformer-lens" in done.stdout
 
 
 def test_doctor_in_bfloat16() -> None:
-    found = run("doctor", "--dtype", "bfloat16")
-    assert found.returncode == 0, found.stdout + found.stderr
+    done = run("doctor", "--dtype", "bfloat16")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_help_and_version() -> None:
@@ -96,6 +99,7 @@ def test_help_and_version() -> None:
     assert run("--version").stdout.startswith("tl-l2norm 0.")
 
 
+@pytest.mark.slow
 def test_analyse_writes_a_folder_and_goes_on_from_it(tmp_path: Path) -> None:
     out = tmp_path / "analysis"
     options = ["analyse", "--n", "16", "--saes", "none", "--skip", "suppression", "--max-new-tokens", "96", "--out", str(out)]

@@ -21,6 +21,7 @@ def test_it_has_no_outputs(path: Path) -> None:
         assert not cell.get("outputs") and not cell.get("execution_count")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

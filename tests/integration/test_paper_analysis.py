@@ -61,50 +61,54 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(reasoner: Any, saes: Any, problems: Any, folder: Path) -> Any:
+def analysis(reasoner: Any, saes: Any, problems: Any, folder: Path) -> Any:
     with told_what_is_left_out():
         return analyse(reasoner, saes, problems, save_to=folder, **OPTIONS)
 
 
-def test_every_claim_has_a_verdict_and_a_reason(found: Any) -> None:
-    claims = found.claims()
+@pytest.mark.slow
+def test_every_claim_has_a_verdict_and_a_reason(analysis: Any) -> None:
+    claims = analysis.claims()
     assert claims["number"].tolist() == list(range(1, 16))
     assert set(claims["verdict"]) <= {"supported", "not supported", "can't be tested here"}
     untested = claims[claims["verdict"] == "can't be tested here"]
     assert set(untested["number"]) <= {11, 13, 15}, "only these take what is not there: other models, large families, methods"
     assert (claims["why"] != "").all()
     assert (claims.loc[~claims["number"].isin(untested["number"]), ["measured", "interval", "control"]] != "").all().all()
-    assert "reasoning features spike" in repr(found).replace("\n", " ") and "tiny-reasoner" in repr(found)
+    assert "reasoning features spike" in repr(analysis).replace("\n", " ") and "tiny-reasoner" in repr(analysis)
 
 
-def test_every_table_says_how_many_prompts_which_seed_and_model(found: Any) -> None:
+@pytest.mark.slow
+def test_every_table_says_how_many_prompts_which_seed_and_model(analysis: Any) -> None:
     of_one_prompt = {"bound_points", "pressure_tokens", "top_tokens", "causal_outcomes"}
-    for name, table in found.tables.items():
+    for name, table in analysis.tables.items():
         assert len(table) and {"seed", "model"} <= set(table.columns), name
         if name not in of_one_prompt:
             assert (table["n"].dropna() <= N).all(), name
-    held_out = N - len(found.features["trained SAE"].chosen_on)
+    held_out = N - len(analysis.features["trained SAE"].chosen_on)
     for name in ("curves", "correlations", "bound"):
-        assert (found.tables[name]["n"] <= held_out).all(), f"{name} is of problems that the features were not chosen on"
+        assert (analysis.tables[name]["n"] <= held_out).all(), f"{name} is of problems that the features were not chosen on"
 
 
-def test_each_control_has_its_features_and_its_rows(found: Any, saes: Any) -> None:
-    assert list(found.features) == ["trained SAE", *HERE]
-    assert ("training SAEs needs SAELens" in found.notes.get("random-weight model", "")) != HAS_SAE_LENS
-    trained, shuffled = found.features["trained SAE"], found.features["shuffled modes"]
+@pytest.mark.slow
+def test_each_control_has_its_features_and_its_rows(analysis: Any, saes: Any) -> None:
+    assert list(analysis.features) == ["trained SAE", *HERE]
+    assert ("training SAEs needs SAELens" in analysis.notes.get("random-weight model", "")) != HAS_SAE_LENS
+    trained, shuffled = analysis.features["trained SAE"], analysis.features["shuffled modes"]
     assert len(trained) > 100, "thinking runs through many kinds of tokens, a direct answer is one"
     assert {layer: len(latents) for layer, latents in shuffled.latents.items()} == {
         layer: len(latents) for layer, latents in trained.latents.items()
     }
-    assert len({features.chosen_on for features in found.features.values()}) == 1
+    assert len({features.chosen_on for features in analysis.features.values()}) == 1
     for name in ("curves", "correlations", "feature_dynamics"):
-        assert set(found.tables[name]["source"]) == set(found.features), name
-    models_ = found.tables["curves"].groupby("source")["model"].first()
+        assert set(analysis.tables[name]["source"]) == set(analysis.features), name
+    models_ = analysis.tables["curves"].groupby("source")["model"].first()
     assert models_["untrained SAE"] == "tiny-reasoner"
     assert not HAS_SAE_LENS or "random weights" in models_["random-weight model"]
 
 
-def test_norm_differences_are_those_of_the_responses(found: Any, reasoner: Any, problems: Any) -> None:
+@pytest.mark.slow
+def test_norm_differences_are_those_of_the_responses(analysis: Any, reasoner: Any, problems: Any) -> None:
     """Against responses that are generated here and averaged with plain loops."""
     results = l2.run_modes(reasoner, problems, max_new_tokens=96, sink_ratio=20.0, batch_size=24, progress=False)
     means = {mode: [] for mode in ("think", "direct")}
@@ -112,14 +116,15 @@ def test_norm_differences_are_those_of_the_responses(found: Any, reasoner: Any, 
         trace = result.trace
         keep = [i for i in range(trace.prompt_len, len(trace)) if not trace.is_sink[-1, i]]
         means[result.mode].append(float(np.mean([float(trace.l2_norms[-1, i]) for i in keep])))
-    table = found.tables["differences"]
+    table = analysis.tables["differences"]
     last = table[(table["source"] == "as asked") & (table["layer"] == 11)].iloc[0]
     assert last["difference"] == pytest.approx(np.mean(means["think"]) - np.mean(means["direct"]), rel=1e-3)
     assert last["high"] < 0, "on this model thinking norms are lower in the last layer"
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_what_was_saved(
-    found: Any, reasoner: Any, saes: Any, problems: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+    analysis: Any, reasoner: Any, saes: Any, problems: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing is to be read off the model again")
@@ -130,13 +135,14 @@ def test_it_goes_on_from_what_was_saved(
     with told_what_is_left_out():
         again = analyse(reasoner, saes, problems, save_to=folder, **OPTIONS)
     for name in ("differences", "correlations", "causal", "curves", "features"):
-        pd.testing.assert_frame_equal(again.tables[name], found.tables[name], check_dtype=False)
+        pd.testing.assert_frame_equal(again.tables[name], analysis.tables[name], check_dtype=False)
     saved = pd.read_csv(folder / "tables" / "causal.csv")
-    assert saved["accuracy"].tolist() == pytest.approx(found.tables["causal"]["accuracy"].tolist())
+    assert saved["accuracy"].tolist() == pytest.approx(analysis.tables["causal"]["accuracy"].tolist())
 
 
+@pytest.mark.slow
 def test_no_feature_is_a_result(
-    reasoner: Any, saes: Any, problems: Any, folder: Path, found: Any, monkeypatch: pytest.MonkeyPatch
+    reasoner: Any, saes: Any, problems: Any, folder: Path, analysis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if no latent fired more in thinking."""
     strict = functools.partial(stages.find_reasoning_features, min_effect=1e9)
@@ -154,8 +160,8 @@ def test_no_feature_is_a_result(
 
 def test_without_saes_and_answers_the_rest_is_measured(reasoner: Any, problems: Any) -> None:
     open_ = [Problem(question=p.question, answer=None, family=p.family, level=2) for p in problems]
-    found = analyse(reasoner, None, open_, **OPTIONS)
-    claims = found.claims().set_index("number")
+    analysis = analyse(reasoner, None, open_, **OPTIONS)
+    claims = analysis.claims().set_index("number")
     for number in (1, 3, 4, 5, 6, 7, 8):
         assert (claims.loc[number, "verdict"], claims.loc[number, "why"]) == ("can't be tested here", "no SAEs were given")
     assert "known answers" in claims.loc[12, "why"] and "one level" in claims.loc[14, "why"]
@@ -197,16 +203,18 @@ def test_untrained_saes_have_the_shape_and_other_weights(saes: Any) -> None:
     assert not saes[5].cfg.metadata.note, "the SAE that was given is left as it is"
 
 
+@pytest.mark.slow
 def test_features_of_untrained_saes_are_never_taken_for_trained_ones(
-    found: Any, reasoner: Any, saes: Any, problems: Any
+    analysis: Any, reasoner: Any, saes: Any, problems: Any
 ) -> None:
-    features = found.features["trained SAE"]
+    features = analysis.features["trained SAE"]
     prompt = chat_prompt(reasoner.tokenizer, "mod 10: 7A+5B*3")
     (trace,) = l2.collect(reasoner, [prompt], saes=l2.saes.untrained_saes(saes), labels=[{"prompt": "new"}], progress=False)
     with pytest.raises(ValueError, match="the features were found with .* the trace has those of .*untrained"):
         features.total(trace)
 
 
+@pytest.mark.slow
 def test_arms_of_the_causal_test_do_what_they_say(reasoner: Any, problems: Any) -> None:
     prompts = [chat_prompt(reasoner.tokenizer, p.question) for p in problems]
     plain = l2.generate(reasoner, prompts, max_new_tokens=96, batch_size=24, sink_ratio=20.0, progress=False)
@@ -259,9 +267,9 @@ def test_what_cant_be_measured_is_noted_and_a_bug_ends_the_analysis(
 
     monkeypatch.setattr(stages, "level_trend", raising(Unmeasurable("all of one level")))
     monkeypatch.setattr(stages, "pressure_table", raising(Unsupported("no such head")))
-    found = analyse(reasoner, None, problems[:8], **options)
-    assert (found.notes["trend"], found.notes["pressure"]) == ("all of one level", "no such head")
-    assert "trend" not in found.tables and "dynamics" in found.tables
+    analysis = analyse(reasoner, None, problems[:8], **options)
+    assert (analysis.notes["trend"], analysis.notes["pressure"]) == ("all of one level", "no such head")
+    assert "trend" not in analysis.tables and "dynamics" in analysis.tables
     for bug in (ValueError("a bug"), KeyError("a bug"), InputError("a bug")):
         monkeypatch.setattr(stages, "level_trend", raising(bug))
         with pytest.raises(type(bug), match="a bug"):

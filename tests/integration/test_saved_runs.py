@@ -19,11 +19,11 @@ problems = l2.make_mixture(24, families="compact", split="test", seed=3)
 print("begins", flush=True)
 options = {"max_new_tokens": 96, "batch_size": 8, "sink_ratio": 20.0, "progress": False}
 results = l2.run_modes(model, problems, save_to=sys.argv[1] if sys.argv[1:] else None, **options)
-found = hashlib.sha256()
+digest = hashlib.sha256()
 for r in results:
-    found.update(repr((r.mode, r.problem.id, r.response, r.correct, dict(r.trace.labels))).encode())
-    found.update(r.trace.l2_norms.numpy().tobytes())
-print(found.hexdigest())
+    digest.update(repr((r.mode, r.problem.id, r.response, r.correct, dict(r.trace.labels))).encode())
+    digest.update(r.trace.l2_norms.numpy().tobytes())
+print(digest.hexdigest())
 """
 
 
@@ -38,6 +38,7 @@ def whole() -> str:
     return run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_random_moments_it_loses_nothing_finished(tmp_path: Path, whole: str, seed: int) -> None:
     moments, before = random.Random(seed), 0

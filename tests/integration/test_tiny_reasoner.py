@@ -68,7 +68,7 @@ def test_it_solves_fresh_problems_as_often_as_its_card_says(reasoner: Any, famil
         cell = next(c for c in CELLS if (c["family"], c["level"], c["mode"]) == (family, level, mode))
         problems = l2.make_problems(family, 30, level=level, seed=77, split="test")
         prompts = [l2.chat_prompt(reasoner.tokenizer, p.question, mode=mode) for p in problems]
-        out = l2.generate(reasoner, prompts, max_new_tokens=128, batch_size=30, metrics=(), progress=False)
+        out = l2.generate(reasoner, prompts, max_new_tokens=128, batch_size=30, record=False, progress=False)
         right = sum(bool(l2.is_correct(p, c.text)) for p, c in zip(problems, out, strict=True))
         share = cell["right"] / cell["n"]
         assert unlikely(right, 30, max(share - 0.01, 0.0)) > 1e-4, f"{right} of 30, the card says {share:.1%}"
@@ -144,6 +144,7 @@ def test_no_test_problem_is_trained_on(recipe: Any) -> None:
     assert longest > 10 and not all(thinks) and any(thinks), "the highest levels have no thinking in training"
 
 
+@pytest.mark.slow
 def test_thirty_steps_lower_the_loss_and_a_resumed_run_is_the_same_to_the_bit(recipe: Any, tmp_path: Path) -> None:
     config = recipe.Config(steps=30, decay=10, batch=8, curriculum=60, save_every=15, test_every=1000)
     through, stopped, resumed = (tmp_path / name for name in ("through", "stopped", "resumed"))
@@ -178,13 +179,13 @@ def test_each_sae_explains_fresh_text_as_its_table_says(reasoner: Any, saes: Any
     """What the model writes to 40 problems of another seed, in both modes; the interval of the table, widened by one point."""
     problems = l2.make_mixture(40, families="compact", levels=[2, 4, 6, 8], seed=91, split="test")
     prompts = [l2.chat_prompt(reasoner.tokenizer, p.question, mode=mode) for p in problems for mode in ("think", "direct")]
-    out = l2.generate(reasoner, prompts, max_new_tokens=128, batch_size=40, metrics=(), progress=False)
-    table = {row["layer"]: row for row in json.loads((FOLDER / "saes" / "results.json").read_text())}
+    out = l2.generate(reasoner, prompts, max_new_tokens=128, batch_size=40, record=False, progress=False)
+    table = {entry["layer"]: entry for entry in json.loads((FOLDER / "saes" / "results.json").read_text())}
     assert list(saes) == list(table) == list(range(backend_of(reasoner).n_layers))
-    for row in l2.saes.evaluate_saes(reasoner, saes, out, sink_ratio=20.0).to_dict("records"):
-        claimed = table[row["layer"]]
-        assert claimed["low"] - 0.01 < row["explained_variance"], row["layer"]
-        assert claimed["d_sae"] == row["d_sae"] >= 8 * 128 and row["l0"] == pytest.approx(claimed["l0"], abs=1.0)
+    for entry in l2.saes.evaluate_saes(reasoner, saes, out, sink_ratio=20.0).to_dict("records"):
+        claimed = table[entry["layer"]]
+        assert claimed["low"] - 0.01 < entry["explained_variance"], entry["layer"]
+        assert claimed["d_sae"] == entry["d_sae"] >= 8 * 128 and entry["l0"] == pytest.approx(claimed["l0"], abs=1.0)
 
 
 def test_an_sae_is_refused_at_another_layer(reasoner: Any, saes: Any) -> None:
@@ -207,6 +208,7 @@ def test_features_stand_beside_the_norms_of_a_thinking_run(reasoner: Any, saes: 
 # In the package
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_the_model_and_its_saes(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
     copy = tmp_path / "source"
@@ -220,13 +222,13 @@ def test_a_wheel_holds_the_model_and_its_saes(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
     script = "import tl_l2norm as l2; m = l2.load_model('tiny-reasoner', device='cpu'); print(m.cfg.n_layers, l2.__file__)"
-    found = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", script],
         env={"PYTHONPATH": str(tmp_path / "installed"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.split()[0] == "12" and str(tmp_path / "installed") in found.stdout
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "12" and str(tmp_path / "installed") in done.stdout
     assert len(list((tmp_path / "installed/tl_l2norm/assets/tiny_reasoner/saes").glob("layer_*/sae_weights.safetensors"))) == 12

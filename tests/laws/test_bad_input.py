@@ -99,6 +99,7 @@ def test_a_compiled_model_is_refused(tiny: Any) -> None:
         l2.collect(compiled, [[5]])
 
 
+@pytest.mark.slow
 def test_values_of_another_type() -> None:
     """Out of reach of the type checks that the test session runs under."""
     code = f"""

@@ -22,17 +22,17 @@ LONG = list(range(50, 90))
 def close(trace: l2.Trace | None, plain: Any) -> bool:
     """Whether norms are those of one pass of Hugging Face's over this sequence alone."""
     assert trace is not None
-    found: list[torch.Tensor] = []
+    norms: list[torch.Tensor] = []
     layers = plain.rwkv.blocks if hasattr(plain, "rwkv") else getattr(plain, "backbone", getattr(plain, "model", None)).layers
     handles = [
-        layer.register_forward_hook(lambda _m, _a, out: found.append((out if torch.is_tensor(out) else out[0]).norm(dim=-1)[0]))
+        layer.register_forward_hook(lambda _m, _a, out: norms.append((out if torch.is_tensor(out) else out[0]).norm(dim=-1)[0]))
         for layer in layers
     ]
     with torch.no_grad():
         plain(trace.tokens[None], use_cache=False)
     for handle in handles:
         handle.remove()
-    return torch.allclose(trace.l2_norms, torch.stack(found), rtol=1e-3)
+    return torch.allclose(trace.l2_norms, torch.stack(norms), rtol=1e-3)
 
 
 def longrope() -> Any:

@@ -65,19 +65,19 @@ def model(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_an_answer_behind_a_thought_counts_and_the_thought_does_not(family: Family, model: Any) -> None:
-    found = ask(model, family.response.replace("WORK", WRONG).replace("<|return|>", ""))
-    assert found.correct is True and WRONG in found.response and WRONG not in found.answer
-    thought = "".join(t for t, s in zip(found.trace.str_tokens, found.trace.segments, strict=True) if s == "think")
+    result = ask(model, family.response.replace("WORK", WRONG).replace("<|return|>", ""))
+    assert result.correct is True and WRONG in result.response and WRONG not in result.answer
+    thought = "".join(t for t, s in zip(result.trace.str_tokens, result.trace.segments, strict=True) if s == "think")
     assert WRONG in thought and "42" not in thought
-    at = found.trace.labels["answer_at"]
-    assert found.trace.segments[at] == "answer" and found.trace.str_tokens[at].strip().startswith("4")
+    at = result.trace.labels["answer_at"]
+    assert result.trace.segments[at] == "answer" and result.trace.str_tokens[at].strip().startswith("4")
 
 
 def test_an_answer_in_a_thought_that_is_cut_off_is_none(family: Family, model: Any) -> None:
     before = family.response.partition("WORK")[0]
-    found = ask(model, f"{before}17 and 25 is 42. The answer is 42. But", stop=False)
-    assert found.correct is False and "answer_at" not in found.trace.labels
-    assert found.answer == "" and found.trace.segments[-1] == "think"
+    result = ask(model, f"{before}17 and 25 is 42. The answer is 42. But", stop=False)
+    assert result.correct is False and "answer_at" not in result.trace.labels
+    assert result.answer == "" and result.trace.segments[-1] == "think"
 
 
 def test_thinking_in_direct_mode_is_not_direct(family: Family, model: Any) -> None:
@@ -113,8 +113,8 @@ def test_a_response_keeps_the_space_with_which_it_begins(sentencepiece: Any, wor
     start = len(tokenizer("The answer is", add_special_tokens=False).input_ids)
     assert tokenizer.decode(tokens[start:]) == words, "alone it loses the space"
     with writes(sentencepiece, [*tokens[start:], tokenizer.eos_token_id]):
-        found = l2.generate(sentencepiece, [tokens[:start]], max_new_tokens=50, progress=False)[0]
-    assert found.text == f" {words}" and "".join(found.trace.str_tokens).endswith(f" {words}")
+        completion = l2.generate(sentencepiece, [tokens[:start]], max_new_tokens=50, progress=False)[0]
+    assert completion.text == f" {words}" and "".join(completion.trace.str_tokens).endswith(f" {words}")
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ def test_a_stop_string_is_found_where_a_response_shows_it(
     tokens = tokenizer(f"{prompt} {words}", add_special_tokens=False).input_ids
     start = len(tokenizer(prompt, add_special_tokens=False).input_ids)
     with writes(sentencepiece, [*tokens[start:], *[tokens[-1]] * 9]):
-        found = l2.generate(sentencepiece, [tokens[:start]], max_new_tokens=40, stop=stop, progress=False)[0]
-    assert (found.text, found.finish_reason) == (text, "stop")
+        completion = l2.generate(sentencepiece, [tokens[:start]], max_new_tokens=40, stop=stop, progress=False)[0]
+    assert (completion.text, completion.finish_reason) == (text, "stop")
     shown = f" {words}".partition(stop)[0] + stop
-    end = start + len(found.tokens)
+    end = start + len(completion.tokens)
     assert tokenizer.decode(tokens[:end]).startswith(prompt + shown)
     assert not tokenizer.decode(tokens[: end - 1]).startswith(prompt + shown), "with its last token"
 
@@ -148,9 +148,9 @@ def test_a_stop_string_goes_over_a_token_that_is_no_text(model: Any, family: Fam
     written = ("4 stop", hidden, "ped here", " and on and on")
     script = [token for text in written for token in tokenizer(text, add_special_tokens=False).input_ids]
     with writes(model, script):
-        found = l2.generate(model, "Say:", max_new_tokens=len(script), stop="stopped", ignore_eos=True, progress=False)[0]
-    assert (found.text, found.finish_reason) == ("4 ", "stop")
-    assert tokenizer.decode(found.tokens) == f"4 stop{hidden}ped"
+        completion = l2.generate(model, "Say:", max_new_tokens=len(script), stop="stopped", ignore_eos=True, progress=False)[0]
+    assert (completion.text, completion.finish_reason) == ("4 ", "stop")
+    assert tokenizer.decode(completion.tokens) == f"4 stop{hidden}ped"
 
 
 # Chats

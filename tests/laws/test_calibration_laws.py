@@ -13,7 +13,8 @@ import torch
 from scipy.stats import binom
 
 import tl_l2norm as l2
-from tests.planted import Array, both_modes, response
+from tests.planted import both_modes
+from tests.traces import Array, response
 from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.attribution import Attribution, attribute
 from tl_l2norm.analysis.bound import bound_points, bound_table
@@ -40,8 +41,8 @@ def share(claims: Sequence[bool]) -> float:
     return float(np.mean(claims))
 
 
-def excludes(row: Any, value: float = 0.0) -> bool:
-    return bool(row["low"] > value or row["high"] < value)
+def excludes(entry: Any, value: float = 0.0) -> bool:
+    return bool(entry["low"] > value or entry["high"] < value)
 
 
 NOISE: dict[str, Callable[..., Array]] = {
@@ -69,10 +70,11 @@ def modes(seed: int, n: int, effect: float = 0.0, noise: str = "normal") -> Mode
 # Mean differences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 16])
 def test_modes_that_do_not_differ_are_rarely_said_to(n: int) -> None:
-    found = [l2.analysis.compare_late(*modes(seed, n), seed=seed) for seed in range(NULLS)]
-    assert share(["neither" not in late.verdict for late in found]) <= FALSE
+    compared = [l2.analysis.compare_late(*modes(seed, n), seed=seed) for seed in range(NULLS)]
+    assert share(["neither" not in late.verdict for late in compared]) <= FALSE
 
 
 @pytest.mark.parametrize("n", [8, 16, 40])
@@ -95,8 +97,8 @@ def test_the_interval_of_a_mean_misses_as_often_as_it_may(n: int, noise: str) ->
 
 
 def test_a_difference_of_0_8_standard_deviations_is_found_with_40_prompts() -> None:
-    found = [l2.analysis.compare_late(*modes(seed, 40, effect=0.8), seed=seed, **FEW) for seed in range(PLANTED)]
-    assert share(["are higher" in late.verdict for late in found]) >= FOUND
+    compared = [l2.analysis.compare_late(*modes(seed, 40, effect=0.8), seed=seed, **FEW) for seed in range(PLANTED)]
+    assert share(["are higher" in late.verdict for late in compared]) >= FOUND
 
 
 @pytest.mark.parametrize("n", [8, 16, 40])
@@ -105,10 +107,10 @@ def test_spike_amplification_and_attribution_claim_what_the_comparison_claims(n:
     for seed in range(12):
         think, direct = modes(seed, n, effect=0.4)
         late = l2.analysis.compare_late(think, direct, seed=seed, **FEW).difference
-        row = dynamics(think, direct, seed=seed, **FEW).iloc[0]
-        assert (row["spike"], row["spike_low"], row["spike_high"]) == pytest.approx((late.mean, late.low, late.high), abs=1e-4)
-        assert (row["amplification_low"] > 1) == (row["spike_low"] > 0)
-        assert (row["amplification_high"] < 1) == (row["spike_high"] < 0)
+        entry = dynamics(think, direct, seed=seed, **FEW).iloc[0]
+        assert entry[["spike", "spike_low", "spike_high"]].tolist() == pytest.approx([late.mean, late.low, late.high], abs=1e-4)
+        assert (entry["amplification_low"] > 1) == (entry["spike_low"] > 0)
+        assert (entry["amplification_high"] < 1) == (entry["spike_high"] < 0)
         raw = attribute(think, direct, seed=seed, **FEW).table.iloc[0]
         assert (raw["difference"], raw["low"], raw["high"]) == pytest.approx((late.mean, late.low, late.high), abs=1e-4)
 
@@ -116,6 +118,7 @@ def test_spike_amplification_and_attribution_claim_what_the_comparison_claims(n:
 # What a difference is put down to
 
 
+@pytest.mark.slow
 def test_no_difference_is_attributed_to_nothing() -> None:
     verdicts = [attribute(*modes(seed, 8), seed=seed).verdict for seed in range(NULLS)]
     assert share(["No difference" not in verdict for verdict in verdicts]) <= FALSE
@@ -150,52 +153,57 @@ def attributed(make: Callable[[int], Modes]) -> list[Attribution]:
 LONGER = ((9, 15), (3, 6))
 
 
+@pytest.mark.slow
 def test_an_effect_of_the_index_in_the_response_goes_away_with_length() -> None:
     """Thinking is longer and norms rise along a response. The position in the sequence is nearly the index here, so matching by
     it takes the effect away too (thinking's prompt is 2 longer: its index is lower at the same position), and so does the
     regression: the mean index follows from the length. Types and the answer's token (thinking's last) keep it."""
-    found = attributed(
+    attributions = attributed(
         lambda seed: confounded(lambda mode, index, ids: 1.0 * index, lengths=LONGER, prompt_lens=(4, 2), seed=seed)
     )
-    assert share(["length" in f.goes_away for f in found]) >= FOUND
-    assert share(["stays so" in f.verdict or not f.is_there for f in found]) <= 1 - FOUND
-    assert share(["token" in f.goes_away or "answer" in f.goes_away for f in found]) <= 1 - FOUND
+    assert share(["length" in f.goes_away for f in attributions]) >= FOUND
+    assert share(["stays so" in f.verdict or not f.is_there for f in attributions]) <= 1 - FOUND
+    assert share(["token" in f.goes_away or "answer" in f.goes_away for f in attributions]) <= 1 - FOUND
 
 
+@pytest.mark.slow
 def test_an_effect_of_the_position_in_the_sequence_goes_away_with_position_alone() -> None:
     """Thinking's prompt is 4 tokens longer, its responses are not."""
     prompt_lens = (6, 2)
-    found = attributed(
+    attributions = attributed(
         lambda seed: confounded(
             lambda mode, index, ids: index + 1.0 * prompt_lens[mode == "direct"], prompt_lens=prompt_lens, seed=seed
         )
     )
-    assert share([f.is_there and f.goes_away == ("position",) for f in found]) >= FOUND
+    assert share([f.is_there and f.goes_away == ("position",) for f in attributions]) >= FOUND
 
 
+@pytest.mark.slow
 def test_an_effect_of_the_whole_length_goes_away_with_the_regression_alone() -> None:
     """Every token of a longer response is louder, the first as well: no choice of tokens takes that away."""
-    found = attributed(
+    attributions = attributed(
         lambda seed: confounded(lambda mode, index, ids: 1.0 * len(index) + 0 * index, lengths=LONGER, seed=seed)
     )
-    assert share([f.is_there and f.goes_away == ("length, by regression",) for f in found]) >= FOUND
+    assert share([f.is_there and f.goes_away == ("length, by regression",) for f in attributions]) >= FOUND
 
 
+@pytest.mark.slow
 def test_an_effect_of_token_types_goes_away_with_types_alone() -> None:
     types, lengths = ((0.05, 0.15, 0.3, 0.5), (0.5, 0.3, 0.15, 0.05)), ((14, 18), (14, 18))
-    found = attributed(
+    attributions = attributed(
         lambda seed: confounded(lambda mode, index, ids: 3.0 * ids, types=types, lengths=lengths, n=24, seed=seed)
     )
-    assert share([f.is_there and f.goes_away == ("token",) for f in found]) >= FOUND
+    assert share([f.is_there and f.goes_away == ("token",) for f in attributions]) >= FOUND
 
 
 def test_an_effect_that_spares_the_answers_token_goes_away_with_it_alone() -> None:
-    found = attributed(
+    attributions = attributed(
         lambda seed: confounded(lambda mode, index, ids: 3.0 * (mode == "think") * (index < len(index) - 1), seed=seed)
     )
-    assert share([f.is_there and f.goes_away == ("answer",) for f in found]) >= FOUND
+    assert share([f.is_there and f.goes_away == ("answer",) for f in attributions]) >= FOUND
 
 
+@pytest.mark.slow
 def test_an_effect_of_thinking_stays() -> None:
     """Of 1.5 standard deviations with 16 prompts where responses are as long; where thinking is much longer the regression, an
     extrapolation to a length that no prompt has, takes more: 8."""
@@ -203,8 +211,8 @@ def test_an_effect_of_thinking_stays() -> None:
     longer = attributed(
         lambda seed: confounded(lambda mode, index, ids: 8.0 * (mode == "think") + 0 * index, lengths=LONGER, seed=seed)
     )
-    for found in (same, longer):
-        assert share(["is higher, and stays so however" in f.verdict for f in found]) >= FOUND
+    for attributions in (same, longer):
+        assert share(["is higher, and stays so however" in f.verdict for f in attributions]) >= FOUND
 
 
 # Reasoning features
@@ -224,30 +232,32 @@ def activations(seed: int, n: int, effect: float = 0.0, latents: int = 8) -> Mod
     return both_modes(n, make)
 
 
+@pytest.mark.slow
 def test_where_modes_do_not_differ_a_reasoning_feature_is_rarely_found_and_forced_ones_rarely_replicate() -> None:
     """The rate of false discoveries is, where nothing is true, that of any discovery."""
-    found, replicated = [], []
+    chosen, replicated = [], []
     for seed in range(NULLS):
         think, direct = activations(seed, 24)
-        found.append(len(find_reasoning_features(think, direct, seed=seed)) > 0)
+        chosen.append(len(find_reasoning_features(think, direct, seed=seed)) > 0)
         forced = find_reasoning_features(think, direct, seed=seed, n_latents={3: 3})
         assert len(forced) == 3
         replicated += forced.evaluate(forced.held_out(think), forced.held_out(direct), seed=seed, **FEW)["replicated"].tolist()
-    assert share(found) <= FALSE
+    assert share(chosen) <= FALSE
     assert share(replicated) <= 0.05, (
         "nominally 0.025, one side of a 95% interval; 0.035 with few prompts and sparse activations"
     )
 
 
+@pytest.mark.slow
 def test_a_latent_that_is_1_5_standard_deviations_more_active_is_found_and_replicates() -> None:
-    found, replicated = [], []
+    chosen, replicated = [], []
     for seed in range(PLANTED):
         think, direct = activations(seed, 40, effect=1.5)
         features = find_reasoning_features(think, direct, seed=seed)
-        found.append(0 in features.latents[3])
+        chosen.append(0 in features.latents[3])
         table = features.evaluate(features.held_out(think), features.held_out(direct), seed=seed, **FEW)
         replicated += table[table["latent"] == 0]["replicated"].tolist()
-    assert share(found) >= FOUND and share(replicated) >= FOUND
+    assert share(chosen) >= FOUND and share(replicated) >= FOUND
 
 
 # Correlation
@@ -285,12 +295,13 @@ def claims(table: pd.DataFrame, scope: str) -> pd.DataFrame:
     return table[(table["scope"] == scope) & (table["layer"] == "late")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["tokens", "partial"])
 def test_a_norm_that_goes_its_own_way_is_rarely_said_to_follow_the_activation(scope: str) -> None:
     """With 8 and with 12 prompts."""
-    rows = pd.concat([claims(correlations(n, 0.0, 0.0, NULLS), scope) for n in (8, 12)])
-    assert len(rows) == 2 * NULLS
-    assert share([excludes(row) for _, row in rows.iterrows()]) <= FALSE
+    entries = pd.concat([claims(correlations(n, 0.0, 0.0, NULLS), scope) for n in (8, 12)])
+    assert len(entries) == 2 * NULLS
+    assert share([excludes(entry) for _, entry in entries.iterrows()]) <= FALSE
 
 
 def test_a_norm_that_follows_the_activation_is_found() -> None:
@@ -304,13 +315,13 @@ def test_two_drifts_with_position_are_a_correlation_over_tokens_but_not_partial(
     table = correlations(12, 0.0, 0.5, PLANTED)
     assert share((claims(table, "tokens")["low"] > 0).tolist()) >= FOUND
     # ranks of a drift over noise are not quite linear in the position: a little is left
-    assert share([excludes(row) for _, row in claims(table, "partial").iterrows()]) <= 0.1
+    assert share([excludes(entry) for _, entry in claims(table, "partial").iterrows()]) <= 0.1
 
 
 def test_over_layers_the_interval_speaks_of_prompts_only() -> None:
     """Two profiles over layers that have nothing to do with each other are, with few layers, seldom uncorrelated, and all
     prompts share them: resampling prompts can't tell. Where prompts are all that varies nothing is claimed."""
-    found: dict[str, list[bool]] = {"profiles": [], "noise": []}
+    claimed: dict[str, list[bool]] = {"profiles": [], "noise": []}
     for seed in range(60):
         for kind, size in (("profiles", 3.0), ("noise", 0.0)):
             rng = np.random.default_rng([seed, STREAM])
@@ -320,9 +331,9 @@ def test_over_layers_the_interval_speaks_of_prompts_only() -> None:
                 for i in range(12)
             ]
             table = correlation_table(traces, Planted(), quantities=("l2_norm",), seed=seed, **FEW)
-            found[kind].append(excludes(table[table["scope"] == "layers"].iloc[0]))
-    assert share(found["profiles"]) > 0.3, "if this is calibrated now, say so in the documentation"
-    assert share(found["noise"]) <= FALSE
+            claimed[kind].append(excludes(table[table["scope"] == "layers"].iloc[0]))
+    assert share(claimed["profiles"]) > 0.3, "if this is calibrated now, say so in the documentation"
+    assert share(claimed["noise"]) <= FALSE
 
 
 # Difficulty and domain
@@ -347,6 +358,7 @@ def trends(count: int, n: int, level: float, length: float) -> pd.DataFrame:
     return pd.concat([level_trend(*graded(seed, n, level, length), seed=seed, **FEW) for seed in range(count)])
 
 
+@pytest.mark.slow
 def test_amplification_that_does_not_depend_on_the_level_is_rarely_said_to() -> None:
     table = trends(NULLS, 24, 0.0, 0.0)
     for given in ("nothing", "length"):
@@ -359,6 +371,7 @@ def test_amplification_that_grows_with_the_level_is_found() -> None:
     assert share((table[table["given"] == "nothing"]["p"] < 0.05).tolist()) >= FOUND
 
 
+@pytest.mark.slow
 def test_amplification_that_grows_with_the_length_alone_is_no_trend_given_it() -> None:
     table = trends(PLANTED, 48, 0.0, 2.0)
     assert share((table[table["given"] == "nothing"]["p"] < 0.05).tolist()) >= FOUND
@@ -366,14 +379,15 @@ def test_amplification_that_grows_with_the_length_alone_is_no_trend_given_it() -
     assert share((table[table["given"] == "length"]["p"] < 0.05).tolist()) <= 0.1
 
 
+@pytest.mark.slow
 def test_families_that_do_not_differ_are_rarely_told_apart_and_others_are() -> None:
     null = pd.concat([family_separation(*graded(seed, 24), seed=seed) for seed in range(NULLS)])
     apart = pd.concat([family_separation(*graded(seed, 24, family=4.0), seed=seed) for seed in range(PLANTED)])
     for predictor in ("spike", "profile", "length"):
-        rows = null[null["predictor"] == predictor]
-        assert share((rows["low"] > rows["chance"]).tolist()) <= FALSE
-    found = {name: share((rows["low"] > rows["chance"]).tolist()) for name, rows in apart.groupby("predictor")}
-    assert found["profile"] >= FOUND and found["spike"] >= FOUND and found["length"] <= FALSE
+        entries = null[null["predictor"] == predictor]
+        assert share((entries["low"] > entries["chance"]).tolist()) <= FALSE
+    above = {name: share((entries["low"] > entries["chance"]).tolist()) for name, entries in apart.groupby("predictor")}
+    assert above["profile"] >= FOUND and above["spike"] >= FOUND and above["length"] <= FALSE
 
 
 # Cause and theory
@@ -383,25 +397,26 @@ def arms(seed: int, n: int, high: float, random: float) -> pd.DataFrame:
     """Outcomes of two arms whose accuracies are these on average; problems are of different difficulty."""
     rng = np.random.default_rng([seed, STREAM])
     ease = 0.4 * (rng.random(n) - 0.5)
-    rows = [
+    entries = [
         {"arm": arm, "quantile": q, "prompt": str(i), "correct": bool(rng.random() < accuracy + ease[i])}
         for arm, accuracy in (("high", high), ("random", random))
         for q in (0.5, 0.9)
         for i in range(n)
     ]
-    return pd.DataFrame(rows).assign(positions=3, events=3, tokens=5, cut_off=False, seed=seed, model="by hand")
+    return pd.DataFrame(entries).assign(positions=3, events=3, tokens=5, cut_off=False, seed=seed, model="by hand")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 40])
 def test_arms_of_the_same_accuracy_are_rarely_said_to_differ(n: int) -> None:
-    found = pd.concat([causal_differences(arms(seed, n, 0.7, 0.7), seed=seed, **FEW) for seed in range(NULLS)])
-    assert share([excludes(row) for _, row in found[found["quantile"].isna()].iterrows()]) <= FALSE
-    assert share([excludes(row) for _, row in found.dropna(subset="quantile").iterrows()]) <= FALSE
+    differences = pd.concat([causal_differences(arms(seed, n, 0.7, 0.7), seed=seed, **FEW) for seed in range(NULLS)])
+    assert share([excludes(entry) for _, entry in differences[differences["quantile"].isna()].iterrows()]) <= FALSE
+    assert share([excludes(entry) for _, entry in differences.dropna(subset="quantile").iterrows()]) <= FALSE
 
 
 def test_a_loss_of_40_points_of_accuracy_is_found_with_40_problems() -> None:
-    found = pd.concat([causal_differences(arms(seed, 40, 0.35, 0.75), seed=seed, **FEW) for seed in range(PLANTED)])
-    assert share((found[found["quantile"].isna()]["high"] < 0).tolist()) >= FOUND
+    differences = pd.concat([causal_differences(arms(seed, 40, 0.35, 0.75), seed=seed, **FEW) for seed in range(PLANTED)])
+    assert share((differences[differences["quantile"].isna()]["high"] < 0).tolist()) >= FOUND
 
 
 def first_latent() -> ReasoningFeatures:
@@ -429,19 +444,20 @@ def premise(seed: int, n: int, effect: float, shuffled: bool) -> Any:
     return bound_table(bound_points(*pair, first_latent()), seed=seed, **FEW).iloc[0]
 
 
+@pytest.mark.slow
 def test_the_theorems_premise_holds_in_half_of_the_prompts_where_modes_do_not_differ() -> None:
     """Wilson's interval of so few successes misses by its nature now less and now more often than 5%: 3.9% at 12 prompts, 7.7%
     at 16. Of thinking norms that are always larger half are exchanged by the control, so that it claims nothing at all."""
-    rows = [premise(seed, 12, 0.0, shuffled=False) for seed in range(NULLS)]
-    assert share([row["premise_low"] > 0.5 or row["premise_high"] < 0.5 for row in rows]) <= FALSE
+    entries = [premise(seed, 12, 0.0, shuffled=False) for seed in range(NULLS)]
+    assert share([entry["premise_low"] > 0.5 or entry["premise_high"] < 0.5 for entry in entries]) <= FALSE
     for n, exact in ((12, 0.039), (16, 0.077)):
         misses = [k for k in range(n + 1) if not wilson_interval(k, n)[0] <= 0.5 <= wilson_interval(k, n)[1]]
         assert binom.pmf(misses, n, 0.5).sum() == pytest.approx(exact, abs=0.001)
     exchanged = [premise(seed, 16, 50.0, shuffled=True) for seed in range(20)]
-    assert {row["premise"] for row in exchanged} == {0.5}
+    assert {entry["premise"] for entry in exchanged} == {0.5}
 
 
 def test_a_thinking_norm_that_is_larger_in_most_prompts_is_found() -> None:
     """By 2.5 standard deviations of one mode's norms: in 96% of prompts, 16 of them."""
-    rows = [premise(seed, 16, 2.5, shuffled=False) for seed in range(PLANTED)]
-    assert share([row["premise_low"] > 0.5 for row in rows]) >= FOUND
+    entries = [premise(seed, 16, 2.5, shuffled=False) for seed in range(PLANTED)]
+    assert share([entry["premise_low"] > 0.5 for entry in entries]) >= FOUND

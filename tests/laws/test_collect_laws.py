@@ -142,8 +142,8 @@ def test_rows_are_found_again_after_select_join_and_trim(model: Any) -> None:
         assert padding > 0
         cache, mask = backend.cache_rows.trim_left(cache, padding), mask[:, padding:]
         logits, cache, mask = step(cache, mask, 200)
-    for found, truth in zip(logits, alone, strict=True):
-        assert (found - truth).abs().max() < 1e-3
+    for ours, truth in zip(logits, alone, strict=True):
+        assert (ours - truth).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("case", [c for c in models.TINY if c.architecture in ("llama", "gpt2")], ids=str)

@@ -14,7 +14,7 @@ from tests.texts import prompts, relative
 def test_greedy_tokens_are_those_of_hugging_face_alone_and_in_a_batch(case: models.Case, model: Any, plain: Any) -> None:
     n = 24 if case in models.TINY else 14
     truth = [oracles.greedy(plain, prompt, n) for prompt in prompts()]
-    batched = l2.generate(model, prompts(), max_new_tokens=n, batch_size=3, metrics=())
+    batched = l2.generate(model, prompts(), max_new_tokens=n, batch_size=3, record=False)
     assert [list(c.tokens) for c in batched] == truth
     alone = l2.generate(model, [prompts()[1]], max_new_tokens=n)
     assert list(alone[0].tokens) == truth[1]

@@ -7,25 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import transformers
 
 import tl_l2norm as l2
 from tests import tiny_gguf
 from tests.tiny_folders import norms_and_logits
+from tests.tiny_gguf import random_model
 
 WIDE = np.ones(32, dtype=np.float32)
-
-
-def drawn(config: Any, **options: Any) -> Any:
-    torch.manual_seed(0)
-    own: dict[str, Any] = {"vocab_size": len(tiny_gguf.TOKENS), "hidden_size": 32, "intermediate_size": 64}
-    own |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 128}
-    own |= {"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 257, "eos_token_id": 258, "rms_norm_eps": 1e-5}
-    model = transformers.AutoModelForCausalLM.from_config(config(**own | options)).eval()
-    for parameter in model.parameters():
-        parameter.data.add_(0.2 * torch.randn(parameter.shape))
-    return model
 
 
 EXTRA: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
@@ -41,7 +30,7 @@ EXTRA: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any]]] = {
 def test_a_tensor_without_a_place_is_refused_by_name(named: str, tmp_path: Path) -> None:
     architecture, config, options, tensors = EXTRA[named]
     names = architecture if architecture != "llama" or config is transformers.LlamaConfig else "qwen3"
-    tiny_gguf.write_model(tmp_path / "m.gguf", drawn(config, **options), architecture, tensors=tensors, named_as=names)
+    tiny_gguf.write_model(tmp_path / "m.gguf", random_model(config, **options), architecture, tensors=tensors, named_as=names)
     with pytest.raises(NotImplementedError, match=f"no place for.*{named}.*safetensors"):
         l2.load_model(tmp_path / "m.gguf")
 
@@ -58,7 +47,7 @@ def test_a_tensor_without_a_place_is_refused_by_name(named: str, tmp_path: Path)
 def test_an_entry_that_a_guess_would_stand_for_is_named(architecture: str, lacking: str, tmp_path: Path) -> None:
     config = {"llama": transformers.LlamaConfig, "qwen2": transformers.Qwen2Config}[architecture]
     epsilons = ["attention.layer_norm_epsilon"] if "epsilon" in lacking else []  # either of them says it
-    tiny_gguf.write_model(tmp_path / "m.gguf", drawn(config), architecture, without=[lacking, *epsilons])
+    tiny_gguf.write_model(tmp_path / "m.gguf", random_model(config), architecture, without=[lacking, *epsilons])
     with pytest.raises(ValueError, match=rf"lacks {architecture}\.{lacking}"):
         l2.load_model(tmp_path / "m.gguf")
 
@@ -68,15 +57,15 @@ def test_an_entry_that_a_guess_would_stand_for_is_named(architecture: str, lacki
 )
 def test_without_heads_of_keys_there_are_as_many_as_of_queries(architecture: str, config: Any, tmp_path: Path) -> None:
     """Against the model that the file was written from."""
-    hf_model = drawn(config)
+    hf_model = random_model(config, num_key_value_heads=4)
     tiny_gguf.write_model(tmp_path / "m.gguf", hf_model, architecture, without=["attention.head_count_kv"])
     tokens = [1 + (31 * i * i) % 255 for i in range(40)]
     norms, _ = norms_and_logits(hf_model, hf_model.model.layers, tokens)
     model = l2.load_model(tmp_path / "m.gguf")
-    found = l2.collect(model, [tokens], progress=False)[0].l2_norms
-    assert ((found - norms).abs() / norms).max() < 1e-5
-    rows = {row.name: row.meaning for row in l2.selfcheck(model).checks}
-    assert "transformers' GGUF reader, as it was loaded" in rows["file: norms"]
+    its_norms = l2.collect(model, [tokens], progress=False)[0].l2_norms
+    assert ((its_norms - norms).abs() / norms).max() < 1e-5
+    meanings = {check.name: check.meaning for check in l2.selfcheck(model).checks}
+    assert "transformers' GGUF reader, as it was loaded" in meanings["file: norms"]
 
 
 @pytest.mark.parametrize("part", [0.0005, 0.01, 0.5])

@@ -100,20 +100,20 @@ CHANGES: list[Callable[[Any], None]] = [
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A llama and what is made of it, all in folders of one name."""
-    found = {"as it was": l2.load_model(models.folder("llama"))}
+    saved_as = {"as it was": l2.load_model(models.folder("llama"))}
     for change in CHANGES:
         torch.manual_seed(1)
         model = transformers.AutoModelForCausalLM.from_pretrained(models.folder("llama"), dtype=torch.float32)
         change(model)
         place = tmp_path_factory.mktemp("run") / "checkpoint-500"
-        found[change.__name__] = l2.load_model(saved(place, model))
-    return found
+        saved_as[change.__name__] = l2.load_model(saved(place, model))
+    return saved_as
 
 
 def test_each_change_of_a_checkpoint_is_seen(checkpoints: dict[str, Any]) -> None:
-    found = {name: fingerprint(model) for name, model in checkpoints.items()}
-    assert UNKNOWN not in found.values()
-    for (first, a), (second, b) in itertools.combinations(found.items(), 2):
+    hashes = {name: fingerprint(model) for name, model in checkpoints.items()}
+    assert UNKNOWN not in hashes.values()
+    for (first, a), (second, b) in itertools.combinations(hashes.items(), 2):
         assert a != b, f"{first} and {second} look the same"
     traces = {name: l2.collect(model, TEXT, progress=False)[0] for name, model in checkpoints.items()}
     assert len({trace.provenance.model for trace in traces.values()}) == 2, "all but the first are called checkpoint-500"
@@ -121,6 +121,7 @@ def test_each_change_of_a_checkpoint_is_seen(checkpoints: dict[str, Any]) -> Non
         assert not first.provenance.comparable(second.provenance)
 
 
+@pytest.mark.slow
 def test_the_same_weights_are_the_same_wherever_they_lie(tmp_path: Path, checkpoints: dict[str, Any]) -> None:
     before = checkpoints["as it was"]
     moved = saved(tmp_path / "moved", models.hugging_face("llama"))
@@ -216,6 +217,26 @@ def test_weights_that_are_not_there_are_unknown() -> None:
     with torch.device("meta"):
         module = torch.nn.Linear(3, 3)
     assert model_fingerprint(module, [module], {}) == UNKNOWN
+
+
+def of_linear(bias: torch.Tensor | None, kept_as: str) -> str:
+    """Fingerprint of an unembedding that keeps this bias so."""
+    module = torch.nn.Linear(3, 4, bias=False)
+    torch.nn.init.ones_(module.weight)
+    if kept_as == "parameter":
+        module.bias = None if bias is None else torch.nn.Parameter(bias)
+    else:
+        del module.bias
+        module.register_buffer("bias", bias, persistent=kept_as == "buffer")
+    return model_fingerprint(module, [], {})
+
+
+@pytest.mark.parametrize("kept_as", ["parameter", "buffer", "derived buffer"])
+def test_a_bias_of_zeros_counts_nowhere_and_any_other_does(kept_as: str) -> None:
+    """TransformerLens 3 gives an unembedding without a bias one of zeros as a parameter, TransformerLens 4 as a buffer."""
+    plain = of_linear(None, "parameter")
+    assert of_linear(torch.zeros(4), kept_as) == plain
+    assert of_linear(torch.eye(4)[3], kept_as) != plain
 
 
 def test_where_a_fingerprint_is_not_known_the_name_decides() -> None:
@@ -424,15 +445,16 @@ NUMBERS: dict[str, dict[str, Callable[[Any], None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in models.TINY if c.architecture == "llama"], ids=str)
 def test_numbers_beside_the_weights_and_code_in_their_place_are_seen(case: models.Case) -> None:
-    place, found = models.folder(case.architecture), {}
+    place, names = models.folder(case.architecture), {}
     for name, change in {"nothing": lambda weights: None, **NUMBERS[case.backend]}.items():
         model = l2.load_model(place, backend=case.backend, device="cpu")  # type: ignore[arg-type]
         before = l2.collect(model, [[1, 5, 6, 7]], progress=False)[0]
         change(backend_of(model)._weights)
         after = l2.collect(model, [[1, 5, 6, 7]], progress=False)[0]
-        found[name] = fingerprint(model)
+        names[name] = fingerprint(model)
         assert (
             (name == "nothing")
             == torch.equal(before.l2_norms, after.l2_norms)
@@ -440,9 +462,9 @@ def test_numbers_beside_the_weights_and_code_in_their_place_are_seen(case: model
         )
         l2.generate(model, [[1, 5, 6], [1, 8]], max_new_tokens=30, ignore_eos=True, progress=False)
         model(torch.tensor([[1, 2, 3]]))
-        assert fingerprint(model.to(torch.float64).to(torch.float32)) == found[name], "use and moves change nothing"
-    assert len({name: hash for hash, name in found.items()}) == len(found)
-    assert {name.partition("-")[0] for name in found.values()} == {found["nothing"].partition("-")[0]}
+        assert fingerprint(model.to(torch.float64).to(torch.float32)) == names[name], "use and moves change nothing"
+    assert len({name: hash for hash, name in names.items()}) == len(names)
+    assert {name.partition("-")[0] for name in names.values()} == {names["nothing"].partition("-")[0]}
 
 
 def test_dynamic_rotations_change_with_use_and_the_model_does_not() -> None:

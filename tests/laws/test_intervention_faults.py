@@ -150,13 +150,13 @@ def test_nobody_hears_a_rerun(case: models.Case) -> None:
             plain = pass_once()
             once = list(heard)
             with x.hooks(model) as log:
-                found = pass_once()
+                after = pass_once()
             assert heard == once
         finally:
             model.reset_hooks()
     assert log.counts().set_index("decision").loc["rerun", "n"] > 5
-    assert found.keys() == plain.keys() == truth.keys()
-    changed = [name for name in found if not torch.equal(found[name], truth[name])]
+    assert after.keys() == plain.keys() == truth.keys()
+    changed = [name for name in after if not torch.equal(after[name], truth[name])]
     last = {backend.resid_post(layer).name, f"blocks.{layer}.hook_resid_post"}
     assert changed == [] or set(changed) <= last, "only what the block gives on may differ"
 

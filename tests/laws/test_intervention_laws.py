@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 import tl_l2norm as l2
 from tests import models, oracles
+from tests.slow import slow, slow_but
 from tests.texts import ids, prompts, relative
 from tl_l2norm.core.batch import Batch, Rows
 from tl_l2norm.core.random_draws import uniform
+from tl_l2norm.interventions.intervener import Intervener
 from tl_l2norm.interventions.observing import hooks
-from tl_l2norm.interventions.run import Run
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.text.sequences import pad_left
 
@@ -61,8 +62,8 @@ def thresholds(case: models.Case) -> l2.Thresholds:
     layers = plain.traces[0].layers[-6:]
     traces = [trace.select(layers) for trace in plain.traces]
     values = {}
-    for row, layer in enumerate(layers):
-        norms = torch.cat([t.l2_norms[row, t.is_response & ~t.is_sink[row]] for t in traces]).sort().values
+    for index, layer in enumerate(layers):
+        norms = torch.cat([t.l2_norms[index, t.is_response & ~t.is_sink[index]] for t in traces]).sort().values
         near = norms[int(0.3 * len(norms)) : int(0.9 * len(norms))]
         gap = int(near.diff().argmax())
         values[layer] = float(near[gap : gap + 2].mean())
@@ -129,20 +130,20 @@ def as_steps(acting: list[Any], n_layers: int, key: int) -> list[dict[str, Any]]
 
 
 def of_sequence(events: pd.DataFrame, sequence: int) -> pd.DataFrame:
-    found = events[events["sequence"] == sequence].drop(columns="sequence")
-    return found.sort_values(["layer", "intervention", "position"], kind="stable", ignore_index=True)
+    own = events[events["sequence"] == sequence].drop(columns="sequence")
+    return own.sort_values(["layer", "intervention", "position"], kind="stable", ignore_index=True)
 
 
-def assert_same_events(found: pd.DataFrame, truth: pd.DataFrame, *, tolerance: float = 1e-3) -> None:
+def assert_same_events(ours: pd.DataFrame, truth: pd.DataFrame, *, tolerance: float = 1e-3) -> None:
     exact = ["position", "layer", "intervention", "decision", "fired"]
-    pd.testing.assert_frame_equal(found[exact], truth[exact])
-    rest = ["l2_norm_before", "l2_norm_after", *(name for name in ("reruns", "cosine") if name in found)]
-    assert truth.drop(columns=truth.columns.intersection(found.columns)).isna().to_numpy().all(), "a column is missing"
-    pd.testing.assert_frame_equal(found[rest], truth[rest], rtol=tolerance, atol=1e-4)
+    pd.testing.assert_frame_equal(ours[exact], truth[exact])
+    rest = ["l2_norm_before", "l2_norm_after", *(name for name in ("reruns", "cosine") if name in ours)]
+    assert truth.drop(columns=truth.columns.intersection(ours.columns)).isna().to_numpy().all(), "a column is missing"
+    pd.testing.assert_frame_equal(ours[rest], truth[rest], rtol=tolerance, atol=1e-4)
 
 
-def oracle_events(found: list[dict[str, Any]], names: tuple[str, ...]) -> pd.DataFrame:
-    rows = [
+def oracle_events(noted: list[dict[str, Any]], names: tuple[str, ...]) -> pd.DataFrame:
+    entries = [
         {
             "intervention": names[event["step"]],
             "l2_norm_before": event["before"],
@@ -151,9 +152,9 @@ def oracle_events(found: list[dict[str, Any]], names: tuple[str, ...]) -> pd.Dat
             "cosine": float("nan"),
             **{k: v for k, v in event.items() if k in ("position", "layer", "decision", "fired", "reruns", "cosine")},
         }
-        for event in found
+        for event in noted
     ]
-    frame = pd.DataFrame(rows).astype({"intervention": object, "decision": object, "reruns": float})
+    frame = pd.DataFrame(entries).astype({"intervention": object, "decision": object, "reruns": float})
     return frame.sort_values(["layer", "intervention", "position"], kind="stable", ignore_index=True)
 
 
@@ -167,9 +168,11 @@ GRID = [
     *((case, "alrr fresh") for case in cases_of("gemma3", "mistral")),
     *((case, "swap") for case in cases_of("smollm2", "qwen3", "gemma3", "mistral")),
 ]
+QUICK = ("swap mixed", "all")
+"""Of several kinds of interventions at once; those of one kind are slow beside them."""
 
 
-@pytest.mark.parametrize(("case", "which"), GRID, ids=str)
+@pytest.mark.parametrize(("case", "which"), [pair if pair[1] in QUICK else slow(*pair) for pair in GRID], ids=str)
 def test_decoding_is_what_the_oracle_does_and_one_pass_over_the_result(case: models.Case, which: str) -> None:
     """Tokens, decisions and norms of cached, batched decoding against a pass of plain Hugging Face layers without a cache, and
     against our own pass over the finished tokens (promises 3 and 5)."""
@@ -191,7 +194,7 @@ def test_decoding_is_what_the_oracle_does_and_one_pass_over_the_result(case: mod
 
 
 @pytest.mark.filterwarnings("ignore:nothing was changed by")
-@pytest.mark.parametrize("which", ["swap random", "swap mixed", "alrr fresh", "erss", "all"])
+@pytest.mark.parametrize("which", slow_but(["all"], ["swap random", "swap mixed", "alrr fresh", "erss", "all"]))
 def test_a_sequence_is_treated_the_same_alone_and_in_any_batch(tiny_case: models.Case, which: str) -> None:
     """Promise 2, while rows of many lengths come and go."""
     model, acting = models.use(tiny_case), interventions(tiny_case, which)
@@ -245,30 +248,30 @@ def test_what_never_triggers_changes_no_bit(model: Any, never: str) -> None:
     acting = NEVER[never](dict.fromkeys(range(backend.n_layers), float("inf")))
     tokens, mask = pad_left([ids("The quick brown fox jumps over the lazy dog."), ids("Hi there")], backend.device)
 
-    def passes(run: Run | None) -> tuple[torch.Tensor, ...]:
-        if run:
+    def passes(intervener: Intervener | None) -> tuple[torch.Tensor, ...]:
+        if intervener:
             zeros = torch.zeros(2, dtype=torch.long)
             batch = Batch(Rows.of(number=zeros, key=zeros, prompt_len=mask.sum(1) - 3, padding=mask.argmax(1)))
-            run.begin(batch)
-            run.next_pass(batch.next_pass(tokens.shape[1]))
+            intervener.begin(batch)
+            intervener.next_pass(batch.next_pass(tokens.shape[1]))
         first, cache = backend.forward(tokens, mask, keep_cache=True, logits="all")
-        if run:
-            run.next_pass(batch.next_pass(1))
+        if intervener:
+            intervener.next_pass(batch.next_pass(1))
         longer = torch.cat([mask, mask.new_ones(2, 1)], 1)
         second, cache = backend.forward(tokens[:, -1:], longer, cache=cache, logits="all")
-        if run:
+        if intervener:
             batch = Batch(Rows.of(number=zeros, key=zeros, prompt_len=mask.sum(1) - 3, padding=mask.argmax(1)))
-            run.begin(batch)
-            run.next_pass(batch.next_pass(tokens.shape[1]))
+            intervener.begin(batch)
+            intervener.next_pass(batch.next_pass(tokens.shape[1]))
         return first, second, backend.forward(tokens, mask, logits="all")[0]
 
     with torch.no_grad():
         truth = passes(None)
-        run = Run(backend, [acting])
-        with pytest.warns(UserWarning, match="nothing was changed by"), run.attached():
-            found = passes(run)
-    assert all(torch.equal(a, b) for a, b in zip(found, truth, strict=True))
-    assert run.log.live(), "there were tokens to judge"
+        intervener = Intervener(backend, [acting])
+        with pytest.warns(UserWarning, match="nothing was changed by"), intervener.attached():
+            ours = passes(intervener)
+    assert all(torch.equal(a, b) for a, b in zip(ours, truth, strict=True))
+    assert intervener.log.live(), "there were tokens to judge"
 
 
 @pytest.mark.parametrize("kv", ["first_pass", "fresh"])
@@ -279,14 +282,14 @@ def test_after_alrr_the_cache_is_that_of_plain_decoding(case: models.Case, kv: s
     acting = l2.ALRR(dict.fromkeys(range(first, backend.n_layers), 1e-3), growth_eps=-9.0, blowup=1e9, positions="all", kv=kv)
     tokens, mask = pad_left([ids("The quick brown fox jumps over the lazy dog."), ids("Hi there")], backend.device)
 
-    def contents(run: Run | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def contents(intervener: Intervener | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
         cache, width, zeros = None, tokens.shape[1], torch.zeros(2, dtype=torch.long)
-        if run:
+        if intervener:
             batch = Batch(Rows.of(number=zeros, key=zeros, prompt_len=zeros + 1, padding=mask.argmax(1)))
-            run.begin(batch)
+            intervener.begin(batch)
         for start, end in ((0, width - 2), (width - 2, width - 1), (width - 1, width)):
-            if run:
-                run.next_pass(batch.next_pass(end - start))
+            if intervener:
+                intervener.next_pass(batch.next_pass(end - start))
             _, cache = backend.forward(tokens[:, start:end], mask[:, :end], cache=cache, keep_cache=True)
         if case.backend == "hooked":
             return [(entry.past_keys, entry.past_values) for entry in cache.entries]
@@ -294,12 +297,12 @@ def test_after_alrr_the_cache_is_that_of_plain_decoding(case: models.Case, kv: s
 
     with torch.no_grad():
         truth = contents(None)
-        run = Run(backend, [acting])
-        with run.attached():
-            found = contents(run)
-    assert run.log.counts().set_index("decision").loc["rerun", "n"] > 20
+        intervener = Intervener(backend, [acting])
+        with intervener.attached():
+            ours = contents(intervener)
+    assert intervener.log.counts().set_index("decision").loc["rerun", "n"] > 20
     real = mask.bool()
-    for layer, (mine, plain) in enumerate(zip(found, truth, strict=True)):
+    for layer, (mine, plain) in enumerate(zip(ours, truth, strict=True)):
         for a, b in zip(mine, plain, strict=True):
             assert a.shape == b.shape
             if layer <= first:
@@ -367,7 +370,7 @@ def test_decisions_are_taken_in_float32(tiny_case: models.Case, dtype: torch.dty
 # Under somebody else's forward passes
 
 
-@pytest.mark.parametrize("which", ["clamp", "swap mixed", "alrr", "erss authors", "all"])
+@pytest.mark.parametrize("which", slow_but(QUICK, ["clamp", "swap mixed", "alrr", "erss authors", "all"]))
 def test_plain_generate_inside_the_context_is_our_generate(tiny_case: models.Case, which: str) -> None:
     model, acting = models.use(tiny_case), interventions(tiny_case, which)
     seeds = [11, 12, 13]
@@ -413,11 +416,11 @@ def test_run_with_hooks_is_collect(case: models.Case, which: str) -> None:
     with torch.no_grad():
         with hooks(model, acting, prompt_lens=[6]) as log:
             truth = model(tokens)
-        found, logs = tokens, []
+        ours, logs = tokens, []
         model_hooks = [x.fwd_hooks(model, prompt_lens=[6]) for x in acting]
-        found = model.run_with_hooks(tokens, fwd_hooks=[pair for pairs in model_hooks for pair in pairs])
+        ours = model.run_with_hooks(tokens, fwd_hooks=[pair for pairs in model_hooks for pair in pairs])
         logs = [pairs.log for pairs in model_hooks]
-    assert torch.equal(found, truth)
+    assert torch.equal(ours, truth)
     l2.collect(model, tokens, prompt_lens=[6], interventions=acting, progress=False)
     fired = [int(found_log.events()["fired"].sum()) for found_log in logs]
     assert sum(fired) == log.events()["fired"].sum() > 0
@@ -483,6 +486,7 @@ def of_effect(kind: type, options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if not idle.get(name)}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:nothing was changed by", "ignore:.*tokens were raised over")
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(chosen=st.lists(kinds(6), min_size=1, max_size=3), start=st.integers(2, 30))
@@ -498,6 +502,6 @@ def test_any_parameters_do_what_the_oracle_does(chosen: list[tuple[type, dict[st
     ]
     truth = oracles.intervened(plain, tokens, start, steps)
     assert (logits - truth.logits).abs().max() < 1e-3 * truth.logits.abs().max()
-    found = of_sequence(log.events(), 0)
-    if truth.events or len(found):
-        assert_same_events(found, oracle_events(truth.events, log.names))
+    ours = of_sequence(log.events(), 0)
+    if truth.events or len(ours):
+        assert_same_events(ours, oracle_events(truth.events, log.names))

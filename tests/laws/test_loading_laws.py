@@ -20,7 +20,9 @@ from transformers import AutoModelForImageTextToText
 
 import tl_l2norm as l2
 from tests import models, tiny_folders, tiny_gguf
+from tests.slow import slow_but
 from tests.tiny_folders import SMALL, llama, norms_and_logits, plain, save
+from tests.tiny_gguf import random_model
 
 needs_hooked = pytest.mark.skipif(not models.HAS_HOOKED, reason="needs HookedTransformer")
 TOKENS = [(31 * i * i + 7 * i) % 49152 for i in range(200)]  # past every window and unscaled length below
@@ -38,8 +40,8 @@ def lens(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def assert_same(model: Any, hf_model: Any, blocks: Any) -> None:
     norms, logits = norms_and_logits(hf_model, blocks, TOKENS)
-    found, its_logits = lens(model)
-    assert ((found - norms).abs() / norms).max() < 1e-4
+    its_norms, its_logits = lens(model)
+    assert ((its_norms - norms).abs() / norms).max() < 1e-4
     assert ((its_logits - logits).abs().max() / logits.std()) < 1e-3
 
 
@@ -81,7 +83,7 @@ REFUSED = {
 
 
 @needs_hooked
-@pytest.mark.parametrize("named", REFUSED)
+@pytest.mark.parametrize("named", slow_but(["mlp_bias"], REFUSED))
 def test_what_hooked_lacks_is_refused_by_name(named: str, tmp_path: Path) -> None:
     place = save(REFUSED[named](), tmp_path / "m")
     with pytest.raises(l2.errors.Unsupported, match=f"{named}.*use backend='bridge'"):
@@ -272,7 +274,7 @@ SEEING = {
 }
 
 
-@pytest.mark.parametrize("name", SEEING)
+@pytest.mark.parametrize("name", slow_but(["gemma3"], SEEING))
 def test_of_a_model_that_sees_the_text_part_is_loaded_and_nothing_is_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,11 +350,11 @@ SHARING = {
 }
 
 
-@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("name", slow_but(["lfm2"], SHARING))
 def test_layers_that_share_or_recur_are_right(name: str, tmp_path: Path) -> None:
     model = l2.load_model(save(SHARING[name](), tmp_path / "m"), device="cpu")
-    found = l2.selfcheck(model)
-    assert found.passed and found.compared, str(found)
+    checked = l2.selfcheck(model)
+    assert checked.passed and checked.compared, str(checked)
     prompts = [[5, 290, 17], [3, 250, 8, 19, 4, 77, 12]]
     alone = [l2.generate(model, [prompt], max_new_tokens=6, ignore_eos=True)[0].tokens for prompt in prompts]
     together = [done.tokens for done in l2.generate(model, prompts, max_new_tokens=6, ignore_eos=True)]
@@ -383,34 +385,14 @@ def test_a_gguf_file_of_another_architecture_is_the_model_in_it(
     architecture: str, config: Any, options: dict[str, Any], tmp_path: Path
 ) -> None:
     """Its configuration names no architecture: the class is that of the model which was read."""
-    torch.manual_seed(0)
-    own = {"vocab_size": len(tiny_gguf.TOKENS), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    own |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "tie_word_embeddings": False}
-    hf_model = transformers.AutoModelForCausalLM.from_config(
-        config(**own, **options, bos_token_id=257, eos_token_id=258)
-    ).eval()
-    for parameter in hf_model.parameters():
-        if parameter.ndim == 1:  # biases and gains of zero and one would hide a wrong one
-            parameter.data.add_(0.1 * torch.randn(parameter.shape))
+    hf_model = random_model(config, **options)
     tiny_gguf.write_model(tmp_path / "model.gguf", hf_model, architecture)
     model = l2.load_model(tmp_path / "model.gguf")
     tokens = [1 + token % 255 for token in TOKENS[:40]]  # 0 is padding, of norm 0
     norms, _ = norms_and_logits(hf_model, hf_model.model.layers, tokens)
-    found = l2.collect(model, [tokens], progress=False)[0].l2_norms
-    assert ((found - norms).abs() / norms).max() < 1e-5
+    its_norms = l2.collect(model, [tokens], progress=False)[0].l2_norms
+    assert ((its_norms - norms).abs() / norms).max() < 1e-5
     assert l2.selfcheck(model).passed
-
-
-def tiny_gguf_model(config: Any, **options: Any) -> Any:
-    """Random, its gains and biases too; of heads as wide as they should be, and of one theta, as its file will say."""
-    torch.manual_seed(0)
-    own: dict[str, Any] = {"vocab_size": len(tiny_gguf.TOKENS), "hidden_size": 32, "intermediate_size": 64}
-    own |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
-    own |= {"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 257, "eos_token_id": 258, "rms_norm_eps": 1e-5}
-    hf_model = transformers.AutoModelForCausalLM.from_config(config(**own | options)).eval()
-    for parameter in hf_model.parameters():
-        parameter.data.add_((0.1 if parameter.ndim == 1 else 0.2) * torch.randn(parameter.shape))
-    return hf_model
 
 
 @pytest.mark.parametrize(
@@ -472,13 +454,13 @@ def test_what_transformers_leaves_out_of_a_gguf_header_is_taken_over(what: str, 
     """Against the model that the file was written from: the file read again by the same reader would agree with itself."""
     architecture, config, options, entries = LEFT_OUT[what]
     entries = {"rope.scaling.factor": 4.0, **entries} if "rope.scaling.type" in entries else entries
-    hf_model = tiny_gguf_model(config, **options)
+    hf_model = random_model(config, **options)
     tiny_gguf.write_model(tmp_path / "model.gguf", hf_model, architecture, entries=entries)
     tokens = [1 + token % 255 for token in TOKENS[:60]]
     norms, logits = norms_and_logits(hf_model, hf_model.model.layers, tokens)
     model = l2.load_model(tmp_path / "model.gguf")
-    found = l2.collect(model, [tokens], progress=False)[0].l2_norms
-    assert ((found - norms).abs() / norms).max() < 1e-5
+    its_norms = l2.collect(model, [tokens], progress=False)[0].l2_norms
+    assert ((its_norms - norms).abs() / norms).max() < 1e-5
     with torch.no_grad():
         assert (model(torch.tensor([tokens]))[0] - logits).abs().max() < 1e-3 * logits.std()
 
@@ -506,7 +488,7 @@ def test_what_a_gguf_header_says_and_the_model_would_not_have_is_refused_by_name
     entries: dict[str, Any], tensors: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
     tiny_gguf.write_model(
-        tmp_path / "model.gguf", tiny_gguf_model(transformers.Qwen2Config), "qwen2", entries=entries, tensors=tensors
+        tmp_path / "model.gguf", random_model(transformers.Qwen2Config), "qwen2", entries=entries, tensors=tensors
     )
     with pytest.raises(NotImplementedError, match=f"{re.escape(named)}.*safetensors"):
         l2.load_model(tmp_path / "model.gguf")

@@ -31,9 +31,9 @@ def truth(architecture: str, text: str) -> dict[str, torch.Tensor]:
     return oracles.layer_metrics(models.hugging_face(architecture), ids(text))
 
 
-def assert_near(found: Any, expected: Any, atol: float = 2e-3) -> None:
-    assert set(found) == set(expected)
-    for name, values in found.items():
+def assert_near(ours: Any, expected: Any, atol: float = 2e-3) -> None:
+    assert set(ours) == set(expected)
+    for name, values in ours.items():
         torch.testing.assert_close(
             values.double(), expected[name].double(), atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
         )
@@ -90,9 +90,9 @@ def test_chosen_layers_are_rows_of_all(model: Any) -> None:
 
 def test_norms_and_the_model_are_left_as_they_were(model: Any) -> None:
     plain = l2.collect(model, [ids(text) for text in TEXTS], progress=False)
-    found = collect(model, [ids(text) for text in TEXTS])
+    recorded = collect(model, [ids(text) for text in TEXTS])
     assert count_hooks(model) == 0
-    for one, other in zip(plain, found, strict=True):
+    for one, other in zip(plain, recorded, strict=True):
         assert torch.equal(one.l2_norms, other.l2_norms)
         assert one.metrics == {}
 
@@ -129,10 +129,10 @@ def test_nothing_large_outlives_its_hook(tiny: Any) -> None:
     recorder.next_pass(one_pass(mask))
     with torch.no_grad(), recorder.attached():
         backend.forward(tokens, mask)
-    kept = sum(values.untyped_storage().nbytes() for values in recorder._found.values())
+    kept = sum(values.untyped_storage().nbytes() for values in recorder._values.values())
     assert kept == 4 * tokens.numel() * backend.n_layers * (3 + tiny.cfg.n_heads)
     recorder.take(len(TEXTS))
-    assert not recorder._found
+    assert not recorder._values
 
 
 def test_padding_is_left_out_of_the_logit_lens(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,12 +159,12 @@ def test_parts_of_any_size_give_the_same(tiny: Any, tiny_case: models.Case, monk
 def test_metrics_show_the_stream_after_all_interventions(tiny: Any) -> None:
     tokens = ids(TEXTS[0])
     gone = l2.Suppression({2: 0.0}, scale=0.0, layers=[2], positions="all")
-    found = collect(tiny, [tokens], interventions=[gone])[0].metrics
+    changed = collect(tiny, [tokens], interventions=[gone])[0].metrics
     plain = collect(tiny, [tokens])[0].metrics
-    assert bool((found["hidden_entropy"][2, 1:] == 0).all()), "zeros, and the sink is spared"
+    assert bool((changed["hidden_entropy"][2, 1:] == 0).all()), "zeros, and the sink is spared"
     assert bool((plain["hidden_entropy"][2] > 0).all())
     for name in ENTROPIES:
-        torch.testing.assert_close(found[name][:2], plain[name][:2])
+        torch.testing.assert_close(changed[name][:2], plain[name][:2])
     point = backend_of(tiny).resid_post(2)
     first = torch.arange(len(tokens))[:, None] == 0
     point.add_hook(lambda stream, hook: torch.where(first, stream, 0.0))
@@ -172,18 +172,18 @@ def test_metrics_show_the_stream_after_all_interventions(tiny: Any) -> None:
         by_hand = collect(tiny, [tokens])[0].metrics
     finally:
         tiny.reset_hooks()
-    assert_near(found, by_hand, atol=1e-5)
+    assert_near(changed, by_hand, atol=1e-5)
 
 
 def test_attention_is_that_of_a_blocks_first_run(tiny: Any) -> None:
     tokens, layer = ids(TEXTS[0]), 2
     again = l2.ALRR({layer: 1e-6}, growth_eps=-1.0, blowup=1e12, layers=[layer], positions="all")
-    found = collect(tiny, [tokens], interventions=[again])[0].metrics
+    changed = collect(tiny, [tokens], interventions=[again])[0].metrics
     plain = collect(tiny, [tokens])[0].metrics
     name = "attention_entropy_by_head"
-    torch.testing.assert_close(found[name][: layer + 1], plain[name][: layer + 1])
-    assert (found[name][layer + 1] - plain[name][layer + 1]).abs().max() > 1e-3
-    assert (found["hidden_entropy"][layer] - plain["hidden_entropy"][layer]).abs().max() > 1e-3
+    torch.testing.assert_close(changed[name][: layer + 1], plain[name][: layer + 1])
+    assert (changed[name][layer + 1] - plain[name][layer + 1]).abs().max() > 1e-3
+    assert (changed["hidden_entropy"][layer] - plain["hidden_entropy"][layer]).abs().max() > 1e-3
 
 
 def test_a_head_that_the_user_switches_off_attends_to_nothing(tiny: Any) -> None:
@@ -191,11 +191,11 @@ def test_a_head_that_the_user_switches_off_attends_to_nothing(tiny: Any) -> None
     on = torch.tensor([1.0, 0.0, 1.0, 1.0])[:, None, None]
     point.add_hook(lambda pattern, hook: pattern * on)
     try:
-        found = collect(tiny, [ids(TEXTS[0])])[0].metrics["attention_entropy_by_head"]
+        entropy = collect(tiny, [ids(TEXTS[0])])[0].metrics["attention_entropy_by_head"]
     finally:
         tiny.reset_hooks()
-    assert bool((found[1, 1] == 0).all())
-    assert bool((found[1, 0, 1:] > 0).all())
+    assert bool((entropy[1, 1] == 0).all())
+    assert bool((entropy[1, 0, 1:] > 0).all())
 
 
 def test_what_is_no_pattern_is_told(tiny: Any) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,29 @@ ROOT = Path(__file__).parents[2]
 CASES = [case for case in models.TINY if case.architecture == "qwen3"]
 
 
-@cache
-def outcomes(case: models.Case) -> dict[str, dict[str, Any]]:
+def make_all(case: models.Case) -> str:
     command = [sys.executable, "-m", "tests.mistakes", models.folder(case.architecture), case.backend]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
-    return {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
+    return done.stdout
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def outcomes(request: pytest.FixtureRequest, once: Any) -> dict[str, dict[str, Any]]:
+    """What came of each, on this backend."""
+    lines = once(f"mistakes-{request.param}", functools.partial(make_all, request.param)).splitlines()
+    return {line["name"]: line for line in map(json.loads, lines)}
+
+
 @pytest.mark.parametrize("name", MISTAKES)
-def test_it_is_taken_as_meant_or_refused(name: str, case: models.Case) -> None:
-    found, mistake = outcomes(case)[name], MISTAKES[name]
+def test_it_is_taken_as_meant_or_refused(name: str, outcomes: dict[str, dict[str, Any]]) -> None:
+    outcome, mistake = outcomes[name], MISTAKES[name]
     if mistake.same_as is not None:
-        assert found.get("as_meant"), found
+        assert outcome.get("as_meant"), outcome
         return
-    assert "message" in found, f"taken for something: {found}"
-    assert {"InputError", "Unmeasurable"} & set(found["error"]), found
-    assert mistake.says in found["message"]
+    assert "message" in outcome, f"taken for something: {outcome}"
+    assert {"InputError", "Unmeasurable"} & set(outcome["error"]), outcome
+    assert mistake.says in outcome["message"]
 
 
 def test_there_are_many_of_them() -> None:

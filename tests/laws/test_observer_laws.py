@@ -109,8 +109,8 @@ def test_bad_observers_are_refused(tiny: Any, observers: list[Any], message: str
 
 
 def test_observers_need_the_norms_beside_them(tiny: Any) -> None:
-    with pytest.raises(ValueError, match="leave metrics as it is"):
-        l2.generate(tiny, [[5, 6]], observers=[Largest()], metrics=(), progress=False)
+    with pytest.raises(ValueError, match="leave record as it is"):
+        l2.generate(tiny, [[5, 6]], observers=[Largest()], record=False, progress=False)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

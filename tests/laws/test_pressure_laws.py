@@ -56,8 +56,8 @@ def truth(plain: Any, tokens: list[int]) -> dict[str, Tensor]:
 
 def assert_close(frame: pd.DataFrame, expected: dict[str, Tensor], tolerance: float) -> None:
     for name, values in expected.items():
-        found = torch.tensor(frame[name].to_numpy()).double()
-        assert ((found - values).abs() <= tolerance * values.abs() + 1e-9).all(), name
+        ours = torch.tensor(frame[name].to_numpy()).double()
+        assert ((ours - values).abs() <= tolerance * values.abs() + 1e-9).all(), name
 
 
 def test_the_closed_form_is_autograd_on_plain_hugging_face(model: Any, plain: Any) -> None:
@@ -190,19 +190,19 @@ def test_a_vocabulary_of_two_by_hand() -> None:
     none = FinalNorm(kind="none", gain=torch.ones(2), bias=torch.zeros(2), eps=0.0)
     head = Head(norm=none, W_U=torch.eye(2), b_U=torch.zeros(2))
     first, second = 1 / (1 + math.e), math.e / (1 + math.e)
-    found = pressures(head, torch.tensor([[3.0, 4.0], [3.0, 4.0]]), torch.tensor([0, 1]))
-    assert found.p_true.tolist() == pytest.approx([first, second])
-    assert found.loss.tolist() == pytest.approx([math.log(1 + math.e), math.log(1 + math.e) - 1])
-    assert found.pressure.tolist() == pytest.approx([math.sqrt(2) * second, math.sqrt(2) * first])
+    read = pressures(head, torch.tensor([[3.0, 4.0], [3.0, 4.0]]), torch.tensor([0, 1]))
+    assert read.p_true.tolist() == pytest.approx([first, second])
+    assert read.loss.tolist() == pytest.approx([math.log(1 + math.e), math.log(1 + math.e) - 1])
+    assert read.pressure.tolist() == pytest.approx([math.sqrt(2) * second, math.sqrt(2) * first])
     # RMSNorm: rms = sqrt(12.5), y = h / rms; the gradient (-q, q) loses its part along (0.6, 0.8), the unit vector of h
     rms = math.sqrt(12.5)
     q = 1 / (1 + math.exp(-1 / rms))
     normed = Head(
         norm=FinalNorm(kind="rms", gain=torch.ones(2), bias=torch.zeros(2), eps=0.0), W_U=torch.eye(2), b_U=torch.zeros(2)
     )
-    found = pressures(normed, torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
+    read = pressures(normed, torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
     along = q * (0.8 - 0.6)
-    assert found.pressure.tolist() == pytest.approx([math.sqrt(2 * q**2 - along**2) / rms])
+    assert read.pressure.tolist() == pytest.approx([math.sqrt(2 * q**2 - along**2) / rms])
     # LayerNorm of two numbers is (-1, 1) whatever they are: nothing pulls at them.
     flat = Head(
         norm=FinalNorm(kind="layer", gain=torch.ones(2), bias=torch.zeros(2), eps=0.0), W_U=torch.eye(2), b_U=torch.zeros(2)
@@ -214,9 +214,9 @@ def test_a_sure_token_keeps_its_small_pressure() -> None:
     """1 - p is 1e-9, less than what float32 tells from 1."""
     none = FinalNorm(kind="none", gain=torch.ones(2), bias=torch.zeros(2), eps=0.0)
     gap = math.log(1e9)
-    found = pressures(Head(norm=none, W_U=torch.eye(2), b_U=torch.zeros(2)), torch.tensor([[gap, 0.0]]), torch.tensor([0]))
-    assert found.pressure.item() == pytest.approx(math.sqrt(2) * 1e-9, rel=1e-4)
-    assert found.loss.item() == pytest.approx(1e-9, rel=1e-4)
+    read = pressures(Head(norm=none, W_U=torch.eye(2), b_U=torch.zeros(2)), torch.tensor([[gap, 0.0]]), torch.tensor([0]))
+    assert read.pressure.item() == pytest.approx(math.sqrt(2) * 1e-9, rel=1e-4)
+    assert read.loss.item() == pytest.approx(1e-9, rel=1e-4)
 
 
 class Rms(nn.Module):
@@ -235,12 +235,12 @@ def test_a_norm_is_read_by_probing(width: int, eps: float) -> None:
     rms, layer = Rms(width, eps), nn.LayerNorm(width, eps=eps)
     nn.init.normal_(layer.weight)
     nn.init.normal_(layer.bias)
-    found = read_final_norm(rms, width, torch.device("cpu"))
-    assert found.kind == "rms" and found.eps == pytest.approx(eps, rel=0.01)
-    assert torch.allclose(found.gain, 1 + rms.g, atol=1e-5)
-    found = read_final_norm(layer, width, torch.device("cpu"))
-    assert found.kind == "layer" and found.eps == pytest.approx(eps, rel=0.01)
-    assert torch.allclose(found.gain, layer.weight, atol=1e-5) and torch.allclose(found.bias, layer.bias, atol=1e-6)
+    head_norm = read_final_norm(rms, width, torch.device("cpu"))
+    assert head_norm.kind == "rms" and head_norm.eps == pytest.approx(eps, rel=0.01)
+    assert torch.allclose(head_norm.gain, 1 + rms.g, atol=1e-5)
+    head_norm = read_final_norm(layer, width, torch.device("cpu"))
+    assert head_norm.kind == "layer" and head_norm.eps == pytest.approx(eps, rel=0.01)
+    assert torch.allclose(head_norm.gain, layer.weight, atol=1e-5) and torch.allclose(head_norm.bias, layer.bias, atol=1e-6)
     for nothing in (nn.Identity(), None):
         assert read_final_norm(nothing, width, torch.device("cpu")).kind == "none"
 

@@ -40,12 +40,13 @@ def test_a_head_of_another_kind_has_no_logit_lens_but_norms(name: str, tmp_path:
     place = save(make(), tmp_path / "m")
     model, hf_model = l2.load_model(place, device="cpu"), plain(place)
     norms, _ = norms_and_logits(hf_model, blocks(hf_model), TOKENS)
-    found = l2.collect(model, [TOKENS], metrics=["hidden_entropy"], progress=False)[0].l2_norms
-    assert ((found - norms).abs() / norms).max() < 1e-5
+    its_norms = l2.collect(model, [TOKENS], metrics=["hidden_entropy"], progress=False)[0].l2_norms
+    assert ((its_norms - norms).abs() / norms).max() < 1e-5
     with pytest.raises(NotImplementedError, match=f"{said}.*output_entropy"):
         l2.collect(model, [TOKENS], metrics=["output_entropy"], progress=False)
-    rows = {row.name: row for row in l2.selfcheck(model).checks}
-    assert rows["norms"].passed and rows["file: norms"].passed and rows["logit lens"].result == "FAIL"
+    checks = {check.name: check for check in l2.selfcheck(model).checks}
+    assert checks["norms"].passed and checks["file: norms"].passed and checks["logit lens"].result == "FAIL"
+    assert said in checks["logit lens"].meaning, "a failed check says why"
 
 
 HOOKED = {
@@ -146,10 +147,10 @@ def test_weights_without_a_place_fail_the_check(name: str, tmp_path: Path) -> No
     _extra(place, **{name: torch.ones(4)})
     with pytest.warns(UserWarning, match=f"no place in LlamaForCausalLM: {name}") as said:
         model = l2.load_model(place, device="cpu")
-        found = l2.selfcheck(model)
-    rows = {row.name: row for row in found.checks}
-    assert len(said) == 1 and not found.passed
-    assert (rows["file: weights"].measured, rows["file: weights"].result) == (1, "FAIL") and name in rows[
+        checked = l2.selfcheck(model)
+    checks = {check.name: check for check in checked.checks}
+    assert len(said) == 1 and not checked.passed
+    assert (checks["file: weights"].measured, checks["file: weights"].result) == (1, "FAIL") and name in checks[
         "file: weights"
     ].meaning
 
@@ -207,8 +208,8 @@ def test_a_text_that_begins_with_bos_gets_no_second(text: str, prepend_bos: bool
     begun = text.format(bos=files.bos_token)
     truth = files(begun, add_special_tokens=False).input_ids
     assert truth[0] == files.bos_token_id and model.tokenizer("a").input_ids[0] == files.bos_token_id
-    found, bare = l2.collect(model, [begun, "Hi"], prepend_bos=prepend_bos, progress=False)
-    assert found.tokens.tolist() == truth
+    trace, bare = l2.collect(model, [begun, "Hi"], prepend_bos=prepend_bos, progress=False)
+    assert trace.tokens.tolist() == truth
     assert bare.tokens.tolist() == [files.bos_token_id, *files("Hi").input_ids]
     done = l2.generate(model, [begun], prepend_bos=prepend_bos, max_new_tokens=1, progress=False)[0]
     assert list(done.prompt_tokens) == truth

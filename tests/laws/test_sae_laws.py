@@ -16,6 +16,7 @@ import torch
 import tl_l2norm as l2
 from tests import models
 from tests.saes import LATENTS, MAKERS, WIDTH, make_sae, needs_sae_lens, write_sae
+from tests.slow import slow_but
 from tests.texts import ids, prompts
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.experiments.selfcheck import count_hooks
@@ -93,8 +94,8 @@ def test_features_of_decoding_are_those_of_one_pass(tiny: Any, batch_size: int, 
     for decoded, forced in zip(out.traces, again, strict=True):
         for layer in LAYERS:
             assert len(decoded.features[layer]) == len(decoded)
-            found, truth = decoded.features[layer].dense(), forced.features[layer].dense()
-            assert (found - truth).abs().max() < 1e-3 * truth.abs().max()
+            ours, truth = decoded.features[layer].dense(), forced.features[layer].dense()
+            assert (ours - truth).abs().max() < 1e-3 * truth.abs().max()
 
 
 def test_a_suppressed_state_is_encoded_as_the_next_block_reads_it(tiny: Any) -> None:
@@ -103,11 +104,11 @@ def test_a_suppressed_state_is_encoded_as_the_next_block_reads_it(tiny: Any) -> 
     with torch.no_grad(), backend_of(tiny).capture_stream(2) as streams:
         tiny(plain.tokens[None])
     acting = [l2.Suppression({2: 0.0}, scale=0.1)]
-    found = l2.collect(tiny, prompts()[:1], saes=saes, prompt_lens=[5], interventions=acting, progress=False)[0]
+    suppressed = l2.collect(tiny, prompts()[:1], saes=saes, prompt_lens=[5], interventions=acting, progress=False)[0]
     with torch.no_grad():
         truth = saes[2].encode(0.1 * streams[0][0, 5:])
-    assert (found.features[2].dense()[5:] - truth).abs().max() < 1e-5
-    assert torch.equal(found.features[2].dense()[:5], plain.features[2].dense()[:5])
+    assert (suppressed.features[2].dense()[5:] - truth).abs().max() < 1e-5
+    assert torch.equal(suppressed.features[2].dense()[:5], plain.features[2].dense()[:5])
 
 
 @needs_sae_lens
@@ -221,7 +222,7 @@ def test_saes_of_the_same_tensor_under_other_names_fit(tiny: Any) -> None:
         check_saes(backend_of(tiny), {"3": make_sae("topk", 3)})
     assert list(check_saes(backend_of(tiny), {np.int64(3): make_sae("topk", 3)})) == [3]
     with pytest.raises(ValueError, match="features are recorded beside the norms"):
-        l2.generate(tiny, [[5, 6, 7]], max_new_tokens=2, saes={3: make_sae("topk", 3)}, metrics=())
+        l2.generate(tiny, [[5, 6, 7]], max_new_tokens=2, saes={3: make_sae("topk", 3)}, record=False)
 
 
 # Training and loading
@@ -249,7 +250,7 @@ def explained(model: Any, sae: Any, layer: int) -> float:
 
 
 @needs_sae_lens
-@pytest.mark.parametrize("buffer", [1 << 18, 600])
+@pytest.mark.parametrize("buffer", slow_but([600], [1 << 18, 600]))
 def test_training_explains_the_stream_and_goes_on_where_it_stopped(
     tiny: Any, tmp_path: Path, buffer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,10 +262,10 @@ def test_training_explains_the_stream_and_goes_on_where_it_stopped(
     assert list(saes) == [1, 3]
     for layer, sae in saes.items():
         assert explained(tiny, sae, layer) > 0.8 > explained(tiny, make_sae("topk", layer), layer)
-        row = l2.saes.evaluate_saes(tiny, {layer: sae}, [ids(text) for text in TEXTS], sink_ratio=1e6).iloc[0]
-        assert row["explained_variance"] == pytest.approx(explained(tiny, sae, layer), abs=1e-4)
-        assert row["low"] <= row["explained_variance"] <= row["high"] <= 1
-        assert (row["n"], row["n_tokens"]) == (4, sum(len(ids(text)) - 1 for text in TEXTS)) and 0 < row["l0"] <= RECIPE.k
+        entry = l2.saes.evaluate_saes(tiny, {layer: sae}, [ids(text) for text in TEXTS], sink_ratio=1e6).iloc[0]
+        assert entry["explained_variance"] == pytest.approx(explained(tiny, sae, layer), abs=1e-4)
+        assert entry["low"] <= entry["explained_variance"] <= entry["high"] <= 1
+        assert (entry["n"], entry["n_tokens"]) == (4, sum(len(ids(text)) - 1 for text in TEXTS)) and 0 < entry["l0"] <= RECIPE.k
         assert (sae.cfg.d_in, sae.cfg.d_sae, sae.cfg.normalize_activations) == (48, 64, "none")
         meta = sae.cfg.metadata
         assert (meta.hook_name, meta.model_name) == (f"blocks.{layer}.hook_resid_post", backend.model_name)

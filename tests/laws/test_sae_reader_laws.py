@@ -41,9 +41,9 @@ GRID = [
 def states(n: int = 40, width: int = WIDTH, seed: int = 0) -> torch.Tensor:
     """As a residual stream is: off centre, of very different norms, one dimension far larger than the others."""
     draw = torch.Generator().manual_seed(seed)
-    found = torch.randn(n, width, generator=draw) * torch.logspace(-1, 2, n)[:, None] + 0.7
-    found[:, 5] *= 30
-    return found
+    drawn = torch.randn(n, width, generator=draw) * torch.logspace(-1, 2, n)[:, None] + 0.7
+    drawn[:, 5] *= 30
+    return drawn
 
 
 def by_hand(sae: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +55,7 @@ def by_hand(sae: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     elif cfg.normalize_activations == "constant_norm_rescale":
         scale = (x**2).sum() ** 0.5 / len(x) ** 0.5
     read = (x - centre) / scale - (w["b_dec"] if cfg.apply_b_dec_to_input else 0)
-    norms = np.array([(row**2).sum() ** 0.5 for row in w["W_dec"]]) if cfg.rescale_acts_by_decoder_norm else np.ones(cfg.d_sae)
+    norms = (w["W_dec"] ** 2).sum(axis=1) ** 0.5 if cfg.rescale_acts_by_decoder_norm else np.ones(cfg.d_sae)
     hidden = np.array([float(read @ w["W_enc"][:, j]) for j in range(cfg.d_sae)])
     acts = np.zeros(cfg.d_sae)
     for j in range(cfg.d_sae):
@@ -76,9 +76,9 @@ def test_activations_and_reconstruction_are_those_of_the_definition(kind: str, o
     with torch.no_grad():
         acts, out = sae.encode(x), sae(x)
     assert torch.equal(sae.decode(acts, x), out) and acts.shape == (40, LATENTS) and 0 < (acts != 0).sum() < acts.numel()
-    for row, (found, decoded) in enumerate(zip(acts, out, strict=True)):
+    for row, (encoded, decoded) in enumerate(zip(acts, out, strict=True)):
         expected, reconstructed = by_hand(sae, x[row].double().numpy())
-        assert np.abs(found.numpy() - expected).max() <= 1e-4 * max(np.abs(expected).max(), 1.0)
+        assert np.abs(encoded.numpy() - expected).max() <= 1e-4 * max(np.abs(expected).max(), 1.0)
         assert np.abs(decoded.numpy() - reconstructed).max() <= 1e-4 * np.abs(reconstructed).max()
     assert torch.allclose(sae.encode(x.view(4, 10, WIDTH)).view(40, -1), acts, rtol=1e-5, atol=1e-5), (
         "any shape before the last"
@@ -202,13 +202,13 @@ def test_nothing_is_kept_between_calls(scaling: str) -> None:
 def test_explained_variance_is_that_of_the_reconstruction(tiny: Any, kind: str) -> None:
     sae = make_sae(kind, 2)
     tokens = [5, 6, 7, 8, 9, 10, 11]
-    row = l2.saes.evaluate_saes(tiny, {2: sae}, [tokens] * 3, sink_ratio=1e9, progress=False).iloc[0]
+    entry = l2.saes.evaluate_saes(tiny, {2: sae}, [tokens] * 3, sink_ratio=1e9, progress=False).iloc[0]
     with torch.no_grad(), backend_of(tiny).capture_stream(2) as streams:
         tiny(torch.tensor([tokens]))
     x = streams[0][0, 1:].double().numpy()  # the first token is a sink
     rest = np.stack([x[i] - by_hand(sae, x[i])[1] for i in range(len(x))])
-    assert row["explained_variance"] == pytest.approx(1 - (rest**2).sum() / ((x - x.mean(0)) ** 2).sum(), rel=1e-3)
-    assert row["residual"] == pytest.approx((rest**2).sum() / (x**2).sum(), rel=1e-3)
+    assert entry["explained_variance"] == pytest.approx(1 - (rest**2).sum() / ((x - x.mean(0)) ** 2).sum(), rel=1e-3)
+    assert entry["residual"] == pytest.approx((rest**2).sum() / (x**2).sum(), rel=1e-3)
 
 
 def test_it_is_a_module_with_parameters() -> None:
@@ -476,6 +476,6 @@ def test_files_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
 
 def test_a_file_of_version_6_is_parsed_key_by_key() -> None:
     text = json.dumps(config_of(make_sae("topk", 3, options={"k": 9, "rescale_acts_by_decoder_norm": True})))
-    found = parse_sae_config(json.loads(text))
-    assert (found.kind, found.k, found.rescale_acts_by_decoder_norm, found.d_in, found.d_sae) == ("topk", 9, True, 48, 100)
-    assert found.metadata.hook_name == "blocks.3.hook_resid_post" and found.metadata.note is None
+    config = parse_sae_config(json.loads(text))
+    assert (config.kind, config.k, config.rescale_acts_by_decoder_norm, config.d_in, config.d_sae) == ("topk", 9, True, 48, 100)
+    assert config.metadata.hook_name == "blocks.3.hook_resid_post" and config.metadata.note is None

@@ -16,9 +16,10 @@ import torch
 
 import tl_l2norm as l2
 from tests import models
+from tests.slow import slow_but
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.recording import saved
-from tl_l2norm.recording.saved import Journal, collected, locked
+from tl_l2norm.recording.saved import Journal, ReadOptions, collected, locked
 from tl_l2norm.tasks.problems import Problem
 
 PROBLEMS = l2.make_mixture(5)
@@ -61,7 +62,7 @@ def fresh() -> Any:
     return l2.load_model(models.folder("qwen3"), device="cpu")
 
 
-@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("n", slow_but([2], [1, 2, 4]))
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_a_killed_run_goes_on_and_gives_the_same_bits(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int, temperature: float
@@ -189,7 +190,7 @@ def test_a_kept_response_is_judged_by_the_answer_of_now(bridge: Any, tmp_path: P
     assert (first.correct, again.correct, again.response) == (False, True, first.response)
 
 
-@pytest.mark.parametrize("n", [3, 11])
+@pytest.mark.parametrize("n", slow_but([3], [3, 11]))
 def test_a_killed_causal_test_goes_on_and_gives_the_same_table(
     bridge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:
@@ -211,8 +212,8 @@ def test_kept_traces_are_those_of_collect(bridge: Any, tmp_path: Path) -> None:
     labels = [{"number": i} for i in range(4)]
     plain = l2.collect(bridge, texts, labels=labels, batch_size=2, progress=False)
     for _ in range(2):
-        found = collected(tmp_path, bridge, texts, labels=labels, batch_size=2, progress=False)
-        for a, b in zip(found, plain, strict=True):
+        again = collected(tmp_path, bridge, texts, labels=labels, reading=ReadOptions(batch_size=2, progress=False))
+        for a, b in zip(again, plain, strict=True):
             assert torch.equal(a.l2_norms, b.l2_norms) and a.labels == b.labels and a.provenance == b.provenance
     assert not (tmp_path / "parts").exists()
 
@@ -249,9 +250,9 @@ def test_a_journal_that_ends_anywhere_keeps_its_whole_lines(journal: Path) -> No
     for size in range(len(content) + 1):
         journal.write_bytes(content[:size])
         whole = sum(size >= end - 1 for end in ends)  # a line that lacks its end alone is whole
-        found = Journal(journal)
-        assert list(found.entries.items()) == list(ENTRIES.items())[:whole]
-        found.add({"new": {"n": size}})
+        reopened = Journal(journal)
+        assert list(reopened.entries.items()) == list(ENTRIES.items())[:whole]
+        reopened.add({"new": {"n": size}})
         assert Journal(journal).entries == dict(list(ENTRIES.items())[:whole]) | {"new": {"n": size}}
 
 

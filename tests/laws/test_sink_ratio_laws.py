@@ -32,9 +32,9 @@ def acted_on(log: Any) -> set[tuple[int, int, int]]:
 
 def marked(traces: Any, *, sinks: bool) -> set[tuple[int, int, int]]:
     return {
-        (i, trace.layers[row], position)
+        (i, trace.layers[index], position)
         for i, trace in enumerate(traces)
-        for row, position in (trace.is_sink == sinks).nonzero().tolist()
+        for index, position in (trace.is_sink == sinks).nonzero().tolist()
         if position >= trace.prompt_len
     }
 

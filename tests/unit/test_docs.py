@@ -23,6 +23,7 @@ import tl_l2norm as l2
 from benchmarks import pages
 from tests.models import HAS_HOOKED
 from tests.saes import HAS_SAE_LENS
+from tests.slow import slow
 from tests.unit.test_import_order import ROOMS
 from tl_l2norm.cli import _parser
 
@@ -52,6 +53,9 @@ NEEDS = {
 """Snippets that not every version can run."""
 
 
+SLOW = {"docs/analysis.md", "docs/interventions.md"}
+
+
 class Snippet(NamedTuple):
     line: int
     source: str
@@ -59,8 +63,8 @@ class Snippet(NamedTuple):
 
 def snippets(page: Path, language: str) -> list[Snippet]:
     text = page.read_text()
-    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [Snippet(text[: match.start(1)].count("\n"), match[1]) for match in found]
+    matches = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Snippet(text[: match.start(1)].count("\n"), match[1]) for match in matches]
 
 
 def named(path: Path) -> str:
@@ -78,7 +82,7 @@ def shown(value: Any) -> None:
         getattr(value, "_repr_html_", lambda: None)()
 
 
-@pytest.mark.parametrize("page", with_snippets("python"), ids=named)
+@pytest.mark.parametrize("page", [slow(page) if named(page) in SLOW else page for page in with_snippets("python")], ids=named)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "displayhook", shown)
@@ -139,8 +143,8 @@ def test_readme_is_one_screen_with_the_two_commands() -> None:
 
 
 def intervals(page: Path) -> list[tuple[float, float]]:
-    found = re.findall(r"\[(-?[\d.]+)%?, (-?[\d.]+)%?\]", page.read_text())
-    return [(float(low), float(high)) for low, high in found]
+    pairs = re.findall(r"\[(-?[\d.]+)%?, (-?[\d.]+)%?\]", page.read_text())
+    return [(float(low), float(high)) for low, high in pairs]
 
 
 def test_figures_in_readme_are_those_in_docs() -> None:
@@ -173,6 +177,10 @@ def test_a_table_of_markdown() -> None:
     assert pages.markdown_table([{"a": 1, "b": "x|y"}]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
 
 
+def cells(entries: list[dict[str, Any]]) -> list[list[Any]]:
+    return [list(entry.values()) for entry in entries]
+
+
 def test_rows_say_what_the_tables_say() -> None:
     features = {
         "tokens": ["read", "read", "chosen"],
@@ -185,13 +193,13 @@ def test_rows_say_what_the_tables_say() -> None:
         {"modes matched by": "none", "tested": "1,500", "found": "7", "replicated": "4"}
     ]
     causal = {"what": "none", "quantile": [np.nan, 0.5], "positions": 0.04, "accuracy": 0.5, "low": 0.25, "high": 1.0, "n": 8}
-    assert [list(row.values()) for row in pages.causal_rows(pd.DataFrame(causal))] == [
+    assert cells(pages.causal_rows(pd.DataFrame(causal))) == [
         ["none", "-", "0.0", "50.0% [25.0, 100.0]", 8],
         ["none", "0.5", "0.0", "50.0% [25.0, 100.0]", 8],
     ]
     bound = {"layer": [3], "premise": 0.0, "premise_low": 0.0, "premise_high": 0.037, "c1": np.nan, "c2": np.nan, "r2": np.nan}
     bound |= {"r2_low": np.nan, "r2_high": np.nan, "n": 100}
-    assert [list(row.values()) for row in pages.bound_rows(pd.DataFrame(bound))] == [[3, "0.0% [0.0, 3.7]", "-", "-", "-", 100]]
+    assert cells(pages.bound_rows(pd.DataFrame(bound))) == [[3, "0.0% [0.0, 3.7]", "-", "-", "-", 100]]
     assumptions = {"assumption": "A1", "statement": "small", "layer": [0, 1], "value": [0.1, 0.3], "low": [0.05, 0.2]}
     assumptions |= {
         "high": [0.15, 0.5],
@@ -200,7 +208,7 @@ def test_rows_say_what_the_tables_say() -> None:
         "control_name": "c",
         "n": 9,
     }
-    assert [list(row.values()) for row in pages.assumption_rows(pd.DataFrame(assumptions))] == [
+    assert cells(pages.assumption_rows(pd.DataFrame(assumptions))) == [
         ["A1", "small", "0.1 to 0.3", "0.3", "c: 0.2 to 0.2", "1 of 2 layers", 9]
     ]
     tokens = {"kind": ["thinking"], "among_top": 0.26, "overall": 0.25, "excess": 0.01, "low": -0.005, "high": 0.02, "n": 9}

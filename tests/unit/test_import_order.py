@@ -37,15 +37,15 @@ def modules() -> dict[str, Path]:
 
 def imports(tree: ast.AST, known: set[str]) -> set[str]:
     """Modules of the package that a file imports, anywhere in it."""
-    found = set()
+    named = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "tl_l2norm":
             base = node.module.partition(".")[2]  # type: ignore[union-attr]
             inside = {f"{base}.{alias.name}".lstrip(".") for alias in node.names}
-            found |= {name if name in known else base for name in inside}
+            named |= {name if name in known else base for name in inside}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("tl_l2norm.")}
-    return found & known
+            named |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("tl_l2norm.")}
+    return named & known
 
 
 @pytest.fixture(scope="module")

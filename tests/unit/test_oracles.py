@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from tests import models, oracles
+from tests.slow import slow_but
 
 TINY = ("llama", "qwen3", "mistral", "gemma3", "gpt2")
-ALL = ("smollm2", *TINY)
+ALL = slow_but(TINY, ["smollm2", *TINY])
 INF = math.inf
 
 

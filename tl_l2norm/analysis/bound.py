@@ -161,7 +161,7 @@ def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPL
     return BOUND_BY_LAYER.frame(entries, seed=seed, model=points["model"].iloc[0] if len(points) else "")
 
 
-def _premise_p(holds: Array) -> float:
+def _premise_p(holds: NDArray[np.bool_]) -> float:
     """That the premise holds in 90% of prompts or less, two-sided."""
     return min(1.0, 2 * float(binomtest(int(holds.sum()), len(holds), PREMISE, alternative="greater").pvalue))
 
@@ -290,7 +290,7 @@ def bound_control(
         if not latents:
             continue
         drawn = random_sets(_acts(pairs, layer, tokens), latents, sets, seed, others=True)[:, 1:]
-        gap, modes = square[:, think[0].row(layer)], [m @ drawn for m in activation_means(pairs, layer, tokens=tokens)]
+        gap, modes = square[:, think[0].index_of(layer)], [m @ drawn for m in activation_means(pairs, layer, tokens=tokens)]
         at = (gap > 0) & ~np.isnan(modes[0] - modes[1]).any(1)
         sides = modes[0][at] - modes[1][at], modes[0][at]
         fits = [_Fit.of(side, np.sqrt(gap[at]), seed, resamples) for side in sides]
@@ -304,7 +304,7 @@ def _acts(pairs: Mapping[str, Sequence[Pair]], layer: int, tokens: Tokens) -> cs
     """[token, latent] of all responses in both modes."""
     parts = []
     for trace in {id(trace): trace for members in pairs.values() for pair in members for trace in pair}.values():
-        acts = trace.features[layer].select((meant(trace, tokens) & ~trace.is_sink[trace.row(layer)]).nonzero()[:, 0])
+        acts = trace.features[layer].select((meant(trace, tokens) & ~trace.is_sink[trace.index_of(layer)]).nonzero()[:, 0])
         shape = (len(acts), acts.d_sae)
         parts.append(csr_array((acts.values.numpy(), acts.latents.numpy(), acts.starts.numpy()), shape=shape))
     return csr_array(vstack(parts, format="csr"))

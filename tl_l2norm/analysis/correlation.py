@@ -12,10 +12,10 @@ from einops import einsum, reduce
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts, weighted_mean
+from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_one_mode, require_prompts, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.arguments import as_names
-from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.resampling import RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
 from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
@@ -91,10 +91,7 @@ def correlation_table(
     """
     traces, quantities = traces_of(traces), as_names("quantities", quantities)
     require_comparable(traces)
-    if len(modes := {str(trace.labels["mode"]) for trace in traces if "mode" in trace.labels}) > 1:
-        raise InputError(
-            f"the traces are of the modes {', '.join(sorted(modes))}: give those of one, such as the thinking ones"
-        )
+    require_one_mode(traces)
     groups = by_prompt(traces)
     require_prompts(len(groups))
     _require_variation(traces, quantities, tokens)
@@ -106,7 +103,7 @@ def correlation_table(
         np.stack([_within(t, read[id(t)], log_frequency, tokens) for t in group]) for group in groups.values()
     ]  # of each prompt [sample, scope, quantity, layer]
     rhos = np.stack([_mean(samples) for samples in by_token])
-    layers, late = traces[0].layers, [traces[0].row(layer) for layer in traces[0].late_layers]
+    layers, late = traces[0].layers, [traces[0].index_of(layer) for layer in traces[0].late_layers]
     for s, scope in enumerate(("tokens", "partial")):
         for q, quantity in enumerate(quantities):
             by_layer = rhos[:, s, q].T

@@ -48,7 +48,7 @@ def random_cosine(d_model: int) -> float:
     return float(np.exp(gammaln(d_model / 2) - gammaln((d_model + 1) / 2)) / np.sqrt(np.pi))
 
 
-def random_cosine_spread(d_model: int, pairs: float) -> float:
+def random_cosine_spread(d_model: int, pairs: int) -> float:
     """Standard deviation of the mean absolute cosine over so many pairs of random directions.
 
     Any two pairs of them are independent, also where they share a direction, so that variances add.
@@ -87,4 +87,4 @@ def coactive_cosine(
 
 def positions(trace: Trace, layer: int, tokens: Tokens) -> Int[Tensor, " chosen"]:
     """Of the tokens that stand for a response and are no sink at a layer."""
-    return (meant(trace, tokens) & ~trace.is_sink[trace.row(layer)]).nonzero()[:, 0]
+    return (meant(trace, tokens) & ~trace.is_sink[trace.index_of(layer)]).nonzero()[:, 0]

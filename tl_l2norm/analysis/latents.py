@@ -57,7 +57,7 @@ def top_tokens(traces: TracesLike, layer: int, latent: int, *, k: int = 10, cont
         if layer not in trace.features:
             raise InputError(f"trace {sequence} has no SAE features at layer {layer}: it has {sorted(trace.features)}")
         acts = trace.features[layer].total([latent])
-        acts = torch.where(trace.is_sink[trace.row(layer)], 0.0, acts)
+        acts = torch.where(trace.is_sink[trace.index_of(layer)], 0.0, acts)
         strongest = acts.topk(min(k, len(acts)))
         hits += [(a, sequence, p) for a, p in zip(strongest.values.tolist(), strongest.indices.tolist(), strict=True) if a > 0]
     entries = []

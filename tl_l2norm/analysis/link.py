@@ -156,7 +156,7 @@ class _Tokens:
     ) -> _Tokens:
         parts, read, acts = [], [], []
         for response, trace in enumerate(traces):
-            row, encoded = trace.row(layer), trace.features[layer]
+            row, encoded = trace.index_of(layer), trace.features[layer]
             matrix = csr_array(
                 (encoded.values.numpy(), encoded.latents.numpy(), encoded.starts.numpy()), shape=(len(trace), encoded.d_sae)
             )

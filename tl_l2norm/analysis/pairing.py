@@ -63,6 +63,15 @@ def require_mode(traces: Sequence[Trace], mode: str, what: str, instead: str) ->
             raise InputError(f"{what}: trace {i} says by its label that its mode is {said!r}, not {mode!r}: {instead}")
 
 
+def require_one_mode(traces: Sequence[Trace]) -> None:
+    """Refuse traces that are labelled as of several modes, but for those of `shuffle_modes`."""
+    modes = {str(trace.labels["mode"]) for trace in traces if "mode" in trace.labels and not trace.labels.get(_SHUFFLED)}
+    if len(modes) > 1:
+        raise InputError(
+            f"the traces are of the modes {', '.join(sorted(modes))}: give those of one, such as the thinking ones"
+        )
+
+
 def require_same_prompts(think: Collection[object], direct: Collection[object]) -> None:
     """Refuse modes that were not asked the same."""
     if odd := sorted(map(str, set(think) ^ set(direct))):

@@ -260,7 +260,7 @@ def activation_means(
 
 def _mean_acts(trace: Trace, layer: int, weights: Float[Tensor, " pos"]) -> Float[Tensor, " d_sae"]:
     """Weighted mean over positions, attention sinks left out; NaN if there is nothing else."""
-    kept = torch.where(trace.is_sink[trace.row(layer)], 0.0, weights)
+    kept = torch.where(trace.is_sink[trace.index_of(layer)], 0.0, weights)
     return trace.features[layer].weighted_sum(kept) / kept.sum()
 
 

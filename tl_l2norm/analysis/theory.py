@@ -254,13 +254,13 @@ def _directions(
     """A1 over all pairs and over co-active ones, beside as many pairs of random directions."""
     used = min(len(decoder), MOST_DIRECTIONS)
     together, pairs = coactive_cosine(traces, layer, decoder, tokens=tokens, seed=seed)
-    entries = [_entry("A1", layer, _exact(decoder_cosine(decoder)), _random(decoder.shape[1], used * (used - 1) / 2), _RANDOM)]
+    entries = [_entry("A1", layer, _exact(decoder_cosine(decoder)), _random(decoder.shape[1], used * (used - 1) // 2), _RANDOM)]
     if pairs:
         entries.append(_entry("A1 co-active", layer, together, _random(decoder.shape[1], pairs), _RANDOM))
     return entries
 
 
-def _random(d_model: int, pairs: float) -> Estimate:
+def _random(d_model: int, pairs: int) -> Estimate:
     mean = random_cosine(d_model)
     half = 1.96 * random_cosine_spread(d_model, pairs) if pairs else np.nan
     return Estimate(mean=mean, low=mean - half, high=mean + half, n=0)

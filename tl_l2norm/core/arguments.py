@@ -31,14 +31,14 @@ def as_integer(name: str, value: Any, *, least: int | None = None, most: int | N
         TypeError: of another kind.
         ValueError: too small or too large.
     """
-    found = _index(value)
-    if found is None:
+    integer = _index(value)
+    if integer is None:
         raise InputTypeError(f"{name} must be an integer{_at_least(least)}, got {_shown(value)}")
-    if least is not None and found < least:
-        raise InputError(f"{name} must be at least {least}, got {found}")
-    if most is not None and found > most:
-        raise InputError(f"{name} must be at most {most:,}, got {found}")
-    return found
+    if least is not None and integer < least:
+        raise InputError(f"{name} must be at least {least}, got {integer}")
+    if most is not None and integer > most:
+        raise InputError(f"{name} must be at most {most:,}, got {integer}")
+    return integer
 
 
 def as_seed(value: Any, name: str = "seed") -> int:
@@ -99,10 +99,10 @@ def check_text(name: str, value: Any) -> None:
 
 def as_names(name: str, given: Any) -> tuple[str, ...]:
     """Names, one or several, each once."""
-    found = one_or_several(given, str) if _is_listed(given) else (given,)
-    if odd := [one for one in found if not isinstance(one, str)]:
+    names = one_or_several(given, str) if _is_listed(given) else (given,)
+    if odd := [one for one in names if not isinstance(one, str)]:
         raise InputTypeError(f"{name} must be a name or a list of names, got {_shown(odd[0])}")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(names))
 
 
 def check_listed(name: str, given: Any, expected: str) -> None:
@@ -152,7 +152,7 @@ def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
 
 
 def one_or_several(given: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
-    """Several of a kind; one alone, None and whatever iterates are taken for what they are."""
+    """What is given as a tuple: empty for None, of one for one of the kind or what doesn't iterate, else of all in it."""
     if given is None:
         return ()
     if isinstance(given, kind):
@@ -169,12 +169,12 @@ def as_labels(given: Any, n: int, what: str = "sequences") -> list[dict[str, Any
     """
     if given is None:
         return None
-    found = one_or_several(given, Mapping)
-    if odd := [own for own in found if not isinstance(own, Mapping)]:
+    labels = one_or_several(given, Mapping)
+    if odd := [own for own in labels if not isinstance(own, Mapping)]:
         raise InputTypeError(f"labels are dicts, one for each, as in [{{'mode': 'think'}}, ...], got {_shown(odd[0])}")
-    if len(found) != n:
-        raise InputError(f"labels has {len(found)} entries for {n} {what}")
-    return [plain_labels(own) for own in found]
+    if len(labels) != n:
+        raise InputError(f"labels has {len(labels)} entries for {n} {what}")
+    return [plain_labels(own) for own in labels]
 
 
 def plain_labels(labels: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,11 +183,11 @@ def plain_labels(labels: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError: what is no scalar, and would have no place in a table or a file.
     """
-    found = {str(name): value.item() if _is_scalar_array(value) else value for name, value in labels.items()}
-    for name, value in found.items():
+    plain = {str(name): value.item() if _is_scalar_array(value) else value for name, value in labels.items()}
+    for name, value in plain.items():
         if not (value is None or isinstance(value, str | int | float)):
             raise InputTypeError(f"a label is a text, a number, True or False: {name!r} is {_shown(value)}")
-    return found
+    return plain
 
 
 def _index(value: Any) -> int | None:

@@ -19,7 +19,7 @@ T = TypeVar("T", bound="RowTensors")  # typing.Self is not for functions that be
 
 
 class RowTensors:
-    """Base of dataclasses that hold tensors with one row per sequence, others of their kind, or None."""
+    """Base of dataclasses whose fields are tensors with one row per sequence, other `RowValue`s, or None."""
 
     def select(self: T, rows: Int[Tensor, " rows"]) -> T:
         """These sequences, in this order; one may be taken several times."""
@@ -36,8 +36,8 @@ class RowTensors:
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
-        found: torch.device = getattr(self, dataclasses.fields(self)[0].name).device  # type: ignore[arg-type]
-        return found
+        device: torch.device = getattr(self, dataclasses.fields(self)[0].name).device  # type: ignore[arg-type]
+        return device
 
     def _map(self: T, make: Callable[[str], Remembered]) -> T:
         names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
@@ -51,10 +51,10 @@ class Rows(RowTensors):
     number: Int[Tensor, " batch"]
     """Which sequence of the run."""
     key: Int[Tensor, " batch"]
-    """Of its random draws."""
+    """Key of its random draws."""
     prompt_len: Int[Tensor, " batch"]
     position: Int[Tensor, " batch"]
-    """Of the next column that is read; below 0 is padding."""
+    """Position of the next token that is read; below 0 it is padding."""
     finished: Bool[Tensor, " batch"]
 
     def __len__(self) -> int:
@@ -87,10 +87,10 @@ class Places:
 
     @classmethod
     def of(cls, rows: Rows, start: Int[Tensor, " batch"], n_pos: int, real: Bool[Tensor, "batch pos"] | None = None) -> Places:
-        """Columns of these rows from a position on."""
+        """`n_pos` positions of each row from its `start` on; `real` says which are tokens where the padding alone doesn't."""
         positions = start[:, None] + torch.arange(n_pos, device=start.device)
-        found = (positions >= 0) & ~rows.finished[:, None]
-        return cls(rows, positions, found if real is None else found & real)
+        read = (positions >= 0) & ~rows.finished[:, None]
+        return cls(rows, positions, read if real is None else read & real)
 
     def to(self, device: torch.device) -> Places:
         """On another device."""
@@ -118,10 +118,10 @@ class RowValue(Protocol):
     """Something that holds a value for each sequence: a tensor with one row per sequence is another."""
 
     def select(self, rows: Int[Tensor, " rows"]) -> RowValue:
-        """That of these sequences, in this order."""
+        """The values of these sequences, in this order."""
 
     def join(self, other: RowValue) -> RowValue:
-        """That of the sequences of both."""
+        """The values of the sequences of both."""
 
 
 Remembered = Tensor | RowValue | None
@@ -147,7 +147,7 @@ class Batch:
         return self._memory[key][0]  # type: ignore[return-value]
 
     def keep(self, key: Hashable, value: Tensor | RowValue) -> None:
-        """Remember this value, which every batch gets before it is joined."""
+        """Remember this value; two batches can be joined only where both keep one under this key."""
         self._memory[key] = (value, value.device if isinstance(value, Tensor) else self.rows.device, _never)
 
     def recall(self, key: Hashable) -> Any:
@@ -163,32 +163,32 @@ class Batch:
         return {key: value for key, (value, _, _) in self._memory.items()}
 
     def next_pass(self, n_pos: int, real: Bool[Tensor, "batch pos"] | None = None, *, padded: bool = True) -> Pass:
-        """A forward pass over the next columns starts.
+        """Begin a forward pass over the next columns: each sequence's position moves behind them.
 
         Args:
-            n_pos: how many.
-            real: where its mask says more than padding on the left.
+            n_pos: how many columns.
+            real: which of them are tokens, where a mask says more than padding on the left.
             padded: False where it is known that no column is padding, as at a step of decoding.
         """
-        found = Pass(self, n_pos, real, padded)
+        started = Pass(self, n_pos, real, padded)
         self.rows.position = self.rows.position + n_pos
-        return found
+        return started
 
     def select(self, rows: Int[Tensor, " rows"]) -> Batch:
         """These sequences, in this order; one may be taken several times."""
-        found = Batch(self.rows.select(rows))
+        selected = Batch(self.rows.select(rows))
         for key, (value, device, make) in self._memory.items():
-            found._memory[key] = (_select(value, rows), device, make)
-        return found
+            selected._memory[key] = (_select(value, rows), device, make)
+        return selected
 
     def join(self, other: Batch) -> Batch:
         """These sequences, and behind them those of another batch."""
-        found = Batch(self.rows.join(other.rows))
+        joined = Batch(self.rows.join(other.rows))
         for key in {**self._memory, **other._memory}:
             _, device, make = self._memory.get(key) or other._memory[key]
             mine, its = self.remember(key, device, make), other.remember(key, device, make)
-            found._memory[key] = (_join(mine, its), device, make)
-        return found
+            joined._memory[key] = (_join(mine, its), device, make)
+        return joined
 
 
 def _select(value: Remembered, rows: Int[Tensor, " rows"]) -> Remembered:

@@ -19,6 +19,13 @@ class FeatureActs:
 
     The active latents at position i are `latents[starts[i] : starts[i + 1]]`, in ascending order, with the same part of
     `values`: compressed sparse rows.
+
+    Examples:
+        >>> acts = FeatureActs.of_dense(torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 3.0]]))
+        >>> acts, acts.l0.tolist(), acts.total().tolist()
+        (FeatureActs(2 positions x 3 latents, 3 active), [1, 2], [2.0, 4.0])
+        >>> acts.at(1)
+        {2: 3.0, 0: 1.0}
     """
 
     starts: Int[Tensor, " bounds"]
@@ -50,16 +57,16 @@ class FeatureActs:
         return self.starts.diff()
 
     @property
-    def _rows(self) -> Int[Tensor, " active"]:
+    def _positions(self) -> Int[Tensor, " active"]:
         """Position of each active latent."""
         # numpy: torch's own starts threads for these few numbers, which on busy cores takes milliseconds
         return torch.from_numpy(np.repeat(np.arange(len(self)), self.l0.numpy()))
 
     def dense(self) -> Float[Tensor, "pos d_sae"]:
         """All activations, as `sae.encode` gives them."""
-        found = torch.zeros(len(self), self.d_sae, dtype=self.values.dtype)
-        found[self._rows, self.latents.long()] = self.values
-        return found
+        acts = torch.zeros(len(self), self.d_sae, dtype=self.values.dtype)
+        acts[self._positions, self.latents.long()] = self.values
+        return acts
 
     def total(self, latents: Sequence[int] | Int[Tensor, " chosen"] | None = None) -> Float[Tensor, " pos"]:
         """Summed activation at each position, of some latents or of all.
@@ -72,11 +79,11 @@ class FeatureActs:
             weight = torch.zeros(self.d_sae)
             weight[torch.as_tensor(latents, dtype=torch.long)] = 1.0
             values = values * weight[self.latents.long()]
-        return torch.zeros(len(self), dtype=values.dtype).index_add_(0, self._rows, values)
+        return torch.zeros(len(self), dtype=values.dtype).index_add_(0, self._positions, values)
 
     def weighted_sum(self, weights: Float[Tensor, " pos"]) -> Float[Tensor, " d_sae"]:
         """Sum over positions of each latent's activation times the position's weight."""
-        values = self.values * weights[self._rows]
+        values = self.values * weights[self._positions]
         return torch.from_numpy(np.bincount(self.latents.numpy(), values.numpy(), minlength=self.d_sae)).to(values.dtype)
 
     def at(self, position: int) -> dict[int, float]:
@@ -97,7 +104,7 @@ class FeatureActs:
 
     @classmethod
     def join(cls, parts: Sequence[FeatureActs]) -> FeatureActs:
-        """One after the other."""
+        """The positions of several, one after the other."""
         counts = torch.cat([part.l0 for part in parts])
         return cls(
             starts=_starts(counts),
@@ -109,13 +116,13 @@ class FeatureActs:
 
     @classmethod
     def of_dense(cls, feature_acts: Float[Tensor, "pos d_sae"], sae: str = "") -> FeatureActs:
-        """What is not 0 in a matrix, on the CPU."""
-        rows, latents = feature_acts.nonzero(as_tuple=True)
-        counts = torch.bincount(rows, minlength=len(feature_acts))
+        """Those of a matrix as `sae.encode` gives it, on the CPU."""
+        positions, latents = feature_acts.nonzero(as_tuple=True)
+        counts = torch.bincount(positions, minlength=len(feature_acts))
         return cls(
             starts=_starts(counts).cpu(),
             latents=latents.to(torch.int32).cpu(),
-            values=feature_acts[rows, latents].float().cpu(),
+            values=feature_acts[positions, latents].float().cpu(),
             d_sae=feature_acts.shape[1],
             sae=sae,
         )

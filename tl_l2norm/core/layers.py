@@ -30,6 +30,10 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
     Raises:
         ValueError: a layer outside the model, no layer at all, or an unknown word.
         TypeError: something that is not a layer.
+
+    Examples:
+        >>> resolve_layers("late", 12), resolve_layers([-1, 0], 12), resolve_layers(slice(2, 4), 12)
+        ((9, 10, 11), (0, 11), (2, 3))
     """
     if isinstance(layers, str) and layers not in ("all", "late"):
         raise InputError(_unknown_layers(layers))
@@ -41,10 +45,10 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
         chosen = layers
     else:
         chosen = (layers,)
-    found = sorted({_resolve(layer, n_layers) for layer in chosen})
-    if not found:
+    indices = sorted({_resolve(layer, n_layers) for layer in chosen})
+    if not indices:
         raise InputError(f"{layers!r} selects no layer of {n_layers}")
-    return tuple(found)
+    return tuple(indices)
 
 
 def check_layers(layers: Any) -> None:

@@ -16,7 +16,12 @@ _CHUNK = 1 << 22  # elements: half precision is copied to float32 before it is r
 
 
 def l2_norms(stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes"]:
-    """`||h||` over the last axis in float32 whatever the dtype: a float16 stream of norm 76,800 doesn't overflow."""
+    """`||h||` over the last axis in float32 whatever the dtype: a float16 stream of norm 76,800 doesn't overflow.
+
+    Examples:
+        >>> l2_norms(torch.tensor([[3.0, 4.0], [300.0, 400.0]], dtype=torch.float16))
+        tensor([  5., 500.])
+    """
     if not isinstance(stream, Tensor):
         raise InputTypeError(f"l2_norms takes a tensor, got {type(stream).__name__}: torch.as_tensor(...) makes one")
     if stream.requires_grad:

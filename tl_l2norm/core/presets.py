@@ -44,8 +44,8 @@ def keep_preset(model: Any, preset: Preset | None) -> None:
 
 def kept_preset(model: Any) -> Preset | None:
     """The preset that a model carries."""
-    found = model.__dict__.get(_NAME)
-    return found if isinstance(found, Preset) else None
+    preset = model.__dict__.get(_NAME)
+    return preset if isinstance(preset, Preset) else None
 
 
 def sink_ratio_of(model: Any, given: Any = None, *, of: Iterable[float | None] = ()) -> float:
@@ -65,10 +65,10 @@ def sink_ratio_of(model: Any, given: Any = None, *, of: Iterable[float | None] =
 
 def check_sink_ratio(given: Any) -> float:
     """A sink ratio as a float; refused at 1 and below, where ordinary tokens would count as sinks."""
-    found = as_number("sink_ratio", given, "a number over 1 (times the median norm)")
-    if not found > 1:
+    ratio = as_number("sink_ratio", given, "a number over 1 (times the median norm)")
+    if not ratio > 1:
         raise InputError(f"sink_ratio must be over 1 (times the median norm), got {given}")
-    return found
+    return ratio
 
 
 def batch_size_of(model: Any, given: Any = None) -> int:

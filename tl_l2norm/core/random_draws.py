@@ -44,7 +44,13 @@ def hash_keys(*keys: Int64[Tensor, ...] | int, start: Int64[Tensor, ...] | int =
 
 
 def uniform(*keys: Int64[Tensor, ...] | int, start: Int64[Tensor, ...] | int = 0) -> Float[Tensor, ...]:
-    """One float64 in [0, 1) for each tuple of keys, such as (seed, sequence, layer, position); float32 where float64 is not."""
+    """One float64 in [0, 1) for each tuple of keys, such as (seed, sequence, layer, position); float32 on MPS.
+
+    Examples:
+        >>> together = uniform(0, 7, torch.arange(3))  # seed 0, sequence 7, three positions
+        >>> together[2] == uniform(0, 7, 2)
+        tensor(True)
+    """
     bits = _shift_right(hash_keys(*keys, start=start), 11)
     dtype = torch.float32 if bits.device.type == "mps" else torch.float64
     return bits.to(dtype) * 2.0**-53

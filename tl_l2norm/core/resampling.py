@@ -92,7 +92,7 @@ def prompt_weights(n: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Arra
 
 
 def generator(seed: int) -> np.random.Generator:
-    """Random numbers that the seed alone decides."""
+    """A generator of random numbers, the same for the same seed."""
     return np.random.default_rng(as_seed(seed))
 
 
@@ -115,9 +115,9 @@ def bootstrap(
 
 def interval(value: float, draws: NDArray[np.floating], n: int) -> Estimate:
     """An estimate from a statistic's value and its values in resamples; no interval where a tenth of those is not defined."""
-    found = draws[~np.isnan(draws)]
-    defined = n >= 2 and len(found) >= 0.9 * len(draws)
-    low, high = np.quantile(found, tails(n), method=_QUANTILE) if defined else (np.nan, np.nan)
+    measured = draws[~np.isnan(draws)]
+    defined = n >= 2 and len(measured) >= 0.9 * len(draws)
+    low, high = np.quantile(measured, tails(n), method=_QUANTILE) if defined else (np.nan, np.nan)
     return Estimate(mean=value, low=float(low), high=float(high), n=n)
 
 
@@ -128,7 +128,12 @@ def tails(n: int) -> tuple[float, float]:
 
 
 def estimate(values: NDArray[np.floating], *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """`bootstrap_mean` of one number per prompt, NaN left out."""
+    """`bootstrap_mean` of one number per prompt, NaN left out.
+
+    Examples:
+        >>> print(estimate(np.array([1.0, 2.0, 3.0, np.nan, 2.0])))
+        2 [1, 3], n = 4
+    """
     values = np.asarray(values, dtype=np.float64)
     mean, low, high = bootstrap_mean(values, seed=seed, resamples=resamples)
     return Estimate(mean=float(mean), low=float(low), high=float(high), n=int((~np.isnan(values)).sum()))

@@ -15,7 +15,8 @@ from torch import Tensor
 from tl_l2norm.core.arguments import as_path
 from tl_l2norm.core.errors import InputError, MissingFile
 from tl_l2norm.core.features import FeatureActs
-from tl_l2norm.core.trace import Provenance, Trace, TracesLike, traces_of
+from tl_l2norm.core.provenance import Provenance
+from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 FORMAT = "tl_l2norm.traces"
 FORMAT_VERSION = 2
@@ -31,6 +32,19 @@ def save_traces(path: str | Path, traces: TracesLike) -> Path:
 
     A folder that holds traces already is replaced as a whole: each file is written beside the old one first, and the index,
     which carries the tensors' checksum, last.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: no traces, or a file where the folder should be.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     loaded = l2.load_traces(l2.save_traces(folder + "/run", think))
+        >>> torch.equal(loaded[0].l2_norms, think[0].l2_norms), loaded[0].labels["mode"]
+        (True, 'think')
     """
     from safetensors.torch import save
 
@@ -58,6 +72,16 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
     Raises:
         FileNotFoundError: nothing there, or one of the two files missing.
         ValueError: a damaged or foreign file; the message says which and what is wrong.
+
+    Warns:
+        UserWarning: a file from before traces kept a fingerprint of the weights.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     traces = l2.load_traces(l2.save_traces(folder, direct))
+        >>> len(traces) == len(direct), traces[0].provenance.comparable(direct[0].provenance)
+        (True, True)
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -122,10 +146,10 @@ def content_key(what: object) -> str:
 
 
 def _tensors(trace: Trace) -> dict[str, Tensor]:
-    found = {name: getattr(trace, name) for name in _TENSOR_FIELDS}
-    found |= {f"{layer}.{name}": getattr(acts, name) for layer, acts in trace.features.items() for name in _FEATURE_FIELDS}
-    found |= {_metric_name(metric): values for metric, values in trace.metrics.items()}
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+    tensors = {name: getattr(trace, name) for name in _TENSOR_FIELDS}
+    tensors |= {f"{layer}.{name}": getattr(acts, name) for layer, acts in trace.features.items() for name in _FEATURE_FIELDS}
+    tensors |= {_metric_name(metric): values for metric, values in trace.metrics.items()}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def _metric_name(metric: str) -> str:

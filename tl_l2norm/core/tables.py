@@ -13,13 +13,21 @@ WIDTH = 100
 
 
 def render_table(frame: pd.DataFrame, *, title: str | None = None, width: int = WIDTH) -> str:
-    """A frame as text of at most `width` columns; numbers on the right, floats to four figures."""
+    """A frame as text of at most `width` columns; numbers on the right, floats to four figures.
+
+    Examples:
+        >>> print(render_table(pd.DataFrame({"layer": [0, 11], "l2_norm": [83.2154, 539.4321]})))
+        layer   l2_norm
+        ───────────────
+            0     83.22
+           11     539.4
+    """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
         table.add_column(str(name), justify="right" if numeric else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
+    for entry in frame.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in entry))
     out = io.StringIO()
     console = Console(  # it would write past the file into a notebook, and take colours or a width from the environment
         file=out,

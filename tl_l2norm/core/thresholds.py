@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,11 +16,24 @@ from typing_extensions import override
 from tl_l2norm.core.arguments import as_integer, as_number, as_share, check_flag
 from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable
 from tl_l2norm.core.layers import layer_ranges
-from tl_l2norm.core.trace import Provenance, Trace, TracesLike, require_comparable, traces_of
+from tl_l2norm.core.provenance import Provenance
+from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
 
 class Thresholds(Mapping[int, float]):
-    """The threshold tau of each layer, and of which model and dtype it is."""
+    """The threshold tau of each layer, and of which model and dtype it is.
+
+    A mapping from layers to norms; wherever one is taken, a plain dict does too.
+
+    Raises:
+        TypeError: something else than a dict from integers to numbers.
+        ValueError: no layer, or a value that is no norm.
+
+    Examples:
+        >>> tau = l2.Thresholds({10: 480.0, 11: 505.5})
+        >>> tau, tau[11]
+        (Thresholds({10: 480, 11: 505.5}, given), 505.5)
+    """
 
     def __init__(
         self,
@@ -64,6 +77,10 @@ class AdaptiveIQR:
 
     One sample per live token, sinks left out; a token is judged by those before it. Nothing happens before `warmup` samples.
     The quantiles are exact (linear interpolation); the authors estimate them by P-square from the batch's mean.
+
+    Examples:
+        >>> l2.ALRR(l2.AdaptiveIQR(warmup=50, scope="sequence"), layers="late")
+        ALRR(layers='late', thresholds=AdaptiveIQR(k=1.5, warmup=50, min_iqr=0.0, scope='sequence'))
     """
 
     k: float = 1.5
@@ -101,28 +118,57 @@ def as_thresholds(given: Any) -> Thresholds | AdaptiveIQR:
 def quantile_thresholds(traces: TracesLike, q: float = 0.95, *, include_sinks: bool = False) -> Thresholds:
     """Each layer's `q` quantile of the norms of decode tokens, sinks left out.
 
+    Args:
+        traces: with responses, of one model.
+        q: share of the norms that lie below.
+        include_sinks: whether attention sinks count.
+
     Raises:
         ValueError: q outside 0 to 1, traces that can't be compared, or no decode token.
+
+    Examples:
+        >>> tau = l2.quantile_thresholds(think, q=0.9)
+        >>> above = [trace.at(11)[trace.is_response] > tau[11] for trace in think]
+        >>> round(torch.cat(above).float().mean().item(), 1)
+        0.1
     """
     q = as_share("q", q)
-    norms, source = _decode_norms(traces_of(traces), include_sinks)
-    values = {layer: float(np.quantile(found, q)) for layer, found in norms.items()}
-    return Thresholds(values, rule=f"{q:g} quantile", **source)
+    return _of_traces(traces, lambda norms: float(np.quantile(norms, q)), f"{q:g} quantile", include_sinks)
 
 
 def iqr_thresholds(traces: TracesLike, k: float = 1.5, *, include_sinks: bool = False) -> Thresholds:
     """`Q3 + k * (Q3 - Q1)` of each layer's norms of decode tokens, sinks left out: the paper's rule for outliers.
 
+    Args:
+        traces: with responses, of one model.
+        k: how many interquartile ranges over the third quartile.
+        include_sinks: whether attention sinks count.
+
     Raises:
         ValueError: k below 0, traces that can't be compared, or no decode token.
+
+    Examples:
+        >>> tau = l2.iqr_thresholds([trace.select("late") for trace in think], k=1.5)
+        >>> list(tau), tau.rule
+        ([9, 10, 11], 'Q3 + 1.5 IQR')
     """
     k = _as_factor("k", k)
-    norms, source = _decode_norms(traces_of(traces), include_sinks)
-    values = {}
-    for layer, found in norms.items():
-        first, third = np.quantile(found, [0.25, 0.75])
-        values[layer] = float(third + k * (third - first))
-    return Thresholds(values, rule=f"Q3 + {k:g} IQR", **source)
+
+    def outlying(norms: np.ndarray) -> float:
+        first, third = np.quantile(norms, [0.25, 0.75])
+        return float(third + k * (third - first))
+
+    return _of_traces(traces, outlying, f"Q3 + {k:g} IQR", include_sinks)
+
+
+def _of_traces(given: TracesLike, tau_of: Callable[[np.ndarray], float], rule: str, include_sinks: bool) -> Thresholds:
+    """What a rule makes of each layer's norms."""
+    check_flag("include_sinks", include_sinks)
+    traces = traces_of(given)
+    require_comparable(traces)
+    values = {layer: tau_of(norms) for layer, norms in _decode_norms(traces, include_sinks).items()}
+    source = traces[0].provenance
+    return Thresholds(values, rule=rule, provenance=source, sink_ratio=None if include_sinks else source.sink_ratio)
 
 
 def _as_factor(name: str, value: float) -> float:
@@ -132,23 +178,20 @@ def _as_factor(name: str, value: float) -> float:
     return number
 
 
-def _decode_norms(traces: Sequence[Trace], include_sinks: bool) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
-    """Norms by layer, and where they come from."""
-    check_flag("include_sinks", include_sinks)
-    require_comparable(traces)
+def _decode_norms(traces: Sequence[Trace], include_sinks: bool) -> dict[int, np.ndarray]:
+    """Norms of decode tokens by layer."""
     kept = [t.is_response.expand(t.is_sink.shape) & (~t.is_sink | include_sinks) for t in traces]
-    found = {
-        layer: torch.cat([trace.l2_norms[row][keep[row]] for trace, keep in zip(traces, kept, strict=True)]).double().numpy()
-        for row, layer in enumerate(traces[0].layers)
+    norms = {
+        layer: torch.cat([trace.l2_norms[i][keep[i]] for trace, keep in zip(traces, kept, strict=True)]).double().numpy()
+        for i, layer in enumerate(traces[0].layers)
     }
-    empty = [layer for layer, norms in found.items() if not len(norms)]
+    empty = [layer for layer, sample in norms.items() if not len(sample)]
     if empty:
         raise Unmeasurable(
             f"no decode token in these traces at layers {layer_ranges(empty)}: thresholds come from responses; give traces of "
             "generate(...), or collect(..., prompt_lens=...)"
         )
-    source = traces[0].provenance
-    return found, {"provenance": source, "sink_ratio": None if include_sinks else source.sink_ratio}
+    return norms
 
 
 def check_layer(layer: int) -> int:
@@ -164,10 +207,10 @@ def check_value(layer: int, value: float) -> float:
     Raises:
         ValueError: NaN or negative. Infinity is fine: it never triggers.
     """
-    found = as_number(f"the threshold of layer {layer}", value, "a norm, 0 or more")
-    if not found >= 0:
+    number = as_number(f"the threshold of layer {layer}", value, "a norm, 0 or more")
+    if not number >= 0:
         raise InputError(f"the threshold of layer {layer} must be a norm, 0 or more, got {value}")
-    return found
+    return number
 
 
 class RunningIQR:
@@ -184,22 +227,22 @@ class RunningIQR:
         self._added = 0
 
     def select(self, rows: Int[Tensor, " rows"]) -> RunningIQR:
-        """Of these sequences, if they have samples of their own."""
+        """The state of these sequences; with scope "run" they share one, which stays as it is."""
         if self.rule.scope == "run":
             return self
         rows = rows.to(self.counts.device)
         return self._with(self.samples[rows], self.counts[rows])
 
     def join(self, other: RunningIQR) -> RunningIQR:
-        """Of these sequences and another state's."""
+        """The state of these sequences and those of another one."""
         width = max(self.samples.shape[1], other.samples.shape[1])
         samples = torch.cat([_widen(self.samples, width), _widen(other.samples, width)])
         return self._with(samples, torch.cat([self.counts, other.counts]))
 
     def _with(self, samples: Float[Tensor, "owner capacity"], counts: Int[Tensor, " owner"]) -> RunningIQR:
-        found = RunningIQR(self.rule, 0, counts.device)
-        found.samples, found.counts, found._added = samples, counts, self._added
-        return found
+        state = RunningIQR(self.rule, 0, counts.device)
+        state.samples, state.counts, state._added = samples, counts, self._added
+        return state
 
     def judge(self, norms: Float[Tensor, "batch pos"], live: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
         """The threshold for each token, NaN during warm-up; then the live ones join the samples, column by column."""

@@ -10,72 +10,21 @@ from typing import Any, Protocol, SupportsIndex, runtime_checkable
 import numpy as np
 import pandas as pd
 import torch
+from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_l2norm.core.arguments import plain_labels
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.features import FeatureActs
-from tl_l2norm.core.identity import UNKNOWN, same_weights
 from tl_l2norm.core.layers import Layers, as_layer, late_layers, layer_ranges, resolve_layers
 from tl_l2norm.core.protocols import is_several
+from tl_l2norm.core.provenance import Provenance
 
 SEGMENTS = ("prompt", "think", "answer")
 """What a position belongs to: the prompt, the thinking from opening to closing tag, or the rest of the response."""
 
 Label = str | int | float | bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
-    """Where norms come from. Norms that differ in model, backend's processing or dtype are not comparable."""
-
-    model: str
-    backend: str
-    dtype: str
-    n_layers: int
-    """Blocks of the model, recorded or not."""
-    centred: bool
-    """Whether the weights that write to the stream were centred, which takes the mean out of every norm."""
-    sink_ratio: float
-    versions: Mapping[str, str]
-    seed: int | None = None
-    """Key of the sequence's random draws, if it was generated."""
-    temperature: float | None = None
-    """At which it was sampled, 0 is greedy; None where it was not generated."""
-    interventions: tuple[str, ...] = ()
-    """What acted on the stream while it was recorded, in this order."""
-    fingerprint: str = UNKNOWN
-    """Of weights and configuration (`tl_l2norm.models.fingerprint`); "" where it isn't known, as in files of older versions."""
-    tokenizer: str = UNKNOWN
-    """Hash of the tokenizer."""
-    chat_template: str = UNKNOWN
-    """Hash of the chat template."""
-    foreign_hooks: int = 0
-    """Hooks on the model that were not of the run itself, such as a user's ablation: they may have changed the stream."""
-
-    def comparable(self, other: Provenance) -> bool:
-        """Whether norms of both may be put in one table: the same weights in the same dtype and processing, as many hooks.
-
-        Weights are told apart by their fingerprints, whatever the model is called; where one isn't known, by name. With foreign
-        hooks on one of them the stream may be another; what two equal numbers of hooks do can't be told apart.
-        """
-        return self.same_model(other) and self.foreign_hooks == other.foreign_hooks
-
-    def same_model(self, other: Provenance) -> bool:
-        """`comparable`, whatever hooks were on the models."""
-        if (self.dtype, self.centred) != (other.dtype, other.centred):
-            return False
-        if UNKNOWN in (self.fingerprint, other.fingerprint):
-            return self.model == other.model
-        return same_weights(self.fingerprint, other.fingerprint, same_kind=self.backend == other.backend)
-
-    def describe(self) -> str:
-        """The model, its dtype and its weights, for messages."""
-        notes = [self.dtype, *(["centred weights"] if self.centred else ())]
-        notes += [f"weights {self.fingerprint}"] if self.fingerprint else ()
-        notes += [f"{self.foreign_hooks} hooks of others"] if self.foreign_hooks else ()
-        return f"{self.model} ({', '.join(notes)})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,6 +33,15 @@ class Trace:
 
     A trace of a generated sequence covers the tokens that the model read back: the last sampled token was never read, so it
     has no norm and is not in the trace.
+
+    Examples:
+        >>> trace = think[0]
+        >>> trace
+        Trace(12 layers x 30 tokens (18 prompt), tiny-reasoner on bridge, mode='think', ...)
+        >>> trace.l2_norms.shape, trace.select("late").layers
+        (torch.Size([12, 30]), (9, 10, 11))
+        >>> trace.at(-1)[trace.in_segment("think")].shape  # the last layer's norms while it thinks
+        torch.Size([10])
     """
 
     tokens: Int[Tensor, " pos"]
@@ -93,7 +51,7 @@ class Trace:
     """[pos] one of `SEGMENTS` for each token."""
     prompt_len: int
     layers: tuple[int, ...]
-    """[layer] the blocks that the rows of `l2_norms` belong to."""
+    """[layer] the blocks that the first axis of `l2_norms` stands for."""
     l2_norms: Float[Tensor, "layer pos"]
     """`||resid_post||`, float32."""
     embed_l2_norms: Float[Tensor, " pos"]
@@ -121,9 +79,9 @@ class Trace:
         }
         for name, shape in expected.items():
             value = getattr(self, name)
-            found = tuple(value.shape) if isinstance(value, Tensor) else (len(value),)
-            if found != shape:
-                raise InputError(f"Trace.{name} has shape {found}, expected {shape} for {n_layers} layers, {n_pos} tokens")
+            actual = tuple(value.shape) if isinstance(value, Tensor) else (len(value),)
+            if actual != shape:
+                raise InputError(f"Trace.{name} has shape {actual}, expected {shape} for {n_layers} layers, {n_pos} tokens")
         for layer, acts in self.features.items():
             if len(acts) != n_pos:
                 raise InputError(f"Trace.features[{layer}] has {len(acts)} positions, expected {n_pos}")
@@ -148,8 +106,13 @@ class Trace:
     def _labels_text(self) -> str:
         return "".join(f", {key}={value!r}" for key, value in self.labels.items())
 
-    def row(self, layer: SupportsIndex) -> int:
-        """Row of `l2_norms` that holds a layer; negative layers count from the last recorded one."""
+    def index_of(self, layer: SupportsIndex) -> int:
+        """Place of a layer on the first axis of `l2_norms`; negative layers count from the last recorded one.
+
+        Raises:
+            ValueError: a layer that was not recorded.
+            TypeError: something that is not a layer.
+        """
         layer = as_layer(layer)
         if layer < 0 and -layer <= len(self.layers):
             return len(self.layers) + layer
@@ -158,8 +121,8 @@ class Trace:
         return self.layers.index(layer)
 
     def at(self, layer: SupportsIndex) -> Float[Tensor, " pos"]:
-        """Norms of one layer."""
-        return self.l2_norms[self.row(layer)]
+        """Norms of one layer, found as by `index_of`."""
+        return self.l2_norms[self.index_of(layer)]
 
     def select(self, layers: Layers) -> Trace:
         """The same trace with fewer layers: by number as in `at`; of `"late"` and of slices, which are the model's, those that
@@ -169,16 +132,16 @@ class Trace:
             ValueError: a layer that was not recorded, or none.
         """
         if not (layers is None or isinstance(layers, str | slice)):
-            rows = [self.row(layer) for layer in (layers if is_several(layers) else (layers,))]  # type: ignore[arg-type]
+            places = [self.index_of(layer) for layer in (layers if is_several(layers) else (layers,))]  # type: ignore[arg-type]
         else:
             wanted = resolve_layers(layers, self.provenance.n_layers)
-            rows = [row for row, layer in enumerate(self.layers) if layer in wanted]
-            if not rows:
+            places = [i for i, layer in enumerate(self.layers) if layer in wanted]
+            if not places:
                 names = f"layers {layer_ranges(wanted)} of the model ({layers!r})"
                 raise InputError(f"{names} were not recorded: this trace has layers {layer_ranges(self.layers)}")
-        if not rows:
+        if not places:
             raise InputError("no layers given")
-        index, kept = torch.tensor(rows), tuple(self.layers[i] for i in rows)
+        index, kept = torch.tensor(places), tuple(self.layers[i] for i in places)
         return dataclasses.replace(
             self,
             layers=kept,
@@ -194,7 +157,11 @@ class Trace:
         return dataclasses.replace(self, labels={**self.labels, **plain_labels(labels)})
 
     def in_segment(self, *segments: str) -> Bool[Tensor, " pos"]:
-        """Positions that belong to any of these segments."""
+        """Whether each position belongs to any of these segments.
+
+        Raises:
+            ValueError: a segment that there isn't.
+        """
         if unknown := set(segments) - set(SEGMENTS):
             raise InputError(f"unknown segments {sorted(unknown)}: expected {SEGMENTS}")
         return torch.tensor([segment in segments for segment in self.segments], dtype=torch.bool)
@@ -239,10 +206,10 @@ def traces_of(given: TracesLike) -> tuple[Trace, ...]:
 
 def trace_of(given: TracesLike) -> Trace:
     """The one trace that is given, by itself, in a list of one or by what carries it."""
-    found = traces_of(given)
-    if len(found) != 1:
-        raise InputError(f"expected one trace, got {len(found)}: choose one, such as traces[0]")
-    return found[0]
+    traces = traces_of(given)
+    if len(traces) != 1:
+        raise InputError(f"expected one trace, got {len(traces)}: choose one, such as traces[0]")
+    return traces[0]
 
 
 def _trace_of(index: int, one: Any) -> Trace:
@@ -251,7 +218,7 @@ def _trace_of(index: int, one: Any) -> Trace:
     if _is_array(one) or not isinstance(one, HasTrace):
         raise InputTypeError(f"expected traces, or completions that carry them, got {one!r:.80} at place {index}")
     if not isinstance(one.trace, Trace):
-        raise InputError(f"completion {index} has no trace: generate with metrics=('l2_norm',), which is the default")
+        raise InputError(f"completion {index} has no trace: generate with record=True, which is the default")
     return one.trace
 
 
@@ -294,6 +261,19 @@ def _why(first: Provenance, other: Provenance) -> str:
 def to_frame(traces: TracesLike, *, include_embedding: bool = False) -> pd.DataFrame:
     """One row per sequence, layer and position.
 
+    Examples:
+        >>> frame = l2.to_frame(think)
+        >>> frame[["sequence", "layer", "position", "token", "segment"]].tail(1)
+              sequence  layer  position token segment
+        8543        11     11        95     2  answer
+        >>> late = frame[(frame.layer >= 9) & ~frame.is_sink].groupby(["layer", "segment"])["l2_norm"].mean().unstack()
+        >>> late["answer"] > late["prompt"]
+        layer
+        9     True
+        10    True
+        11    True
+        dtype: bool
+
     Columns: sequence, layer (an integer, or "embed" with `include_embedding`), position, token_id, token, segment,
     is_prompt, l2_norm, is_sink, model and weights (its name and the fingerprint of its weights: traces of several models may
     stand in one table, their norms are not comparable), one for each metric that is [layer, pos] (NaN at the embedding output),
@@ -319,12 +299,12 @@ def _frame(sequence: int, trace: Trace, include_embedding: bool) -> pd.DataFrame
     n_layers, n_pos = norms.shape
     columns = {
         "sequence": sequence,
-        "layer": np.repeat(np.array(layers, dtype=object if include_embedding else int), n_pos),
-        "position": np.tile(np.arange(n_pos), n_layers),
-        "token_id": np.tile(trace.tokens.numpy(), n_layers),
-        "token": np.tile(np.array(trace.str_tokens, dtype=object), n_layers),
-        "segment": np.tile(np.array(trace.segments, dtype=object), n_layers),
-        "is_prompt": np.tile(~trace.is_response.numpy(), n_layers),
+        "layer": repeat(np.array(layers, dtype=object if include_embedding else int), "layer -> (layer pos)", pos=n_pos),
+        "position": repeat(np.arange(n_pos), "pos -> (layer pos)", layer=n_layers),
+        "token_id": repeat(trace.tokens.numpy(), "pos -> (layer pos)", layer=n_layers),
+        "token": repeat(np.array(trace.str_tokens, dtype=object), "pos -> (layer pos)", layer=n_layers),
+        "segment": repeat(np.array(trace.segments, dtype=object), "pos -> (layer pos)", layer=n_layers),
+        "is_prompt": repeat(~trace.is_response.numpy(), "pos -> (layer pos)", layer=n_layers),
         "l2_norm": norms.flatten().numpy(),
         "is_sink": sinks.flatten().numpy(),
         "model": trace.provenance.model,

@@ -24,12 +24,12 @@ _TALKS = (
     [{"role": "user", "content": "How much is 7 times 8?"}],
     [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Go on."}],
 )
-_ROWS = ("file: tokenizer", "file: norms", "file: logits", "file: turn ends")
+_NAMES = ("file: tokenizer", "file: norms", "file: logits", "file: turn ends")
 _USUAL, _LONGEST = 256, 1024  # tokens
 
 
 class Compared(NamedTuple):
-    """One row of the comparison; `measured` is None where there was nothing to compare with."""
+    """One property that was compared; `measured` is None where there was nothing to compare with."""
 
     name: str
     measured: float | None
@@ -45,16 +45,16 @@ def compare_with_file(backend: Backend) -> tuple[Compared, ...]:
         source = source_of(backend.model)
         plain = _read(source, backend)
     except (Unmeasurable, InputError) as error:
-        return tuple(Compared(name, None, 0.0, str(error)) for name in _ROWS)
+        return tuple(Compared(name, None, 0.0, str(error)) for name in _NAMES)
     tokens, unseen = _tokens(backend, plain.model.config)
-    found, truth = lens_pass(backend, tokens), plain_pass(plain.model, tokens)
+    ours, truth = lens_pass(backend, tokens), plain_pass(plain.model, tokens)
     bound = TOLERANCE.get(backend.dtype, 1e-1)
     reader = " (by transformers' GGUF reader, as it was loaded)" if source.kind == "gguf" else ""
     against = f"against plain Hugging Face from {source.name}{reader}, {len(tokens)} tokens{unseen}"
     return (
         _tokenizer(backend.tokenizer, plain.tokenizer),
-        Compared("file: norms", norms_differ_by(found, truth), bound, f"norms behind every block {against}"),
-        Compared("file: logits", logits_differ_by(found, truth), 10 * bound, f"logits {against}"),
+        Compared("file: norms", norms_differ_by(ours, truth), bound, f"norms behind every block {against}"),
+        Compared("file: logits", logits_differ_by(ours, truth), 10 * bound, f"logits {against}"),
         _ends(backend, plain),
         *_unused(plain),
     )
@@ -69,7 +69,9 @@ def _read(source: Any, backend: Backend) -> Plain:
 
 
 def _tokens(backend: Backend, config: Any) -> tuple[Int[Tensor, " pos"], str]:
-    """Tokens that reach past the model's window and the length that its positions are scaled from; else what isn't reached."""
+    """Tokens to compare on, if possible more than the attention window and the unscaled context; and a remark on what is not
+    reached.
+    """
     loaded = _config(backend)
     reach = [("window", getattr(config, "sliding_window", None)), ("window", _window(loaded))]
     reach += [("unscaled length", _unscaled(config)), ("unscaled length", _unscaled(loaded))]
@@ -111,10 +113,10 @@ def _ends(backend: Backend, plain: Plain) -> Compared:
     known = frozenset() if named is None else frozenset([named] if isinstance(named, int) else named)
     size = len(plain.model.get_input_embeddings().weight)  # a reader may give a tokenizer an end that the model lacks
     expected = frozenset(end for end in turn_ends(plain.tokenizer, known) if 0 <= end < size)
-    found = backend.eos_token_ids()
+    loaded = backend.eos_token_ids()
     if (own := getattr(plain.tokenizer, "eos_token_id", None)) is not None and backend.tokenizer is not None:
-        expected, found = expected | {own}, found | {getattr(backend.tokenizer, "eos_token_id", own)}  # another one, anywhere
-    missing, added = sorted(expected - found), sorted(found - expected)
+        expected, loaded = expected | {own}, loaded | {getattr(backend.tokenizer, "eos_token_id", own)}  # another one, anywhere
+    missing, added = sorted(expected - loaded), sorted(loaded - expected)
     meaning = f"tokens that end a turn: {sorted(expected)} in the files"
     if missing or added:
         meaning += f"; the loaded model lacks {missing} and adds {added}"
@@ -122,39 +124,39 @@ def _ends(backend: Backend, plain: Plain) -> Compared:
 
 
 def _unused(plain: Plain) -> list[Compared]:
-    """A row where the files have weights that the model has no place for: it isn't known to be the model that they are of."""
+    """What fails where the files have weights that the model has no place for: they may be those of another model."""
     if not plain.unused:
         return []
     meaning = f"weights in the files that have no place in {type(plain.model).__name__}: {few(plain.unused)}"
     return [Compared("file: weights", float(len(plain.unused)), 0.0, meaning)]
 
 
-def _tokenizer(found: Any, expected: Any) -> Compared:
+def _tokenizer(loaded: Any, expected: Any) -> Compared:
     """How many texts become other tokens, and conversations another prompt, than with the files' tokenizer."""
     name = "file: tokenizer"
-    if found is None or expected is None:
-        return Compared(name, None, 0.0, f"{'the loaded model has' if found is None else 'its files have'} no tokenizer")
-    texts = [text for text in _TEXTS if not _same_tokens(found, expected, text)]
-    talks = [talk for talk in _TALKS if _rendered(found, talk) != _rendered(expected, talk)]
+    if loaded is None or expected is None:
+        return Compared(name, None, 0.0, f"{'the loaded model has' if loaded is None else 'its files have'} no tokenizer")
+    texts = [text for text in _TEXTS if not _same_tokens(loaded, expected, text)]
+    talks = [talk for talk in _TALKS if _rendered(loaded, talk) != _rendered(expected, talk)]
     meaning = f"texts and chats that become other tokens than with the files' tokenizer, of {len(_TEXTS) + len(_TALKS)}"
     if texts:
-        ours, theirs = (list(tokenizer(texts[0]).input_ids)[:4] for tokenizer in (found, expected))
+        ours, theirs = (list(tokenizer(texts[0]).input_ids)[:4] for tokenizer in (loaded, expected))
         meaning += f"; {texts[0][:12]!r}: {ours} where the files say {theirs}"
     if talks:
         meaning += "; the chat template is another one"
-    if any(_adds_bos(found, expected, text) for text in _TEXTS):
+    if any(_adds_bos(loaded, expected, text) for text in _TEXTS):
         meaning += ". BOS before plain texts: added by TransformerLens, the files add none; prepend_bos=False leaves it out"
     return Compared(name, float(len(texts) + len(talks)), 0.0, meaning)
 
 
-def _same_tokens(found: Any, expected: Any, text: str) -> bool:
-    return list(found(text).input_ids) == list(expected(text).input_ids) or _adds_bos(found, expected, text)
+def _same_tokens(loaded: Any, expected: Any, text: str) -> bool:
+    return list(loaded(text).input_ids) == list(expected(text).input_ids) or _adds_bos(loaded, expected, text)
 
 
-def _adds_bos(found: Any, expected: Any, text: str) -> bool:
+def _adds_bos(loaded: Any, expected: Any, text: str) -> bool:
     """Whether all that the files lack is BOS, by the setting that TransformerLens gives a tokenizer where it can."""
-    ours, theirs = (list(tokenizer(text).input_ids) for tokenizer in (found, expected))
-    return bool(getattr(found, "add_bos_token", False)) and ours == [expected.bos_token_id, *theirs]
+    ours, theirs = (list(tokenizer(text).input_ids) for tokenizer in (loaded, expected))
+    return bool(getattr(loaded, "add_bos_token", False)) and ours == [expected.bos_token_id, *theirs]
 
 
 def _rendered(tokenizer: Any, talk: list[dict[str, str]]) -> str | None:

@@ -23,7 +23,7 @@ from tl_l2norm.models.backends import backend_of
 from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.generate import generate, restore
-from tl_l2norm.recording.saved import begin, collected, describe_run, locked, may_save, run_folder
+from tl_l2norm.recording.saved import ReadOptions, begin, collected, describe_run, locked, may_save, run_folder
 from tl_l2norm.saes.checks import sae_key
 from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
 from tl_l2norm.tasks.results import Result
@@ -73,44 +73,41 @@ def run_modes(
     Returns:
         One result per mode and problem. Traces carry the labels mode, prompt (the problem's id), family, level and, where the
         response states an answer, answer_at (position of its first token).
+
+    Raises:
+        ValueError: bad input; no problems, or the same one twice; a model without tokenizer or chat template.
+
+    Examples:
+        >>> problems = l2.make_mixture(2, families="compact")
+        >>> results = l2.run_modes(model, problems, modes="think", progress=False)
+        >>> [(result.answer.strip(), result.correct) for result in results]
+        [('4', True), ('3', True)]
+        >>> results[0].trace
+        Trace(12 layers x 30 tokens (18 prompt), tiny-reasoner on bridge, mode='think', prompt=..., answer_at=29)
     """
     backend = backend_of(model)
     if backend.tokenizer is None:
         raise InputError("the model has no tokenizer: set model.tokenizer to ask it questions")
     problems, modes, seed = problems_of(problems), _modes(modes), as_seed(seed)
-    max_direct_tokens = as_integer("max_direct_tokens", max_direct_tokens, least=1)
+    limits = {"think": max_new_tokens, "direct": as_integer("max_direct_tokens", max_direct_tokens, least=1)}
     check_progress(progress)
-    batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
+    reading = ReadOptions(
+        layers=resolve_layers(layers, backend.n_layers),
+        saes=saes,
+        sink_ratio=sink_ratio_of(model, sink_ratio),
+        batch_size=batch_size_of(model, batch_size),
+        progress=progress,
+    )
     if not problems:
         raise InputError("no problems given")
     require_distinct(problems)
-    prompts = {
-        mode: [chat_prompt(backend.tokenizer, p.question, mode=mode, system=p.system) for p in problems] for mode in modes
-    }
-    limits = {"direct": max_direct_tokens}
-    if "think" in modes:
-        limits["think"] = thinking_room(backend, prompts["think"]) if max_new_tokens is None else max_new_tokens
-    runs = [
-        _Run(
-            backend=backend,
-            mode=mode,
-            problems=problems,
-            prompts=prompts[mode],
-            max_new_tokens=limits[mode],
-            temperature=temperature,
-            seeds=[_seed(seed, mode, problem) for problem in problems],
-            batch_size=batch_size,
-            reading={"layers": resolve_layers(layers, backend.n_layers), "saes": saes, "sink_ratio": sink_ratio},
-            watched=backend.foreign_hooks() > 0,
-            progress=progress,
-        )
-        for mode in modes
-    ]
+    interviews = [_interview(backend, mode, problems, limits[mode], temperature, seed, reading) for mode in modes]
     parent = may_save(backend, save_to)
-    places = [run.place(parent) for run in runs] if parent else [None] * len(runs)
+    places = [interview.place(parent) if parent else None for interview in interviews]
     with locked(*filter(None, places)):
-        asked = [run.ask(place) for run, place in zip(runs, places, strict=True)]
-        return tuple(r for run, own, place in zip(runs, asked, places, strict=True) for r in run.read(own, place))
+        asked = [interview.ask(place) for interview, place in zip(interviews, places, strict=True)]
+        steps = zip(interviews, asked, places, strict=True)
+        return tuple(result for interview, own, place in steps for result in interview.read(own, place))
 
 
 def _modes(given: Any) -> tuple[Mode, ...]:
@@ -132,9 +129,32 @@ def thinking_room(backend: Backend, prompts: Sequence[ChatPrompt]) -> int:
     return max(1, min(left, _ROOM if thinks else _ROOM_INSTRUCTED))
 
 
+def _interview(
+    backend: Backend,
+    mode: Mode,
+    problems: Sequence[Problem],
+    max_new_tokens: int | None,
+    temperature: float,
+    seed: int,
+    reading: ReadOptions,
+) -> _Interview:
+    prompts = [chat_prompt(backend.tokenizer, p.question, mode=mode, system=p.system) for p in problems]  # type: ignore[arg-type]
+    return _Interview(
+        backend=backend,
+        mode=mode,
+        problems=problems,
+        prompts=prompts,
+        max_new_tokens=thinking_room(backend, prompts) if max_new_tokens is None else max_new_tokens,
+        temperature=temperature,
+        seeds=[_seed(seed, mode, problem) for problem in problems],
+        reading=reading,
+        watched=backend.foreign_hooks() > 0,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """Problems asked in one mode with the same options."""
+class _Interview:
+    """Problems that are asked in one mode with the same options."""
 
     backend: Backend
     mode: Mode
@@ -143,26 +163,25 @@ class _Run:
     max_new_tokens: int
     temperature: float
     seeds: Sequence[int]
-    batch_size: int
-    reading: Mapping[str, Any]
-    """What to record of the responses: layers, saes, sink_ratio."""
+    reading: ReadOptions
+    """Of the responses, once they are there."""
     watched: bool
     """Whether to record while decoding: where somebody's hooks are on the model, which may act there in another way."""
-    progress: bool
 
     def place(self, parent: Path) -> Path:
-        """The folder of this run."""
+        """The folder of these responses."""
         return run_folder(parent, self.mode, self._what())
 
     def _what(self) -> dict[str, Any]:
         """All that responses and their traces depend on, beside the prompts."""
-        saes = {layer: sae_key(sae) for layer, sae in (self.reading["saes"] or {}).items()}
         return describe_run(
             self.backend,
             mode=self.mode,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
-            **{**self.reading, "saes": saes},
+            layers=self.reading.layers,
+            saes={layer: sae_key(sae) for layer, sae in (self.reading.saes or {}).items()},
+            sink_ratio=self.reading.sink_ratio,
         )
 
     def ask(self, place: Path | None) -> list[Completion]:
@@ -196,27 +215,30 @@ class _Run:
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             seed=[self.seeds[i] for i in chosen],
-            batch_size=self.batch_size,
+            record=self.watched,
+            saes=self.reading.saes if self.watched else None,
+            layers=self.reading.layers,
+            labels=[self._labels()[i] for i in chosen],
+            batch_size=self.reading.batch_size,
+            sink_ratio=self.reading.sink_ratio,
             on_finish=on_finish,
-            progress=f"{self.mode}, {len(chosen)} problems" if self.progress else False,
-            **({**self.reading, "labels": self._labels()} if self.watched else {"metrics": ()}),
+            progress=f"{self.mode}, {len(chosen)} problems" if self.reading.progress else False,
         )
 
     def _labels(self) -> list[dict[str, Label]]:
         return [{"mode": self.mode, "prompt": p.id, "family": p.family, "level": p.level} for p in self.problems]
 
     def read(self, completions: Sequence[Completion], place: Path | None) -> list[Result]:
-        """Results, with what the norms are in one pass over each response.
+        """The result of each problem, its norms from one pass over the finished response.
 
-        Norms of the decode loop are the same to float tolerance, but their last bits hang on which responses were decoded side
-        by side, and so on where a run was interrupted.
+        Norms of the decode loop are the same to float tolerance, but their last bits depend on which responses were decoded
+        side by side, and so on where a run was interrupted.
         """
         if not self.watched:
-            options = {**self.reading, "batch_size": self.batch_size, "progress": self.progress}
-            traces = collected(place, self.backend.model, completions, labels=self._labels(), **options)
-            rows = zip(completions, traces, self.seeds, strict=True)
-            completions = [dataclasses.replace(c, trace=self._sampled(trace, seed)) for c, trace, seed in rows]
-        return [self._judge(*row) for row in zip(self.problems, self.prompts, completions, strict=True)]
+            traces = collected(place, self.backend.model, completions, labels=self._labels(), reading=self.reading)
+            traced = zip(completions, traces, self.seeds, strict=True)
+            completions = [dataclasses.replace(c, trace=self._sampled(trace, seed)) for c, trace, seed in traced]
+        return [self._judge(*asked) for asked in zip(self.problems, self.prompts, completions, strict=True)]
 
     def _sampled(self, trace: Trace, seed: int) -> Trace:
         source = dataclasses.replace(trace.provenance, seed=seed, temperature=float(self.temperature))
@@ -259,9 +281,9 @@ def _kept(completion: Completion, problem: Problem) -> dict[str, Any]:
 
 
 def answer_at(problem: Problem, trace: Trace, answer: str | None = None, *, prefix: str = "") -> int | None:
-    """Position of the token at which the answer that a response states begins; None where it states none, or in other words.
+    """Position of the token at which the stated answer begins, looked for behind the last thought.
 
-    It is looked for behind the last thought, as an answer is judged.
+    None where the response states no answer, or states it in words that aren't literally in its text.
 
     Args:
         problem: which was asked.
@@ -274,11 +296,11 @@ def answer_at(problem: Problem, trace: Trace, answer: str | None = None, *, pref
     texts = trace.str_tokens[start:]
     text = prefix + "".join(texts)
     given = extract_answer(problem, text if answer is None else prefix + answer)
-    found = [m.start() for m in re.finditer(rf"(?<!\w){re.escape(given)}(?!\w)", text)] if given else []
-    if not found or found[-1] < len(prefix):
+    starts = [m.start() for m in re.finditer(rf"(?<!\w){re.escape(given)}(?!\w)", text)] if given else []
+    if not starts or starts[-1] < len(prefix):
         return None
     ends = itertools.accumulate(map(len, texts), initial=len(prefix))
-    return start - 1 + next(i for i, end in enumerate(ends) if end > found[-1])
+    return start - 1 + next(i for i, end in enumerate(ends) if end > starts[-1])
 
 
 def _seed(seed: int, mode: Mode, problem: Problem) -> int:

@@ -51,7 +51,7 @@ SCORES = (*NORM_SCORES, *BASELINES)
 """What `select` can go by."""
 
 _ROUNDING = 1e-12  # relative: what differs by less differs by the order of a float64 sum
-_GENERATE = 'call generate with metrics=("l2_norm",), which is the default'
+_GENERATE = "call generate with record=True, which is the default"
 _FREE_TEXT = Problem(question="?", answer=None, family="custom")
 
 
@@ -63,7 +63,7 @@ class Unscorable(Unmeasurable):
 class Candidates:
     """The candidates of one prompt, by sample."""
 
-    rows: tuple[Completion, ...]
+    completions: tuple[Completion, ...]
     problem: Problem | None
 
 
@@ -72,7 +72,7 @@ def candidates_of(given: Any, asked: Any) -> list[Candidates]:
     completions: tuple[Any, ...] = one_or_several(given, Completion)
     if not completions:
         raise InputError("no completions given")
-    if odd := [row for row in completions if not isinstance(row, Completion)]:
+    if odd := [one for one in completions if not isinstance(one, Completion)]:
         raise InputTypeError(f"selection is among completions, as generate returns them, got {odd[0]!r:.80}")
     problems: tuple[Problem, ...] | None = None if asked is None else problems_of(asked)
     ordered = sorted(completions, key=_place)
@@ -81,22 +81,23 @@ def candidates_of(given: Any, asked: Any) -> list[Candidates]:
             raise InputError(
                 f"two completions are {_named(one)}: if they come from several calls of generate, select from each call's own"
             )
-    prompts = [tuple(rows) for _, rows in itertools.groupby(ordered, key=lambda row: row.prompt_index)]
+    prompts = [tuple(group) for _, group in itertools.groupby(ordered, key=lambda completion: completion.prompt_index)]
     if problems is not None and len(problems) != len(prompts):
         raise InputError(f"{len(problems)} problems for {len(prompts)} prompts: give one for each, in their order")
-    found = [Candidates(rows, problems[i] if problems is not None else None) for i, rows in enumerate(prompts)]
-    for group in found:
+    groups = [Candidates(of_prompt, problems[i] if problems is not None else None) for i, of_prompt in enumerate(prompts)]
+    for group in groups:
         _require_asked(group)
-    return found
+    return groups
 
 
 def _require_asked(group: Candidates) -> None:
     """Refuse a problem whose question its prompt doesn't hold, as in problems of another order; a prompt without text may."""
-    prompt = group.rows[0].prompt
+    prompt = group.completions[0].prompt
     if group.problem is not None and prompt and _bare(group.problem.question) not in _bare(prompt):
+        number = group.completions[0].prompt_index
         raise InputError(
-            f"the question {group.problem.question!r:.80} is not in prompt {group.rows[0].prompt_index}, {prompt!r:.80}: give "
-            "problems in the order of the prompts"
+            f"the question {group.problem.question!r:.80} is not in prompt {number}, {prompt!r:.80}: give problems in the "
+            "order of the prompts"
         )
 
 
@@ -134,25 +135,27 @@ class Scorer:
         scores = [np.array(_BASELINE[name](group, self.seed), dtype=np.float64) for group in self.groups]
         for group, values in zip(self.groups, scores, strict=True):
             if np.isnan(values).any():
-                raise InputError(f"the {name} of {_named(group.rows[int(np.isnan(values).argmax())])} is NaN")
+                raise InputError(f"the {name} of {_named(group.completions[int(np.isnan(values).argmax())])} is NaN")
         return scores
 
     @cached_property
     def correct(self) -> list[NDArray[np.float64]]:
         """1 or 0, NaN where the answer is not known."""
         return [
-            np.array([np.nan if (c := _is_correct(group, row)) is None else c for row in group.rows], dtype=np.float64)
+            np.array(
+                [np.nan if (known := _is_correct(group, c)) is None else known for c in group.completions], dtype=np.float64
+            )
             for group in self.groups
         ]
 
     @cached_property
     def traces(self) -> tuple[Trace, ...]:
         """Of all candidates, comparable ones."""
-        rows = [row for group in self.groups for row in group.rows]
-        traces = tuple(row.trace for row in rows if row.trace is not None)
-        if len(traces) < len(rows):
-            row = next(row for row in rows if row.trace is None)
-            raise Unscorable(f"{_named(row)} has no trace: {_GENERATE}")
+        completions = [completion for group in self.groups for completion in group.completions]
+        traces = tuple(completion.trace for completion in completions if completion.trace is not None)
+        if len(traces) < len(completions):
+            bare = next(completion for completion in completions if completion.trace is None)
+            raise Unscorable(f"{_named(bare)} has no trace: {_GENERATE}")
         require_comparable(traces)
         return traces
 
@@ -180,26 +183,27 @@ class Scorer:
         counted = [
             layer
             for layer in self.chosen
-            if any((trace.is_response & ~trace.is_sink[trace.row(layer)]).any() for trace in self.traces)
+            if any((trace.is_response & ~trace.is_sink[trace.index_of(layer)]).any() for trace in self.traces)
         ]
-        found = iqr_thresholds([trace.select(counted) for trace in self.traces]) if counted else {}
-        return {**dict.fromkeys(self.chosen, float("inf")), **found}
+        thresholds = iqr_thresholds([trace.select(counted) for trace in self.traces]) if counted else {}
+        return {**dict.fromkeys(self.chosen, float("inf")), **thresholds}
 
     @cached_property
     def norm_scores(self) -> list[NDArray[np.float64]]:
         """[prompt][candidate, score] in the order of `NORM_SCORES`."""
-        rows = [self.traces[0].row(layer) for layer in self.chosen]
+        indices = [self.traces[0].index_of(layer) for layer in self.chosen]
         taus = np.array([[self.taus[layer]] for layer in self.chosen])
         traces = iter(self.traces)
         return [
-            _standardise(np.stack([_norm_sums(next(traces), rows, taus) for _ in group.rows])).mean(-1) for group in self.groups
+            _standardise(np.stack([_norm_sums(next(traces), indices, taus) for _ in group.completions])).mean(-1)
+            for group in self.groups
         ]
 
 
-def _norm_sums(trace: Trace, rows: list[int], taus: Float[np.ndarray, "layer 1"]) -> Float[np.ndarray, "score layer"]:
+def _norm_sums(trace: Trace, indices: list[int], taus: Float[np.ndarray, "layer 1"]) -> Float[np.ndarray, "score layer"]:
     """The sums of one response and their per-token forms; those of no position at all are 0."""
-    norms = trace.l2_norms[rows][:, trace.is_response].double().numpy()
-    live = ~trace.is_sink[rows][:, trace.is_response].numpy()
+    norms = trace.l2_norms[indices][:, trace.is_response].double().numpy()
+    live = ~trace.is_sink[indices][:, trace.is_response].numpy()
     length = norms.shape[1]
     late = live & (np.arange(length) >= -(-7 * length // 10))
     excess = np.maximum(norms - taus, 0)
@@ -221,13 +225,13 @@ def _standardise(values: Float[np.ndarray, "candidate score layer"]) -> Float[np
     return np.where(same, 0.0, values - values.mean(0)) / np.where(same, 1.0, values.std(0))
 
 
-def _is_correct(group: Candidates, row: Completion) -> bool | None:
-    return None if group.problem is None else is_correct(group.problem, row.answer)
+def _is_correct(group: Candidates, completion: Completion) -> bool | None:
+    return None if group.problem is None else is_correct(group.problem, completion.answer)
 
 
 def _votes(group: Candidates, seed: int) -> list[float]:
     """Share of the candidates whose answer is the same; 0 without an answer."""
-    answers = [comparable_answer(group.problem or _FREE_TEXT, row.answer) for row in group.rows]
+    answers = [comparable_answer(group.problem or _FREE_TEXT, completion.answer) for completion in group.completions]
     return [0.0 if answer is None else answers.count(answer) / len(answers) for answer in answers]
 
 
@@ -240,19 +244,19 @@ def _mean_of(name: str) -> Callable[[Candidates, int], list[float]]:
             raise Unscorable(f"{_named(completion)} has no {name}: {_GENERATE}")
         return float(values.double().mean())
 
-    return lambda group, seed: [mean(row) for row in group.rows]
+    return lambda group, seed: [mean(completion) for completion in group.completions]
 
 
 def _random(group: Candidates, seed: int) -> list[float]:
-    draws = uniform(seed, group.rows[0].prompt_index, tensor([row.sample for row in group.rows]))
+    draws = uniform(seed, group.completions[0].prompt_index, tensor([completion.sample for completion in group.completions]))
     return [float(draw) for draw in draws]
 
 
 _BASELINE: Mapping[str, Callable[[Candidates, int], Sequence[float]]] = {
-    "first": lambda group, seed: [-row.sample for row in group.rows],
+    "first": lambda group, seed: [-completion.sample for completion in group.completions],
     "random": _random,
-    "shortest": lambda group, seed: [-len(row.tokens) for row in group.rows],
-    "longest": lambda group, seed: [len(row.tokens) for row in group.rows],
+    "shortest": lambda group, seed: [-len(completion.tokens) for completion in group.completions],
+    "longest": lambda group, seed: [len(completion.tokens) for completion in group.completions],
     "logprob": _mean_of("logprobs"),
     "self_certainty": _mean_of("self_certainty"),
     "majority": _votes,

@@ -62,13 +62,14 @@ SELECTED_ACCURACIES = Schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoreTable:
-    """What `score_table` found; prints as a table."""
+    """Scores of all responses, their correlation with length and the accuracy of selecting by them; prints as a table."""
 
     scores: pd.DataFrame
     """One entry per completion: prompt_index, sample, n_tokens and one column per score."""
     length_correlation: pd.DataFrame
     """One entry per score: score, rho, low, high, n_prompts. Spearman's rho with n_tokens among the candidates of a prompt,
-    mean over the prompts with at least three candidates, of several scores and lengths; 95% interval by resampling prompts."""
+    mean over the prompts with at least three candidates that differ in score and in length; 95% interval by resampling
+    prompts."""
     accuracy: pd.DataFrame | None
     """One entry per score: score, accuracy of what it selects, low, high (95%, Wilson), n prompts with a known answer; None
     without problems."""
@@ -128,13 +129,21 @@ def select(
 
     Raises:
         ValueError: bad input, or a score that these completions don't allow (`Unscorable`).
+
+    Examples:
+        >>> problems = l2.make_mixture(2, families="compact")
+        >>> prompts = [l2.chat_prompt(model.tokenizer, problem.question, mode="think") for problem in problems]
+        >>> out = l2.generate(model, prompts, n=3, temperature=1.0, max_new_tokens=64, progress=False)
+        >>> best = l2.select(out, by="event_area_per_token")
+        >>> [completion.answer.strip() for completion in best]
+        ['4', '3']
     """
     check_text("by", by)
     if by not in SCORES:
         raise InputError(unknown("score", by, SCORES))
     groups = candidates_of(completions, problems)
     scores = Scorer(groups, _by_layer(thresholds), layers, as_seed(seed))(by)
-    return Generations(tuple(group.rows[best] for group, best in zip(groups, _best(scores), strict=True)))
+    return Generations(tuple(group.completions[best] for group, best in zip(groups, _best(scores), strict=True)))
 
 
 def score_table(
@@ -151,28 +160,38 @@ def score_table(
 
     Raises:
         ValueError: bad input.
+
+    Examples:
+        >>> problems = l2.make_mixture(2, families="compact")
+        >>> prompts = [l2.chat_prompt(model.tokenizer, problem.question, mode="think") for problem in problems]
+        >>> out = l2.generate(model, prompts, n=3, temperature=1.0, max_new_tokens=64, progress=False)
+        >>> table = l2.score_table(out, problems=problems)
+        >>> table.layers, len(table.scores)
+        ((9, 10, 11), 6)
+        >>> table.accuracy.loc[table.accuracy["score"] == "majority", ["accuracy", "n"]].values.tolist()
+        [[1.0, 2.0]]
     """
     groups = candidates_of(completions, problems)
     scorer = Scorer(groups, _by_layer(thresholds), layers, as_seed(seed))
-    found: dict[str, list[NDArray[np.float64]]] = {}
+    by_name: dict[str, list[NDArray[np.float64]]] = {}
     left_out: dict[str, str] = {}
     for name in SCORES:
         try:
-            found[name] = scorer(name)
+            by_name[name] = scorer(name)
         except Unscorable as reason:
             left_out[name] = str(reason)
-    rows = [row for group in groups for row in group.rows]
+    candidates = [completion for group in groups for completion in group.completions]
     columns = {
-        "prompt_index": [row.prompt_index for row in rows],
-        "sample": [row.sample for row in rows],
-        "n_tokens": [len(row.tokens) for row in rows],
-        **{name: np.concatenate(scores) for name, scores in found.items()},
+        "prompt_index": [completion.prompt_index for completion in candidates],
+        "sample": [completion.sample for completion in candidates],
+        "n_tokens": [len(completion.tokens) for completion in candidates],
+        **{name: np.concatenate(scores) for name, scores in by_name.items()},
     }
-    has_norms = NORM_SCORES[0] in found
-    accuracies = [_accuracy(name, scores, scorer.correct) for name, scores in found.items()]
+    has_norms = NORM_SCORES[0] in by_name
+    accuracies = [_accuracy(name, scores, scorer.correct) for name, scores in by_name.items()]
     return ScoreTable(
-        scores=SCORED.plus(*(Column(name, float, _SCORE) for name in found)).frame(columns),
-        length_correlation=LENGTH_CORRELATIONS.frame(_length_correlation(name, s, groups, seed) for name, s in found.items()),
+        scores=SCORED.plus(*(Column(name, float, _SCORE) for name in by_name)).frame(columns),
+        length_correlation=LENGTH_CORRELATIONS.frame(_length_correlation(name, s, groups, seed) for name, s in by_name.items()),
         accuracy=None if problems is None else SELECTED_ACCURACIES.frame(accuracies),
         left_out=MappingProxyType(left_out),
         layers=scorer.chosen if has_norms else (),
@@ -185,10 +204,10 @@ def score_table(
 def _by_layer(thresholds: Any) -> Thresholds | None:
     if thresholds is None:
         return None
-    found = as_thresholds(thresholds)
-    if not isinstance(found, Thresholds):
+    taus = as_thresholds(thresholds)
+    if not isinstance(taus, Thresholds):
         raise InputTypeError("AdaptiveIQR follows a run that goes on: for scores give iqr_thresholds(traces) or {layer: value}")
-    return found
+    return taus
 
 
 def _best(scores: Sequence[NDArray[np.float64]]) -> list[int]:
@@ -200,11 +219,11 @@ def _length_correlation(
     name: str, scores: Sequence[NDArray[np.float64]], groups: Sequence[Candidates], seed: int
 ) -> dict[str, str | float | int]:
     rhos = [
-        _spearman(values, np.array([len(row.tokens) for row in group.rows], dtype=np.float64))
+        _spearman(values, np.array([len(completion.tokens) for completion in group.completions], dtype=np.float64))
         for group, values in zip(groups, scores, strict=True)
     ]
-    found = estimate(np.array(rhos), seed=seed)
-    return {"score": name, "rho": found.mean, "low": found.low, "high": found.high, "n_prompts": found.n}
+    rho = estimate(np.array(rhos), seed=seed)
+    return {"score": name, "rho": rho.mean, "low": rho.low, "high": rho.high, "n_prompts": rho.n}
 
 
 def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

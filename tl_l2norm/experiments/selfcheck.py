@@ -18,6 +18,7 @@ from tl_l2norm.core.tables import render_table
 from tl_l2norm.experiments.file_check import compare_with_file
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
+from tl_l2norm.models.lens_check import require_lens
 from tl_l2norm.models.provenance import library_versions
 from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.generate import generate
@@ -58,7 +59,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfCheck:
-    """What `selfcheck` found; prints as a table."""
+    """The checks that `selfcheck` made of a model; prints as a table."""
 
     checks: tuple[Check, ...]
     model: str
@@ -78,7 +79,7 @@ class SelfCheck:
         return all(check.result != "not compared" for check in self.checks)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per check: check, result, measured, bound, meaning."""
+        """One entry per check: check, result, measured, bound, meaning."""
         return pd.DataFrame(
             [
                 {
@@ -111,19 +112,26 @@ def selfcheck(model: Any) -> SelfCheck:
     with and without recording, the logit lens at the last layer, and that no hook is left behind; a measure that is refused
     fails with the reason. Then the model against its files: they are read again as plain Hugging Face has them, and the tokens
     of some texts and chats, norms behind every block, logits and the tokens that end a turn are compared. Where it isn't known
-    which files are the model's, these rows say "not compared". Nothing is downloaded.
+    which files are the model's, these checks say "not compared". Nothing is downloaded.
+
+    Examples:
+        >>> outcome = l2.selfcheck(model)
+        >>> outcome.passed, outcome.compared
+        (True, True)
+        >>> outcome.to_frame()["check"].tolist()[:5]
+        ['norms', 'cache', 'batch', 'logits', 'logit lens']
     """
     backend = backend_of(model)
     before = count_hooks(model)
     checks: list[Check] = []
     with torch.no_grad():
         for name, meaning, exact, measure in _measures():
-            bound = 0.0 if exact else _TOLERANCE.get(backend.dtype, 1e-1)
+            bound = 0.0 if exact else _tolerance(backend)
             try:
                 checks.append(Check(name=name, measured=measure(backend), bound=bound, meaning=meaning))
-            except _REFUSALS as error:  # the other rows say more
+            except _REFUSALS as error:  # the other checks say more
                 checks.append(Check(name=name, measured=math.inf, bound=bound, meaning=f"{meaning}: {error}"))
-        checks += [Check(**row._asdict()) for row in compare_with_file(backend)]
+        checks += [Check(**compared._asdict()) for compared in compare_with_file(backend)]
     checks.append(
         Check(name="hooks left", measured=float(count_hooks(model) - before), bound=0.0, meaning="hooks of ours still attached")
     )
@@ -154,19 +162,20 @@ def _tokens(backend: Backend) -> list[list[int]]:
     if backend.tokenizer is None:
         size = int(backend.model.cfg.d_vocab)
         return [[(7 * i + 3) % size for i in range(19)], [(5 * i + 2) % size for i in range(8)]]
-    found = [list(backend.tokenizer(text).input_ids)[: backend.n_ctx - _MORE] for text in _TEXTS]
+    texts = [list(backend.tokenizer(text).input_ids)[: backend.n_ctx - _MORE] for text in _TEXTS]
     embedded = len(next(backend.model.embed.parameters()))  # a bridge takes d_vocab from its tokenizer
-    if (largest := max(map(max, found))) >= embedded:
+    if (largest := max(map(max, texts))) >= embedded:
         raise InputError(f"the tokenizer gives token {largest}, the model has {embedded}: it is another model's")
-    return found
+    return texts
 
 
 def _one(backend: Backend) -> tuple[Tensor, Tensor]:
     return pad_left(_tokens(backend)[:1], backend.device)
 
 
-def _relative(found: Tensor, truth: Tensor) -> float:
-    return float(((found.float() - truth.float()).abs() / truth.float().abs().clamp_min(1e-6)).max())
+def _relative(values: Tensor, truth: Tensor) -> float:
+    """The largest relative error."""
+    return float(((values.float() - truth.float()).abs() / truth.float().abs().clamp_min(1e-6)).max())
 
 
 def _norms(backend: Backend) -> float:
@@ -177,10 +186,10 @@ def _norms(backend: Backend) -> float:
 
 def _plain_norms(backend: Backend, tokens: Tensor, mask: Tensor) -> Float[Tensor, "layer pos"]:
     """Of what each block returns, by torch's own hooks."""
-    found: list[Tensor] = []
+    norms: list[Tensor] = []
 
     def note(_module: Any, _args: Any, out: Any) -> None:
-        found.append((out if isinstance(out, Tensor) else out[0])[0].float().norm(dim=-1).cpu())
+        norms.append((out if isinstance(out, Tensor) else out[0])[0].float().norm(dim=-1).cpu())
 
     handles = [block.register_forward_hook(note) for block in backend.model.blocks]
     try:
@@ -188,7 +197,7 @@ def _plain_norms(backend: Backend, tokens: Tensor, mask: Tensor) -> Float[Tensor
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack(found)
+    return torch.stack(norms)
 
 
 def _cache(backend: Backend) -> float:
@@ -221,4 +230,11 @@ def _logit_lens(backend: Backend) -> float:
     with backend.capture_stream(backend.n_layers - 1) as streams:
         logits, _ = backend.forward(tokens, mask, logits="all")
     assert logits is not None
-    return float((backend.unembed(streams[0]) - logits).float().abs().max() / logits.float().std())
+    off = float((backend.unembed(streams[0]) - logits).float().abs().max() / logits.float().std())
+    if not off <= _tolerance(backend):
+        require_lens(backend)  # raises, with the reason, where logits come another way
+    return off
+
+
+def _tolerance(backend: Backend) -> float:
+    return _TOLERANCE.get(backend.dtype, 1e-1)

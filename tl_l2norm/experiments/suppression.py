@@ -69,11 +69,20 @@ def suppress_and_ask(
         progress: show a progress bar.
 
     Returns:
-        One row per arm, quantile and problem: arm, quantile (NaN for "none"), prompt, family, level, correct, positions (decode
-        positions changed at any layer), events (positions and layers), tokens (of the response), cut_off, seed, model.
+        One entry per arm, quantile and problem: arm, quantile (NaN for "none"), prompt (the problem's id), family, level,
+        correct, positions (how many decode positions were changed, at any layer), events (at how many positions and layers),
+        tokens (of the response), cut_off, seed, model.
 
     Raises:
         ValueError: bad input; a problem without a known answer; traces that were recorded with another sink ratio.
+
+    Examples:
+        >>> problems = l2.make_mixture(1, families="compact")
+        >>> table = l2.experiments.suppress_and_ask(model, problems, think, quantiles=0.5, max_new_tokens=2, progress=False)
+        >>> table["arm"].tolist()
+        ['none', 'high', 'random', 'swap', 'swap random', 'low']
+        >>> table.loc[table["arm"] == "high", ["tokens", "positions"]].values.tolist()  # the last token is not read back
+        [[2, 1]]
     """
     backend = backend_of(model)
     problems, traces, seed = problems_of(problems), traces_of(traces), as_seed(seed)
@@ -89,19 +98,20 @@ def suppress_and_ask(
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
     max_new_tokens = thinking_room(backend, prompts) if max_new_tokens is None else max_new_tokens
     taus = {q: dict(quantile_thresholds(traces, q)) for q in sorted({*quantiles, *(1 - q for q in quantiles)})}
-    common = {"layers": chosen, "sink_ratio": sink_ratio}
-    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "sink_ratio": sink_ratio}
+    suppressions = _Suppressions(taus, chosen, sink_ratio, seed)
     parent = may_save(backend, save_to)
-    what = describe_run(backend, max_new_tokens=max_new_tokens, seed=seed, **common) if parent else {}
+    depends = {"max_new_tokens": max_new_tokens, "seed": seed, "layers": chosen, "sink_ratio": sink_ratio}
+    what = describe_run(backend, **depends) if parent else {}
     place = run_folder(parent, "suppression", what) if parent else None
     frames = []
     with (
         locked(*([place] if place else [])),
         tqdm(total=1 + 3 * len(quantiles), desc="suppression", unit="arm", disable=not progress, delay=2) as bar,
     ):
-        ask = _Asker(backend, problems, prompts, options, begin(place, what, backend) if place else Journal())
+        journal = begin(place, what, backend) if place else Journal()
+        ask = _Asker(backend, problems, prompts, max_new_tokens, batch_size, sink_ratio, journal)
         for q, kind in [(np.nan, "none"), *((q, kind) for q in quantiles for kind in ("scale", "swap", "low"))]:
-            frames.append(_arms(ask, q, kind, taus, common, seed))
+            frames.append(_arms(ask, q, kind, suppressions))
             bar.update()
     return OUTCOMES.frame(pd.concat(frames, ignore_index=True), seed=seed, model=backend.model_name)
 
@@ -115,35 +125,55 @@ def _sink_ratio(traces: Sequence[Trace], given: float | None) -> float:
     return own
 
 
-def _arms(
-    ask: _Asker, q: float, kind: str, taus: Mapping[float, Mapping[int, float]], common: Mapping[str, Any], seed: int
-) -> pd.DataFrame:
+@dataclass(frozen=True, slots=True)
+class _Suppressions:
+    """The interventions of the arms, all at the same layers."""
+
+    taus: Mapping[float, Mapping[int, float]]
+    """By quantile and layer."""
+    layers: tuple[int, ...]
+    sink_ratio: float
+    seed: int
+
+    def low(self, q: float) -> Suppression:
+        """Scale as many low-norm tokens as lie over the quantile."""
+        return Suppression(self.taus[1 - q], which="low", layers=self.layers, sink_ratio=self.sink_ratio)
+
+    def high(self, q: float, how: str) -> Suppression:
+        """Scale or swap the tokens over the quantile."""
+        seed = self.seed if how == "swap" else None
+        return Suppression(self.taus[q], how=how, seed=seed, layers=self.layers, sink_ratio=self.sink_ratio)  # type: ignore[arg-type]
+
+
+def _arms(ask: _Asker, q: float, kind: str, suppressions: _Suppressions) -> pd.DataFrame:
     """An arm, with the random one that is matched to it where it has one."""
     if kind == "none":
         return ask.frame("none", q, ask("none", None))
     if kind == "low":
-        return ask.frame("low", q, ask("low", Suppression(taus[1 - q], which="low", **common)))
+        return ask.frame("low", q, ask("low", suppressions.low(q)))
     names = ("high", "random") if kind == "scale" else ("swap", "swap random")
-    x = Suppression(taus[q], how=kind, seed=seed if kind == "swap" else None, **common)  # type: ignore[arg-type]
+    x = suppressions.high(q, kind)
     high = ask(names[0], x)
-    control = ask(names[1], x, matched=high, seed=seed)
+    control = ask(names[1], x, matched=high, seed=suppressions.seed)
     return pd.concat([ask.frame(names[0], q, high), ask.frame(names[1], q, control)], ignore_index=True)
 
 
+@dataclass(frozen=True, slots=True)
 class _Asker:
     """Asks all problems under an intervention; what is in the journal is not asked again."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        problems: Sequence[Problem],
-        prompts: Sequence[ChatPrompt],
-        options: Mapping[str, Any],
-        journal: Journal,
-    ) -> None:
-        self.backend, self.problems, self.prompts = backend, problems, prompts
-        self.options, self.journal = options, journal
-        self.seeds = [sequence_key(0, i, 0) for i in range(len(problems))]
+    backend: Backend
+    problems: Sequence[Problem]
+    prompts: Sequence[ChatPrompt]
+    max_new_tokens: int
+    batch_size: int
+    sink_ratio: float
+    journal: Journal
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the problems, the same in every arm."""
+        return [sequence_key(0, i, 0) for i in range(len(self.problems))]
 
     def __call__(
         self, arm: str, x: Suppression | None, *, matched: Sequence[_Outcome] | None = None, seed: int = 0
@@ -169,10 +199,12 @@ class _Asker:
                     [self.prompts[i] for i in todo],
                     seed=[self.seeds[i] for i in todo],
                     interventions=[x] if x else [],
-                    metrics=(),
+                    record=False,
+                    max_new_tokens=self.max_new_tokens,
+                    batch_size=self.batch_size,
+                    sink_ratio=self.sink_ratio,
                     on_finish=keep,
                     progress=False,
-                    **self.options,
                 )
         return [_Outcome(self.journal.entries[key]) for key in keys]
 
@@ -186,13 +218,13 @@ class _Asker:
         )
 
     def frame(self, arm: str, quantile: float, outcomes: Sequence[_Outcome]) -> pd.DataFrame:
-        """One row per problem."""
-        rows = []
+        """One entry per problem."""
+        entries = []
         for problem, prompt, seed, outcome in zip(self.problems, self.prompts, self.seeds, outcomes, strict=True):
-            entry = outcome.entry
-            reason = entry["finish_reason"]
-            response = restore(self.backend.model, prompt, entry["tokens"], finish_reason=reason, seed=seed)
-            rows.append(
+            kept = outcome.kept
+            reason = kept["finish_reason"]
+            response = restore(self.backend.model, prompt, kept["tokens"], finish_reason=reason, seed=seed)
+            entries.append(
                 {
                     "arm": arm,
                     "quantile": quantile,
@@ -200,43 +232,44 @@ class _Asker:
                     "family": problem.family,
                     "level": problem.level,
                     "correct": bool(is_correct(problem, prompt.answer_prefix + response.answer)),
-                    "positions": entry["positions"],
+                    "positions": kept["positions"],
                     "events": sum(outcome.fired.values()),
-                    "tokens": len(entry["tokens"]),
+                    "tokens": len(kept["tokens"]),
                     "cut_off": reason == "length",
                 }
             )
-        return pd.DataFrame(rows).astype({"quantile": float})
+        return pd.DataFrame(entries).astype({"quantile": float})
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     """A response under an intervention, as the journal keeps it."""
 
-    entry: Mapping[str, Any]
+    kept: Mapping[str, Any]
 
     @property
     def counts(self) -> list[Any]:
         """Of each layer how often the intervention fired, and could have."""
-        return [self.entry["fired"], self.entry["live"]]
+        return [self.kept["fired"], self.kept["live"]]
 
     @property
     def fired(self) -> dict[int, int]:
-        return dict(self.entry["fired"])
+        return dict(self.kept["fired"])
 
     @property
     def live(self) -> dict[int, int]:
-        return dict(self.entry["live"])
+        return dict(self.kept["live"])
 
 
 def _outcome(completion: Completion, log: Log | None) -> dict[str, Any]:
+    """What the journal keeps of a response."""
     number = completion.prompt_index
-    found: dict[str, Any] = {"tokens": list(completion.tokens), "finish_reason": completion.finish_reason}
-    found |= {"text": completion.text, "positions": 0, "fired": [], "live": []}
+    kept: dict[str, Any] = {"tokens": list(completion.tokens), "finish_reason": completion.finish_reason}
+    kept |= {"text": completion.text, "positions": 0, "fired": [], "live": []}
     if log is not None:
         events = log.events_of([number])
         events = events[events["fired"]]
-        found["positions"] = int(events["position"].nunique())
-        found["fired"] = [[int(layer), int(n)] for layer, n in events.groupby("layer").size().items()]
-        found["live"] = [[layer, n] for (sequence, layer), n in sorted(log.live().items()) if sequence == number]
-    return found
+        kept["positions"] = int(events["position"].nunique())
+        kept["fired"] = [[int(layer), int(n)] for layer, n in events.groupby("layer").size().items()]
+        kept["live"] = [[layer, n] for (sequence, layer), n in sorted(log.live().items()) if sequence == number]
+    return kept

@@ -27,6 +27,18 @@ class ALRR(Intervention):
     `h' = block_l(h)`, `n' = ||h'||`. Stop and keep h if `n' <= tau`, `(n' - n) / n < growth_eps` or `n' >= blowup * tau`;
     otherwise `h <- (1 - alpha) h + alpha h'` and go on from n', up to `max_iters` times. Nothing of a re-run is stored in the
     KV cache, and hooks inside the block don't hear it.
+
+    Examples:
+        >>> rerun = l2.ALRR(l2.quantile_thresholds(think, 0.9), layers="late", growth_eps=0.0)
+        >>> chat = [{"role": "user", "content": "mod 10: 7A-3"}]
+        >>> l2.generate(model, [chat], interventions=[rerun], progress=False).log
+        intervention             decision  fired  n
+                ALRR          live tokens  False 36
+                ALRR                rerun   True  5
+                ALRR     growth too small  False  0
+                ALRR fell below threshold  False  0
+                ALRR              blew up  False  1
+                ALRR          over blowup  False  2
     """
 
     thresholds: ThresholdLike
@@ -73,8 +85,8 @@ class ALRR(Intervention):
                 break
             assert visit.block is not None
             new = visit.block.again(stream, rows, columns, fresh=self.kv == "fresh")
-            found = l2_norms(new)
-            stop = self._stop(norms[rows, columns], found, tau[rows, columns])
+            new_norms = l2_norms(new)
+            stop = self._stop(norms[rows, columns], new_norms, tau[rows, columns])
             if iteration == 0:
                 decision[rows, columns] = torch.where(stop == 0, _RERUN, stop).to(torch.int8)
             reruns[rows, columns] += 1
@@ -82,7 +94,7 @@ class ALRR(Intervention):
             rows, columns = rows[good], columns[good]
             mixed = torch.lerp(stream[rows, columns], new[good].to(stream.dtype), self.alpha)
             stream = stream.index_put((rows, columns), mixed)
-            norms = norms.index_put((rows, columns), found[good])
+            norms = norms.index_put((rows, columns), new_norms[good])
         return Effect(stream, decision, {"reruns": reruns})
 
     def _stop(self, before: Float[Tensor, " hits"], after: Float[Tensor, " hits"], tau: Float[Tensor, " hits"]) -> Tensor:

@@ -39,6 +39,14 @@ class Intervention(Rule):
             prompt_lens: for each row where its response begins, if the first pass holds more than the prompt.
             seeds: for each row the key of its random draws, such as `Completion.seed`.
             stop_ids: tokens after which a row counts as finished: by default the model's own; () for none.
+
+        Examples:
+            >>> prompt = think[0].tokens[None, : think[0].prompt_len]
+            >>> with l2.Suppression(l2.quantile_thresholds(think, 0.9), layers=[9]).hooks(model) as log:
+            ...     _ = model.generate(prompt, max_new_tokens=8, do_sample=False, verbose=False)
+            >>> log.events()[["position", "layer", "decision"]]
+               position  layer    decision
+            0        18      9  suppressed
         """
         return hooks(model, [self], prompt_lens=prompt_lens, seeds=seeds, stop_ids=stop_ids)
 
@@ -49,5 +57,15 @@ class Intervention(Rule):
             model: a `HookedTransformer` or `TransformerBridge`.
             prompt_lens: for each row where its response begins; needed with positions="decode".
             seeds: for each row the key of its random draws, such as `Completion.seed`.
+
+        Examples:
+            >>> high = l2.Suppression(l2.quantile_thresholds(think, 0.9), layers=[9])
+            >>> pairs = high.fwd_hooks(model, prompt_lens=[think[0].prompt_len])
+            >>> logits = model.run_with_hooks(think[0].tokens[None], fwd_hooks=pairs)
+            >>> pairs.log.events()[["position", "layer", "decision"]]
+               position  layer    decision
+            0        18      9  suppressed
+            1        27      9  suppressed
+            2        29      9  suppressed
         """
         return fwd_hooks(model, [self], prompt_lens=prompt_lens, seeds=seeds)

@@ -34,6 +34,18 @@ class ERSS(Intervention):
     left, with probability p: v is the bank's state of highest cosine to h, and if that is at least `cos_min`, h is steered to
     it; then the streak begins anew and the cooldown is set. Each sequence and layer has a bank, a streak and a cooldown of its
     own.
+
+    Examples:
+        >>> steer = l2.ERSS(l2.quantile_thresholds(think, 0.9), layers=[9], patience=4, p=1.0, cos_min=0.0)
+        >>> chat = [{"role": "user", "content": "mod 10: 7A-3"}]
+        >>> l2.generate(model, [chat], interventions=[steer], progress=False).log
+        intervention       decision  fired  n
+                ERSS    live tokens  False 12
+                ERSS        steered   True  1
+                ERSS       cooldown  False  1
+                ERSS     empty bank  False  0
+                ERSS      not drawn  False  0
+                ERSS cosine too low  False  0
     """
 
     thresholds: ThresholdLike
@@ -110,8 +122,8 @@ class ERSS(Intervention):
 
     @override
     def act(self, state: Any, visit: Visit) -> Effect:
-        found = [self._token(state, visit, column) for column in range(visit.norms.shape[1])]
-        streams, decisions, cosines = zip(*found, strict=True)
+        steps = [self._token(state, visit, column) for column in range(visit.norms.shape[1])]
+        streams, decisions, cosines = zip(*steps, strict=True)
         return Effect(torch.stack(streams, 1), torch.stack(decisions, 1), {"cosine": torch.stack(cosines, 1)})
 
     def _token(self, state: _Steering, visit: Visit, column: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -187,7 +199,7 @@ class _Steering(RowTensors):
         scale = torch.where(filled, self.bank_norms, 1.0) * norms[:, None]
         cosines = torch.where(filled, (self.bank @ h[..., None])[..., 0] / scale.clamp_min(1e-30), -torch.inf)
         best, slot = cosines.max(dim=1)
-        v = self.bank.gather(1, slot[:, None, None].expand(-1, 1, self.bank.shape[-1]))[:, 0]
+        v = self.bank[torch.arange(len(slot), device=slot.device), slot]
         return v, torch.where(torch.isfinite(best), best, torch.nan)
 
     def rest(self, steered: Bool[Tensor, " batch"], cooldown: int) -> None:

@@ -32,6 +32,15 @@ class Entry(NamedTuple):
     columns: Mapping[str, Float[Tensor, "batch pos"]]
 
 
+class FinalThreshold(NamedTuple):
+    """An adaptive threshold as it was at the end."""
+
+    owner: int | str
+    """Number of the sequence, or "run" where all share it."""
+    threshold: float
+    n_samples: int
+
+
 class Log:
     """Every decision of a run: one event for each token and layer at which something was done, or nearly done.
 
@@ -48,7 +57,8 @@ class Log:
         """Key of each sequence's random draws."""
         self.kept: list[dict[int, dict[int, Any]]] = [{} for _ in interventions]
         """For each intervention what outlived each sequence at each layer, such as the banks of `ERSS(keep_banks=True)`."""
-        self.final_thresholds: dict[tuple[int, int], list[tuple[int | str, float, int]]] = {}
+        self.final_thresholds: dict[tuple[int, int], list[FinalThreshold]] = {}
+        """By intervention and layer."""
         self._columns = tuple(dict.fromkeys(name for x in interventions for name in x.COLUMNS))
         self._entries: list[list[Entry]] = [[] for _ in interventions]
         self._parts: list[list[pd.DataFrame]] = [[] for _ in interventions]
@@ -61,7 +71,7 @@ class Log:
             self._flush(index)
 
     def events(self) -> pd.DataFrame:
-        """One row per decision, in the order of sequences, positions and layers.
+        """One entry per decision, in the order of sequences, positions and layers.
 
         Columns: sequence, position, layer, intervention, decision, fired, threshold, l2_norm_before, l2_norm_after, then those
         of the interventions, NaN where they are another's: reruns (ALRR: how often the block ran again), cosine (ERSS: to the
@@ -81,19 +91,19 @@ class Log:
         return self._joined(parts)
 
     def _joined(self, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        return pd.concat(parts, ignore_index=True) if parts else _frame(0, self._columns)
+        return pd.concat(parts, ignore_index=True) if parts else _frame(0, self._columns, {})
 
     def counts(self) -> pd.DataFrame:
         """How often each intervention decided what: intervention, decision, fired, n.
 
         "live tokens" is how many tokens, layer by layer, it had to judge.
         """
-        events, rows = self.events(), []
+        events, entries = self.events(), []
         for index, (name, intervention) in enumerate(zip(self.names, self.interventions, strict=True)):
             mine = events.loc[events["intervention"] == name, "decision"].value_counts()
-            rows.append((name, "live tokens", False, sum(self._live[index].values())))
-            rows += [(name, d.name, d.fired, int(mine.get(d.name, 0))) for d in intervention.DECISIONS]
-        return pd.DataFrame(rows, columns=["intervention", "decision", "fired", "n"])
+            entries.append((name, "live tokens", False, sum(self._live[index].values())))
+            entries += [(name, d.name, d.fired, int(mine.get(d.name, 0))) for d in intervention.DECISIONS]
+        return pd.DataFrame(entries, columns=["intervention", "decision", "fired", "n"])
 
     def fired(self, index: int = 0) -> dict[tuple[int, int], int]:
         """How often an intervention fired, by (sequence, layer)."""
@@ -108,8 +118,8 @@ class Log:
 
     def thresholds(self) -> pd.DataFrame:
         """Adaptive thresholds as they were at the end; columns intervention, layer, owner, threshold, n_samples."""
-        rows = [(self.names[i], layer, *owner) for (i, layer), owners in self.final_thresholds.items() for owner in owners]
-        return pd.DataFrame(rows, columns=["intervention", "layer", "owner", "threshold", "n_samples"])
+        entries = [(self.names[i], layer, *owner) for (i, layer), owners in self.final_thresholds.items() for owner in owners]
+        return pd.DataFrame(entries, columns=["intervention", "layer", "owner", "threshold", "n_samples"])
 
     def idle(self) -> list[str]:
         """Names of interventions that never fired."""
@@ -141,7 +151,7 @@ class Log:
         frame = _frame(
             len(code),
             self._columns,
-            **columns
+            columns
             | {
                 "intervention": self.names[index],
                 "decision": np.array([d.name for d in decisions], dtype=object)[code],
@@ -175,7 +185,9 @@ class Tally(Log):
         return dict(self._counts[1])
 
 
-def _columns(entries: Sequence[Entry], own: Sequence[str]) -> dict[str, Any]:
+def _columns(entries: Sequence[Entry], own: Sequence[str]) -> dict[str, np.ndarray]:
+    """Of every token and layer that was judged, in the order of the entries."""
+
     def flat(values: Sequence[Tensor]) -> np.ndarray:
         return torch.cat([value.detach().flatten().cpu() for value in values]).numpy()
 
@@ -200,7 +212,8 @@ def _columns(entries: Sequence[Entry], own: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _frame(n: int, own: Sequence[str], **columns: Any) -> pd.DataFrame:
+def _frame(n: int, own: Sequence[str], columns: Mapping[str, Any]) -> pd.DataFrame:
+    """A table of `n` events; `own`: the columns that interventions have of their own, NaN where they have no value."""
     types: Mapping[str, Any] = {
         "sequence": int,
         "position": int,
@@ -220,8 +233,8 @@ def _frame(n: int, own: Sequence[str], **columns: Any) -> pd.DataFrame:
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     """Names with a number where one occurs several times: ALRR, ALRR 2."""
     seen: Counter[str] = Counter()
-    found = []
+    distinct = []
     for name in names:
         seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
-    return tuple(found)
+        distinct.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return tuple(distinct)

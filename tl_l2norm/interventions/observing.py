@@ -18,9 +18,9 @@ from tl_l2norm.core.arguments import OnePerRow, as_integers
 from tl_l2norm.core.batch import Batch, Rows
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.random_draws import sequence_key
+from tl_l2norm.interventions.intervener import UNSEEN, Intervener
 from tl_l2norm.interventions.log import Log
 from tl_l2norm.interventions.rule import Rule
-from tl_l2norm.interventions.run import UNSEEN, Run
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.block_calls import BlockCall
 from tl_l2norm.models.cache import handed_over, known_versions, positions_held, put_on
@@ -38,15 +38,15 @@ def hooks(
 ) -> Iterator[Log]:
     """Let interventions act, in this order, on everything that the model does inside the context. See `Intervention.hooks`."""
     backend = backend_of(model)
-    run = Run(backend, interventions)
+    intervener = Intervener(backend, interventions)
     stops = backend.eos_token_ids() if stop_ids is None else frozenset(as_integers("stop_ids", stop_ids))
-    watcher = _Watcher(run, prompt_lens, seeds, stops)
+    watcher = _Watcher(intervener, prompt_lens, seeds, stops)
     with ExitStack() as stack:
         stack.enter_context(handed_over(backend.cache_renamings))  # for blocks that are run again
         stack.callback(model.embed.register_forward_pre_hook(watcher.note_tokens).remove)
         stack.callback(model.blocks[0].register_forward_pre_hook(watcher.start, with_kwargs=True).remove)
         stack.callback(model.blocks[-1].register_forward_hook(watcher.end).remove)
-        yield stack.enter_context(run.attached())
+        yield stack.enter_context(intervener.attached())
         watcher.leave()
 
 
@@ -67,27 +67,27 @@ def fwd_hooks(
 ) -> FwdHooks:
     """Hooks for one pass over whole sequences, by `model.run_with_hooks`. See `Intervention.fwd_hooks`."""
     backend = backend_of(model)
-    run = Run(backend, interventions)
-    if prompt_lens is None and not run.acts_on_prompts:
+    intervener = Intervener(backend, interventions)
+    if prompt_lens is None and not intervener.acts_on_prompts:
         raise InputError(
             "positions='decode' means the tokens after the prompt, and one pass over a whole sequence doesn't show where "
             "that is: give prompt_lens=[...], one for each row, or an intervention with positions='all'; for model.generate "
             "use `with x.hooks(model)`"
         )
-    watcher = _Watcher(run, prompt_lens, seeds, frozenset())
-    last = max(run.sites)
+    watcher = _Watcher(intervener, prompt_lens, seeds, frozenset())
+    last = max(intervener.sites)
     pairs: list[tuple[str, HookFn]] = [(backend.token_embeddings().name, watcher.start_soon)]
-    for point, fn in run.hooks():
+    for point, fn in intervener.hooks():
         pairs.append((point.name, fn))
-    for layer in run.blocks.blocks:  # its call is noted when the block before it has ended
+    for layer in intervener.blocks.blocks:  # its call is noted when the block before it has ended
         if layer:
-            pairs.append((backend.resid_post(layer - 1).name, partial(_note_next, run, layer)))
+            pairs.append((backend.resid_post(layer - 1).name, partial(_note_next, intervener, layer)))
     pairs.append((backend.resid_post(last).name, lambda stream, hook: watcher.finish()))
-    return FwdHooks(pairs, run.log)
+    return FwdHooks(pairs, intervener.log)
 
 
-def _note_next(run: Run, layer: int, stream: Tensor, hook: HookPoint) -> None:
-    _remove_with(hook, run.blocks.record_next(layer))
+def _note_next(intervener: Intervener, layer: int, stream: Tensor, hook: HookPoint) -> None:
+    _remove_with(hook, intervener.blocks.record_next(layer))
 
 
 def _remove_with(point: HookPoint, handle: RemovableHandle) -> None:
@@ -99,8 +99,10 @@ def _remove_with(point: HookPoint, handle: RemovableHandle) -> None:
 class _Watcher:
     """Tells from what the first block gets which tokens a pass reads."""
 
-    def __init__(self, run: Run, prompt_lens: OnePerRow | None, seeds: OnePerRow | None, stop_ids: frozenset[int]) -> None:
-        self.run, self.stop_ids = run, stop_ids
+    def __init__(
+        self, intervener: Intervener, prompt_lens: OnePerRow | None, seeds: OnePerRow | None, stop_ids: frozenset[int]
+    ) -> None:
+        self.intervener, self.stop_ids = intervener, stop_ids
         self.prompt_lens = None if prompt_lens is None else as_integers("prompt_lens", prompt_lens)
         self.seeds = None if seeds is None else as_integers("seeds", seeds)
         self.tokens: Int[Tensor, "batch pos"] | None = None
@@ -118,7 +120,7 @@ class _Watcher:
 
     def start_soon(self, stream: Tensor, hook: HookPoint) -> None:
         """From a hook on the embedding: the next call of the first block starts the pass."""
-        blocks, first = self.run.blocks, self.run.backend.model.blocks[0]
+        blocks, first = self.intervener.blocks, self.intervener.backend.model.blocks[0]
 
         def once(*call: Any) -> None:
             handle.remove()
@@ -144,8 +146,8 @@ class _Watcher:
             self._refuse_again(tokens, n_pos)
             self.leave()
             self.batch = Batch(self._rows(real))
-            self.run.begin(self.batch)
-            self.run.next_pass(self.batch.next_pass(n_pos, real))
+            self.intervener.begin(self.batch)
+            self.intervener.next_pass(self.batch.next_pass(n_pos, real))
         else:
             if self.batch is None:
                 raise RuntimeError(UNSEEN)
@@ -155,7 +157,7 @@ class _Watcher:
             if tokens is not None and n_pos == 1 and self.stop_ids:
                 stops = torch.tensor(sorted(self.stop_ids), device=tokens.device)
                 rows.finished = rows.finished | torch.isin(tokens[:, 0], stops).to(rows.device)
-            self.run.next_pass(self.batch.next_pass(n_pos))
+            self.intervener.next_pass(self.batch.next_pass(n_pos))
         self.seen = tokens if call.offset == 0 or self.seen is None or tokens is None else torch.cat([self.seen, tokens], 1)
 
     def end(self, block: nn.Module, args: tuple[Any, ...], out: Any) -> None:
@@ -166,25 +168,25 @@ class _Watcher:
     def leave(self) -> None:
         """The batch that was read last has ended."""
         if self.batch is not None:
-            self.run.leave(self.batch)
+            self.intervener.leave(self.batch)
         self.batch = None
 
     def finish(self) -> None:
         """The run is over."""
         self.leave()
-        self.run.finish()
+        self.intervener.finish()
 
     def _hand_over_with(self, point: HookPoint) -> None:
         for handle in self.handles:
             handle.remove()
-        self.handles = [put_on(module, hook) for module, hook in self.run.backend.cache_renamings]
+        self.handles = [put_on(module, hook) for module, hook in self.intervener.backend.cache_renamings]
         for handle in self.handles:
             _remove_with(point, handle)
 
     def _refuse_unseen(self, call: BlockCall) -> None:
         """Refuse to act on steps of a model that outside of this context decodes without what it has read, or inside too."""
         unfilled = call.cache is not None and call.cache is self.unfilled
-        if unfilled or (call.offset and not self.run.backend.decodes_without_us):
+        if unfilled or (call.offset and not self.intervener.backend.decodes_without_us):
             raise Unsupported(
                 "the model's own generate gives its blocks a KV cache that they don't look into: it decodes without having "
                 f"read what stands before. Use tl_l2norm.generate, or other versions. {known_versions()}"

@@ -42,10 +42,10 @@ class Scale:
     skipped: int = 0
 
     def begin(self, draws: Int[Tensor, " batch"], d_model: int) -> None:
-        """Nothing."""
+        """It remembers nothing."""
 
     def changed(self, memory: None, visit: Visit) -> Change:
-        """Any state."""
+        """The stream times `factor`; every live token can be changed."""
         return visit.stream * self.factor, visit.live
 
 
@@ -56,10 +56,10 @@ class Clamp:
     skipped: int = 0
 
     def begin(self, draws: Int[Tensor, " batch"], d_model: int) -> None:
-        """Nothing."""
+        """It remembers nothing."""
 
     def changed(self, memory: None, visit: Visit) -> Change:
-        """Any state."""
+        """The stream with norms of at most tau / 4; every live token can be changed."""
         factor = (visit.tau / 4 / visit.norms.clamp_min(1e-30)).clamp_max(1.0)
         return (visit.stream.float() * factor[..., None]).to(visit.stream.dtype), visit.live
 
@@ -71,12 +71,12 @@ class Swap:
     skipped: int = 1
 
     def begin(self, draws: Int[Tensor, " batch"], d_model: int) -> Reservoir:
-        """No state yet."""
+        """An empty reservoir for each sequence."""
         own = hash_keys(_RESERVOIR, start=draws)
         return Reservoir(torch.zeros(len(own), d_model, device=own.device), torch.zeros_like(own), own)
 
     def changed(self, memory: Reservoir, visit: Visit) -> Change:
-        """Where there is an earlier state that has a direction."""
+        """Earlier states at the norms of these; a live token can be changed if its earlier state isn't zero."""
         v = memory.draw(visit)
         v_norms = l2_norms(v)
         return (v * (visit.norms / v_norms)[..., None]).to(visit.stream.dtype), visit.live & (v_norms > 0)  # NaN elsewhere
@@ -100,6 +100,6 @@ class Reservoir(RowTensors):
         columns = torch.arange(1, states.shape[1], device=states.device)
         newest = torch.nn.functional.pad((enters * columns).cummax(1).values, (1, 0))  # 0 is what was kept before this pass
         rows = torch.arange(len(states), device=states.device)[:, None]
-        found = states[rows, newest]
-        self.kept, self.n_live = found[:, -1].clone(), k[:, -1]
-        return found[:, :-1]
+        earlier = states[rows, newest]
+        self.kept, self.n_live = earlier[:, -1].clone(), k[:, -1]
+        return earlier[:, :-1]

@@ -1,4 +1,4 @@
-"""What every intervention decides by: parameters, the layers that it acts on, and one pure step."""
+"""What every intervention has: parameters, the layers that it acts on, and one step that decides and changes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Visit(NamedTuple):
     """Where it may act: no prompt, padding, sink or finished row, unless it asks for them."""
     places: Places
     block: BlockRun | None
-    """The block's pass, for who runs it again."""
+    """The block's pass, for an intervention that runs it again."""
     resid_mid: Float[Tensor, "batch pos d_model"] | None
 
 
@@ -138,7 +138,7 @@ class Rule(ABC):
             )
 
     def made_with(self) -> dict[str, float | None]:
-        """Sink ratios of the runs that its parameters come from, by what they are."""
+        """For each parameter that comes from another run (thresholds, a log) that run's sink ratio; None if it isn't known."""
         return {"thresholds": self.thresholds.sink_ratio if isinstance(self.thresholds, Thresholds) else None}
 
     def new_state(self, layer: int, rows: Rows, d_model: int) -> RowTensors | None:

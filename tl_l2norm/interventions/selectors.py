@@ -41,10 +41,10 @@ class Over:
     under: bool = False
 
     def begin(self, layer: int, rows: Rows, draws: Int[Tensor, " batch"], skipped: int) -> None:
-        """Nothing."""
+        """It remembers nothing."""
 
     def choose(self, memory: None, visit: Visit, able: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        """Every live one."""
+        """Every live token on that side of the threshold, also one that can't be changed."""
         return visit.live & ((visit.norms < visit.tau) if self.under else (visit.norms > visit.tau))
 
 
@@ -66,7 +66,7 @@ class Random:
         return Draws(draws)
 
     def choose(self, memory: Draws, visit: Visit, able: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        """Whatever its norm."""
+        """Live tokens as they are drawn, whatever their norm."""
         return visit.live & (uniform(visit.places.positions, start=memory.draws[:, None]) < self.p)
 
 
@@ -94,7 +94,7 @@ class Matched:
         return Quota(wanted, left, torch.zeros_like(left), torch.zeros_like(left), draws)
 
     def choose(self, memory: Quota, visit: Visit, able: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        """Token by token, those over the threshold left out."""
+        """Tokens drawn one after the other until the quota is used up, none of them over the threshold."""
         draws = uniform(visit.places.positions, start=memory.draws[:, None])
         ordinary = able & (visit.norms <= visit.tau)
         columns = zip(draws.unbind(1), ordinary.unbind(1), able.unbind(1), strict=True)

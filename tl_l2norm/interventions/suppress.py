@@ -38,6 +38,15 @@ class Suppression(Intervention):
 
     Raises:
         ValueError: parameters that are missing, out of range, or of no effect with this `which` and `how`.
+
+    Examples:
+        >>> high = l2.Suppression(l2.quantile_thresholds(think, 0.9), layers=[8, 9])
+        >>> chats = [[{"role": "user", "content": question}] for question in ("mod 10: 7A-3", "mod 10: 4B-9")]
+        >>> l2.generate(model, chats, interventions=[high], progress=False).log
+        intervention         decision  fired  n
+         Suppression      live tokens  False 48
+         Suppression       suppressed   True  6
+         Suppression no earlier token  False  0
     """
 
     thresholds: ThresholdLike | None = None
@@ -137,7 +146,7 @@ def _matched(log: Any) -> int:
         )
     if not isinstance(log, Log):
         raise InputTypeError(f"match is the log of another run, such as out.log, got {log!r:.80}")
-    found = [i for i, x in enumerate(log.interventions) if isinstance(x, Suppression)]
-    if len(found) != 1:
-        raise InputError(f"match needs the log of a run with one Suppression, this one has {len(found)}")
-    return found[0]
+    suppressions = [i for i, x in enumerate(log.interventions) if isinstance(x, Suppression)]
+    if len(suppressions) != 1:
+        raise InputError(f"match needs the log of a run with one Suppression, this one has {len(suppressions)}")
+    return suppressions[0]

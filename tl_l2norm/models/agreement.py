@@ -67,7 +67,12 @@ def plain_pass(hf_model: Any, tokens: Int[Tensor, " pos"]) -> Pass:
 
 @contextmanager
 def or_refused(kind: str, architecture: str, what_to_do: str) -> Iterator[None]:
-    """Whatever an architecture that TransformerLens doesn't know well leads it to becomes a refusal.
+    """Turn what goes wrong inside a library that doesn't know an architecture well into a refusal.
+
+    Args:
+        kind: who runs the model, for the message: "TransformerBridge", "HookedTransformer" or "transformers".
+        architecture: the model's class.
+        what_to_do: the end of the message.
 
     Raises:
         NotImplementedError: with what went wrong.
@@ -83,16 +88,16 @@ def or_refused(kind: str, architecture: str, what_to_do: str) -> Iterator[None]:
 
 
 def sound_pass(hf_model: Any, tokens: Int[Tensor, " pos"]) -> Pass:
-    """The same of a model that is to be wrapped.
+    """`plain_pass` of a model that is about to be wrapped, refused if norms or logits are not finite.
 
     Raises:
         ValueError: weights or arithmetic that give NaN or infinity, with the names of the weights.
         NotImplementedError: Hugging Face itself can't run it.
     """
     with or_refused("transformers", type(hf_model).__name__, "another version of transformers may"):
-        found = plain_pass(hf_model, tokens)
-    if found.norms.isfinite().all() and not found.logits.isnan().any():
-        return found
+        measured = plain_pass(hf_model, tokens)
+    if measured.norms.isfinite().all() and not measured.logits.isnan().any():
+        return measured
     broken = [name for name, weight in hf_model.named_parameters() if not weight.isfinite().all()]
     dtype = str(hf_model.dtype).removeprefix("torch.")
     if broken:
@@ -118,21 +123,21 @@ def lens_pass(backend: Backend, tokens: Int[Tensor, " pos"]) -> Pass:
     return Pass(torch.stack(norms), logits[0].float().cpu())
 
 
-def norms_differ_by(found: Pass, truth: Pass) -> float:
+def norms_differ_by(measured: Pass, truth: Pass) -> float:
     """Largest relative difference of norms; infinite where the shapes differ."""
-    if found.norms.shape != truth.norms.shape:
+    if measured.norms.shape != truth.norms.shape:
         return float("inf")
-    return float(((found.norms - truth.norms).abs() / truth.norms.clamp_min(1e-6)).max())
+    return float(((measured.norms - truth.norms).abs() / truth.norms.clamp_min(1e-6)).max())
 
 
-def logits_differ_by(found: Pass, truth: Pass) -> float:
+def logits_differ_by(measured: Pass, truth: Pass) -> float:
     """Largest difference of logits over their own spread: single ones may be near zero."""
-    width = min(found.logits.shape[-1], truth.logits.shape[-1])  # TransformerLens may leave padding of the vocabulary out
-    return float((found.logits[:, :width] - truth.logits[:, :width]).abs().max() / truth.logits.std().clamp_min(1e-6))
+    width = min(measured.logits.shape[-1], truth.logits.shape[-1])  # TransformerLens may leave padding of the vocabulary out
+    return float((measured.logits[:, :width] - truth.logits[:, :width]).abs().max() / truth.logits.std().clamp_min(1e-6))
 
 
 def require_agreement(backend: Backend, truth: Pass, tokens: Int[Tensor, " pos"], what_to_do: str) -> None:
-    """Refuse a model that TransformerLens made which isn't the one that it was made from.
+    """Refuse a TransformerLens model that computes something else than the Hugging Face model it was made from.
 
     Raises:
         NotImplementedError: with how far it is off, or why it doesn't run.
@@ -140,8 +145,8 @@ def require_agreement(backend: Backend, truth: Pass, tokens: Int[Tensor, " pos"]
     architecture = getattr(backend.model.cfg, "original_architecture", None) or backend.model.cfg.architecture
     kind = type(backend.model).__name__
     with or_refused(kind, architecture, what_to_do):
-        found = lens_pass(backend, tokens)
-    norms, logits = norms_differ_by(found, truth), logits_differ_by(found, truth)
+        measured = lens_pass(backend, tokens)
+    norms, logits = norms_differ_by(measured, truth), logits_differ_by(measured, truth)
     bound = TOLERANCE.get(backend.dtype, 1e-1)
     if not (norms <= bound and logits <= 10 * bound):
         raise Unsupported(

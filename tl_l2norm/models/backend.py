@@ -1,4 +1,4 @@
-"""What is asked of a model, whichever of the two kinds it is."""
+"""What this library needs of a model, the same for `TransformerBridge` and `HookedTransformer`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Backend(ABC):
 
     @property
     def d_vocab(self) -> int:
-        """Number of tokens that it tells apart."""
+        """Size of the vocabulary."""
         return int(self.model.cfg.d_vocab)
 
     @property
@@ -72,7 +72,10 @@ class Backend(ABC):
         return model_fingerprint(self._weights, self.model.blocks, self._config)
 
     def identity(self) -> Identity:
-        """Who the model is now. To be asked before a run attaches hooks of its own."""
+        """Fingerprints of weights, tokenizer and chat template, and the number of hooks, as they are now.
+
+        To be asked before a run attaches hooks of its own.
+        """
         return Identity(
             weights=self.fingerprint,
             tokenizer=tokenizer_fingerprint(self.tokenizer),
@@ -87,17 +90,17 @@ class Backend(ABC):
     @property
     @abstractmethod
     def cache_rows(self) -> CacheRows:
-        """Takes, joins and trims rows of its cache."""
+        """Selects, joins and trims rows of the model's KV cache."""
 
     @property
     @abstractmethod
     def _weights(self) -> nn.Module:
-        """The module that holds them all."""
+        """The module that holds all weights."""
 
     @property
     @abstractmethod
     def _config(self) -> Mapping[str, Any]:
-        """What its arithmetic was made from."""
+        """The configuration that the model was made from."""
 
     @cached_property
     def _embedding(self) -> Tensor:
@@ -106,19 +109,19 @@ class Backend(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go."""
+        """Where its embedding is, and so where tokens go."""
         return self._embedding.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights and so of the stream."""
+        """Data type of the weights, and so of the stream."""
         return self._embedding.dtype
 
     @property
     def centred(self) -> bool:
-        """Whether weights that write to the stream were centred (`center_writing_weights`): rows of W_E then have mean 0."""
-        rows = self._embedding.detach()[:256].float()
-        return bool(rows.mean(-1).abs().max() < 1e-3 * rows.std())
+        """Whether weights that write to the stream were centred (`center_writing_weights`): embeddings then have mean 0."""
+        embeddings = self._embedding.detach()[:256].float()
+        return bool(embeddings.mean(-1).abs().max() < 1e-3 * embeddings.std())
 
     def resid_post(self, layer: int) -> HookPoint:
         """The hook point on the residual stream after block `layer`."""
@@ -236,8 +239,8 @@ class Backend(ABC):
         return muted(*(module for name in ("ln_final", "unembed") if (module := getattr(self.model, name, None))))
 
     def eos_token_ids(self) -> frozenset[int]:
-        """Tokens at which the model says that it is done: of its generation config, its tokenizer and its chat template; of its
-        own vocabulary.
+        """Tokens that end a turn, by the model's generation config, tokenizer and chat template, those outside of its
+        vocabulary left out.
         """
         ends = turn_ends(self.tokenizer, _ids(getattr(self.generation_config, "eos_token_id", None)))
         return frozenset(end for end in ends if 0 <= end < len(self._embedding))
@@ -281,8 +284,8 @@ class Backend(ABC):
 
 
 def _ids(ids: Any) -> frozenset[int]:
-    found = [] if ids is None else ids.tolist() if isinstance(ids, Tensor) else ids
-    listed = list(found) if isinstance(found, list | tuple | set | frozenset) else [found]
+    given = [] if ids is None else ids.tolist() if isinstance(ids, Tensor) else ids
+    listed = list(given) if isinstance(given, list | tuple | set | frozenset) else [given]
     if wrong := [one for one in listed if isinstance(one, bool) or not isinstance(one, int)]:
         raise InputError(f"eos_token_id of the model's generation config has {wrong[0]!r}, which is no token id: set ids")
     return frozenset(listed)

@@ -21,6 +21,11 @@ def backend_of(model: Any) -> Backend:
         TypeError: something else, with what to do instead.
         ValueError: a compiled model (hooks added later never fire), one in training mode, or an encoder-decoder.
         NotImplementedError: weights that are offloaded, or placeholders.
+
+    Examples:
+        >>> backend = l2.models.backend_of(model)
+        >>> backend.name, backend.n_layers, backend.resid_post(3).name
+        ('bridge', 12, 'blocks.3.hook_out')
     """
     if getattr(model, "_compiled_call_impl", None) is not None or hasattr(model, "_orig_mod"):
         raise InputError("the model was compiled: hooks added afterwards never fire; use the model before torch.compile")

@@ -249,8 +249,8 @@ def _take_rows(value: Any, rows: Tensor, batch: int) -> Any:
 @lru_cache(maxsize=64)
 def _parameters(kind: Hashable) -> tuple[str, ...]:
     """Names of what a kind of block takes, in order; `"**"` for anything else."""
-    found = list(inspect.signature(kind.forward).parameters.values())[1:]  # type: ignore[attr-defined]
-    return tuple("**" if p.kind is inspect.Parameter.VAR_KEYWORD else p.name for p in found)
+    parameters = list(inspect.signature(kind.forward).parameters.values())[1:]  # type: ignore[attr-defined]
+    return tuple("**" if p.kind is inspect.Parameter.VAR_KEYWORD else p.name for p in parameters)
 
 
 class BlockRuns:

@@ -81,12 +81,12 @@ class BridgeBackend(Backend):
         if logits != "all" and self._skips_logits:
             call["logits_to_keep"] = 1  # 0 means all of them
         with handed_over(self.cache_renamings):
-            found, cache = self.model(tokens, return_type="logits_and_cache", **call)
+            scores, cache = self.model(tokens, return_type="logits_and_cache", **call)
         if keep_cache:
             check_grown(before, cache, tokens.shape[1])
         if logits == "none":
             return None, cache
-        return (found if logits == "all" else found[:, -1:]), cache
+        return (scores if logits == "all" else scores[:, -1:]), cache
 
     @override
     def unembed(self, stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_vocab"]:

@@ -15,7 +15,7 @@ _NEUTRAL = "model"  # TransformerLens takes some names for others (MODEL_ALIASES
 
 
 def make_bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model under TransformerLens' bridge, found to compute what it computed before.
+    """Wrap the model in a `TransformerBridge`, and check that it computes what it computed before.
 
     Raises:
         NotImplementedError: an architecture that the bridge doesn't know, can't run or gets wrong.

@@ -48,9 +48,9 @@ def check_grown(before: int | None, cache: Any, n_pos: int) -> None:
     after = positions_held(cache)
     if cache is not None and (before is None or after is None or after - before == n_pos):
         return
-    found = "the model returned no KV cache" if cache is None else f"the KV cache went from {before} to {after} positions"
+    growth = "the model returned no KV cache" if cache is None else f"the KV cache went from {before} to {after} positions"
     raise Unsupported(
-        f"{found} when the model read {n_pos}: decoding, it would not see what it has read, and its responses would be wrong. "
+        f"{growth} when the model read {n_pos}: decoding, it would not see what it has read, and its responses would be wrong. "
         f"{known_versions()}"
     )
 
@@ -63,8 +63,8 @@ def longrope_boundary(config: Any) -> int | None:
     """
     parameters = getattr(config, "rope_parameters", None) or {}
     kinds = [parameters, *(kind for kind in parameters.values() if isinstance(kind, Mapping))]  # one for each type of layer
-    found = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
-    return min(found, default=None)
+    lengths = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min(lengths, default=None)
 
 
 def known_versions() -> str:
@@ -82,15 +82,15 @@ def cache_renamings(bridge: Any) -> Renamings:
     from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
     model = bridge.original_model
-    found = [(model, partial(_rename, "past_key_values", _NEW))] if _takes_new_name(type(model).forward) else []
+    renamings = [(model, partial(_rename, "past_key_values", _NEW))] if _takes_new_name(type(model).forward) else []
     for component in (inner for block in bridge.blocks for inner in block.modules() if inner is not block):
         original = getattr(component, "original_component", None)
         if original is None or not _takes_new_name(type(original).forward):
             continue
         old = "past_key_values" if isinstance(component, AttentionBridge) else "cache_params"
         # What the component doesn't compute itself it hands on, to a layer that knows the new name.
-        found += [(component, partial(_rename, _NEW, old)), (original, partial(_rename, old, _NEW))]
-    return found
+        renamings += [(component, partial(_rename, _NEW, old)), (original, partial(_rename, old, _NEW))]
+    return renamings
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def handed_over(renamings: Renamings) -> Iterator[None]:
 
 
 def put_on(module: nn.Module, renaming: Callable[..., Any]) -> RemovableHandle:
-    """Put one on its module, until its handle takes it off."""
+    """Register a renaming on its module; the handle removes it."""
     return module.register_forward_pre_hook(renaming, with_kwargs=True)
 
 

@@ -29,7 +29,7 @@ _checked, _read_together, _decoded_together = _Memo(), _Memo(), _Memo()
 
 
 def telling_tokens(items: Sequence[TokenSequence]) -> tuple[int, ...]:
-    """The beginning of one of the first sequences, that in which the fewest tokens are repeated."""
+    """Tokens for the checks below: of the first 64 sequences the beginning that repeats the fewest tokens."""
     return max((item.tokens[:_FEW] for item in items[:64]), key=lambda tokens: len(set(tokens)))
 
 
@@ -53,8 +53,8 @@ def check_decoding(backend: Backend, tokens: Sequence[int]) -> bool:
         truth = _one_pass(backend, few)[None, _PAST - 1 :]
         logits, cache = _read(backend, [few[:_PAST]])
         plain = backend.cache_rows.can_join(cache)
-        found = torch.cat([logits, _decode(backend, cache, [few[:_PAST]], [few[_PAST:]])], dim=1)
-    if (error := _error(found, truth, backend)) > _rounding(backend):
+        decoded = torch.cat([logits, _decode(backend, cache, [few[:_PAST]], [few[_PAST:]])], dim=1)
+    if (error := _error(decoded, truth, backend)) > _rounding(backend):
         raise Unsupported(
             f"decoding with a cache gives other logits than one pass over the same tokens (off by {error:.2g} of their spread, "
             f"where rounding makes up {_rounding(backend):.2g}): responses of this model would be wrong. {known_versions()}"
@@ -97,14 +97,14 @@ def reads_rows_together(backend: Backend, tokens: Sequence[int]) -> bool:
 
 def batches(backend: Backend, items: Sequence[TokenSequence], batch_size: int) -> list[list[int]]:
     """Batches of like length in which each sequence is read as it is alone."""
-    found = batches_by_length(items, batch_size)
+    groups = batches_by_length(items, batch_size)
     if (boundary := backend.longrope_boundary) is not None:
-        sides = [[[i for i in batch if (len(items[i]) > boundary) == far] for far in (True, False)] for batch in found]
-        found = [side for both in sides for side in both if side]
-    padded = any(len(items[batch[0]]) > len(items[batch[-1]]) for batch in found)
+        sides = [[[i for i in batch if (len(items[i]) > boundary) == far] for far in (True, False)] for batch in groups]
+        groups = [side for both in sides for side in both if side]
+    padded = any(len(items[batch[0]]) > len(items[batch[-1]]) for batch in groups)
     if padded and not reads_rows_together(backend, telling_tokens(items)):
-        return [[i] for batch in found for i in batch]
-    return found
+        return [[i] for batch in groups for i in batch]
+    return groups
 
 
 def _few(tokens: Sequence[int]) -> list[int]:
@@ -145,20 +145,23 @@ def _decode(
     """Logits at these tokens, read one by one behind a cache of those before them."""
     _, mask = pad_left(past, backend.device)
     steps: Int[Tensor, "row step"] = torch.tensor(new, device=backend.device)
-    found = []
+    logits_of_steps = []
     for step in torch.split(steps, 1, dim=1):
         mask = torch.cat([mask, torch.ones_like(step)], dim=1)
         logits, cache = backend.forward(step, mask, cache=cache, logits="last")
         assert logits is not None
-        found.append(logits.float())
-    return torch.cat(found, dim=1)
+        logits_of_steps.append(logits.float())
+    return torch.cat(logits_of_steps, dim=1)
 
 
-def _error(found: Float[Tensor, "row step d_vocab"], truth: Float[Tensor, "row step d_vocab"], backend: Backend) -> float:
-    """Of the worst step, relative to the spread of the logits; of coarse arithmetic the median, for a router may then flip."""
+def _error(logits: Float[Tensor, "row step d_vocab"], truth: Float[Tensor, "row step d_vocab"], backend: Backend) -> float:
+    """Error of logits relative to their spread, of the worst row.
+
+    In float32 of its worst step; in coarse arithmetic of its median step, as a router may flip at single ones.
+    """
     possible = truth.abs() < 1e30  # some models shut tokens out by the lowest number there is
-    found, truth = torch.where(possible, found, 0.0), torch.where(possible, truth, 0.0)
-    errors = (found - truth).norm(dim=-1) / (truth - truth.mean(-1, keepdim=True)).norm(dim=-1)
+    logits, truth = torch.where(possible, logits, 0.0), torch.where(possible, truth, 0.0)
+    errors = (logits - truth).norm(dim=-1) / (truth - truth.mean(-1, keepdim=True)).norm(dim=-1)
     worst = errors.amax(1) if _rounding(backend) == _EXACT else errors.median(1).values
     return float(worst.max())
 

@@ -76,14 +76,14 @@ def read_final_norm(module: nn.Module | None, d_model: int, device: torch.device
     bias = call(zeros)
     spread, double, flat = (call(_LARGE * x) - bias for x in (signs, 2 * signs, torch.ones_like(signs)))
     if double.norm() > 1.5 * spread.norm():
-        found = FinalNorm(kind="none", gain=torch.ones_like(signs), bias=zeros, eps=0.0)
+        norm = FinalNorm(kind="none", gain=torch.ones_like(signs), bias=zeros, eps=0.0)
     else:
         unit = signs / signs.pow(2).mean().sqrt()
         kind: Literal["rms", "layer"] = "rms" if flat.norm() > 0.5 * spread.norm() else "layer"
         eps = _eps(lambda size: call(size * unit) - bias, spread)
-        found = FinalNorm(kind=kind, gain=spread / unit, bias=bias, eps=eps)
-    _verify(found, module, call)
-    return found
+        norm = FinalNorm(kind=kind, gain=spread / unit, bias=bias, eps=eps)
+    _verify(norm, module, call)
+    return norm
 
 
 def _in_float32(module: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -111,13 +111,13 @@ def _eps(respond: Callable[[float], Tensor], spread: Tensor) -> float:
     return eps
 
 
-def _verify(found: FinalNorm, module: nn.Module, call: Callable[[Tensor], Tensor]) -> None:
+def _verify(norm: FinalNorm, module: nn.Module, call: Callable[[Tensor], Tensor]) -> None:
     generator = torch.Generator().manual_seed(0)
-    states = torch.randn(24, len(found.gain), generator=generator) + 0.5
+    states = torch.randn(24, len(norm.gain), generator=generator) + 0.5
     states *= torch.logspace(-2, 3, len(states))[:, None]
-    states = states.to(found.gain.device)
+    states = states.to(norm.gain.device)
     truth = call(states)
-    off = (found(states) - truth).abs().amax() / truth.abs().amax()
+    off = (norm(states) - truth).abs().amax() / truth.abs().amax()
     dtypes = {weight.dtype for weight in module.parameters()} or {torch.float32}
     if not off <= max(_ERROR.get(dtype, _HALF_ERROR) for dtype in dtypes):
         name = type(getattr(module, "original_component", None) or module).__name__

@@ -3,12 +3,12 @@
 Of every weight three things are taken. Two sums over the bits of its values, read as integers and wrapping around: of the
 values, and of their squares with sign and exponent mixed into the last bits, which a change of sign or a doubling of all of
 them moves too. Both are exact, and the same in any order of summation, on any device and however the tensor lies in memory.
-And a diagonal, wound around the tensor until it has touched every row and every column: it tells apart what holds the same
+And a diagonal, wound around the tensor until it has touched every vector and every column: it tells apart what holds the same
 values in another order. That takes about as long as a few decode steps, so nothing is remembered between calls and nothing can
 be out of date, edits through `.data` included.
 
 Buffers count as weights do; those that a configuration determines (rotary frequencies, masks) to three digits and tables of
-positions by one row, since processors round differently and tables grow with use.
+positions by one position, since processors round differently and tables grow with use.
 
 Numbers that modules keep beside them (an epsilon, a scale) count too, and a `forward` of one module's own.
 
@@ -55,7 +55,7 @@ _NOT_ARITHMETIC = re.compile(r"_.*|training|gradient_checkpointing|\w*(cached|dr
 
 
 class _Reading(NamedTuple):
-    """Of one tensor."""
+    """What is taken of one tensor."""
 
     kind: str
     """Data type and shape."""
@@ -90,16 +90,17 @@ def model_fingerprint(weights: nn.Module, blocks: Iterable[nn.Module], config: M
     outside = sorted({_sums([readings[id(p)]]) for p in parameters if id(p) not in inside} - {(0, 0)})  # tied or not
     own = hashlib.sha256(json.dumps(_arithmetic(config), sort_keys=True, default=str).encode())
     for name, tensor in (*(("", p) for p in parameters), *buffers):
-        found = readings[id(tensor)]
-        if name or tensor.ndim > 1 or any(found.diagonal):  # TransformerLens adds biases that are zero
-            own.update(f"{name} {found.kind} {found.total} {found.squares}".encode() + found.diagonal)
+        reading = readings[id(tensor)]
+        added = name in ("", "bias") and tensor.ndim <= 1 and not any(reading.diagonal)
+        if not added:  # a bias of zeros, which TransformerLens 3 adds as a parameter and 4 as a buffer
+            own.update(f"{name} {reading.kind} {reading.total} {reading.squares}".encode() + reading.diagonal)
     own.update("\n".join(_numbers(modules)).encode())
     return f"{_hash([by_block, outside, _known_to_both(config)])}-{own.hexdigest()[:_DIGITS]}"
 
 
 def _sums(readings: Sequence[_Reading]) -> tuple[int, int]:
-    bits = max((found.bits for found in readings), default=1)
-    return sum(f.total for f in readings) % 2**bits, sum(f.squares for f in readings) % 2 ** max(bits, 32)
+    bits = max((reading.bits for reading in readings), default=1)
+    return sum(r.total for r in readings) % 2**bits, sum(r.squares for r in readings) % 2 ** max(bits, 32)
 
 
 def _lasting_buffers(modules: Iterable[nn.Module]) -> Iterator[tuple[str, Tensor]]:
@@ -143,8 +144,8 @@ def _code(function: Any) -> str:
 
 def _rounded(buffer: Tensor) -> Tensor:
     """What is left of a buffer that was computed, maybe on another processor or for fewer positions."""
-    row = buffer[1] if buffer.ndim == 2 and len(buffer) > 1 else buffer
-    return row.to(torch.bfloat16) if row.is_floating_point() else row
+    kept = buffer[1] if buffer.ndim == 2 and len(buffer) > 1 else buffer
+    return kept.to(torch.bfloat16) if kept.is_floating_point() else kept
 
 
 def _known_to_both(config: Mapping[str, Any]) -> list[Any]:
@@ -244,19 +245,19 @@ def _read(tensors: Sequence[Tensor]) -> dict[int, _Reading] | None:
                 return None
             piece = _sample(part)
             pieces.setdefault((piece.device, piece.dtype), []).append((tensor, piece))
-    found: dict[int, _Reading] = {}
+    readings: dict[int, _Reading] = {}
     for (_, dtype), members in pieces.items():
         joined = torch.cat([piece for _, piece in members]).cpu()
         n = max(4 // dtype.itemsize, 1)  # elements of the squares' sum
         for (tensor, _), own in zip(members, torch.split(joined, [len(piece) for _, piece in members]), strict=True):
             kind = f"{tensor.dtype} {tuple(tensor.shape)}"
-            before = found.get(id(tensor), _Reading(kind, dtype.itemsize * 8, 0, 0, b""))
-            found[id(tensor)] = before._replace(
+            before = readings.get(id(tensor), _Reading(kind, dtype.itemsize * 8, 0, 0, b""))
+            readings[id(tensor)] = before._replace(
                 total=before.total + int(own[0]),
                 squares=before.squares + int.from_bytes(own[1 : 1 + n].numpy().tobytes(), sys.byteorder, signed=True),
                 diagonal=before.diagonal + own[1 + n :].numpy().tobytes(),
             )
-    return found
+    return readings
 
 
 def _parts(tensor: Tensor) -> list[Tensor]:
@@ -268,16 +269,16 @@ def _parts(tensor: Tensor) -> list[Tensor]:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    """`_sums` of the bits, then the bits of a diagonal through every row (all axes but the last) and every column."""
+    """`_sums` of the bits, then the bits of a diagonal through every vector (along the last axis) and every column."""
     tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     bits = (tensor if tensor.ndim else tensor[None]).view(_INTEGERS[tensor.element_size()])
     sums = _two_sums(bits)
     if not bits.numel():
         return sums
     columns = bits.shape[-1]
-    rows = bits.numel() // columns
-    steps = torch.arange(max(rows, columns), device=bits.device)
-    index = torch.unravel_index(steps % rows, bits.shape[:-1]) if bits.ndim > 1 else ()
+    vectors = bits.numel() // columns
+    steps = torch.arange(max(vectors, columns), device=bits.device)
+    index = torch.unravel_index(steps % vectors, bits.shape[:-1]) if bits.ndim > 1 else ()
     return torch.cat([sums, bits[(*index, steps % columns)]])
 
 

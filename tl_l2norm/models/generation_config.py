@@ -43,19 +43,19 @@ def require_readable(where: str, download: bool) -> None:
     Raises:
         ValueError: with the file and what is wrong in it.
     """
-    found = find_file(where, _FILE, download)
-    if found is None:
+    file = find_file(where, _FILE, download)
+    if file is None:
         return
     try:
-        said = json.loads(Path(found).read_text(encoding="utf-8"))
+        said = json.loads(Path(file).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{found} is no JSON ({error}): mend it, or remove it") from error
+        raise InputError(f"{file} is no JSON ({error}): mend it, or remove it") from error
     if not isinstance(said, dict):
-        raise InputError(f"{found} holds a {type(said).__name__}, not settings by name: mend it, or remove it")
+        raise InputError(f"{file} holds a {type(said).__name__}, not settings by name: mend it, or remove it")
     ends = said.get("eos_token_id")
     listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
     if wrong := [end for end in listed if isinstance(end, bool) or not isinstance(end, int)]:
-        raise InputError(f"eos_token_id in {found} has {wrong[0]!r}, which is no token id")
+        raise InputError(f"eos_token_id in {file} has {wrong[0]!r}, which is no token id")
 
 
 def warn_of_ignored(model: Any, generation_config: Any) -> None:

@@ -29,7 +29,7 @@ def require_hooked() -> None:
 
 
 def make_hooked(hf_model: Any, tokenizer: Any, name: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """The same model as a HookedTransformer, found to compute what the Hugging Face model computes.
+    """Convert the model to a `HookedTransformer`, and check that it computes what the Hugging Face model computes.
 
     Raises:
         NotImplementedError: an architecture or option that HookedTransformer doesn't have.

@@ -14,7 +14,7 @@ import torch
 
 from tl_l2norm.core.errors import InputError, Unsupported
 
-_MAX_CTX = 8192  # HookedTransformer holds rotary tables of n_ctx rows in every block
+_MAX_CTX = 8192  # HookedTransformer holds rotary tables of n_ctx positions in every block
 _NAMED_AFTER = ("llama", "gemma")  # TransformerLens takes a path with these in it for that architecture
 BRIDGE = "use backend='bridge'"
 
@@ -130,8 +130,10 @@ def require_rotations(model: Any, hf_model: Any) -> None:
     rotary = next((module for name, module in hf_model.named_modules() if name.rsplit(".", 1)[-1] == "rotary_emb"), None)
     if rotary is None:
         return  # learned positions, ALiBi, or GPT-J's fixed ones
-    rows = len(model.blocks[0].attn.rotary_cos)  # the first ones; TransformerLens adds more by the same rule when it needs them
-    positions = torch.arange(rows)[None]
+    n_pos = len(
+        model.blocks[0].attn.rotary_cos
+    )  # the first ones; TransformerLens adds more by the same rule when it needs them
+    positions = torch.arange(n_pos)[None]
     kinds = getattr(hf_model.config, "layer_types", None) if getattr(rotary, "layer_types", None) else None
     for layer, block in enumerate(model.blocks):
         extra = (kinds[layer],) if kinds else ()

@@ -32,9 +32,9 @@ def require_lens(backend: Backend) -> None:
     with torch.no_grad(), silenced(hook_points(backend.model)), backend.capture_stream(last) as streams:
         logits, _ = backend.forward(ids, torch.ones_like(ids), logits="all")
         assert logits is not None
-        found, truth = backend.unembed(streams[0]).float(), logits.float()
+        lens, truth = backend.unembed(streams[0]).float(), logits.float()
     possible = truth.abs() < 1e30  # some models shut tokens out by the lowest number there is
-    off = float((found - truth)[possible].norm() / (truth - truth[possible].mean())[possible].norm())
+    off = float((lens - truth)[possible].norm() / (truth - truth[possible].mean())[possible].norm())
     coarse = torch.is_autocast_enabled(backend.device.type) or torch.get_float32_matmul_precision() != "highest"
     if not off <= (_COARSE if coarse else _ROUNDING.get(backend.dtype, _COARSE)):
         raise Unsupported(

@@ -47,6 +47,11 @@ def load_model(
         FileNotFoundError: a path that isn't there, or a short name whose wheel isn't installed.
         ImportError: `backend="hooked"` on TransformerLens 4; an adapter without `peft`.
         NotImplementedError: an architecture or option that the backend doesn't have, or gets wrong.
+
+    Examples:
+        >>> model = l2.load_model("tiny-reasoner", device="cpu")
+        >>> type(model).__name__, model.cfg.n_layers, model.cfg.d_model
+        ('TransformerBridge', 12, 128)
     """
     if backend not in get_args(BackendName):
         raise InputError(f"unknown backend {backend!r}: 'bridge' or 'hooked'")
@@ -54,17 +59,17 @@ def load_model(
         require_hooked()
     _require_dtype(dtype)
     place = _device(device)
-    found = find_source(source)
-    hf_model, tokenizer, unused = read(found, dtype)
+    files = find_source(source)
+    hf_model, tokenizer, unused = read(files, dtype)
     if unused:
         kind = type(hf_model).__name__
-        warnings.warn(f"{len(unused)} weights in {found.where} have no place in {kind}: {few(unused)}", stacklevel=2)
+        warnings.warn(f"{len(unused)} weights in {files.where} have no place in {kind}: {few(unused)}", stacklevel=2)
     if backend == "bridge":
-        model = make_bridge(hf_model, tokenizer, found.name, place, dtype)
+        model = make_bridge(hf_model, tokenizer, files.name, place, dtype)
     else:
-        model = make_hooked(hf_model, tokenizer, found.name, place, dtype)
+        model = make_hooked(hf_model, tokenizer, files.name, place, dtype)
         remember_origin(model, hf_model)
-    remember_source(model, found)
+    remember_source(model, files)
     keep_preset(model, preset_for(source))
     return model
 

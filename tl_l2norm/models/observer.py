@@ -15,7 +15,7 @@ from tl_l2norm.core.batch import Batch, Pass
 from tl_l2norm.core.features import FeatureActs
 
 Recorded = Mapping[Hashable, Tensor | FeatureActs]
-"""Of one sequence, by name: tensors [..., pos] and feature activations of so many positions."""
+"""What was recorded of one sequence, by name: tensors [..., pos], and feature activations at as many positions."""
 
 
 class Observer(ABC):
@@ -95,16 +95,16 @@ class Ledger:
         real, values = self._real, {name: torch.cat(parts, dim=-1).cpu() for name, parts in self._values.items()}
         self._real, self._values = [], {}
         if all(mask is None for mask in real):
-            return [{name: found[..., row, :] for name, found in values.items()} for row in range(n_rows)]
+            return [{name: value[..., row, :] for name, value in values.items()} for row in range(n_rows)]
         masks = [torch.ones(n_rows, 1, dtype=torch.bool) if mask is None else mask.cpu() for mask in real]
         mask = torch.cat(masks, dim=1)
-        return [{name: found[..., row, :][..., mask[row]] for name, found in values.items()} for row in range(n_rows)]
+        return [{name: value[..., row, :][..., mask[row]] for name, value in values.items()} for row in range(n_rows)]
 
 
 def joined(parts: Sequence[Recorded]) -> dict[Hashable, Tensor | FeatureActs]:
     """One sequence's recordings, one after the other in the order of positions."""
-    found: dict[Hashable, Tensor | FeatureActs] = {}
+    whole: dict[Hashable, Tensor | FeatureActs] = {}
     for name in parts[0] if parts else ():
         values = [part[name] for part in parts]
-        found[name] = FeatureActs.join(values) if isinstance(values[0], FeatureActs) else torch.cat(values, dim=-1)  # type: ignore[arg-type]
-    return found
+        whole[name] = FeatureActs.join(values) if isinstance(values[0], FeatureActs) else torch.cat(values, dim=-1)  # type: ignore[arg-type]
+    return whole

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from tl_l2norm.core.identity import Identity
-from tl_l2norm.core.trace import Provenance
+from tl_l2norm.core.provenance import Provenance
 from tl_l2norm.models.backend import Backend
 
 
@@ -20,7 +20,16 @@ def provenance(
     temperature: float | None = None,
     interventions: Sequence[object] = (),
 ) -> Provenance:
-    """Where norms of this model come from; `identity`: what it was when they were recorded."""
+    """Model, dtype, versions and settings that norms were recorded with, as every trace keeps them.
+
+    Args:
+        backend: of the model.
+        identity: what the model was when they were recorded.
+        sink_ratio: over how many times the prompt's median a norm was a sink's.
+        seed: of the responses.
+        temperature: of the responses.
+        interventions: that were at work, kept as text.
+    """
     return Provenance(
         model=backend.model_name,
         backend=backend.name,
@@ -40,16 +49,16 @@ def provenance(
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what the norms depend on."""
+    """Versions of the packages that norms depend on, by name."""
     return dict(_versions())
 
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in ("tl_l2norm", "transformer-lens", "transformers", "torch"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:  # run from a checkout that isn't installed
-            found[package] = "unknown"
-    return found
+            versions[package] = "unknown"
+    return versions

@@ -47,7 +47,7 @@ def read(source: Source, dtype: torch.dtype, *, download: bool = True) -> Plain:
 
 
 def few(names: Sequence[str]) -> str:
-    """The first names of a list."""
+    """The first three names of a list, as text."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
@@ -73,7 +73,7 @@ def _read_weights(where: str, dtype: torch.dtype, download: bool) -> tuple[Any, 
         call |= _unpacking(where, config)
         require_readable(where, download)
         kind = _class_for(config)
-        found = kind.from_pretrained(where, config=config, dtype=dtype, **loading, **call)
+        loaded = kind.from_pretrained(where, config=config, dtype=dtype, **loading, **call)
     except InputError:
         raise
     except (
@@ -85,7 +85,7 @@ def _read_weights(where: str, dtype: torch.dtype, download: bool) -> tuple[Any, 
         StrictDataclassError,
     ) as error:  # files that are missing, cut off or odd
         raise unreadable(where, error) from error
-    return _whole(where, *found)
+    return _whole(where, *loaded)
 
 
 def _whole(where: str, hf_model: Any, loading: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
@@ -158,21 +158,21 @@ def _read_gguf(file: Path, dtype: torch.dtype) -> Plain:
     try:
         config = AutoConfig.from_pretrained(file.parent, **call)
         complete(config, header := read_header(file), str(file))
-        found = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=dtype, output_loading_info=True, **call)
-        require_places(found[0], header, str(file))
+        loaded = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=dtype, output_loading_info=True, **call)
+        require_places(loaded[0], header, str(file))
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **call)
     except (ImportError, InputError):
         raise
     except Exception as error:  # the reader raises whatever a broken file leads it to
         cut = isinstance(error, struct.error) or any(said in str(error) for said in ("mmap length", "cannot reshape"))
         raise InputError(f"{file} can't be read as GGUF{', it seems to be cut off' if cut else ''}: {error}") from error
-    model, _ = _whole(str(file), *found)
+    model, _ = _whole(str(file), *loaded)
     del model.config.quantization_config  # the weights are plain by now; HookedTransformer refuses the mark
     _add_turn_ends(model.generation_config, turn_end_ids(file))
     return Plain(model, tokenizer)
 
 
-def _add_turn_ends(generation_config: Any, found: frozenset[int]) -> None:
+def _add_turn_ends(generation_config: Any, ends: frozenset[int]) -> None:
     known = generation_config.eos_token_id
     known = known if isinstance(known, list) else [] if known is None else [known]
-    generation_config.eos_token_id = sorted({*known, *found}) or None
+    generation_config.eos_token_id = sorted({*known, *ends}) or None

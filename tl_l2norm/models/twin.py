@@ -38,6 +38,11 @@ def random_twin(model: Any, *, seed: int = 0) -> Any:
     Raises:
         TypeError: no such model, or a bridge that wraps no Hugging Face model.
         ValueError: a bridge without a tokenizer, or of quantised weights.
+
+    Examples:
+        >>> twin = l2.models.random_twin(model, seed=1)
+        >>> twin.cfg.model_name, twin.W_E.shape == model.W_E.shape, torch.equal(twin.W_E, model.W_E)
+        ('tiny-reasoner (random weights, seed 1)', True, False)
     """
     backend = backend_of(model)
     name = f"{backend.model_name.partition(_TWIN)[0]}{_TWIN}, seed {seed})"
@@ -90,10 +95,10 @@ _made_from: weakref.WeakKeyDictionary[Any, _Origin] = weakref.WeakKeyDictionary(
 
 def _copied(tokenizer: Any) -> Any:
     """A copy that TransformerLens takes as it is: else it reads the files again, and adds BOS where the model's may not."""
-    found = copy.deepcopy(tokenizer)
-    if found is not None:
-        found.init_kwargs["add_bos_token"] = True
-    return found
+    own = copy.deepcopy(tokenizer)
+    if own is not None:
+        own.init_kwargs["add_bos_token"] = True
+    return own
 
 
 def _origin(hf_model: Any) -> _Origin:

@@ -80,6 +80,8 @@ class Known:
 _MADE_OF = {
     "curves": "features",
     "feature_dynamics": "features",
+    "feature_shapes": "features",
+    "links": "features",
     "bound": "bound_points",
     "bound_control": "bound_points",
     "assumptions": "explained",

@@ -22,7 +22,7 @@ from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.twin import random_twin
 from tl_l2norm.paper.options import Options
 from tl_l2norm.recording.pressure import optimisation_pressure
-from tl_l2norm.recording.saved import collected, describe_run, run_folder
+from tl_l2norm.recording.saved import ReadOptions, collected, describe_run, run_folder
 from tl_l2norm.saes.checks import sae_key
 from tl_l2norm.saes.load import untrained_saes
 from tl_l2norm.saes.train import SaeRecipe, train_saes
@@ -155,17 +155,14 @@ class Readings:
             )
             place = run_folder(o.readings, name, what)
         labels = [trace.labels for trace in traces]
-        return collected(
-            place,
-            model,
-            list(traces),
-            labels=labels,
+        reading = ReadOptions(
             saes=saes or None,
-            metrics=metrics,
+            metrics=tuple(metrics),
             sink_ratio=o.sink_ratio,
             batch_size=o.batch_size,
             progress=o.progress,
         )
+        return collected(place, model, list(traces), labels=labels, reading=reading)
 
 
 def _folder(parent: Path | None, name: str) -> AbstractContextManager[str | Path]:

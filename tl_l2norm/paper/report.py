@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
@@ -17,7 +18,7 @@ from markupsafe import Markup
 from tl_l2norm.analysis.accuracy import cut_off_warnings
 from tl_l2norm.core.tables import WIDTH, render_table
 from tl_l2norm.paper.figures import TOKENS, draw_analysis
-from tl_l2norm.paper.finding import NOT_SUPPORTED, SUPPORTED, UNTESTED
+from tl_l2norm.paper.finding import DESCRIBED, NOT_SUPPORTED, SUPPORTED, UNINFORMATIVE, UNTESTED
 from tl_l2norm.show.page import asset, render, write_page
 from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
 from tl_l2norm.show.tokens import visible_text
@@ -27,10 +28,17 @@ if TYPE_CHECKING:
 
 _MAX_ROWS = 200  # of a table; a page with tens of thousands of cells is slow
 _RULE = (
-    "A claim is supported if its whole 95% interval is on the claim's side and, where there is a control, beyond the "
-    "control's. The rules were fixed beforehand; each stands under its claim."
+    "Each claim has a rule of its own, which stands under it and was fixed beforehand. It is supported if its figures lie on "
+    "its side and p is at most 0.05: claim 0, the primary endpoint, alone, the others after Holm's correction for their "
+    "number. Where a control meets the rule as well the claim is uninformative. Assumptions are described, not judged."
 )
-_MARKS = {SUPPORTED: ("✓", "supported"), NOT_SUPPORTED: ("✗", "failed"), UNTESTED: ("–", "untested")}
+_MARKS = {
+    SUPPORTED: ("✓", "supported"),
+    NOT_SUPPORTED: ("✗", "failed"),
+    UNINFORMATIVE: ("≈", "uninformative"),
+    UNTESTED: ("–", "untested"),
+    DESCRIBED: ("·", "described"),
+}
 """Mark and CSS class of a verdict."""
 
 
@@ -155,15 +163,23 @@ def analysis_summary(analysis: Analysis) -> str:
             "": [str(entry["number"]) for entry in entries],
             "claim": [entry["claim"] for entry in entries],
             "measured": [_measured(entry) for entry in entries],
+            "p": [p_text(entry["p"], entry["p_adjusted"]) for entry in entries],
             "verdict": [f"{_MARKS[entry['verdict']][0]} {entry['verdict']}" for entry in entries],
         }
     )
     above = [textwrap.fill(text, WIDTH) for text in _warnings(analysis)]
-    return "\n\n".join([*above, _headline(claims), render_table(frame)])
+    return "\n\n".join([*above, textwrap.fill(_headline(claims), WIDTH), render_table(frame)])
 
 
 def _warnings(analysis: Analysis) -> list[str]:
     return cut_off_warnings(analysis.tables["accuracy"]) if "accuracy" in analysis.tables else []
+
+
+def p_text(p: float, adjusted: float) -> str:
+    """A p-value and, where it differs, what Holm makes of it."""
+    if np.isnan(p):
+        return ""
+    return f"{p:.2g}" if p == adjusted else f"{p:.2g} ({adjusted:.2g})"
 
 
 def _measured(entry: Mapping[str, Any]) -> str:
@@ -173,9 +189,10 @@ def _measured(entry: Mapping[str, Any]) -> str:
 
 def _headline(claims: pd.DataFrame) -> str:
     counts = Counter(claims["verdict"])
-    tested = counts[SUPPORTED] + counts[NOT_SUPPORTED]
-    untested = f"; {counts[UNTESTED]} can't be tested here" if counts[UNTESTED] else ""
-    return f"{counts[SUPPORTED]} of {tested} tested claims are supported on this model{untested}."
+    tested = counts[SUPPORTED] + counts[NOT_SUPPORTED] + counts[UNINFORMATIVE]
+    also = {UNINFORMATIVE: "of them uninformative", UNTESTED: "can't be tested here", DESCRIBED: "assumptions are described"}
+    others = "".join(f"; {counts[verdict]} {words}" for verdict, words in also.items() if counts[verdict])
+    return f"{counts[SUPPORTED]} of {tested} tested claims are supported on this model{others}."
 
 
 def _facts(analysis: Analysis) -> dict[str, str]:
@@ -185,7 +202,7 @@ def _facts(analysis: Analysis) -> dict[str, str]:
 
 def _claim(entry: Mapping[str, Any]) -> dict[str, Any]:
     mark, kind = _MARKS[entry["verdict"]]
-    return {**entry, "mark": mark, "kind": kind}
+    return {**entry, "mark": mark, "kind": kind, "p": p_text(entry["p"], entry["p_adjusted"])}
 
 
 def _section(name: str, figure: go.Figure, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:

@@ -39,7 +39,9 @@ class Analysis:
         return claims_table(self.tables, self.notes)
 
     def claims(self) -> pd.DataFrame:
-        """One entry per claim of the paper: number, claim, paper (its figure), measured, interval, control, n, verdict, why."""
+        """One entry per claim of the paper: number, claim, paper (its figure), measured, interval, control, n, p, p_adjusted
+        (Holm's), verdict, why.
+        """
         return self._claims.copy()
 
     def __repr__(self) -> str:

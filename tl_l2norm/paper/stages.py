@@ -64,7 +64,7 @@ class Study:
             stages["curves"] = lambda: self._add(
                 "curves", lambda: self._curves_of(self.traces[TRAINED], METRIC_NAMES).assign(source="no SAE")
             )
-            self.notes |= dict.fromkeys(("features", "correlations", "bound", "assumptions"), "no SAEs were given")
+            self.notes |= dict.fromkeys(("features", "correlations", "links", "bound", "assumptions"), "no SAEs were given")
         stages |= {"pressure": self._pressure, "causes": self._causes}
         with tqdm(total=len(stages), desc="analyse", unit="stage", disable=not self.options.progress) as bar:
             for name, stage in stages.items():

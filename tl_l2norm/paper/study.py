@@ -19,7 +19,7 @@ from tl_l2norm.paper.readings import Readings
 from tl_l2norm.paper.result import Analysis
 from tl_l2norm.paper.stages import Study
 from tl_l2norm.recording.saved import locked, may_save
-from tl_l2norm.saes.checks import check_saes, training_metadata
+from tl_l2norm.saes.checks import check_saes, training_note
 from tl_l2norm.tasks.problems import Problem, problems_of
 
 CONTROLS = ("untrained SAE", "random-weight model", "shuffled modes")
@@ -96,6 +96,6 @@ def analyse(
 def _trained_with(saes: Mapping[int, Any]) -> float | None:
     """The sink ratio that the SAEs were trained with: the same tokens are left out."""
     for sae in saes.values():
-        if "sink_ratio" in (ours := training_metadata(sae)):
-            return float(ours["sink_ratio"])
+        if (ratio := training_note(sae).sink_ratio) is not None:
+            return float(ratio)
     return None

@@ -19,6 +19,7 @@ from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.interventions.intervener import Intervener
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import batches, check_decoding
@@ -42,7 +43,7 @@ def collect(
     labels: Mapping[str, Label] | Sequence[Mapping[str, Label]] | None = None,
     interventions: Intervention | Sequence[Intervention] | None = (),
     saes: Mapping[int, SparseAutoencoder] | None = None,
-    metrics: Sequence[str] = ("l2_norm",),
+    metrics: Sequence[str] = (),
     observers: StreamObserver | Sequence[StreamObserver] = (),
     seeds: OnePerRow | None = None,
     batch_size: int | None = None,
@@ -56,7 +57,7 @@ def collect(
         model: a `HookedTransformer` or `TransformerBridge`; its own hooks stay and are heard before ours.
         sequences: texts, chats (lists of messages), token ids, or values with `.tokens`; one alone is fine. What a tokenizer
             returns (input_ids with their attention_mask) loses its padding; rows of ids that look padded are refused without.
-        layers: which blocks; all by default. The embedding output is always recorded, as a row of its own.
+        layers: which blocks; all by default. The embedding output is always recorded, apart.
         prompt_lens: where each response begins, counted without padding. Found by default: at the last assistant message of a
             chat, or at the tokenizer's own thinking tag; otherwise the whole sequence is prompt.
         segments: for each position one of "prompt", "think", "answer", instead of `prompt_lens` and the tags.
@@ -84,6 +85,15 @@ def collect(
     Raises:
         ValueError: bad input; the message says which sequence and what to do.
         FloatingPointError: a norm or another metric is NaN or infinite; with layer, sequence and position.
+
+    Examples:
+        >>> (trace,) = l2.collect(model, "7 times 8 is 56", prompt_lens=[10], metrics=["hidden_entropy"], progress=False)
+        >>> trace
+        Trace(12 layers x 15 tokens (10 prompt), tiny-reasoner on bridge)
+        >>> trace.l2_norms.shape, trace.metrics["hidden_entropy"].shape  # [layer, pos]
+        (torch.Size([12, 15]), torch.Size([12, 15]))
+        >>> bool(trace.is_sink[:, 0].all())  # the first token
+        True
     """
     backend = backend_of(model)
     check_progress(progress)
@@ -94,41 +104,44 @@ def collect(
         identity=backend.identity(),
         layers=resolve_layers(layers, backend.n_layers),
         sink_ratio=sink_ratio_of(model, sink_ratio, of=[item.sink_ratio for item in items]),
-        metrics=tuple(dict.fromkeys([NORM, *check_metrics(metrics)])),
+        metrics=tuple(name for name in check_metrics(metrics) if name != NORM),
         observers=check_observers(observers, METRICS),
         saes=saes,
         interventions=one_or_several(interventions, Intervention),
     )
     run = recording.run()
-    if run and not run.acts_on_prompts and all(len(item) == item.prompt_len for item in items):
-        raise InputError(
-            "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
-        )
+    _require_responses(run, items)
     watching = recording.watching(run)
     planned = batches(backend, items, batch_size_of(model, batch_size))  # it may try the model: nothing of this run hears that
     recorded: dict[int, Recorded] = {}
-    with (
-        torch.no_grad(),
-        watching.attached(),
-        tqdm(total=len(items), desc="collect", unit="seq", disable=not progress, delay=2) as bar,
-    ):
+    with torch.no_grad(), watching.attached(), _bar(len(items), progress) as bar:
         for numbers in planned:
             recorded.update(_read(recording, watching, items, keys, numbers))
-            for i in numbers:
-                recording.check(recorded[i], i)
             bar.update(len(numbers))
     return tuple(
         recording.trace(item, recorded[i], labels=own_labels[i] if own_labels else None) for i, item in enumerate(items)
     )
 
 
+def _bar(total: int, progress: bool) -> tqdm[Any]:
+    return tqdm(total=total, desc="collect", unit="seq", disable=not progress, delay=2)
+
+
+def _require_responses(run: Intervener | None, items: Sequence[TokenSequence]) -> None:
+    """Refuse interventions that find no token to act on."""
+    if run and not run.acts_on_prompts and all(len(item) == item.prompt_len for item in items):
+        raise InputError(
+            "interventions act after the prompt, and no sequence has a response: give prompt_lens=[...] or positions='all'"
+        )
+
+
 def _keys(items: Sequence[TokenSequence], seeds: OnePerRow | None) -> list[int]:
     if seeds is None:
         return [sequence_key(0, i, 0) if item.seed is None else item.seed for i, item in enumerate(items)]
-    found = as_integers("seeds", seeds)
-    if len(found) != len(items):
-        raise InputError(f"seeds has {len(found)} entries for {len(items)} sequences")
-    return found
+    keys = as_integers("seeds", seeds)
+    if len(keys) != len(items):
+        raise InputError(f"seeds has {len(keys)} entries for {len(items)} sequences")
+    return keys
 
 
 def _read(
@@ -144,7 +157,7 @@ def _read(
     batch = _batch(items, keys, numbers, mask)
     step = max(1, _SCORES // mask.numel())
     # interventions, other metrics and the user's own hooks know whole sequences only
-    in_one_pass = recording.interventions or recording.metrics != (NORM,) or recording.identity.foreign_hooks
+    in_one_pass = recording.interventions or recording.metrics or recording.identity.foreign_hooks
     if step < tokens.shape[1] and (in_one_pass or not _reads_in_parts(backend, items[numbers[0]])):
         step = tokens.shape[1]
     watching.begin(batch)
@@ -155,6 +168,8 @@ def _read(
         _, cache = backend.forward(part, mask[:, :seen], cache=cache, keep_cache=step < tokens.shape[1], logits="none")
     recorded = dict(zip(numbers, watching.take(len(numbers)), strict=True))
     watching.leave(batch)
+    for number, own in recorded.items():
+        recording.check(own, number)
     return recorded
 
 

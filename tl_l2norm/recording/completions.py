@@ -19,7 +19,16 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Completion:
-    """One response."""
+    r"""One response.
+
+    Examples:
+        >>> prompt = l2.chat_prompt(model.tokenizer, "mod 10: 7A-3", mode="think")
+        >>> (completion,) = l2.generate(model, prompt, max_new_tokens=64, progress=False)
+        >>> completion.thinking.strip(), completion.answer.strip(), completion.finish_reason
+        ('7A-3=4', '4', 'stop')
+        >>> completion.logprobs.shape, completion.trace.prompt_len
+        (torch.Size([13]), 18)
+    """
 
     prompt: str
     text: str
@@ -53,7 +62,18 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Generations(Sequence[Completion]):
-    """Responses in the order of their prompts, the `n` samples of a prompt together."""
+    """Responses in the order of their prompts, the `n` samples of a prompt together; they go wherever traces go.
+
+    Examples:
+        >>> questions = ["mod 10: 7A-3", "mod 10: 2B+1"]
+        >>> prompts = [l2.chat_prompt(model.tokenizer, question, mode="direct") for question in questions]
+        >>> out = l2.generate(model, prompts, n=2, temperature=1.0, max_new_tokens=4, progress=False)
+        >>> len(out), len(out.traces)
+        (4, 4)
+        >>> out.to_frame()["prompt_index"].tolist()
+        [0, 0, 1, 1]
+        >>> tau = l2.quantile_thresholds(out, q=0.9)
+    """
 
     completions: tuple[Completion, ...]
     log: Log | None = None
@@ -65,8 +85,8 @@ class Generations(Sequence[Completion]):
     def __getitem__(self, index: slice) -> Generations: ...
     def __getitem__(self, index: int | slice) -> Completion | Generations:
         """One response, or several."""
-        found = self.completions[index]
-        return Generations(found, self.log) if isinstance(found, tuple) else found
+        chosen = self.completions[index]
+        return Generations(chosen, self.log) if isinstance(chosen, tuple) else chosen
 
     def __len__(self) -> int:
         """Number of responses."""
@@ -83,7 +103,7 @@ class Generations(Sequence[Completion]):
         return tuple(completion.trace for completion in self.completions if completion.trace is not None)
 
     def events(self) -> pd.DataFrame:
-        """One row for each decision of an intervention, see `Log.events`; `sequence` is a response's place in the whole run.
+        """One entry for each decision of an intervention, see `Log.events`; `sequence` is a response's place in the whole run.
 
         Raises:
             ValueError: there was no intervention.
@@ -93,10 +113,10 @@ class Generations(Sequence[Completion]):
         return self.log.events()
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per response: prompt_index, sample, prompt, text, n_prompt_tokens, n_tokens, finish_reason, seed."""
+        """One entry per response: prompt_index, sample, prompt, text, n_prompt_tokens, n_tokens, finish_reason, seed."""
         names = ("prompt_index", "sample", "prompt", "text", "finish_reason", "seed")
-        rows = [
+        entries = [
             {name: getattr(c, name) for name in names} | {"n_prompt_tokens": len(c.prompt_tokens), "n_tokens": len(c.tokens)}
             for c in self.completions
         ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(entries)

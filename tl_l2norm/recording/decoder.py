@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tl_l2norm.core.batch import Batch, Rows
+from tl_l2norm.interventions.intervener import Intervener
 from tl_l2norm.models.cache_rows import Cache
-from tl_l2norm.models.observer import Observers, Recorded
+from tl_l2norm.models.observer import Recorded
 from tl_l2norm.recording.completions import FinishReason
 from tl_l2norm.recording.sampling import Sampling, choose, score
 from tl_l2norm.recording.stops import Stops
@@ -46,12 +47,13 @@ class Decoder:
     def __init__(
         self,
         recording: Recording,
-        watching: Observers,
+        intervening: Intervener | None,
         sampling: Sampling,
         stops: Stops,
         max_new_tokens: int,
     ) -> None:
-        self.backend, self.recording, self.watching = recording.backend, recording, watching
+        self.backend, self.recording, self.intervening = recording.backend, recording, intervening
+        self.watching = recording.watching(intervening)
         self.stops, self.max_new_tokens = stops, max_new_tokens
         self.warpers = sampling.warpers()
         self.rows: list[Growing] = []
@@ -61,9 +63,10 @@ class Decoder:
         self.n_waiting = 0  # passes that observers have recorded and not handed out
         self.scores: list[Float[Tensor, "2 batch"]] = []
 
-    def run(self, rows: Sequence[Growing], shared: int, batch_size: int, progress: bool | str) -> Iterator[list[Growing]]:
-        """Decode every row to its end, `shared` samples of a prompt from one pass over it; yields those that end together."""
-        queue = deque(_groups(rows, shared))
+    def run(self, rows: Sequence[Growing], batch_size: int, progress: bool | str) -> Iterator[list[Growing]]:
+        """Decode every row to its end; yields those that end together."""
+        apart = self.intervening is not None and self.intervening.acts_on_prompts  # each sample has random draws of its own
+        queue = deque(_groups(rows, 1 if apart else batch_size))
         name = progress if isinstance(progress, str) else "generate"
         with tqdm(total=len(rows), desc=name, unit="seq", disable=not progress, delay=2) as bar:
             read = 0
@@ -133,10 +136,10 @@ class Decoder:
             self._flush()
         self.tokens = self._choose(self.rows, logits[:, -1], self.batch.rows.key)
 
-    def _choose(self, rows: list[Growing], logits: Tensor, seeds: Tensor) -> Int[Tensor, " rows"]:
+    def _choose(self, rows: list[Growing], logits: Tensor, seeds: Tensor) -> Int[Tensor, " batch"]:
         counts = torch.tensor([len(row.new) for row in rows], device=logits.device) if self.warpers else seeds
         tokens = choose(logits, self.warpers, seeds, counts)
-        if self.recording.metrics:
+        if self.recording.records:
             self.scores.append(score(logits, tokens))
         for row, token in zip(rows, tokens.tolist(), strict=True):
             row.new.append(token)
@@ -178,7 +181,7 @@ class Decoder:
         self._hand_out_scores(self.rows)
 
     def _note(self, row: Growing, recorded: Recorded) -> None:
-        if self.recording.metrics:
+        if self.recording.records:
             row.n_recorded += self.recording.check(recorded, row.prompt, first=row.n_recorded)
         row.recorded.append(recorded)
 
@@ -191,7 +194,7 @@ class Decoder:
             row.scores.append(scores[:, index])
 
 
-def _rows(rows: Sequence[Growing], mask: Int[Tensor, "rows total"]) -> Rows:
+def _rows(rows: Sequence[Growing], mask: Int[Tensor, "batch total"]) -> Rows:
     device = mask.device
     return Rows.of(
         number=torch.tensor([row.number for row in rows], device=device),
@@ -210,7 +213,7 @@ def _samples(batch: Batch, rows: Sequence[Growing]) -> Batch:
 
 
 def _groups(rows: Sequence[Growing], size: int) -> list[list[Growing]]:
-    """Samples that share a pass over their prompt, those of the longest prompts first: a lack of memory shows at once."""
+    """Samples of a prompt that share a pass over it, `size` at most; longest prompts first, so a lack of memory shows early."""
     by_prompt: dict[int, list[Growing]] = {}
     for row in rows:
         by_prompt.setdefault(row.prompt, []).append(row)
@@ -218,5 +221,5 @@ def _groups(rows: Sequence[Growing], size: int) -> list[list[Growing]]:
     return [group[start : start + size] for group in order for start in range(0, len(group), size)]
 
 
-def _widen(mask: Int[Tensor, "rows total"], width: int) -> Int[Tensor, "rows width"]:
+def _widen(mask: Int[Tensor, "batch total"], width: int) -> Int[Tensor, "batch width"]:
     return torch.nn.functional.pad(mask, (width - mask.shape[1], 0))

@@ -26,9 +26,10 @@ _STATES_KEPT = 1 << 20  # numbers of a layer's states that wait to be encoded to
 
 
 class FeatureRecorder(Observer):
-    """Feature activations of `resid_post` at each SAE's layer, at the positions that are real.
+    """Feature activations of `resid_post` at each SAE's layer, of tokens but not of padding.
 
-    States of decode steps wait until some are there: encoding them together costs less. Nobody's hooks on the SAE hear it.
+    States of decode steps are kept until there are enough of them, and encoded together: that costs less. Hooks that a user has
+    on an SAE don't fire.
     """
 
     def __init__(self, backend: Backend, saes: Mapping[int, SparseAutoencoder]) -> None:
@@ -70,9 +71,9 @@ class FeatureRecorder(Observer):
             for part in torch.split(states, max(1, _ENCODED_AT_ONCE // sae.cfg.d_sae)):
                 acts = sae.encode(part)
                 acts = acts.to_dense() if acts.is_sparse else acts
-                found = FeatureActs.of_dense(acts, self._names[layer])
-                _check_finite(found, layer, part)
-                self._parts[layer].append(found)
+                sparse = FeatureActs.of_dense(acts, self._names[layer])
+                _check_finite(sparse, layer, part)
+                self._parts[layer].append(sparse)
 
     @override
     def take(self, n_rows: int) -> list[Recorded]:
@@ -84,7 +85,7 @@ class FeatureRecorder(Observer):
         owners = torch.cat(self._owners) if self._owners else torch.empty(0, dtype=torch.long)
         self._owners = []
         places = [(owners == row).nonzero()[:, 0] for row in range(n_rows)]
-        found: list[dict[Hashable, Tensor | FeatureActs]] = [{} for _ in range(n_rows)]
+        recorded: list[dict[Hashable, Tensor | FeatureActs]] = [{} for _ in range(n_rows)]
         for layer in self.saes:
             self._encode(layer)
             parts, self._parts[layer] = self._parts[layer], []
@@ -96,12 +97,12 @@ class FeatureRecorder(Observer):
                 )
             for row, place in enumerate(places):
                 if acts is not None:
-                    found[row][FEATURES, layer] = acts.select(place)
-        return found  # type: ignore[return-value]
+                    recorded[row][FEATURES, layer] = acts.select(place)
+        return recorded  # type: ignore[return-value]
 
 
 def _check_finite(acts: FeatureActs, layer: int, states: Float[Tensor, "n d_model"]) -> None:
-    """Stop where an SAE makes NaN or infinity of sound states; those that are none are the norms' to refuse.
+    """Stop where an SAE makes NaN or infinity of finite states; states that aren't finite are refused with their norms.
 
     Raises:
         FloatingPointError: with layer and latent.

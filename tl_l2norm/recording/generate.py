@@ -59,7 +59,7 @@ def generate(
     seed: OnePerRow = 0,
     interventions: Intervention | Sequence[Intervention] | None = (),
     saes: Mapping[int, SparseAutoencoder] | None = None,
-    metrics: Sequence[str] = ("l2_norm",),
+    record: bool = True,
     observers: StreamObserver | Sequence[StreamObserver] = (),
     layers: Layers = None,
     labels: Mapping[str, Label] | Sequence[Mapping[str, Label]] | None = None,
@@ -68,8 +68,9 @@ def generate(
     sink_ratio: float | None = None,
     on_finish: Callable[[Generations], None] | None = None,
     progress: bool | str = True,
+    metrics: Any = None,
 ) -> Generations:
-    """Generate responses and record the norm of every token as it is read back, after all interventions.
+    r"""Generate responses and record the norm of every token as it is read back, after all interventions.
 
     A response doesn't depend on what is generated beside it: finished rows leave the batch, and waiting prompts take their
     places. Repetition penalties and the like that a model's generation config asks for are not applied.
@@ -88,8 +89,7 @@ def generate(
         seed: one for the run, from which each response gets its own, or a list with one for each response.
         interventions: what acts on the residual stream, in this order.
         saes: SAEs by layer, whose feature activations are recorded beside the norms, as in `collect`.
-        metrics: what to record, ("l2_norm",), with the tokens' probabilities beside it; or nothing, (). The other metrics are
-            recorded by `collect(model, out, metrics=...)`, in one pass over the responses.
+        record: whether to record the norms, and the tokens' probabilities beside them; without, completions have no traces.
         observers: what else to record of the stream, each a `StreamObserver`, as in `collect`.
         layers: which blocks to record; all by default.
         labels: for each prompt, what to keep with its traces.
@@ -101,52 +101,76 @@ def generate(
         on_finish: called with responses as they end, those that end at one step together, and the log so far; what it raises
             ends the run.
         progress: show a progress bar, under this name if it is one.
+        metrics: refused here: `collect(model, out, metrics=[...])` records them, in one pass over the responses.
+
+    Returns:
+        `n` completions per prompt, in the order of the prompts.
 
     Raises:
         ValueError: bad input; the message says what to do.
         NotImplementedError: the model doesn't see what its KV cache holds, with the versions that work together; or a response
             would cross the length at which LongRoPE changes its factors.
         FloatingPointError: a norm is NaN or infinite; with layer, sequence and position.
+
+    Examples:
+        >>> prompt = l2.chat_prompt(model.tokenizer, "mod 10: 7A-3", mode="think")
+        >>> out = l2.generate(model, prompt, max_new_tokens=64, progress=False)
+        >>> out[0]
+        Completion('<think>\n7A-3=4\n</think>\n\n4', 13 tokens, stop)
+        >>> out[0].trace.l2_norms.shape  # [layer, pos]; the last token is never read back
+        torch.Size([12, 30])
+
+        With an intervention, the run says what it did:
+
+        >>> tau = l2.quantile_thresholds(think, q=0.95)
+        >>> out = l2.generate(model, prompt, max_new_tokens=3, interventions=l2.Suppression(tau), progress=False)
+        >>> out.events()[["position", "layer", "fired"]].head(1)
+           position  layer  fired
+        0        18      1   True
     """
     backend = backend_of(model)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     max_new_tokens, n = as_integer("max_new_tokens", max_new_tokens, least=1), as_integer("n", n, least=1, most=_MOST_SAMPLES)
-    check_flag("ignore_eos", ignore_eos)
-    check_progress(progress)
-    check_listed("stop", stop, "texts or token ids")
-    if on_finish is not None:
-        check_callable("on_finish", on_finish)
+    _check_options(record, metrics, ignore_eos, progress, stop, on_finish)
     recording = Recording(
         backend=backend,
         identity=backend.identity(),
         layers=resolve_layers(layers, backend.n_layers),
         sink_ratio=sink_ratio_of(model, sink_ratio),
-        metrics=check_metrics(metrics),
+        records=bool(record),
         observers=check_observers(observers, METRICS),
         saes=saes,
         interventions=one_or_several(interventions, Intervention),
     )
-    _check_recording(recording)
     stops, run = Stops.of(backend, stop, ignore_eos), recording.run()
     items = tokenize(backend, prompts, prepend_bos=prepend_bos, continues=True)
     warn_of_ignored(model, backend.generation_config)
     rows = _make_rows(items, n, _seeds(seed, len(items), n))
-    _check_context(backend, items, max_new_tokens)
-    _check_longrope(backend, items, max_new_tokens)
+    _check_lengths(backend, items, max_new_tokens)
     own_labels = as_labels(labels, len(items), "prompts")
-    watching = recording.watching(run)
-    batch_size = _rows_at_once(backend, items, n, batch_size_of(model, batch_size), max_new_tokens)
-    decoder = Decoder(recording, watching, sampling, stops, max_new_tokens)
     ending = _Ending(Boundaries(backend.tokenizer), stops, recording, float(temperature), own_labels)
-    shared = 1 if run and run.acts_on_prompts else min(n, batch_size)
+    decoder = Decoder(recording, run, sampling, stops, max_new_tokens)
+    batch_size = _rows_at_once(backend, items, n, batch_size_of(model, batch_size), max_new_tokens)
+    return _decode(decoder, rows, batch_size, ending, on_finish, progress)
+
+
+def _decode(
+    decoder: Decoder,
+    rows: Sequence[Growing],
+    batch_size: int,
+    ending: _Ending,
+    on_finish: Callable[[Generations], None] | None,
+    progress: bool | str,
+) -> Generations:
     completions: dict[int, Completion] = {}
-    with torch.inference_mode(), watching.attached():
-        for finished in decoder.run(rows, shared, batch_size, progress):
+    log = None if decoder.intervening is None else decoder.intervening.log
+    with torch.inference_mode(), decoder.watching.attached():
+        for finished in decoder.run(rows, batch_size, progress):
             with torch.inference_mode(False):
                 completions.update({row.number: ending.complete(row) for row in finished})
                 if on_finish:
-                    on_finish(Generations(tuple(completions[row.number] for row in finished), log=run.log if run else None))
-    return Generations(tuple(completions[row.number] for row in rows), log=run.log if run else None)
+                    on_finish(Generations(tuple(completions[row.number] for row in finished), log))
+    return Generations(tuple(completions[row.number] for row in rows), log)
 
 
 def restore(
@@ -171,14 +195,20 @@ def _make_rows(items: Sequence[TokenSequence], n: int, seeds: Sequence[int]) -> 
 
 
 def _seeds(seed: OnePerRow, prompts: int, n: int) -> list[int]:
-    found = as_integers("seed", seed)
+    seeds = as_integers("seed", seed)
     if not is_several(seed):
-        return [sequence_key(found[0], i, j) for i in range(prompts) for j in range(n)]
-    if len(found) != prompts * n:
+        return [sequence_key(seeds[0], i, j) for i in range(prompts) for j in range(n)]
+    if len(seeds) != prompts * n:
         raise InputError(
-            f"seed has {len(found)} entries for {prompts} prompts with n = {n}: give {prompts * n}, or one integer"
+            f"seed has {len(seeds)} entries for {prompts} prompts with n = {n}: give {prompts * n}, or one integer"
         )
-    return found
+    return seeds
+
+
+def _check_lengths(backend: Backend, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
+    """Refuse responses that the model can't write to their end."""
+    _check_context(backend, items, max_new_tokens)
+    _check_longrope(backend, items, max_new_tokens)
 
 
 def _check_context(backend: Backend, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
@@ -251,23 +281,29 @@ class _Ending:
         )
 
     def _trace(self, row: Growing, read_back: TokenSequence) -> Trace | None:
-        if self.recording is None or not self.recording.metrics:
+        if self.recording is None or not self.recording.records:
             return None
         own = {} if self.labels is None else self.labels[row.prompt]
         recorded = joined(row.recorded)
         return self.recording.trace(read_back, recorded, seed=row.seed, temperature=self.temperature, labels=own)
 
 
-def _check_recording(recording: Recording) -> None:
-    """Refuse what can't be recorded while decoding."""
-    if unread := [name for name in recording.metrics if name != NORM]:
-        raise InputError(
-            f"generate records 'l2_norm' alone: collect(model, out, metrics={unread}) records {', '.join(unread)} in one pass "
-            "over the responses"
-        )
-    for name, what, given in (
-        ("saes", "features", recording.saes is not None),
-        ("observers", "observers", recording.observers),
-    ):
-        if given and not recording.metrics:
-            raise InputError(f"{what} are recorded beside the norms: with {name}= leave metrics as it is")
+def _check_options(record: Any, metrics: Any, ignore_eos: Any, progress: Any, stop: Any, on_finish: Any) -> None:
+    check_flag("record", record)
+    _refuse_metrics(metrics)
+    check_flag("ignore_eos", ignore_eos)
+    check_progress(progress)
+    check_listed("stop", stop, "texts or token ids")
+    if on_finish is not None:
+        check_callable("on_finish", on_finish)
+
+
+def _refuse_metrics(metrics: Any) -> None:
+    """Say where metrics are recorded, to who looks for them here."""
+    if metrics is None:
+        return
+    others = [name for name in check_metrics(metrics) if name != NORM] or ["hidden_entropy"]
+    raise InputError(
+        f"generate takes no metrics: it records the norm, with record=False nothing; collect(model, out, metrics={others}) "
+        f"records {', '.join(others)} in one pass over the responses"
+    )

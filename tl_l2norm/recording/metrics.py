@@ -16,8 +16,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 from typing_extensions import override
 
 from tl_l2norm.core.arguments import as_names
@@ -25,7 +27,7 @@ from tl_l2norm.core.batch import Pass
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.layers import did_you_mean, layer_ranges
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.hooks import attached
+from tl_l2norm.models.hooks import HookFn, attached
 from tl_l2norm.models.lens_check import require_lens
 from tl_l2norm.models.observer import Observer, Recorded
 
@@ -65,39 +67,39 @@ def attention_entropy(pattern: Float[Tensor, "*axes key"]) -> Float[Tensor, "*ax
 
 
 def _by_parts(kernel: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """Apply a kernel to the last axis, to so many rows at once that its copies stay small."""
-    rows = values.detach().reshape(-1, values.shape[-1])
-    return torch.cat([kernel(part) for part in _parts(rows, values.shape[-1])]).reshape(values.shape[:-1])
+    """Apply a kernel to the last axis, to so many vectors at once that its copies stay small."""
+    vectors = rearrange(values.detach(), "... d -> (...) d")
+    return torch.cat([kernel(part) for part in _parts(vectors, values.shape[-1])]).reshape(values.shape[:-1])
 
 
-def _parts(rows: Float[Tensor, "row d"], width: int, at_once: int | None = None) -> Sequence[Tensor]:
-    """Rows in parts of about the same size, each small enough for `width` numbers per row."""
-    n_parts = -(-len(rows) * width // (at_once or _AT_ONCE))
-    return rows.tensor_split(max(1, min(n_parts, len(rows))))
+def _parts(vectors: Float[Tensor, "n d"], width: int, at_once: int | None = None) -> Sequence[Tensor]:
+    """Vectors in parts of about the same size, each small enough for `width` numbers per vector."""
+    n_parts = -(-len(vectors) * width // (at_once or _AT_ONCE))
+    return vectors.tensor_split(max(1, min(n_parts, len(vectors))))
 
 
-def _hidden_entropy(states: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
+def _hidden_entropy(states: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
     states = states.float()
     largest = states.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     return _entropy((states / largest).square_())
 
 
-def _entropy(weights: Float[Tensor, "row outcome"]) -> Float[Tensor, " row"]:
-    """Of weights that need not sum to 1; a negative one gives infinity or NaN."""
+def _entropy(weights: Float[Tensor, "n outcome"]) -> Float[Tensor, " n"]:
+    """Of each set of weights, in nats; they need not sum to 1, and a negative one gives infinity or NaN."""
     total = weights.sum(-1)
-    found = torch.special.entr(weights).sum(-1) / total + total.log()
-    rounded = (found < 0) & found.isfinite()
-    return torch.where((total == 0) | rounded, 0.0, found)
+    entropy = torch.special.entr(weights).sum(-1) / total + total.log()
+    rounded = (entropy < 0) & entropy.isfinite()
+    return torch.where((total == 0) | rounded, 0.0, entropy)
 
 
-def _logit_entropy(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
-    """It uses the logits up."""
+def _logit_entropy(logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " n"]:
+    """Of each softmax, in nats; the logits are overwritten."""
     on_cpu = logits.device.type == "cpu"
     parts = _parts(logits, logits.shape[-1], _IN_CACHE) if on_cpu else (logits,)
     return torch.cat([_entropy_of_softmax(part.float()) for part in parts])
 
 
-def _entropy_of_softmax(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
+def _entropy_of_softmax(logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " n"]:
     """`log sum e^z - sum z e^z / sum e^z`, z being what a logit is below the largest; it writes into the logits."""
     below = logits.sub_(logits.amax(-1, keepdim=True)).clamp_(min=_LEAST_LOGIT)
     weights = below.exp()
@@ -126,14 +128,14 @@ class MetricRecorder(Observer):
         self.layers = tuple(layers)
         self.names = tuple(name for name in check_metrics(metrics) if name != "l2_norm")  # that one is StreamRecorder's
         self._backend = backend
-        self._hooks: list[tuple[Any, Callable[..., None]]] = []
+        self._hooks: list[tuple[HookPoint, HookFn]] = []
         if "output_entropy" in self.names:
             require_lens(backend)
         if set(self.names) & set(_STREAM_METRICS):
             self._hooks += [(backend.resid_post(layer), partial(self._read_stream, layer)) for layer in self.layers]
         if set(self.names) & set(_ATTENTION_METRICS):
             self._hooks += [(backend.attention_pattern(layer), partial(self._read_pattern, layer)) for layer in self.layers]
-        self._found: dict[tuple[str, int], Float[Tensor, "batch ... pos"]] = {}
+        self._values: dict[tuple[str, int], Float[Tensor, "batch ... pos"]] = {}
         self._largest_sums: dict[int, Float[Tensor, ""]] = {}  # of one query's attention weights, by layer
         self._real: Bool[Tensor, "batch pos"] | None = None
 
@@ -147,9 +149,9 @@ class MetricRecorder(Observer):
 
     def _read_stream(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
         if "hidden_entropy" in self.names:
-            self._found["hidden_entropy", layer] = hidden_entropy(stream)
+            self._values["hidden_entropy", layer] = hidden_entropy(stream)
         if "output_entropy" in self.names:
-            self._found["output_entropy", layer] = self._output_entropy(stream.detach())
+            self._values["output_entropy", layer] = self._output_entropy(stream.detach())
 
     def _output_entropy(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
         """0 at padding, whose logits are not computed."""
@@ -158,17 +160,17 @@ class MetricRecorder(Observer):
         parts = _parts(stream[real], self._backend.d_vocab)
         with torch.no_grad():
             entropies = [_logit_entropy(self._backend.unembed(part)) for part in parts]  # the logits are ours to use up
-        found = torch.zeros(real.shape, device=stream.device)
-        found[real] = torch.cat(entropies).to(stream.device)
-        return found
+        by_token = torch.zeros(real.shape, device=stream.device)
+        by_token[real] = torch.cat(entropies).to(stream.device)
+        return by_token
 
     def _read_pattern(self, layer: int, pattern: Float[Tensor, "batch head pos key"], hook: Any) -> None:
         self._largest_sums[layer] = pattern.detach().sum(-1, dtype=torch.float32).amax()
         by_head = attention_entropy(pattern)
         if "attention_entropy" in self.names:
-            self._found["attention_entropy", layer] = by_head.mean(1)
+            self._values["attention_entropy", layer] = reduce(by_head, "batch head pos -> batch pos", "mean")
         if "attention_entropy_by_head" in self.names:
-            self._found["attention_entropy_by_head", layer] = by_head
+            self._values["attention_entropy_by_head", layer] = by_head
 
     @override
     def take(self, n_rows: int) -> list[Recorded]:
@@ -178,15 +180,15 @@ class MetricRecorder(Observer):
             RuntimeError: a hook point didn't fire, for instance after `model.reset_hooks()` inside the context.
             ValueError: what came as an attention pattern are no weights: they sum to more than 1.
         """
-        found, self._found = self._found, {}
+        values, self._values = self._values, {}
         self._check_sums()
         assert self._real is not None, "next_pass was not called"
         for name in self.names:
-            if silent := [layer for layer in self.layers if (name, layer) not in found]:
+            if silent := [layer for layer in self.layers if (name, layer) not in values]:
                 raise RuntimeError(_silent(name, silent))
-        metrics = {name: torch.stack([found[name, layer].cpu() for layer in self.layers]) for name in self.names}
+        metrics = {name: torch.stack([values[name, layer].cpu() for layer in self.layers]) for name in self.names}
         rows = enumerate(self._real.cpu())
-        return [{name: values[:, row][..., real] for name, values in metrics.items()} for row, real in rows]
+        return [{name: of_all[:, row][..., real] for name, of_all in metrics.items()} for row, real in rows]
 
     def _check_sums(self) -> None:
         sums, self._largest_sums = self._largest_sums, {}
@@ -218,9 +220,9 @@ def check_finite_metrics(metrics: Mapping[str, Float[Tensor, "layer ... pos"]], 
         broken = ~torch.isfinite(values)
         if not bool(broken.any()):
             continue
-        row, *head, position = broken.nonzero()[0].tolist()
-        where = f"layer {layers[row]}, {f'head {head[0]}, ' if head else ''}sequence {sequence}, position {position}"
+        index, *head, position = broken.nonzero()[0].tolist()
+        where = f"layer {layers[index]}, {f'head {head[0]}, ' if head else ''}sequence {sequence}, position {position}"
         raise FloatingPointError(
-            f"{name} is {values[row, *head, position].item()} at {where}: the model's weights or its arithmetic (try "
+            f"{name} is {values[index, *head, position].item()} at {where}: the model's weights or its arithmetic (try "
             "dtype=torch.float32) are broken there"
         )

@@ -56,7 +56,7 @@ def optimisation_pressure(
     Args:
         model: a `HookedTransformer` or `TransformerBridge`; its own hooks stay and are heard before ours.
         sequences: texts, chats (lists of messages), token ids, or values with `.tokens`, as in `collect`.
-        prompt_lens: where each response begins; found by default as in `collect`.
+        prompt_lens: where each response begins; by default as `collect` finds it.
         labels: for each sequence, columns to add.
         batch_size: sequences in one pass, grouped by length, 8 by default (100 for tiny-reasoner). The numbers don't depend on
             it.
@@ -66,15 +66,22 @@ def optimisation_pressure(
         progress: show a progress bar.
 
     Returns:
-        One row for each position whose next token is of the response, from the prompt's last to the last but one; of a sequence
-        that is all prompt, every position but the last. Columns: sequence, position (whose state it is), token_id, token and
-        segment (of the next token), p_true (its probability), loss (nats), pressure (nats per unit of the stream), l2_norm and
-        is_sink (of the state), then the labels.
+        One entry for each position whose next token is of the response, from the prompt's last to the last but one; of a
+        sequence that is all prompt, every position but the last. Columns: sequence, position (whose state it is), token_id,
+        token and segment (of the next token), p_true (its probability), loss (nats), pressure (nats per unit of the stream),
+        l2_norm and is_sink (of the state), then the labels.
 
     Raises:
         ValueError: bad input; a sequence of one token, which has no next; logits that are not those of W_U and the soft cap.
         NotImplementedError: a final norm that is neither RMSNorm nor LayerNorm.
         FloatingPointError: a norm is NaN or infinite.
+
+    Examples:
+        >>> table = l2.recording.optimisation_pressure(model, think[:2], progress=False)
+        >>> table.loc[0, ["token", "segment"]].tolist()
+        ['<think>', 'think']
+        >>> bool((table["p_true"] > 0.99).all()), bool((table["pressure"] < 1e-3).all())  # it is sure of its own words
+        (True, True)
     """
     backend = backend_of(model)
     items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens)
@@ -97,8 +104,8 @@ def optimisation_pressure(
             _check_finite(norms, backend.n_layers - 1)
             assert logits is not None
             check_logits(head, stream[:, -1], logits[:, -1])
-            found = _of_batch(head, [items[i] for i in batch], stream)
-            for i, own in zip(batch, found, strict=True):
+            by_item = _of_batch(head, [items[i] for i in batch], stream)
+            for i, own in zip(batch, by_item, strict=True):
                 frames[i] = _frame(backend, i, items[i], norms[i], own, sink_ratio)
                 frames[i] = frames[i].assign(**own_labels[i])
             bar.update(len(batch))
@@ -118,10 +125,10 @@ class Head:
     def logits(self, states: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
         """Float32 logits of float32 states."""
         outputs = self.norm(states)
-        found = torch.empty(len(states), self.W_U.shape[1], device=states.device)
+        logits = torch.empty(len(states), self.W_U.shape[1], device=states.device)
         for part in self._parts():
-            found[:, part] = torch.addmm(self.b_U[part].float(), outputs, self.W_U[:, part].float())
-        return found if self.cap is None else found.div_(self.cap).tanh_().mul_(self.cap)
+            logits[:, part] = torch.addmm(self.b_U[part].float(), outputs, self.W_U[:, part].float())
+        return logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
 
     def pull_back(
         self, states: Float[Tensor, "n d_model"], logits: Float[Tensor, "n d_vocab"], gradient: Float[Tensor, "n d_vocab"]
@@ -158,13 +165,13 @@ def read_head(backend: Backend) -> Head:
 
 
 def check_logits(head: Head, states: Float[Tensor, "n d_model"], truth: Float[Tensor, "n d_vocab"]) -> None:
-    """See that the head gives the model's own logits, for else its gradient is another's.
+    """Check that the head gives the model's own logits: else its gradient would not be the model's.
 
     Raises:
         ValueError: the model scales its logits, or a hook changes them.
     """
-    found = head.logits(states.to(head.W_U.device).float())
-    off = (found - truth.to(found.device)).abs().max() / truth.abs().max().clamp_min(1e-6)
+    logits = head.logits(states.to(head.W_U.device).float())
+    off = (logits - truth.to(logits.device)).abs().max() / truth.abs().max().clamp_min(1e-6)
     if not off <= _LOGIT_ERROR.get(head.W_U.dtype, _HALF_LOGIT_ERROR):
         raise Unsupported(
             f"the model's logits are not norm(h) W_U + b_U{' under its soft cap' if head.cap else ''} (off by {float(off):.2g} "
@@ -238,13 +245,13 @@ def _of_batch(head: Head, items: Sequence[TokenSequence], stream: Float[Tensor, 
     width, device = stream.shape[1], head.W_U.device
     states = [row[width - len(item) + _first(item) : -1] for row, item in zip(stream, items, strict=True)]
     tokens = [torch.tensor(item.tokens[_first(item) + 1 :]) for item in items]
-    found = pressures(head, torch.cat(states).to(device), torch.cat(tokens).to(device))
+    together = pressures(head, torch.cat(states).to(device), torch.cat(tokens).to(device))
     counts = [len(part) for part in tokens]
-    return [Pressure(*own) for own in zip(*(torch.split(values.cpu(), counts) for values in found), strict=True)]
+    return [Pressure(*own) for own in zip(*(torch.split(values.cpu(), counts) for values in together), strict=True)]
 
 
 def _frame(
-    backend: Backend, sequence: int, item: TokenSequence, norms: Float[Tensor, " pos"], found: Pressure, sink_ratio: float
+    backend: Backend, sequence: int, item: TokenSequence, norms: Float[Tensor, " pos"], own: Pressure, sink_ratio: float
 ) -> pd.DataFrame:
     first = _first(item)
     sinks = find_sinks(norms[None], sink_bounds(norms[None], prompt_len=item.prompt_len, ratio=sink_ratio))[0]
@@ -254,7 +261,7 @@ def _frame(
         "token_id": item.tokens[first + 1 :],
         "token": token_texts(backend.tokenizer, item.tokens)[first + 1 :],
         "segment": item.segments[first + 1 :],
-        **{name: values.numpy() for name, values in found._asdict().items()},
+        **{name: values.numpy() for name, values in own._asdict().items()},
         "l2_norm": norms[first:-1].numpy(),
         "is_sink": sinks[first:-1].numpy(),
     }

@@ -42,22 +42,22 @@ class Sampling:
         """The logits processors, in order; empty if greedy."""
         from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-        found: list[Warper] = []
+        warpers: list[Warper] = []
         if self.temperature > 0:
-            found.append(TemperatureLogitsWarper(float(self.temperature)))
+            warpers.append(TemperatureLogitsWarper(float(self.temperature)))
         if self.top_k is not None:
-            found.append(TopKLogitsWarper(self.top_k))
+            warpers.append(TopKLogitsWarper(self.top_k))
         if self.top_p is not None and self.top_p < 1:
-            found.append(TopPLogitsWarper(self.top_p))
-        return found
+            warpers.append(TopPLogitsWarper(self.top_p))
+        return warpers
 
 
 def choose(
-    logits: Float[Tensor, "rows d_vocab"],
+    logits: Float[Tensor, "batch d_vocab"],
     warpers: list[Warper],
-    seeds: Int[Tensor, " rows"],
-    counts: Int[Tensor, " rows"],
-) -> Int[Tensor, " rows"]:
+    seeds: Int[Tensor, " batch"],
+    counts: Int[Tensor, " batch"],
+) -> Int[Tensor, " batch"]:
     """Next token of each row: the most likely one without warpers, else drawn.
 
     One uniform number per row, keyed by its seed and how many tokens it has, is looked up in the cumulative distribution:
@@ -74,7 +74,7 @@ def choose(
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-def score(logits: Float[Tensor, "rows d_vocab"], tokens: Int[Tensor, " rows"]) -> Float[Tensor, "2 rows"]:
+def score(logits: Float[Tensor, "batch d_vocab"], tokens: Int[Tensor, " batch"]) -> Float[Tensor, "2 batch"]:
     """Log-probability of the chosen tokens, and self-certainty `-log V - mean_j log p_j` (Kang et al., arXiv 2502.18581)."""
     logits = logits.float()
     total = logits.logsumexp(-1)

@@ -6,6 +6,7 @@ has one line for each response, written and synced as it ends, and `parts/` one 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,12 +14,15 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tl_l2norm.core.arguments import as_path
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.identity import UNKNOWN
+from tl_l2norm.core.layers import Layers
+from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.storage import content_key, load_traces, replace_file, save_traces
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.models.backend import Backend
@@ -195,39 +199,64 @@ def may_save(backend: Backend, save_to: str | Path | None) -> Path | None:
     return folder
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReadOptions:
+    """How finished responses are read again: `collect`'s arguments of the same names."""
+
+    layers: Layers = None
+    saes: Mapping[int, SparseAutoencoder] | None = None
+    metrics: tuple[str, ...] = ()
+    sink_ratio: float | None = None
+    batch_size: int
+    progress: bool = True
+
+    def collect(self, model: Any, sequences: Sequence[Any], labels: Sequence[Mapping[str, Label]]) -> tuple[Trace, ...]:
+        """A trace of each sequence, in one pass."""
+        return collect(
+            model,
+            sequences,
+            labels=labels,
+            layers=self.layers,
+            saes=self.saes,
+            metrics=self.metrics,
+            sink_ratio=self.sink_ratio,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        )
+
+
 def collected(
     place: Path | None,
     model: Any,
     sequences: Sequence[Any],
     *,
     labels: Sequence[Mapping[str, Label]],
-    batch_size: int,
-    **options: Any,
+    reading: ReadOptions,
 ) -> tuple[Trace, ...]:
     """`collect`, kept in a folder batch by batch: batches that are there already are not read again.
 
     Batches are those of `collect`, so the numbers are the same, bit for bit, whether a run was interrupted or not.
     """
     if place is None:
-        return collect(model, sequences, labels=labels, batch_size=batch_size, **options)
+        return reading.collect(model, sequences, labels)
     items = tokenize(backend_of(model), sequences)
     whole = _kept_traces(place)
     if whole is not None and [tuple(trace.tokens.tolist()) for trace in whole] == [item.tokens for item in items]:
         return tuple(trace.with_labels(**own) for trace, own in zip(whole, labels, strict=True))
-    found: dict[int, Trace] = {}
-    for number, batch in enumerate(batches_by_length(items, batch_size)):
+    traces: dict[int, Trace] = {}
+    for number, batch in enumerate(batches_by_length(items, reading.batch_size)):
         part = place / "parts" / f"{number:05d}-{content_key([items[i].tokens for i in batch])}"
         own = _kept_traces(part)
         if own is None:
-            chosen = {"labels": [labels[i] for i in batch], "batch_size": len(batch), **options}
-            own = collect(model, [sequences[i] for i in batch], **chosen)
+            one_batch = dataclasses.replace(reading, batch_size=len(batch))
+            own = one_batch.collect(model, [sequences[i] for i in batch], [labels[i] for i in batch])
             save_traces(part, own)
-        found.update(zip(batch, own, strict=True))
-    traces = tuple(found[i] for i in range(len(items)))
+        traces.update(zip(batch, own, strict=True))
+    in_order = tuple(traces[i] for i in range(len(items)))
     (place / "traces.json").unlink(missing_ok=True)  # of fewer sequences: never the index of one beside the norms of the other
-    save_traces(place, traces)
+    save_traces(place, in_order)
     shutil.rmtree(place / "parts", ignore_errors=True)
-    return traces
+    return in_order
 
 
 def _kept_traces(place: Path) -> tuple[Trace, ...] | None:

@@ -22,8 +22,8 @@ from tl_l2norm.models.hooks import attached
 from tl_l2norm.models.observer import Ledger, Observer, Recorded
 
 NORM = "l2_norm"
-EMBED_ROW = 0
-"""Row of a recorded norm that holds the embedding output; the layers follow."""
+EMBED_INDEX = 0
+"""Where recorded norms, [1 + layer, pos], hold the embedding output; the layers follow."""
 
 
 class StreamObserver(ABC):
@@ -61,7 +61,7 @@ class StreamRecorder(Observer):
         self._others = tuple(observers)
         points = [backend.embed_out(), *(backend.resid_post(layer) for layer in self.layers)]
         self._places = ["the embedding output", *(f"layer {layer}" for layer in self.layers)]
-        self._hooks = [(point, partial(self._record, row)) for row, point in enumerate(points)]
+        self._hooks = [(point, partial(self._record, index)) for index, point in enumerate(points)]
         self._now = self._nothing()
         self._begun = False
         self._ledger = Ledger()
@@ -70,11 +70,12 @@ class StreamRecorder(Observer):
         n = len(self.layers)
         return {NORM: [None] * (n + 1), **{other.name: [None] * n for other in self._others}}
 
-    def _record(self, row: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
-        self._now[NORM][row] = l2_norms(stream)
-        if row != EMBED_ROW:
+    def _record(self, index: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
+        self._now[NORM][index] = l2_norms(stream)
+        if index != EMBED_INDEX:
             for other in self._others:
-                self._now[other.name][row - 1] = _checked(other, other.measure(stream.detach(), self.layers[row - 1]), stream)
+                values = other.measure(stream.detach(), self.layers[index - 1])
+                self._now[other.name][index - 1] = _checked(other, values, stream)
 
     @override
     def attached(self) -> AbstractContextManager[None]:
@@ -92,7 +93,7 @@ class StreamRecorder(Observer):
             return
         now, self._now, self._begun = self._now, self._nothing(), False
         norms = now[NORM]
-        if silent := [place for place, found in zip(self._places, norms, strict=True) if found is None]:
+        if silent := [place for place, norm in zip(self._places, norms, strict=True) if norm is None]:
             raise RuntimeError(
                 f"no norm was recorded at {', '.join(silent)}: the hooks are gone (model.reset_hooks() removes everybody's) "
                 "or that part of the model didn't run"
@@ -112,21 +113,21 @@ class StreamRecorder(Observer):
         return self._ledger.take(n_rows)
 
 
-def _checked(observer: StreamObserver, found: Any, stream: Tensor) -> Float[Tensor, "batch pos"]:
-    if not isinstance(found, Tensor) or found.shape != stream.shape[:2]:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+def _checked(observer: StreamObserver, values: Any, stream: Tensor) -> Float[Tensor, "batch pos"]:
+    if not isinstance(values, Tensor) or values.shape != stream.shape[:2]:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise InputError(
             f"{type(observer).__name__}.measure returned {shape} for a stream of {tuple(stream.shape)}: it gives one number "
             f"for each state, {tuple(stream.shape[:2])}"
         )
-    return found.detach().float()
+    return values.detach().float()
 
 
 def check_observers(observers: Any, taken: Sequence[str]) -> tuple[StreamObserver, ...]:
     """Observers whose names differ from each other's and from `taken`."""
-    found = one_or_several(observers, StreamObserver)
+    given = one_or_several(observers, StreamObserver)
     names = list(taken)
-    for observer in found:
+    for observer in given:
         if not isinstance(observer, StreamObserver):
             raise InputTypeError(f"observers are instances of StreamObserver, got {observer!r:.80}")
         name = getattr(observer, "name", None)
@@ -135,15 +136,15 @@ def check_observers(observers: Any, taken: Sequence[str]) -> tuple[StreamObserve
         if name in names:
             raise InputError(f"two metrics are called {name!r}: give {type(observer).__name__} another name")
         names.append(name)
-    return found
+    return given
 
 
-def check_finite(norms: Float[Tensor, "row pos"], layers: Sequence[int], sequence: int, first: int = 0) -> None:
+def check_finite(norms: Float[Tensor, "place pos"], layers: Sequence[int], sequence: int, first: int = 0) -> None:
     """Stop at the first norm that is NaN or infinite.
 
     Args:
-        norms: of real positions, embedding output first.
-        layers: what the rows after it are.
+        norms: of real positions, at the embedding output and then each layer.
+        layers: which they are.
         sequence: number of the sequence, for the message.
         first: position of the first column.
 
@@ -153,9 +154,9 @@ def check_finite(norms: Float[Tensor, "row pos"], layers: Sequence[int], sequenc
     if bool(torch.isfinite(norms).all()):
         return
     position = int((~torch.isfinite(norms)).any(0).nonzero()[0, 0])
-    row = int((~torch.isfinite(norms[:, position])).nonzero()[0, 0])
-    where = "the embedding output" if row == EMBED_ROW else f"layer {layers[row - 1]}"
+    index = int((~torch.isfinite(norms[:, position])).nonzero()[0, 0])
+    where = "the embedding output" if index == EMBED_INDEX else f"layer {layers[index - 1]}"
     raise FloatingPointError(
-        f"the norm is {norms[row, position].item()} at {where}, sequence {sequence}, position {first + position}: the model's "
-        "weights or its arithmetic (try dtype=torch.float32) are broken there"
+        f"the norm is {norms[index, position].item()} at {where}, sequence {sequence}, position {first + position}: the "
+        "model's weights or its arithmetic (try dtype=torch.float32) are broken there"
     )

@@ -9,19 +9,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.norms import find_sinks, sink_bounds
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
-from tl_l2norm.interventions.run import JUDGED, Run
+from tl_l2norm.interventions.intervener import JUDGED, Intervener
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.observer import Observers, Recorded
 from tl_l2norm.models.provenance import provenance
 from tl_l2norm.recording.features import FeatureRecorder
 from tl_l2norm.recording.metrics import MetricRecorder, check_finite_metrics
-from tl_l2norm.recording.stream import EMBED_ROW, NORM, StreamObserver, StreamRecorder, check_finite
+from tl_l2norm.recording.stream import EMBED_INDEX, NORM, StreamObserver, StreamRecorder, check_finite
 from tl_l2norm.text.sequences import TokenSequence, token_texts
 
 
@@ -34,33 +35,45 @@ class Recording:
     """Who the model was before anything of the run was attached."""
     layers: tuple[int, ...]
     sink_ratio: float
-    metrics: tuple[str, ...] = (NORM,)
-    """() for nothing at all; the norm is always among others."""
+    records: bool = True
+    """Whether anything is: the norm always, and beside it what the next three name."""
+    metrics: tuple[str, ...] = ()
     observers: tuple[StreamObserver, ...] = ()
     saes: Mapping[int, SparseAutoencoder] | None = None
     interventions: tuple[Intervention, ...] = ()
 
-    def run(self) -> Run | None:
+    def __post_init__(self) -> None:
+        for name, what, given in (("saes", "features", self.saes is not None), ("observers", "observers", self.observers)):
+            if given and not self.records:
+                raise InputError(f"{what} are recorded beside the norms: with {name}= leave record as it is")
+
+    def run(self) -> Intervener | None:
         """The interventions at work; None without any."""
         if not self.interventions:
             return None
-        return Run(self.backend, self.interventions, sink_ratio=self.sink_ratio, records=bool(self.metrics))
+        return Intervener(self.backend, self.interventions, sink_ratio=self.sink_ratio, records=self.records)
 
-    def watching(self, run: Run | None) -> Observers:
+    def watching(self, run: Intervener | None) -> Observers:
         """Interventions, and behind them what records: it sees what the next block reads."""
-        others = tuple(name for name in self.metrics if name != NORM)
         return Observers(
             [
                 *([run] if run else ()),
-                *([StreamRecorder(self.backend, self.layers, self.observers)] if self.metrics else ()),
+                *([StreamRecorder(self.backend, self.layers, self.observers)] if self.records else ()),
                 *([FeatureRecorder(self.backend, self.saes)] if self.saes is not None else ()),
-                *([MetricRecorder(self.backend, self.layers, others)] if others else ()),
+                *([MetricRecorder(self.backend, self.layers, self.metrics)] if self.metrics else ()),
             ]
         )
 
     def check(self, recorded: Recorded, sequence: int, *, first: int = 0) -> int:
-        """Stop at what is NaN or infinite, of the sequence with this number from position `first` on; returns how many
-        positions there are.
+        """Stop at what is NaN or infinite.
+
+        Args:
+            recorded: of one sequence.
+            sequence: its number, for the message.
+            first: position of the first value.
+
+        Returns:
+            How many positions were recorded.
 
         Raises:
             FloatingPointError: with layer, sequence and position.
@@ -68,8 +81,8 @@ class Recording:
         norms = recorded[NORM]
         assert isinstance(norms, Tensor)
         check_finite(norms, self.layers, sequence, first=first)
-        others = {name: recorded[name] for name in self.metrics if name != NORM}
-        check_finite_metrics(others, self.layers, sequence)  # type: ignore[arg-type]
+        metrics = {name: recorded[name] for name in self.metrics}
+        check_finite_metrics(metrics, self.layers, sequence)  # type: ignore[arg-type]
         return norms.shape[1]
 
     def trace(
@@ -84,7 +97,7 @@ class Recording:
         """The trace of a sequence, of what was recorded of it."""
         norms = recorded[NORM]
         assert isinstance(norms, Tensor)
-        embed, by_layer = norms[EMBED_ROW], norms[EMBED_ROW + 1 :]
+        embed, by_layer = norms[EMBED_INDEX], norms[EMBED_INDEX + 1 :]
         sinks, bounds = _sinks(by_layer, recorded, self.layers, prompt_len=sequence.prompt_len, ratio=self.sink_ratio)
         mine = {"seed": seed, "temperature": temperature, "interventions": self.interventions}
         return Trace(
@@ -109,9 +122,9 @@ class Recording:
 def _sinks(
     norms: Float[Tensor, "layer pos"], recorded: Recorded, layers: Sequence[int], *, prompt_len: int, ratio: float
 ) -> tuple[Bool[Tensor, "layer pos"], Float[Tensor, " layer"]]:
-    """Attention sinks and their bounds, as the run judged them: where interventions act, by the norms before they did."""
+    """Which tokens are attention sinks, and the norm over which they are; judged by norms before interventions changed them."""
     judged = norms.clone()
-    for row, layer in enumerate(layers):
-        judged[row] = recorded.get((JUDGED, layer), judged[row])  # type: ignore[assignment]
+    for i, layer in enumerate(layers):
+        judged[i] = recorded.get((JUDGED, layer), judged[i])  # type: ignore[assignment]
     bounds = sink_bounds(judged, prompt_len=prompt_len, ratio=ratio)
     return find_sinks(judged, bounds), bounds

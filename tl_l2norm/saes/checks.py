@@ -17,7 +17,7 @@ from tl_l2norm.core.identity import same_weights
 from tl_l2norm.core.layers import resid_post
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.saes.config import UNFOLDED, UNUSABLE
+from tl_l2norm.saes.config import UNFOLDED, UNUSABLE, TrainingNote
 
 _DEFAULTS: Mapping[str, Any] = {
     "apply_b_dec_to_input": True,
@@ -50,14 +50,14 @@ def check_saes(backend: Backend, saes: Mapping[Any, Any]) -> dict[int, SparseAut
         raise InputTypeError(f"saes are given by layer, {{layer: sae}}, got {type(saes).__name__}")
     if wrong := [layer for layer in saes if isinstance(layer, bool) or not hasattr(layer, "__index__")]:
         raise InputTypeError(f"saes are given by layer, {{layer: sae}}, got {wrong[0]!r} for a layer")
-    found = {operator.index(layer): sae for layer, sae in saes.items()}
-    for layer, sae in found.items():
+    by_layer = {operator.index(layer): sae for layer, sae in saes.items()}
+    for layer, sae in by_layer.items():
         if not (isinstance(sae, nn.Module) and hasattr(sae, "encode") and hasattr(sae, "cfg")):
             raise InputTypeError(f"saes[{layer}] is a {type(sae).__name__}, not an SAE")
         if reason := _misfit(backend, layer, sae):
             raise InputError(f"the SAE for layer {layer} doesn't fit: {reason}")
         _warn_of_another_model(backend, layer, sae)
-    return dict(sorted(found.items()))
+    return dict(sorted(by_layer.items()))
 
 
 def why_unusable(sae: Any) -> str | None:
@@ -83,8 +83,8 @@ def _misfit(backend: Backend, layer: int, sae: Any) -> str | None:
     cfg = sae.cfg
     meta = getattr(cfg, "metadata", None)
     hook_name = getattr(meta, "hook_name", None)
-    ours = training_metadata(sae)
-    centred = (getattr(meta, "model_from_pretrained_kwargs", None) or {}).get("center_writing_weights", ours.get("centred"))
+    loaded_with = getattr(meta, "model_from_pretrained_kwargs", None) or {}
+    centred = loaded_with.get("center_writing_weights", training_note(sae).centred)
     reasons = {
         f"the model has layers 0 to {backend.n_layers - 1}": not 0 <= layer < backend.n_layers,
         f"it reads states of width {cfg.d_in}, the stream has {backend.d_model}": cfg.d_in != backend.d_model,
@@ -98,11 +98,11 @@ def _misfit(backend: Backend, layer: int, sae: Any) -> str | None:
 
 def _warn_of_another_model(backend: Backend, layer: int, sae: Any) -> None:
     """Names of one model differ by who names it, and fine-tuned ones take another's SAEs: no reason to refuse."""
-    ours = training_metadata(sae)
-    if ours.get("weights") and backend.fingerprint and ours.get("dtype") == str(backend.dtype):
-        if not same_weights(ours["weights"], backend.fingerprint, same_kind=ours.get("backend") == backend.name):
+    note = training_note(sae)
+    if note.weights and backend.fingerprint and note.dtype == str(backend.dtype):
+        if not same_weights(note.weights, backend.fingerprint, same_kind=note.backend == backend.name):
             warnings.warn(
-                f"the SAE for layer {layer} was trained on other weights (fingerprint {ours['weights']}) than this model's "
+                f"the SAE for layer {layer} was trained on other weights (fingerprint {note.weights}) than this model's "
                 f"({backend.fingerprint})",
                 stacklevel=5,
             )
@@ -116,9 +116,9 @@ def _short(name: str) -> str:
     return name.rsplit("/", 1)[-1].lower()
 
 
-def training_metadata(sae: Any) -> Mapping[str, Any]:
-    """What `train_saes` noted with an SAE; empty for those of others."""
-    return getattr(getattr(sae.cfg, "metadata", None), "tl_l2norm", None) or {}
+def training_note(sae: Any) -> TrainingNote:
+    """What `train_saes` noted with an SAE; a note of nothing for those of others."""
+    return TrainingNote.of(getattr(getattr(sae.cfg, "metadata", None), "tl_l2norm", None) or {})
 
 
 def unit_directions(sae: Any) -> Float[Tensor, "d_sae d_in"]:
@@ -130,11 +130,11 @@ def unit_directions(sae: Any) -> Float[Tensor, "d_sae d_in"]:
 def sae_key(sae: Any) -> str:
     """Hash of an SAE's weights and of all in its configuration that changes what it encodes; the same whoever loaded it."""
     settings = dict(_DEFAULTS) | {name: value for name, value in vars(sae.cfg).items() if name not in _NO_SETTINGS}
-    found = hashlib.sha256(f"{describe_sae(sae)}, {sorted(settings.items())}".encode())
+    digest = hashlib.sha256(f"{describe_sae(sae)}, {sorted(settings.items())}".encode())
     for name, tensor in sorted(sae.state_dict().items()):
-        found.update(f"{name} {tensor.dtype}".encode())
-        found.update(tensor.detach().float().cpu().contiguous().numpy())
-    return found.hexdigest()[:16]
+        digest.update(f"{name} {tensor.dtype}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy())
+    return digest.hexdigest()[:16]
 
 
 def describe_sae(sae: Any) -> str:

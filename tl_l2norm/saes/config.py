@@ -64,8 +64,30 @@ _OF_TRAINING = {  # in checkpoints
     "l0_warm_up_steps",
     "pre_act_loss_coefficient",
     "target_l0",
-}  # in checkpoints
+}
 _OLD_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingNote:
+    """What `train_saes` notes with an SAE, beside its recipe; None for what an earlier version did not note."""
+
+    key: str | None = None
+    """Hash of all that the SAE depends on: model, prompts, recipe."""
+    weights: str | None = None
+    """Fingerprint of the model's weights."""
+    dtype: str | None = None
+    """Of the model, as torch writes it: "torch.float32"."""
+    backend: str | None = None
+    centred: bool | None = None
+    """Whether the model's writing weights were centred."""
+    sink_ratio: float | None = None
+    """Over how many times the prompt's median norm states were left out."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> TrainingNote:
+        """The note in a file's metadata."""
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +103,7 @@ class SaeMetadata:
     neuronpedia_id: str | None = None
     model_from_pretrained_kwargs: Mapping[str, Any] | None = None
     tl_l2norm: Mapping[str, Any] | None = None
-    """What `train_saes` noted."""
+    """`TrainingNote` and recipe of `train_saes`, as they are in the file."""
     note: str | None = None
 
     @classmethod
@@ -145,12 +167,12 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise MissingFile(f"no {file.name} in {file.parent}")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not the configuration of an SAE: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{file} is not the configuration of an SAE: it holds a {type(found).__name__}")
-    return found
+    if not isinstance(config, dict):
+        raise InputError(f"{file} is not the configuration of an SAE: it holds a {type(config).__name__}")
+    return config
 
 
 def parse_sae_config(config: Mapping[str, Any]) -> SaeConfig:
@@ -161,22 +183,22 @@ def parse_sae_config(config: Mapping[str, Any]) -> SaeConfig:
         ValueError: sizes are missing or make no sense.
     """
     is_old = not isinstance(config.get("metadata"), Mapping)
-    found, metadata = _renamed(config), parse_sae_metadata(config)
-    kind, k = _kind(found), found.get("k")
+    settings, metadata = _renamed(config), parse_sae_metadata(config)
+    kind, k = _kind(settings), settings.get("k")
     if kind == "topk" and k is None:
-        k = (found.get("activation_fn_kwargs") or {}).get("k")
+        k = (settings.get("activation_fn_kwargs") or {}).get("k")
     if not is_old and (unknown := sorted(set(config) - _READ_OR_IDLE - _OF_TRAINING)):
         raise Unsupported(f"the SAE has settings that are not known here ({', '.join(unknown)}): {_elsewhere()}")
-    _refuse_reshaping(found, metadata)
-    _refuse_other_encoders(found, metadata)
+    _refuse_reshaping(settings, metadata)
+    _refuse_other_encoders(settings, metadata)
     return SaeConfig(
         kind=kind,
-        d_in=_whole("d_in", found.get("d_in")),
-        d_sae=_whole("d_sae", found.get("d_sae")),
-        apply_b_dec_to_input=_flag(found, "apply_b_dec_to_input", True),
-        normalize_activations=_scaling(found.get("normalize_activations")),
+        d_in=_whole("d_in", settings.get("d_in")),
+        d_sae=_whole("d_sae", settings.get("d_sae")),
+        apply_b_dec_to_input=_flag(settings, "apply_b_dec_to_input", True),
+        normalize_activations=_scaling(settings.get("normalize_activations")),
         k=_whole("k", k) if kind == "topk" else None,
-        rescale_acts_by_decoder_norm=kind == "topk" and _flag(found, "rescale_acts_by_decoder_norm", False),
+        rescale_acts_by_decoder_norm=kind == "topk" and _flag(settings, "rescale_acts_by_decoder_norm", False),
         metadata=metadata,
     )
 

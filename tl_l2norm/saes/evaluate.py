@@ -55,8 +55,16 @@ def evaluate_saes(
         progress: show a progress bar.
 
     Returns:
-        One row per layer: layer, explained_variance, low, high, residual, residual_low, residual_high, l0 (mean active
+        One entry per layer: layer, explained_variance, low, high, residual, residual_low, residual_high, l0 (mean active
         latents of a token), dead (latents that are never active here), d_sae, n (sequences), n_tokens, seed.
+
+    Examples:
+        >>> saes = l2.load_saes("tiny-reasoner", layers=[4, 9])
+        >>> table = l2.saes.evaluate_saes(model, saes, think[:4], progress=False)
+        >>> table[["layer", "explained_variance", "l0"]].round(2)
+           layer  explained_variance    l0
+        0      4                0.98  32.0
+        1      9                0.98  32.0
     """
     backend = backend_of(model)
     sink_ratio = sink_ratio_of(model, sink_ratio)
@@ -127,13 +135,13 @@ def _error(sae: Any, states: Float[Tensor, "states d_model"]) -> tuple[Float[Ten
 
 
 def _explained(sums: np.ndarray) -> np.ndarray:
-    """From rows of sums over tokens: how many, squared error, squares, and the sum of the states."""
+    """From sums over tokens, one entry a sequence: how many, squared error, squares, and the sum of the states."""
     n, error, squares, total = sums[:, 0], sums[:, 1], sums[:, 2], sums[:, 3:]
     explained: np.ndarray = 1 - error / (squares - (total**2).sum(1) / n)
     return explained
 
 
 def _residual(sums: np.ndarray) -> np.ndarray:
-    """From the same rows: the share of the squared norm that is not reconstructed."""
+    """From the same sums: the share of the squared norm that is not reconstructed."""
     residual: np.ndarray = sums[:, 1] / sums[:, 2]
     return residual

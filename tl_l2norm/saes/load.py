@@ -51,6 +51,13 @@ def load_saes(
         FileNotFoundError: no such folder or repository, or no SAE in it.
         ValueError: an unknown release, a layer without an SAE or with several, an SAE that doesn't read `resid_post` of the
             layer that was asked for, or one that can't be read, with the reason.
+
+    Examples:
+        >>> saes = l2.load_saes("tiny-reasoner", layers=[4, 9])
+        >>> saes[9]
+        Sae(topk, 128 -> 1024, blocks.9.hook_resid_post)
+        >>> saes[9].encode(torch.ones(2, 128)).shape
+        torch.Size([2, 1024])
     """
     wanted = None if layers is None else _layer_numbers(layers)
     chosen = [sae_ids] if isinstance(sae_ids, str) else sae_ids
@@ -108,17 +115,21 @@ def _hub_places(repo: str, wanted: Sequence[int] | None, sae_ids: Sequence[str] 
             raise MissingFile(f"no folder {repo!r} here, and no such repository from the hub{why}") from error
 
     root = fetch(_IN_HUB_REPO)
-    found = {str(file.parent.relative_to(root)): file.parent for pattern in _IN_HUB_REPO for file in sorted(root.glob(pattern))}
-    if not found:
+    folders = {
+        str(file.parent.relative_to(root)): file.parent for pattern in _IN_HUB_REPO for file in sorted(root.glob(pattern))
+    }
+    if not folders:
         raise MissingFile(
             f"no {CONFIG_FILE} in {repo} down to two folders deep, so it is not in SAELens' format: "
             "if SAELens knows it as a release, give the release's name"
         )
-    if unknown := sorted(set(sae_ids or ()) - found.keys()):
-        raise InputError(f"{repo} has no SAE {unknown[0]!r}{did_you_mean(unknown[0], found)}; it has {_some(sorted(found))}")
-    if sae_ids is None and wanted is None and len(found) > 1:
-        raise InputError(f"{repo} has {len(found)} SAEs: say which, layers=[...] or sae_ids=[{next(iter(found))!r}, ...]")
-    chosen = found if sae_ids is None else {name: found[name] for name in sae_ids}
+    if unknown := sorted(set(sae_ids or ()) - folders.keys()):
+        raise InputError(
+            f"{repo} has no SAE {unknown[0]!r}{did_you_mean(unknown[0], folders)}; it has {_some(sorted(folders))}"
+        )
+    if sae_ids is None and wanted is None and len(folders) > 1:
+        raise InputError(f"{repo} has {len(folders)} SAEs: say which, layers=[...] or sae_ids=[{next(iter(folders))!r}, ...]")
+    chosen = folders if sae_ids is None else {name: folders[name] for name in sae_ids}
     places = _by_config(repo, chosen, wanted, "give sae_ids=[...]")
     fetch([str(place.relative_to(root) / WEIGHTS_FILE) for place in places.values()])
     return places
@@ -126,7 +137,7 @@ def _hub_places(repo: str, wanted: Sequence[int] | None, sae_ids: Sequence[str] 
 
 def _by_config(where: str, folders: Mapping[str, Path], wanted: Sequence[int] | None, hint: str) -> dict[int, Path]:
     """The folder of each layer that is wanted, by what their configurations say."""
-    found: dict[int, list[str]] = {}
+    names: dict[int, list[str]] = {}
     others: dict[str, str | None] = {}
     for name, folder in folders.items():
         hook_name = parse_sae_metadata(read_json(folder / CONFIG_FILE)).hook_name
@@ -134,21 +145,23 @@ def _by_config(where: str, folders: Mapping[str, Path], wanted: Sequence[int] | 
         if layer is None:
             others[name] = hook_name
         else:
-            found.setdefault(layer, []).append(name)
-    if others and (wanted is None or not found):
+            names.setdefault(layer, []).append(name)
+    if others and (wanted is None or not names):
         name, hook_name = next(iter(others.items()))
         raise InputError(f"{folders[name] / CONFIG_FILE}: the SAE is of {hook_name!r}; only those of resid_post can be used")
-    chosen = sorted(found) if wanted is None else wanted
-    if missing := [layer for layer in chosen if layer not in found]:
-        raise InputError(f"{where} has no SAE of layers {layer_ranges(missing)}: it has {layer_ranges(sorted(found))}")
+    chosen = sorted(names) if wanted is None else wanted
+    if missing := [layer for layer in chosen if layer not in names]:
+        raise InputError(f"{where} has no SAE of layers {layer_ranges(missing)}: it has {layer_ranges(sorted(names))}")
     for layer in chosen:
-        if len(found[layer]) > 1:
-            count = "two" if len(found[layer]) == 2 else len(found[layer])
-            raise InputError(f"{where} has {count} SAEs of layer {layer}: {_some(found[layer], ' and ')}; {hint}")
-    return {layer: folders[found[layer][0]] for layer in chosen}
+        if len(names[layer]) > 1:
+            count = "two" if len(names[layer]) == 2 else len(names[layer])
+            raise InputError(f"{where} has {count} SAEs of layer {layer}: {_some(names[layer], ' and ')}; {hint}")
+    return {layer: folders[names[layer][0]] for layer in chosen}
 
 
-def _of_release(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[str] | None, **options: str) -> dict[int, Any]:
+def _of_release(
+    release: str, wanted: Sequence[int] | None, sae_ids: Sequence[str] | None, *, device: str, dtype: str
+) -> dict[int, Any]:
     """SAEs of a named release, by SAELens; each must read the layer that it was taken for."""
     ours = ", ".join(map(repr, OURS))
     told = f"{release!r} is no folder, none of ours ({ours}) and no hub repository (owner/name){_near(Path(release))}"
@@ -162,11 +175,13 @@ def _of_release(release: str, wanted: Sequence[int] | None, sae_ids: Sequence[st
         if layer in places:
             raise InputError(f"{places[layer]} and {sae_id} of {release} are both of layer {layer}: give one for each layer")
         places[layer] = sae_id
-    found = {layer: lens.SAE.from_pretrained(release, sae_id, **options) for layer, sae_id in sorted(places.items())}
-    for layer, sae in found.items():
+    loaded = {
+        layer: lens.SAE.from_pretrained(release, sae_id, device=device, dtype=dtype) for layer, sae_id in sorted(places.items())
+    }
+    for layer, sae in loaded.items():
         if reason := why_unusable(sae):
             raise InputError(f"{places[layer]} of {release} can't be used: {reason}")
-    return found
+    return loaded
 
 
 def _near(folder: Path) -> str:
@@ -246,15 +261,21 @@ def untrained_saes(saes: Mapping[int, Any], *, seed: int = 0) -> dict[int, Any]:
     """SAEs of the same kind and shape with weights as they are before training, for a control.
 
     A wide random dictionary follows the norm by itself: what it shows as well, training did not put there.
+
+    Examples:
+        >>> saes = l2.load_saes("tiny-reasoner", layers=9)
+        >>> control = l2.saes.untrained_saes(saes, seed=1)
+        >>> control[9].W_dec.shape == saes[9].W_dec.shape, control[9].cfg.metadata.note
+        (True, 'untrained, seed 1')
     """
-    found: dict[int, Any] = {}
+    untrained: dict[int, Any] = {}
     for layer, sae in saes.items():
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(hash_keys(seed, layer)))
             with torch.device("cpu"):
                 twin = _as_before_training(sae, f"untrained, seed {seed}")
-        found[layer] = twin.to(sae.device).eval()
-    return found
+        untrained[layer] = twin.to(sae.device).eval()
+    return untrained
 
 
 def _as_before_training(sae: Any, note: str) -> Any:

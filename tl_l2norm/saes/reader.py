@@ -165,9 +165,9 @@ def _read_weights(file: Path, cfg: SaeConfig, device: str | torch.device) -> dic
         raise Unsupported(f"{file}: the SAE has a fine-tuned scaling_factor for each latent, which SAELens 6 dropped")
     shapes = {"W_enc": (cfg.d_in, cfg.d_sae), "W_dec": (cfg.d_sae, cfg.d_in), "b_dec": (cfg.d_in,)}
     shapes |= dict.fromkeys(_BIASES[cfg.kind], (cfg.d_sae,))
-    found = {name: tuple(weight.shape) for name, weight in weights.items()}
-    if wrong := sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)):
-        told = "; ".join(f"{n} is {found.get(n, 'not there')}, expected {shapes.get(n, 'none')}" for n in wrong)
+    given = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if wrong := sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name)):
+        told = "; ".join(f"{n} is {given.get(n, 'not there')}, expected {shapes.get(n, 'none')}" for n in wrong)
         raise InputError(f"{file} doesn't hold the weights of the {cfg.kind} SAE in {CONFIG_FILE}: {told}")
     if broken := sorted(name for name, weight in weights.items() if weight.isnan().any()):
         raise InputError(f"{file} holds NaN in {', '.join(broken)}: it is broken")

@@ -25,6 +25,7 @@ from tl_l2norm.core.random_draws import hash_keys
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import batches
+from tl_l2norm.saes.config import CONFIG_FILE, TrainingNote, parse_sae_metadata, read_json
 from tl_l2norm.saes.load import load_saes, require_sae_lens
 from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.text.sequences import TokenSequence, pad_left, tokenize
@@ -32,7 +33,12 @@ from tl_l2norm.text.sequences import TokenSequence, pad_left, tokenize
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaeRecipe:
-    """How an SAE is trained: TopK, as in Gao et al., arXiv 2406.04093."""
+    """How an SAE is trained: TopK, as in Gao et al., arXiv 2406.04093.
+
+    Examples:
+        >>> l2.saes.SaeRecipe(d_sae=512, k=16, n_states=500_000)
+        SaeRecipe(d_sae=512, k=16, n_states=500000, batch_size=2048, lr=None, seed=0)
+    """
 
     d_sae: int | None = None
     """Latents; 8 x d_model by default."""
@@ -97,6 +103,11 @@ def train_saes(
     Raises:
         ImportError: there is something to train and SAELens isn't installed.
         ValueError: bad input, or a folder that holds SAEs of another model or recipe.
+
+    Examples:
+        >>> recipe = l2.saes.SaeRecipe(d_sae=64, k=4, n_states=1024, batch_size=128)
+        >>> l2.train_saes(model, think, save_to="saes", layers=[9], recipe=recipe, progress=False)
+        {9: Sae(topk, 128 -> 64, blocks.9.hook_resid_post)}
     """
     backend, folder, recipe = backend_of(model), Path(save_to), recipe or SaeRecipe()
     chosen, sink_ratio = resolve_layers(layers, backend.n_layers), sink_ratio_of(model, sink_ratio)
@@ -127,20 +138,20 @@ def _train(backend: Backend, layer: int, source: _States, recipe: SaeRecipe, buf
     d_sae = recipe.d_sae or 8 * backend.d_model
     steps = recipe.n_states // recipe.batch_size
     lr = recipe.lr or 2e-4 * (2**14 / d_sae) ** 0.5
+    note = TrainingNote(
+        key=key,
+        weights=backend.fingerprint,
+        dtype=str(backend.dtype),
+        backend=backend.name,
+        centred=backend.centred,
+        sink_ratio=source.sink_ratio,
+    )
     metadata = SAEMetadata(
         model_name=backend.model_name,
         hook_name=resid_post(layer),
         hook_head_index=None,
         prepend_bos=False,  # prompts are tokenised as they are given
-        tl_l2norm={
-            "key": key,
-            "weights": backend.fingerprint,
-            "dtype": str(backend.dtype),
-            "backend": backend.name,
-            "centred": backend.centred,
-            "sink_ratio": source.sink_ratio,
-            **asdict(recipe),
-        },
+        tl_l2norm=asdict(note) | asdict(recipe),
     )
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(
@@ -167,7 +178,7 @@ def _train(backend: Backend, layer: int, source: _States, recipe: SaeRecipe, buf
 
 
 class _States:
-    """States of one layer, endlessly, from passes over the sequences in an order that is drawn anew for each."""
+    """Endless batches of one layer's states, from passes over the sequences in an order that is drawn anew for each pass."""
 
     def __init__(
         self, backend: Backend, items: Sequence[TokenSequence], layer: int, at_once: int, sink_ratio: float, seed: int
@@ -177,7 +188,7 @@ class _States:
         self.rng = random.Random(f"{seed}/{layer}")
 
     def batches(self, size: int, buffer: int) -> Iterator[Float[Tensor, "size d_model"]]:
-        """Mixed states; kept, where all of them fit into the buffer."""
+        """Batches of mixed states; all states are kept if they fit into the buffer, else read again in each pass."""
         from sae_lens.training.mixing_buffer import mixing_buffer
 
         if sum(map(len, self.items)) > buffer:
@@ -213,15 +224,15 @@ def read_states(
     backend: Backend, items: Sequence[TokenSequence], layers: Sequence[int], sink_ratio: float
 ) -> dict[int, list[Float[Tensor, "states d_model"]]]:
     """`resid_post` of each sequence at these layers, without its attention sinks, in float32."""
-    found: dict[int, dict[int, Tensor]] = {layer: {} for layer in layers}
+    states: dict[int, dict[int, Tensor]] = {layer: {} for layer in layers}
     for batch in batches(backend, items, len(items)):
         tokens, mask = pad_left([items[i].tokens for i in batch], backend.device)
         with torch.no_grad(), ExitStack() as stack:
             streams = {layer: stack.enter_context(backend.capture_stream(layer)) for layer in layers}
             backend.forward(tokens, mask)
         for layer in layers:
-            found[layer] |= {i: _without_sinks(items[i], streams[layer][0][row], sink_ratio) for row, i in enumerate(batch)}
-    return {layer: [found[layer][i] for i in range(len(items))] for layer in layers}
+            states[layer] |= {i: _without_sinks(items[i], streams[layer][0][row], sink_ratio) for row, i in enumerate(batch)}
+    return {layer: [states[layer][i] for i in range(len(items))] for layer in layers}
 
 
 def _without_sinks(
@@ -246,10 +257,10 @@ def _key(backend: Backend, items: Sequence[TokenSequence], recipe: SaeRecipe, si
 
 
 def _is_done(place: Path, key: str) -> bool:
-    if not (place / "cfg.json").is_file():
+    if not (place / CONFIG_FILE).is_file():
         return False
-    recipe = json.loads((place / "cfg.json").read_text()).get("metadata", {}).get("tl_l2norm") or {}
-    if recipe.get("key") != key:
+    metadata = parse_sae_metadata(read_json(place / CONFIG_FILE))
+    if TrainingNote.of(metadata.tl_l2norm or {}).key != key:
         raise InputError(f"{place} holds an SAE of another model, recipe or other prompts: give another folder")
     return True
 

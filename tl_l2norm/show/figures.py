@@ -24,7 +24,21 @@ from tl_l2norm.show.tokens import norm_text
 
 
 def norm_curves(curves: LayerCurve | Sequence[LayerCurve], *, log_y: bool = False) -> go.Figure:
-    """Mean per layer with its 95% band, one line per mode; the late layers are shaded."""
+    """Mean per layer with its 95% band, one line per mode; the late layers are shaded.
+
+    Args:
+        curves: what `l2.analysis.layer_curve` returns, all of one quantity.
+        log_y: draw the means on a logarithmic axis.
+
+    Raises:
+        ValueError: no curves, or curves of different quantities.
+
+    Examples:
+        >>> curves = [l2.analysis.layer_curve(think, mode="think"), l2.analysis.layer_curve(direct, mode="direct")]
+        >>> figure = l2.figures.norm_curves(curves)
+        >>> [line.name for line in figure.data if line.name]
+        ['thinking (n = 12 prompts)', 'direct (n = 12 prompts)']
+    """
     curves = _curves(curves)
     if len({curve.quantity for curve in curves}) > 1:
         raise InputError("the curves are of different quantities: draw a figure of each")
@@ -66,6 +80,11 @@ def token_heatmap(
         include_sinks: draw attention sinks too; by default they are blank, and never part of the median.
         relative_to: "layer_median" (over all tokens but sinks) or None.
         max_tokens: draw so many tokens from the start; default all.
+
+    Examples:
+        >>> figure = l2.figures.token_heatmap(think[0], max_tokens=20)
+        >>> figure.data[0].z.shape  # [layer, pos]
+        (12, 20)
     """
     check_choice("relative_to", relative_to, ("layer_median", None))
     check_flag("include_sinks", include_sinks)
@@ -111,23 +130,32 @@ def token_heatmap(
 
 
 def accuracy_bars(table: pd.DataFrame) -> go.Figure:
-    """Accuracy with its 95% interval, from `accuracy_table`: a bar per mode within family and level, where it has them."""
+    """Accuracy with its 95% interval, from `accuracy_table`: a bar per mode within family and level, where it has them.
+
+    Raises:
+        ValueError: a table without the columns of `accuracy_table`.
+
+    Examples:
+        >>> figure = l2.figures.accuracy_bars(l2.analysis.accuracy_table(results, by="mode"))
+        >>> {bar.name: round(float(bar.y[0]), 2) for bar in figure.data}
+        {'direct': 0.33, 'thinking': 1.0}
+    """
     ACCURACIES.check(table, "accuracy", "low", "high", "n")
     figure = go.Figure(layout={"template": TEMPLATE, "barmode": "group", "bargap": 0.4, "height": 360})
-    for mode, rows in table.groupby("mode", sort=False) if "mode" in table else [("all", table)]:
+    for mode, bars in table.groupby("mode", sort=False) if "mode" in table else [("all", table)]:
         colour, _, _, _, pattern = style_of(str(mode))
-        groups = [plain(_group_name(row)) for _, row in rows.iterrows()]
+        groups = [plain(_group_name(entry)) for _, entry in bars.iterrows()]
         figure.add_bar(
             x=groups,
-            y=rows["accuracy"],
+            y=bars["accuracy"],
             error_y={
-                "array": rows["high"] - rows["accuracy"],
-                "arrayminus": rows["accuracy"] - rows["low"],
+                "array": bars["high"] - bars["accuracy"],
+                "arrayminus": bars["accuracy"] - bars["low"],
                 "color": GREY,
                 "thickness": 2,
             },
             name=plain(mode_name(str(mode))),
-            customdata=rows[["low", "high", "n"]],
+            customdata=bars[["low", "high", "n"]],
             hovertemplate="%{y:.1%} [%{customdata[0]:.1%}, %{customdata[1]:.1%}], n = %{customdata[2]}<extra></extra>",
             marker={"color": colour, "pattern": {"shape": pattern, **BAR_PATTERN}},
             opacity=0.75,
@@ -138,19 +166,28 @@ def accuracy_bars(table: pd.DataFrame) -> go.Figure:
 
 
 def curves_table(curves: LayerCurve | Sequence[LayerCurve]) -> str:
-    """Mean norm per layer as text: `mean [low, high]` per mode and, for two modes, the difference of the means."""
+    """Mean norm per layer as text: `mean [low, high]` per mode and, for two modes, the difference of the means.
+
+    Examples:
+        >>> curves = [l2.analysis.layer_curve(think, mode="think"), l2.analysis.layer_curve(direct, mode="direct")]
+        >>> print(l2.figures.curves_table(curves))
+        layer   thinking (n = 12)      direct (n = 12)        thinking - direct
+        ...
+            1   89.3 [83.41, 96.33]    64.82 [58.23, 71.4]    +24.48
+        ...
+    """
     return render_table(curves_frame(curves))
 
 
 def curves_frame(curves: LayerCurve | Sequence[LayerCurve]) -> pd.DataFrame:
-    """The table behind `curves_table`: one row per layer, numbers as text."""
+    """What `curves_table` prints, as a frame: one entry per layer, `mean [low, high]` as text."""
     curves = _curves(curves)
     if any(curve.layers != curves[0].layers for curve in curves):
         raise InputError("the curves have different layers: make them from traces with the same layers")
     frame = pd.DataFrame({"layer": curves[0].layers})
     for curve in curves:
         bounds = zip(curve.mean, curve.low, curve.high, strict=True)
-        frame[f"{mode_name(curve.mode)} (n = {curve.n})"] = [interval_text(*row) for row in bounds]
+        frame[f"{mode_name(curve.mode)} (n = {curve.n})"] = [interval_text(*interval) for interval in bounds]
     if len(curves) == 2:
         first, second = (mode_name(curve.mode) for curve in curves)
         frame[f"{first} - {second}"] = [f"{value:+.4g}" for value in curves[0].mean - curves[1].mean]
@@ -171,17 +208,17 @@ def _curves(given: LayerCurve | Sequence[LayerCurve]) -> tuple[LayerCurve, ...]:
     return curves
 
 
-def _group_name(row: pd.Series[Any]) -> str:
-    parts = [str(row["family"])] if "family" in row else []
-    parts += [f"level {row['level']}"] if "level" in row else []
-    return ", ".join(parts) or mode_name(str(row.get("mode", "all")))
+def _group_name(entry: pd.Series[Any]) -> str:
+    parts = [str(entry["family"])] if "family" in entry else []
+    parts += [f"level {entry['level']}"] if "level" in entry else []
+    return ", ".join(parts) or mode_name(str(entry.get("mode", "all")))
 
 
 def _hover(trace: Trace, norms: NDArray[np.float64]) -> NDArray[np.object_]:
     """[layer, pos] what the pointer shows."""
     texts = [plain(text) or "(part of a character)" for text in trace.str_tokens[: norms.shape[1]]]
     tokens = [f"position {position}, {text}<br>norm " for position, text in enumerate(texts)]
-    return np.array([[token + norm_text(norm) for token, norm in zip(tokens, row, strict=True)] for row in norms], object)
+    return np.array([[token + norm_text(norm) for token, norm in zip(tokens, layer, strict=True)] for layer in norms], object)
 
 
 def _runs(segments: Sequence[str]) -> list[tuple[str, int, int]]:

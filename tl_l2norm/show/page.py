@@ -38,7 +38,7 @@ def inline_script(source: str) -> Markup:
 def circuitsvis_bundle() -> str:
     """JavaScript of CircuitsVis from its wheel, 1.3 MB.
 
-    The Python package is found but not imported: importing it is slow, and its display looks for the internet.
+    The Python package is located, not imported: importing it is slow, and its display looks for the internet.
 
     Raises:
         ModuleNotFoundError: circuitsvis is not installed.

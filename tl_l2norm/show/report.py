@@ -30,7 +30,7 @@ from tl_l2norm.show.widgets import TokensWidget, tokens
 from tl_l2norm.tasks.results import Result, results_of
 
 _MAX_TOKENS = 600  # of an example; a page with tens of thousands of drawn tokens is slow
-_MAX_SINK_ROWS = 15
+_MAX_SINKS = 15
 
 
 def report(
@@ -54,55 +54,102 @@ def report(
 
     Raises:
         ValueError: no results, norms that are not comparable, a layer that was not recorded, or a negative `examples`.
+
+    Examples:
+        >>> l2.report(results, path="report.html").name
+        'report.html'
     """
     path, examples = as_path("path", path), as_integer("examples", examples, least=0)
     check_text("title", title)
     results, seed = results_of(results), as_seed(seed)
     traces = _traces(results)
-    coloured = traces[0].layers[traces[0].row(-1 if layer is None else layer)]
-    accuracy = _accuracy(results)
-    groups = [by for by in ("family", "level") if len({getattr(r.problem, by) for r in results}) > 1]
-    detailed = {by: _accuracy(results, by) for by in groups}
-    if len(groups) > 1:
-        detailed["family and level"] = _accuracy(results, *groups)
-    curves, sinks = _curves(traces, "l2_norm", seed), sink_table(traces)
-    features = _curves(traces, "feature_sum", seed) if all(trace.features for trace in traces) else []
+    coloured = traces[0].layers[traces[0].index_of(-1 if layer is None else layer)]
     shown = _examples(results, examples, seed)
-    first = shown[0][0] if shown else results[0]
     page = render(
         "show/report.html.jinja",
         title=title,
         styles=[Markup(asset("show/report.css")), *TokensWidget.styles()],
         scripts=[*figure_scripts(), *TokensWidget.scripts()],
         facts=_facts(results, seed),
-        verdict=verdict(traces, seed).partition(": "),
-        warnings=warnings_of(traces, accuracy),
-        caveats=[*also(traces, seed), *left_out(traces), *caveats(accuracy), *missing(traces, results)],
-        accuracy=table_html(accuracy_text(accuracy)),
-        accuracy_figure=figure_html(accuracy_bars(detailed[groups[0]] if groups else accuracy), "accuracy"),
-        detailed={by: table_html(accuracy_text(table)) for by, table in detailed.items()},
-        known=bool(accuracy["n"].sum()),
-        curves=table_html(curves_frame(curves)) if curves else None,
-        curves_figure=figure_html(norm_curves(curves), "curves") if curves else None,
-        features=table_html(curves_frame(features)) if features else None,
-        features_figure=figure_html(norm_curves(features), "features") if features else None,
-        sae=next(iter(traces[0].features.values())).sae if features else None,
-        sinks=table_html(sinks_text(sinks.head(_MAX_SINK_ROWS))),
-        more_sinks=max(0, len(sinks) - _MAX_SINK_ROWS),
-        heatmap=figure_html(token_heatmap(first.trace, max_tokens=_MAX_TOKENS), "heatmap"),
-        heatmap_question=first.problem.question,
-        heatmap_title=_example_title(first),
-        heatmap_table=table_html(_norms_text(first.trace)),
+        **_words_part(results, traces, seed),
+        **_accuracy_part(results),
+        **_curves_part(traces, seed),
+        **_sinks_part(traces),
+        **_heatmap_part(shown[0][0] if shown else results[0]),
         examples=[(pair[0].problem.question, _widget(pair, coloured).fragment()) for pair in shown],
-        late=layer_ranges(traces[0].late_layers),
-        sink_ratio=f"{traces[0].provenance.sink_ratio:g}",
-        min_prompts=MIN_PROMPTS,
     )
     return write_page(path, page)
 
 
+def _words_part(results: Sequence[Result], traces: Sequence[Trace], seed: int) -> dict[str, object]:
+    """The verdict, what stands above it and what weakens it."""
+    accuracy = _accuracy(results)
+    return {
+        "verdict": verdict(traces, seed).partition(": "),
+        "warnings": warnings_of(traces, accuracy),
+        "caveats": [*also(traces, seed), *left_out(traces), *caveats(accuracy), *missing(traces, results)],
+        "late": layer_ranges(traces[0].late_layers),
+        "min_prompts": MIN_PROMPTS,
+    }
+
+
+def _accuracy_part(results: Sequence[Result]) -> dict[str, object]:
+    """Accuracy by mode; by family and level too where there are several."""
+    accuracy = _accuracy(results)
+    groups = [by for by in ("family", "level") if len({getattr(r.problem, by) for r in results}) > 1]
+    detailed = {by: _accuracy(results, by) for by in groups}
+    if len(groups) > 1:
+        detailed["family and level"] = _accuracy(results, *groups)
+    return {
+        "accuracy": table_html(accuracy_text(accuracy)),
+        "accuracy_figure": figure_html(accuracy_bars(detailed[groups[0]] if groups else accuracy), "accuracy"),
+        "detailed": {by: table_html(accuracy_text(table)) for by, table in detailed.items()},
+        "known": bool(accuracy["n"].sum()),
+    }
+
+
+def _curves_part(traces: Sequence[Trace], seed: int) -> dict[str, object]:
+    """Norms by layer, and the activation of SAE features where all traces have it; None for what there is not."""
+    curves = _curves(traces, "l2_norm", seed)
+    features = _curves(traces, "feature_sum", seed) if all(trace.features for trace in traces) else []
+    return {
+        "curves": table_html(curves_frame(curves)) if curves else None,
+        "curves_figure": figure_html(norm_curves(curves), "curves") if curves else None,
+        "features": table_html(curves_frame(features)) if features else None,
+        "features_figure": figure_html(norm_curves(features), "features") if features else None,
+        "sae": next(iter(traces[0].features.values())).sae if features else None,
+    }
+
+
+def _sinks_part(traces: Sequence[Trace]) -> dict[str, object]:
+    """The positions that are attention sinks, the most frequent first."""
+    sinks = sink_table(traces)
+    return {
+        "sinks": table_html(sinks_text(sinks.head(_MAX_SINKS))),
+        "more_sinks": max(0, len(sinks) - _MAX_SINKS),
+        "sink_ratio": f"{traces[0].provenance.sink_ratio:g}",
+    }
+
+
+def _heatmap_part(example: Result) -> dict[str, object]:
+    """Every layer and token of one response."""
+    return {
+        "heatmap": figure_html(token_heatmap(example.trace, max_tokens=_MAX_TOKENS), "heatmap"),
+        "heatmap_question": example.problem.question,
+        "heatmap_title": _example_title(example),
+        "heatmap_table": table_html(_norms_text(example.trace)),
+    }
+
+
 def summary(results: Result | Sequence[Result], *, seed: int = 0) -> str:
-    """Accuracy by mode and the verdict on the late layers, as text of 100 columns."""
+    """Accuracy by mode and the verdict on the late layers, as text of 100 columns.
+
+    Examples:
+        >>> print(summary(results))
+        mode       accuracy   95% interval    n   not direct   cut off
+        ...
+        Thinking norms are lower than direct ones in the late layers (layers 9 to 11): ...
+    """
     results, seed = results_of(results), as_seed(seed)
     traces = _traces(results)
     accuracy = _accuracy(results)
@@ -249,6 +296,7 @@ def _norms_text(trace: Trace) -> pd.DataFrame:
     norms, sinks = trace.l2_norms[:, :_MAX_TOKENS].tolist(), trace.is_sink[:, :_MAX_TOKENS].tolist()
     texts = [visible_text(text) for text in trace.str_tokens[:_MAX_TOKENS]]
     columns: dict[str, Any] = {"position": range(len(texts)), "token": texts}
-    for layer, row, marks in zip(trace.layers, norms, sinks, strict=True):
-        columns[str(layer)] = [f"({norm:,.0f})" if sink else norm_text(norm) for norm, sink in zip(row, marks, strict=True)]
+    for layer, of_layer, marks in zip(trace.layers, norms, sinks, strict=True):
+        values = zip(of_layer, marks, strict=True)
+        columns[str(layer)] = [f"({norm:,.0f})" if sink else norm_text(norm) for norm, sink in values]
     return pd.DataFrame(columns)

@@ -19,24 +19,27 @@ _NOTABLE_SHARE = 0.01  # of a mode's tokens left out as sinks, above which the r
 
 
 def also(traces: Sequence[Trace], seed: int) -> list[str]:
-    """The same comparison where the response's tokens are chosen: a direct answer is worked out at the prompt's last token."""
-    found = [verdict(traces, seed, tokens) for tokens in ("read", "chosen")]  # type: ignore[arg-type]
-    return [] if any(text.startswith("No comparison") for text in found) else found[1:]
+    """The verdict once more, by norms one position earlier: where each response token was predicted, not where it was read.
+
+    A direct answer is worked out at the prompt's last token, which the verdict itself doesn't see.
+    """
+    verdicts = [verdict(traces, seed, tokens) for tokens in ("read", "chosen")]  # type: ignore[arg-type]
+    return [] if any(text.startswith("No comparison") for text in verdicts) else verdicts[1:]
 
 
 def left_out(traces: Sequence[Trace]) -> list[str]:
-    """Tokens of responses that are over the bound of attention sinks in the late layers: what a mean of the rest would hide."""
-    found = []
+    """A note for each mode of whose tokens in the late layers over 1% are left out of the means as attention sinks."""
+    notes = []
     for mode, members in by_mode(traces).items():
         chosen = [trace.select("late").is_sink[:, trace.prompt_len - 1 :].any(0) for trace in members if trace.late_layers]
         n, all_tokens = int(sum(is_sink.sum() for is_sink in chosen)), sum(map(len, chosen))
         if n > _NOTABLE_SHARE * all_tokens:
-            found.append(
+            notes.append(
                 f"{n} of the {all_tokens:,} tokens from which {MODE_NAMES[mode]} responses were chosen are over the bound of "
                 "attention sinks in the late layers and left out: are they sinks, or where the work is done? A higher sink "
                 "ratio keeps them."
             )
-    return found
+    return notes
 
 
 def verdict(traces: Sequence[Trace], seed: int, tokens: Tokens = "read") -> str:
@@ -52,56 +55,56 @@ def verdict(traces: Sequence[Trace], seed: int, tokens: Tokens = "read") -> str:
         return "No comparison of the modes: no late layer was recorded."
     think, direct = ([trace for trace in modes[mode] if trace.labels["prompt"] in both] for mode in MODE_NAMES)
     try:
-        found = compare_late(think, direct, tokens=tokens, seed=seed)
+        comparison = compare_late(think, direct, tokens=tokens, seed=seed)
     except Unmeasurable:
         return "No comparison of the modes: no prompt has response tokens in both."
     left_out = f" {count(len(either - both), 'prompt')} asked in one mode only are left out." if either - both else ""
-    return found.verdict + left_out
+    return comparison.verdict + left_out
 
 
 def warnings_of(traces: Sequence[Trace], accuracy: pd.DataFrame) -> list[str]:
     """What stands above everything else, because it may be the reason for it."""
     hooked = max(trace.provenance.foreign_hooks for trace in traces)
     were = "was" if hooked == 1 else "were"
-    found = [f"WARNING: {count(hooked, 'hook')} that the run didn't put there {were} on the model."] if hooked else []
-    return [*cut_off_warnings(accuracy), *found]
+    hooks = [f"WARNING: {count(hooked, 'hook')} that the run didn't put there {were} on the model."] if hooked else []
+    return [*cut_off_warnings(accuracy), *hooks]
 
 
 def caveats(accuracy: pd.DataFrame) -> list[str]:
     """What weakens a comparison of the modes, in words."""
     caveats = []
-    for row in accuracy.to_dict("records"):
-        name = MODE_NAMES[row["mode"]]
-        if row["not_direct"] > 0:  # NaN in thinking mode
+    for entry in accuracy.to_dict("records"):
+        name = MODE_NAMES[entry["mode"]]
+        if entry["not_direct"] > 0:  # NaN in thinking mode
             caveats.append(
-                f"{share(row['not_direct'])} of the direct responses were not direct: they hold more than an answer."
+                f"{share(entry['not_direct'])} of the direct responses were not direct: they hold more than an answer."
             )
-        if 0 < row["cut_off"] <= MUCH_CUT_OFF:
-            caveats.append(f"{share(row['cut_off'])} of the {name} responses were cut off at the token limit.")
-        if not row["n"]:
+        if 0 < entry["cut_off"] <= MUCH_CUT_OFF:
+            caveats.append(f"{share(entry['cut_off'])} of the {name} responses were cut off at the token limit.")
+        if not entry["n"]:
             caveats.append(f"No answer is known for the {name} responses, so there is no accuracy.")
     return caveats
 
 
 def missing(traces: Sequence[Trace], results: Sequence[Result]) -> list[str]:
-    """Responses without tokens, thinking without a thought, answers that are not known: of how many a figure is not."""
-    found = []
+    """How many responses a figure leaves out, and why: no tokens, thinking without a thought, an answer that isn't known."""
+    notes = []
     for mode, members in by_mode(traces).items():
         empty = [not trace.is_response.any() for trace in members]
         if any(empty):
-            found.append(
+            notes.append(
                 f"{share(float(np.mean(empty)))} of the {MODE_NAMES[mode]} responses are empty or hold one token: no norm."
             )
         thoughtless = ["think" not in trace.segments for trace in members]
         if mode == "think" and any(thoughtless):
-            found.append(f"{share(float(np.mean(thoughtless)))} of the thinking responses hold no thought between tags.")
+            notes.append(f"{share(float(np.mean(thoughtless)))} of the thinking responses hold no thought between tags.")
         known = [result.correct is not None for result in results if result.mode == mode]
         if any(known) and not all(known):
-            found.append(
+            notes.append(
                 f"Accuracy of {MODE_NAMES[mode]} responses is of the {sum(known)} of {len(known)} whose answers are known; "
                 "norms are of all."
             )
-    return found
+    return notes
 
 
 def share(value: float, unknown: str = "-") -> str:

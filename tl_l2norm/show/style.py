@@ -67,7 +67,19 @@ def add_curve(
     showlegend: bool = True,
     **place: Any,
 ) -> None:
-    """A mode's mean per layer, over its band where it has one; `place` is the row and column of a panel."""
+    """A mode's mean per layer, over its 95% band where it has one.
+
+    Args:
+        figure: it is added to.
+        layers: [layer].
+        mean: [layer], NaN where there is none.
+        low: [layer] lower end of the band.
+        high: [layer] upper end.
+        mode: decides colour, dash and marker.
+        name: in the legend.
+        showlegend: whether the legend has it.
+        **place: row and column of a panel.
+    """
     colour, band, dash, marker, _ = style_of(mode)
     y = [*high, *reversed(low)]
     if not np.isnan(y).any():

@@ -45,14 +45,14 @@ class _Token(NamedTuple):
     mark: str
 
 
-class _Run(NamedTuple):
-    segment: str
+class _Segment(NamedTuple):
+    name: str
     tokens: list[_Token]
 
 
 class _Sequence(NamedTuple):
     title: str
-    runs: list[_Run]
+    segments: list[_Segment]
     hidden: int
 
 
@@ -131,7 +131,7 @@ class TokensWidget:
         )
 
     def _sinks(self, trace: Trace) -> torch.Tensor:
-        return trace.is_sink[trace.row(self.layer)]
+        return trace.is_sink[trace.index_of(self.layer)]
 
     def _sinks_text(self) -> str:
         if not self.n_sinks:
@@ -143,10 +143,10 @@ class TokensWidget:
     def _sequence(self, index: int, scale: tuple[float, float]) -> _Sequence:
         trace = self.traces[index]
         shown = len(trace) if self.max_tokens is None else min(len(trace), self.max_tokens)
-        runs = groupby(range(shown), key=lambda position: trace.segments[position])
+        segments = groupby(range(shown), key=lambda position: trace.segments[position])
         return _Sequence(
             title=self.titles[index],
-            runs=[_Run(name, [self._token(trace, p, scale) for p in positions]) for name, positions in runs],
+            segments=[_Segment(name, [self._token(trace, p, scale) for p in positions]) for name, positions in segments],
             hidden=len(trace) - shown,
         )
 
@@ -185,6 +185,13 @@ def tokens(
 
     Raises:
         ValueError: no traces, traces that are not comparable, a layer that was not recorded, or titles of another number.
+
+    Examples:
+        >>> widget = l2.widgets.tokens([think[0], direct[0]], layer=9)
+        >>> widget
+        TokensWidget(2 sequences, 53 tokens, layer 9, norms ... to ...; .save('tokens.html') writes a page)
+        >>> widget.save("tokens.html").name
+        'tokens.html'
     """
     traces = traces_of(trace)
     require_comparable(traces)
@@ -195,7 +202,7 @@ def tokens(
         raise InputError(f"{len(titles)} titles for {len(traces)} traces: give one for each")
     return TokensWidget(
         traces=traces,
-        layer=traces[0].layers[traces[0].row(layer)],
+        layer=traces[0].layers[traces[0].index_of(layer)],
         max_tokens=max_tokens,
         titles=titles if titles is not None else tuple(map(_title, traces)),
     )

@@ -1,4 +1,4 @@
-"""Rows of a table, each with the place that it stands at: from JSONL, JSON, CSV, TSV and Parquet, or from memory."""
+"""Records of problems, each with the place that it stands at: from JSONL, JSON, CSV, TSV and Parquet, or from memory."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _NARROW = re.compile(
 FORMATS = ".jsonl, .json, .csv, .tsv and .parquet"
 
 
-class Row(NamedTuple):
-    """One row by column names in lower case; cells that hold nothing are None."""
+class Record(NamedTuple):
+    """One problem as it is written: cells by column names in lower case; cells that hold nothing are None."""
 
     place: str
     """Where it stands, for messages: "line 3", "row 3"."""
@@ -34,16 +34,16 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows and what they came from."""
+    """Records and what they came from."""
 
     name: str
     """The path, or "the table"."""
-    rows: Iterator[Row]
-    """Read one after the other: a broken row raises when it is reached."""
+    records: Iterator[Record]
+    """Read one after the other: a broken one raises when it is reached."""
 
 
 def open_table(source: Any) -> Table:
-    """Rows of a file, by its name's ending (JSONL by default), or of a DataFrame, a `datasets.Dataset` or a list of dicts.
+    """Records of a file, by its name's ending (JSONL by default), or of a DataFrame, a `datasets.Dataset` or a list of dicts.
 
     Raises:
         InputError: no such file, an encoding or form that can't be read, with the line.
@@ -90,7 +90,7 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _of_json(path: Path) -> Iterator[Row]:
+def _of_json(path: Path) -> Iterator[Record]:
     """An array of objects, an object that holds one under a usual name, or an object a line."""
     text = read_text(path)
     if not text.lstrip().startswith("[") and path.suffix.lower() != ".json":
@@ -117,7 +117,7 @@ def _read_json(text: str, place: str) -> Any:
     return json.loads(text, object_pairs_hook=distinct)
 
 
-def _of_lines(path: Path, text: str) -> Iterator[Row]:
+def _of_lines(path: Path, text: str) -> Iterator[Record]:
     # Not splitlines(): U+2028 and the like may stand in a string.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -129,10 +129,10 @@ def _of_lines(path: Path, text: str) -> Iterator[Row]:
             raise InputError(f"{path}, {place}: not JSON ({error.msg} at column {error.colno})") from None
         if not isinstance(record, dict):
             raise InputError(f"{path}, {place}: expected an object, got {json.dumps(record)[:60]}")
-        yield _row(place, record)
+        yield _record(place, record)
 
 
-def _of_csv(path: Path) -> Iterator[Row]:
+def _of_csv(path: Path) -> Iterator[Record]:
     text = read_text(path)
     first = text.partition("\n")[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
@@ -155,7 +155,7 @@ def _of_csv(path: Path) -> Iterator[Row]:
         elif delimiter == ";" and (number := next(filter(_DECIMAL_COMMA.fullmatch, cells), None)):
             raise InputError(f"{path}, line {line}: {number} has a decimal comma: write {number.strip().replace(',', '.')}")
         else:
-            yield _row(f"line {line}", {name: _typed(name, cell) for name, cell in zip(names, cells, strict=True)})
+            yield _record(f"line {line}", {name: _typed(name, cell) for name, cell in zip(names, cells, strict=True)})
 
 
 def _distinct(names: list[str], place: str) -> list[str]:
@@ -179,7 +179,7 @@ def _typed(name: str, cell: str) -> Any:
     return cell
 
 
-def _of_parquet(path: Path) -> Iterator[Row]:
+def _of_parquet(path: Path) -> Iterator[Record]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -193,7 +193,7 @@ def _of_parquet(path: Path) -> Iterator[Row]:
     return _of_records(_shortest(table.to_pylist(), types), str(path))
 
 
-def _of_memory(source: Any) -> Iterator[Row]:
+def _of_memory(source: Any) -> Iterator[Record]:
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # a DataFrame
         _distinct([str(name) for name in source.columns], "the table")  # as records it would keep the last of two
         source = _shortest(source.to_dict("records"), dict(source.dtypes))
@@ -207,22 +207,22 @@ def _of_memory(source: Any) -> Iterator[Row]:
     return _of_records(source, "the table")
 
 
-def _of_records(records: Iterable[Any], name: str) -> Iterator[Row]:
+def _of_records(records: Iterable[Any], name: str) -> Iterator[Record]:
     for number, record in enumerate(records, start=1):
         if not isinstance(record, Mapping):
             raise InputTypeError(f"{name}, row {number}: expected an object with a question, got {record!r:.60}")
-        yield _row(f"row {number}", record)
+        yield _record(f"row {number}", record)
 
 
-def _row(place: str, record: Mapping[Any, Any]) -> Row:
-    names = _distinct(list(map(str, record)), place)
-    return Row(place, {name.strip().casefold(): _clean(value) for name, value in zip(names, record.values(), strict=True)})
+def _record(place: str, cells: Mapping[Any, Any]) -> Record:
+    names = _distinct(list(map(str, cells)), place)
+    return Record(place, {name.strip().casefold(): _clean(value) for name, value in zip(names, cells.values(), strict=True)})
 
 
 def _shortest(records: Iterable[dict[str, Any]], types: Mapping[Any, Any]) -> Iterator[dict[str, Any]]:
     """Records whose columns of half and single precision hold what was meant: 0.1, which is 0.10000000149011612 as a double."""
     narrow = {
-        name: np.float16 if found[1] else np.float32 for name, type_ in types.items() if (found := _NARROW.search(str(type_)))
+        name: np.float16 if match[1] else np.float32 for name, type_ in types.items() if (match := _NARROW.search(str(type_)))
     }
     for record in records:
         yield {name: _as_meant(value, narrow[name]) if name in narrow else value for name, value in record.items()}

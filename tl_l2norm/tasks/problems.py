@@ -49,6 +49,13 @@ class Problem:
     Raises:
         InputError: an empty question, an answer that can't be read or is none of the options, a level below 1,
             a `verify` that can't be called.
+
+    Examples:
+        >>> problem = l2.Problem(question="Which? (A) red (B) blue", answer="(b)", family="colours")
+        >>> problem.answer, problem.options, problem.option_texts
+        ('B', ('A', 'B'), ('red', 'blue'))
+        >>> l2.Problem(question="3 * 4?", answer="3 * 4 = 12\n#### 12", family="sums").answer
+        '12'
     """
 
     question: str
@@ -152,21 +159,21 @@ def _check_texts(fields: Mapping[str, object]) -> None:
 
 
 def question_text(question: object) -> str:
-    """A question, if it is one."""
+    """The question; refused where it is no text, or empty."""
     if not isinstance(question, str) or not question.strip():
         raise InputError(f"question must be text that is not empty, got {question!r}")
     return question
 
 
 def family_text(family: object) -> str:
-    """The name of a family, if it is one."""
+    """The name of a family; refused where it is no text, or empty."""
     if not isinstance(family, str) or not family:
         raise InputError(f"family must be text, got {family!r}")
     return family
 
 
 def whole_level(level: object) -> int:
-    """A level, if it is one."""
+    """The level as an int; refused where it is no whole number from 1 on."""
     if isinstance(level, bool) or not isinstance(level, Integral) or level < 1:
         raise InputError(f"level must be a whole number from 1 on, got {level!r}")
     return int(level)
@@ -181,6 +188,16 @@ def make_problems(family: str, n: int, *, level: int = 1, seed: int = 0, split: 
         level: Difficulty, from 1 to the family's `levels`.
         seed: Same seed, same problems, on every machine.
         split: "train" or "test" problems alone; None is both.
+
+    Raises:
+        ValueError: an unknown family, a level that it doesn't have, or more problems than it has there.
+
+    Examples:
+        >>> problem = l2.make_problems("swaps", 1, level=3)[0]
+        >>> problem.question, problem.answer
+        ('row a1b2c4d3e5: A35B25C24 b', '5')
+        >>> problem.thinking
+        'b2A35=2B25=5C24=5'
     """
     check_count(n)
     check_split(split)
@@ -207,6 +224,13 @@ def make_mixture(
         levels: None is 1, 2, 4 and 8.
         seed: As in `make_problems`.
         split: As in `make_problems`.
+
+    Raises:
+        ValueError: an unknown family or group, no level, or more problems than there are.
+
+    Examples:
+        >>> [(problem.family, problem.level) for problem in l2.make_mixture(4, families="compact")]
+        [('modular', 1), ('swaps', 2), ('circuit', 4), ('pointers', 8)]
     """
     check_count(n)
     check_split(split)
@@ -244,7 +268,8 @@ def _drawn(kind: Family, level: int, seed: int, split: Split | None) -> Iterator
     seen: set[str] = set()
     repeats = 0
     while repeats < _MAX_REPEATS:
-        problem = Problem(family=family, level=level, **kind.make(rng, level)._asdict())
+        draft = kind.make(rng, level)
+        problem = Problem(question=draft.question, answer=draft.answer, options=draft.options, family=family, level=level)
         if split not in (None, problem.split):
             continue
         repeats = repeats + 1 if problem.question in seen else 0
@@ -263,13 +288,13 @@ def problems_of(given: Any) -> tuple[Problem, ...]:
     Raises:
         TypeError: texts, or something else.
     """
-    found = one_or_several(given, (Problem, str))
-    if odd := [one for one in found if not isinstance(one, Problem)]:
+    problems = one_or_several(given, (Problem, str))
+    if odd := [one for one in problems if not isinstance(one, Problem)]:
         raise InputTypeError(
             "problems are Problem(question=..., answer=..., family=...), what make_problems or load_problems returns, "
             f"got {odd[0]!r:.80}"
         )
-    return found
+    return problems
 
 
 def require_distinct(problems: Sequence[Problem]) -> None:

@@ -25,7 +25,7 @@ class Result:
     response: str
     """What the model wrote after the prompt."""
     answer: str
-    """What of it, and of the beginning that the prompt forced, is its answer; what is judged."""
+    """The part that is judged: the answer, with the beginning that the prompt forced."""
     finish_reason: str
     correct: bool | None
     """None where the problem has no known answer."""
@@ -40,7 +40,7 @@ def results_of(given: Result | Iterable[Result]) -> tuple[Result, ...]:
     Raises:
         TypeError: something else, such as completions.
     """
-    found = one_or_several(given, Result)
-    if odd := [one for one in found if not isinstance(one, Result)]:
+    results = one_or_several(given, Result)
+    if odd := [one for one in results if not isinstance(one, Result)]:
         raise InputTypeError(f"results are what run_modes returns, got {odd[0]!r:.80}")
-    return found
+    return results

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tl_l2norm.core.errors import InputError, MissingPackage
-from tl_l2norm.tasks.files import Row, open_table
+from tl_l2norm.tasks.files import Record, open_table
 from tl_l2norm.tasks.problems import Problem, check_count, unknown
-from tl_l2norm.tasks.rows import Columns, check_names, is_worked_solution, problem_of
+from tl_l2norm.tasks.records import Columns, check_names, is_worked_solution, problem_of
 
 
 def load_problems(source: Any, *, question: str | None = None, answer: str | None = None) -> tuple[Problem, ...]:
@@ -40,25 +40,38 @@ def load_problems(source: Any, *, question: str | None = None, answer: str | Non
 
     Raises:
         InputError: with file and line or row: what can't be read, an answer that can't be understood, the same question twice.
+
+    Warns:
+        UserWarning: columns that could have been meant and are not read; worked solutions that mark no final answer.
+
+    Examples:
+        >>> problems = l2.load_problems(
+        ...     [
+        ...         {"question": "What is 17 + 25?", "answer": "17 + 25 = 42\n#### 42", "level": 2},
+        ...         {"question": "Which is a planet?", "choices": ["Sun", "Mars"], "answer": "B"},
+        ...     ]
+        ... )
+        >>> [(problem.answer, problem.option_texts) for problem in problems]
+        [('42', ()), ('B', ('Sun', 'Mars'))]
     """
     table = open_table(source)
-    rows = list(table.rows)
-    if not rows:
+    records = list(table.records)
+    if not records:
         raise InputError(f"{table.name} holds no problems")
-    columns = Columns.among(rows, question, answer, table.name)
-    check_names(rows, columns, table.name)
+    columns = Columns.among(records, question, answer, table.name)
+    check_names(records, columns, table.name)
     if columns.not_read:
         warnings.warn(f"{table.name}: {columns.not_read}", stacklevel=2)
     name = Path(source).name if isinstance(source, str | Path) else "table"
     places: dict[str, str] = {}
     problems = []
-    for row in rows:
-        problem = _at(table.name, row, columns, name)
+    for record in records:
+        problem = _at(table.name, record, columns, name)
         if problem.id in places:
-            raise InputError(f"{table.name}, {row.place}: same question as {places[problem.id]}")
-        places[problem.id] = row.place
+            raise InputError(f"{table.name}, {record.place}: same question as {places[problem.id]}")
+        places[problem.id] = record.place
         problems.append(problem)
-    worked = [row.place for row, one in zip(rows, problems, strict=True) if is_worked_solution(row, columns, one)]
+    worked = [record.place for record, one in zip(records, problems, strict=True) if is_worked_solution(record, columns, one)]
     if worked:
         warnings.warn(
             f"{table.name}, {worked[0]}: the answer is a worked solution that marks no final answer ({len(worked)} such rows): "
@@ -69,12 +82,12 @@ def load_problems(source: Any, *, question: str | None = None, answer: str | Non
     return tuple(problems)
 
 
-def _at(table: str, row: Row, columns: Columns, source: str) -> Problem:
-    """The problem of a row; what is wrong with it is told with its place."""
+def _at(table: str, record: Record, columns: Columns, source: str) -> Problem:
+    """The problem of a record; what is wrong with it is told with its place."""
     try:
-        return problem_of(row.cells, columns, source)
+        return problem_of(record.cells, columns, source)
     except InputError as error:
-        raise type(error)(f"{table}, {row.place}: {error}") from None
+        raise type(error)(f"{table}, {record.place}: {error}") from None
 
 
 def reasoning_gym_problems(dataset: str, n: int, *, seed: int = 0, **config: Any) -> tuple[Problem, ...]:
@@ -85,6 +98,13 @@ def reasoning_gym_problems(dataset: str, n: int, *, seed: int = 0, **config: Any
         n: How many.
         seed: The dataset's seed.
         **config: The dataset's own options, such as `min_terms=3`.
+
+    Raises:
+        ImportError: reasoning_gym is not installed.
+        ValueError: an unknown dataset, or one that has fewer distinct questions.
+
+    Examples:
+        >>> reasoning_gym_problems("chain_sum", 20, min_terms=3)  # doctest: +SKIP
     """
     check_count(n)
     try:

@@ -19,6 +19,9 @@ _NAMED_BEFORE = re.compile(
 )
 _NAMED_AFTER = re.compile(r"""[`"'“”‘’)]|\s+(?:tags?|tokens?)\b""")
 
+_AFTER_A_THOUGHT = re.compile(r"\A\s*[.,;:!]+(?=\s|\Z)")
+"""The end of the sentence that a closing tag stands in."""
+
 
 @runtime_checkable
 class Answered(Protocol):
@@ -26,11 +29,11 @@ class Answered(Protocol):
 
     @property
     def answer(self) -> str:
-        """What of a response is its answer."""
+        """The answer's text."""
 
 
 def is_correct(problem: Problem, text: str | Answered) -> bool | None:
-    """Whether a free response gives the problem's answer; None where that is not known.
+    r"""Whether a free response gives the problem's answer; None where that is not known.
 
     Numbers are compared as numbers (3.0 is 3, "3 million" is 3000000; units may be left out, not contradicted), options by
     their letter or what it stands for, expressions by their value (1/2 is 0.5), words without regard to case,
@@ -46,6 +49,13 @@ def is_correct(problem: Problem, text: str | Answered) -> bool | None:
 
     Raises:
         InputTypeError: of another type, or the problem's `verify` returns something else than True, False or None.
+
+    Examples:
+        >>> half = l2.Problem(question="What is 1 - 1/2?", answer="1/2", family="sums")
+        >>> l2.is_correct(half, r"<think>1 - 1/2 = 0.5</think>The answer is $\frac{2}{4}$.")
+        True
+        >>> l2.is_correct(half, "The answer is 1/2. Wait, actually it is 1/3.")
+        False
     """
     _check_problem(problem)
     if problem.answer is None and problem.verify is None:
@@ -59,7 +69,13 @@ def is_correct(problem: Problem, text: str | Answered) -> bool | None:
 
 
 def comparable_answer(problem: Problem, text: str | Answered) -> Hashable | None:
-    """The answer that a response states, in a form in which equal answers are equal; None where it states none."""
+    r"""The answer that a response states, in a form in which equal answers are equal; None where it states none.
+
+    Examples:
+        >>> problem = l2.Problem(question="How many?", answer="1200", family="sums")
+        >>> {comparable_answer(problem, text) for text in ("It is 1,200.", r"\boxed{1200}", "The answer is 1200.0")}
+        {Decimal('1200')}
+    """
     given = extract_answer(problem, text)
     return None if given is None else kind_of(problem).value(given)
 
@@ -84,6 +100,13 @@ def extract_answer(problem: Problem, text: str | Answered) -> str | None:
     the end of the last line. Free text is the same, up to the end of the announcing sentence, else the whole last line.
 
     Where a prompt forced the beginning of the answer, pass that and the response: `prompt.answer_prefix + text`.
+
+    Examples:
+        >>> problem = l2.Problem(question="What is 3 * 4?", answer="12", family="sums")
+        >>> extract_answer(problem, "3 * 4 is not 7. The answer is **12**, as 3 + 3 + 3 + 3 = 12.")
+        '12'
+        >>> extract_answer(problem, "It is 12 or 13.") is None
+        True
     """
     _check_problem(problem)
     return kind_of(problem).find(without_revised(_judged(_text_of(text))))
@@ -116,4 +139,5 @@ def _judged(text: str) -> str:
         is_named = _NAMED_BEFORE.search(before) or _NAMED_AFTER.match(after) or text[tag.start] not in "<[◁"
         return None if is_named else True
 
-    return read(text, is_tag=is_tag).answer.strip()
+    reading = read(text, is_tag=is_tag)
+    return (_AFTER_A_THOUGHT.sub("", reading.answer) if reading.thoughts else reading.answer).strip()

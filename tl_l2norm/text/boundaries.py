@@ -18,7 +18,7 @@ _SYSTEM, _ASKED, _ANSWERED, _ASKED_NEXT = "You answer.", "What is asked here?", 
 
 
 class Boundaries:
-    """What a tokenizer and its chat template say of boundaries."""
+    """Where thoughts, answers and turns begin and end, as a tokenizer and its chat template mark them."""
 
     def __init__(self, tokenizer: Tokenizer | None) -> None:
         self.tokenizer = tokenizer
@@ -35,12 +35,12 @@ class Boundaries:
         """Special tokens that tags of the vocabulary are made of."""
         if self.tokenizer is None:
             return {}
-        found: dict[str, int] = {}
+        marks: dict[str, int] = {}
         for kind in KINDS:
             ids = {mark: self._token(mark) for mark in kind.marks}
             if ids[kind.marks[0]] in self.special_ids:
-                found |= {mark: token for mark, token in ids.items() if token is not None and token in self.special_ids}
-        return found
+                marks |= {mark: token for mark, token in ids.items() if token is not None and token in self.special_ids}
+        return marks
 
     def _token(self, text: str) -> int | None:
         """The token of this name; None where the vocabulary has none."""
@@ -84,9 +84,9 @@ class Boundaries:
         """
         messages: list[Message] = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _ANSWERED}]
         chat = self._render(messages, False) or ""
-        before, found, _ = chat.rpartition(_ASKED)[2].partition(_ANSWERED)
+        before, answered, _ = chat.rpartition(_ASKED)[2].partition(_ANSWERED)
         start = self.turn_start(before)
-        if not found or start is None:
+        if not answered or start is None:
             return ""
         opening = before[start:]
         return opening[max((tag.end for tag in tags(opening)), default=0) :].strip()
@@ -104,7 +104,7 @@ class Boundaries:
             return None
         for chat in (messages, [{"role": "system", "content": _SYSTEM}, *messages]):
             try:
-                return render(self.tokenizer, chat, add_generation_prompt=prompt)
+                return render(self.tokenizer, chat, prompt=prompt)
             except InputError:
                 continue
         return None

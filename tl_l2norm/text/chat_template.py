@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from jinja2 import TemplateError
 
@@ -17,14 +18,38 @@ _SWITCHES = re.compile(r"/(?:no_?think|think|system_override)\b")
 """Words that templates take out of what is said."""
 
 
-def render(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rendering:
+    """How a template is asked for a chat."""
+
+    prompt: bool
+    is_open: bool
+    variables: Mapping[str, object]
+
+
+def render(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    prompt: bool = False,
+    is_open: bool = False,
+    variables: Mapping[str, object] = MappingProxyType({}),
+) -> str:
     """The text of these messages. Those whose content the template reads in parts alone get it in parts.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: of one chat.
+        prompt: whether the header of the assistant's next turn follows.
+        is_open: whether the last message goes on, so that nothing ends it.
+        variables: what else the template is told, such as {"enable_thinking": False}.
 
     Raises:
         ValueError: the template refuses the messages, or leaves out what one of them says.
     """
-    text = _apply(tokenizer, messages, options)
-    lost = _left_out(tokenizer, messages, options)
+    how = _Rendering(prompt=prompt, is_open=is_open, variables=variables)
+    text = _apply(tokenizer, messages, how)
+    lost = _left_out(tokenizer, messages, how)
     if not lost:
         return text
     first = min(lost)
@@ -35,7 +60,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) ->
     )
     parts = [_in_parts(message) if i in lost else message for i, message in enumerate(messages)]
     try:
-        text, lost = _apply(tokenizer, parts, options), _left_out(tokenizer, parts, options)
+        text, lost = _apply(tokenizer, parts, how), _left_out(tokenizer, parts, how)
     except InputError:
         raise refusal from None
     if lost:
@@ -43,9 +68,10 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) ->
     return text
 
 
-def _apply(tokenizer: Tokenizer, messages: Sequence[Message], options: dict[str, Any]) -> str:
+def _apply(tokenizer: Tokenizer, messages: Sequence[Message], how: _Rendering) -> str:
     try:
-        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+        ends = {"continue_final_message": True} if how.is_open else {"add_generation_prompt": how.prompt}
+        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, **ends, **how.variables))
     except TemplateError as error:
         raise InputError(
             f"the chat template refuses these messages: {error}. Some want a system message (system=...), or user and "
@@ -57,13 +83,13 @@ def _apply(tokenizer: Tokenizer, messages: Sequence[Message], options: dict[str,
     return text
 
 
-def _left_out(tokenizer: Tokenizer, messages: Sequence[Message], options: dict[str, Any]) -> set[int]:
+def _left_out(tokenizer: Tokenizer, messages: Sequence[Message], how: _Rendering) -> set[int]:
     """Which messages the template leaves out, or an end of which. Marks around what is said show it, however the template
     escapes, trims or orders it. Thoughts are the template's own matter: those of earlier turns are dropped on purpose.
     """
     marks = [_marks(i, message) for i, message in enumerate(messages)]
     probe = [_marked(message, *own) if own else message for message, own in zip(messages, marks, strict=True)]
-    text = _apply(tokenizer, probe, options).casefold()
+    text = _apply(tokenizer, probe, how).casefold()
     return {i for i, own in enumerate(marks) if not _holds(text, messages[i], own)}
 
 

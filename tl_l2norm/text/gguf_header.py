@@ -28,11 +28,11 @@ class Header(NamedTuple):
 def read_header(file: Path) -> Header:
     """The architecture's entries and the names of the tensors."""
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = list(_entries(data))
-        architecture = str(next((value for key, value, _ in found if key == "general.architecture"), ""))
-        own = {key.removeprefix(f"{architecture}."): value for key, value, _ in found if key.startswith(f"{architecture}.")}
+        listed = list(_entries(data))
+        architecture = str(next((value for key, value, _ in listed if key == "general.architecture"), ""))
+        own = {key.removeprefix(f"{architecture}."): value for key, value, _ in listed if key.startswith(f"{architecture}.")}
         entries = {key: value for key, value in own.items() if value is not None}
-        tensors = _tensor_names(data, found[-1][2] if found else _BEGIN)
+        tensors = _tensor_names(data, listed[-1][2] if listed else _BEGIN)
         return Header(architecture, entries, frozenset(own.keys() - entries.keys()), frozenset(tensors))
 
 

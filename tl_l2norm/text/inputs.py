@@ -17,12 +17,12 @@ from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.protocols import HasTokens, Message, Tokenizer
 
 SequenceLike = str | Message | Sequence[Message] | Sequence[int] | Tensor | np.ndarray | HasTokens
-"""A text, chat messages or one of them, token ids, a tokenizer's output (input_ids with their attention_mask), a row of a data
-set (messages, prompt or text), or anything with `.tokens` such as a `ChatPrompt`, a `Completion` or a `Trace`."""
+"""A text, chat messages or one of them, token ids, a tokenizer's output (input_ids with their attention_mask), an entry of a
+data set (messages, prompt or text), or anything with `.tokens` such as a `ChatPrompt`, a `Completion` or a `Trace`."""
 
 EXPECTED = "a text, chat messages or token ids"
 
-_ROW_KEYS = ("messages", "prompt", "text")
+_RECORD_KEYS = ("messages", "prompt", "text")
 _ASSISTANTS = frozenset({"assistant", "model", "bot", "chatbot", "gpt", "ai"})
 """What the assistant's role is called elsewhere: a template would take it for somebody else."""
 
@@ -82,11 +82,11 @@ def ids_of(values: Iterable[Any]) -> list[int]:
     Raises:
         TypeError: something else among them.
     """
-    found = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
-    if not all(map(_is_id, found)):
-        odd = next(value for value in found if not _is_id(value))
-        raise InputTypeError(f"expected {EXPECTED}, got {found!r:.80}: {odd!r:.40} is no token id")
-    return [int(value) for value in found]
+    ids = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
+    if not all(map(_is_id, ids)):
+        odd = next(value for value in ids if not _is_id(value))
+        raise InputTypeError(f"expected {EXPECTED}, got {ids!r:.80}: {odd!r:.40} is no token id")
+    return [int(value) for value in ids]
 
 
 def chat_messages(messages: Sequence[Any]) -> list[Message]:
@@ -133,11 +133,11 @@ def _of_mapping(given: Mapping[str, Any], tokenizer: Tokenizer | None) -> list[A
         return _of_encoding(given, tokenizer)
     if _is_message(given):
         return [[given]]
-    key = next((name for name in _ROW_KEYS if name in given), None)
+    key = next((name for name in _RECORD_KEYS if name in given), None)
     if key is None:
         raise InputError(
             f"a mapping is a chat message (role, content), a tokenizer's output (input_ids, attention_mask) or a row with "
-            f"{', '.join(map(repr, _ROW_KEYS))}; this one has {', '.join(map(repr, given)) or 'nothing'}"
+            f"{', '.join(map(repr, _RECORD_KEYS))}; this one has {', '.join(map(repr, given)) or 'nothing'}"
         )
     value = given[key]
     if isinstance(value, str):
@@ -177,8 +177,8 @@ def _lists(values: Any) -> Any:
 
 
 def _rows(values: Any) -> list[list[Any]]:
-    found = _lists(values)
-    return found if found and isinstance(found[0], list) else [found]
+    rows = _lists(values)
+    return rows if rows and isinstance(rows[0], list) else [rows]
 
 
 def _of_array(given: Tensor | np.ndarray, tokenizer: Tokenizer | None) -> list[Any]:
@@ -230,10 +230,10 @@ def _refuse_padded(rows: Sequence[Sequence[int]], tokenizer: Tokenizer | None, *
         by_any = [_run(row[::step], row[::step][0]) if len(row) else 0 for row in rows]
         usual = 1 if pad == real else 0  # a sequence's own token that happens to be the padding's
         longest = max(range(len(rows)), key=by_pad.__getitem__)
-        found = by_pad[longest] > usual or (not certain and len(set(by_pad)) > 1)
-        if not found and not certain and max(by_any) > 1 and len(set(by_any)) > 1:
-            longest, found = max(range(len(rows)), key=by_any.__getitem__), True
-        if found:
+        is_padded = by_pad[longest] > usual or (not certain and len(set(by_pad)) > 1)
+        if not is_padded and not certain and max(by_any) > 1 and len(set(by_any)) > 1:
+            longest, is_padded = max(range(len(rows)), key=by_any.__getitem__), True
+        if is_padded:
             raise InputError(
                 f"row {longest} {end} with {by_any[longest]} x token {rows[longest][::step][0]}, which looks like padding, and "
                 "token ids alone don't say: give the texts, or input_ids with their attention_mask (all that the tokenizer "

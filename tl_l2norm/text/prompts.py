@@ -1,8 +1,8 @@
-"""Prompts for the two modes, thinking and direct, and whether a direct answer was direct.
+r"""Prompts for the two modes, thinking and direct, and whether a direct answer was direct.
 
->>> prompt = chat_prompt(tokenizer, "What is 17 + 25?", mode="direct")
->>> prompt.answer_prefix
-'The answer is'
+>>> prompt = chat_prompt(model.tokenizer, "mod 10: 3A-2", mode="direct")
+>>> prompt.control, prompt.text
+('enable_thinking=False', '<|im_start|>user\nmod 10: 3A-2<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n')
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class ChatPrompt:
 
     @property
     def prompt_len(self) -> int:
-        """All of it is prompt."""
+        """Number of tokens: all of it is prompt."""
         return len(self.tokens)
 
 
@@ -92,8 +92,26 @@ def chat_prompt(tokenizer: Tokenizer, question: str, *, mode: Mode = "think", sy
         mode: "think" or "direct".
         system: A system message; None leaves it to the template.
 
+    Raises:
+        ValueError: another mode, an empty question, a tokenizer without a chat template, or one that refuses the messages.
+        TypeError: a question that is no text, or something else than a tokenizer.
+
     Warns:
         UserWarning: the template speaks of thinking, but neither a switch nor tags of it are known.
+
+    Examples:
+        >>> prompt = l2.chat_prompt(model.tokenizer, "mod 10: 7A+5B*3", mode="direct")
+        >>> print(prompt.text)
+        <|im_start|>user
+        mod 10: 7A+5B*3<|im_end|>
+        <|im_start|>assistant
+        <think>
+        <BLANKLINE>
+        </think>
+        <BLANKLINE>
+        <BLANKLINE>
+        >>> prompt.control, prompt.prompt_len
+        ('enable_thinking=False', 25)
     """
     if mode not in get_args(Mode):
         raise InputError(f"mode is 'think' or 'direct', not {mode!r}")
@@ -146,7 +164,7 @@ def _closed(tokenizer: Tokenizer, text: str, mode: Mode) -> str:
 
 
 def _instructed(tokenizer: Tokenizer, question: str, mode: Mode, system: str | None) -> tuple[str, str, str]:
-    """The same for a template without a switch."""
+    """What `_switched` gives, for a template without a switch."""
     text = _render(tokenizer, f"{question}\n{_INSTRUCTIONS[mode]}", system, {})
     boundaries = Boundaries(tokenizer)
     opened, kind = boundaries.opened(text), boundaries.thinks()
@@ -170,22 +188,26 @@ def _render(tokenizer: Tokenizer, question: str, system: str | None, switches: d
     messages: list[Message] = [{"role": "user", "content": question}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    return render(tokenizer, messages, add_generation_prompt=True, **switches)
+    return render(tokenizer, messages, prompt=True, variables=switches)
 
 
 def is_direct(response: str, *, max_words: int = 12) -> bool:
-    """Whether a response to a direct prompt is an answer and nothing else.
+    r"""Whether a response to a direct prompt is an answer and nothing else.
 
     Empty thoughts and surrounding white space are left out. What remains is direct if nothing was thought before it, and it has
     no line break, at most `max_words` words (two characters of Chinese, Japanese or Korean are one), no arithmetic between two
     numbers ("3 + 4", "3 times 4"), and none of "because", "since", "therefore", "thus", "hence", "step", "let's", "let us",
     "let me", "first," and their like in a few languages. An empty response holds no working: it is direct.
+
+    Examples:
+        >>> is_direct("<think>\n\n</think>\n\n42"), is_direct("17 + 25 = 42"), is_direct("<think>17 + 25</think>42")
+        (True, False, False)
     """
     return is_direct_reading(read(response), max_words=max_words)
 
 
 def is_direct_reading(reading: Reading, *, max_words: int = 12) -> bool:
-    """The same of a response that was read together with its prompt."""
+    """`is_direct` of a response that was read together with its prompt."""
     answer = reading.answer.strip()
     thought = reading.unclosed is not None or reading.thinking.strip()
     words = len(_WIDE.sub(" ", answer).split()) + len(_WIDE.findall(answer)) / 2

@@ -81,7 +81,7 @@ def tokenize(
         if given is not None and len(given) != len(items):
             raise InputError(f"{name} has {len(given)} entries for {len(items)} sequences")
     boundaries, placed = Boundaries(reader.tokenizer), starts is not None or segments is not None
-    found = []
+    tokenized = []
     for i, item in enumerate(items):
         try:
             tokens, prompt_len = _encode(reader.tokenizer, item, prepend_bos, continues, placed)
@@ -90,17 +90,18 @@ def tokenize(
                 one = _given(tokens, tuple(segments[i]))
             else:
                 one = _find(boundaries, tokens, starts[i] if starts is not None else prompt_len)
-            found.append(dataclasses.replace(one, **_origin(item)))
+            tokenized.append(_with_origin(one, item))
         except InputError as error:
             raise type(error)(f"sequence {i}: {error}") from error
-    return found
+    return tokenized
 
 
-def _origin(item: Any) -> dict[str, Any]:
-    """Seed and sink ratio of a trace, or of a completion that has one."""
+def _with_origin(sequence: TokenSequence, item: Any) -> TokenSequence:
+    """With seed and sink ratio of the trace, or of the completion with a trace, that it was read from."""
     source = getattr(item, "provenance", item)
     recorded = getattr(getattr(item, "trace", None), "provenance", source)
-    return {"seed": getattr(source, "seed", None), "sink_ratio": getattr(recorded, "sink_ratio", None)}
+    seed, sink_ratio = getattr(source, "seed", None), getattr(recorded, "sink_ratio", None)
+    return dataclasses.replace(sequence, seed=seed, sink_ratio=sink_ratio)
 
 
 def token_texts(tokenizer: Tokenizer | None, tokens: Sequence[int]) -> tuple[str, ...]:
@@ -152,12 +153,12 @@ def _encode(
         prompt = getattr(item, "prompt_tokens", None)  # a Completion's tokens are those of the response, the last never read
         return (tokens, getattr(item, "prompt_len", None)) if prompt is None else ([*prompt, *tokens[:-1]], len(prompt))
     if isinstance(item, Tensor | np.ndarray):
-        row = item[0] if item.ndim == 2 and len(item) == 1 else item
-        if row.ndim != 1 or (isinstance(row, Tensor) and row.is_floating_point()):
+        ids = item[0] if item.ndim == 2 and len(item) == 1 else item
+        if ids.ndim != 1 or (isinstance(ids, Tensor) and ids.is_floating_point()):
             raise InputTypeError(
                 f"a tensor of token ids is one-dimensional and integer, got {item.dtype} of shape {tuple(item.shape)}"
             )
-        return ids_of(row), None
+        return ids_of(ids), None
     if reason := why_not(item):
         raise InputTypeError(reason)
     values: list[Any] = list(item)
@@ -194,8 +195,8 @@ def _encode_chat(tokenizer: Tokenizer, messages: list[Message], continues: bool,
 
     last = messages[-1]
     if last.get("role") != "assistant":
-        return encode(render(tokenizer, messages, add_generation_prompt=True)), None
-    whole = _continued(tokenizer, messages) if continues else render(tokenizer, messages, add_generation_prompt=False)
+        return encode(render(tokenizer, messages, prompt=True)), None
+    whole = _continued(tokenizer, messages) if continues else render(tokenizer, messages)
     _refuse_lost_thought(last, whole)
     tokens = encode(whole)
     if continues or placed:
@@ -214,12 +215,12 @@ def _response_starts_at(tokenizer: Tokenizer, messages: list[Message], whole: st
     *before, last = messages
     if not before:
         raise InputError("a chat of an assistant's message alone has no prompt: begin it with what the user says")
-    prompt = render(tokenizer, before, add_generation_prompt=True)
+    prompt = render(tokenizer, before, prompt=True)
     if (start := Boundaries(tokenizer).response_starts_at(whole, prompt)) is not None:
         return start
     words = ("Apples.", "Zebras.")
     others = [[*before, {"role": last["role"], "content": word}] for word in words]
-    texts = [whole, *(render(tokenizer, chat, add_generation_prompt=False) for chat in others)]
+    texts = [whole, *(render(tokenizer, chat) for chat in others)]
     start = next((i for i, characters in enumerate(zip(*texts, strict=False)) if len(set(characters)) > 1), len(whole))
     behind = _squeezed(whole[start:])
     said = [_squeezed(text) for text in (*_thoughts(last), str(last.get("content") or ""))]
@@ -234,10 +235,10 @@ def _squeezed(text: str) -> str:
 
 def _thoughts(message: Message) -> list[str]:
     """What a message thinks: under the names that templates have for it, and within its content."""
-    found = [str(message.get(name) or "") for name in ("reasoning_content", "reasoning", "thinking")]
+    thoughts = [str(message.get(name) or "") for name in ("reasoning_content", "reasoning", "thinking")]
     if isinstance(content := message.get("content"), str):
-        found += [content[thought.inner_start : thought.inner_end] for thought in read(content).thoughts]
-    return [thought.strip() for thought in found if thought.strip()]
+        thoughts += [content[thought.inner_start : thought.inner_end] for thought in read(content).thoughts]
+    return [thought.strip() for thought in thoughts if thought.strip()]
 
 
 def _refuse_lost_thought(message: Message, rendered: str) -> None:
@@ -264,11 +265,11 @@ def _continued(tokenizer: Tokenizer, messages: list[Message]) -> str:
     if not says and not _thoughts(last):
         if not before:
             raise InputError("the prompt is empty: a chat begins with what the user says")
-        return render(tokenizer, before, add_generation_prompt=True)
+        return render(tokenizer, before, prompt=True)
     try:
         if says:
-            return render(tokenizer, messages, continue_final_message=True)
-        chat = render(tokenizer, [*before, {**last, "content": _TO_COME}], add_generation_prompt=False)
+            return render(tokenizer, messages, is_open=True)
+        chat = render(tokenizer, [*before, {**last, "content": _TO_COME}])
     except InputError as error:
         if error.__cause__ is None or isinstance(error.__cause__, TemplateError):
             raise
@@ -276,8 +277,8 @@ def _continued(tokenizer: Tokenizer, messages: list[Message]) -> str:
             f"the assistant's last message can't be continued, as the chat template changes it ({error}): give the rendered "
             "prompt as text, or leave the message out"
         ) from error
-    before_it, found, _ = chat.rpartition(_TO_COME)
-    if not found:
+    before_it, to_come, _ = chat.rpartition(_TO_COME)
+    if not to_come:
         raise InputError("the chat template changes what the assistant says, whose thought can't be continued: give it as text")
     return before_it
 

@@ -126,7 +126,7 @@ class Reading:
         return "\n".join(self.text[t.inner_start : t.inner_end] for t in self.thoughts)
 
     def up_to(self, end: int) -> Reading:
-        """The same of the text's beginning."""
+        """The reading of the text's first `end` characters."""
         kept = [thought for thought in self.thoughts if thought.start < end]
         ends_inside = kept and (kept[-1].end > end or (kept[-1] is self.thoughts[-1] and self.unclosed is not None))
         thoughts = tuple(t._replace(inner_end=min(t.inner_end, end), end=min(t.end, end)) for t in kept)
@@ -221,12 +221,12 @@ def segments_of(reading: Reading, texts: Sequence[str]) -> tuple[str, ...]:
     spans = [(thought.start, thought.end) for thought in reading.thoughts]
     if reading.unclosed is not None:
         spans[-1] = (spans[-1][0], len(reading.text) + 1)  # tokens without text at the end belong to it
-    found, start, at = [], 0, 0
+    segments, start, at = [], 0, 0
     for text in texts:
         end = start + len(text)
         while at < len(spans) and spans[at][1] <= start:
             at += 1
         inside = at < len(spans) and (end > spans[at][0] or start == end == spans[at][0])
-        found.append("think" if inside else "answer")
+        segments.append("think" if inside else "answer")
         start = end
-    return tuple(found)
+    return tuple(segments)

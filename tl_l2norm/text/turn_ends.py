@@ -86,5 +86,5 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def _token(tokenizer: Tokenizer, text: str) -> int | None:
     """The id of a token by its text; None where the vocabulary lacks it."""
-    found = tokenizer.convert_tokens_to_ids(text)
-    return None if found is None or found == getattr(tokenizer, "unk_token_id", None) else int(found)
+    token = tokenizer.convert_tokens_to_ids(text)
+    return None if token is None or token == getattr(tokenizer, "unk_token_id", None) else int(token)

@@ -221,6 +221,7 @@ def test_what_has_no_rank_correlation_is_refused() -> None:
     modes = [t.with_labels(mode="direct" if i else "think") for i, t in enumerate(random_traces())]
     with pytest.raises(ValueError, match="the traces are of the modes direct, think: give those of one"):
         table(modes)
+    assert len(table([t.with_labels(shuffled=True) for t in modes])), "their modes are exchanged on purpose"
     with pytest.raises(ValueError, match="not comparable"):
         table([dataclasses.replace(traces[0], provenance=other), *traces[1:]])
 

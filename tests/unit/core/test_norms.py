@@ -12,9 +12,9 @@ def test_a_3_4_5_triangle() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_the_result_is_float32_and_does_not_overflow(dtype: torch.dtype) -> None:
     h = torch.full((2, 576), 3200.0, dtype=dtype)  # norm 76,800: its square, and in float16 the norm itself, overflow
-    found = l2_norms(h)
-    assert found.dtype == torch.float32
-    assert torch.allclose(found, torch.full((2,), 76800.0), rtol=1e-3)
+    norms = l2_norms(h)
+    assert norms.dtype == torch.float32
+    assert torch.allclose(norms, torch.full((2,), 76800.0), rtol=1e-3)
 
 
 def test_half_precision_in_chunks_is_the_same_as_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,11 +29,11 @@ def test_no_graph_is_kept() -> None:
 
 
 def test_sinks_by_position_and_by_bound() -> None:
-    found = torch.tensor([[900.0, 10, 12, 11, 60, 14], [9.0, 10, 12, 11, 60, 14]])
-    bounds = sink_bounds(found, prompt_len=4, ratio=5.0)  # median of 10, 12, 11 is 11
+    norms = torch.tensor([[900.0, 10, 12, 11, 60, 14], [9.0, 10, 12, 11, 60, 14]])
+    bounds = sink_bounds(norms, prompt_len=4, ratio=5.0)  # median of 10, 12, 11 is 11
     assert bounds.tolist() == [55.0, 55.0]
     expected = [True, False, False, False, True, False]
-    assert find_sinks(found, bounds).tolist() == [expected, expected]
+    assert find_sinks(norms, bounds).tolist() == [expected, expected]
 
 
 def test_the_bound_rests_on_the_prompt_alone() -> None:
@@ -43,8 +43,8 @@ def test_the_bound_rests_on_the_prompt_alone() -> None:
 
 
 def test_a_prompt_of_one_token_gives_no_bound() -> None:
-    found = torch.tensor([[900.0, 10, 10_000]])
-    assert find_sinks(found, sink_bounds(found, prompt_len=1)).tolist() == [[True, False, False]]
+    norms = torch.tensor([[900.0, 10, 10_000]])
+    assert find_sinks(norms, sink_bounds(norms, prompt_len=1)).tolist() == [[True, False, False]]
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.0, -3.0, float("nan")])

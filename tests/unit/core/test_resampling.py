@@ -12,14 +12,14 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     hits = 0
     for trial in range(400):
-        found = estimate(rng.normal(3, 1, size=40), seed=trial, resamples=400)
-        hits += found.low <= 3 <= found.high
+        estimated = estimate(rng.normal(3, 1, size=40), seed=trial, resamples=400)
+        hits += estimated.low <= 3 <= estimated.high
     assert 0.90 <= hits / 400 <= 0.98  # nominal 0.95; the percentile bootstrap is a little short at n = 40
 
 
 def test_missing_values_are_left_out_and_counted_out() -> None:
-    found = estimate(np.array([1.0, np.nan, 3.0, np.nan]))
-    assert (found.mean, found.n) == (2.0, 2)
+    estimated = estimate(np.array([1.0, np.nan, 3.0, np.nan]))
+    assert (estimated.mean, estimated.n) == (2.0, 2)
 
 
 def test_each_column_is_its_own_mean() -> None:
@@ -30,8 +30,8 @@ def test_each_column_is_its_own_mean() -> None:
 
 
 def test_one_prompt_has_no_interval() -> None:
-    found = estimate(np.array([4.0]))
-    assert found.mean == 4.0 and np.isnan(found.low) and not found.excludes_zero
+    estimated = estimate(np.array([4.0]))
+    assert estimated.mean == 4.0 and np.isnan(estimated.low) and not estimated.excludes_zero
 
 
 def test_wilson_against_published_values() -> None:
@@ -60,9 +60,9 @@ def test_with_many_prompts_the_tails_are_the_plain_ones() -> None:
 
 def test_the_mean_of_a_column_is_a_statistic_like_any_other() -> None:
     values = np.random.default_rng(0).normal(size=20)
-    found, same = bootstrap(values, lambda means: means, seed=3), estimate(values, seed=3)
-    assert (found.mean, found.n) == (pytest.approx(same.mean), same.n)
-    assert (found.low, found.high) == (pytest.approx(same.low), pytest.approx(same.high))
+    estimated, same = bootstrap(values, lambda means: means, seed=3), estimate(values, seed=3)
+    assert (estimated.mean, estimated.n) == (pytest.approx(same.mean), same.n)
+    assert (estimated.low, estimated.high) == (pytest.approx(same.low), pytest.approx(same.high))
     log = bootstrap(np.exp(values), np.log, seed=3)
     plain = estimate(np.exp(values), seed=3)
     assert log.low == pytest.approx(np.log(plain.low), abs=0.01), "a monotone statistic keeps the quantiles"
@@ -73,8 +73,8 @@ def test_the_resamples_are_a_plain_loop_over_drawn_prompts() -> None:
     rng = np.random.default_rng(2)
     draws = [rng.choice(values, 9).mean() for _ in range(20_000)]
     low, high = np.quantile(draws, tails(9))
-    found = estimate(values, resamples=20_000)
-    assert (found.low, found.high) == (pytest.approx(low, abs=0.05), pytest.approx(high, abs=0.05))
+    estimated = estimate(values, resamples=20_000)
+    assert (estimated.low, estimated.high) == (pytest.approx(low, abs=0.05), pytest.approx(high, abs=0.05))
 
 
 def test_every_resample_draws_as_many_prompts_as_there_are() -> None:
@@ -89,21 +89,21 @@ def test_a_statistic_that_a_tenth_of_the_resamples_lack_has_no_interval() -> Non
     draws[:11] = np.nan
     assert np.isnan(interval(1.0, draws, 20).low)
     draws[0] = 0.0
-    found = interval(1.0, draws, 20)
+    estimated = interval(1.0, draws, 20)
     known = np.sort(draws[~np.isnan(draws)])  # the k-th of m stands for the quantile k / (m + 1)
     at = np.interp(np.array(tails(20)) * (len(known) + 1), np.arange(1, len(known) + 1), known)
-    assert (found.low, found.high) == pytest.approx(tuple(at))
+    assert (estimated.low, estimated.high) == pytest.approx(tuple(at))
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=12), st.floats(0.1, 10), st.floats(-50, 50))
 def test_the_interval_moves_and_stretches_with_the_values(values: list[float], scale: float, shift: float) -> None:
     x = np.array(values)
-    found, moved = (estimate(v, resamples=100) for v in (x, scale * x + shift))
+    estimated, moved = (estimate(v, resamples=100) for v in (x, scale * x + shift))
     for name in ("mean", "low", "high"):
-        assert getattr(moved, name) == pytest.approx(scale * getattr(found, name) + shift, abs=1e-8)
+        assert getattr(moved, name) == pytest.approx(scale * getattr(estimated, name) + shift, abs=1e-8)
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=12))
 def test_the_interval_lies_within_the_values(values: list[float]) -> None:
-    found = estimate(np.array(values), resamples=400)
-    assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+    estimated = estimate(np.array(values), resamples=400)
+    assert min(values) - 1e-9 <= estimated.low <= estimated.high <= max(values) + 1e-9

@@ -21,11 +21,11 @@ def traces() -> list[l2.Trace]:
 
 
 def test_quantiles_are_over_decode_tokens_without_sinks() -> None:
-    found = l2.quantile_thresholds(traces(), 0.5)
-    assert dict(found) == {0: 3.5, 1: 35.0}
+    thresholds = l2.quantile_thresholds(traces(), 0.5)
+    assert dict(thresholds) == {0: 3.5, 1: 35.0}
     assert dict(l2.quantile_thresholds(traces(), 1.0)) == {0: 6.0, 1: 60.0}
     assert dict(l2.quantile_thresholds(traces(), 1.0, include_sinks=True)) == {0: 777.0, 1: 7777.0}
-    assert found.provenance == traces()[0].provenance
+    assert thresholds.provenance == traces()[0].provenance
 
 
 def test_the_iqr_rule_is_the_textbooks() -> None:
@@ -56,25 +56,25 @@ norms = st.floats(min_value=0.0, max_value=1e4, width=32)
 
 
 @settings(deadline=None, max_examples=40)
-@given(data=st.data(), rows=st.integers(1, 4), steps=st.integers(1, 14), scope=st.sampled_from(["run", "sequence"]))
+@given(data=st.data(), n=st.integers(1, 4), steps=st.integers(1, 14), scope=st.sampled_from(["run", "sequence"]))
 def test_running_thresholds_are_numpys_quantiles_of_what_came_before(
-    data: st.DataObject, rows: int, steps: int, scope: str
+    data: st.DataObject, n: int, steps: int, scope: str
 ) -> None:
     rule = l2.AdaptiveIQR(k=1.5, warmup=4, min_iqr=0.25, scope=scope)
-    running = RunningIQR(rule, rows, torch.device("cpu"))
-    seen: list[list[float]] = [[] for _ in range(rows)]
+    running = RunningIQR(rule, n, torch.device("cpu"))
+    seen: list[list[float]] = [[] for _ in range(n)]
     for _ in range(steps):
-        values = torch.tensor(data.draw(st.lists(norms, min_size=rows, max_size=rows)))
-        live = torch.tensor(data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows)))
-        found = running.judge(values[:, None], live[:, None])[:, 0]
-        for row in range(rows):
+        values = torch.tensor(data.draw(st.lists(norms, min_size=n, max_size=n)))
+        live = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+        tau = running.judge(values[:, None], live[:, None])[:, 0]
+        for row in range(n):
             samples = seen[row] if scope == "sequence" else [x for part in seen for x in part]
             if len(samples) < 4:
-                assert torch.isnan(found[row])
+                assert torch.isnan(tau[row])
             else:
                 first, third = np.quantile(samples, [0.25, 0.75])
-                assert float(found[row]) == pytest.approx(third + 1.5 * max(third - first, 0.25), rel=1e-5, abs=1e-5)
-        for row in range(rows):
+                assert float(tau[row]) == pytest.approx(third + 1.5 * max(third - first, 0.25), rel=1e-5, abs=1e-5)
+        for row in range(n):
             if live[row]:
                 seen[row].append(float(values[row]))
 

@@ -40,8 +40,8 @@ def test_the_frame_has_one_row_per_layer_and_position() -> None:
     traces = [trace_of([[1.0, 2, 3], [4, 5, 6]], prompt_len=2).with_labels(mode="think"), trace_of([[7.0, 8], [9, 10]])]
     frame = l2.to_frame(traces)
     assert len(frame) == 6 + 4
-    row = frame[(frame.sequence == 0) & (frame.layer == 1) & (frame.position == 2)].iloc[0]
-    assert (row.l2_norm, row.token, row["mode"], row.is_prompt) == (6.0, "t2", "think", False)
+    entry = frame[(frame.sequence == 0) & (frame.layer == 1) & (frame.position == 2)].iloc[0]
+    assert (entry.l2_norm, entry.token, entry["mode"], entry.is_prompt) == (6.0, "t2", "think", False)
     wide = l2.to_frame(traces, include_embedding=True)
     assert len(wide) == 9 + 6
     assert set(wide.layer) == {"embed", 0, 1}
@@ -61,8 +61,8 @@ def test_round_trip(tmp_path: Path) -> None:
         trace_of([[1.0, 2, 3]], str_tokens=("a", "<think>", "\n🤗"), prompt_len=1).with_labels(mode="think", level=2),
         trace_of([[4.0, 5], [6, 7]], layers=(3, 8)),
     ]
-    found = l2.load_traces(l2.save_traces(tmp_path / "deep" / "run", traces))
-    for old, new in zip(traces, found, strict=True):
+    loaded = l2.load_traces(l2.save_traces(tmp_path / "deep" / "run", traces))
+    for old, new in zip(traces, loaded, strict=True):
         for name in ("tokens", "l2_norms", "embed_l2_norms", "is_sink", "sink_bounds"):
             assert torch.equal(getattr(old, name), getattr(new, name))
         for name in ("str_tokens", "segments", "prompt_len", "layers", "labels", "provenance"):

@@ -33,6 +33,7 @@ def test_each_problem_is_asked_in_each_mode_and_judged(smollm2: object) -> None:
     assert table.loc["direct", "low"] <= table.loc["direct", "accuracy"] <= table.loc["direct", "high"]
 
 
+@pytest.mark.slow
 def test_saved_results_are_gone_on_from_but_not_those_of_other_options(smollm2: object, tmp_path: Path) -> None:
     options = {"max_new_tokens": 6, "max_direct_tokens": 3, "progress": False, "save_to": tmp_path}
     first = l2.run_modes(smollm2, PROBLEMS, **options)

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from tests.builders import make_trace
 from tests.traces import PROVENANCE
 from tl_l2norm.analysis.accuracy import wilson_interval
+from tl_l2norm.core.provenance import Provenance
 from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.core.thresholds import Thresholds, iqr_thresholds
-from tl_l2norm.core.trace import Provenance, Trace
+from tl_l2norm.core.trace import Trace
 from tl_l2norm.experiments.scores import BASELINES, NORM_SCORES, SCORES, Unscorable
 from tl_l2norm.experiments.selection import ScoreTable, score_table, select
 from tl_l2norm.recording.completions import Completion, Generations
@@ -29,7 +30,7 @@ SEVEN = Problem(question="3 + 4?", answer="7", family="sums")
 
 def trace_of_response(*norms: Sequence[float], **fields: Any) -> Trace:
     """A trace with these norms [layer][pos of the response] behind one token of prompt, a sink."""
-    rows = [[25_000.0, *row] for row in norms]
+    rows = [[25_000.0, *layer] for layer in norms]
     return make_trace(["<s>", *(f"t{i}" for i in range(len(norms[0])))], norms=rows, **fields)
 
 
@@ -71,7 +72,7 @@ def scores_of(completions: Sequence[Completion], name: str, **options: Any) -> l
 
 
 def chosen(completions: Sequence[Completion], by: str, **options: Any) -> list[int]:
-    return [found.sample for found in select(completions, by=by, **options)]
+    return [completion.sample for completion in select(completions, by=by, **options)]
 
 
 # Norm scores
@@ -214,7 +215,7 @@ def test_rounding_is_not_taken_for_a_difference() -> None:
 def test_by_default_thresholds_come_from_the_candidates() -> None:
     rows = [completion([1.0, 2.0, 3.0, 4.0], sample=0), completion([5.0, 6.0, 7.0, 40.0], sample=1)]
     table = score_table(rows)
-    assert dict(table.thresholds) == dict(iqr_thresholds([row.trace for row in rows if row.trace]))
+    assert dict(table.thresholds) == dict(iqr_thresholds([one.trace for one in rows if one.trace]))
     # of 1 to 7 and 40: Q1 = 2.75, Q3 = 6.25, tau = 6.25 + 1.5 * 3.5 = 11.5
     assert dict(table.thresholds) == {0: 11.5}
     assert table.scores["event_count"].tolist() == [-1.0, 1.0]
@@ -305,7 +306,7 @@ def test_options_are_words_even_if_they_look_like_numbers() -> None:
 
 
 def test_the_oracle_takes_a_correct_answer_where_there_is_one() -> None:
-    rows = [*plain("8", "7", "7.0"), *(replace(row, prompt_index=1) for row in plain("6", "5"))]
+    rows = [*plain("8", "7", "7.0"), *(replace(one, prompt_index=1) for one in plain("6", "5"))]
     assert scores_of(rows, "oracle", problems=[SEVEN, SEVEN]) == [0, 1, 1, 0, 0]
     assert chosen(rows, "oracle", problems=[SEVEN, SEVEN]) == [1, 0]
 
@@ -321,9 +322,9 @@ def test_the_result_is_in_the_order_of_the_prompts_whatever_the_order_given() ->
     ]
     expected = ["0/0", "2/2", "7/1"]
     for order in (rows, rows[::-1], Generations(tuple(rows[4:] + rows[:4]))):
-        found = select(order, by="norm_sum", thresholds={0: 10.0})
-        assert isinstance(found, Generations)
-        assert list(found.texts) == expected
+        best = select(order, by="norm_sum", thresholds={0: 10.0})
+        assert isinstance(best, Generations)
+        assert list(best.texts) == expected
 
 
 @pytest.mark.parametrize("name", [*NORM_SCORES, "majority", "oracle", "longest"])
@@ -401,10 +402,10 @@ def test_a_correlation_needs_three_candidates_of_several_lengths_and_ties_share_
     two = [completion(prompt=0, sample=i, n_tokens=n) for i, n in enumerate([2, 3])]
     same = [completion(prompt=1, sample=i, n_tokens=2) for i in range(3)]
     tied = [completion(prompt=2, sample=i, n_tokens=n) for i, n in enumerate([2, 2, 5, 90])]
-    found = row_of(score_table([*two, *same, *tied]).length_correlation, "first")
+    entry = row_of(score_table([*two, *same, *tied]).length_correlation, "first")
     # ranks 4, 3, 2, 1 against 1.5, 1.5, 3, 4: covariance -4.5, variances 5 and 4.5
-    assert found["rho"] == pytest.approx(-4.5 / 22.5**0.5) and found["n_prompts"] == 1
-    assert np.isnan(found["low"])
+    assert entry["rho"] == pytest.approx(-4.5 / 22.5**0.5) and entry["n_prompts"] == 1
+    assert np.isnan(entry["low"])
 
 
 def test_accuracy_is_of_what_each_score_selects() -> None:
@@ -468,7 +469,7 @@ def test_no_completions_and_doubled_ones_are_refused() -> None:
 
 def test_norm_scores_need_every_trace_of_one_model() -> None:
     rows = [completion(ONE, sample=0), completion(TWO, sample=1)]
-    with pytest.raises(Unscorable, match=r'prompt 0, sample 1 has no trace: call generate with metrics=\("l2_norm",\)'):
+    with pytest.raises(Unscorable, match="prompt 0, sample 1 has no trace: call generate with record=True"):
         select([rows[0], replace(rows[1], trace=None)], by="event_count")
     other = trace_of_response(TWO, provenance={"model": "another"})
     for use in (lambda rows: select(rows, by="norm_sum"), score_table):
@@ -511,9 +512,9 @@ def test_problems_that_are_not_what_the_prompts_ask_are_refused(wrong: list[Prob
     "change", [str.lower, str.upper, lambda text: " ".join(text.split()), lambda text: f"Q: 1 + 1? A: 2. Q: {text}"]
 )
 def test_a_prompt_may_write_its_question_in_another_way(change: Any) -> None:
-    rows = [replace(row, prompt=change(row.prompt)) for row in asked(EIGHT, NINE)]
+    rows = [replace(one, prompt=change(one.prompt)) for one in asked(EIGHT, NINE)]
     assert chosen(rows, "oracle", problems=[EIGHT, NINE]) == [1, 1]
 
 
 def test_where_no_text_of_the_prompts_is_known_problems_are_taken_in_their_order() -> None:
-    assert chosen([replace(row, prompt="") for row in asked(EIGHT, NINE)], "oracle", problems=[NINE, EIGHT]) == [0, 0]
+    assert chosen([replace(one, prompt="") for one in asked(EIGHT, NINE)], "oracle", problems=[NINE, EIGHT]) == [0, 0]

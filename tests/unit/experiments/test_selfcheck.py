@@ -16,10 +16,10 @@ from tl_l2norm.models.backends import backend_of
 
 
 def test_a_sound_model_passes(model: Any) -> None:
-    found = l2.selfcheck(model)
-    assert found.passed, str(found)
+    outcome = l2.selfcheck(model)
+    assert outcome.passed, str(outcome)
     ours = ["norms", "cache", "batch", "logits", "logit lens"]
-    assert [c.name for c in found.checks] == [
+    assert [c.name for c in outcome.checks] == [
         *ours,
         "file: tokenizer",
         "file: norms",
@@ -27,8 +27,8 @@ def test_a_sound_model_passes(model: Any) -> None:
         "file: turn ends",
         "hooks left",
     ]
-    assert found.compared
-    assert "pass" in str(found) and "<table" in found._repr_html_()
+    assert outcome.compared
+    assert "pass" in str(outcome) and "<table" in outcome._repr_html_()
 
 
 def test_a_model_whose_states_depend_on_the_length_of_the_pass_fails_where_it_should(tiny: Any) -> None:
@@ -37,12 +37,12 @@ def test_a_model_whose_states_depend_on_the_length_of_the_pass_fails_where_it_sh
 
     backend_of(tiny).resid_post(0).add_hook(odd)
     try:
-        found = l2.selfcheck(tiny)
+        outcome = l2.selfcheck(tiny)
     finally:
         tiny.reset_hooks()
-    failed = {c.name for c in found.checks if not c.passed}
+    failed = {c.name for c in outcome.checks if not c.passed}
     assert {"cache", "batch"} <= failed and "logits" not in failed and "hooks left" not in failed
-    assert not found.passed and "FAIL" in str(found)
+    assert not outcome.passed and "FAIL" in str(outcome)
     assert count_hooks(tiny) == 0
 
 
@@ -113,7 +113,7 @@ def test_a_planted_wrong_tokenizer_fails(loaded: Any, change: Any) -> None:
     assert failed(loaded) == {"file: tokenizer"}
 
 
-def _bos_row(model: Any) -> Any:
+def _bos_check(model: Any) -> Any:
     return next(check for check in l2.selfcheck(model).checks if check.name == "file: tokenizer")
 
 
@@ -126,9 +126,9 @@ def test_a_beginning_that_the_files_do_not_add_is_told_or_fails(loaded: Any, pla
         single=f"{begin} $A", special_tokens=[(begin, bos)]
     )
     loaded.tokenizer.__dict__["_add_bos_token"] = not planted
-    row = _bos_row(loaded)
+    check = _bos_check(loaded)
     assert loaded.tokenizer("a").input_ids[0] == bos
-    assert row.passed is not planted and ("added by TransformerLens" in row.meaning) is not planted
+    assert check.passed is not planted and ("added by TransformerLens" in check.meaning) is not planted
 
 
 def test_a_tokenizer_of_a_larger_vocabulary_fails_and_leaves_the_other_rows(loaded: Any) -> None:
@@ -150,9 +150,9 @@ def test_a_model_whose_decoding_is_refused_fails_and_leaves_the_other_rows(
     backend = type(backend_of(loaded))
     forward = backend.forward
     monkeypatch.setattr(backend, "forward", blind)
-    found = {check.name: check for check in l2.selfcheck(loaded).checks}
-    assert {name for name, check in found.items() if check.result == "FAIL"} == {"cache"}
-    assert "decoding with a cache" in found["cache"].meaning
+    checks = {check.name: check for check in l2.selfcheck(loaded).checks}
+    assert {name for name, check in checks.items() if check.result == "FAIL"} == {"cache"}
+    assert "decoding with a cache" in checks["cache"].meaning
 
 
 @pytest.mark.parametrize("window", [300, 450, 600])
@@ -166,17 +166,17 @@ def test_a_window_that_the_file_lacks_is_reached(tmp_path: Path, window: int) ->
 
 
 def test_what_has_no_file_is_not_compared(tiny: Any) -> None:
-    found = l2.selfcheck(l2.models.random_twin(tiny))
-    rows = {check.name: check for check in found.checks if check.name.startswith("file: ")}
+    outcome = l2.selfcheck(l2.models.random_twin(tiny))
+    rows = {check.name: check for check in outcome.checks if check.name.startswith("file: ")}
     assert len(rows) == 4 and all(check.result == "not compared" and not check.passed for check in rows.values())
-    assert found.passed and not found.compared
-    assert str(found).count("not compared") == 4 and "its weights were drawn" in str(found)
+    assert outcome.passed and not outcome.compared
+    assert str(outcome).count("not compared") == 4 and "its weights were drawn" in str(outcome)
 
 
 def test_files_that_are_gone_are_not_compared(loaded: Any, tmp_path: Path) -> None:
     (tmp_path / "m").rename(tmp_path / "elsewhere")
-    found = l2.selfcheck(loaded)
-    assert not found.compared and found.passed
+    outcome = l2.selfcheck(loaded)
+    assert not outcome.compared and outcome.passed
 
 
 class TestModelsThatTheUserLoaded:
@@ -185,8 +185,8 @@ class TestModelsThatTheUserLoaded:
 
         place = tiny_folders.llama(tmp_path / "m")
         model = TransformerBridge.boot_transformers(str(place), device="cpu")
-        found = l2.selfcheck(model)
-        assert found.passed and found.compared, str(found)
+        outcome = l2.selfcheck(model)
+        assert outcome.passed and outcome.compared, str(outcome)
         model.original_model.model.layers[0].mlp.down_proj.weight.data.mul_(1.1)
         assert {"file: norms", "file: logits"} <= failed(model)
 
@@ -196,13 +196,13 @@ class TestModelsThatTheUserLoaded:
         hf_model = tiny_folders.plain(tiny_folders.llama(tmp_path / "m"))
         hf_model.config._name_or_path = ""
         model = TransformerBridge.boot_transformers("x", hf_model=hf_model, tokenizer=models.tokenizer(), device="cpu")
-        found = l2.selfcheck(model)
-        assert not found.compared and "doesn't say where it was loaded from" in str(found)
+        outcome = l2.selfcheck(model)
+        assert not outcome.compared and "doesn't say where it was loaded from" in str(outcome)
 
     @pytest.mark.skipif(not models.HAS_HOOKED, reason="needs HookedTransformer")
     def test_a_hooked_transformer_of_its_own_making(self) -> None:
         from transformer_lens import HookedTransformer, HookedTransformerConfig
 
         cfg = HookedTransformerConfig(n_layers=2, d_model=32, n_ctx=64, d_head=8, d_vocab=50, act_fn="relu", d_mlp=64, seed=0)
-        found = l2.selfcheck(HookedTransformer(cfg).eval())
-        assert not found.compared and found.passed
+        outcome = l2.selfcheck(HookedTransformer(cfg).eval())
+        assert not outcome.compared and outcome.passed

@@ -113,8 +113,8 @@ def test_thresholds_of_another_model_are_refused(tiny: Any) -> None:
 def test_layers_are_named_in_every_way(tiny: Any) -> None:
     backend = backend_of(tiny)
     everywhere = dict.fromkeys(range(6), 1.0)
-    for layers, found in [(None, range(6)), (-1, [5]), (slice(2, 4), [2, 3]), ("late", [4, 5]), ([0, -2], [0, 4])]:
-        assert list(l2.ALRR(everywhere, layers=layers).resolve(backend)) == list(found)
+    for layers, numbers in [(None, range(6)), (-1, [5]), (slice(2, 4), [2, 3]), ("late", [4, 5]), ([0, -2], [0, 4])]:
+        assert list(l2.ALRR(everywhere, layers=layers).resolve(backend)) == list(numbers)
     assert l2.ALRR(l2.AdaptiveIQR()).resolve(backend) == (4, 5)
     assert l2.ALRR({-1: 2.0}).resolve(backend) == (5,)
 
@@ -191,21 +191,21 @@ def test_the_counts_say_what_would_have_fired_and_did_not(tiny: Any) -> None:
 # Controls
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_matched_random_suppression_takes_as_many_and_none_of_the_high(tiny: Any, batch_size: int) -> None:
     options: dict[str, Any] = {"max_new_tokens": 40, "ignore_eos": True, "batch_size": batch_size, "progress": False}
     plain = l2.generate(tiny, prompts()[:4], **options)
     tau = l2.quantile_thresholds(plain.traces, 0.8)
     high = l2.generate(tiny, prompts()[:4], interventions=[l2.Suppression(tau)], **options)
     control = l2.Suppression(tau, which="matched", match=high.log, seed=5)
-    found = l2.generate(tiny, prompts()[:4], interventions=[control], **options)
-    events = found.events()
+    matched = l2.generate(tiny, prompts()[:4], interventions=[control], **options)
+    events = matched.events()
     assert (events["l2_norm_before"] <= events["threshold"]).all()
-    wanted, got = high.log.fired(), found.log.fired()
+    wanted, got = high.log.fired(), matched.log.fired()
     assert all(got.get(at, 0) <= n for at, n in wanted.items()) and got.keys() <= wanted.keys()
     assert sum(got.values()) > 0.95 * sum(wanted.values()) > 50, "short only where the last tokens turned out to be high"
-    again = l2.collect(tiny, found.traces, interventions=[control], progress=False)
-    assert all(relative(a.l2_norms, b.l2_norms) < 1e-4 for a, b in zip(again, found.traces, strict=True))
+    again = l2.collect(tiny, matched.traces, interventions=[control], progress=False)
+    assert all(relative(a.l2_norms, b.l2_norms) < 1e-4 for a, b in zip(again, matched.traces, strict=True))
 
 
 def test_matched_random_positions_are_spread_over_the_response() -> None:
@@ -262,13 +262,13 @@ def states(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def sources(seed: int, n: int, live: list[int]) -> list[int | None]:
     """By hand: the position whose state is kept before each, given the draws of sequence 0 at layer 2."""
-    kept, found = None, []
+    kept, kept_before = None, []
     for position in range(n):
-        found.append(kept)
+        kept_before.append(kept)
         if position in live:
             k = live.index(position) + 1
             kept = position if uniform(seed, 0, 2, 0x53574150, position) < 1 / k else kept
-    return found
+    return kept_before
 
 
 @pytest.mark.parametrize("width", [1, 5, 24])
@@ -302,11 +302,11 @@ def test_the_source_is_uniform_among_the_earlier_live_tokens() -> None:
     live = (torch.arange(13) % 3 != 2).expand(n, 13)  # tokens 0, 1, 3, 4, 6, 7, 9, 10, 12
     v = visit_of(marks, tau=0.5, live=live)
     x = l2.Suppression({2: 0.5}, how="swap")
-    found = x.act(x.new_state(2, v.places.rows, 13), v).stream.argmax(-1)
-    assert set(found[:, 12].tolist()) == {0, 1, 3, 4, 6, 7, 9, 10}
-    counts = found[:, 12].bincount()[[0, 1, 3, 4, 6, 7, 9, 10]].double()
+    origin = x.act(x.new_state(2, v.places.rows, 13), v).stream.argmax(-1)
+    assert set(origin[:, 12].tolist()) == {0, 1, 3, 4, 6, 7, 9, 10}
+    counts = origin[:, 12].bincount()[[0, 1, 3, 4, 6, 7, 9, 10]].double()
     assert ((counts - n / 8) ** 2 / (n / 8)).sum() < 24.3
-    assert (found[:, 3] == 0).double().mean() == pytest.approx(0.5, abs=0.03)
+    assert (origin[:, 3] == 0).double().mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_whether_a_token_is_swapped_and_what_it_gets_are_drawn_apart() -> None:
@@ -376,15 +376,15 @@ def test_matched_random_swap_takes_as_many(tiny: Any, matched: Any) -> None:
     tau = l2.quantile_thresholds(plain.traces, 0.8)
     high = l2.generate(tiny, prompts()[:4], interventions=[l2.Suppression(tau, how=matched)], **options)
     control = l2.Suppression(tau, which="matched", how="swap", match=high.log, seed=5)
-    found = l2.generate(tiny, prompts()[:4], interventions=[control], **options)
-    events = found.events()
+    matched = l2.generate(tiny, prompts()[:4], interventions=[control], **options)
+    events = matched.events()
     assert events["fired"].all() and (events["l2_norm_before"] <= events["threshold"]).all()
     assert events["l2_norm_after"].tolist() == pytest.approx(events["l2_norm_before"].tolist(), rel=1e-5)
-    wanted, got = high.log.fired(), found.log.fired()
+    wanted, got = high.log.fired(), matched.log.fired()
     assert all(got.get(at, 0) <= n for at, n in wanted.items()) and got.keys() <= wanted.keys()
     assert sum(got.values()) > 0.95 * sum(wanted.values()) > 50, "short only where the last tokens turned out to be high"
-    again = l2.collect(tiny, found.traces, interventions=[control], progress=False)
-    assert all(relative(a.l2_norms, b.l2_norms) < 1e-4 for a, b in zip(again, found.traces, strict=True))
+    again = l2.collect(tiny, matched.traces, interventions=[control], progress=False)
+    assert all(relative(a.l2_norms, b.l2_norms) < 1e-4 for a, b in zip(again, matched.traces, strict=True))
 
 
 def test_a_matched_random_swap_is_as_likely_at_every_token_but_the_first() -> None:
@@ -412,7 +412,7 @@ def test_a_bank_can_be_taken_from_one_run_and_given_to_another(tiny: Any) -> Non
     assert out.log.kept[0].keys() == {0, 1, 2}
     for sequence, trace in enumerate(plain.traces):
         for layer, states in out.log.kept[0][sequence].items():
-            norms = trace.at(layer)[trace.is_response & ~trace.is_sink[trace.row(layer)]]
+            norms = trace.at(layer)[trace.is_response & ~trace.is_sink[trace.index_of(layer)]]
             expected = norms[norms > tau[layer]].sort(descending=True).values[:3]  # beta = 0: the stream is the plain one
             assert relative(states.norm(dim=-1).sort(descending=True).values, expected) < 1e-4
     foreign = l2.ERSS(tau, patience=1, p=1.0, cos_min=-1.0, bank=out.log.kept[0][1], own_states=False, keep_banks=True)

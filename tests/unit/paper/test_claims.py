@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.paper_tables import filled
-from tl_l2norm.paper.claims import CLAIMS, claims_table
+from tl_l2norm.paper.claims import CLAIMS, adjust, claims_table
 
 
 def verdict(number: int, tables: dict[str, pd.DataFrame], notes: dict[str, str] | None = None) -> Any:
@@ -25,18 +25,28 @@ def shape(sharp: tuple[float, float, float], source: str = "trained SAE") -> dic
     return {"sharpness": value, "sharpness_low": low, "sharpness_high": high, **spike, **fixed}
 
 
+def shapes(p: float = 0.001, knot: float = 9.0) -> pd.DataFrame:
+    """Two straight pieces against three smooth curves, for thinking and for the difference; the worst p is of the last."""
+    curves = [(curve, rival) for curve in ("think", "think minus direct") for rival in ("exponential", "power", "logistic")]
+    table = pd.DataFrame(curves, columns=["curve", "rival"]).assign(p_prompts=0.0005, p_layers=0.0005, knot=knot)
+    table.loc[5, "p_layers"] = p
+    return table.assign(error=0.2, broken_error=0.1)
+
+
 @pytest.mark.parametrize(
-    ("own", "control", "expected"),
+    ("own", "control", "p", "expected"),
     [
-        ((0.8, 0.7, 0.9), (0.3, 0.2, 0.4), "supported"),
-        ((0.8, 0.7, 0.9), (0.6, 0.5, 0.75), "not supported"),  # the control's interval reaches into ours
-        ((0.55, 0.45, 0.65), (0.3, 0.2, 0.4), "not supported"),  # not surely over a half
-        ((0.8, 0.7, 0.9), (np.nan, np.nan, np.nan), "supported"),  # a control without a rise
+        ((0.8, 0.7, 0.9), (0.3, 0.2, 0.4), 0.01, "supported"),
+        ((0.8, 0.7, 0.9), (0.6, 0.5, 0.75), 0.01, "uninformative"),  # the control's interval reaches into ours
+        ((0.55, 0.45, 0.65), (0.3, 0.2, 0.4), 0.01, "not supported"),  # not surely over a half
+        ((0.8, 0.7, 0.9), (0.3, 0.2, 0.4), 0.06, "not supported"),  # one smooth curve does as well, by layers
+        ((0.8, 0.7, 0.9), (np.nan, np.nan, np.nan), 0.01, "supported"),  # a control without a rise
     ],
 )
-def test_features_must_spike_more_than_every_control(own: Any, control: Any, expected: str) -> None:
-    claim = verdict(1, {"feature_dynamics": pd.DataFrame([shape(own), shape(control, "untrained SAE")])})
-    assert claim["verdict"] == expected and claim["n"] == 20
+def test_features_must_spike_in_two_pieces_more_than_every_control(own: Any, control: Any, p: float, expected: str) -> None:
+    dynamics = pd.DataFrame([shape(own), shape(control, "untrained SAE")])
+    claim = verdict(1, {"feature_dynamics": dynamics, "feature_shapes": shapes(p)})
+    assert claim["verdict"] == expected and claim["n"] == 20 and claim["p"] == p
     shown = "untrained SAE {:.0%} [{:.0%}, {:.0%}]".format(*control)
     assert claim["control"] == ("" if np.isnan(control[0]) else shown)
 
@@ -50,37 +60,78 @@ def differences(low: list[float], source: str) -> pd.DataFrame:
     return pd.DataFrame({"layer": range(len(low)), "low": low, "high": [x + 1 for x in low], "n": 30, "source": source})
 
 
+def effects(effect: list[float], p: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"layer": range(len(effect)), "effect": effect, "p": p, "p_max": p, "n": 30})
+
+
+NORM = {
+    "differences": pd.concat([differences([0.1, 0.2], "as asked"), differences([-0.5, -0.5], "shuffled modes")]),
+    "dynamics": pd.DataFrame([shape((0.7, 0.6, 0.9))]),
+    "mode_effects": effects([1.0, 2.0], [0.001, 0.01]),
+    "shapes": shapes(),
+}
+
+
 @pytest.mark.parametrize(
-    ("low", "sharp", "expected"),
-    [([0.1, 0.2], 0.6, "supported"), ([0.1, -0.5], 0.6, "not supported"), ([0.1, 0.2], 0.4, "not supported")],
+    ("changed", "expected"),
+    [
+        ({}, "supported"),
+        ({"mode_effects": effects([1.0, 2.0], [0.001, 0.06])}, "not supported"),  # one layer isn't surely above
+        ({"mode_effects": effects([1.0, -2.0], [0.001, 0.001])}, "not supported"),  # one is surely below
+        ({"dynamics": pd.DataFrame([shape((0.5, 0.4, 0.9))])}, "not supported"),
+        ({"shapes": shapes(knot=np.nan)}, "not supported"),  # it bends downwards
+        ({"shapes": shapes(p=0.2)}, "not supported"),
+    ],
 )
-def test_the_norm_must_be_above_everywhere_and_spike(low: list[float], sharp: float, expected: str) -> None:
-    table = pd.concat([differences(low, "as asked"), differences([-0.5, -0.5], "shuffled modes")])
-    claim = verdict(2, {"differences": table, "dynamics": pd.DataFrame([shape((sharp + 0.1, sharp, 0.9))])})
-    assert claim["verdict"] == expected
-    assert claim["measured"].startswith(f"above at {sum(x > 0 for x in low)} of 2 layers, below at 0")
+def test_the_norm_must_be_above_everywhere_with_all_else_equal_and_spike(changed: Any, expected: str) -> None:
+    claim = verdict(2, {**NORM, **changed})
+    assert claim["verdict"] == expected and "above direct at 2 of 2 layers, below at 0" in claim["measured"]
     assert claim["control"] == "shuffled modes: above at 0, below at 0"
 
 
-def rho(source: str, quantity: str, low: float, value: float, high: float) -> dict[str, Any]:
-    fixed = {"scope": "tokens", "layer": "late", "n": 25}
+def test_where_mode_cannot_be_told_from_length_the_claim_is_not_tested_but_the_figures_are_there() -> None:
+    tables = {name: table for name, table in NORM.items() if name != "mode_effects"}
+    claim = verdict(2, tables, {"mode_effects": "mode can't be told from length"})
+    assert claim["verdict"] == "can't be tested here" and claim["why"] == "mode can't be told from length"
+    assert np.isnan(claim["p"]) and "2 of 2 layers" in claim["measured"]
+
+
+def linked(source: str, quantity: str, low: float, value: float, high: float, p: float = 0.004) -> dict[str, Any]:
+    fixed = {"layer": "late", "n": 25, "p_subsets": p, "subsets_mean": 0.0, "subsets_low": -0.05, "subsets_high": 0.05}
     return {"source": source, "quantity": quantity, "rho": value, "low": low, "high": high, **fixed}
 
 
 @pytest.mark.parametrize(
-    ("entropy", "control", "expected"),
+    ("entropy", "control", "p", "expected"),
     [
-        ((0.3, 0.4, 0.5), (0.1, 0.2, 0.3), "supported"),
-        ((0.3, 0.4, 0.75), (0.1, 0.2, 0.3), "not supported"),
-        ((0.3, 0.4, 0.5), (0.6, 0.7, 0.8), "not supported"),
+        ((0.3, 0.4, 0.5), (-0.1, 0.0, 0.1), 0.004, "supported"),
+        ((-0.75, -0.4, -0.3), (-0.1, 0.0, 0.1), 0.004, "not supported"),  # an entropy follows as closely, downwards
+        ((0.3, 0.4, 0.5), (0.1, 0.2, 0.3), 0.004, "uninformative"),  # the untrained SAE's does too
+        ((0.3, 0.4, 0.5), (-0.1, 0.0, 0.1), 0.2, "not supported"),  # random sets of latents reach that far
     ],
 )
-def test_the_norm_must_follow_features_beyond_entropies_and_controls(entropy: Any, control: Any, expected: str) -> None:
-    entries = [rho("trained SAE", "l2_norm", 0.7, 0.8, 0.9), rho("trained SAE", "output_entropy", *entropy)]
-    entries += [rho("untrained SAE", "l2_norm", *control), rho("untrained SAE", "output_entropy", 0.9, 0.9, 0.9)]
-    claim = verdict(3, {"correlations": pd.DataFrame(entries)})
+def test_the_norm_must_follow_the_share_beyond_entropies_random_sets_and_controls(
+    entropy: Any, control: Any, p: float, expected: str
+) -> None:
+    entries = [linked("trained SAE", "l2_norm", 0.7, 0.8, 0.9, p), linked("trained SAE", "output_entropy", *entropy)]
+    entries += [linked("trained SAE", "hidden_entropy", 0.0, 0.1, 0.2), linked("untrained SAE", "l2_norm", *control)]
+    claim = verdict(3, {"links": pd.DataFrame(entries)})
     assert claim["verdict"] == expected
-    assert "best entropy (output_entropy) 0.40" in claim["measured"] and "84.1" in claim["paper"]
+    assert f"best entropy (output_entropy) {entropy[1]:.2f}" in claim["measured"] and "84.1" in claim["paper"]
+
+
+def test_thinking_tokens_must_be_louder_than_their_likes() -> None:
+    kinds = pd.DataFrame({"kind": ["thinking", "direct"], "among_top": [0.5, 0.1], "overall": [0.3, 0.2], "n": 12})
+    kinds["excess"] = kinds["among_top"] - kinds["overall"]
+    for effect, p, expected in ((0.2, 0.01, "supported"), (0.2, 0.2, "not supported"), (-0.2, 0.01, "not supported")):
+        table = pd.DataFrame([{"effect": effect, "low": effect - 0.1, "high": effect + 0.1, "p": p}])
+        assert verdict(10, {"high_norm_tokens": kinds, "top_effects": table})["verdict"] == expected
+
+
+def test_the_primary_endpoint_is_judged_alone_and_the_others_by_holm() -> None:
+    """Holm by hand: sorted 0.01, 0.02, 0.04 become 3 x 0.01, 2 x 0.02, 0.04, each at least the one before."""
+    adjusted = adjust([0, 1, 2, 3, 4], [0.04, 0.04, 0.01, 0.02, float("nan")])
+    assert adjusted[:4] == pytest.approx([0.04, 0.04, 0.03, 0.04]) and np.isnan(adjusted[4])
 
 
 def bound(premise: list[float]) -> pd.DataFrame:
@@ -132,7 +183,7 @@ def test_what_was_not_measured_says_why() -> None:
     notes = {
         "features": "no SAEs were given",
         "causal_outcomes": "a problem lacks an answer",
-        "correlations": "no SAEs were given",
+        "links": "no SAEs were given",
     }
     table = claims_table({}, notes).set_index("number")
     assert (table["verdict"] == "can't be tested here").all()

@@ -6,7 +6,7 @@ import pytest
 
 from tests.paper_tables import HOSTILE, TABLES, analysis_of, hostile_analysis
 from tests.texts import text_of
-from tl_l2norm.paper.finding import SUPPORTED, UNTESTED
+from tl_l2norm.paper.finding import DESCRIBED, SUPPORTED, UNTESTED
 from tl_l2norm.paper.report import analysis_report, analysis_summary
 from tl_l2norm.paper.result import Analysis
 
@@ -22,10 +22,11 @@ def test_each_claim_has_its_row_with_its_verdict_in_words_and_a_mark(tmp_path: P
     assert len(rows) == len(claims) == 15
     for (kind, row), claim in zip(rows, claims.to_dict("records"), strict=True):
         assert claim["verdict"] in text_of(row).replace("&#39;", "'")
-        assert {"supported": "✓", "failed": "✗", "untested": "–"}[kind] in row
+        assert {"supported": "✓", "failed": "✗", "untested": "–", "uninformative": "≈", "described": "·"}[kind] in row
         assert claim["why"].split("<")[0][:20].replace("'", "&#39;") in row
     counts = claims["verdict"].value_counts()
-    headline = f"{counts.get(SUPPORTED, 0)} of {15 - counts[UNTESTED]} tested claims are supported on this model"
+    tested = len(claims) - counts[UNTESTED] - counts.get(DESCRIBED, 0)
+    headline = f"{counts.get(SUPPORTED, 0)} of {tested} tested claims are supported on this model"
     assert headline in page and headline in analysis_summary(analysis)
 
 

@@ -78,9 +78,9 @@ def test_what_is_broken_stays_visible() -> None:
 def test_half_precision_is_worked_on_in_float32(dtype: torch.dtype) -> None:
     stream = torch.zeros(3, 8, dtype=dtype)
     stream[:, 5], stream[:, 6] = 60000.0, -60000.0  # the squares overflow float16
-    found = hidden_entropy(stream)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, torch.full((3,), math.log(2)))
+    entropy = hidden_entropy(stream)
+    assert entropy.dtype == torch.float32
+    torch.testing.assert_close(entropy, torch.full((3,), math.log(2)))
     logits = torch.tensor([60000.0, 60000.0, -60000.0], dtype=dtype)
     torch.testing.assert_close(entropy_of_logits(logits), torch.tensor(math.log(2)))
     uniform = torch.full((300,), 1 / 300, dtype=dtype)  # its sum is not 1 in half precision
@@ -95,32 +95,32 @@ def test_largest_and_smallest_float32_states() -> None:
 @given(states, st.floats(1e-3, 1e3))
 def test_bounds_and_scale_of_hidden_entropy(h: list[float], factor: float) -> None:
     stream = torch.tensor(h)
-    found = hidden_entropy(stream)
-    assert 0 <= found <= math.log(len(h)) + 1e-5
-    torch.testing.assert_close(hidden_entropy(factor * stream), found, atol=1e-4, rtol=0)
-    torch.testing.assert_close(hidden_entropy(-stream.flip(0)), found, atol=1e-4, rtol=0)
+    entropy = hidden_entropy(stream)
+    assert 0 <= entropy <= math.log(len(h)) + 1e-5
+    torch.testing.assert_close(hidden_entropy(factor * stream), entropy, atol=1e-4, rtol=0)
+    torch.testing.assert_close(hidden_entropy(-stream.flip(0)), entropy, atol=1e-4, rtol=0)
 
 
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=30), st.floats(-100, 100))
 def test_bounds_and_shift_of_output_entropy(z: list[float], shift: float) -> None:
     logits = torch.tensor(z)
     before = logits.clone()
-    found = entropy_of_logits(logits)
+    entropy = entropy_of_logits(logits)
     assert torch.equal(logits, before), "the caller's logits are left as they are"
-    assert 0 <= found <= math.log(len(z)) + 1e-5
+    assert 0 <= entropy <= math.log(len(z)) + 1e-5
     p = logits.double().softmax(-1)
-    torch.testing.assert_close(found.double(), torch.special.entr(p).sum(), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(entropy_of_logits(logits + shift), found, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(entropy.double(), torch.special.entr(p).sum(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(entropy_of_logits(logits + shift), entropy, atol=1e-3, rtol=1e-3)
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30).filter(lambda p: sum(p) > 1e-3))
 def test_bounds_of_attention_entropy(weights: list[float]) -> None:
     pattern = torch.tensor(weights)
     pattern /= pattern.sum()
-    found = attention_entropy(pattern)
+    entropy = attention_entropy(pattern)
     seen = sum(weight > 0 for weight in weights)
-    assert 0 <= found <= math.log(seen) + 1e-5
-    torch.testing.assert_close(found, attention_entropy(pattern.flip(0)), atol=1e-5, rtol=1e-4)
+    assert 0 <= entropy <= math.log(seen) + 1e-5
+    torch.testing.assert_close(entropy, attention_entropy(pattern.flip(0)), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 20, 1000])
@@ -203,10 +203,10 @@ def test_the_frame_has_a_column_for_each_metric_by_layer() -> None:
 
 def test_metrics_are_saved_and_files_without_them_still_load(tmp_path: Path) -> None:
     traces = [measured(), trace_of([[1.0, 2]])]
-    found = l2.load_traces(l2.save_traces(tmp_path, traces))
-    assert list(found[0].metrics) == list(traces[0].metrics)
-    assert all(torch.equal(found[0].metrics[name], values) for name, values in traces[0].metrics.items())
-    assert found[1].metrics == {}
+    loaded = l2.load_traces(l2.save_traces(tmp_path, traces))
+    assert list(loaded[0].metrics) == list(traces[0].metrics)
+    assert all(torch.equal(loaded[0].metrics[name], values) for name, values in traces[0].metrics.items())
+    assert loaded[1].metrics == {}
     l2.save_traces(tmp_path, traces[1:])
     index = tmp_path / "traces.json"
     content = json.loads(index.read_text())

@@ -127,9 +127,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 @needs_sae_lens
 def test_a_release_is_asked_for_one_sae_a_layer(hub: list[tuple[str, str]]) -> None:
-    found = l2.load_saes("gpt2-small-res-jb", layers=[3, 8])  # SAEs on resid_pre: of the layer before
+    saes = l2.load_saes("gpt2-small-res-jb", layers=[3, 8])  # SAEs on resid_pre: of the layer before
     assert hub == [("gpt2-small-res-jb", f"blocks.{layer}.hook_resid_pre") for layer in (4, 9)]
-    assert list(found) == [3, 8]
+    assert list(saes) == [3, 8]
     assert list(l2.load_saes("gemma-scope-9b-it-res-canonical", sae_ids="layer_9/width_16k/canonical")) == [9]
     assert list(l2.load_saes("llama_scope_lxr_8x", layers=[31, 0])) == [0, 31]
     assert list(l2.load_saes("gpt2-small-res-jb-feature-splitting", sae_ids=["blocks.8.hook_resid_pre_768"])) == [7]

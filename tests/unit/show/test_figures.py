@@ -75,7 +75,7 @@ def test_markup_in_tokens_is_text() -> None:
     (heat,) = token_heatmap(make_trace(["s", "<b>bold</b>", ""])).data
     assert heat.customdata[0][1] == "position 1, &lt;b&gt;bold&lt;/b&gt;<br>norm 11"
     assert heat.customdata[1][2] == "position 2, (part of a character)<br>norm 120"
-    assert not any("<script" in cell for row in token_heatmap(make_trace(NASTY)).data[0].customdata for cell in row)
+    assert not any("<script" in cell for layer in token_heatmap(make_trace(NASTY)).data[0].customdata for cell in layer)
 
 
 def test_segments_are_marked() -> None:

@@ -49,8 +49,8 @@ def test_colour_is_the_place_between_least_and_greatest_norm_and_the_title_is_th
 
 def test_static_colours_run_from_white_to_orange_with_sinks_grey_and_outlined() -> None:
     trace = make_trace(["s", "a", "b", "c"], norms=[[25_000, 100, 200, 300]])
-    found = [(a["style"].split(";")[0], a.get("class")) for a, _ in spans(widgets.tokens(trace))]
-    assert found == [
+    styles = [(a["style"].split(";")[0], a.get("class")) for a, _ in spans(widgets.tokens(trace))]
+    assert styles == [
         ("background:#c4c4c4", "l2-sink"),
         ("background:#ffffff", None),
         ("background:#f2cf80", None),
@@ -82,9 +82,9 @@ def test_equal_norms_and_sinks_alone_are_drawn() -> None:
 
 def test_every_token_is_text_and_nothing_else() -> None:
     widget = widgets.tokens(make_trace(NASTY))
-    found = Strips(str(widget.fragment()))
-    assert [text for _, text in found.spans] == [visible_text(token) for token in NASTY]
-    assert not {"script", "img", "svg", "think"} & set(found.tags)
+    strips = Strips(str(widget.fragment()))
+    assert [text for _, text in strips.spans] == [visible_text(token) for token in NASTY]
+    assert not {"script", "img", "svg", "think"} & set(strips.tags)
 
 
 def test_what_cannot_be_seen_is_made_visible() -> None:

@@ -23,8 +23,8 @@ def solve_modular(question: str) -> tuple[str, int]:
 
 
 def solve_swaps(question: str) -> tuple[str, int]:
-    row, chain, letter = re.fullmatch(r"row ([a-e1-5]{10}): ([A-L1-5]+) ([a-e])", question).groups()
-    places = {place: name for name, place in re.findall(r"([a-e])([1-5])", row)}
+    listed, chain, letter = re.fullmatch(r"row ([a-e1-5]{10}): ([A-L1-5]+) ([a-e])", question).groups()
+    places = {place: name for name, place in re.findall(r"([a-e])([1-5])", listed)}
     steps = re.findall(r"[A-L]([1-5])([1-5])", chain)
     for one, other in steps:
         places[one], places[other] = places[other], places[one]

@@ -20,22 +20,22 @@ from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.sources import load_problems
 from tl_l2norm.tasks.verifiers import is_correct
 
-ROWS = [
+RECORDS = [
     {"question": "What is 17 + 25, in words\u2028or digits?", "answer": "42", "level": 2},
     {"question": 'Say "yes",\nthen no; or é?', "answer": "yes", "level": 1},
     {"question": "Nobody knows", "answer": None, "level": 3},
 ]
 
 
-def jsonl(rows: list[Any]) -> str:
-    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+def jsonl(records: list[Any]) -> str:
+    return "\n".join(json.dumps(record, ensure_ascii=False) for record in records)
 
 
-def csv_text(rows: list[dict[str, Any]], delimiter: str) -> str:
+def csv_text(records: list[dict[str, Any]], delimiter: str) -> str:
     lines: list[str] = []
     writer = csv.writer(type("Sink", (), {"write": staticmethod(lines.append)}), delimiter=delimiter)
-    writer.writerow(rows[0])
-    writer.writerows(row.values() for row in rows)
+    writer.writerow(records[0])
+    writer.writerows(record.values() for record in records)
     return "".join(lines)
 
 
@@ -45,36 +45,38 @@ def write(path: Path, data: str | bytes) -> Path:
 
 
 def parquet(path: Path) -> Path:
-    pd.DataFrame(ROWS).to_parquet(path)
+    pd.DataFrame(RECORDS).to_parquet(path)
     return path
 
 
 FORMS: dict[str, Callable[[Path], Any]] = {
-    "jsonl": lambda p: write(p / "a.jsonl", jsonl(ROWS)),
-    "jsonl of Windows": lambda p: write(p / "a.jsonl", b"\xef\xbb\xbf" + jsonl(ROWS).replace("\n", "\r\n").encode() + b"\r\n"),
-    "jsonl of PowerShell": lambda p: write(p / "a.jsonl", (jsonl(ROWS) + "\r\n").encode("utf-16")),
-    "json lines": lambda p: write(p / "a.json", jsonl(ROWS)),
-    "json": lambda p: write(p / "a.json", json.dumps(ROWS, indent=2)),
-    "json in an object": lambda p: write(p / "a.json", json.dumps({"version": 1, "examples": ROWS})),
-    "csv": lambda p: write(p / "a.csv", csv_text(ROWS, ",")),
-    "csv of Excel": lambda p: write(p / "a.csv", b"\xef\xbb\xbf" + csv_text(ROWS, ";").encode()),
-    "tsv": lambda p: write(p / "a.TSV", csv_text(ROWS, "\t").encode("utf-16")),
+    "jsonl": lambda p: write(p / "a.jsonl", jsonl(RECORDS)),
+    "jsonl of Windows": lambda p: write(
+        p / "a.jsonl", b"\xef\xbb\xbf" + jsonl(RECORDS).replace("\n", "\r\n").encode() + b"\r\n"
+    ),
+    "jsonl of PowerShell": lambda p: write(p / "a.jsonl", (jsonl(RECORDS) + "\r\n").encode("utf-16")),
+    "json lines": lambda p: write(p / "a.json", jsonl(RECORDS)),
+    "json": lambda p: write(p / "a.json", json.dumps(RECORDS, indent=2)),
+    "json in an object": lambda p: write(p / "a.json", json.dumps({"version": 1, "examples": RECORDS})),
+    "csv": lambda p: write(p / "a.csv", csv_text(RECORDS, ",")),
+    "csv of Excel": lambda p: write(p / "a.csv", b"\xef\xbb\xbf" + csv_text(RECORDS, ";").encode()),
+    "tsv": lambda p: write(p / "a.TSV", csv_text(RECORDS, "\t").encode("utf-16")),
     "parquet": lambda p: parquet(p / "a.parquet"),
-    "DataFrame": lambda p: pd.DataFrame(ROWS),
-    "Dataset": lambda p: datasets.Dataset.from_list(ROWS),
-    "list": lambda p: ROWS,
-    "upper case": lambda p: [{name.upper(): value for name, value in row.items()} for row in ROWS],
+    "DataFrame": lambda p: pd.DataFrame(RECORDS),
+    "Dataset": lambda p: datasets.Dataset.from_list(RECORDS),
+    "list": lambda p: RECORDS,
+    "upper case": lambda p: [{name.upper(): value for name, value in record.items()} for record in RECORDS],
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_holds_the_same_problems(form: str, tmp_path: Path) -> None:
     problems = load_problems(FORMS[form](tmp_path))
-    assert [{"question": p.question, "answer": p.answer, "level": p.level} for p in problems] == ROWS
+    assert [{"question": p.question, "answer": p.answer, "level": p.level} for p in problems] == RECORDS
 
 
-def one(**row: Any) -> Problem:
-    (problem,) = load_problems([row])
+def one(**record: Any) -> Problem:
+    (problem,) = load_problems([record])
     return problem
 
 
@@ -82,7 +84,7 @@ CHOICES = "Which?\nA. ice\nB. steam\nC. water"
 
 
 @pytest.mark.parametrize(
-    ("row", "question", "answer"),
+    ("record", "question", "answer"),
     [
         ({"question": "q", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}, "q", "5"),
         (
@@ -122,8 +124,8 @@ CHOICES = "Which?\nA. ice\nB. steam\nC. water"
         ({"question": "q", "answer": pd.NA}, "q", None),
     ],
 )
-def test_columns_of_public_data_sets(row: dict[str, Any], question: str, answer: str | None) -> None:
-    problem = one(**row)
+def test_columns_of_public_data_sets(record: dict[str, Any], question: str, answer: str | None) -> None:
+    problem = one(**record)
     assert (problem.question, problem.answer) == (question, answer)
     assert problem.option_texts in ((), ("ice", "steam", "water"), ("yes", "no"))
 
@@ -143,14 +145,14 @@ def test_a_choice_is_judged_by_letter_and_text() -> None:
 
 
 def test_where_several_columns_could_be_meant_it_is_said_which_is_read() -> None:
-    rows = [{"question": "q", "prompt": "p", "answer": "a", "target": "t", "passage": "x"}]
+    records = [{"question": "q", "prompt": "p", "answer": "a", "target": "t", "passage": "x"}]
     with pytest.warns(
         UserWarning, match="from the column 'question', not from 'prompt'.*'answer', not from 'target'.*'passage' is not"
     ):
-        (problem,) = load_problems(rows)
+        (problem,) = load_problems(records)
     assert (problem.question, problem.answer) == ("q", "a")
-    rows[0].pop("passage")
-    (problem,) = load_problems(rows, question="Prompt", answer="target")
+    records[0].pop("passage")
+    (problem,) = load_problems(records, question="Prompt", answer="target")
     assert (problem.question, problem.answer) == ("p", "t")
 
 
@@ -229,11 +231,11 @@ def test_without_pyarrow_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 @pytest.mark.parametrize(("index", "letter"), [(1, "B"), (np.int64(0), "A"), (3, "D")])
 def test_a_number_is_the_index_of_a_choice_even_where_a_choice_is_that_number(index: Any, letter: str) -> None:
-    row = {"question": "How many?", "choices": ["0", "120", "1", "3"], "answer": index}
-    assert load_problems([row])[0].answer == letter
+    record = {"question": "How many?", "choices": ["0", "120", "1", "3"], "answer": index}
+    assert load_problems([record])[0].answer == letter
     with pytest.raises(ValueError, match="means B and C"):
-        load_problems([row | {"answer": "1"}])
-    assert load_problems([row | {"answer": 120}])[0].answer == "B"
+        load_problems([record | {"answer": "1"}])
+    assert load_problems([record | {"answer": 120}])[0].answer == "B"
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.bin", "notes"])
@@ -298,18 +300,18 @@ def test_choices_that_are_the_same_are_refused(choices: Any) -> None:
 
 @pytest.mark.parametrize("cells", [{"a": "x", "b": None}, {"a": None, "b": "y"}, {"a": "x", "b": None, "c": "z"}])
 def test_a_blank_option_is_refused(cells: dict[str, Any], tmp_path: Path) -> None:
-    row = {"question": "Which?", **cells, "answer": "A"}
-    for source in (pd.DataFrame([row]), write(tmp_path / "a.csv", csv_text([row], ","))):
+    record = {"question": "Which?", **cells, "answer": "A"}
+    for source in (pd.DataFrame([record]), write(tmp_path / "a.csv", csv_text([record], ","))):
         with pytest.raises(ValueError, match="the choice in column '[ab]' is blank"):
             load_problems(source)
 
 
 def test_a_row_may_leave_out_the_last_options_or_all(tmp_path: Path) -> None:
-    rows = [
+    records = [
         {"question": "q", "a": "x", "b": "y", "c": "", "answer": "B"},
         {"question": "r", "a": "", "b": "", "c": "", "answer": "7"},
     ]
-    first, second = load_problems(write(tmp_path / "a.csv", csv_text(rows, ",")))
+    first, second = load_problems(write(tmp_path / "a.csv", csv_text(records, ",")))
     assert (first.option_texts, first.answer, second.options, second.answer) == (("x", "y"), "B", (), "7")
 
 
@@ -323,7 +325,7 @@ NARROW = {"question": ["p", "q", "r"], "answer": np.array([0.1, 2.5, 1 / 3], dty
         "nullable": lambda p: pd.DataFrame(NARROW).astype({"answer": "Float32"}),
         "Dataset": lambda p: datasets.Dataset.from_dict(NARROW),
         "parquet": lambda p: pd.DataFrame(NARROW).to_parquet(p / "a.parquet") or p / "a.parquet",
-        "list": lambda p: [dict(zip(NARROW, row, strict=True)) for row in zip(*NARROW.values(), strict=True)],
+        "list": lambda p: [dict(zip(NARROW, record, strict=True)) for record in zip(*NARROW.values(), strict=True)],
     }.values(),
 )
 def test_numbers_of_single_precision_are_what_was_meant(form: Callable[[Path], Any], tmp_path: Path) -> None:
@@ -352,9 +354,9 @@ def test_a_reference_does_not_hold_what_was_thought() -> None:
     "text", ["We add: 5+7=12. So he has 12.", "5 and 7 are 12! He has 12 now", "He takes 5 + 7 = 12 steps"]
 )
 def test_a_worked_solution_without_a_mark_is_warned_of(column: str, text: str) -> None:
-    rows = [{"question": "p", column: "Paris"}, {"question": "q", column: text}]
+    records = [{"question": "p", column: "Paris"}, {"question": "q", column: text}]
     with pytest.warns(UserWarning, match=r"the table, row 2: the answer is a worked solution.*\(1 such rows\).*'#### 12'"):
-        problems = load_problems(rows)
+        problems = load_problems(records)
     assert [p.answer for p in problems] == ["Paris", text]
 
 
@@ -384,20 +386,23 @@ def test_choices_of_a_data_set_are_read_from_a_table_as_from_its_file(tmp_path: 
     ("name", "typo"), [("answer", "anwser"), ("choices", "choises"), ("family", "famly"), ("level", "levl")]
 )
 def test_a_name_that_is_misspelt_in_one_row_is_refused(name: str, typo: str) -> None:
-    row = {"question": "q", "choices": ["ice", "steam"], "answer": "A", "family": "f", "level": 2}
-    rows = [row, {("question" if key == "question" else typo if key == name else key): value for key, value in row.items()}]
-    rows[1]["question"] = "r"
+    record = {"question": "q", "choices": ["ice", "steam"], "answer": "A", "family": "f", "level": 2}
+    records = [
+        record,
+        {("question" if key == "question" else typo if key == name else key): value for key, value in record.items()},
+    ]
+    records[1]["question"] = "r"
     with pytest.raises(ValueError, match=f"the table, row 2: no '{name}', which other rows have, but '{typo}'"):
-        load_problems(rows)
+        load_problems(records)
 
 
 def test_rows_may_have_columns_of_their_own() -> None:
-    rows = [
+    records = [
         {"question": "p", "answer": "1", "answers": ["1"]},
         {"question": "q", "answers": ["2"]},
         {"question": "r", "source": "x"},
     ]
-    assert [p.answer for p in load_problems(rows)] == ["1", None, None]
+    assert [p.answer for p in load_problems(records)] == ["1", None, None]
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,9 @@ def test_the_reference_itself_is_right_and_as_good_as_any_right_answer(sample: t
     ],
 )
 def test_equal_answers_are_equal_in_a_vote(answer: str, responses: list[str], value: object) -> None:
-    found = {comparable_answer(problem(answer), response) for response in responses}
-    assert len(found) == 1 and None not in found
-    assert value is None or found == {value}
+    forms = {comparable_answer(problem(answer), response) for response in responses}
+    assert len(forms) == 1 and None not in forms
+    assert value is None or forms == {value}
 
 
 def test_choices_are_equal_in_a_vote_by_letter_or_text() -> None:
@@ -94,11 +94,11 @@ def test_what_is_extracted_stands_in_the_response(answer: str) -> None:
 
 
 def test_expressions_are_judged_in_any_thread() -> None:
-    found: list[bool | None] = []
-    thread = threading.Thread(target=lambda: found.append(is_correct(problem("1/2"), "The answer is 0.5.")))
+    verdicts: list[bool | None] = []
+    thread = threading.Thread(target=lambda: verdicts.append(is_correct(problem("1/2"), "The answer is 0.5.")))
     thread.start()
     thread.join()
-    assert found == [True]
+    assert verdicts == [True]
 
 
 @pytest.mark.parametrize(

@@ -185,9 +185,9 @@ def test_a_chat_that_ends_with_the_user_has_no_response(name: str, smollm2_token
     tokenizer = tokenizer_of(family, smollm2_tokenizer)
     response = family.response.replace("WORK", WORK)
     between = Boundaries(tokenizer).next_turn
-    for text, found in ((response, True), (f"{response}{between}And then?", False)):
+    for text, begins in ((response, True), (f"{response}{between}And then?", False)):
         tokens = tokens_of(tokenizer, chat_prompt(tokenizer, QUESTION).text + text)
-        assert (Boundaries(tokenizer).response_start(tokens, token_texts(tokenizer, tokens)) is not None) == found
+        assert (Boundaries(tokenizer).response_start(tokens, token_texts(tokenizer, tokens)) is not None) == begins
 
 
 @pytest.mark.parametrize("channels", [("analysis", "analysis"), ("analysis", "commentary"), ("commentary", "analysis")])
@@ -195,9 +195,9 @@ def test_a_chat_that_ends_with_the_user_has_no_response(name: str, smollm2_token
 def test_a_thought_of_several_messages_is_told_without_their_headers(channels: tuple[str, str], final: str) -> None:
     first, second = (f"<|channel|>{channel}<|message|>" for channel in channels)
     text = f"{first}one<|end|><|start|>assistant{second}two{final}"
-    found = read(text)
-    assert (found.thinking, found.answer) == ("one\ntwo", "42" if "42" in final else "")
-    assert set(segments_of(found, list(text.partition("42")[0]))) == {T}
+    reading = read(text)
+    assert (reading.thinking, reading.answer) == ("one\ntwo", "42" if "42" in final else "")
+    assert set(segments_of(reading, list(text.partition("42")[0]))) == {T}
 
 
 def test_what_a_prompt_opened_is_closed_by_its_own_tag() -> None:
@@ -208,8 +208,8 @@ def test_what_a_prompt_opened_is_closed_by_its_own_tag() -> None:
 
 @pytest.mark.parametrize("text", ['I say "42"</think>"42"', "```x```</think>```42```", "it’s ‘42’</think>‘42’"])
 def test_quotations_beside_a_closing_tag_do_not_quote_it(text: str) -> None:
-    found = read(text, opened=read("<think>").unclosed)
-    assert "42" in found.answer and found.unclosed is None
+    reading = read(text, opened=read("<think>").unclosed)
+    assert "42" in reading.answer and reading.unclosed is None
 
 
 @pytest.mark.parametrize(
@@ -285,10 +285,10 @@ SYSTEM = "Be brief."
 
 
 def odd(tokenizer: Any, template: str) -> Any:
-    found = tokenizer_of(FAMILIES[0]._replace(template=template), tokenizer)
+    swallowed = tokenizer_of(FAMILIES[0]._replace(template=template), tokenizer)
     swallowing = [AddedToken(text, rstrip=True, special=True) for text in ("<|end|>", "<|assistant|>", "<|user|>")]
-    found.add_special_tokens({"extra_special_tokens": swallowing})
-    return found
+    swallowed.add_special_tokens({"extra_special_tokens": swallowing})
+    return swallowed
 
 
 @pytest.mark.parametrize("template", [PARTS, NEEDS_SYSTEM, SWALLOWS])

@@ -172,6 +172,6 @@ def test_padded_and_plain_give_the_same_norms(tiny: Any) -> None:
     for side in ("left", "right"):
         tiny.tokenizer.padding_side = side
         encoded = tiny.tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
-        for found, own in zip(l2.collect(tiny, encoded, progress=False), alone, strict=True):
-            assert found.tokens.tolist() == own.tokens.tolist()
-            torch.testing.assert_close(found.l2_norms, own.l2_norms)
+        for trace, own in zip(l2.collect(tiny, encoded, progress=False), alone, strict=True):
+            assert trace.tokens.tolist() == own.tokens.tolist()
+            torch.testing.assert_close(trace.l2_norms, own.l2_norms)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Draft(NamedTuple):
-    """What a family makes: a problem that does not know its place yet."""
+    """A question with its answer, before it becomes the `Problem` of a family and a level."""
 
     question: str
     answer: str

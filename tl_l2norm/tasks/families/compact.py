@@ -2,7 +2,7 @@
 
 >>> draft = modular(random.Random(0), 3)
 >>> draft.question, think_modular(draft.question), draft.answer
-('mod 10: 6A-1B-7C*7', '6A-1=5B-7=8C*7=6', '6')
+('mod 10: 6A-1B-9C-7', '6A-1=5B-9=6C-7=9', '9')
 
 The steps of a chain are labelled A, B, C, ...: without that a step that occurs twice would not say which comes next.
 
@@ -72,15 +72,15 @@ def think_modular(question: str) -> str:
 
 def swaps(rng: random.Random, level: int) -> Draft:
     """Where one of five letters stands after `level` swaps of two places."""
-    row = "".join(map(operator.add, "abcde", rng.sample(PLACES, 5)))
-    question = f"row {row}: {_label(_chain(rng, _SWAPS, level))} {rng.choice('abcde')}"
+    places = "".join(map(operator.add, "abcde", rng.sample(PLACES, 5)))
+    question = f"row {places}: {_label(_chain(rng, _SWAPS, level))} {rng.choice('abcde')}"
     return Draft(question, think_swaps(question)[-1], tuple(PLACES))
 
 
 def think_swaps(question: str) -> str:
     """The place of the letter after each swap."""
-    _, row, text, letter = question.replace(":", "").split(" ")
-    place = row[row.index(letter) + 1]
+    _, places, text, letter = question.replace(":", "").split(" ")
+    place = places[places.index(letter) + 1]
     written = letter + place
     for label, one, other in _labelled(text):
         place = {one: other, other: one}.get(place, place)

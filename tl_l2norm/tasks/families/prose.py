@@ -1,7 +1,7 @@
 """Five families in plain words, for any chat model.
 
 >>> arithmetic(random.Random(0), 2).question
-'Start with 14. Subtract 18. Subtract 18. What is the result? Answer with a number.'
+'Start with 29. Subtract 15. Subtract 17. What is the result? Answer with a number.'
 """
 
 from __future__ import annotations

@@ -71,20 +71,20 @@ def chosen_letter(answer: str | int, choices: Sequence[str], labels: Sequence[st
     if isinstance(answer, int) and not labels and 0 <= answer < len(choices):
         return LETTERS[answer]
     text = str(answer).strip()
-    found = {i for i, choice in enumerate(choices) if choice.casefold() == text.casefold()}
+    meant = {i for i, choice in enumerate(choices) if choice.casefold() == text.casefold()}
     if labels:
-        found = {i for i, label in enumerate(labels) if label.casefold() == text.casefold()} or found
+        meant = {i for i, label in enumerate(labels) if label.casefold() == text.casefold()} or meant
     else:
         if (letter := label_of(text)) and letter in LETTERS[: len(choices)]:
-            found.add(LETTERS.index(letter))
+            meant.add(LETTERS.index(letter))
         if text.isdecimal() and int(text) < len(choices):
-            found.add(int(text))
-    if len(found) != 1:
-        among = " and ".join(LETTERS[i] for i in sorted(found)) or "none"
+            meant.add(int(text))
+    if len(meant) != 1:
+        among = " and ".join(LETTERS[i] for i in sorted(meant)) or "none"
         raise InputError(
             f"the answer {text!r} means {among} of the {len(choices)} choices: give a letter, from A on, or an index from 0"
         )
-    return LETTERS[found.pop()]
+    return LETTERS[meant.pop()]
 
 
 def _letter(mark: re.Match[str]) -> str:

@@ -16,6 +16,7 @@ from tl_l2norm.tasks.judging.values import NAME, Group, Relation
 _DIGITS = 120  # to which numbers that are no fractions are worked out
 _SAME = Fraction(1, 10**80)  # relative difference of these that is none
 _SAME_DECIMAL = Fraction(1, 10**6)
+_IMAGINARY = "i"
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _POINTS = ((Fraction(7, 5), Fraction(11, 4)), (Fraction(-13, 10), Fraction(-9, 4)), (Fraction(-3, 8), Fraction(17, 8)))
 
@@ -33,7 +34,8 @@ def equal(gold: Any, given: Any, *, ordered: bool = False) -> bool:
             return equal(interval, given)
         return is_assignment(gold) and equal(assigned(gold), given, ordered=ordered)
     if isinstance(given, Relation):
-        return (is_assignment(given) or _is_worked_out(given)) and equal(gold, assigned(given), ordered=ordered)
+        leads_there = is_assignment(given) or _is_worked_out(given) or (_is_constant(gold) and _is_evaluated(given))
+        return leads_there and equal(gold, assigned(given), ordered=ordered)
     if isinstance(gold, Group) or isinstance(given, Group):
         return _same_groups(_grouped(gold), _grouped(given), ordered)
     return _same_expressions(gold, given)
@@ -74,6 +76,16 @@ def _is_worked_out(relation: Relation) -> bool:
     if not any(_symbols(side) for side in relation.sides):
         return True
     return all(_same_expressions(relation.sides[0], side) for side in relation.sides[1:])
+
+
+def _is_evaluated(relation: Relation) -> bool:
+    """Whether a relation says which number an expression of several names is: "m + n = 2/3"."""
+    *before, last = relation.sides
+    return set(relation.signs) == {"="} and all(map(_is_expression, before)) and _is_constant(last)
+
+
+def _is_constant(value: Any) -> bool:
+    return _is_expression(value) and not _symbols(value)
 
 
 def _same_relations(gold: Relation, given: Relation, ordered: bool) -> bool:
@@ -171,10 +183,10 @@ def _same_in_order(gold: Group, given: Group) -> bool:
 def _same_in_any_order(gold: Sequence[Any], given: Sequence[Any]) -> bool:
     left = list(given)
     for item in gold:
-        found = next((i for i, other in enumerate(left) if equal(item, other)), None)
-        if found is None:
+        place = next((i for i, other in enumerate(left) if equal(item, other)), None)
+        if place is None:
             return False
-        del left[found]
+        del left[place]
     return True
 
 
@@ -227,11 +239,12 @@ def _at(value: Any, names: list[str], point: tuple[Fraction, Fraction]) -> Any:
 
 
 def _unknowns(value: Any) -> list[Any]:
-    """Variables, and what functions that are only names are of them."""
+    """Variables, and what functions that are only names are of them; i is the imaginary unit."""
     from sympy import Symbol
     from sympy.core.function import AppliedUndef
 
-    return sorted(value.atoms(Symbol, AppliedUndef), key=str, reverse=True)
+    atoms = value.atoms(Symbol, AppliedUndef)
+    return sorted((atom for atom in atoms if str(atom) != _IMAGINARY), key=str, reverse=True)
 
 
 def _symbols(value: Any) -> set[str]:
@@ -239,10 +252,12 @@ def _symbols(value: Any) -> set[str]:
 
 
 def _exact(value: Any) -> Any:
-    """An expression whose decimals are fractions."""
+    """An expression whose decimals are fractions, and whose i is the imaginary unit."""
     import sympy
 
-    return value.xreplace({number: sympy.Rational(str(number)) for number in value.atoms(sympy.Float)})
+    fractions = {number: sympy.Rational(str(number)) for number in value.atoms(sympy.Float)}
+    units = {atom: sympy.I for atom in value.atoms(sympy.Symbol) if str(atom) == _IMAGINARY}
+    return value.xreplace({**fractions, **units})
 
 
 def _has_decimal(value: Any) -> bool:

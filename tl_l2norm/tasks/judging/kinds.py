@@ -99,8 +99,8 @@ class Words(AnswerKind):
         pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, filter(None, self.options)))})(?![\w-])", re.IGNORECASE)
         if "yes" in map(str.casefold, self.options):
             pattern = re.compile(rf"{pattern.pattern}(?!\s+would\b)", re.IGNORECASE)  # "a yes would need more" says none
-        found = best_value(text, pattern)
-        return {option.casefold(): option for option in self.options}[found[0].group().casefold()] if found else None
+        best = best_value(text, pattern)
+        return {option.casefold(): option for option in self.options}[best.match.group().casefold()] if best else None
 
     def value(self, given: str) -> str:
         """The word, whatever its case."""
@@ -118,8 +118,8 @@ class Choice(AnswerKind):
 
     def find(self, text: str) -> str | None:
         """The letter, or else the text of the option as the response writes it."""
-        found = best_value(text, _choice_pattern(self.letters, self.texts, self.named), self._is_joint, _is_part)
-        return (_letter(found[0]) or found[0].group()) if found else None
+        best = best_value(text, _choice_pattern(self.letters, self.texts, self.named), self._is_joint, _is_part)
+        return (_letter(best.match) or best.match.group()) if best else None
 
     def value(self, given: str) -> str:
         """The letter."""
@@ -188,18 +188,18 @@ class Number(AnswerKind):
     def find(self, text: str) -> str | None:
         """Its digits, with the unit where the reference has one; a fraction or root, where that is what is announced."""
         plain = plain_units(text)
-        found = best_value(plain, NUMBER_WITH_UNIT if self.unit else PLAIN_NUMBER, is_part=is_operand)
-        if found is None or not found[1]:
+        best = best_value(plain, NUMBER_WITH_UNIT if self.unit else PLAIN_NUMBER, is_part=is_operand)
+        if best is None or not best.is_announced:
             stated = stated_text(text)
             if stated is None:
-                stated = _unannounced_fraction(text, has_others=found is not None)
+                stated = _unannounced_fraction(text, has_others=best is not None)
             if stated and _is_single_value(stated):
                 return stated
-        if found is None:
+        if best is None:
             return None
-        unit, scale = quantity_of(found[0]).unit, (found[0]["scale"] or "").casefold()
+        unit, scale = quantity_of(best.match).unit, (best.match["scale"] or "").casefold()
         is_scaled = scale and scale not in self.counted
-        return found[0].group() if is_scaled or (unit and (self.unit or unit == "%")) else digits_of(found[0])
+        return best.match.group() if is_scaled or (unit and (self.unit or unit == "%")) else digits_of(best.match)
 
     def value(self, given: str) -> Hashable:
         """The number alone, a percentage as `same` reads it; with its unit, where that is another than the reference's."""
@@ -215,12 +215,12 @@ class Number(AnswerKind):
 
     def same(self, answer: str, given: str) -> bool:
         """Equal numbers with units that don't contradict each other; a percentage is a bare number once, not in two ways."""
-        expected, found = read_quantity(answer), read_quantity(given)
-        if found is None:
+        expected, quantity = read_quantity(answer), read_quantity(given)
+        if quantity is None:
             return same_value(answer, in_base(given, self.base))
-        if found.unit == "%" and self.unit is None:
+        if quantity.unit == "%" and self.unit is None:
             return self.value(answer) == self.value(given)
-        return expected is not None and expected.same(found)
+        return expected is not None and expected.same(quantity)
 
 
 def _unannounced_fraction(text: str, *, has_others: bool) -> str | None:
@@ -252,8 +252,10 @@ class Expression(AnswerKind):
         stated = stated_text(text)
         if stated and "?" in stated:
             return None
-        found = leading(stated) if stated else trailing(text.rpartition("\n")[2])
-        return re.sub(r"^(?:\$|\\\()|(?:\$|\\\))$", "", found).strip() if found and MATHS.fullmatch(found) else found
+        expression = leading(stated) if stated else trailing(text.rpartition("\n")[2])
+        if expression and MATHS.fullmatch(expression):
+            return re.sub(r"^(?:\$|\\\()|(?:\$|\\\))$", "", expression).strip()
+        return expression
 
     def value(self, given: str) -> Hashable:
         """A fraction, or the expanded expression as text; with its unit, where that is another than the reference's."""

@@ -82,8 +82,8 @@ def canonical(text: str, *, ordered: bool = False) -> Fraction | str:
         return Fraction(digits)
     if based := _based(text):
         return "_".join(based)
-    found = _read(text)
-    return _compact(text) if found is None else form(found, ordered=ordered)
+    value = _read(text)
+    return _compact(text) if value is None else form(value, ordered=ordered)
 
 
 def in_base(text: str, base: str | None) -> str:
@@ -108,8 +108,8 @@ def _based(text: str) -> tuple[str, str] | None:
 
 
 def _is_equal(expected: Any, given: str, ordered: bool) -> bool:
-    found = _read(given)
-    return found is not None and equal(expected, found, ordered=ordered)
+    value = _read(given)
+    return value is not None and equal(expected, value, ordered=ordered)
 
 
 def _read(text: str) -> Any:

@@ -19,6 +19,7 @@ _AFTER = re.compile(
     | \s+(?:squared|cubed|factorial|pi|raised)\b | \s+to\s+the\s+(?:power|\w+th|\w*(?:second|third))\b
     | \s+or\s+(?:more|less|fewer|greater|higher|lower|above|below)\b
     | \s+and\s+(?:an?|\d+|{_NUMERALS})[\s-]+(?:{_PARTS})\b | \s+(?!half\b|quarter\b|second)(?:{_PARTS})(?<=s)\b
+    | \s*[-+−]\s*(?![aI]\b)[A-Za-z](?=\s*(?:[.$,;)}}\]+*/^=−-]|$))
     | \s+(?![aAIVX]\b|[mgshlCFKLVWNJ]\b) [b-zB-Z] (?=\s*(?:[.$,;)}}\]+*/^=]|-(?![A-Za-z]{{2}})|$))""",
     re.VERBOSE,
 )
@@ -28,7 +29,7 @@ _OPERATIONS = (
 )
 _BEFORE = re.compile(
     rf"""(?: (?:[<>≠≤≥√∛^_|±∓] | !=) \s* | \\(?:leq?|geq?|neq?|lt|gt|not|sqrt|pm|mp)(?:\[\d+\])?
-      | [A-Za-z]\([^()\n]{{0,40}}
+      | [A-Za-z]\([^()\n]{{0,40}} | [\w)}}] \s* \+ | (?:\b[kmnxyz]|[\w)}}]\^\{{?\w+\}}?) \s* [-−]
       | \b(?:log|ln|lg|exp|sin|cos|tan|sqrt|root|abs)\b | (?:\b(?:{_PARTS}|{_OPERATIONS})|%) \s+ of
       | \b(?:twice|thrice|double|triple|times|(?:divided|multiplied)\s+by|mod(?:ulo)?|choose|half|(?:more|less)\s+than)
     ) [\s*$({{\\]* $""",

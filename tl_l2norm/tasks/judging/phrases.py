@@ -35,9 +35,9 @@ def leading(text: str) -> str | None:
     words = text.split(" ")
     lengths = [n for n in range(min(len(words), _LONGEST), 0, -1) if words[n - 1] not in ("a", "I")]
     beginnings = (" ".join(words[:n]).rstrip(" ,;:").removesuffix(", or") for n in lengths)
-    found = next((part for part in beginnings if is_mathematical(part) or read_quantity(part)), None)
-    rest = text[len(found) :] if found else ""
-    return None if re.match(r"[\s,]*(?:is|was)\s+(?:not|wrong|incorrect)\b", rest) else found
+    expression = next((part for part in beginnings if is_mathematical(part) or read_quantity(part)), None)
+    rest = text[len(expression) :] if expression else ""
+    return None if re.match(r"[\s,]*(?:is|was)\s+(?:not|wrong|incorrect)\b", rest) else expression
 
 
 def trailing(line: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from tl_l2norm.tasks.judging.revisions import is_doubted, revised
 from tl_l2norm.tasks.judging.text import boxed
@@ -45,16 +46,24 @@ _STATED_TEXT = re.compile(rf"{ANNOUNCED} [\s:*]* ([^\s] [^\n]*?) (?=\.\s | \n | 
 _STATEMENT = re.compile(rf"{ANNOUNCED}|\\boxed|<answer>|####|\*\*", re.IGNORECASE)
 _ANNOUNCED = re.compile(rf"{ANNOUNCED}[^.\n]*$", re.IGNORECASE)
 _WRAPPING = " \t*_`\"'"
+_ANNOUNCEMENT = 2  # the most explicit way of stating a value
 _WINDOW = 120  # characters around a value that decide what it is
 
 Joint = Callable[[str, re.Match[str], re.Match[str]], bool]
 Part = Callable[[str, re.Match[str]], bool]
 
 
+class Stated(NamedTuple):
+    """A value that a response states."""
+
+    match: re.Match[str]
+    is_announced: bool
+
+
 def best_value(
     text: str, pattern: re.Pattern[str], is_joint: Joint | None = None, is_part: Part | None = None
-) -> tuple[re.Match[str], bool] | None:
-    """The last candidate of the most explicit kind, and whether it is announced; None where there is no candidate.
+) -> Stated | None:
+    """The last candidate of the most explicit kind; None where there is no candidate.
 
     Args:
         text: The response.
@@ -66,7 +75,7 @@ def best_value(
     if is_part:
         candidates = [value for value in candidates if not is_part(text, value)]
     best = max(candidates, key=lambda value: (_explicitness(text, value), value.start()), default=None)
-    return best and (best, _explicitness(text, best) == 2)
+    return best and Stated(best, _explicitness(text, best) == _ANNOUNCEMENT)
 
 
 def joined(text: str, one: re.Match[str], other: re.Match[str]) -> bool:
@@ -128,9 +137,10 @@ def _is_denied(text: str, value: re.Match[str]) -> bool:
 
 
 def _explicitness(text: str, value: re.Match[str]) -> int:
+    """How clearly a value is the answer: announced, in bold or behind a final "=" (1), or only there (0)."""
     before = text[max(0, value.start() - _WINDOW) : value.start()]
     if _STATED_BEFORE.search(before):
-        return 2
+        return _ANNOUNCEMENT
     is_bold = before.endswith(("**", "__")) and text.startswith(("**", "__"), value.end())
     is_final_result = re.search(r"=[\s$*]*$", before) and re.fullmatch(r"[\s.!*$]*", text[value.end() :])
     return 1 if is_bold or is_final_result else 0

@@ -208,18 +208,18 @@ def has_open_box(text: str) -> bool:
 
 def _boxes(text: str) -> list[tuple[int, int]]:
     """Start and end of what stands in each box that isn't within another."""
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     opened: list[int | None] = []  # where each open brace's box began; None: a brace of its own
     for match in _BOX.finditer(text):
         if match.group().startswith(("\\boxed", "\\fbox")):
             if match.group().endswith("{"):
                 opened.append(match.end())
             elif bare := re.compile(r"[^\s$.,]+").match(text, match.end()):
-                found.append(bare.span())
+                spans.append(bare.span())
         elif match.group() == "{":
             opened.append(None)
         elif match.group() == "}" and opened and (start := opened.pop()) is not None:
-            while found and found[-1][0] > start:
-                found.pop()
-            found.append((start, match.start()))
-    return found
+            while spans and spans[-1][0] > start:
+                spans.pop()
+            spans.append((start, match.start()))
+    return spans

@@ -155,10 +155,10 @@ def _expression(latex: str) -> Any:
         return None
     latex = re.sub(r"([A-Za-z])('+)", lambda prime: f"{prime[1]}_{{{len(prime[2])}d}}", latex)
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its timeouts are off
-    found = parse(f"${latex}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
-    if not found or isinstance(found[0], str):
+    parsed = parse(f"${latex}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
+    if not parsed or isinstance(parsed[0], str):
         return None
-    return found[0] if all(map(is_small, found[0] if hasattr(found[0], "shape") else found[:1])) else None
+    return parsed[0] if all(map(is_small, parsed[0] if hasattr(parsed[0], "shape") else parsed[:1])) else None
 
 
 def _outside(latex: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:

@@ -1,4 +1,4 @@
-"""Interventions at work on a model."""
+"""What applies a run's interventions to a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.thresholds import AdaptiveIQR, RunningIQR
-from tl_l2norm.interventions.log import Entry, Log
+from tl_l2norm.interventions.log import Entry, FinalThreshold, Log
 from tl_l2norm.interventions.rule import Rule, Visit
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.hooks import HookFn, attached
@@ -45,13 +45,16 @@ class Site:
     tau: float | AdaptiveIQR | None
 
 
-class Run(Observer):
-    """Interventions at work on one model. They act in the order given, layer by layer."""
+class Intervener(Observer):
+    """Applies a run's interventions to the residual stream of one model, by hooks, and logs what they decide.
+
+    At each layer they act in the order given, each on what the one before it made of the stream.
+    """
 
     def __init__(
         self, backend: Backend, interventions: Sequence[Rule], *, sink_ratio: float | None = None, records: bool = False
     ) -> None:
-        """`records`: whether `take` gives what the run took for sinks, for whoever makes traces."""
+        """`records`: whether `take` gives the norms by which tokens were taken for sinks, which traces need."""
         if odd := [x for x in interventions if not isinstance(x, Rule)]:
             raise InputTypeError(f"interventions are Suppression(...), ALRR(...), ERSS(...), ..., got {odd[0]!r:.80}")
         self.backend = backend
@@ -83,7 +86,7 @@ class Run(Observer):
         return any(x.positions != "decode" for x in self.log.interventions)
 
     def hooks(self) -> list[tuple[HookPoint, HookFn]]:
-        """All hooks of the run."""
+        """Hook points with the hooks to put on them, in this order."""
         mids = [(self.backend.resid_mid(layer), partial(self._note_mid, layer)) for layer in self._mid_layers]
         return [*mids, *((self.backend.resid_post(layer), partial(self.visit, layer)) for layer in self.sites)]
 
@@ -113,7 +116,7 @@ class Run(Observer):
 
     @override
     def take(self, n_rows: int) -> list[Recorded]:
-        """For each row (JUDGED, layer), the norms as they were before anything acted there; what was done is in the log."""
+        """For each row the norms [pos] by (JUDGED, layer), as they were before any intervention acted at that layer."""
         return [{} for _ in range(n_rows)] if self._ledger is None else self._ledger.take(n_rows)
 
     def visit(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor | None:
@@ -193,12 +196,14 @@ class Run(Observer):
                 case (tag, Site() as site) if tag == _ADAPTIVE:
                     ends = self.log.final_thresholds.setdefault((site.index, site.layer), [])
                     now = (batch.rows.number, value.current(), value.counts)
-                    ends += zip(*(values.tolist() for values in now), strict=True)
+                    ends += map(FinalThreshold, *(values.tolist() for values in now))
 
     def finish(self) -> None:
-        """The run is over."""
+        """The run is over: note the thresholds that it shared, and warn of interventions that never fired."""
         for site, running in self._shared.items():
-            self.log.final_thresholds[site.index, site.layer] = [("run", float(running.current()), int(running.counts))]
+            self.log.final_thresholds[site.index, site.layer] = [
+                FinalThreshold("run", float(running.current()), int(running.counts))
+            ]
         if raised := {layer: int(n) for layer, n in self._n_raised.items() if n}:
             warnings.warn(
                 f"{sum(raised.values())} tokens were raised over {self.sink_ratio:g} times the prompt's median norm at layers "
@@ -213,7 +218,7 @@ class Run(Observer):
 
 
 def _one_sink_ratio(backend: Backend, interventions: Sequence[Rule], given: float | None) -> float:
-    """The run's: given by whoever drives it, else by an intervention, else the model's.
+    """The run's sink ratio: given by whoever drives it, else by an intervention, else the model's.
 
     Raises:
         ValueError: interventions, or the traces that their thresholds come from, that have another.

@@ -1,4 +1,4 @@
-"""One row of a table as a problem: which columns hold what, chats, choices."""
+"""One record of a table as a problem: which columns hold what, chats, choices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 from tl_l2norm.core.errors import InputError, InputTypeError
-from tl_l2norm.tasks.files import Row
+from tl_l2norm.tasks.files import Record
 from tl_l2norm.tasks.judging.choices import LETTERS, chosen_letter, lettered, without_labels
 from tl_l2norm.tasks.judging.references import final_answer
 from tl_l2norm.tasks.problems import Problem, family_text, question_text, unknown, whole_level
@@ -41,9 +41,10 @@ class Columns:
     """What else could have been meant, and is not read; "" where nothing could."""
 
     @classmethod
-    def among(cls, rows: Sequence[Row], question: str | None, answer: str | None, table: str) -> Columns:
-        """The columns asked for, else the first of the usual names that any row has."""
-        names = {name: None for row in rows for name, value in row.cells.items() if value is not None or name == "question"}
+    def among(cls, records: Sequence[Record], question: str | None, answer: str | None, table: str) -> Columns:
+        """The columns asked for, else the first of the usual names that any record has."""
+        cells = (cell for record in records for cell in record.cells.items())
+        names = {name: None for name, value in cells if value is not None or name == "question"}
         for name, asked in (("question", question), ("answer", answer)):
             if not (asked is None or isinstance(asked, str)):
                 raise InputTypeError(f"{name} is the name of a column, got {asked!r:.80}")
@@ -55,18 +56,18 @@ class Columns:
                 f"{table}: no column has the questions ({', '.join(QUESTIONS)}): "
                 f"{_CHOOSE.format('question')}: there are {', '.join(names) or 'no columns'}"
             )
-        found = question.casefold() if question else questions[0]
+        chosen = question.casefold() if question else questions[0]
         known = answer.casefold() if answer else next(iter(answers), None)
-        if found == "instruction" and "input" in questions:
+        if chosen == "instruction" and "input" in questions:
             questions.remove("input")  # is asked with it
-        notes = [] if question else _also("questions", found, [name for name in questions if name != found])
+        notes = [] if question else _also("questions", chosen, [name for name in questions if name != chosen])
         notes += [] if answer or known is None else _also("answers", known, [name for name in answers if name != known])
         if known is None:
-            near = [name for name in names if name != found and difflib.get_close_matches(name, _LIKE_ANSWERS, 1, 0.75)]
+            near = [name for name in names if name != chosen and difflib.get_close_matches(name, _LIKE_ANSWERS, 1, 0.75)]
             named = ", ".join(map(repr, near))
             notes += [f"no answers are read, from {named} neither ({_CHOOSE.format('answer')})"] if near else []
-        notes += [f"the column {name!r} is not asked" for name in _CONTEXTS if name in names and name != found]
-        return cls(question=found, answer=known, not_read="; ".join(notes))
+        notes += [f"the column {name!r} is not asked" for name in _CONTEXTS if name in names and name != chosen]
+        return cls(question=chosen, answer=known, not_read="; ".join(notes))
 
 
 def _also(what: str, chosen: str, others: Sequence[str]) -> list[str]:
@@ -75,10 +76,10 @@ def _also(what: str, chosen: str, others: Sequence[str]) -> list[str]:
     return [f"{what} are read from the column {chosen!r}, not from {named} ({choose})"] if others else []
 
 
-def check_names(rows: Sequence[Row], columns: Columns, table: str) -> None:
-    """Refuse a row that lacks a column that is read and has one of almost its name, which no row with that column has."""
+def check_names(records: Sequence[Record], columns: Columns, table: str) -> None:
+    """Refuse a record that lacks a column that is read and has one of almost its name, which no record with that column has."""
     names = {columns.question, columns.answer, *_CHOICES, "family", "level", "system"}
-    forms = {frozenset(row.cells): row.place for row in reversed(rows)}
+    forms = {frozenset(record.cells): record.place for record in reversed(records)}
     for name in sorted(set().union(*forms) & names):
         usual = {*names, *QUESTIONS, *ANSWERS}.union(*(form for form in forms if name in form))
         for form, place in forms.items():
@@ -88,19 +89,19 @@ def check_names(rows: Sequence[Row], columns: Columns, table: str) -> None:
                 )
 
 
-def is_worked_solution(row: Row, columns: Columns, problem: Problem) -> bool:
+def is_worked_solution(record: Record, columns: Columns, problem: Problem) -> bool:
     """Whether a reference that marks no answer, and so was taken as it stands, reads like sentences that lead to one."""
-    given = row.cells.get(columns.answer) if columns.answer else None
+    given = record.cells.get(columns.answer) if columns.answer else None
     if not isinstance(given, str) or problem.answer != given or problem.options:
         return False
     return len(given.split()) > _FEW_WORDS and bool(_WORKING.search(given.strip()))
 
 
 def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Problem:
-    """The problem of a row.
+    """The problem of a record.
 
     Raises:
-        InputError: no question, or anything in the row that can't be understood.
+        InputError: no question, or anything in the record that can't be understood.
     """
     question, system, said = _question(cells, columns)
     given: Any = cells.get(columns.answer) if columns.answer else None
@@ -109,18 +110,27 @@ def problem_of(cells: Mapping[str, Any], columns: Columns, source: str) -> Probl
         raise InputError(f"the answer begins a thought and never ends it: {given[:40]!r}...")
     choices, labels, are_numbers = _choices(cells)
     answer = final_answer(given)
-    kept: dict[str, Any] = {"answer": answer}
-    if choices:
-        texts = without_labels(choices)
+    options: tuple[str, ...] = ()
+    texts = without_labels(choices) if choices else ()
+    if texts:
         if len(set(texts)) < len(texts):
             raise InputError(f"two choices are the same: {', '.join(map(repr, texts)):.80}")
         is_index = not isinstance(given, bool) and isinstance(given, Integral) and not are_numbers
         meant = int(given) if is_index else answer
-        letter = None if meant is None else chosen_letter(meant, texts, labels)
+        answer = None if meant is None else chosen_letter(meant, texts, labels)
         question = question if _lists(question, texts) else f"{question}\n{lettered(texts)}"
-        kept = {"answer": letter, "options": tuple(LETTERS[: len(texts)]), "option_texts": texts}
+        options = tuple(LETTERS[: len(texts)])
     family = family_text("custom" if cells.get("family") is None else cells["family"])
-    return Problem(question=question, system=system, family=family, level=_level(cells.get("level")), source=source, **kept)
+    return Problem(
+        question=question,
+        answer=answer,
+        family=family,
+        level=_level(cells.get("level")),
+        options=options,
+        option_texts=texts,
+        system=system,
+        source=source,
+    )
 
 
 def _question(cells: Mapping[str, Any], columns: Columns) -> tuple[str, str | None, str | None]:
@@ -171,43 +181,45 @@ class _Choices(NamedTuple):
 
 
 def _choices(cells: Mapping[str, Any]) -> _Choices:
-    """The choices of a row, if there are any."""
-    found = next((cells[name] for name in _CHOICES if cells.get(name) is not None), None)
-    found = _of_letters(cells) if found is None else found
-    if found is None:
+    """The choices of a record, if there are any."""
+    choices = next((cells[name] for name in _CHOICES if cells.get(name) is not None), None)
+    choices = _of_letters(cells) if choices is None else choices
+    if choices is None:
         return _Choices(())
     labels: Any = ()
-    if isinstance(found, Mapping):
-        found, labels = (found["text"], found.get("label", ())) if "text" in found else (list(found.values()), list(found))
-    elif isinstance(found, list) and found and all(isinstance(choice, Mapping) for choice in found):
-        found, labels = [choice.get("text") for choice in found], [choice.get("label") for choice in found]
+    if isinstance(choices, Mapping) and "text" in choices:
+        choices, labels = choices["text"], choices.get("label", ())
+    elif isinstance(choices, Mapping):
+        choices, labels = list(choices.values()), list(choices)
+    elif isinstance(choices, list) and choices and all(isinstance(choice, Mapping) for choice in choices):
+        choices, labels = [choice.get("text") for choice in choices], [choice.get("label") for choice in choices]
     texts = (int, float, str)
     if (
-        not isinstance(found, list | tuple)
-        or not all(isinstance(c, texts) and str(c).strip() for c in found)
-        or len(found) == 1
+        not isinstance(choices, list | tuple)
+        or not all(isinstance(c, texts) and str(c).strip() for c in choices)
+        or len(choices) == 1
     ):
-        raise InputError(f"choices must be a list of at least two texts, got {found!r:.80}")
-    if len(found) > len(LETTERS):
-        raise InputError(f"{len(found)} choices: no more than {len(LETTERS)} can be named by letters")
+        raise InputError(f"choices must be a list of at least two texts, got {choices!r:.80}")
+    if len(choices) > len(LETTERS):
+        raise InputError(f"{len(choices)} choices: no more than {len(LETTERS)} can be named by letters")
     labels = [label for label in labels if label is not None]
-    if labels and len(labels) != len(found):
-        raise InputError(f"{len(found)} choices have {len(labels)} labels")
-    numbers = [isinstance(choice, int | float) and not isinstance(choice, bool) for choice in found]
-    named = [str(final_answer(c)) if is_number else str(c) for c, is_number in zip(found, numbers, strict=True)]
-    return _Choices(tuple(named), tuple(map(str, labels)), any(numbers))
+    if labels and len(labels) != len(choices):
+        raise InputError(f"{len(choices)} choices have {len(labels)} labels")
+    numbers = [isinstance(choice, int | float) and not isinstance(choice, bool) for choice in choices]
+    written = [str(final_answer(c)) if is_number else str(c) for c, is_number in zip(choices, numbers, strict=True)]
+    return _Choices(tuple(written), tuple(map(str, labels)), any(numbers))
 
 
 def _of_letters(cells: Mapping[str, Any]) -> list[Any] | None:
-    """What stands in columns `a`, `b` and so on; a row may leave out the last ones, or all."""
+    """What stands in columns `a`, `b` and so on; a record may leave out the last ones, or all."""
     if "a" not in cells or "b" not in cells:
         return None
     columns = [cells.get(letter) for letter in "abcdefghij"]
-    found = [value for value in columns if value is not None]
-    if columns[: len(found)] != found or len(found) == 1:
+    filled = [value for value in columns if value is not None]
+    if columns[: len(filled)] != filled or len(filled) == 1:
         blank = "abcdefghij"[columns.index(None)]
         raise InputError(f"the choice in column {blank!r} is blank: fill it, or leave out the last ones alone")
-    return found or None
+    return filled or None
 
 
 def _lists(question: str, choices: Sequence[str]) -> bool:
