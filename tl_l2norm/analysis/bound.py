@@ -240,7 +240,7 @@ def _slope(x: Array, y: Array, held: NDArray[np.bool_]) -> tuple[Array, Array, A
     slope = (u * v).sum(0) / size
     residual = (v - slope * u) / (1 - held / n - u**2 / size)
     error = np.sqrt(((u * residual) ** 2).sum(0)) / size
-    return slope, np.maximum(error, 1e-9), np.maximum(n - 2, 1)
+    return slope, np.maximum(error, 1e-9), np.maximum(n - 2.0, 1)
 
 
 def _r_squared(x: Array, y: Array, held: NDArray[np.bool_], weights: Array) -> Array:
