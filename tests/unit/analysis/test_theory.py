@@ -131,12 +131,12 @@ def test_a_left_that_is_not_positive_breaks_the_bound() -> None:
 def test_random_sets_hold_as_many_of_each_stratum_and_none_of_the_chosen() -> None:
     rng = np.random.default_rng(0)
     acts = csr_array(rng.random((900, 200)) * (rng.random((900, 200)) < np.linspace(0.05, 0.9, 200)))
-    chosen_ones = (3, 100, 105, 195)
+    chosen_ones = (3, 110, 115, 195)
     every = random_sets(acts, chosen_ones, 50, 0).toarray()
     others = random_sets(acts, chosen_ones, 50, 0, others=True).toarray()
     for sets in (every, others):
         assert np.flatnonzero(sets[:, 0]).tolist() == list(chosen_ones) and (sets.sum(0) == 4).all()
-        assert (sets[:60, 1:].sum(0) == 1).all() and (sets[140:, 1:].sum(0) == 1).all(), "one rare, one frequent"
+        assert (sets[:80, 1:].sum(0) == 1).all(), "one is rare"
     assert not others[list(chosen_ones), 1:].any() and every[list(chosen_ones), 1:].any()
 
 
