@@ -5,6 +5,8 @@ from .bound import bound_points as bound_points
 from .bound import bound_table as bound_table
 from .causal import causal_differences as causal_differences
 from .causal import causal_table as causal_table
+from .correctness import correctness_effect as correctness_effect
+from .correctness import correctness_samples as correctness_samples
 from .correlation import correlation_table as correlation_table
 from .curves import compare_late as compare_late
 from .curves import layer_curve as layer_curve
@@ -12,6 +14,7 @@ from .curves import mode_differences as mode_differences
 from .deconfounding import mode_effects as mode_effects
 from .high_norm import high_norm_effect as high_norm_effect
 from .high_norm import high_norm_tokens as high_norm_tokens
+from .importance import importance_table as importance_table
 from .latents import top_tokens as top_tokens
 from .link import feature_link as feature_link
 from .pressure_correlation import pressure_table as pressure_table
@@ -21,4 +24,6 @@ from .rise import dynamics as dynamics
 from .separation import family_separation as family_separation
 from .shape import rise_shape as rise_shape
 from .theory import assumption_table as assumption_table
+from .thought_texts import difficulty_at_length as difficulty_at_length
+from .thought_texts import thought_text_table as thought_text_table
 from .trend import level_trend as level_trend

@@ -1,1 +1,3 @@
+from .samples import sample_thinking as sample_thinking
 from .suppression import suppress_and_ask as suppress_and_ask
+from .thought_texts import replaced_thoughts as replaced_thoughts

@@ -1,0 +1,195 @@
+"""Within-thinking correctness: nothing is found where nothing is, and what is planted is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+
+from tests.planted import Array
+from tl_l2norm.analysis.within_problems import MixedProblems, mixed
+
+FOUND = 0.9
+NULLS, PLANTED = 24, 20
+"""In the gate; `python -m tests.laws.test_correctness_laws` runs 200 of each and prints the rates."""
+MOST_FALSE = 5
+"""Of 24: more than that come up in 0.5% of runs where 7% are false."""
+
+Shape = Callable[[Array, Array], Array]
+"""What acts, of a length's deviation from its problem's mean and of that mean, both in units of their own."""
+
+
+def nothing(d: Array, mean: Array) -> Array:
+    return 0 * d
+
+
+def straight(d: Array, mean: Array) -> Array:
+    return d
+
+
+def u_shaped(d: Array, mean: Array) -> Array:
+    """Around what suits the problem."""
+    return d**2 - 1
+
+
+def u_shaped_overall(d: Array, mean: Array) -> Array:
+    """Around one length for all problems."""
+    return (0.3 * d + mean) ** 2 / 0.3
+
+
+def normal(rng: np.random.Generator, size: tuple[int, ...]) -> Array:
+    return rng.normal(size=size)
+
+
+def exponential(rng: np.random.Generator, size: tuple[int, ...]) -> Array:
+    return rng.exponential(size=size) - 1
+
+
+def lognormal(rng: np.random.Generator, size: tuple[int, ...]) -> Array:
+    return np.asarray((rng.lognormal(size=size) - np.exp(0.5)) / 2.16)
+
+
+def world(
+    seed: int,
+    *,
+    problems: int = 100,
+    n: int = 8,
+    layers: int = 3,
+    beta: float = 0.0,
+    on_norm: Shape = nothing,
+    on_correct: Shape = nothing,
+    log_prob: float = 0.0,
+    saturating: bool = False,
+    own_lines: float = 0.0,
+    difficulty: float = 0.0,
+    noise: Callable[..., Array] = normal,
+    length_noise: Callable[..., Array] = normal,
+    scales: bool = False,
+    limit: float | None = None,
+    loud_cut: float = 0.0,
+) -> pd.DataFrame:
+    """Samples of which the last layer's norm raises the log-odds by `beta` per standard deviation (of its own noise).
+
+    Args:
+        seed: of all.
+        problems: how many.
+        n: samples of each.
+        layers: how many.
+        beta: the effect.
+        on_norm: what length adds to the norm, whose noise has variance 1.
+        on_correct: what it adds to the log-odds.
+        log_prob: what log-probability, which falls with length, adds to both.
+        saturating: the latter with a bend.
+        own_lines: what log-probability adds to both along a line of each problem's own, up or down.
+        difficulty: what the problem's difficulty adds to the norm, which is one standard deviation more in the log-odds.
+        noise: of norms; half of its variance is all layers' own.
+        length_noise: of log lengths.
+        scales: problems differ in the scale of the norm's noise.
+        limit: log length at which responses are cut off, and wrong.
+        loud_cut: what is added to the norm of those.
+    """
+    rng = np.random.default_rng([seed, 5])
+    ease, mean = (1 + difficulty) * rng.normal(size=(problems, 1)), 0.4 * rng.normal(size=(problems, 1))
+    d = length_noise(rng, (problems, n))
+    certain = 0.5 * rng.normal(size=(problems, 1)) + 0.5 * rng.normal(size=(problems, n)) - 0.3 * d
+    own_slope = own_lines * rng.normal(size=(problems, 1)) * (certain - certain.mean(1, keepdims=True))
+    sure = np.tanh(2 * certain) if saturating else certain
+    log_length = 4 + mean + 0.3 * d
+    cut = log_length > (np.inf if limit is None else limit)
+    own = 0.7 * noise(rng, (layers, problems, n)) + 0.7 * noise(rng, (problems, n))
+    own = own * (np.exp(0.5 * rng.normal(size=(problems, 1))) if scales else 1)
+    norms = 100 + own + on_norm(d, mean) + log_prob * sure + own_slope + difficulty * ease + loud_cut * cut
+    correct = (
+        rng.random((problems, n)) < expit(ease + on_correct(d, mean) + log_prob * sure + own_slope + beta * own[-1])
+    ) & ~cut
+    table: dict[Any, Any] = {
+        "prompt": np.repeat([f"p{i}" for i in range(problems)], n),
+        "family": np.repeat([f"f{i % 10}" for i in range(problems)], n),
+        "level": 1,
+        "sample": np.tile(np.arange(n), problems),
+        "correct": correct.ravel(),
+        "cut_off": cut.ravel(),
+        "length": np.exp(np.minimum(log_length, np.inf if limit is None else limit)).round().ravel(),
+        "log_prob": certain.ravel(),
+        "late": norms[-1].ravel(),
+        "late but the last": norms[-2].ravel(),
+        **{i: layer.ravel() for i, layer in enumerate(norms)},
+        "model": "planted",
+    }
+    return pd.DataFrame(table)
+
+
+NULL_WORLDS: dict[str, dict[str, Any]] = {
+    "nothing acts": {},
+    "length, straight": {"on_norm": straight, "on_correct": straight},
+    "length, U-shaped": {"on_norm": u_shaped, "on_correct": lambda d, mean: -u_shaped(d, mean)},
+    "length, U-shaped overall": {"on_norm": u_shaped_overall, "on_correct": lambda d, mean: -u_shaped_overall(d, mean)},
+    "log-probability": {"log_prob": 2.0},
+    "log-probability, saturating": {"log_prob": 2.0, "saturating": True},
+    "log-probability, by lines of problems' own": {"own_lines": 1.5},
+    "difficulty": {"difficulty": 2.0},
+    "skewed norms": {"on_norm": straight, "on_correct": straight, "noise": lognormal},
+    "skewed lengths": {
+        "on_norm": u_shaped,
+        "on_correct": lambda d, mean: -0.5 * u_shaped(d, mean),
+        "length_noise": exponential,
+    },
+    "problems of other scales": {"on_norm": straight, "on_correct": straight, "noise": exponential, "scales": True},
+    "cut off and loud": {"on_norm": straight, "limit": 4.9, "loud_cut": 1.0},
+    "12 problems": {"problems": 12, "on_norm": straight, "on_correct": straight},
+    "48 problems x 6": {"problems": 48, "n": 6, "on_norm": u_shaped, "on_correct": u_shaped, "noise": exponential},
+}
+
+PLANTED_WORLDS: dict[str, dict[str, Any]] = {
+    "100 problems x 8, 0.4": {"beta": 0.4},
+    "200 problems x 8, 0.3": {"problems": 200, "beta": 0.3},
+    "48 problems x 6, 0.8": {"problems": 48, "n": 6, "beta": 0.8},
+    "100 problems x 8, 0.4, length acts on both": {"beta": 0.4, "on_norm": straight, "on_correct": straight},
+}
+
+
+def tried(options: dict[str, Any], count: int) -> tuple[Array, Array, Array]:
+    """Of so many worlds: t of the late layers, their p, and p of the greatest of all layers: [world] each."""
+    found = []
+    for seed in range(count):
+        problems = MixedProblems.of(mixed(world(seed, **options)), ("late", 0, 1), "prompt")
+        t, drawn = problems.test(seed, 399)
+        found.append([t[0], p_value(drawn[:, 0], t[0]), p_value(np.abs(drawn).max(1), np.abs(t).max())])
+    t, p, p_max = np.array(found).T
+    return t, p, p_max
+
+
+def p_value(drawn: Array, t: float) -> float:
+    return float((1 + (np.abs(drawn) >= abs(t)).sum()) / (1 + len(drawn)))
+
+
+def false_ones(options: dict[str, Any], count: int) -> tuple[int, int]:
+    """In how many of so many null worlds p is at most 0.05, over the late layers and over all by max-T."""
+    _, p, p_max = tried(options, count)
+    return int((p <= 0.05).sum()), int((p_max <= 0.05).sum())
+
+
+def found_ones(options: dict[str, Any], count: int) -> int:
+    """In how many of so many planted worlds the late norm is found to be higher in right responses."""
+    t, p, _ = tried(options, count)
+    return int(((p <= 0.05) & (t > 0)).sum())
+
+
+@pytest.mark.parametrize("name", ["nothing acts", "length, U-shaped", "log-probability, by lines of problems' own"])
+def test_a_norm_that_says_nothing_of_correctness_is_rarely_said_to(name: str) -> None:
+    assert max(false_ones({"problems": 40, **NULL_WORLDS[name]}, NULLS)) <= MOST_FALSE
+
+
+def test_a_planted_effect_is_found() -> None:
+    assert found_ones({"beta": 0.4}, PLANTED) >= FOUND * PLANTED
+
+
+if __name__ == "__main__":
+    for name, options in NULL_WORLDS.items():
+        print(f"{name}: {false_ones(options, 200)} of 200 false (late, max over layers)", flush=True)
+    for name, options in PLANTED_WORLDS.items():
+        print(f"{name}: {found_ones(options, 100)} of 100 found", flush=True)

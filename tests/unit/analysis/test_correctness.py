@@ -1,0 +1,189 @@
+"""Against statsmodels, enumeration and pairs counted by hand."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.laws.test_correctness_laws import world
+from tests.planted import response
+from tl_l2norm.analysis.conditional_logit import Groups, draw, fit, moments
+from tl_l2norm.analysis.correctness import correctness_effect, correctness_samples
+from tl_l2norm.analysis.within_problems import pair_counts
+from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.tasks.problems import Problem
+from tl_l2norm.tasks.results import Result
+
+FEW: dict[str, Any] = {"resamples": 50}
+
+
+def unequal_groups(seed: int = 0) -> tuple[Groups, np.ndarray]:
+    """30 groups of 5 to 8 samples that have both outcomes, with three covariates."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(60, 8, 3))
+    held = np.arange(8) < rng.integers(5, 9, size=(60, 1))
+    y = held * (rng.random((60, 8)) < 1 / (1 + np.exp(-x @ [0.5, -0.3, 0.0])))
+    chosen = np.flatnonzero((y.sum(1) > 0) & (y.sum(1) < held.sum(1)))[:30]
+    return Groups(y=y[chosen].astype(float), held=held[chosen]), x[chosen]
+
+
+def test_coefficients_are_those_of_statsmodels() -> None:
+    models = pytest.importorskip("statsmodels.discrete.conditional_models")
+
+    groups, x = unequal_groups()
+    number = np.repeat(np.arange(len(x)), 8)[groups.held.ravel()]
+    model = models.ConditionalLogit(groups.y[groups.held], x[groups.held], groups=number)
+    own, fitted = fit(groups, x[None], ridge=0.0)[0], model.fit(disp=0)
+    np.testing.assert_allclose(model.score(own), 0, atol=1e-6)
+    np.testing.assert_allclose(own, fitted.params, atol=1e-4)  # its own search stops earlier
+    covariance = moments(groups, x @ own)[1]
+    information = np.einsum("gsp,gst,gtq->pq", x, covariance, x)
+    np.testing.assert_allclose(np.sqrt(np.diag(np.linalg.inv(information))), fitted.bse, rtol=1e-3)
+
+
+def test_a_fit_without_some_groups_is_that_of_the_others() -> None:
+    groups, x = unequal_groups()
+    weights = np.ones((1, len(x)))
+    weights[0, 20:] = 0
+    alone = Groups(y=groups.y[:20], held=groups.held[:20])
+    np.testing.assert_allclose(fit(groups, x[None], weights), fit(alone, x[None, :20]), atol=1e-7)
+
+
+def test_mean_covariance_and_draws_are_those_of_all_arrangements() -> None:
+    groups, x = unequal_groups()
+    eta = x @ [1.0, 0.5, -0.5]
+    mean, covariance = moments(groups, eta)
+    drawn = draw(groups, eta, np.random.default_rng(0), 4000)
+    assert (drawn.sum(2) == groups.k).all() and not drawn[:, ~groups.held].any()
+    np.testing.assert_allclose(drawn.mean(0), mean, atol=0.04)
+    for g in (0, 7):
+        n, k = int(groups.held[g].sum()), int(groups.k[g])
+        ways = np.array([[j in chosen for j in range(n)] for chosen in itertools.combinations(range(n), k)], dtype=float)
+        chance = np.exp(ways @ eta[g, :n])
+        chance /= chance.sum()
+        np.testing.assert_allclose(mean[g, :n], chance @ ways, atol=1e-10)
+        np.testing.assert_allclose(covariance[g, :n, :n], np.cov(ways.T, aweights=chance, bias=True), atol=1e-10)
+
+
+def test_pairs_are_counted_within_problems_and_ties_are_half() -> None:
+    y, held = np.array([[1.0, 0, 0, 1], [1, 0, 0, 0]]), np.array([[True] * 4, [True, True, False, False]])
+    score = np.array([[[3.0, 1, 3, 2], [1, 2, 9, 9]]])
+    won, pairs = pair_counts(Groups(y=y, held=held), score)
+    assert won.tolist() == [[2.5, 0.0]], "3 > 1, 3 = 3, 2 > 1, not 2 > 3; not 1 > 2"
+    assert pairs.tolist() == [4.0, 1.0]
+
+
+# The table of samples
+
+
+def result(
+    norms: list[list[float]], *, correct: bool | None = True, reason: str = "stop", mode: Any = "think", **labels: Any
+) -> Result:
+    problem = Problem(question="What is 1 + 1?", answer="2", family="sums")
+    trace = response(np.array(norms), prompt=problem.id, labels={"sample": 0, "log_prob": -0.5, **labels})
+    return Result(
+        problem=problem,
+        mode=mode,
+        prompt="",
+        control="",
+        response="",
+        answer="",
+        finish_reason=reason,
+        correct=correct,
+        direct=None,
+        trace=trace,
+    )
+
+
+def test_samples_hold_mean_norms_of_response_tokens_without_the_last_block() -> None:
+    table = correctness_samples([result([[float(layer), layer + 2.0] for layer in range(8)], correct=False, reason="length")])
+    entry = table.iloc[0]
+    assert (entry["late"], entry["late but the last"], entry[0]) == (7.5, 7.0, 1.0), "layers 6 and 7 are late; 7 is the last"
+    assert (entry["length"], entry["log_prob"]) == (3, -0.5), "the last token was never read back"
+    assert entry["cut_off"] and not entry["correct"] and entry["family"] == "sums"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "direct"}, "of the mode 'direct'"),
+        ({"correct": None}, "no known answer"),
+        ({"log_prob": None}, None),
+    ],
+)
+def test_samples_refuse_what_says_nothing_of_correct_thinking(options: dict[str, Any], message: str | None) -> None:
+    if message:
+        with pytest.raises(InputError, match=message):
+            correctness_samples([result([[1.0, 2.0]], **options)])
+    else:
+        made = result([[1.0, 2.0]])
+        del made.trace.labels["log_prob"]  # type: ignore[attr-defined]
+        with pytest.raises(InputError, match="lacks the label 'log_prob'.*sample_thinking"):
+            correctness_samples([made])
+
+
+# The effect
+
+
+def test_the_table_has_both_kinds_of_responses_and_every_choice_of_layers() -> None:
+    frame = world(0, problems=40, beta=1.0, limit=4.9)
+    table = correctness_effect(frame, **FEW)
+    assert table.groupby("responses", sort=False)["layer"].agg(list).to_dict() == {
+        kind: ["late", "late but the last", 0, 1, 2] for kind in ("all", "finished")
+    }
+    pd.testing.assert_frame_equal(table, correctness_effect(frame, **FEW))
+    share = frame.groupby("prompt")["correct"].mean()
+    entry = table.iloc[0]
+    assert entry["n"] == ((share > 0) & (share < 1)).sum() and entry["n"] + entry["n_same"] == 40
+    assert (entry["right"], entry["cut_off"]) == (frame["correct"].mean(), frame["cut_off"].mean())
+    assert table["low"].le(table["beta"]).all() and table["beta"].le(table["high"]).all()
+    np.testing.assert_allclose(table["auc_with"] - table["auc_without"], table["gain"])
+    assert table["p_max"].isna().tolist() == [True, True, False, False, False] * 2
+
+
+def test_a_unit_or_an_offset_of_a_problem_changes_nothing() -> None:
+    frame = world(0, problems=20)
+    other, columns = frame.copy(), ["late", "late but the last", 0, 1, 2]
+    other[columns] = frame[columns] * 7 + 100 * frame.groupby("prompt").ngroup().to_numpy()[:, None]
+    first, second = (
+        correctness_effect(f, **FEW).drop(columns=["layer", "responses", "verdict", "model"]) for f in (frame, other)
+    )
+    np.testing.assert_allclose(first.astype(float), second.astype(float), atol=1e-6)
+
+
+def test_there_is_no_verdict_where_over_5_percent_are_cut_off_or_length_explains_the_norm() -> None:
+    strong = world(0, beta=2.0)
+    assert set(correctness_effect(strong, **FEW).query("layer == 'late'")["verdict"]) == {"supported"}
+    cut = strong.assign(cut_off=np.arange(len(strong)) % 12 == 0)
+    assert set(correctness_effect(cut, **FEW)["verdict"]) == {"can't be tested here"}
+    length = strong.assign(late=np.log(strong["length"]))
+    assert set(correctness_effect(length, **FEW).query("layer == 'late'")["verdict"]) == {"can't be tested here"}
+
+
+def test_families_may_be_clusters() -> None:
+    frame = world(0, problems=60, beta=2.0)
+    table = correctness_effect(frame, clusters="family", **FEW)
+    assert table.iloc[0]["verdict"] == "supported"
+    assert table.iloc[0]["beta"] == pytest.approx(correctness_effect(frame, **FEW).iloc[0]["beta"])
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "error", "message"),
+    [
+        (lambda f: f.groupby("prompt").head(3), {}, Unmeasurable, "too few samples per problem: one has 3, at least 4"),
+        (lambda f: f.assign(correct=True), {}, Unmeasurable, "0 of 20 problems have right and wrong responses: at least 8"),
+        (lambda f: f.assign(family=f["prompt"]), {"clusters": "family"}, InputError, "family 'p0' has one problem"),
+        (lambda f: f.assign(family="one"), {"clusters": "family"}, Unmeasurable, "1 families with right and wrong.*at least 8"),
+        (lambda f: pd.concat([f, f]), {}, InputError, "occurs twice"),
+        (lambda f: f.drop(columns="log_prob"), {}, InputError, "no column 'log_prob'"),
+        (lambda f: f.assign(model=f["prompt"]), {}, InputError, "samples of several models"),
+        (lambda f: f, {"resamples": 0}, InputError, "resamples"),
+    ],
+)
+def test_what_can_not_be_answered_is_refused(change: Any, options: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        correctness_effect(change(world(0, problems=20)), **{**FEW, **options})

@@ -1,0 +1,118 @@
+"""Thoughts beside other text, and levels at equal length: figures by hand, worlds without an effect, and planted ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from tests.planted import LAYERS, response
+from tl_l2norm.analysis.thought_texts import difficulty_at_length, thought_text_table
+from tl_l2norm.core.trace import Trace
+
+
+def read(seed: int, *, n: int = 12, effect: float = 0.0, lacking: int = 0) -> list[Trace]:
+    """Responses with their own thought, filler and another's; `effect`: how much louder thoughts of one's own are."""
+    rng = np.random.default_rng([seed, 3])
+    traces = []
+    for i in range(n):
+        k, offset = int(rng.integers(6, 40)), 10 * rng.exponential()
+        for text in ("own", "filler", "another's"):
+            if text == "another's" and i < lacking:
+                continue
+            norms = 100 + offset + 5 * rng.exponential(size=(LAYERS, k + 2)) + 3 * rng.exponential(size=(LAYERS, 1))
+            norms[:, :k] += effect * (text == "own")
+            labels = {"text": text, "thought_from": 1, "thought_to": 1 + k, "answer_at": 2 + k}
+            said = {"answer_logprob": -float(rng.exponential()), "says_answer": bool(rng.random() < 0.5)}
+            traces.append(response(norms, prompt=str(i), labels={**labels, **said}))
+    return traces
+
+
+def test_differences_are_those_of_means_over_the_thought_and_over_the_answer() -> None:
+    traces = read(0, lacking=2)
+    table = thought_text_table(traces, resamples=100).set_index(["text", "scope", "layer"])
+    own = {t.labels["prompt"]: t for t in traces if t.labels["text"] == "own"}
+    other = {t.labels["prompt"]: t for t in traces if t.labels["text"] == "another's"}
+    assert len(other) == 10
+
+    def mean(trace: Trace, start: str, stop: int | None) -> np.ndarray:
+        return trace.l2_norms[:, int(trace.labels[start]) : stop].mean(1).numpy()
+
+    thought = np.array([mean(own[p], "thought_from", -2) - mean(other[p], "thought_from", -2) for p in other])
+    answer = np.array([mean(own[p], "answer_at", None) - mean(other[p], "answer_at", None) for p in other])
+    for scope, truth in (("thought", thought), ("answer", answer)):
+        for layer in range(LAYERS):
+            entry = table.loc["another's", scope, layer]
+            assert entry["difference"] == pytest.approx(truth[:, layer].mean(), rel=1e-4) and entry["n"] == 10
+        late = table.loc["another's", scope, "late"]
+        assert late["difference"] == pytest.approx(truth[:, -1].mean(), rel=1e-4)
+    said = table.loc["filler", "response", "log p"]
+    logprobs = {t: [x.labels["answer_logprob"] for x in traces if x.labels["text"] == t] for t in ("own", "filler")}
+    assert said["own"] == pytest.approx(np.mean(logprobs["own"])) and said["n"] == 12 and said["p"] == said["p_max"]
+    assert said["difference"] == pytest.approx(np.mean(logprobs["own"]) - np.mean(logprobs["filler"]))
+
+
+def test_an_effect_is_found_and_nothing_where_there_is_none() -> None:
+    """200 runs of 12: p_max is at most 0.05 in 6% (0.5% with the claim's sign), with an effect of 5 in 100%."""
+
+    def hit(seed: int, effect: float) -> bool:
+        table = thought_text_table(read(seed, effect=effect), seed=seed, resamples=400)
+        own = table[(table["text"] == "another's") & (table["scope"] == "thought")]
+        return bool((own["p_max"] <= 0.05).any())
+
+    assert np.mean([hit(s, 0.0) for s in range(20)]) <= 3 / 20
+    assert np.mean([hit(s, 5.0) for s in range(10)]) >= 9 / 10
+
+
+def test_what_can_not_be_compared() -> None:
+    traces = read(0)
+    with pytest.raises(ValueError, match="no 'own' thought"):
+        thought_text_table([t for t in traces if t.labels["text"] != "own"])
+    with pytest.raises(ValueError, match="7 problems"):
+        thought_text_table([t for t in traces if int(str(t.labels["prompt"])) < 7])
+    with pytest.raises(ValueError, match="lacks the label 'text'"):
+        thought_text_table([response(np.ones((2, 3)), prompt="0")])
+
+
+def problems(seed: int, *, n: int = 48, lengths: int = 4, effect: float = 0.0, by_length: float = 3.0) -> list[Trace]:
+    """Harder problems are thought about longer, and longer thoughts are louder; levels differ within lengths."""
+    rng = np.random.default_rng([seed, 4])
+    traces = []
+    for i in range(n):
+        length = int(rng.integers(lengths))
+        level = length + int(rng.integers(1, 4))
+        mean = 100 + by_length * length + effect * level + 2 * rng.exponential() + 10 * (i % 2)
+        norms = mean + rng.exponential(size=(LAYERS, 6 + 2 * length))
+        traces.append(response(norms, prompt=str(i), labels={"level": level, "family": "ab"[i % 2]}))
+    return traces
+
+
+def test_length_alone_makes_no_trend_and_levels_do() -> None:
+    """200 runs of 48: p_max is at most 0.05 in 5% (3% with the claim's sign), with 2 a level in 99.5%."""
+
+    def hit(seed: int, effect: float) -> bool:
+        return bool((difficulty_at_length(problems(seed, effect=effect), seed=seed, resamples=400)["p_max"] <= 0.05).any())
+
+    whole = problems(0)
+    assert spearmanr([t.labels["level"] for t in whole], [float(t.l2_norms[:, 1:].mean()) for t in whole]).pvalue < 0.05
+    assert np.mean([hit(s, 0.0) for s in range(20)]) <= 3 / 20
+    assert np.mean([hit(s, 2.0) for s in range(10)]) >= 9 / 10
+
+
+def test_rho_of_one_stratum_is_scipys() -> None:
+    traces = [t.with_labels(family="a") for t in problems(1, lengths=1, n=20)]
+    found = difficulty_at_length(traces, resamples=100).set_index("layer")
+    levels = [t.labels["level"] for t in traces]
+    for layer in range(LAYERS):
+        truth = spearmanr(levels, [float(t.l2_norms[layer, 1:].mean()) for t in traces]).statistic
+        assert found.loc[layer]["rho"] == pytest.approx(truth, abs=1e-6)
+    assert found.loc["late"]["n"] == 20 and found.loc["late"]["strata"] == 1
+
+
+def test_where_length_follows_from_the_level_nothing_is_tested() -> None:
+    traces = [t.with_labels(level=len(t)) for t in problems(0)]
+    with pytest.raises(ValueError, match="0 of 48 problems share family and length"):
+        difficulty_at_length(traces)
+    assert difficulty_at_length(traces, width=50, resamples=50)["n"].iloc[0] == 48
+    with pytest.raises(ValueError, match="several responses"):
+        difficulty_at_length([*traces, traces[0]])

@@ -1,0 +1,214 @@
+"""Late norms of thoughts beside those of other text of the same length, and of levels at the same length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from tl_l2norm.analysis.pairing import by_prompt, label, require_prompts, weighted_mean
+from tl_l2norm.core.arguments import as_integer
+from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator, interval, prompt_weights
+from tl_l2norm.core.sign_flips import sign_flips
+from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
+
+Columns = list[tuple[str, object]]
+"""Scope (a segment, or "response") and layer of each column of figures."""
+
+
+def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
+    """Norms of a thought, and of the answer behind it, less those with other text of the same length in its place.
+
+    Differences are paired by problem, at the very same positions, so neither length nor position nor prompt can make them; of
+    "shuffled" not the types of tokens either. p by flipping the sign of each problem's difference.
+
+    A difference over 0 against "filler" and "shuffled" alone says that ordinary text is louder; against "another's" too, that
+    reasoning about this problem is. One of about 0 against "another's" says that norms don't tell whose reasoning it is. How
+    right the answers are is beside it: where the model answers as well after filler, the thought wasn't needed.
+
+    Args:
+        traces: of `replaced_thoughts`.
+        seed: of flips and resampling.
+        resamples: how many.
+
+    Returns:
+        One row per kind of text, scope and layer: text, scope ("thought", "answer": mean norms over its tokens, sinks left out;
+        "response"), layer (a number, "late", "late but last" without the model's last block; of "response" "log p",
+        log-probability of the answer in nats, and "says answer", whether it is the likeliest), own, replaced (means over
+        problems), difference (own less replaced), low, high, p, p_max (norms: over the layers of that text and scope; else p),
+        n (problems), seed, model.
+
+    Raises:
+        ValueError: traces that don't say which text they are of, or fewer than 8 problems.
+
+    Examples:
+        >>> traces = l2.experiments.replaced_thoughts(model, results, kinds="filler", progress=False)
+        >>> table = l2.analysis.thought_text_table(traces).set_index(["scope", "layer"])
+        >>> bool(table.loc[("thought", "late"), "own"] > table.loc[("thought", "late"), "replaced"])
+        True
+    """
+    traces = traces_of(traces)
+    require_comparable(traces)
+    groups: dict[str, list[Trace]] = {}
+    for trace in traces:
+        groups.setdefault(str(label(trace, "text")), []).append(trace)
+    if "own" not in groups or len(groups) < 2:
+        raise InputError("there is no 'own' thought, or nothing beside it: give what replaced_thoughts(...) returns")
+    columns = _columns(traces[0])
+    means = {text: _by_problem(own, columns) for text, own in groups.items()}
+    frames = []
+    for text in groups:
+        if text != "own":
+            frames.append(_compared(means["own"], means[text], columns, seed, resamples).assign(text=text))
+    names = ["text", "scope", "layer", "own", "replaced", "difference", "low", "high", "p", "p_max", "n"]
+    return pd.concat(frames, ignore_index=True)[names].assign(seed=seed, model=traces[0].provenance.model)
+
+
+def _columns(trace: Trace) -> Columns:
+    layers: list[object] = [*trace.layers, *_late(trace)]
+    return [*(("thought", one) for one in layers), *(("answer", one) for one in layers), *_SAID]
+
+
+_SAID: Columns = [("response", "log p"), ("response", "says answer")]
+
+
+def _late(trace: Trace) -> dict[str, list[int]]:
+    """Rows of the late layers, and of those without the model's last block, as far as they were recorded."""
+    rows = [trace.index_of(one) for one in trace.late_layers]
+    but_last = [row for row in rows if trace.layers[row] != trace.provenance.n_layers - 1]
+    return {name: own for name, own in (("late", rows), ("late but last", but_last)) if own}
+
+
+def _by_problem(traces: Sequence[Trace], columns: Columns) -> dict[str, Array]:
+    """Of each problem the mean over its samples of every column."""
+    return {
+        prompt: np.mean([_figures(trace, len(columns)) for trace in own], axis=0) for prompt, own in by_prompt(traces).items()
+    }
+
+
+def _figures(trace: Trace, n: int) -> Array:
+    at = torch.arange(len(trace))
+    first, stop, answer = (int(label(trace, name)) for name in ("thought_from", "thought_to", "answer_at"))  # type: ignore[call-overload]
+    parts = []
+    for held in ((at >= first) & (at < stop), at >= answer):
+        by_layer = weighted_mean(trace, trace.l2_norms.double(), held.double()).numpy()
+        parts += [by_layer, [by_layer[rows].mean() for rows in _late(trace).values()]]
+    said = [float(label(trace, name)) for name in ("answer_logprob", "says_answer")]  # type: ignore[arg-type]
+    figures = np.concatenate([*parts, said])
+    assert len(figures) == n
+    return figures
+
+
+def _compared(
+    own: Mapping[str, Array], other: Mapping[str, Array], columns: Columns, seed: int, resamples: int
+) -> pd.DataFrame:
+    shared = [prompt for prompt in own if prompt in other]
+    require_prompts(len(shared), what="problems")
+    sides = [np.stack([means[prompt] for prompt in shared]) for means in (own, other)]
+    difference = sides[0] - sides[1]
+    mean, low, high = bootstrap_mean(difference, seed=seed, resamples=resamples)
+    frame = pd.DataFrame(columns, columns=["scope", "layer"]).assign(
+        own=np.nanmean(sides[0], axis=0), replaced=np.nanmean(sides[1], axis=0), difference=mean, low=low, high=high
+    )
+    for _, at in frame.groupby("scope", sort=False).groups.items():
+        found = sign_flips(difference[:, at], seed=seed, flips=resamples)
+        alone = frame.loc[at, "scope"].eq("response").to_numpy()
+        frame.loc[at, "p"] = found.p
+        frame.loc[at, "p_max"] = np.where(alone, found.p, found.p_max)
+    return frame.assign(n=(~np.isnan(difference)).sum(0))
+
+
+def difficulty_at_length(traces: TracesLike, *, width: int = 1, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
+    """Does the late norm of a response grow with the level of its problem, among responses of the same length?
+
+    Spearman's rho within strata of one family and one length: ranks of level and of mean norm are centred in each, and the
+    test permutes levels within them alone, so that neither family nor length can make a trend. Harder problems are thought
+    about longer, so what most of a trend over all lengths rests on isn't seen here: only whether norms tell levels apart that
+    length doesn't. Where length follows from the level, that can't be tested, and is said.
+
+    Args:
+        traces: thinking ones, one per problem, with the labels prompt, level and family.
+        width: tokens of length that count as the same; over 1, length can still act by so much.
+        seed: of permutations and resampling.
+        resamples: how many.
+
+    Returns:
+        One row per layer, then "late" and "late but last" (without the model's last block): layer, rho, low, high, p
+        (two-sided), p_max (over layers), n (problems in strata of several levels), strata, n_all (problems), seed, model.
+
+    Raises:
+        ValueError: labels that are missing, or several responses to one problem.
+        Unmeasurable: fewer than 8 problems whose stratum has several levels.
+    """
+    traces, width = traces_of(traces), as_integer("width", width, least=1)
+    require_comparable(traces)
+    if len(by_prompt(traces)) < len(traces):
+        raise InputError("several responses to one problem: give one of each, for the level is the problem's")
+    levels = np.array([float(label(trace, "level")) for trace in traces])  # type: ignore[arg-type]
+    lengths = [(len(trace) - trace.prompt_len) // width for trace in traces]
+    strata = np.unique(
+        [f"{trace.labels.get('family', '')}/{n}" for trace, n in zip(traces, lengths, strict=True)], return_inverse=True
+    )[1]
+    kept = np.array([len(set(levels[strata == own])) > 1 for own in strata])
+    if kept.sum() < MIN_PROMPTS:
+        raise Unmeasurable(
+            f"{int(kept.sum())} of {len(traces)} problems share family and length with one of another level: at least "
+            f"{MIN_PROMPTS} are needed; level and length can't be told apart here"
+        )
+    late = _late(traces[0])
+    norms = np.stack([weighted_mean(t, t.l2_norms.double(), t.is_response.double()).numpy() for t in traces])
+    norms = np.concatenate([norms, *(norms[:, rows].mean(1, keepdims=True) for rows in late.values())], axis=1)
+    found = _within_strata(levels[kept], norms[kept], strata[kept], seed, resamples)
+    constant = {"n": int(kept.sum()), "strata": len(set(strata[kept])), "n_all": len(traces)}
+    layers = [*traces[0].layers, *late]
+    return found.assign(layer=layers, **constant, seed=seed, model=traces[0].provenance.model)[
+        ["layer", "rho", "low", "high", "p", "p_max", "n", "strata", "n_all", "seed", "model"]
+    ]
+
+
+def _within_strata(levels: Array, norms: Array, strata: NDArray[np.intp], seed: int, resamples: int) -> pd.DataFrame:
+    x, y = _centred(levels[:, None], strata), _centred(norms, strata)
+    scale = np.sqrt((x**2).sum() * (y**2).sum(0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rho = np.where(scale > 1e-12, x[:, 0] @ y / scale, np.nan)
+        null = _permuted(x[:, 0], strata, seed, resamples) @ y / scale
+    null = np.abs(np.nan_to_num(null))
+    greatest = null.max(1, keepdims=True)
+    weights = prompt_weights(len(x), seed=seed, resamples=resamples)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws = weights @ (x * y) / np.sqrt((weights @ x**2) * (weights @ y**2))
+    bounds = [interval(value, own, len(x)) for value, own in zip(rho.tolist(), draws.T, strict=True)]
+    reached = np.abs(np.nan_to_num(rho)) - 1e-12
+    return pd.DataFrame(
+        {
+            "rho": rho,
+            "low": [own.low for own in bounds],
+            "high": [own.high for own in bounds],
+            "p": (1 + (null >= reached).sum(0)) / (1 + resamples),
+            "p_max": (1 + (greatest >= reached).sum(0)) / (1 + resamples),
+        }
+    )
+
+
+def _centred(x: Array, strata: NDArray[np.intp]) -> Array:
+    """Ranks within each stratum about 0, as shares of its size."""
+    found = np.zeros(x.shape)
+    for own in np.unique(strata):
+        at = strata == own
+        ranks = rankdata(x[at], axis=0)
+        found[at] = (ranks - ranks.mean(0)) / at.sum()
+    return found
+
+
+def _permuted(x: Array, strata: NDArray[np.intp], seed: int, resamples: int) -> Array:
+    """X with its values exchanged within strata: [resample, problem]."""
+    order = np.argsort(strata, kind="stable")
+    keys = strata[order][None] + generator(seed).random((resamples, len(x)))
+    found = np.empty((resamples, len(x)))
+    found[:, order] = x[order][np.argsort(keys, axis=1)]
+    return found

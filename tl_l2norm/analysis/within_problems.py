@@ -1,0 +1,244 @@
+"""Samples of the same problems: what acts on norm and correctness alike (length, log-probability), and what the norm adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from tl_l2norm.analysis.conditional_logit import RIDGE, Groups, draw, fit, moments
+from tl_l2norm.core.resampling import Array, generator, interval, prompt_weights
+
+_MOST_KNOTS, _PROBLEMS_PER_KNOT = 4, 12
+_FOLDS, _CHUNK = 5, 1 << 24  # elements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Covariates:
+    """Smooth functions of log length and log-probability, each of mean 0 within problems and of variance 1.
+
+    Both are taken apart into the problem's mean and the deviation from it. Functions of the deviation and of the whole: powers
+    to the second, and hinges at quantiles, up to 4 of each, one for 12 problems, with them the third power.
+    """
+
+    held: NDArray[np.bool_]
+    """[problem, sample]"""
+    lines: tuple[Array, Array]
+    """[problem, sample] each: log length minus the problem's mean, and log-probability likewise, less its part along that."""
+    free: Array
+    """[problem, sample, covariate] those that the lines hold: both deviations, and those times the problem's means."""
+    shared: Array
+    """[problem, sample, covariate] all others, without what goes along lines of each problem's own."""
+
+    @classmethod
+    def of(cls, log_length: Array, log_prob: Array, held: NDArray[np.bool_]) -> Covariates:
+        """From [problem, sample] each."""
+        deviation, centre = _parts(log_length, held)
+        certain, usual = _parts(log_prob, held)
+        knots = min(_MOST_KNOTS, len(held) // _PROBLEMS_PER_KNOT)
+        lines = deviation, _without(certain, deviation)
+        shared = [deviation**2, deviation**2 * centre, certain**2]
+        shared += [deviation**3, certain**3] if knots else []
+        shared += [
+            hinge for x in (deviation, deviation + centre, certain, certain + usual) for hinge in _hinges(x, held, knots)
+        ]
+        linear = deviation, deviation * centre, certain, certain * usual
+        free = np.stack([_unit(_centred(x, held), held) for x in linear], axis=-1)
+        made = [_unit(_without(_centred(x, held), *lines), held) for x in shared]
+        return cls(held=held, lines=lines, free=free, shared=np.stack(made, axis=-1))
+
+    @property
+    def all(self) -> Array:
+        """Of both kinds: [problem, sample, covariate]."""
+        return np.concatenate([self.free, self.shared], axis=-1)
+
+    def beside(self, x: Array) -> Array:
+        """All covariates with each of x [layer, problem, sample] behind them: [layer, problem, sample, covariate + 1]."""
+        z = self.all
+        return np.concatenate([np.broadcast_to(z, (len(x), *z.shape)), x[..., None]], axis=-1)
+
+    def standardised(self, x: Array) -> Array:
+        """`x` [layer, problem, sample] of mean 0 within problems, per standard deviation within problems."""
+        return np.stack([_unit(_centred(layer, self.held), self.held) for layer in x])
+
+    def without_lines(self, x: Array) -> Array:
+        """`x` less what goes with log length and log-probability along lines of each problem's own."""
+        return _without(x, *self.lines)
+
+    def efficient(self, x: Array, covariance: Array) -> Array:
+        """`x` less its regression on the shared covariates, samples of a problem weighted by the covariance
+        [problem, sample, sample] of their correctness: the score of x is then orthogonal to theirs.
+        """
+        weighted = np.einsum("gst,gtp->gsp", covariance, self.shared)
+        products = np.einsum("gsp,gsq->pq", self.shared, weighted) + RIDGE * np.eye(self.shared.shape[-1])
+        slopes = np.linalg.solve(products, np.einsum("gsp,lgs->pl", weighted, x))
+        return np.asarray(x - np.einsum("gsp,pl->lgs", self.shared, slopes))
+
+
+def mixed(samples: pd.DataFrame) -> pd.DataFrame:
+    """Samples of the problems with both outcomes."""
+    share = samples.groupby("prompt")["correct"].transform("mean")
+    return samples[(share > 0) & (share < 1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MixedProblems:
+    """Samples of the problems with both outcomes."""
+
+    groups: Groups
+    norm: Array
+    """[layer, problem, sample] per standard deviation within problems, of mean 0 in each problem."""
+    rest: Array
+    """The same without what goes with log length and log-probability along lines of each problem's own."""
+    covariates: Covariates
+    cluster: NDArray[np.intp]
+    """[problem]"""
+
+    @classmethod
+    def of(cls, samples: pd.DataFrame, names: Sequence[Any], clusters: str) -> MixedProblems:
+        """From samples that are `mixed` and the names of the norms' columns."""
+        problem = pd.factorize(samples["prompt"])[0]
+        place = samples.groupby("prompt").cumcount().to_numpy()
+        shape = (problem.max() + 1, place.max() + 1)
+
+        def padded(values: Any) -> Array:
+            out = np.zeros(shape)
+            out[problem, place] = np.asarray(values, dtype=np.float64)
+            return out
+
+        held = padded(np.ones(len(samples))) > 0
+        covariates = Covariates.of(np.log(np.where(held, padded(samples["length"]), 1.0)), padded(samples["log_prob"]), held)
+        norm = covariates.standardised(np.stack([padded(samples[name]) for name in names]))
+        return cls(
+            groups=Groups(y=padded(samples["correct"]), held=held),
+            norm=norm,
+            rest=covariates.without_lines(norm),
+            covariates=covariates,
+            cluster=pd.factorize(samples.drop_duplicates("prompt")[clusters])[0].astype(np.intp),
+        )
+
+    @property
+    def _n_clusters(self) -> int:
+        return int(self.cluster.max()) + 1
+
+    def _by_cluster(self, values: Array, axis: int) -> Array:
+        """Sums over the problems of each cluster."""
+        if self._n_clusters == len(self.cluster):
+            return values
+        sums = np.moveaxis(values, axis, -1) @ np.eye(self._n_clusters)[self.cluster]
+        return np.asarray(np.moveaxis(sums, -1, axis))
+
+    def test(self, seed: int, shuffles: int) -> tuple[Array, Array]:
+        """The studentised score of each layer, [layer], and in each shuffle, [shuffle, layer]."""
+        z = self.covariates.all
+        eta = z @ fit(self.groups, z[None])[0]
+        mean, covariance = moments(self.groups, eta)
+        score = self.covariates.efficient(self.rest, covariance)
+        weighted = np.einsum("gst,gtp->gsp", covariance, z)
+        inverse = np.linalg.inv(np.einsum("gsp,gsq->pq", z, weighted) + RIDGE * np.eye(z.shape[-1]))
+
+        def studentised(y: Array) -> Array:
+            residual = y - mean
+            step = np.einsum("bgs,gsp->bp", residual, z, optimize=True) @ inverse  # of Newton's method, in each shuffle
+            residual = residual - np.einsum("bp,gsp->bgs", step, weighted, optimize=True)
+            own = self._by_cluster(np.einsum("lgs,bgs->blg", score, residual, optimize=True), -1)
+            size = np.sqrt((own**2).sum(-1))
+            return np.asarray(np.divide(own.sum(-1), size, out=np.zeros_like(size), where=size > 1e-9))
+
+        rng, at_once = generator(seed), max(1, _CHUNK // score.size)
+        counts = [min(at_once, shuffles - start) for start in range(0, shuffles, at_once)]
+        drawn = np.concatenate([studentised(draw(self.groups, eta, rng, count)) for count in counts])
+        return studentised(self.groups.y[None])[0], drawn
+
+    def estimates(self) -> dict[str, Array]:
+        """Beta with its interval, and the share of the norm that covariates leave, by layer."""
+        x = self.covariates.beside(self.rest)
+        beta = fit(self.groups, x)
+        mean, covariance = moments(self.groups, np.einsum("fgsp,fp->fgs", x, beta))
+        spread = np.einsum("fgsp,fgst->fgtp", x, covariance)
+        inverse = np.linalg.pinv(np.einsum("fgtp,fgtq->fpq", spread, x), hermitian=True)
+        scores = self._by_cluster(np.einsum("fgsp,fgs->fgp", x, self.groups.y - mean), 1)
+        n = self._n_clusters
+        middle = np.einsum("fgp,fgq->fpq", scores, scores) * n / (n - 1)
+        error = np.sqrt(np.maximum((inverse @ middle @ inverse)[:, -1, -1], 0))
+        half = -stdtrit(n - 1, 0.025) * error
+        null = moments(self.groups, self.covariates.all @ fit(self.groups, self.covariates.all[None])[0])[1]
+        left, whole = (
+            np.einsum("lgs,gst,lgt->l", part, null, part) for part in (self.covariates.efficient(self.rest, null), self.norm)
+        )
+        own = beta[:, -1]
+        tolerance = np.divide(left, whole, out=np.zeros_like(left), where=whole > 0)
+        return {"beta": own, "low": own - half, "high": own + half, "tolerance": tolerance}
+
+    def aucs(self, seed: int, resamples: int) -> dict[str, Array]:
+        """Shares of pairs of a right and a wrong response to one problem that are ranked right, by layer."""
+        fold = generator(seed).permutation(self._n_clusters)[self.cluster] % _FOLDS
+        wins, pairs = {}, pair_counts(self.groups, self.norm)[1]
+        wins["auc_norm"] = pair_counts(self.groups, self.norm)[0]
+        for name, x in (("auc_without", self.covariates.all[None]), ("auc_with", self.covariates.beside(self.rest))):
+            eta = np.zeros(x.shape[:3])
+            for k in range(_FOLDS):
+                weights = np.broadcast_to((fold != k).astype(float), x.shape[:2])
+                beta = fit(self.groups, x, weights)
+                eta = np.where((fold == k)[:, None], np.einsum("fgsp,fp->fgs", x, beta), eta)
+            wins[name] = np.broadcast_to(pair_counts(self.groups, eta)[0], self.norm.shape[:2])
+        found = {name: won.sum(1) / pairs.sum() for name, won in wins.items()}
+        difference = self._by_cluster(wins["auc_with"] - wins["auc_without"], 1)
+        total = self._by_cluster(pairs, 0)
+        weights = prompt_weights(len(total), seed=seed, resamples=resamples)
+        gains = [interval(float(d.sum() / total.sum()), (weights @ d) / (weights @ total), len(total)) for d in difference]
+        found["gain"], found["gain_low"], found["gain_high"] = np.array([[g.mean, g.low, g.high] for g in gains]).T
+        return found
+
+
+def pair_counts(groups: Groups, score: Array) -> tuple[Array, Array]:
+    """Of the pairs of a right and a wrong sample of each problem, in how many the right one's score is higher (ties half):
+    [layer, problem]; and how many there are: [problem].
+    """
+    right, wrong = groups.y > 0, groups.held & (groups.y == 0)
+    pairs = right[:, :, None] & wrong[:, None, :]
+    difference = score[..., :, None] - score[..., None, :]
+    higher = (difference > 1e-9) + 0.5 * (np.abs(difference) <= 1e-9)
+    return np.where(pairs, higher, 0).sum((-2, -1)), pairs.sum((-2, -1)).astype(np.float64)
+
+
+def _parts(x: Array, held: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Deviations [problem, sample] from each problem's mean, and those means [problem, 1] from their own, both over the
+    standard deviation within problems; 0 where x doesn't vary there.
+    """
+    deviation = _centred(x, held)
+    scale = float(np.sqrt((deviation[held] ** 2).mean()))
+    if scale <= 1e-9:
+        return np.zeros_like(x), np.zeros((len(x), 1))
+    mean = np.where(held, x, 0).sum(1, keepdims=True) / held.sum(1, keepdims=True)
+    return deviation / scale, (mean - mean.mean()) / scale
+
+
+def _centred(x: Array, held: NDArray[np.bool_]) -> Array:
+    """Minus the mean of each problem's samples; 0 where there is no sample."""
+    mean = np.where(held, x, 0).sum(-1, keepdims=True) / held.sum(-1, keepdims=True)
+    return np.where(held, x - mean, 0.0)
+
+
+def _unit(x: Array, held: NDArray[np.bool_]) -> Array:
+    """Over its standard deviation; 0 where it doesn't vary."""
+    scale = float(np.sqrt((x[held] ** 2).mean()))
+    return x / scale if scale > 1e-9 else np.zeros_like(x)
+
+
+def _without(x: Array, *lines: Array) -> Array:
+    """`x` [..., problem, sample] less its projection on each of these lines, orthogonal to each other, in each problem."""
+    for line in lines:
+        size = (line**2).sum(-1, keepdims=True)
+        slope = np.divide((x * line).sum(-1, keepdims=True), size, out=np.zeros((*x.shape[:-1], 1)), where=size > 1e-9)
+        x = x - slope * line
+    return x
+
+
+def _hinges(x: Array, held: NDArray[np.bool_], knots: int) -> list[Array]:
+    return [np.maximum(x - at, 0) for at in np.quantile(x[held], np.linspace(0, 1, knots + 2)[1:-1])]

@@ -1,0 +1,223 @@
+"""Other text of the same length in place of a thought: what of norms and answers is left without the reasoning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+
+from tl_l2norm.core.arguments import as_names, as_seed, check_choice, check_progress, check_text
+from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.layers import Layers
+from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.core.resampling import MIN_PROMPTS, generator
+from tl_l2norm.core.trace import Trace
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.backends import backend_of
+from tl_l2norm.models.decode_check import batches
+from tl_l2norm.models.lens_check import require_lens
+from tl_l2norm.recording.answers import Scored, score_answers
+from tl_l2norm.recording.collect import collect
+from tl_l2norm.tasks.results import Result, results_of
+from tl_l2norm.text.sequences import pad_left, tokenize
+from tl_l2norm.text.spans import answer_start, thought_span
+
+ThoughtText = Literal["own", "filler", "shuffled", "another's"]
+KINDS: tuple[ThoughtText, ...] = ("filler", "shuffled", "another's")
+
+_FILLERS = ("...", "…", " .", ".")
+
+
+def replaced_thoughts(
+    model: Any,
+    results: Result | Iterable[Result],
+    *,
+    kinds: ThoughtText | Sequence[ThoughtText] = KINDS,
+    filler: str | None = None,
+    layers: Layers = None,
+    metrics: Sequence[str] = (),
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> tuple[Trace, ...]:
+    """Read each response with its own thought, and with other tokens in as many places of it; the answer stays as it is.
+
+    "filler": a neutral token, or a few, again and again. "shuffled": the thought's own tokens in random order. "another's": the
+    thought of another problem with another answer, of that length or cut to it from the shortest longer one, of the same
+    family where that has one. What opens and closes a thought stays. Where no tags mark it, the thought is what comes before
+    the sentence that states the answer.
+
+    Teacher-forced: the model is made to read such text, it wouldn't have written it. So unusual text and missing reasoning
+    come together ("shuffled" and "filler" are both); "another's" is ordinary reasoning, about something else. A norm that is as
+    high there is no sign of reasoning about this problem; one that differs on "shuffled" and "filler" alone may be a sign of
+    how ordinary the text is.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`.
+        results: of `run_modes`; direct ones, and those that think nothing, are passed over.
+        kinds: which, beside the own thought.
+        filler: text to repeat; by default "...", or what of the kind the tokenizer knows.
+        layers: which blocks to record; all by default.
+        metrics: what else to record, as in `collect`.
+        seed: of orders and of whose thought is taken.
+        batch_size: sequences at once, 8 by default (100 for tiny-reasoner).
+        progress: show progress bars.
+
+    Returns:
+        A trace per response and kind, "own" first, with the labels of the response's trace and text (the kind), thought_from
+        and thought_to (positions of the thought, the end left out), answer_logprob (nats: of the response's own answer after
+        that text), says_answer (whether that answer is what the model, decoding greedily, would still say) and correct.
+        A response that is longer than all others has no "another's"; a warning says how many.
+
+    Raises:
+        ValueError: unknown kinds; a filler without tokens; thinking responses whose answer's place isn't known.
+        Unmeasurable: fewer than 8 responses that think, or for which another's thought is long enough.
+
+    Examples:
+        >>> traces = l2.experiments.replaced_thoughts(model, results, kinds="filler", layers="late", progress=False)
+        >>> own, filler = ([t.labels["says_answer"] for t in traces if t.labels["text"] == kind] for kind in ("own", "filler"))
+        >>> sum(own) > sum(filler)
+        True
+    """
+    backend = backend_of(model)
+    kinds = _kinds(kinds)
+    seed = as_seed(seed)
+    check_progress(progress)
+    require_lens(backend)
+    own = _thinking(results_of(results))
+    fillers = _filler_ids(backend, filler) if "filler" in kinds else []
+    texts = _Texts(own, fillers, seed)
+    plans = [(kind, i) for kind in ("own", *kinds) for i in range(len(own)) if texts.made(kind, i) is not None]
+    _say_lacking(plans, kinds, len(own))
+    traces = [own[i].trace for _, i in plans]
+    sequences = [texts.sequence(kind, i) for kind, i in plans]
+    labels: list[Mapping[str, Any]] = []
+    for (kind, i), trace in zip(plans, traces, strict=True):
+        span = thought_span(trace)
+        places = {"thought_from": span.start, "thought_to": span.stop}
+        labels.append({**trace.labels, "text": kind, **places, "correct": bool(own[i].correct)})
+    batch_size = batch_size_of(model, batch_size)
+    sink_ratio = sink_ratio_of(model, None, of=[trace.provenance.sink_ratio for trace in traces])
+    found = collect(
+        model,
+        sequences,
+        segments=[trace.segments for trace in traces],
+        layers=layers,
+        metrics=metrics,
+        labels=labels,
+        sink_ratio=sink_ratio,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    scores = _scores(backend, sequences, [len(trace) - answer_start(trace) for trace in traces], batch_size)  # type: ignore[operator]
+    return tuple(t.with_labels(answer_logprob=s.logprob, says_answer=s.greedy) for t, s in zip(found, scores, strict=True))
+
+
+def _kinds(given: Any) -> tuple[ThoughtText, ...]:
+    names = as_names("kinds", given)
+    for name in names:
+        check_choice("kinds", name, KINDS)
+    if not names:
+        raise InputError(f"no kinds given: one or several of {', '.join(map(repr, KINDS))}")
+    return tuple(kind for kind in get_args(ThoughtText) if kind in names)
+
+
+def _thinking(results: Sequence[Result]) -> list[Result]:
+    thinking = [result for result in results if result.mode == "think"]
+    if unknown := [result for result in thinking if answer_start(result.trace) is None]:
+        raise InputError(
+            f"{len(unknown)} responses don't say where their answer stands, such as that to {unknown[0].problem.id}: leave "
+            "them out, [r for r in results if 'answer_at' in r.trace.labels]"
+        )
+    thinking = [result for result in thinking if len(thought_span(result.trace))]
+    if len(thinking) < MIN_PROMPTS:
+        raise Unmeasurable(f"{len(thinking)} responses think before they answer: at least {MIN_PROMPTS} are needed")
+    return thinking
+
+
+def _filler_ids(backend: Backend, filler: str | None) -> list[int]:
+    tokenizer = backend.tokenizer
+    if tokenizer is None:
+        raise InputError("the model has no tokenizer: there is no filler")
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if filler is not None:
+        check_text("filler", filler)
+    for text in _FILLERS if filler is None else (filler,):
+        ids = list(tokenizer(text, add_special_tokens=False).input_ids)
+        if ids and unknown not in ids and (filler is not None or len(ids) <= 3):
+            return ids
+    raise InputError(f"the tokenizer has no tokens for {filler or _FILLERS}: give filler=, a text that it knows")
+
+
+class _Texts:
+    """What stands in place of thoughts."""
+
+    def __init__(self, results: Sequence[Result], filler: Sequence[int], seed: int) -> None:
+        self.results, self.filler = results, filler
+        self.spans = [thought_span(result.trace) for result in results]
+        self._seed = seed
+        self._others = [self._another(i) for i in range(len(results))]
+
+    def made(self, kind: str, i: int) -> list[int] | None:
+        """The tokens of response i's thought in this kind; None where there is no other of that length."""
+        own, n = self._own(i), len(self.spans[i])
+        if kind == "own":
+            return own
+        if kind == "filler":
+            return (list(self.filler) * (n // len(self.filler) + 1))[:n]
+        if kind == "shuffled":
+            order = generator(self._seed + i).permutation(n)
+            return [own[k] for k in order]
+        return self._others[i]
+
+    def sequence(self, kind: str, i: int) -> list[int]:
+        """Prompt, thought and answer."""
+        tokens, span, thought = self.results[i].trace.tokens.tolist(), self.spans[i], self.made(kind, i)
+        assert thought is not None
+        return [*tokens[: span.start], *thought, *tokens[span.stop :]]
+
+    def _own(self, i: int) -> list[int]:
+        span = self.spans[i]
+        ids: list[int] = self.results[i].trace.tokens[span.start : span.stop].tolist()
+        return ids
+
+    def _another(self, i: int) -> list[int] | None:
+        """The shortest thought that is long enough, of a problem with another answer, if any of its family; drawn of equals."""
+        mine, n = self.results[i], len(self.spans[i])
+        fits = [
+            j
+            for j, other in enumerate(self.results)
+            if other.problem.id != mine.problem.id and other.answer.strip() != mine.answer.strip() and len(self.spans[j]) >= n
+        ]
+        fits = [j for j in fits if self.results[j].problem.family == mine.problem.family] or fits
+        if not fits:
+            return None
+        shortest = min(len(self.spans[j]) for j in fits)
+        equal = [j for j in fits if len(self.spans[j]) == shortest]
+        return self._own(equal[generator(self._seed + i).integers(len(equal))])[:n]
+
+
+def _say_lacking(plans: Sequence[tuple[str, int]], kinds: Sequence[str], n: int) -> None:
+    held = sum(kind == "another's" for kind, _ in plans)
+    if "another's" not in kinds or held == n:
+        return
+    if held < MIN_PROMPTS:
+        raise Unmeasurable(f"{held} of {n} thoughts find another problem's that is as long: at least {MIN_PROMPTS} are needed")
+    warnings.warn(
+        f'{n - held} of {n} thoughts are longer than any that could stand for them: no "another\'s" there', stacklevel=3
+    )
+
+
+def _scores(backend: Backend, sequences: Sequence[Sequence[int]], n_answer: Sequence[int], batch_size: int) -> list[Scored]:
+    """The last tokens of each sequence, as the model expects them."""
+    items, found = tokenize(backend, sequences, prompt_lens=[1] * len(sequences)), dict[int, Scored]()
+    with torch.no_grad():
+        for numbers in batches(backend, items, batch_size):
+            tokens, mask = pad_left([items[i].tokens for i in numbers], backend.device)
+            with backend.capture_stream(backend.n_layers - 1) as streams:
+                backend.forward(tokens, mask)
+            scores = score_answers(backend, streams[0], tokens, [n_answer[i] for i in numbers])
+            found.update(zip(numbers, scores, strict=True))
+    return [found[i] for i in range(len(items))]
