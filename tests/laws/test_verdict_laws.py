@@ -114,7 +114,9 @@ def test_types_alone_do_not_make_a_domain(world: World) -> None:
 
 
 def test_families_with_vocabularies_of_their_own_are_not_tested() -> None:
-    assert verdicts(norms.domain, families, World(n=80, families=4, family_types=20.0), SLOW_RUNS)[UNTESTED] == SLOW_RUNS
+    """In one world of many two families share their most frequent type, and tokens are wrong now and then."""
+    counts = verdicts(norms.domain, families, World(n=80, families=4, family_types=20.0), SLOW_RUNS)
+    assert counts[UNTESTED] >= needed(runs=SLOW_RUNS) and counts[SUPPORTED] == 0
 
 
 def test_a_domain_that_norms_alone_tell_is_found() -> None:
@@ -130,7 +132,7 @@ def trend(world: World, seed: int) -> dict[str, pd.DataFrame]:
     return {"trend": level_trend(*world.make(seed), seed=seed, resamples=DRAWS)}
 
 
-LONGER = World(n=60, levels=4, thinking=(20, 40), length=40.0)
+LONGER = World(n=60, levels=4, thinking=(20, 40), direct=(15, 20), length=40.0)
 """Harder problems have longer responses, and these are louder."""
 
 
