@@ -53,7 +53,8 @@ class _Section:
 
 _MATCHED = (
     "The topmost bars are the difference as it is; those below compare only tokens or responses that are alike in one respect. "
-    "Where a bar goes to 0 or changes sides, that respect accounts for the difference."
+    "Where a bar goes to 0 or changes sides, that respect accounts for the difference. The last is jointly given all of them: "
+    "two of them together make differences that none makes alone."
 )
 _SECTIONS = {
     "curves": _Section(
