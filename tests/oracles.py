@@ -83,9 +83,10 @@ def intervened(model: Any, tokens: list[int], prompt_len: int, steps: list[dict[
         def change(_module: Any, args: Any, out: Any) -> Any:
             block = Block(model, layer, args[0][0])
             stream = (out if isinstance(out, Tensor) else out[0])[0].clone()
+            judged = [_norm(h) for h in stream]  # what no step changed yet says who is a sink
             for index, step in enumerate(steps):
                 if layer in step["layers"]:
-                    applied = _applied(step, block, stream, prompt_len)
+                    applied = _applied(step, block, stream, _eligible(step, judged, prompt_len))
                     events.extend({"step": index, "layer": layer, **event} for event in applied)
             norms.append(stream.double().pow(2).sum(-1).sqrt())
             return stream[None] if isinstance(out, Tensor) else (stream[None], *out[1:])
@@ -102,8 +103,8 @@ def intervened(model: Any, tokens: list[int], prompt_len: int, steps: list[dict[
     return Intervened(logits, torch.stack(norms), events)
 
 
-def _applied(step: dict[str, Any], block: Block, stream: Tensor, prompt_len: int) -> list[dict[str, Any]]:
-    """The events of one step at one layer; changes the stream in place."""
+def _applied(step: dict[str, Any], block: Block, stream: Tensor, eligible: list[int]) -> list[dict[str, Any]]:
+    """The events of one step at one layer, at the eligible positions; changes the stream in place."""
     rules: dict[str, Callable[..., Rule]] = {
         "suppress": lambda *given: _Swap(*given) if step["how"] == "swap" else partial(_suppress, *given),
         "alrr": lambda *given: partial(_alrr, *given),
@@ -111,9 +112,8 @@ def _applied(step: dict[str, Any], block: Block, stream: Tensor, prompt_len: int
     }
     rule = rules[step["kind"]](step, block)
     events = []
-    norms = [_norm(h) for h in stream]
-    for position in _eligible(step, norms, prompt_len):
-        before = norms[position]
+    for position in eligible:
+        before = _norm(stream[position])
         decided = rule(stream[position].clone(), before, position)
         if decided is None:
             continue
@@ -146,8 +146,9 @@ def _eligible(step: dict[str, Any], norms: list[float], prompt_len: int) -> list
 def _suppress(step: dict[str, Any], block: Block, h: Tensor, n: float, position: int) -> Decided:
     if not _chosen(step, block, n, position):
         return None
-    factor = step["scale"] if step["how"] == "scale" else min(1.0, step["tau"][block.index] / 4 / n)
-    return h * factor, "suppressed", {}
+    if step["how"] == "scale":
+        return h * step["scale"], "suppressed", {}
+    return h * (min(1.0, step["tau"][block.index] / 4 / n) if n else 1.0), "suppressed", {}
 
 
 def _chosen(step: dict[str, Any], block: Block, n: float, position: int) -> bool:
@@ -226,7 +227,7 @@ class _Erss:
             return None, "empty bank", nan
         if not step["draw"](self.block.index, position):
             return None, "not drawn", nan
-        cosines = [(h @ v).item() / (n * _norm(v)) for v in self.bank]
+        cosines = [(h @ v).item() / (n * _norm(v)) if n else 0.0 for v in self.bank]
         cosine = max(cosines)
         if cosine < step["cos_min"]:
             return None, "cosine too low", {"cosine": cosine}

@@ -20,7 +20,8 @@ def ids(text: str) -> list[int]:
 
 
 def relative(values: torch.Tensor, truth: torch.Tensor) -> float:
-    return float(((values - truth).abs() / truth.abs()).max())
+    """The greatest relative difference; two zeros don't differ."""
+    return float(torch.where(values == truth, 0.0, (values - truth).abs() / truth.abs()).max())
 
 
 QUESTIONS = [

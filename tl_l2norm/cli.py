@@ -134,8 +134,16 @@ def _add_analyse(commands: Any) -> None:
         "--skip",
         action="append",
         default=[],
-        choices=("untrained-sae", "random-weight-model", "shuffled-modes", "suppression"),
-        help="leave out a control or the causal test; may be given several times",
+        choices=("untrained-sae", "random-weight-model", "shuffled-modes", "suppression", "samples", "swaps"),
+        help="leave out a control, the causal test, the samples of the primary endpoint or the swap of single tokens; may be "
+        "given several times",
+    )
+    command.add_argument("--samples", type=int, default=8, help="thinking responses to each problem, for the primary endpoint")
+    command.add_argument(
+        "--temperature",
+        type=float,
+        default=None,
+        help="of those, so that 30 to 80%% of them are right; 1, and 2.5 for tiny-reasoner",
     )
     command.set_defaults(run=_analyse)
 
@@ -208,6 +216,9 @@ def _analyse(options: argparse.Namespace) -> int:
         problems,
         controls=[name for name in CONTROLS if name.lower().replace(" ", "-") not in options.skip],
         quantiles=() if "suppression" in options.skip else QUANTILES,
+        samples=0 if "samples" in options.skip else options.samples,
+        temperature=options.temperature,
+        swapped_tokens=0 if "swaps" in options.skip else 16,
         max_new_tokens=_max_new_tokens(options),
         max_direct_tokens=options.max_direct_tokens,
         sink_ratio=options.sink_ratio,
@@ -226,7 +237,7 @@ def _check(options: argparse.Namespace) -> None:
     for name, least in (("n", 1), ("max_new_tokens", 1), ("max_direct_tokens", 1), ("batch_size", 1), ("examples", 0)):
         if (value := getattr(options, name, None)) is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
-    if not 0 <= getattr(options, "temperature", 0.0) < float("inf"):
+    if not 0 <= (getattr(options, "temperature", None) or 0.0) < float("inf"):
         raise InputError(f"--temperature must be 0 (greedy) or more, got {options.temperature}")
     if options.sink_ratio is not None and not options.sink_ratio > 1:
         raise InputError(f"--sink-ratio must be over 1 (times the median norm), got {options.sink_ratio}")

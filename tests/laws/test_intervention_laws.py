@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import tl_l2norm as l2
@@ -32,6 +32,7 @@ COMBINATIONS = (
     "swap",
     "swap random",
     "swap mixed",
+    "swap zeros",
     "alrr",
     "alrr fresh",
     "erss",
@@ -84,6 +85,10 @@ def interventions(case: models.Case, which: str) -> list[Any]:
             l2.Suppression(tau, which="low", how="swap", layers=list(tau)[1:]),
             l2.Suppression(which="random", p=0.1, seed=4, layers=list(tau)[::2]),
             l2.Suppression(loose, how="swap", seed=4, positions=9),
+        ],
+        "swap zeros": lambda: [
+            l2.Suppression(tau, scale=0.0, positions=3, include_sinks=True, layers=list(tau)[:-1]),  # else all logits are 0
+            l2.Suppression(which="random", how="swap", p=0.5, seed=5, layers=list(tau), positions=9),
         ],
         "alrr": lambda: [l2.ALRR(tau, max_iters=3, growth_eps=0.02, blowup=2.0, alpha=0.7)],
         "alrr fresh": lambda: [l2.ALRR(tau, max_iters=2, growth_eps=-0.5, blowup=2.0, kv="fresh")],
@@ -194,7 +199,7 @@ def test_decoding_is_what_the_oracle_does_and_one_pass_over_the_result(case: mod
 
 
 @pytest.mark.filterwarnings("ignore:nothing was changed by")
-@pytest.mark.parametrize("which", slow_but(["all"], ["swap random", "swap mixed", "alrr fresh", "erss", "all"]))
+@pytest.mark.parametrize("which", slow_but(["all"], ["swap random", "swap mixed", "swap zeros", "alrr fresh", "erss", "all"]))
 def test_a_sequence_is_treated_the_same_alone_and_in_any_batch(tiny_case: models.Case, which: str) -> None:
     """Promise 2, while rows of many lengths come and go."""
     model, acting = models.use(tiny_case), interventions(tiny_case, which)
@@ -486,8 +491,18 @@ def of_effect(kind: type, options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if not idle.get(name)}
 
 
+ZEROED = (
+    l2.Suppression,
+    {"thresholds": {3: 14.5}, "which": "high", "how": "scale", "scale": 0.0, "positions": 3, "include_sinks": True},
+)
+"""Takes the direction of some states, over half of the prompt's among them."""
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:nothing was changed by", "ignore:.*tokens were raised over")
+@example(chosen=[ZEROED, (l2.Suppression, {"thresholds": {3: 11.0}, "which": "low", "how": "swap", "positions": 17})], start=7)
+@example(chosen=[ZEROED, (l2.Suppression, {"thresholds": {3: 11.0}, "which": "low", "how": "clamp"})], start=7)
+@example(chosen=[ZEROED, (l2.ERSS, {"thresholds": {3: 13.0}, "patience": 1, "cos_min": -0.5, "p": 1.0})], start=7)
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(chosen=st.lists(kinds(6), min_size=1, max_size=3), start=st.integers(2, 30))
 def test_any_parameters_do_what_the_oracle_does(chosen: list[tuple[type, dict[str, Any]]], start: int) -> None:

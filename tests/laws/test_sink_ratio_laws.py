@@ -137,6 +137,19 @@ def test_what_an_intervention_raises_is_no_sink_where_it_acts(tiny: Any, acting:
     assert all(torch.allclose(a.sink_bounds, b.sink_bounds) for a, b in zip(again, out.traces, strict=True))
 
 
+def test_what_an_intervention_scales_to_zero_makes_no_sinks_where_it_acts(tiny: Any) -> None:
+    """The median of what is left of the prompt is 0, so is five times it; the tokens were judged before."""
+    zero = l2.Suppression(which="random", p=0.8, scale=0.0, layers=[3], positions="all", include_sinks=True)
+    each = l2.Suppression(which="random", p=1.0, scale=1.0, layers=[3])
+    out = l2.generate(tiny, TOKENS, interventions=[zero, each], max_new_tokens=24, ignore_eos=True, progress=False)
+    for trace in out.traces:
+        norms = trace.at(3)
+        assert norms[1 : trace.prompt_len].median() == 0 < norms[trace.prompt_len :].max()
+    events = out.events().query("intervention == @out.log.names[1]")
+    judged = events[["sequence", "layer", "position"]].itertuples(index=False, name=None)
+    assert set(judged) == {token for token in marked(out.traces, sinks=False) if token[1] == 3}
+
+
 def test_the_sink_ratio_of_a_run_goes_on_where_its_traces_are_handed_in(tiny: Any) -> None:
     options: dict[str, Any] = {"max_new_tokens": 8, "ignore_eos": True, "progress": False}
     acting = l2.Suppression(EVERY, scale=0.5)

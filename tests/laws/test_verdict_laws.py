@@ -105,7 +105,7 @@ def families(world: World, seed: int) -> dict[str, pd.DataFrame]:
     [
         World(n=80, families=4, family_types=1e-9),  # nothing but the label
         World(n=80, families=4, family_types=0.3, types=8.0),
-        World(n=80, families=4, family_types=0.7, vocabulary=300, types=8.0),
+        World(n=80, families=4, family_types=0.4, vocabulary=300, types=8.0),
     ],
     ids=["null", "loud types", "many types"],
 )

@@ -31,15 +31,16 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REASONER = ROOT / "assets" / "tiny_reasoner"
 
+LESS = "{'controls': (), 'quantiles': (), 'samples': 0, 'swapped_tokens': 0}"
 SHIPPED = {
     'boot_transformers("Qwen/Qwen3-0.6B")': f"boot_transformers({str(REASONER)!r})",
     'HookedTransformer.from_pretrained_no_processing("Qwen/Qwen3-0.6B")': 'l2.load_model("tiny-reasoner", backend="hooked")',
     "l2.make_mixture(12)": "l2.make_mixture(4, families='compact')",
     'l2.make_mixture(8, families="compact", levels=[2, 4]': "l2.make_mixture(4, families='compact', levels=[2]",
     "l2.make_mixture(200, ": "l2.make_mixture(32, levels=[1, 2], ",
-    "l2.analyse(model, saes, problems": "l2.analyse(model, {9: saes[9], 11: saes[11]}, problems, controls=(), quantiles=()",
+    "l2.analyse(model, saes, problems": "l2.analyse(model, {9: saes[9], 11: saes[11]}, problems, **" + LESS,
     "n_states=2_000_000": "n_states=4_096",
-    "n=8, temperature": "n=2, temperature",
+    "n=8, temperature=0.8": "n=2, temperature=0.8",
     "n=4, temperature": "n=2, temperature",
 }
 """What a page says, and what runs in its place: models that come with the library for those of the hub, and less of it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
@@ -199,16 +199,29 @@ def test_positions_and_sinks() -> None:
     model, tokens = models.hugging_face("llama"), tokens_for("llama")
 
     def fired(prompt_len: int = 10, **more: Any) -> list[int]:
-        grow = suppress(which="random", draw=lambda _, t: t == 15, scale=100.0)
+        grow = suppress(layers=[1], which="random", draw=lambda _, t: t == 15, scale=100.0)
         events = oracles.intervened(model, tokens, prompt_len, [grow, suppress(**more)]).events
         return [event["position"] for event in events if event["step"] == 1]
 
-    assert fired() == [t for t in range(10, 30) if t != 15]  # the median is of the stream as it arrives at the step
+    assert fired() == [t for t in range(10, 30) if t != 15]
     assert fired(include_sinks=True) == list(range(10, 30))
     assert fired(positions="all") == [t for t in range(1, 30) if t != 15]
     assert fired(positions="all", include_sinks=True) == list(range(30))
     assert fired(positions=20) == list(range(20, 30))
     assert fired(prompt_len=1) == list(range(1, 30))
+
+
+@pytest.mark.parametrize("scale", [0.0, 100.0])
+@pytest.mark.parametrize("changed", [range(10), [15]], ids=["prompt", "response"])
+def test_a_step_before_at_the_same_layer_makes_no_sink(scale: float, changed: Collection[int]) -> None:
+    model, tokens = models.hugging_face("llama"), tokens_for("llama")
+    everywhere: dict[str, Any] = {"which": "random", "positions": "all", "include_sinks": True}
+    steps = [
+        suppress(**everywhere, draw=lambda _, t: t in changed, scale=scale),
+        suppress(which="random", draw=lambda *_: True),
+    ]
+    events = oracles.intervened(model, tokens, 10, steps).events
+    assert [event["position"] for event in events if event["step"] == 1] == list(range(10, 30))
 
 
 def test_sink_bound_is_five_lower_medians() -> None:
@@ -369,7 +382,7 @@ def test_erss_bank_keeps_the_largest_as_they_arrive() -> None:
 
 def test_erss_sinks_change_no_state() -> None:
     model, tokens = models.hugging_face("llama"), tokens_for("llama")
-    grow = suppress(which="random", draw=lambda _, t: t == 21, scale=100.0)
+    grow = suppress(layers=[1], which="random", draw=lambda _, t: t == 21, scale=100.0)
     events = oracles.intervened(model, tokens, 20, [grow, erss(bank=bank_of_two(), patience=2)]).events
     assert [event["position"] for event in events if event["step"] == 1] == [22, 24, 26, 28]
 
@@ -380,3 +393,15 @@ def test_erss_remembers_per_layer() -> None:
     step = erss(layers=[1, 2], tau={1: INF, 2: INF}, bank={1: bank, 2: bank}, cooldown=30)
     events = oracles.intervened(model, tokens, 20, [step]).events
     assert [(event["layer"], event["position"]) for event in events if event["fired"]] == [(1, 20), (2, 20)]
+
+
+def test_a_state_of_norm_zero_is_left_by_a_clamp_and_steered_as_at_right_angles() -> None:
+    model, tokens = models.hugging_face("llama"), tokens_for("llama")
+    norms = oracles.hidden_norms(model, tokens)[3]
+    zeroed = suppress(which="random", draw=lambda _, t: t == 20, scale=0.0)
+    tau = {2: norms[10:20].min().item() - 1e-3}
+    for step in (suppress(which="low", how="clamp", tau=tau), erss(tau=tau, cos_min=0.0, mix="add", beta=1.0)):
+        events = oracles.intervened(model, tokens, 10, [zeroed, step]).events
+        (event,) = [event for event in events if event["step"] == 1 and event["position"] == 20]
+        assert event["fired"] and event["before"] == 0 and event.get("cosine", 0) == 0
+        assert (event["after"] == 0) == (step["kind"] == "suppress")

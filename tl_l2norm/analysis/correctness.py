@@ -13,6 +13,7 @@ from tl_l2norm.analysis.within_problems import MixedProblems, mixed
 from tl_l2norm.core.arguments import as_integer, check_choice
 from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array
+from tl_l2norm.core.schema import MODEL, SEED, Column, Schema, ends
 from tl_l2norm.core.trace import require_comparable
 from tl_l2norm.tasks.results import Result, results_of
 
@@ -30,7 +31,51 @@ Clusters = Literal["prompt", "family"]
 
 LATE, BUT_LAST = "late", "late but the last"
 
-_NEEDED = ("prompt", "family", "sample", "correct", "length", "log_prob", "cut_off", LATE, BUT_LAST, "model")
+SAMPLES = Schema(
+    "samples",
+    "correctness_samples",
+    (
+        Column("prompt", str, "the problem's id"),
+        Column("family", str, "the problem's"),
+        Column("level", int, "the problem's", optional=True),
+        Column("sample", int, "number of the response to the problem, from 0"),
+        Column("correct", bool, "whether it is right"),
+        Column("cut_off", bool, "whether it ran into max_new_tokens"),
+        Column("length", int, "tokens of the response"),
+        Column("log_prob", float, "mean log-probability of its tokens, nats"),
+        Column(LATE, float, "mean norm over the response's tokens and the late layers"),
+        Column(BUT_LAST, float, "the same without the model's last block; NaN where that is all"),
+        MODEL,
+    ),
+)
+"""Beside these, a column for each recorded layer, by number."""
+
+CORRECTNESS = Schema(
+    "effects of the norm on correctness",
+    "correctness_effect",
+    (
+        Column("responses", str, '"all", or "finished": those that were not cut off'),
+        Column("layer", object, f'"{LATE}", "{BUT_LAST}" or a number'),
+        Column("beta", float, "log-odds of a right response per standard deviation of the norm within problems"),
+        *ends("beta"),
+        Column("p", float, "two-sided"),
+        Column("p_max", float, "over all layers together; NaN for means over layers"),
+        Column("tolerance", float, "share of the norm's variance that length and log-probability leave"),
+        Column("auc_norm", float, "share of pairs of a right and a wrong response to a problem that the norm ranks right"),
+        Column("auc_without", float, "share that length and log-probability rank right"),
+        Column("auc_with", float, "the same with the norm"),
+        Column("gain", float, "the difference of the two"),
+        *ends("gain", prefix=True),
+        Column("n", int, "problems with right and wrong responses"),
+        Column("n_same", int, "problems whose responses are all right or all wrong"),
+        Column("n_samples", int, "responses of the former"),
+        Column("right", float, "share of all responses"),
+        Column("cut_off", float, "share of all responses"),
+        Column("verdict", str, "in words"),
+        SEED,
+        MODEL,
+    ),
+)
 
 
 def correctness_samples(results: Result | Sequence[Result]) -> pd.DataFrame:
@@ -63,7 +108,8 @@ def correctness_samples(results: Result | Sequence[Result]) -> pd.DataFrame:
             raise InputError(f"the problem of result {i} has no known answer: nothing says which of its responses are right")
         if missing := [name for name in ("sample", "log_prob") if name not in result.trace.labels]:
             raise InputError(f"result {i} lacks the label {missing[0]!r} on its trace: sample with sample_thinking")
-    return pd.DataFrame([_entry(result) for result in results])
+    samples = pd.DataFrame([_entry(result) for result in results])
+    return SAMPLES.check(samples)
 
 
 def _entry(result: Result) -> dict[Any, Any]:
@@ -149,17 +195,14 @@ def correctness_effect(
     table = pd.concat([part.assign(responses=name) for name, part in parts.items()], ignore_index=True)
     table = table.assign(right=samples["correct"].mean(), cut_off=samples["cut_off"].mean())
     table["verdict"] = [_verdict(entry) for entry in table.to_dict("records")]
-    return table[["responses", *(name for name in table.columns if name != "responses")]].assign(
-        seed=seed, model=samples["model"].iloc[0]
-    )
+    return CORRECTNESS.frame(table, seed=seed, model=samples["model"].iloc[0])
 
 
 def _checked(samples: pd.DataFrame) -> pd.DataFrame:
     """Samples that have norms; refuses what isn't such a table."""
     if not isinstance(samples, pd.DataFrame):
         raise InputTypeError(f"samples are what correctness_samples returns, got {samples!r:.80}")
-    if missing := [name for name in _NEEDED if name not in samples.columns]:
-        raise InputError(f"the samples have no column {missing[0]!r}: give what correctness_samples returns")
+    SAMPLES.check(samples)
     if samples.duplicated(["prompt", "sample"]).any():
         raise InputError("a sample of a problem occurs twice: give the results of one run of sample_thinking")
     if samples["model"].nunique() > 1:

@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator
+from tl_l2norm.core.schema import QUANTITY, SEED, Column, N, Schema, ends
 
 MIN_TOKENS = 8
 """A rank correlation over fewer tokens of a response says nothing."""
@@ -23,6 +24,26 @@ MIN_TOKENS = 8
 _SHIFTS = 20
 _SLOPES_FROM = 20
 _NEEDED = ("sequence", "prompt", "position", "token_id", "layer", "importance", "entropy", "cosine", "late_norm")
+
+
+IMPORTANCES = Schema(
+    "importances",
+    "importance_table",
+    (
+        Column("layer", int, "after which single tokens were swapped"),
+        QUANTITY,
+        Column("given", str, '"nothing" or "the rest": type, place, entropy and dose'),
+        Column("rho", float, "rank correlation with the importance of tokens, mean over prompts"),
+        *ends("rho"),
+        Column("p", float, "two-sided"),
+        Column("p_max", float, "over all norms together"),
+        Column("shifted", float, "rho with importances turned in a circle within responses"),
+        Column("p_shifted", float, "that rho is no more than that"),
+        N,
+        Column("n_tokens", int, "tokens"),
+        SEED,
+    ),
+)
 
 
 def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
@@ -50,7 +71,7 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
         resamples: how many flips and resamples.
 
     Returns:
-        One row per swapped layer, quantity and given: layer, quantity ("l2_norm_0", ..., "late_norm", "late_norm_but_last",
+        One row per swapped layer, quantity and given: layer, quantity ("l2_norm_0", ..., "late_norm", "late_norm_but_the_last",
         "entropy", "next_entropy"), given, rho, low, high, p (two-sided, signs flipped by prompt), p_max (over all norms of
         that layer and given; of an entropy its p), shifted, p_shifted, n (prompts), n_tokens, seed.
 
@@ -61,7 +82,7 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
     if missing := sorted(set(_NEEDED) - set(tokens.columns)):
         raise InputError(f"the table lacks {missing}: give what token_importance(...) returns, of results of run_modes")
     norms = [name for name in tokens.columns if name.startswith("l2_norm_")]
-    norms += [name for name in ("late_norm", "late_norm_but_last") if name in tokens and not tokens[name].isna().any()]
+    norms += [name for name in ("late_norm", "late_norm_but_the_last") if name in tokens and not tokens[name].isna().any()]
     rivals = [name for name in ("entropy", "next_entropy") if name in tokens]
     frames = []
     for layer, own in tokens.groupby("layer", sort=True):
@@ -73,11 +94,10 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
                 read = _Tokens.of(kept, names, seed)
                 found = _tested(read, names, covariate if given == "the rest" else None, seed, resamples)
                 frames.append(found.assign(layer=layer, given=given, n_tokens=len(kept)))
-    columns = ["layer", "quantity", "given", "rho", "low", "high", "p", "p_max", "shifted", "p_shifted", "n", "n_tokens"]
-    frame = pd.concat(frames, ignore_index=True)[columns]
+    frame = pd.concat(frames, ignore_index=True)
     is_rival = frame["quantity"].isin(rivals)
     frame.loc[is_rival, "p_max"] = frame.loc[is_rival, "p"]
-    return frame.assign(seed=seed)
+    return IMPORTANCES.frame(frame, seed=seed)
 
 
 def _recurring(tokens: pd.DataFrame) -> pd.DataFrame:

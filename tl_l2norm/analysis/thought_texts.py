@@ -14,11 +14,51 @@ from tl_l2norm.analysis.pairing import by_prompt, label, require_prompts, weight
 from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator, interval, prompt_weights
+from tl_l2norm.core.schema import MODEL, SEED, Column, N, Schema, ends
 from tl_l2norm.core.sign_flips import sign_flips
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
 Columns = list[tuple[str, object]]
 """Scope (a segment, or "response") and layer of each column of figures."""
+
+
+_WHERE = Column("layer", object, 'a number, "late" or "late but the last"')
+
+THOUGHT_TEXTS = Schema(
+    "texts in place of thoughts",
+    "thought_text_table",
+    (
+        Column("text", str, '"filler", "shuffled" or "another\'s"'),
+        Column("scope", str, '"thought", "answer" or "response"'),
+        Column("layer", object, f'{_WHERE.meaning}; of "response" "log p" or "says answer"'),
+        Column("own", float, "mean over problems with the own thought"),
+        Column("replaced", float, "with the other text"),
+        Column("difference", float, "the former less the latter"),
+        *ends("difference"),
+        Column("p", float, "two-sided"),
+        Column("p_max", float, "over the layers of that text and scope"),
+        N,
+        SEED,
+        MODEL,
+    ),
+)
+
+LEVELS_AT_LENGTH = Schema(
+    "levels at equal length",
+    "difficulty_at_length",
+    (
+        _WHERE,
+        Column("rho", float, "of level and norm within strata of a family and a length"),
+        *ends("rho"),
+        Column("p", float, "two-sided"),
+        Column("p_max", float, "over all layers"),
+        Column("n", int, "problems in strata of several levels"),
+        Column("strata", int, "how many of them"),
+        Column("n_all", int, "problems"),
+        SEED,
+        MODEL,
+    ),
+)
 
 
 def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
@@ -38,7 +78,7 @@ def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RE
 
     Returns:
         One row per kind of text, scope and layer: text, scope ("thought", "answer": mean norms over its tokens, sinks left out;
-        "response"), layer (a number, "late", "late but last" without the model's last block; of "response" "log p",
+        "response"), layer (a number, "late", "late but the last" without the model's last block; of "response" "log p",
         log-probability of the answer in nats, and "says answer", whether it is the likeliest), own, replaced (means over
         problems), difference (own less replaced), low, high, p, p_max (norms: over the layers of that text and scope; else p),
         n (problems), seed, model.
@@ -65,8 +105,7 @@ def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RE
     for text in groups:
         if text != "own":
             frames.append(_compared(means["own"], means[text], columns, seed, resamples).assign(text=text))
-    names = ["text", "scope", "layer", "own", "replaced", "difference", "low", "high", "p", "p_max", "n"]
-    return pd.concat(frames, ignore_index=True)[names].assign(seed=seed, model=traces[0].provenance.model)
+    return THOUGHT_TEXTS.frame(pd.concat(frames, ignore_index=True), seed=seed, model=traces[0].provenance.model)
 
 
 def _columns(trace: Trace) -> Columns:
@@ -81,7 +120,7 @@ def _late(trace: Trace) -> dict[str, list[int]]:
     """Rows of the late layers, and of those without the model's last block, as far as they were recorded."""
     rows = [trace.index_of(one) for one in trace.late_layers]
     but_last = [row for row in rows if trace.layers[row] != trace.provenance.n_layers - 1]
-    return {name: own for name, own in (("late", rows), ("late but last", but_last)) if own}
+    return {name: own for name, own in (("late", rows), ("late but the last", but_last)) if own}
 
 
 def _by_problem(traces: Sequence[Trace], columns: Columns) -> dict[str, Array]:
@@ -138,7 +177,7 @@ def difficulty_at_length(traces: TracesLike, *, width: int = 1, seed: int = 0, r
         resamples: how many.
 
     Returns:
-        One row per layer, then "late" and "late but last" (without the model's last block): layer, rho, low, high, p
+        One row per layer, then "late" and "late but the last" (without the model's last block): layer, rho, low, high, p
         (two-sided), p_max (over layers), n (problems in strata of several levels), strata, n_all (problems), seed, model.
 
     Raises:
@@ -163,12 +202,10 @@ def difficulty_at_length(traces: TracesLike, *, width: int = 1, seed: int = 0, r
     late = _late(traces[0])
     norms = np.stack([weighted_mean(t, t.l2_norms.double(), t.is_response.double()).numpy() for t in traces])
     norms = np.concatenate([norms, *(norms[:, rows].mean(1, keepdims=True) for rows in late.values())], axis=1)
-    found = _within_strata(levels[kept], norms[kept], strata[kept], seed, resamples)
+    trend = _within_strata(levels[kept], norms[kept], strata[kept], seed, resamples)
     constant = {"n": int(kept.sum()), "strata": len(set(strata[kept])), "n_all": len(traces)}
     layers = [*traces[0].layers, *late]
-    return found.assign(layer=layers, **constant, seed=seed, model=traces[0].provenance.model)[
-        ["layer", "rho", "low", "high", "p", "p_max", "n", "strata", "n_all", "seed", "model"]
-    ]
+    return LEVELS_AT_LENGTH.frame(trend.assign(layer=layers, **constant), seed=seed, model=traces[0].provenance.model)
 
 
 def _within_strata(levels: Array, norms: Array, strata: NDArray[np.intp], seed: int, resamples: int) -> pd.DataFrame:

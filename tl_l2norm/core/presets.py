@@ -24,6 +24,8 @@ class Preset:
 
     sink_ratio: float = SINK_RATIO
     batch_size: int = 8
+    temperature: float = 1.0
+    """Of several samples of a problem: chosen by accuracy alone, so that some of them are right and some wrong."""
     families: str | None = None
     """Problems that it was trained on, for `make_mixture`; None for those that any model may be asked."""
     n_problems: int | None = None
@@ -74,3 +76,8 @@ def check_sink_ratio(given: Any) -> float:
 def batch_size_of(model: Any, given: Any = None) -> int:
     """Sequences at once: what is given, else the model's preset, else 8."""
     return (kept_preset(model) or Preset()).batch_size if given is None else as_integer("batch_size", given, least=1)
+
+
+def temperature_of(model: Any, given: Any = None) -> float:
+    """Temperature of several samples of a problem: what is given, else the model's preset's, else 1."""
+    return (kept_preset(model) or Preset()).temperature if given is None else as_number("temperature", given)

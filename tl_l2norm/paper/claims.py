@@ -11,7 +11,7 @@ import pandas as pd
 from tl_l2norm.analysis.correlation import PAPER_RHO
 from tl_l2norm.core.schema import Column, N, Schema
 from tl_l2norm.paper.finding import Finding, Known, Missing, Tables
-from tl_l2norm.paper.rules import causes, features, norms, theory
+from tl_l2norm.paper.rules import causes, features, norms, theory, thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,12 @@ PRIMARY = 0
 """Named before looking: what a user asks, and what neither mode, prompt nor length explains."""
 
 CLAIMS = (
+    Claim(
+        0,
+        "among thinking responses to one problem, right ones have the higher late norm (ours; the primary endpoint)",
+        "",
+        thinking.correctness,
+    ),
     Claim(
         1,
         "reasoning features spike in the last quarter of the layers: flat, then sharp",
@@ -119,6 +125,8 @@ CLAIMS = (
         "+4.51 points on average, up to 9.13 on AIME",
         causes.methods,
     ),
+    Claim(16, "the answer hangs on the tokens of the highest norm (ours)", "", thinking.importance),
+    Claim(17, "a model's own thought is louder than other text of its length in its place (ours)", "", thinking.thoughts),
 )
 
 
@@ -126,7 +134,7 @@ CLAIM_VERDICTS = Schema(
     "claims",
     "Analysis.claims",
     (
-        Column("number", int, "from 1"),
+        Column("number", int, "the paper's from 1 to 15; 0, the primary endpoint, and those from 16 on are ours"),
         Column("claim", str, "in our words"),
         Column("paper", str, "the paper's own figure"),
         Column("measured", str, "in words; empty where it could not be"),

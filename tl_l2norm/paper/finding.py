@@ -82,6 +82,7 @@ _MADE_OF = {
     "feature_dynamics": "features",
     "feature_shapes": "features",
     "links": "features",
+    "correctness": "samples",
     "bound": "bound_points",
     "bound_control": "bound_points",
     "assumptions": "explained",

@@ -17,6 +17,12 @@ class Options:
     max_direct_tokens: int
     sink_ratio: float
     batch_size: int
+    samples: int
+    """Of each problem, thinking; 0 leaves them out."""
+    temperature: float
+    """Of those samples."""
+    swapped_tokens: int
+    """Of each thinking response; 0 leaves the swap of single tokens out."""
     seed: int
     progress: bool
     tables: Path | None

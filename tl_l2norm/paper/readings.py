@@ -16,11 +16,14 @@ from tl_l2norm.analysis.correlation import METRIC_NAMES
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.experiments.modes import run_modes
+from tl_l2norm.experiments.samples import sample_thinking
 from tl_l2norm.experiments.suppression import suppress_and_ask
+from tl_l2norm.experiments.thought_texts import replaced_thoughts
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.twin import random_twin
 from tl_l2norm.paper.options import Options
+from tl_l2norm.recording.importance import token_importance
 from tl_l2norm.recording.pressure import optimisation_pressure
 from tl_l2norm.recording.saved import ReadOptions, collected, describe_run, run_folder
 from tl_l2norm.saes.checks import sae_key
@@ -123,6 +126,38 @@ class Readings:
             progress=self.options.progress,
         )
         return pressure.assign(model=self.backend.model_name)
+
+    def samples(self) -> tuple[Result, ...]:
+        """Several thinking responses to each problem."""
+        o = self.options
+        return sample_thinking(
+            self.backend.model,
+            self.problems,
+            n=o.samples,
+            temperature=o.temperature,
+            max_new_tokens=o.max_new_tokens,
+            sink_ratio=o.sink_ratio,
+            batch_size=o.batch_size,
+            seed=o.seed,
+            save_to=o.readings,
+            progress=o.progress,
+        )
+
+    def importances(self, results: Sequence[Result]) -> pd.DataFrame:
+        """What single tokens of the thinking responses that state an answer are worth to it."""
+        o, stated = self.options, [r.trace for r in results if r.mode == "think" and "answer_at" in r.trace.labels]
+        if not stated:
+            raise Unmeasurable("no thinking response states an answer")
+        return token_importance(
+            self.backend.model, stated, max_tokens=o.swapped_tokens, seed=o.seed, batch_size=o.batch_size, progress=o.progress
+        )
+
+    def replaced(self, results: Sequence[Result]) -> tuple[Trace, ...]:
+        """The thinking responses that state an answer, with other text in place of their thoughts."""
+        o, stated = self.options, [r for r in results if r.mode == "think" and "answer_at" in r.trace.labels]
+        if not stated:
+            raise Unmeasurable("no thinking response states an answer")
+        return replaced_thoughts(self.backend.model, stated, seed=o.seed, batch_size=o.batch_size, progress=o.progress)
 
     def outcomes(self, think: Sequence[Trace]) -> pd.DataFrame:
         """Answers under suppression, with thresholds from these traces."""

@@ -33,6 +33,7 @@ from tl_l2norm.core.trace import Trace
 from tl_l2norm.paper.readings import Modes, Readings
 from tl_l2norm.paper.result import Analysis
 from tl_l2norm.paper.tables import MATCHED_FEATURES, SCHEMAS
+from tl_l2norm.paper.thinking import thinking_stages
 from tl_l2norm.saes.checks import unit_directions
 from tl_l2norm.saes.evaluate import evaluate_saes
 from tl_l2norm.tasks.results import Result
@@ -61,11 +62,11 @@ class Study:
             stages |= {"features": self._choose, "controls": self._control, "curves": self._curves}
             stages |= {"correlations": self._correlate, "theory": self._theory}
         else:
-            stages["curves"] = lambda: self._add(
+            stages["curves"] = lambda: self.add(
                 "curves", lambda: self._curves_of(self.traces[TRAINED], METRIC_NAMES).assign(source="no SAE")
             )
             self.notes |= dict.fromkeys(("features", "correlations", "links", "bound", "assumptions"), "no SAEs were given")
-        stages |= {"pressure": self._pressure, "causes": self._causes}
+        stages |= {"pressure": self._pressure, "causes": self._causes, **thinking_stages(self)}
         with tqdm(total=len(stages), desc="analyse", unit="stage", disable=not self.options.progress) as bar:
             for name, stage in stages.items():
                 bar.set_postfix_str(name)
@@ -87,7 +88,7 @@ class Study:
 
     # Tables
 
-    def _add(self, name: str, make: Callable[[], pd.DataFrame], *, of: str | None = None) -> None:
+    def add(self, name: str, make: Callable[[], pd.DataFrame], *, of: str | None = None) -> None:
         """A table, saved at once; what it can't be made of is noted, once for all that is made `of` a missing one.
 
         Anything but a table that the data or the model don't allow is a bug, and ends the analysis.
@@ -124,8 +125,8 @@ class Study:
     def _ask(self) -> None:
         """Ask the problems in both modes."""
         self.results = self.readings.ask()
-        self._add("accuracy", lambda: accuracy_table(self.results))
-        self._add("accuracy_by_cell", lambda: accuracy_table(self.results, by=("family", "level", "mode")))
+        self.add("accuracy", lambda: accuracy_table(self.results))
+        self.add("accuracy_by_cell", lambda: accuracy_table(self.results, by=("family", "level", "mode")))
 
     def _record(self) -> None:
         """Record metrics and features."""
@@ -135,17 +136,17 @@ class Study:
         """What the norms do by themselves."""
         think, direct = self.traces[TRAINED]
         seed = self.seed
-        self._add("differences", lambda: self._differences((think, direct)))
-        self._add("dynamics", lambda: dynamics(think, direct, seed=seed))
-        self._add("dynamics_by_family", lambda: dynamics(think, direct, by=("family",), seed=seed))
-        self._add("dynamics_by_level", lambda: dynamics(think, direct, by=("level",), seed=seed))
-        self._add("trend", lambda: level_trend(think, direct, seed=seed))
-        self._add("families", lambda: family_separation(think, direct, seed=seed))
-        self._add("high_norm_tokens", lambda: high_norm_tokens(think, direct, seed=seed))
-        self._add("mode_effects", lambda: mode_effects(think, direct, seed=seed))
-        self._add("top_effects", lambda: high_norm_effect(think, direct, seed=seed))
-        self._add("shapes", lambda: rise_shape(think, direct, seed=seed))
-        self._add("attribution", lambda: self._attribution("l2_norm", (think, direct), None))
+        self.add("differences", lambda: self._differences((think, direct)))
+        self.add("dynamics", lambda: dynamics(think, direct, seed=seed))
+        self.add("dynamics_by_family", lambda: dynamics(think, direct, by=("family",), seed=seed))
+        self.add("dynamics_by_level", lambda: dynamics(think, direct, by=("level",), seed=seed))
+        self.add("trend", lambda: level_trend(think, direct, seed=seed))
+        self.add("families", lambda: family_separation(think, direct, seed=seed))
+        self.add("high_norm_tokens", lambda: high_norm_tokens(think, direct, seed=seed))
+        self.add("mode_effects", lambda: mode_effects(think, direct, seed=seed))
+        self.add("top_effects", lambda: high_norm_effect(think, direct, seed=seed))
+        self.add("shapes", lambda: rise_shape(think, direct, seed=seed))
+        self.add("attribution", lambda: self._attribution("l2_norm", (think, direct), None))
 
     def _differences(self, modes: Modes) -> pd.DataFrame:
         sources = {"as asked": modes, "shuffled modes": shuffle_modes(*modes, seed=self.seed)}
@@ -163,9 +164,9 @@ class Study:
         """Choose reasoning features."""
         think, direct = self.traces[TRAINED]
         self.features[TRAINED] = find_reasoning_features(think, direct, seed=self.seed)
-        self._add("latents", lambda: self.features[TRAINED].table)
-        self._add("features", self._matched)
-        self._add("top_tokens", self._top_tokens)
+        self.add("latents", lambda: self.features[TRAINED].table)
+        self.add("features", self._matched)
+        self.add("top_tokens", self._top_tokens)
 
     def _matched(self) -> pd.DataFrame:
         """How many latents are found, and how many of them again on the other half, whichever way the modes are matched."""
@@ -232,7 +233,7 @@ class Study:
         self._choose_control("random-weight model", None)
         features = self.features["random-weight model"]
         held_out = [t for modes in self.traces["random-weight model"] for t in features.held_out(modes)]
-        self._add("explained_random", lambda: self._explained(twin, own_saes, held_out))
+        self.add("explained_random", lambda: self._explained(twin, own_saes, held_out))
 
     def _explained(self, model: Any, saes: Mapping[int, Any], traces: Sequence[Trace]) -> pd.DataFrame:
         o = self.options
@@ -240,14 +241,14 @@ class Study:
 
     def _curves(self) -> None:
         """Curves over layers, beside their controls."""
-        self._add("curves", self._all_curves)
-        self._add(
+        self.add("curves", self._all_curves)
+        self.add(
             "feature_dynamics",
             lambda: self._by_source(lambda _, m, f: dynamics(*m, quantity="reasoning_sum", features=f, seed=self.seed)),
         )
         own = self.features[TRAINED]
-        self._add("feature_shapes", lambda: rise_shape(*self._held_out, quantity="reasoning_sum", features=own, seed=self.seed))
-        self._add("feature_attribution", lambda: self._attribution("reasoning_sum", self._held_out, own))
+        self.add("feature_shapes", lambda: rise_shape(*self._held_out, quantity="reasoning_sum", features=own, seed=self.seed))
+        self.add("feature_attribution", lambda: self._attribution("reasoning_sum", self._held_out, own))
 
     def _all_curves(self) -> pd.DataFrame:
         def of_source(source: str, modes: Modes, features: ReasoningFeatures) -> pd.DataFrame:
@@ -267,8 +268,8 @@ class Study:
 
     def _correlate(self) -> None:
         """Correlations with reasoning features."""
-        self._add("correlations", lambda: self._by_source(lambda _, m, f: correlation_table(m[0], f, seed=self.seed)))
-        self._add("links", self._links)
+        self.add("correlations", lambda: self._by_source(lambda _, m, f: correlation_table(m[0], f, seed=self.seed)))
+        self.add("links", self._links)
 
     def _links(self) -> pd.DataFrame:
         """Of the norm and, for the trained SAEs, of its rivals; a control without features has none."""
@@ -289,10 +290,10 @@ class Study:
         """The theorem and its assumptions."""
         think, direct = self._held_out
         features = self.features[TRAINED]
-        self._add("bound_points", lambda: bound_points(think, direct, features))
-        self._add("bound", lambda: bound_table(self.tables["bound_points"], seed=self.seed), of="bound_points")
-        self._add("bound_control", lambda: bound_control(think, direct, features, seed=self.seed))
-        self._add("explained", lambda: self._explained(self.backend.model, self.saes, [*think, *direct]))
+        self.add("bound_points", lambda: bound_points(think, direct, features))
+        self.add("bound", lambda: bound_table(self.tables["bound_points"], seed=self.seed), of="bound_points")
+        self.add("bound_control", lambda: bound_control(think, direct, features, seed=self.seed))
+        self.add("explained", lambda: self._explained(self.backend.model, self.saes, [*think, *direct]))
         decoders = {layer: (unit_directions(sae), sae.b_dec) for layer, sae in self.saes.items()}
         shuffled = self.features.get("shuffled modes")
 
@@ -300,19 +301,19 @@ class Study:
             explained = self.tables["explained"]
             return assumption_table(think, direct, features, decoders, explained, control=shuffled, seed=self.seed)
 
-        self._add("assumptions", assumptions, of="explained")
+        self.add("assumptions", assumptions, of="explained")
 
     def _pressure(self) -> None:
         """Optimisation pressure at the last layer."""
-        self._add("pressure_tokens", lambda: self.readings.pressures(self.results))
-        self._add("pressure", lambda: pressure_table(self.tables["pressure_tokens"], seed=self.seed), of="pressure_tokens")
+        self.add("pressure_tokens", lambda: self.readings.pressures(self.results))
+        self.add("pressure", lambda: pressure_table(self.tables["pressure_tokens"], seed=self.seed), of="pressure_tokens")
 
     def _causes(self) -> None:
         """Suppression while the model thinks."""
         if self.options.quantiles:
-            self._add("causal_outcomes", lambda: self.readings.outcomes(self.traces[TRAINED][0]))
+            self.add("causal_outcomes", lambda: self.readings.outcomes(self.traces[TRAINED][0]))
         else:
             self.notes["causal_outcomes"] = "the causal test was left out (quantiles=())"
         outcomes = "causal_outcomes"
-        self._add("causal", lambda: causal_table(self.tables[outcomes]), of=outcomes)
-        self._add("causal_differences", lambda: causal_differences(self.tables[outcomes], seed=self.seed), of=outcomes)
+        self.add("causal", lambda: causal_table(self.tables[outcomes]), of=outcomes)
+        self.add("causal_differences", lambda: causal_differences(self.tables[outcomes], seed=self.seed), of=outcomes)

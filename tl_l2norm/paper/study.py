@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tl_l2norm.analysis.pairing import require_prompts
-from tl_l2norm.core.arguments import one_or_several
+from tl_l2norm.core.arguments import as_integer, one_or_several
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.core.presets import batch_size_of, sink_ratio_of, temperature_of
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.resampling import MIN_PROMPTS
 from tl_l2norm.experiments.suppression import QUANTILES
@@ -36,6 +36,9 @@ def analyse(
     controls: str | Iterable[str] = CONTROLS,
     control_states: int = CONTROL_STATES,
     quantiles: float | Sequence[float] = QUANTILES,
+    samples: int = 8,
+    temperature: float | None = None,
+    swapped_tokens: int = 16,
     max_new_tokens: int | None = None,
     max_direct_tokens: int = 32,
     sink_ratio: float | None = None,
@@ -57,6 +60,11 @@ def analyse(
             longest; without SAELens, which trains them, it is left out with a warning.
         control_states: how many states each of those SAEs is trained on.
         quantiles: of the causal test, a threshold each; () leaves it out.
+        samples: of each problem, thinking, for the primary endpoint: do norms tell right from wrong responses to one problem?
+            0 leaves it out.
+        temperature: of those samples; choose it by accuracy, before norms are looked at, so that 30 to 80% of them are right;
+            1 by default (2.5 for tiny-reasoner).
+        swapped_tokens: of each thinking response, each swapped alone for another at equal norm; 0 leaves that out.
         max_new_tokens: of a thinking response; by default as in `run_modes`.
         max_direct_tokens: of a direct response.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink and left
@@ -80,6 +88,9 @@ def analyse(
         controls=frozenset(controls),
         control_states=control_states,
         quantiles=one_or_several(quantiles, float),
+        samples=as_integer("samples", samples, least=0),
+        temperature=temperature_of(model, temperature),
+        swapped_tokens=as_integer("swapped_tokens", swapped_tokens, least=0),
         max_new_tokens=max_new_tokens,
         max_direct_tokens=max_direct_tokens,
         sink_ratio=sink_ratio_of(model, _trained_with(saes) if sink_ratio is None else sink_ratio),

@@ -8,10 +8,12 @@ from tl_l2norm.analysis.accuracy import ACCURACIES
 from tl_l2norm.analysis.attribution import ATTRIBUTIONS
 from tl_l2norm.analysis.bound import BOUND_BY_LAYER, BOUND_CONTROLS, BOUND_POINTS
 from tl_l2norm.analysis.causal import ARM_ACCURACIES, ARM_DIFFERENCES
+from tl_l2norm.analysis.correctness import CORRECTNESS, SAMPLES
 from tl_l2norm.analysis.correlation import CORRELATIONS
 from tl_l2norm.analysis.curves import CURVES, DIFFERENCES
 from tl_l2norm.analysis.deconfounding import MODE_EFFECTS
 from tl_l2norm.analysis.high_norm import HIGH_NORM_KINDS, TOP_EFFECTS
+from tl_l2norm.analysis.importance import IMPORTANCES
 from tl_l2norm.analysis.latents import TOP_TOKENS
 from tl_l2norm.analysis.link import LINKS
 from tl_l2norm.analysis.pressure_correlation import PRESSURE_CORRELATIONS
@@ -20,6 +22,7 @@ from tl_l2norm.analysis.rise import DYNAMICS
 from tl_l2norm.analysis.separation import SEPARATIONS
 from tl_l2norm.analysis.shape import SHAPES
 from tl_l2norm.analysis.theory import ASSUMPTIONS
+from tl_l2norm.analysis.thought_texts import LEVELS_AT_LENGTH, THOUGHT_TEXTS
 from tl_l2norm.analysis.trend import TRENDS
 from tl_l2norm.core.measured import EXPLAINED, OUTCOMES, PRESSURES
 from tl_l2norm.core.schema import LAYER, MODEL, SEED, Column, N, Schema
@@ -78,6 +81,11 @@ SCHEMAS: Mapping[str, Schema] = {
     "pressure": PRESSURE_CORRELATIONS,
     "causal_outcomes": OUTCOMES,
     "causal": ARM_ACCURACIES,
+    "samples": SAMPLES,
+    "correctness": CORRECTNESS,
+    "importance": IMPORTANCES,
+    "thought_texts": THOUGHT_TEXTS,
+    "levels_at_length": LEVELS_AT_LENGTH,
     "causal_differences": ARM_DIFFERENCES,
 }
 """By the table's name; beside these columns each table has seed and model."""

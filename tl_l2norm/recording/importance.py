@@ -73,7 +73,8 @@ def token_importance(
         token_id, token, layer, importance (nats, over 0 where the answer loses), answer_logprob (nats, unchanged),
         entropy (nats, of the distribution from which the token was drawn, as for "forking tokens", Wang et al., arXiv
         2506.01939), next_entropy (of that behind it), cosine (of old and new direction), l2_norm_0, ... (of each
-        recorded layer), late_norm (mean over late layers), late_norm_but_last (without the model's last block), seed, model.
+        recorded layer), late_norm (mean over late layers), late_norm_but_the_last (without the model's last block), seed,
+        model.
         Attention sinks, the first token and the one just before the answer are left out.
 
     Raises:
@@ -277,7 +278,7 @@ def _frame(trace: Trace, positions: Sequence[int], entropy: Float[Tensor, " pos"
             "next_entropy": entropy.numpy()[at],
             **by_layer,
             "late_norm": norms[late][:, at].mean(0) if late else np.nan,
-            "late_norm_but_last": norms[but_last][:, at].mean(0) if but_last else np.nan,
+            "late_norm_but_the_last": norms[but_last][:, at].mean(0) if but_last else np.nan,
         }
     )
 
@@ -285,4 +286,4 @@ def _frame(trace: Trace, positions: Sequence[int], entropy: Float[Tensor, " pos"
 def _columns(trace: Trace, labels: dict[str, Any]) -> list[str]:
     first = ["sequence", *labels, "position", "token_id", "token", "layer", "importance", "answer_logprob"]
     norms = [f"l2_norm_{one}" for one in trace.layers]
-    return [*first, "entropy", "next_entropy", "cosine", *norms, "late_norm", "late_norm_but_last"]
+    return [*first, "entropy", "next_entropy", "cosine", *norms, "late_norm", "late_norm_but_the_last"]

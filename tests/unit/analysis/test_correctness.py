@@ -179,7 +179,7 @@ def test_families_may_be_clusters() -> None:
         (lambda f: f.assign(family=f["prompt"]), {"clusters": "family"}, InputError, "family 'p0' has one problem"),
         (lambda f: f.assign(family="one"), {"clusters": "family"}, Unmeasurable, "1 families with right and wrong.*at least 8"),
         (lambda f: pd.concat([f, f]), {}, InputError, "occurs twice"),
-        (lambda f: f.drop(columns="log_prob"), {}, InputError, "no column 'log_prob'"),
+        (lambda f: f.drop(columns="log_prob"), {}, InputError, "lacks the columns ..log_prob"),
         (lambda f: f.assign(model=f["prompt"]), {}, InputError, "samples of several models"),
         (lambda f: f, {"resamples": 0}, InputError, "resamples"),
     ],

@@ -54,7 +54,7 @@ def test_docstrings_name_the_columns_of_the_schema(maker: str) -> None:
     words = set(re.findall(r"\w+", text))
     if {"_low", "_high"} <= words:  # "each with _low and _high"
         words |= {f"{word}{end}" for word in words for end in ("_low", "_high")}
-    assert [name for name in SCHEMAS[maker].names if name not in words] == []
+    assert [name for name in SCHEMAS[maker].names if name not in words and f'"{name}"' not in text] == []
 
 
 @pytest.mark.parametrize("schema", [*SCHEMAS.values(), *tables.SCHEMAS.values()], ids=lambda schema: schema.name)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from tests.planted import LAYERS, response
+from tests.planted import response
 from tl_l2norm.analysis.thought_texts import difficulty_at_length, thought_text_table
 from tl_l2norm.core.trace import Trace
+
+LAYERS = 4
 
 
 def read(seed: int, *, n: int = 12, effect: float = 0.0, lacking: int = 0) -> list[Trace]:

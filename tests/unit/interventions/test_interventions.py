@@ -260,6 +260,14 @@ def states(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def acted(x: l2.Suppression, stream: torch.Tensor, live: torch.Tensor, *, width: int, tau: float) -> tuple[Any, Any]:
+    """The states [pos, d_model] and decisions [pos] after passes of `width` tokens each."""
+    visits = [visit_of(s, start=i * width, tau=tau) for i, s in enumerate(stream.split(width, 1))]
+    memory = x.new_state(2, visits[0].places.rows, stream.shape[-1])
+    effects = [x.act(memory, v._replace(live=part)) for v, part in zip(visits, live.split(width, 1), strict=True)]
+    return torch.cat([e.stream for e in effects], 1)[0], torch.cat([e.decision for e in effects], 1)[0]
+
+
 def sources(seed: int, n: int, live: list[int]) -> list[int | None]:
     """By hand: the position whose state is kept before each, given the draws of sequence 0 at layer 2."""
     kept, kept_before = None, []
@@ -277,10 +285,7 @@ def test_a_swap_keeps_the_norm_and_takes_the_direction_of_the_drawn_state(seed: 
     x = l2.Suppression({2: 5.0}, how="swap", seed=seed)
     stream = states(1, 24, 48) * torch.linspace(0.2, 1.5, 24)[:, None]
     live = torch.arange(24)[None] % 5 != 3
-    visits = [visit_of(s, start=i * width, tau=5.0) for i, s in enumerate(stream.split(width, 1))]
-    state = x.new_state(2, visits[0].places.rows, 48)
-    effects = [x.act(state, v._replace(live=part)) for v, part in zip(visits, live.split(width, 1), strict=True)]
-    after, decision = (torch.cat(parts, 1)[0] for parts in ([e.stream for e in effects], [e.decision for e in effects]))
+    after, decision = acted(x, stream, live, width=width, tau=5.0)
     norms, before = stream[0].norm(dim=-1), stream[0]
     expected = sources(seed, 24, live[0].nonzero()[:, 0].tolist())
     assert expected[0] is None and len({*expected}) > 2, "a reservoir that never changes proves nothing"
@@ -355,6 +360,22 @@ def test_a_state_without_a_direction_changes_nothing() -> None:
     assert torch.equal(effect.stream, stream) and effect.decision.tolist() == [[2, 2]]
     effect.stream.sum().backward()
     assert torch.equal(stream.grad, torch.ones(1, 2, 8)), "and no gradient is NaN"
+
+
+@pytest.mark.parametrize("width", [1, 5, 24])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_drawn_state_that_was_scaled_to_zero_is_not_swapped_in(seed: int, width: int) -> None:
+    """It is drawn like any other, then nothing is changed until another takes its place."""
+    x = l2.Suppression(which="random", how="swap", p=1.0, layers=[2], seed=seed)
+    stream = states(1, 24, 48)
+    stream[0, ::2] = 0.0
+    after, decision = acted(x, stream, torch.ones(1, 24, dtype=torch.bool), width=width, tau=torch.nan)
+    drawn = sources(seed, 24, list(range(24)))
+    assert decision.tolist() == [1 if source is not None and source % 2 else 2 for source in drawn]
+    for t, source in enumerate(drawn):
+        own, norm = stream[0, t], stream[0, t].norm()
+        expected = stream[0, source] * norm / stream[0, source].norm() if decision[t] == 1 else own
+        torch.testing.assert_close(after[t], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_no_gradient_flows_through_a_swapped_state() -> None:

@@ -19,7 +19,7 @@ def test_each_claim_has_its_row_with_its_verdict_in_words_and_a_mark(tmp_path: P
     analysis = hostile_analysis()
     page, claims = written(tmp_path, analysis), analysis.claims()
     rows = re.findall(r'(?s)<tr class="(\w+)">(.*?)</tr>', page)
-    assert len(rows) == len(claims) == 15
+    assert len(rows) == len(claims) == 18
     for (kind, row), claim in zip(rows, claims.to_dict("records"), strict=True):
         assert claim["verdict"] in text_of(row).replace("&#39;", "'")
         assert {"supported": "✓", "failed": "✗", "untested": "–", "uninformative": "≈", "described": "·"}[kind] in row
@@ -56,7 +56,7 @@ def test_what_could_not_be_measured_is_said_with_its_reason(tmp_path: Path) -> N
     notes = {"causal_outcomes": "the causal test was left out (quantiles=())"}
     text = text_of(written(tmp_path, analysis_of({}, notes=notes)))
     assert "What could not be measured causal outcomes the causal test was left out (quantiles=())" in text
-    assert "0 of 0 tested claims are supported on this model; 15 can&#39;t be tested here." in text
+    assert "0 of 0 tested claims are supported on this model; 18 can&#39;t be tested here." in text
     assert "Every table could be made." in text_of(written(tmp_path, analysis_of()))
 
 

@@ -1,0 +1,79 @@
+"""Rules of what is asked of thinking itself; these are ours, not the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from tl_l2norm.paper.finding import UNTESTED, Finding, Known, Missing, figure, span
+
+
+def correctness(known: Known) -> Finding:
+    """Of the norm of right and wrong responses to one problem."""
+    table = known["correctness"].set_index(["responses", "layer"])
+    own, finished = table.loc[("all", "late")], table.loc[("finished", "late")]
+    inner = table.loc[("all", "late but the last")] if ("all", "late but the last") in table.index else None
+    finding = Finding(
+        measured=f"log-odds of a right response per standard deviation of late norm {own['beta']:.2f}; without the last block "
+        f"{'-' if inner is None else figure(inner, 'beta', '.2f')}, without the {own['cut_off']:.0%} that were cut off "
+        f"{figure(finished, 'beta', '.2f')}",
+        interval=span(own["low"], own["high"], ".2f"),
+        control="pairs of a right and a wrong response that length and log-probability rank right "
+        f"{own['auc_without']:.0%}, with the norm {own['gain']:+.1%} {span(own['gain_low'], own['gain_high'], '.1%')}",
+        n=int(own["n"]),
+    )
+    if own["verdict"] == UNTESTED:
+        return replace(finding, why=_why_not(own["cut_off"], own["tolerance"]))
+    return replace(
+        finding,
+        p=float(np.nanmax([own["p"], finished["p"]])),
+        meets=bool(own["beta"] > 0 and finished["beta"] > 0),
+        why="needs right responses to have the higher norm among samples of one problem, given length and log-probability",
+    )
+
+
+def _why_not(cut_off: float, tolerance: float) -> str:
+    if cut_off > 0.05:
+        return f"{cut_off:.0%} of the responses were cut off, which are long and wrong by construction: give them more tokens"
+    return f"length and log-probability explain {1 - tolerance:.0%} of the norm within problems, or too few problems are mixed"
+
+
+def importance(known: Known) -> Finding:
+    """Of the tokens on which the answer hangs."""
+    table = known["importance"]
+    own = table[table["given"] == "the rest"].set_index("quantity")
+    if "late_norm" not in own.index:
+        raise Missing("no late layer was recorded")
+    norm, rivals = own.loc["late_norm"], own[own.index.isin(("entropy", "next_entropy"))]
+    return Finding(
+        measured=f"rho of late norm and importance {norm['rho']:.3f}, given type, place, entropy and dose",
+        interval=span(norm["low"], norm["high"], ".3f"),
+        control=f"importances of other tokens of the response {norm['shifted']:.3f}"
+        + "".join(f", {name.replace('_', ' ')} {figure(entry, 'rho', '.3f')}" for name, entry in rivals.iterrows()),
+        n=int(norm["n"]),
+        p=float(max(norm["p"], norm["p_shifted"])),
+        meets=bool(norm["rho"] > 0 and norm["rho"] > norm["shifted"]),
+        why="needs the answer to lose more where a token of higher norm is swapped for another at equal norm, more so than "
+        "after a shift of the importances along the response",
+    )
+
+
+def thoughts(known: Known) -> Finding:
+    """Of the model's own thoughts beside other text of the same length."""
+    table = known["thought_texts"]
+    own = table[(table["scope"] == "thought") & (table["layer"] == "late")]
+    if len(own) < 3:
+        raise Missing("it takes filler, the shuffled thought and another problem's thought in place of the own one")
+    says = table[table["layer"] == "says answer"]
+    return Finding(
+        measured="late norm of the own thought, less that of "
+        + ", ".join(f"{entry['text']} {figure(entry, 'difference', '.4g')}" for _, entry in own.iterrows()),
+        interval=f"own {own['own'].iloc[0]:.4g}",
+        control="still says its answer after " + ", ".join(f"{e['text']} {e['replaced']:.0%}" for _, e in says.iterrows()),
+        n=int(own["n"].min()),
+        p=float(own["p"].max()),
+        meets=bool((own["difference"] > 0).all()),
+        why="needs the own thought louder than filler, than its own tokens in another order and than another problem's "
+        "thought, at the same positions",
+    )
