@@ -175,6 +175,7 @@ def bound_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
             "premise holds": _with_interval(row, "premise", ".1%"),
             "c1": _number(row["c1"], ".2f"),
             "c2": _number(row["c2"], ".2f"),
+            "slope in logs": _with_interval(row, "slope", ".2f"),
             "R2": _with_interval(row, "r2", ".2f"),
             "n": row["n"],
         }

@@ -24,6 +24,7 @@ from tl_l2norm.interventions.suppress import Suppression
 
 Modes = tuple[list[Trace], list[Trace]]
 
+_NORM = 200.0
 _STREAM = 7  # of the made-up data: not the one that prompts are resampled by
 
 
@@ -62,6 +63,22 @@ class World:
     """Planted: the same latents fire there, and no norm follows."""
     gain: float = 0.0
     """All activations of a token are multiplied by exp(gain x its norm's noise): a norm that is a mere gain."""
+    uneven: float = 0.0
+    """Standard deviation over prompts of the log of the planted effect."""
+    proportional: float = 0.0
+    """Planted: latents 0 to 4 fire more in thinking, by this times the root of what the effect adds to squared norms."""
+    prompt_gain: float = 0.0
+    """Standard deviation of the log of what multiplies all norms and activations of a prompt, in both modes."""
+    families: int = 2
+    """Of problems; their label is there with levels, or where they differ by one of the next two."""
+    family_types: float = 0.0
+    """How unlike the types of families are: from 5 or so they share hardly any."""
+    family_effect: float = 0.0
+    """Planted: standard deviation over families and layers of an effect of the family on the norms of thinking."""
+    harder: float = 0.0
+    """Planted: thinking is louder by this for each level."""
+    quieter: float = 0.0
+    """Direct answers are quieter by this for each level."""
     levels: int = 0
     """Labels "level" 1 to so many and "family"; a level's thinking is longer."""
     types_by_latent: int = field(default=4)
@@ -90,26 +107,38 @@ class World:
         loud = self.types * rng.normal(size=(self.layers, self.vocabulary))
         frequency, tilt = rng.normal(size=self.vocabulary), self.tilt * rng.normal(size=self.vocabulary)
         loud += 0.5 * self.types * np.sign(tilt)
+        own_types = self.family_types * rng.normal(size=(self.families, self.vocabulary)) if self.family_types else None
+        own_effect = self.family_effect * rng.normal(size=(self.families, self.layers, 1)) if self.family_effect else None
         fires = np.array([rng.permutation(self.vocabulary)[: self.types_by_latent] for _ in range(self.latents)])
         think: list[Trace] = []
         direct: list[Trace] = []
         for prompt in range(self.n):
-            own = 200 + self.prompts * rng.normal(size=(self.layers, 1))
+            own = _NORM + self.prompts * rng.normal(size=(self.layers, 1))
             level = prompt % self.levels + 1 if self.levels else 0
+            family = prompt // max(self.levels, 1) % self.families
+            lift = self.effect * (np.exp(self.uneven * rng.normal()) if self.uneven else 1.0)
+            gain = np.exp(self.prompt_gain * rng.normal()) if self.prompt_gain else 1.0
             for thinks in (True, False):
                 low, high = self.thinking if thinks else self.direct
                 k = int(rng.integers(low, high)) + (5 * level if thinks else 0)
-                chances = np.exp(frequency + (0.5 if thinks else -0.5) * tilt)
+                chances = np.exp(
+                    frequency + (0.5 if thinks else -0.5) * tilt + (0.0 if own_types is None else own_types[family])
+                )
                 ids = rng.choice(self.vocabulary, size=k, p=chances / chances.sum())
                 noise = self.token * self._smoothed(_skewed(rng, (self.layers, k)))
                 norms = own + loud[:, ids] + self.position * np.arange(k) ** 0.7 + self.length * np.log(k)
-                norms += self.response * _skewed(rng, (self.layers, 1)) + noise + self.effect * thinks
+                norms += self.response * _skewed(rng, (self.layers, 1)) + noise + lift * thinks
+                norms += self.harder * level if thinks else -self.quieter * level
+                norms += 0.0 if own_effect is None or not thinks else own_effect[family]
                 reasons = (rng.random(k) < 1 / 3) & thinks
                 norms[-1] += self.reasoning * reasons
-                acts = self._acts(rng, ids, reasons, noise[-1], fires) if self.latents else None
-                labels = {"level": level, "family": f"f{prompt // max(self.levels, 1) % 2}"} if self.levels else {}
+                acts = gain * self._acts(rng, ids, reasons, noise[-1], fires) if self.latents else None
+                if acts is not None and self.proportional and thinks:
+                    rise = self.proportional * np.sqrt(lift * (2 * _NORM + lift)) / 5
+                    acts[:, :5] += gain * rise * rng.exponential(size=(k, 5))
+                labels = {"level": level, "family": f"f{family}"} if self._labelled else {}
                 name = "think" if thinks else "direct"
-                trace = response(norms, prompt=f"p{prompt:03}", mode=name, tokens=ids, acts=acts, labels=labels)
+                trace = response(gain * norms, prompt=f"p{prompt:03}", mode=name, tokens=ids, acts=acts, labels=labels)
                 (think if thinks else direct).append(trace)
         return think, direct
 
@@ -169,6 +198,10 @@ class World:
         """[..., token] with this autocorrelation and the same variance."""
         found: Array = lfilter([(1 - self.autocorrelation**2) ** 0.5], [1, -self.autocorrelation], noise)
         return found
+
+    @property
+    def _labelled(self) -> bool:
+        return bool(self.levels or self.family_types or self.family_effect)
 
     def _acts(
         self,

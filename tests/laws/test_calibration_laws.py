@@ -193,7 +193,7 @@ def test_an_effect_of_token_types_goes_away_with_types_alone() -> None:
     attributions = attributed(
         lambda seed: confounded(lambda mode, index, ids: 3.0 * ids, types=types, lengths=lengths, n=24, seed=seed)
     )
-    assert share([f.is_there and f.goes_away == ("token",) for f in attributions]) >= FOUND
+    assert share([f.is_there and f.goes_away == ("token", "jointly") for f in attributions]) >= FOUND
 
 
 def test_an_effect_that_spares_the_answers_token_goes_away_with_it_alone() -> None:
@@ -205,14 +205,16 @@ def test_an_effect_that_spares_the_answers_token_goes_away_with_it_alone() -> No
 
 @pytest.mark.slow
 def test_an_effect_of_thinking_stays() -> None:
-    """Of 1.5 standard deviations with 16 prompts where responses are as long; where thinking is much longer the regression, an
-    extrapolation to a length that no prompt has, takes more: 8."""
+    """Of 1.5 standard deviations with 16 prompts where responses are as long. Where thinking is always longer the regression,
+    an extrapolation to a length that no prompt has, takes more, 8, and mode can't be told from length: that it stays is not
+    said."""
     same = [attribute(*modes(seed, 16, effect=1.5), seed=seed, **FEW) for seed in range(PLANTED)]
     longer = attributed(
         lambda seed: confounded(lambda mode, index, ids: 8.0 * (mode == "think") + 0 * index, lengths=LONGER, seed=seed)
     )
-    for attributions in (same, longer):
-        assert share(["is higher, and stays so however" in f.verdict for f in attributions]) >= FOUND
+    assert share(["is higher, and stays so however" in f.verdict for f in same]) >= FOUND
+    assert share([f.is_there and not f.goes_away and not f.undecided for f in longer]) >= FOUND
+    assert all("mode can't be told from" in f.verdict and not f.stays for f in longer if f.is_there)
 
 
 # Reasoning features
@@ -355,7 +357,8 @@ def graded(seed: int, n: int, level: float = 0.0, length: float = 0.0, family: f
 
 @functools.cache
 def trends(count: int, n: int, level: float, length: float) -> pd.DataFrame:
-    return pd.concat([level_trend(*graded(seed, n, level, length), seed=seed, **FEW) for seed in range(count)])
+    tables = pd.concat([level_trend(*graded(seed, n, level, length), seed=seed, **FEW) for seed in range(count)])
+    return tables[tables["part"] == "ratio"]
 
 
 @pytest.mark.slow
@@ -375,8 +378,7 @@ def test_amplification_that_grows_with_the_level_is_found() -> None:
 def test_amplification_that_grows_with_the_length_alone_is_no_trend_given_it() -> None:
     table = trends(PLANTED, 48, 0.0, 2.0)
     assert share((table[table["given"] == "nothing"]["p"] < 0.05).tolist()) >= FOUND
-    # ranks leave some of the length in: a little over 5%
-    assert share((table[table["given"] == "length"]["p"] < 0.05).tolist()) <= 0.1
+    assert share((table[table["given"] == "length"]["p"] < 0.05).tolist()) <= 0.1  # 5%, and the chance of 100 runs
 
 
 @pytest.mark.slow

@@ -202,8 +202,9 @@ def test_rows_say_what_the_tables_say() -> None:
         ["none", "0.5", "0.0", "50.0% [25.0, 100.0]", 8],
     ]
     bound = {"layer": [3], "premise": 0.0, "premise_low": 0.0, "premise_high": 0.037, "c1": np.nan, "c2": np.nan, "r2": np.nan}
+    bound |= {"slope": np.nan, "slope_low": np.nan, "slope_high": np.nan}
     bound |= {"r2_low": np.nan, "r2_high": np.nan, "n": 100}
-    assert cells(pages.bound_rows(pd.DataFrame(bound))) == [[3, "0.0% [0.0, 3.7]", "-", "-", "-", 100]]
+    assert cells(pages.bound_rows(pd.DataFrame(bound))) == [[3, "0.0% [0.0, 3.7]", "-", "-", "-", "-", 100]]
     assumptions = {"assumption": "A1", "statement": "small", "layer": [0, 1], "value": [0.1, 0.3], "low": [0.05, 0.2]}
     assumptions |= {
         "high": [0.15, 0.5],

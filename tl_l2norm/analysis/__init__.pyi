@@ -1,5 +1,6 @@
 from .accuracy import accuracy_table as accuracy_table
 from .attribution import attribute as attribute
+from .bound import bound_control as bound_control
 from .bound import bound_points as bound_points
 from .bound import bound_table as bound_table
 from .causal import causal_differences as causal_differences

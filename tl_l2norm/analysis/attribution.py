@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from tl_l2norm.analysis.deconfounding import effects_on
 from tl_l2norm.analysis.pairing import MATCHES, Match, Pair, Tokens, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
+from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import Layers, layer_ranges
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
 from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
@@ -23,7 +25,11 @@ _WORDS = {
     "token": "tokens of the same types",
     "answer": "the answer's token alone",
     "length, by regression": "responses of the same length, by regression over prompts",
+    "jointly": "tokens of the same types, given place, length and prompt as well, by one regression over tokens",
 }
+ALPHA = 0.05
+
+_BY_REGRESSION, _JOINTLY = "length, by regression", "jointly"
 _NOTHING = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
 
 ATTRIBUTIONS = Schema(
@@ -37,6 +43,7 @@ ATTRIBUTIONS = Schema(
         N,
         Column("removed", float, "what matching takes away of the difference of the same prompts; NaN for none"),
         *ends("removed", prefix=True),
+        Column("p", float, "two-sided, that nothing is left jointly given all; NaN for the other ways"),
         Column("layers", str, 'over which the mean is taken, such as "12 to 15"'),
         QUANTITY,
         SEED,
@@ -51,8 +58,11 @@ class Attribution:
 
     table: pd.DataFrame
     """One entry per way of matching: match, compared (in words), difference, low, high, n, removed (what matching takes away
-    of the difference of the same prompts), removed_low, removed_high, layers, quantity, seed, model."""
+    of the difference of the same prompts), removed_low, removed_high, p (of what is left jointly given all, otherwise NaN),
+    layers, quantity, seed, model."""
     quantity: str
+    unmeasured: str = ""
+    """Why the joint entry could not be made; empty where it is there."""
 
     def _by_match(self) -> dict[str, pd.Series]:  # type: ignore[type-arg]
         return {entry["match"]: entry for _, entry in ATTRIBUTIONS.check(self.table).iterrows()}
@@ -81,6 +91,14 @@ class Attribution:
         return self._not_kept(removed=False)
 
     @property
+    def stays(self) -> bool:
+        """Whether the difference is there, no way of matching takes it away or leaves it open, and neither do all together."""
+        entries = self._by_match()
+        joint, sign = entries[_JOINTLY], np.sign(entries["none"]["difference"])
+        kept = _is_tested(joint) and sign * joint["difference"] > 0 and joint["p"] <= ALPHA
+        return bool(self.is_there and kept and not self.goes_away and not self.undecided)
+
+    @property
     def is_there(self) -> bool:
         """Whether there is a difference to begin with."""
         raw = self._by_match()["none"]
@@ -94,15 +112,17 @@ class Attribution:
         if not self.is_there:
             return f"No difference between the modes: {figures}."
         word = "higher" if raw["difference"] > 0 else "lower"
-        untested = [match for match, entry in self._by_match().items() if not _is_tested(entry)]
+        untested = [m for m, entry in self._by_match().items() if not _is_tested(entry) and m != _JOINTLY]
         note = f" Not tested for lack of such tokens: {', '.join(untested)}." if untested else ""
         if self.undecided:
             note = f" Too few prompts to say what is left when matched by {', '.join(self.undecided)}.{note}"
         if self.goes_away:
             return f"Thinking is {word} ({figures}), but not when matched by {', '.join(self.goes_away)}.{note}"
-        if self.undecided:
+        if self.unmeasured:
+            return f"Thinking is {word}: {figures}. Whether all together leave it so can't be told: {self.unmeasured}.{note}"
+        if not self.stays:
             return f"Thinking is {word}: {figures}.{note}"
-        return f"Thinking is {word}, and stays so however the modes are matched: {figures}.{note}"
+        return f"Thinking is {word}, and stays so however the modes are matched, also jointly given all: {figures}.{note}"
 
 
 def _is_tested(entry: pd.Series) -> bool:  # type: ignore[type-arg]
@@ -125,6 +145,10 @@ def attribute(
 
     A response's length also acts as a whole (each of its tokens may carry it): "length, by regression" is the difference
     that is left at equal lengths, the intercept of the prompts' differences over the difference of the two lengths.
+
+    What two of these do together no single match takes away, so "jointly" has the effect of mode given token type, index,
+    length and prompt at once (`mode_effects`, for the mean over the layers); its removed is what that leaves out of the whole
+    difference. A difference is only said to stay where it stays there too.
 
     Args:
         think: thinking traces; the label "prompt" pairs them.
@@ -150,6 +174,7 @@ def attribute(
         4                  token      -271.0   8
         5                 answer        -1.0  12
         6  length, by regression      -239.0  12
+        7                jointly       NaN   0
         >>> cause.goes_away  # direct answers are all answer, and the norms of answers are high
         ('answer',)
     """
@@ -163,11 +188,18 @@ def attribute(
         m: estimate(differences["none"] - x, seed=seed, resamples=resamples) for m, x in differences.items() if m != "none"
     }
     by_length = _at_equal_length(differences["none"], lengths, seed, resamples)
-    ways = [(match, e, removed.get(match, _NOTHING)) for match, e in left.items()] + [("length, by regression", *by_length)]
+    try:
+        joint, p, unmeasured = *_jointly(pairs, read, tokens, seed, resamples), ""
+    except Unmeasurable as reason:
+        joint, p, unmeasured = _NOTHING, np.nan, str(reason)
+    whole = left["none"].mean
+    beside = Estimate(mean=whole - joint.mean, low=whole - joint.high, high=whole - joint.low, n=joint.n)
+    ways = [(match, e, removed.get(match, _NOTHING)) for match, e in left.items()]
+    ways += [(_BY_REGRESSION, *by_length), (_JOINTLY, joint, beside)]
     table = ATTRIBUTIONS.frame(
         (
             {"match": match, "compared": _WORDS[match], "difference": e.mean, "low": e.low, "high": e.high, "n": e.n}
-            | {"removed": r.mean, "removed_low": r.low, "removed_high": r.high}
+            | {"removed": r.mean, "removed_low": r.low, "removed_high": r.high, "p": p if match == _JOINTLY else np.nan}
             for match, e, r in ways
         ),
         layers=layer_ranges(think[0].select(layers).layers),
@@ -175,7 +207,16 @@ def attribute(
         seed=seed,
         model=think[0].provenance.model,
     )
-    return Attribution(table=table, quantity=quantity)
+    return Attribution(table=table, quantity=quantity, unmeasured=unmeasured)
+
+
+def _jointly(
+    pairs: dict[str, list[Pair]], read: dict[int, Tensor], tokens: Tokens, seed: int, flips: int
+) -> tuple[Estimate, float]:
+    """Effect of mode on the mean over layers, given all, and its p."""
+    (effect,) = effects_on(pairs, lambda trace: read[id(trace)].nanmean(0, keepdim=True), tokens=tokens, seed=seed, flips=flips)
+    low, high = effect["low"], effect["high"]
+    return Estimate(mean=effect["effect"], low=low, high=high, n=int(effect["n"])), effect["p"]
 
 
 def _differences(pairs: dict[str, list[Pair]], read: dict[int, Tensor], match: Match, tokens: Tokens, seed: int) -> Array:

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, vstack
+from scipy.stats import binomtest, t
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
-from tl_l2norm.analysis.pairing import Tokens, mode_means, pair_modes
-from tl_l2norm.analysis.reasoning import ReasoningFeatures
+from tl_l2norm.analysis.pairing import Pair, Tokens, meant, mode_means, pair_modes
+from tl_l2norm.analysis.random_sets import random_sets
+from tl_l2norm.analysis.reasoning import ReasoningFeatures, activation_means
+from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, interval, prompt_weights
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, interval, prompt_weights
 from tl_l2norm.core.schema import LAYER, MODEL, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import TracesLike, traces_of
+
+MARGIN = 0.5
+"""Of the slope in logs about 1. Half-way to the nearest laws that are no bound: a left side that doesn't depend on the right
+one has slope 0, one that follows the difference of the squares slope 2."""
+LEAST_R2 = 0.5
+"""Share of the variance of log left that log right must explain: more than all else does."""
+PREMISE = 0.9
+SETS = 199
+OUTER = 0.05
+"""c1 and c2 hold for all but this share of prompts on either side: extremes grow with their number."""
 
 BOUND_POINTS = Schema(
     "the bound's points",
@@ -35,10 +53,35 @@ BOUND_BY_LAYER = Schema(
         Column("premise", float, "share of prompts with a larger thinking norm"),
         *ends("premise", prefix=True, kind=WILSON),
         Column("n_premise", int, "prompts for which the premise holds"),
-        Column("c1", float, "least left / right of them"),
-        Column("c2", float, "greatest left / right of them"),
-        Column("r2", float, "squared correlation of left and right; NaN below 8 such prompts"),
+        Column("c1", float, "left / right of them, 5% quantile"),
+        Column("c2", float, "left / right of them, 95% quantile"),
+        Column("spread", float, "c2 / c1; NaN where c1 is not over 0"),
+        Column("spread_right", float, "the same of right alone: what a left that doesn't depend on it would have"),
+        Column(
+            "slope",
+            float,
+            "of log left on log right; NaN below 8 such prompts, and where c1 is not over 0 or right is all the same",
+        ),
+        *ends("slope", prefix=True, kind="95% interval, errors by HC3"),
+        Column("r2", float, "share of the variance of log left that log right explains; NaN like slope"),
         *ends("r2", prefix=True),
+        Column("p", float, "the greater of two: of a slope outside 0.5 to 1.5, of a premise that holds in 90% or less"),
+        SEED,
+        MODEL,
+    ),
+)
+
+BOUND_CONTROLS = Schema(
+    "controls of the bound",
+    "bound_control",
+    (
+        LAYER,
+        Column("sets", int, "random sets of latents"),
+        Column("meets", float, "share of them whose activation, thinking minus direct, meets the bound as well"),
+        Column("meets_level", float, "share of them whose activation in thinking, nothing taken off, meets it"),
+        Column("slope_level", float, "median slope of log of that on log right"),
+        Column("latents", int, "that are chosen"),
+        N,
         SEED,
         MODEL,
     ),
@@ -63,8 +106,7 @@ def bound_points(
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
     left_think, left_direct = mode_means(pairs, features.total, tokens=tokens)
-    square_think, square_direct = mode_means(pairs, lambda trace: trace.l2_norms**2, tokens=tokens)
-    left, square = left_think - left_direct, square_think - square_direct
+    left, square = left_think - left_direct, _squares(pairs, tokens)
     frames = []
     for i, layer in enumerate(think[0].layers):
         if features.latents.get(layer):
@@ -75,26 +117,36 @@ def bound_points(
     return BOUND_POINTS.frame(points, model=think[0].provenance.model)
 
 
-def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
-    """The theorem layer by layer: how often its premise holds, and `c1 <= left / right <= c2` where it does.
+def _squares(pairs: Mapping[str, Sequence[Pair]], tokens: Tokens) -> Array:
+    """[prompt, layer] mean squared norm, thinking minus direct."""
+    first, second = mode_means(pairs, lambda trace: trace.l2_norms**2, tokens=tokens)
+    return first - second
 
-    c1 and c2 are the tightest constants for these prompts, the least and the greatest ratio; c1 over 0 is what the theorem
-    asks for.
+
+def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
+    """The theorem layer by layer: how often its premise holds, and whether left is a multiple of right where it does.
+
+    Any left that is positive is bounded from below by some c1 times right, so that a bound says nothing by itself: of left =
+    right^b times a constant the theorem needs b = 1. `log left = a + b log right` is fitted over prompts, and b is tested for
+    lying within 1 -+ 0.5 (two one-sided tests, errors by HC3: logs of small differences scatter more). The margin is half-way
+    to a left that doesn't depend on right (b = 0) and to one that follows its square (b = 2). c1 and c2 are quantiles of left /
+    right: their ratio, the spread, is that of right alone where left is anything else than a multiple of it.
 
     Returns:
         One entry per layer: layer, n (prompts), premise (share with a larger thinking norm), premise_low, premise_high
-        (Wilson), n_premise, c1, c2, r2 (squared correlation of left and right), r2_low, r2_high (NaN below 8 such prompts),
-        seed, model.
+        (Wilson), n_premise, c1, c2 (5% and 95% quantiles of left / right), spread (c2 / c1), spread_right (the same of right
+        alone), slope, slope_low, slope_high, r2 (share of the variance of log left that is explained), r2_low, r2_high (NaN
+        below 8 such prompts), p (two-sided: the greater of those of slope and premise; 1 where c1 is not over 0), seed, model.
 
     Raises:
         InputError: a table of other columns, or one that holds a prompt twice at a layer.
 
     Examples:
-        >>> right = np.linspace(1, 2, 10)
-        >>> points = pd.DataFrame({"prompt": range(10), "layer": 3, "left": 2 * right, "right": right, "premise": True})
-        >>> bound_table(points.assign(model="by hand"))[["layer", "premise", "c1", "c2", "r2"]]
-           layer  premise   c1   c2   r2
-        0      3      1.0  2.0  2.0  1.0
+        >>> right = np.linspace(1, 2, 40)
+        >>> points = pd.DataFrame({"prompt": range(40), "layer": 3, "left": 2 * right, "right": right, "premise": True})
+        >>> bound_table(points.assign(model="by hand"))[["layer", "premise", "c1", "c2", "slope", "r2"]].round(3)
+           layer  premise   c1   c2  slope   r2
+        0      3      1.0  2.0  2.0    1.0  1.0
     """
     if BOUND_POINTS.check(points).duplicated(["prompt", "layer"]).any():
         raise InputError("the points hold a prompt twice at the same layer: give what bound_points returned, once")
@@ -103,33 +155,156 @@ def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPL
         holds = group["premise"].to_numpy(dtype=bool)
         low, high = wilson_interval(int(holds.sum()), len(holds))
         left, right = (group[name].to_numpy(dtype=np.float64)[holds] for name in ("left", "right"))
-        r2 = _r_squared(left, right, seed, resamples)
-        entries.append(
-            {
-                "layer": layer,
-                "n": len(holds),
-                "premise": float(holds.mean()),
-                "premise_low": low,
-                "premise_high": high,
-                "n_premise": int(holds.sum()),
-                "c1": float((left / right).min()) if len(left) else np.nan,
-                "c2": float((left / right).max()) if len(left) else np.nan,
-                "r2": r2.mean,
-                "r2_low": r2.low,
-                "r2_high": r2.high,
-            }
-        )
+        premise = {"premise": float(holds.mean()), "premise_low": low, "premise_high": high}
+        counts = {"layer": layer, "n": len(holds), "n_premise": int(holds.sum())}
+        entries.append({**counts, **premise, **_fitted(left, right, _premise_p(holds), seed, resamples)})
     return BOUND_BY_LAYER.frame(entries, seed=seed, model=points["model"].iloc[0] if len(points) else "")
 
 
-def _r_squared(x: Array, y: Array, seed: int, resamples: int) -> Estimate:
-    if len(x) < MIN_PROMPTS:
-        return Estimate(mean=np.nan, low=np.nan, high=np.nan, n=len(x))
-    weights = np.vstack([np.ones(len(x)), prompt_weights(len(x), seed=seed, resamples=resamples)])
-    total = weights.sum(1)
-    mean_x, mean_y = weights @ x / total, weights @ y / total
-    cross = weights @ (x * y) / total - mean_x * mean_y
-    scale = (weights @ x**2 / total - mean_x**2) * (weights @ y**2 / total - mean_y**2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r2 = np.where(scale > 0, cross**2 / scale, np.nan)
-    return interval(float(r2[0]), r2[1:], len(x))
+def _premise_p(holds: NDArray[np.bool_]) -> float:
+    """That the premise holds in 90% of prompts or less, two-sided."""
+    return min(1.0, 2 * float(binomtest(int(holds.sum()), len(holds), PREMISE, alternative="greater").pvalue))
+
+
+def _fitted(left: Array, right: Array, premise_p: float, seed: int, resamples: int) -> dict[str, float]:
+    fit = _Fit.of(left[:, None], right, seed, resamples)
+    c1, c2, slope, half, r2 = (float(x[0]) for x in (fit.c1, fit.c2, fit.slope, fit.half, fit.r2))
+    around = interval(r2, fit.r2_draws[:, 0], len(right))
+    p = 1.0 if c1 <= 0 else float(fit.p[0])
+    return {
+        "c1": c1,
+        "c2": c2,
+        "spread": float(fit.spread[0]),
+        "spread_right": fit.spread_right,
+        "slope": slope,
+        "slope_low": slope - half,
+        "slope_high": slope + half,
+        "r2": r2,
+        "r2_low": around.low,
+        "r2_high": around.high,
+        "p": premise_p if premise_p > 0.05 else max(p, premise_p),  # NaN: the slope can't be tested
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Fit:
+    """Of log left on log right, for each column of left [prompt, set] and one right [prompt]; NaN where it can't be."""
+
+    c1: Array
+    c2: Array
+    slope: Array
+    half: Array
+    """Half of its 95% interval."""
+    p: Array
+    """That it is not within the margin about 1, two-sided."""
+    r2: Array
+    r2_draws: Array
+    """[resample, set]"""
+    spread_right: float
+
+    @classmethod
+    def of(cls, left: Array, right: Array, seed: int, resamples: int) -> _Fit:
+        n, sets = left.shape
+        nothing = np.full(sets, np.nan)
+        if n == 0:
+            blank = dict.fromkeys(("c1", "c2", "slope", "half", "p", "r2"), nothing)
+            return cls(**blank, r2_draws=nothing[None], spread_right=np.nan)
+        (c1, c2), (low, high) = (np.quantile(x, (OUTER, 1 - OUTER), axis=0) for x in (left / right[:, None], right))
+        usable = (c1 > 0) & (n >= MIN_PROMPTS) & (np.ptp(right) > 1e-6 * high)
+        held = left > 0  # all but a few, which have no log
+        y, x = np.log(np.where(held, left, 1.0)), np.log(right)[:, None] * held
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope, error, df = _slope(x, y, held)
+            sides = t.sf((slope - 1 + MARGIN) / error, df), t.sf((1 + MARGIN - slope) / error, df)
+            weights = np.vstack([np.ones(n), prompt_weights(n, seed=seed, resamples=resamples)])
+            r2 = np.where(usable, _r_squared(x, y, held, weights), np.nan)
+        fit = [np.where(usable, z, np.nan) for z in (slope, t.ppf(0.975, df) * error, np.minimum(1, 2 * np.maximum(*sides)))]
+        return cls(c1=c1, c2=c2, slope=fit[0], half=fit[1], p=fit[2], r2=r2[0], r2_draws=r2[1:], spread_right=float(high / low))
+
+    @property
+    def spread(self) -> Array:
+        return np.where(self.c1 > 0, self.c2 / np.where(self.c1 > 0, self.c1, 1), np.nan)
+
+    @property
+    def meets(self) -> NDArray[np.bool_]:
+        """Which sets meet the bound by the rule of the claim."""
+        tails = np.quantile(np.nan_to_num(self.r2_draws), 0.025, axis=0)
+        return (self.p <= 0.05) & (tails > LEAST_R2) & (self.spread < self.spread_right)
+
+
+def _slope(x: Array, y: Array, held: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+    """Slope, its HC3 standard error and degrees of freedom of each column, over the prompts that are held."""
+    n = held.sum(0)
+    u, v = ((z - z.sum(0) / n) * held for z in (x * held, y * held))
+    size = (u**2).sum(0)
+    slope = (u * v).sum(0) / size
+    residual = (v - slope * u) / (1 - held / n - u**2 / size)
+    error = np.sqrt(((u * residual) ** 2).sum(0)) / size
+    return slope, np.maximum(error, 1e-9), np.maximum(n - 2.0, 1)
+
+
+def _r_squared(x: Array, y: Array, held: NDArray[np.bool_], weights: Array) -> Array:
+    """[resample, set] squared correlation."""
+    total, at = weights @ held, held.astype(np.float64)
+    mean_x, mean_y = weights @ (at * x) / total, weights @ (at * y) / total
+    cross = weights @ (at * x * y) / total - mean_x * mean_y
+    scale = (weights @ (at * x**2) / total - mean_x**2) * (weights @ (at * y**2) / total - mean_y**2)
+    r2: Array = np.where(scale > 1e-18, cross**2 / scale, np.nan)
+    return r2
+
+
+def bound_control(
+    think: TracesLike,
+    direct: TracesLike,
+    features: ReasoningFeatures,
+    *,
+    tokens: Tokens = "read",
+    sets: int = SETS,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> pd.DataFrame:
+    """How many random sets of other latents of the same SAE meet the theorem's bound as well.
+
+    Each holds as many latents of every stratum of firing rate and mean activation as were chosen, none of the chosen. It is put
+    through what the chosen are put through (`bound_table`), twice: its activation in thinking minus direct, and its activation
+    in thinking as it is. A gain that scales a prompt's norms and activations alike makes any latent's activation proportional
+    to right, while the difference of latents that have nothing to do with mode is about 0 and has no log.
+
+    Returns:
+        One entry per layer with reasoning features: layer, sets, meets (share of the sets, of differences), meets_level (of
+        activations in thinking), slope_level (their median slope), latents (how many are chosen), n (prompts with the premise),
+        seed, model.
+
+    Raises:
+        ValueError: as `bound_points`.
+        Unmeasurable: too few other latents for random sets of the same kind.
+    """
+    sets = as_integer("sets", sets, least=1)
+    think, direct = traces_of(think), traces_of(direct)
+    pairs = pair_modes(think, direct)
+    for trace in (*think, *direct):
+        features.check(trace)
+    square = _squares(pairs, tokens)
+    entries = []
+    for layer, latents in features.latents.items():
+        if not latents:
+            continue
+        drawn = random_sets(_acts(pairs, layer, tokens), latents, sets, seed, others=True)[:, 1:]
+        gap, modes = square[:, think[0].index_of(layer)], [m @ drawn for m in activation_means(pairs, layer, tokens=tokens)]
+        at = (gap > 0) & ~np.isnan(modes[0] - modes[1]).any(1)
+        sides = modes[0][at] - modes[1][at], modes[0][at]
+        fits = [_Fit.of(side, np.sqrt(gap[at]), seed, resamples) for side in sides]
+        meets, level = (float(fit.meets.mean()) for fit in fits)
+        shares = {"meets": meets, "meets_level": level, "slope_level": float(pd.Series(fits[1].slope).median())}
+        entries.append({"layer": layer, "sets": sets, **shares, "latents": len(latents), "n": int(at.sum())})
+    return BOUND_CONTROLS.frame(entries, seed=seed, model=features.model)
+
+
+def _acts(pairs: Mapping[str, Sequence[Pair]], layer: int, tokens: Tokens) -> csr_array:
+    """[token, latent] of all responses in both modes."""
+    parts = []
+    for trace in {id(trace): trace for members in pairs.values() for pair in members for trace in pair}.values():
+        acts = trace.features[layer].select((meant(trace, tokens) & ~trace.is_sink[trace.index_of(layer)]).nonzero()[:, 0])
+        shape = (len(acts), acts.d_sae)
+        parts.append(csr_array((acts.values.numpy(), acts.latents.numpy(), acts.starts.numpy()), shape=shape))
+    return csr_array(vstack(parts, format="csr"))

@@ -34,7 +34,7 @@ def smooth(index: Integers) -> csr_array:
     return csr_array(BSpline.design_matrix(np.clip(at, 0, 1 - 1e-12), knots, 3)[:, 1:])
 
 
-def log_powers(length: Integers) -> csr_array:
+def log_powers(length: Integers | Array) -> csr_array:
     """Powers 1 to 3 of the standardised log length: [token, 3]."""
     log = np.log(length.astype(np.float64))
     z = (log - log.mean()) / max(float(log.std()), 1e-12)

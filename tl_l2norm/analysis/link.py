@@ -14,18 +14,16 @@ from scipy.stats import rankdata
 from tl_l2norm.analysis.covariates import Projection, indicators, smooth
 from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts
 from tl_l2norm.analysis.quantities import values
+from tl_l2norm.analysis.random_sets import SUBSETS, random_sets
 from tl_l2norm.analysis.reasoning import ReasoningFeatures
 from tl_l2norm.core.arguments import as_integer, as_names
 from tl_l2norm.core.errors import Unmeasurable
-from tl_l2norm.core.resampling import RESAMPLES, Array, estimate, generator
+from tl_l2norm.core.resampling import RESAMPLES, Array, estimate
 from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
-SUBSETS = 499
 MIN_TOKENS = 8
 """A rank correlation over fewer tokens of a response says nothing."""
-
-_STRATUM = 25  # latents that firing rate and mean activation tell apart little
 
 LINKS = Schema(
     "links with reasoning features",
@@ -95,7 +93,7 @@ def feature_link(
     rhos: dict[int, Array] = {}  # [quantity, 1 + subsets, prompt]
     for layer in layers:
         table = _Tokens.of(traces, numbers, layer, quantities, tokens)
-        sets = _random_sets(table.acts, features.latents[layer], subsets, seed)
+        sets = random_sets(table.acts, features.latents[layer], subsets, seed)
         rhos[layer] = _correlations(table, sets, len(groups))
     late = [layer for layer in traces[0].late_layers if layer in rhos]
     columns: list[tuple[int | str, Array]] = list(rhos.items())
@@ -186,39 +184,6 @@ class _Tokens:
             quantities=np.concatenate(read, axis=1)[:, kept],
             acts=every[np.flatnonzero(kept)],
         )
-
-
-def _random_sets(acts: csr_array, chosen: Sequence[int], subsets: int, seed: int) -> csr_array:
-    """The chosen latents and random ones of the same strata: [latent, 1 + subsets], 1 where a set holds the latent.
-
-    Strata are some 25 latents of neighbouring firing rate and mean activation. Any of its latents may be drawn, chosen
-    or not: where choice says nothing of the norm, the chosen set is one like the others.
-    """
-    active = np.flatnonzero(acts.sum(0) > 0)
-    rate = np.bincount(acts.indices[acts.data > 0], minlength=acts.shape[1])[active]
-    size = np.asarray(acts.sum(0)).ravel()[active] / rate
-    is_chosen = np.isin(active, np.asarray(chosen))
-    if not is_chosen.any():
-        raise Unmeasurable("none of the reasoning features is active on these tokens")
-    strata = _strata(rate, size)
-    free = sum(1 for s in strata if 0 < is_chosen[s].sum() < len(s))
-    others = int((~is_chosen).sum())
-    if not free or others < 5:
-        raise Unmeasurable(
-            f"{others} latents beside the {int(is_chosen.sum())} chosen are active: too few for sets of the same kind"
-        )
-    rng = generator(seed)
-    columns = [active[is_chosen]]
-    for _ in range(subsets):
-        drawn = [rng.choice(s, size=int(is_chosen[s].sum()), replace=False) for s in strata if is_chosen[s].any()]
-        columns.append(active[np.concatenate(drawn)])
-    rows, column = np.concatenate(columns), np.repeat(np.arange(1 + subsets), [len(c) for c in columns])
-    return csr_array((np.ones(len(rows)), (rows, column)), shape=(acts.shape[1], 1 + subsets))
-
-
-def _strata(rate: NDArray[np.integer], size: Array) -> list[NDArray[np.intp]]:
-    by_rate = np.array_split(np.lexsort((size, rate)), max(1, len(rate) // (2 * _STRATUM)))
-    return [half for group in by_rate for half in np.array_split(group[np.argsort(size[group], kind="stable")], 2) if len(half)]
 
 
 def _correlations(table: _Tokens, sets: csr_array, n_prompts: int) -> Array:

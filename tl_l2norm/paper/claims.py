@@ -66,9 +66,14 @@ CLAIMS = (
         5,
         "A1: decoder directions are nearly orthogonal",
         "mean cosine < 0.02 in all layers",
-        theory.assumption("A1"),
+        theory.assumption("A1", "A1 co-active"),
     ),
-    Claim(6, "A2: the SAE's reconstruction is faithful", "R2 > 0.95, residual < 5%", theory.assumption("A2 R2", "A2 residual")),
+    Claim(
+        6,
+        "A2: the SAE's reconstruction is faithful",
+        "R2 > 0.95, residual < 5%",
+        theory.assumption("A2 R2", "A2 residual", "A2 gap"),
+    ),
     Claim(
         7,
         "A3: semantic and reasoning parts are nearly orthogonal",

@@ -84,6 +84,7 @@ _MADE_OF = {
     "links": "features",
     "correctness": "samples",
     "bound": "bound_points",
+    "bound_control": "bound_points",
     "assumptions": "explained",
     "pressure": "pressure_tokens",
     "pull_links": "pressure_tokens",

@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 
 from tl_l2norm.analysis.correlation import METRIC_NAMES, PAPER_RHO
 from tl_l2norm.analysis.quantities import QUANTITIES
+from tl_l2norm.analysis.theory import AT_LEAST
 from tl_l2norm.core.layers import late_layers
 from tl_l2norm.show.style import BAR_PATTERN, GREY, STYLES, TEMPLATE, add_curve, mode_name, plain, shade_late
 
@@ -25,8 +26,10 @@ INTERVAL = "[%{customdata[0]:.4g}, %{customdata[1]:.4g}], n = %{customdata[2]}<e
 _AXES = {"l2_norm": "mean L2 norm", "reasoning_sum": "mean summed activation"}
 _ASSUMPTIONS = {
     "A1": "A1 decoder directions,<br>mean |cosine|",
+    "A1 co-active": "A1 directions active<br>together, |cosine|",
     "A2 R2": "A2 variance<br>explained",
     "A2 residual": "A2 squared<br>error",
+    "A2 gap": "A2 squared error<br>over modes' gap",
     "A3": "A3 reasoning part and<br>rest, |cosine|",
     "A4": "A4 top tokens<br>shared",
 }
@@ -265,7 +268,7 @@ def short_number(value: float) -> str:
 def assumption_label(name: str, frame: pd.DataFrame) -> str:
     """An assumption with its bound."""
     bound = frame.loc[frame["assumption"] == name, "bound"].iloc[0]
-    return f"{_ASSUMPTIONS.get(name, plain(name))} {'>' if bound > 0.5 else '<'} {bound:g}"
+    return f"{_ASSUMPTIONS.get(name, plain(name))} {'>' if name in AT_LEAST else '<'} {bound:g}"
 
 
 def assumption_hover(cell: Mapping[str, Any]) -> str:

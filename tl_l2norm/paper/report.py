@@ -53,7 +53,8 @@ class _Section:
 
 _MATCHED = (
     "The topmost bars are the difference as it is; those below compare only tokens or responses that are alike in one respect. "
-    "Where a bar goes to 0 or changes sides, that respect accounts for the difference."
+    "Where a bar goes to 0 or changes sides, that respect accounts for the difference. The last is jointly given all of them: "
+    "two of them together make differences that none makes alone."
 )
 _SECTIONS = {
     "curves": _Section(
@@ -80,13 +81,14 @@ _SECTIONS = {
     "bound": _Section(
         "The theorem: both sides",
         "Points between two lines through the origin are what the theorem says; where the thinking norm is not the larger one "
-        "it has no right side, and the bars count such prompts. If the modes did not differ, that would be half of them.",
-        ("bound", "bound_points"),
+        "it has no right side, and the bars count such prompts. If the modes did not differ, that would be half of them. The "
+        "control, random sets of other latents put through the same, is in a table of its own.",
+        ("bound", "bound_control", "bound_points"),
     ),
     "assumptions": _Section(
         "The theorem's assumptions",
-        "Each cell is held against the bound in its row's label; the controls (random directions for A1, as many latents "
-        "chosen with shuffled modes for A3 and A4) are in the table and under the pointer.",
+        "Descriptions, no tests. Each cell is held against the bound in its row's label; the controls (random directions for "
+        "A1, as many latents chosen with shuffled modes for A3 and A4) are in the table and under the pointer.",
         ("assumptions", "explained", "explained_random"),
     ),
     "pressure": _Section(
@@ -105,13 +107,13 @@ _SECTIONS = {
     "spike_by_family": _Section(
         "The late difference by family of problems",
         "Families are told apart where intervals don't overlap, and thinking is higher right of the line at 0; the control, "
-        "how well the length of a response tells the family, is in the table of families.",
+        "how well length and tokens of a response tell the family, is in the table of families.",
         ("dynamics_by_family", "families"),
     ),
     "amplification_by_level": _Section(
         "The late ratio by level of difficulty",
         "The claim needs points that rise with the level, and thinking is higher above the line at 1; the control, the same "
-        "trend given the length of the response, is in the table of the trend.",
+        "trend given the length of both responses, is in the table of the trend.",
         ("dynamics_by_level", "trend"),
     ),
 }

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.analysis.accuracy import accuracy_table
 from tl_l2norm.analysis.attribution import attribute
-from tl_l2norm.analysis.bound import bound_points, bound_table
+from tl_l2norm.analysis.bound import bound_control, bound_points, bound_table
 from tl_l2norm.analysis.causal import causal_differences, causal_table
 from tl_l2norm.analysis.correlation import METRIC_NAMES, correlation_table
 from tl_l2norm.analysis.curves import layer_curve, mode_differences
@@ -302,6 +302,7 @@ class Study:
         features = self.features[TRAINED]
         self.add("bound_points", lambda: bound_points(think, direct, features))
         self.add("bound", lambda: bound_table(self.tables["bound_points"], seed=self.seed), of="bound_points")
+        self.add("bound_control", lambda: bound_control(think, direct, features, seed=self.seed))
         self.add("explained", lambda: self._explained(self.backend.model, self.saes, [*think, *direct]))
         decoders = {layer: (unit_directions(sae), sae.b_dec) for layer, sae in self.saes.items()}
         shuffled = self.features.get("shuffled modes")

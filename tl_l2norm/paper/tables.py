@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tl_l2norm.analysis.accuracy import ACCURACIES
 from tl_l2norm.analysis.attribution import ATTRIBUTIONS
-from tl_l2norm.analysis.bound import BOUND_BY_LAYER, BOUND_POINTS
+from tl_l2norm.analysis.bound import BOUND_BY_LAYER, BOUND_CONTROLS, BOUND_POINTS
 from tl_l2norm.analysis.causal import ARM_ACCURACIES, ARM_DIFFERENCES
 from tl_l2norm.analysis.correctness import CORRECTNESS, SAMPLES
 from tl_l2norm.analysis.correlation import CORRELATIONS
@@ -77,6 +77,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "links": LINKS.plus(_SOURCE),
     "bound_points": BOUND_POINTS,
     "bound": BOUND_BY_LAYER,
+    "bound_control": BOUND_CONTROLS,
     "explained": EXPLAINED,
     "assumptions": ASSUMPTIONS,
     "pressure_tokens": PRESSURES,

@@ -7,11 +7,13 @@ import torch
 from numpy.polynomial import Polynomial
 
 from tests.planted import Array, both_modes, response
+from tests.worlds import World
 from tl_l2norm.analysis.attribution import Attribution, attribute
+from tl_l2norm.analysis.deconfounding import mode_effects
 from tl_l2norm.analysis.pairing import MATCHES
 from tl_l2norm.core.trace import Trace
 
-WAYS = (*MATCHES, "length, by regression")
+WAYS = (*MATCHES, "length, by regression", "jointly")
 
 
 def differences_of(attribution: Attribution) -> dict[str, float]:
@@ -45,8 +47,10 @@ def test_each_way_of_matching_by_hand() -> None:
     assert differences["length"] == differences["position"] == differences["token"] == 15 - 1.5
     assert differences["answer"] == 40 - 1
     assert np.isnan(differences["length, by regression"]), "all lengths differ by the same"
-    assert attribution.table["n"].tolist() == [12] * 6 + [0]
+    assert attribution.table["n"].tolist() == [12] * 6 + [0, 0]
     assert "Not tested for lack of such tokens: length, by regression." in attribution.verdict
+    assert "Whether all together leave it so can't be told: mode can't be told from length" in attribution.verdict
+    assert not attribution.stays, "modes whose lengths are always these can't be told from their lengths"
 
 
 def test_at_equal_length_it_is_the_intercept_of_a_regression_over_prompts() -> None:
@@ -68,8 +72,10 @@ def test_a_prompts_samples_count_once_also_in_the_regression() -> None:
     lengths = dict(enumerate([3, 5, 4, 7, 6, 8, 3, 4, 9, 6, 5, 7]))
     think, direct = made(lambda i, mode, j: 10 + 3.0 * (mode == "think"), lambda i, mode: lengths[i] if mode == "think" else 2)
     attribution = attribute([*think, think[0], think[0]], direct)
-    assert (attribution.table["n"] == 12).all()
-    assert differences_of(attribution) == pytest.approx(dict.fromkeys(WAYS, 3.0), abs=1e-5)
+    assert attribution.table["n"].tolist() == [12] * 6 + [0]
+    differences = differences_of(attribution)
+    assert np.isnan(differences.pop("jointly")), "all thinking responses are longer"
+    assert differences == pytest.approx(dict.fromkeys(WAYS[:-1], 3.0), abs=1e-5)
 
 
 def test_layers_are_averaged_and_the_late_ones_by_default() -> None:
@@ -87,11 +93,13 @@ def test_layers_are_averaged_and_the_late_ones_by_default() -> None:
 def test_another_quantity_is_attributed_like_the_norm() -> None:
     def make(i: int, mode: str) -> Trace:
         trace = response(np.ones((4, 2)), prompt=str(i), mode=mode)
-        return dataclasses.replace(trace, metrics={"hidden_entropy": torch.full((4, 3), 2.0 - (mode == "think"))})
+        value = 2.0 - (mode == "think") + 0.01 * (i % 3) * (mode == "think")  # 0.0112 on average for 8 prompts
+        return dataclasses.replace(trace, metrics={"hidden_entropy": torch.full((4, 3), value)})
 
     attribution = attribute(*both_modes(8, make), quantity="hidden_entropy")
-    assert differences_of(attribution)["none"] == -1 and attribution.quantity == "hidden_entropy"
-    assert attribution.verdict.startswith("Thinking is lower, and stays so however the modes are matched: -1 [-1, -1], n = 8")
+    assert differences_of(attribution)["none"] == pytest.approx(-1 + 0.07 / 8) and attribution.quantity == "hidden_entropy"
+    start = "Thinking is lower, and stays so however the modes are matched, also jointly given all: -0.9913 ["
+    assert attribution.stays and attribution.verdict.startswith(start)
     with pytest.raises(ValueError, match="'output_entropy' was not recorded"):
         attribute(*both_modes(8, make), quantity="output_entropy")
     with pytest.raises(ValueError, match="needs features="):
@@ -200,3 +208,30 @@ def test_too_few_prompts_are_not_taken_for_a_difference_that_went_away() -> None
     assert len(shown) > 5 and np.mean(named) <= 0.1 < np.mean(undecided)
     verdicts = [attribution.verdict for attribution in shown if attribution.undecided]
     assert all("Too few prompts to say what is left when matched by" in verdict for verdict in verdicts)
+
+
+def test_the_joint_entry_is_the_effect_of_mode_given_all() -> None:
+    think, direct = World(n=16, effect=5.0).make(0)
+    attribution = attribute(think, direct, seed=3, resamples=299)
+    effect = mode_effects(think, direct, layers="late", seed=3, flips=299).iloc[0]
+    joint = attribution.table.set_index("match").loc["jointly"]
+    for name in ("low", "high", "p", "n"):
+        assert joint[name] == pytest.approx(effect[name], abs=1e-4)
+    assert joint["difference"] == pytest.approx(effect["effect"], abs=1e-4)
+    whole = differences_of(attribution)["none"]
+    assert (joint["removed_low"], joint["removed_high"]) == pytest.approx((whole - joint["high"], whole - joint["low"]))
+    assert attribution.stays and "also jointly given all" in attribution.verdict
+
+
+@pytest.mark.parametrize(
+    ("effect", "low", "high", "p"), [(0.5, -1.0, 2.0, 0.4), (1.0, 0.1, 1.9, 0.06), (-1.0, -2.0, -0.1, 0.01)]
+)
+def test_what_the_joint_entry_does_not_keep_does_not_stay(effect: float, low: float, high: float, p: float) -> None:
+    attribution = attribute(*World(n=16, effect=5.0).make(0), resamples=99)
+    table = attribution.table.set_index("match")
+    whole = table.loc["none", "difference"]
+    columns = ["difference", "low", "high", "p", "removed", "removed_low", "removed_high"]
+    table.loc["jointly", columns] = [effect, low, high, p, whole - effect, whole - high, whole - low]
+    changed = dataclasses.replace(attribution, table=table.reset_index())
+    assert attribution.stays and not changed.stays and "stays so" not in changed.verdict
+    assert changed.goes_away == (("jointly",) if low <= 0 else ())

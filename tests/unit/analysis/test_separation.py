@@ -1,7 +1,9 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from tests.planted import Array, made
+from tests.planted import Array, both_modes, made, response
 from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.core.trace import Trace
 
@@ -39,7 +41,7 @@ def test_small_families_are_left_out_and_chance_is_the_largest_share() -> None:
     families = "a" * 12 + "b" * 9 + "c" * 7
     noise = np.random.default_rng(1).normal(size=(28, 2, 8))
     separation = family_separation(*made(lambda i, m: 50 + noise[i, int(m == "think")], n=28, family=lambda i: families[i]))
-    assert (separation["n"] == 21).all() and separation["chance"].tolist() == [12 / 21] * 3
+    assert (separation["n"] == 21).all() and separation["chance"].tolist() == [12 / 21] * 6
 
 
 def test_nearest_mean_by_hand() -> None:
@@ -59,6 +61,62 @@ def test_nearest_mean_by_hand() -> None:
         right += int(np.argmin(away) == names[i])
     assert 12 < right < 24
     assert separation.loc["profile", "accuracy"] == right / 24
+
+
+def bags(ids: Callable[[int], list[int]], n: int = 24) -> tuple[list[Trace], list[Trace]]:
+    """Two families whose thinking tokens are ids(prompt); all norms are the same."""
+
+    def make(i: int, mode: str) -> Trace:
+        own = np.array(ids(i) if mode == "think" else [0, 0])
+        return response(np.ones((4, len(own))), prompt=str(i), mode=mode, tokens=own, labels={"family": "ab"[i % 2]})
+
+    return both_modes(n, make)
+
+
+def test_a_vocabulary_of_its_own_tells_a_family_and_no_norm_could_do_better() -> None:
+    table = family_separation(*bags(lambda i: [i % 2, 5, 5])).set_index("predictor")
+    assert table.loc["tokens", "accuracy"] == table.loc["both", "accuracy"] == 1.0
+    assert table.loc[["tokens", "both"], "least_p"].tolist() == [1.0, 1.0]
+    assert table.loc["length", "accuracy"] == 0.5 and table.loc["length", "least_p"] == 2 * 0.5**12
+
+
+def test_tokens_are_guessed_from_by_multinomial_bayes() -> None:
+    rng = np.random.default_rng(0)
+    ids = [rng.choice(4, size=5, p=[0.6, 0.2, 0.1, 0.1] if i % 2 else [0.1, 0.2, 0.2, 0.5]).tolist() for i in range(24)]
+    table = family_separation(*bags(lambda i: ids[i]), seed=5).set_index("predictor")
+    rng, fold = np.random.default_rng(5), np.zeros(24, dtype=int)
+    for family in (0, 1):
+        fold[rng.permutation(np.flatnonzero(np.arange(24) % 2 == family))[::2]] = 1
+    right = 0
+    for i in range(24):
+        logs = []
+        for family in (0, 1):
+            known = [x for j in range(24) if fold[j] != fold[i] and j % 2 == family for x in ids[j]]
+            logs.append(sum(np.log((known.count(x) + 1) / (len(known) + 4)) for x in ids[i]))
+        right += int(np.argmax(logs) == i % 2)
+    assert 12 < right < 24 and table.loc["tokens", "accuracy"] == right / 24
+
+
+def test_the_profile_is_held_against_a_control_on_prompts_that_one_alone_gets_right() -> None:
+    """Norms tell all, lengths none: of n prompts those that the length gets wrong decide, by the signs of as many coins."""
+    table = family_separation(*separate(40, np.full(8, 9.0))).set_index("predictor")
+    wrong = round(40 * (1 - table.loc["length", "accuracy"]))
+    assert table.loc["profile", "accuracy"] == table.loc["rest", "accuracy"] == 1.0
+    assert table.loc["length", "p"] == table.loc["length", "least_p"] == pytest.approx(2 * 0.5**wrong)
+    assert table.loc["profile", "p"] == pytest.approx(2 * 0.5**40)
+
+
+def test_what_types_and_places_explain_is_not_in_the_rest() -> None:
+    """One type is loud, one family uses it more: the profile tells, what is left of it does not."""
+    rng = np.random.default_rng(1)
+
+    def make(i: int, mode: str) -> Trace:
+        ids = rng.choice(2, size=30, p=[0.8, 0.2] if i % 2 else [0.5, 0.5])
+        norms = 50 + 9.0 * ids + 0.1 * np.arange(30) + rng.normal(size=(4, 30))
+        return response(norms, prompt=str(i), mode=mode, tokens=ids, labels={"family": "ab"[i % 2]})
+
+    table = family_separation(*both_modes(60, make)).set_index("predictor")
+    assert table.loc["profile", "accuracy"] > 0.9 and table.loc["rest", "accuracy"] < 0.65
 
 
 def test_fewer_than_two_families_of_eight_are_refused() -> None:

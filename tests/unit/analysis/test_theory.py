@@ -5,22 +5,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 import torch
+from scipy.sparse import csr_array
 from scipy.stats import linregress
+from scipy.stats import t as t_distribution
 
 from tests.planted import Array, both_modes, response
 from tl_l2norm.analysis.accuracy import wilson_interval
-from tl_l2norm.analysis.bound import bound_points, bound_table
+from tl_l2norm.analysis.bound import bound_control, bound_points, bound_table
 from tl_l2norm.analysis.curves import layer_curve, mode_differences
+from tl_l2norm.analysis.directions import coactive_cosine, decoder_cosine, random_cosine, random_cosine_spread
+from tl_l2norm.analysis.random_sets import random_sets
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features
-from tl_l2norm.analysis.theory import (
-    BOUNDS,
-    assumption_table,
-    decoder_cosine,
-    part_cosines,
-    random_cosine,
-    top_overlap,
-)
+from tl_l2norm.analysis.theory import BOUNDS, assumption_table, error_against_gap, part_cosines, top_overlap
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.trace import Trace
 
@@ -61,6 +59,9 @@ def test_where_left_is_a_multiple_of_right_the_constants_are_that_and_r2_is_one(
     entry = bound_table(points).iloc[0]
     assert entry["c1"] == pytest.approx(0.25, rel=1e-4) and entry["c2"] == pytest.approx(0.25, rel=1e-4)
     assert entry["r2"] == pytest.approx(1) and entry["r2_low"] == pytest.approx(1)
+    assert entry["slope"] == pytest.approx(1, abs=1e-4) and entry["spread"] == pytest.approx(1, abs=1e-4)
+    assert entry["spread_right"] == pytest.approx(np.divide(*np.quantile(right, (0.95, 0.05))), rel=1e-5)
+    assert entry["p"] == pytest.approx(2 * 0.9**12), "12 prompts can't show that the premise holds in over 90%"
     assert (entry["layer"], entry["n"], entry["n_premise"], entry["premise"]) == (3, 12, 12, 1.0)
 
 
@@ -83,18 +84,75 @@ def test_where_thinking_is_not_larger_the_premise_fails_and_the_prompt_is_left_o
     assert (entry["n"], entry["n_premise"], entry["premise"]) == (12, 9, 0.75)
     assert (entry["premise_low"], entry["premise_high"]) == pytest.approx(wilson_interval(9, 12))
     right = math.sqrt(144 - 100)
-    assert entry["c1"] == pytest.approx(3 / right, rel=1e-5) and entry["c2"] == pytest.approx(11 / right, rel=1e-5)
+    ratio = np.arange(3.0, 12) / right
+    assert (entry["c1"], entry["c2"]) == pytest.approx(tuple(np.quantile(ratio, (0.05, 0.95))), rel=1e-5)
     assert np.isnan(entry["r2"]), "right is the same for all: no variance to explain"
+    assert entry["p"] == 1, "a premise that fails in a quarter of the prompts"
 
 
-def test_r_squared_is_that_of_a_linear_regression() -> None:
+def test_slope_and_r_squared_are_those_of_a_regression_of_logs() -> None:
     rng = np.random.default_rng(0)
     direct, lift = rng.uniform(10, 20, 15), rng.uniform(1, 5, 15)
     think = direct + rng.uniform(1, 5, 15)
     points = bound_points(*bound_traces(direct, think, lift), chosen(0))
     entry = bound_table(points).iloc[0]
-    assert entry["r2"] == pytest.approx(linregress(points["right"], points["left"]).rvalue ** 2)
+    line = linregress(np.log(points["right"]), np.log(points["left"]))
+    assert (entry["r2"], entry["slope"]) == pytest.approx((line.rvalue**2, line.slope))
+    x = sm.add_constant(np.log(points["right"].to_numpy()))
+    robust = sm.OLS(np.log(points["left"].to_numpy()), x).fit(cov_type="HC3")
+    half = t_distribution.ppf(0.975, 13) * robust.bse[1]
+    assert (entry["slope_low"], entry["slope_high"]) == pytest.approx((line.slope - half, line.slope + half), rel=1e-4)
     assert 0 <= entry["r2_low"] <= entry["r2"] <= entry["r2_high"] <= 1
+
+
+def test_the_slope_must_lie_within_its_margin_by_two_one_sided_tests() -> None:
+    """Where the whole 95% interval lies within 0.5 to 1.5, and only there, p is under 0.05."""
+    rng = np.random.default_rng(1)
+    right = np.exp(rng.normal(size=60))
+    seen = set()
+    for power in np.linspace(0, 2, 41):
+        left = right**power * np.exp(0.4 * rng.normal(size=60))
+        points = pd.DataFrame({"prompt": range(60), "layer": 3, "left": left, "right": right, "premise": True, "model": "m"})
+        entry = bound_table(points, resamples=50).iloc[0]
+        inside = bool(entry["slope_low"] > 0.5 and entry["slope_high"] < 1.5)
+        assert inside == (entry["p"] <= 0.05)
+        seen.add(inside)
+    assert seen == {True, False}
+
+
+def test_a_left_that_is_not_positive_breaks_the_bound() -> None:
+    points = pd.DataFrame({"prompt": range(60), "layer": 3, "right": np.arange(1.0, 61), "premise": True, "model": "m"})
+    entry = bound_table(points.assign(left=np.arange(60) - 10.0)).iloc[0]
+    assert entry["c1"] < 0 and entry["p"] == 1 and entry[["slope", "r2", "spread"]].isna().all()
+    one = bound_table(points.assign(left=np.where(np.arange(60) == 9, -1.0, points["right"]))).iloc[0]
+    assert one["c1"] > 0 and one["slope"] == pytest.approx(1), "one of 60 has no log and is left out"
+
+
+def test_random_sets_hold_as_many_of_each_stratum_and_none_of_the_chosen() -> None:
+    rng = np.random.default_rng(0)
+    acts = csr_array(rng.random((900, 200)) * (rng.random((900, 200)) < np.linspace(0.05, 0.9, 200)))
+    chosen_ones = (3, 110, 115, 195)
+    every = random_sets(acts, chosen_ones, 50, 0).toarray()
+    others = random_sets(acts, chosen_ones, 50, 0, others=True).toarray()
+    for sets in (every, others):
+        assert np.flatnonzero(sets[:, 0]).tolist() == list(chosen_ones) and (sets.sum(0) == 4).all()
+        assert (sets[:80, 1:].sum(0) == 1).all(), "one is rare"
+    assert not others[list(chosen_ones), 1:].any() and every[list(chosen_ones), 1:].any()
+
+
+def test_latents_that_scale_with_the_prompts_norm_meet_the_bound_as_well() -> None:
+    gain = np.exp(0.7 * np.random.default_rng(2).normal(size=60))
+
+    def make(i: int, mode: str) -> Trace:
+        acts = gain[i] * np.linspace(1, 2, 24) * np.where(np.arange(24) < 4, 1 + (mode == "think"), 1)
+        norms = gain[i] * (10.0 + 3 * (mode == "think"))
+        return response(np.full((4, 2), norms), prompt=str(i), mode=mode, acts=np.tile(acts, (2, 1)))
+
+    traces = both_modes(60, make)
+    control = bound_control(*traces, chosen(0, 1, 2, 3), sets=19).iloc[0]
+    assert bound_table(bound_points(*traces, chosen(0, 1, 2, 3))).iloc[0]["slope"] == pytest.approx(1, abs=1e-4)
+    assert (control["meets"], control["meets_level"], control["latents"], control["n"]) == (0, 1, 4, 60)
+    assert control["slope_level"] == pytest.approx(1, abs=1e-4)
 
 
 def test_below_eight_prompts_with_the_premise_no_r_squared_is_given() -> None:
@@ -112,6 +170,7 @@ def test_prompts_that_the_features_were_chosen_on_are_refused_everywhere() -> No
     decoders = {3: (torch.eye(2), torch.zeros(2))}
     calls: list[Any] = [
         lambda: bound_points(think, direct, features),
+        lambda: bound_control(think, direct, features),
         lambda: assumption_table(think, direct, features, decoders, explained()),
         lambda: assumption_table(think, direct, chosen(0), decoders, explained(), control=features),
         lambda: part_cosines(think, features, 3, *decoders[3]),
@@ -150,14 +209,14 @@ def test_decoder_cosine_is_a_double_loop() -> None:
 def test_in_parts_decoder_cosine_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     directions = torch.randn(50, 8, generator=torch.Generator().manual_seed(1))
     whole = decoder_cosine(directions)
-    monkeypatch.setattr("tl_l2norm.analysis.theory._PAIRS_AT_ONCE", 130)
+    monkeypatch.setattr("tl_l2norm.analysis.directions._PAIRS_AT_ONCE", 130)
     assert decoder_cosine(directions) == pytest.approx(whole, abs=1e-6)
 
 
 def test_of_very_many_directions_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     directions = torch.randn(400, 32, generator=torch.Generator().manual_seed(2))
     whole = decoder_cosine(directions)
-    monkeypatch.setattr("tl_l2norm.analysis.theory._MOST_DIRECTIONS", 200)
+    monkeypatch.setattr("tl_l2norm.analysis.directions.MOST_DIRECTIONS", 200)
     drawn = decoder_cosine(directions, seed=1)
     assert drawn == pytest.approx(whole, rel=0.03) and drawn != whole
     assert decoder_cosine(directions, seed=1) == drawn != decoder_cosine(directions, seed=2)
@@ -170,6 +229,32 @@ def test_random_directions_have_the_cosine_of_a_simulation(d_model: int) -> None
     cosines = np.abs((first * second).sum(1)) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
     assert random_cosine(d_model) == pytest.approx(cosines.mean(), rel=0.02)
     assert random_cosine(2) == pytest.approx(2 / math.pi)
+    assert random_cosine_spread(d_model, 1) == pytest.approx(cosines.std(), rel=0.03)
+
+
+def test_the_mean_over_all_pairs_of_random_directions_scatters_as_said() -> None:
+    means = [decoder_cosine(torch.randn(20, 8, generator=torch.Generator().manual_seed(i))) for i in range(300)]
+    assert np.std(means) == pytest.approx(random_cosine_spread(8, 190), rel=0.15)
+
+
+def test_pairs_that_are_active_together_by_hand() -> None:
+    """Latents 0 and 1 are active together on two tokens, 0, 1 and 2 on one; 3 is always alone."""
+    acts = np.array([[1.0, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]])
+    decoder = torch.tensor([[1.0, 0], [1, 1], [0, 2], [1, 0]])
+    traces = [response(np.ones((4, 4)), prompt=str(i), acts=acts) for i in range(8)]
+    value, pairs = coactive_cosine(traces, 3, decoder)
+    half = 0.5**0.5
+    assert value.mean == pytest.approx((half + half + (half + 0 + half)) / 5) and (value.n, pairs) == (8, 3)
+    alone, none = coactive_cosine([response(np.ones((4, 1)), prompt="0", acts=acts[3:])], 3, decoder)
+    assert np.isnan(alone.mean) and none == 0
+
+
+def test_the_error_against_the_gap_is_that_of_squares() -> None:
+    """Norms 5 and 4: squares 25 and 16, 20.5 on average, gap 9. A gap that may be 0 leaves no upper end."""
+    think, direct = bound_traces(np.full(9, 4.0), np.full(9, 5.0), np.ones(9))
+    assert error_against_gap(think, direct, 3, 0.05).mean == pytest.approx(0.05 * 20.5 / 9)
+    think, direct = bound_traces(np.linspace(4, 6, 9), np.linspace(6, 4, 9), np.ones(9))
+    assert error_against_gap(think, direct, 3, 0.05).high == np.inf
 
 
 def sparse_traces(n: int = 8, latents: int = 6, length: int = 9) -> list[Trace]:
@@ -275,10 +360,15 @@ def test_the_four_assumptions_in_one_table() -> None:
     assert assumptions["assumption"].tolist() == list(BOUNDS)
     assert by_name.loc["A1", "value"] == 0 and by_name.loc["A1", "n"] == 0 and by_name.loc["A1", "holds"] == "holds"
     assert by_name.loc["A1", "control"] == pytest.approx(random_cosine(6))
+    half = 1.96 * random_cosine_spread(6, 15)
+    assert by_name.loc["A1", "control_high"] - by_name.loc["A1", "control_low"] == pytest.approx(2 * half)
+    assert by_name.loc["A1 co-active", "value"] == 0 and by_name.loc["A1 co-active", "n"] == 10
+    assert by_name.loc["A2 gap", "value"] == np.inf, "the modes have the same norms: nothing to resolve"
     assert by_name["holds"].to_dict()["A2 R2"] == "holds" and by_name.loc["A2 residual", "holds"] == "undecided"
     assert by_name.loc["A3", "value"] == pytest.approx(0, abs=1e-6) and by_name.loc["A3", "holds"] == "holds"
     assert by_name.loc["A4", "value"] == pytest.approx(top_overlap([*think, *direct], chosen(1, 4), 3).mean)
     assert by_name.loc["A4", "control"] == pytest.approx(top_overlap([*think, *direct], chosen(0, 2), 3).mean)
+    assert by_name.loc["A4", "control_low"] <= by_name.loc["A4", "control"] <= by_name.loc["A4", "control_high"]
     assert by_name.loc["A4", "control_name"] == "as many latents, shuffled modes"
 
 
@@ -297,7 +387,8 @@ def test_the_four_assumptions_in_one_table() -> None:
 def test_an_assumption_holds_only_with_its_whole_interval(name: str, low: float, high: float, verdict: str) -> None:
     ends = {"low": low, "high": high} if name == "A2 R2" else {"residual_low": low, "residual_high": high}
     traces = sparse_traces()
-    assumptions = assumption_table(traces, traces, chosen(), {3: (torch.eye(6), torch.zeros(6))}, explained(**ends))
+    direct = [t.with_labels(mode="direct") for t in traces]
+    assumptions = assumption_table(traces, direct, chosen(), {3: (torch.eye(6), torch.zeros(6))}, explained(**ends))
     assert assumptions.set_index("assumption").loc[name, "holds"] == verdict
 
 
@@ -320,7 +411,8 @@ def test_with_no_feature_found_the_tables_say_so_instead_of_failing() -> None:
     table = bound_table(points)
     assert table.empty and {"layer", "premise", "c1", "r2", "seed", "model"} <= set(table.columns)
     assumptions = assumption_table(think, direct, features, {3: (torch.eye(4), torch.zeros(4))}, explained())
-    assert assumptions["assumption"].tolist() == ["A1", "A2 R2", "A2 residual"], "what rests on weights alone is still there"
+    names = ["A1", "A1 co-active", "A2 R2", "A2 residual", "A2 gap"]
+    assert assumptions["assumption"].tolist() == names, "what rests on weights alone is still there"
     assert features.evaluate(think, direct).empty
     curve = layer_curve(think, mode="think", quantity="reasoning_sum", features=features)
     assert (curve.layers, curve.mean.tolist(), curve.low.tolist()) == ((3,), [0.0], [0.0]), (

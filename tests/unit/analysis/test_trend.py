@@ -1,7 +1,9 @@
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import rankdata, spearmanr
 
@@ -16,12 +18,18 @@ def growing(i: int, mode: str) -> Array:
     return STRAIGHT + 10 + (rng.normal() + 0.8 * (i % 3)) * (mode == "think")
 
 
+def by_given(*args: Any, part: str = "ratio", **options: Any) -> pd.DataFrame:
+    """Of one part, by what is held fixed."""
+    table = level_trend(*args, **options)
+    return table[table["part"] == part].set_index("given")
+
+
 def ratios(value: Callable[[int, str], Array], n: int) -> Array:
     return np.array([value(i, "think")[6:].mean() / value(i, "direct")[6:].mean() for i in range(n)])
 
 
 def test_the_trend_within_one_family_is_spearmans() -> None:
-    trend = level_trend(*made(growing, n=20, level=lambda i: i % 3)).set_index("given")
+    trend = by_given(*made(growing, n=20, level=lambda i: i % 3))
     expected = spearmanr(np.arange(20) % 3, ratios(growing, 20)).statistic
     assert trend.loc["nothing", "rho"] == pytest.approx(expected, abs=1e-6)
     assert trend.loc["nothing", "low"] < expected < trend.loc["nothing", "high"]
@@ -34,9 +42,14 @@ def test_the_p_value_is_that_of_all_permutations() -> None:
     noise = np.array([0.3, -1.2, 0.8, 0.1, 1.4, 0.9, 2.2, 0.5])
     value = lambda i, mode: STRAIGHT + 10 + noise[i] * (mode == "think")  # noqa: E731
     trend = level_trend(*made(value, n=8, level=lambda i: int(levels[i])), resamples=20_000).iloc[0]
-    y = rankdata(ratios(value, 8))
-    null = [abs(y[list(chosen)].sum() - 18) for chosen in itertools.combinations(range(8), 4)]
-    exact = np.mean([x >= abs(y[levels == 1].sum() - 18) - 1e-9 for x in null])
+    y = rankdata(ratios(value, 8)) - 4.5
+
+    def t(chosen: tuple[int, ...]) -> float:
+        products = y * (np.isin(np.arange(8), chosen) - 0.5)
+        return abs(float(products.sum() / np.sqrt((products**2).sum())))
+
+    own = t(tuple(np.flatnonzero(levels == 1)))
+    exact = np.mean([t(chosen) >= own - 1e-9 for chosen in itertools.combinations(range(8), 4)])
     assert 0.02 < exact < 0.3
     assert trend["p"] == pytest.approx(exact, abs=0.012)
 
@@ -72,24 +85,39 @@ def test_given_length_a_trend_that_is_lengths_goes_away() -> None:
     length = lambda i, mode: 2 + 2 * (i % 3) + (i // 3) % 4 if mode == "think" else 2  # noqa: E731
     noise = np.random.default_rng(3).normal(size=48)
     value = lambda i, mode: STRAIGHT + 50 + (3 * length(i, mode) + noise[i]) * (mode == "think")  # noqa: E731
-    trend = level_trend(*made(value, n=48, lengths=length, level=lambda i: i % 3)).set_index("given")
+    trend = by_given(*made(value, n=48, lengths=length, level=lambda i: i % 3))
     assert trend.loc["nothing", "rho"] > 0.5 and trend.loc["nothing", "p"] < 0.01
     assert abs(trend.loc["length", "rho"]) < 0.3 and trend.loc["length", "p"] > 0.05
 
 
-def test_given_length_it_is_the_partial_correlation_of_ranks() -> None:
-    length = lambda i, mode: 2 + (7 * i) % 5  # noqa: E731
-    trend = level_trend(*made(growing, n=20, lengths=length, level=lambda i: i % 3)).set_index("given")
-    lengths = rankdata([length(i, "think") for i in range(20)])
-    design = np.stack([np.ones(20), lengths], axis=1)
+def test_given_length_it_is_the_partial_correlation_of_ranks_given_powers_and_ranks_of_both_lengths() -> None:
+    length = lambda i, mode: 2 + ((7 if mode == "think" else 3) * i) % 11  # noqa: E731
+    trend = by_given(*made(growing, n=20, lengths=length, level=lambda i: i % 3))
+    columns = [np.ones(20)]
+    for mode in ("think", "direct"):
+        lengths = np.array([length(i, mode) for i in range(20)])
+        columns += [np.log(lengths) ** k for k in (1, 2, 3)] + [rankdata(lengths)]
+    design = np.stack(columns, axis=1)
     sides = [rankdata(x) for x in (np.arange(20) % 3, ratios(growing, 20))]
     left = [y - design @ np.linalg.lstsq(design, y, rcond=None)[0] for y in sides]
     assert trend.loc["length", "rho"] == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-6)
+    level = np.arange(20) % 3
+    assert trend.loc["length", "tolerance"] == pytest.approx((left[0] ** 2).sum() / ((rankdata(level) - 10.5) ** 2).sum())
+
+
+def test_numerator_and_denominator_stand_apart() -> None:
+    """Direct answers get quieter with the level, thinking does nothing: the ratio grows."""
+    noise = np.random.default_rng(4).normal(size=40)
+    value = lambda i, mode: STRAIGHT + 60 + noise[i] - 6 * (i % 4) * (mode == "direct")  # noqa: E731
+    traces = made(value, n=40, level=lambda i: i % 4)
+    rho = {part: by_given(*traces, part=part).loc["nothing", "rho"] for part in ("ratio", "thinking", "direct")}
+    assert rho["ratio"] > 0.9 and rho["direct"] < -0.9 and abs(rho["thinking"]) < 0.3
 
 
 def test_where_level_follows_from_length_nothing_is_said_given_it() -> None:
-    trend = level_trend(*made(growing, n=20, lengths=lambda i, m: 2 + i % 3, level=lambda i: i % 3)).set_index("given")
+    trend = by_given(*made(growing, n=20, lengths=lambda i, m: 2 + i % 3, level=lambda i: i % 3))
     assert trend.loc["length", ["rho", "low", "high", "p"]].isna().all()
+    assert trend.loc["length", "tolerance"] < 1e-6
     assert np.isfinite(trend.loc["nothing", "rho"])
 
 

@@ -134,28 +134,66 @@ def test_the_primary_endpoint_is_judged_alone_and_the_others_by_holm() -> None:
     assert adjusted[:4] == pytest.approx([0.04, 0.04, 0.03, 0.04]) and np.isnan(adjusted[4])
 
 
-def bound(premise: list[float]) -> pd.DataFrame:
-    n = [round(100 * p) for p in premise]
-    fixed = {"premise": premise, "premise_low": [p - 0.02 for p in premise], "n_premise": n, "n": 100}
-    return pd.DataFrame({"layer": range(len(premise)), **fixed, "c1": 0.5, "c2": 2.0, "r2": 0.4})
+def bound(premise: tuple[float, float] = (1.0, 0.97), **changed: list[float]) -> pd.DataFrame:
+    """Of two layers; what is changed is so at the second."""
+    table = pd.DataFrame({"layer": [0, 1], "premise": premise, "premise_low": [p - 0.02 for p in premise], "n": 100})
+    fits = {"c1": 0.5, "c2": 1.0, "spread": 2.0, "spread_right": 4.0, "slope": 1.1, "slope_low": 0.9, "slope_high": 1.3}
+    table = table.assign(n_premise=97, **fits, r2=0.8, r2_low=0.7, r2_high=0.9, p=0.001)
+    table.loc[1, list(changed)] = list(changed.values())
+    return table
 
 
-def test_the_theorem_needs_its_premise_at_every_layer() -> None:
-    assert verdict(4, {"bound": bound([1.0, 0.97])})["verdict"] == "supported"
-    failed = verdict(4, {"bound": bound([1.0, 0.0])})
-    assert failed["verdict"] == "not supported" and "premise by layer 0% to 100%" in failed["interval"]
+def sets(meets: float = 0.0, level: float = 0.0) -> pd.DataFrame:
+    return pd.DataFrame({"layer": [0, 1], "sets": 199, "meets": [0.0, meets], "meets_level": [level, 0.0], "n": 97})
 
 
-def assumption(holds: list[str], control: float = 0.5) -> pd.DataFrame:
-    fixed = {"assumption": "A4", "statement": "overlap", "bound": 0.03, "value": 0.01, "low": 0.0, "high": 0.02, "n": 12}
-    return pd.DataFrame({"layer": range(len(holds)), "holds": holds, "control": control, "control_name": "shuffled", **fixed})
+@pytest.mark.parametrize(
+    ("table", "control", "expected"),
+    [
+        (bound(), sets(), "supported"),
+        (bound(), sets(meets=0.04, level=0.05), "supported"),
+        (bound(), sets(meets=0.06), "uninformative"),  # other latents, as differences
+        (bound(), sets(level=0.06), "uninformative"),  # other latents, as they are
+        (bound(premise=(1.0, 0.0)), sets(), "not supported"),
+        (bound(p=0.2), sets(), "not supported"),  # a slope that may lie outside the margin
+        (bound(r2_low=0.4), sets(), "not supported"),
+        (bound(c1=-0.1), sets(), "not supported"),
+        (bound(spread=5.0), sets(), "not supported"),  # wider than right itself
+        (bound(p=np.nan), sets(), "can't be tested here"),
+    ],
+)
+def test_the_theorem_needs_premise_slope_fit_and_spread_at_every_layer_of_the_chosen_latents_alone(
+    table: pd.DataFrame, control: pd.DataFrame, expected: str
+) -> None:
+    claim = verdict(4, {"bound": table, "bound_control": control})
+    assert claim["verdict"] == expected and "slope in logs 1.10 to 1.10" in claim["measured"]
 
 
-def test_an_assumption_must_hold_at_every_layer_and_says_when_its_control_does_too() -> None:
-    assert verdict(8, {"assumptions": assumption(["holds", "holds"])})["verdict"] == "supported"
-    assert verdict(8, {"assumptions": assumption(["holds", "undecided"])})["verdict"] == "not supported"
-    assert "says little" not in verdict(8, {"assumptions": assumption(["holds"])})["why"]
+def test_without_other_latents_the_theorem_is_not_tested() -> None:
+    claim = verdict(4, {"bound": bound()}, {"bound_control": "too few for sets of the same kind"})
+    assert claim["verdict"] == "can't be tested here" and claim["why"] == "too few for sets of the same kind"
+    assert "premise by layer 97% to 100%" in claim["interval"]
+
+
+def assumption(holds: list[str], control: float = 0.5, name: str = "A4") -> pd.DataFrame:
+    fixed = {"assumption": name, "statement": "overlap", "bound": 0.03, "value": 0.01, "low": 0.0, "high": 0.02, "n": 12}
+    beside = {"control": control, "control_low": control - 0.01, "control_high": control + 0.01, "control_name": "shuffled"}
+    return pd.DataFrame({"layer": range(len(holds)), "holds": holds, **beside, **fixed})
+
+
+def test_an_assumption_is_described_and_says_when_its_control_keeps_its_bound_too() -> None:
+    claim = verdict(8, {"assumptions": assumption(["holds", "undecided"])})
+    assert claim["verdict"] == "described" and np.isnan(claim["p"]) and "holds at 1 of 2 layers" in claim["measured"]
+    assert claim["control"] == "shuffled 0.5 [0.49, 0.51]" and "says little" not in claim["why"]
     assert "says little" in verdict(8, {"assumptions": assumption(["holds"], control=0.01)})["why"]
+
+
+def test_parts_of_an_assumption_stand_side_by_side_with_their_controls() -> None:
+    parts = [assumption(["does not hold"], 0.07, "A1"), assumption(["does not hold"], 0.08, "A1 co-active")]
+    claim = verdict(5, {"assumptions": pd.concat(parts)})
+    assert claim["measured"].startswith("all pairs 0.01 (greatest, layer 0), co-active 0.01 (greatest, layer 0)")
+    assert claim["control"] == "all pairs against shuffled 0.07 [0.06, 0.08], co-active against shuffled 0.08 [0.07, 0.09]"
+    assert verdict(6, {"assumptions": assumption(["holds"], np.nan, "A2 gap")})["control"] == "none"
 
 
 def arms(
@@ -234,13 +272,49 @@ def test_a_pull_whose_link_cant_be_measured_is_told() -> None:
     )
 
 
-def test_difficulty_must_survive_the_length_where_that_can_be_told() -> None:
-    own = {"given": "nothing", "rho": 0.5, "low": 0.3, "high": 0.7, "p": 0.001, "n": 40}
-    for low, expected in ((0.1, "supported"), (-0.1, "not supported")):
-        table = pd.DataFrame([own, {**own, "given": "length", "rho": 0.2, "low": low}])
-        assert verdict(14, {"trend": table})["verdict"] == expected
-    same = pd.DataFrame([own, {**own, "given": "length", "rho": np.nan, "low": np.nan}])
-    assert "level and length go together" in verdict(14, {"trend": same})["control"]
+def trend(**changed: dict[str, float]) -> pd.DataFrame:
+    """Of each part, given nothing and length; changed is by "part_given"."""
+    fixed = {"rho": 0.5, "low": 0.3, "high": 0.7, "p": 0.001, "tolerance": 0.6, "n": 40}
+    parts = [(part, given) for part in ("ratio", "thinking", "direct") for given in ("nothing", "length")]
+    entries = [{"part": p, "given": g, **fixed, **changed.get(f"{p}_{g}", {})} for p, g in parts]
+    return pd.DataFrame(entries)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, "supported"),
+        ({"direct_length": {"p": 0.9, "rho": -0.1}}, "supported"),  # the denominator need not grow
+        ({"ratio_nothing": {"p": 0.2}}, "not supported"),
+        ({"ratio_length": {"p": 0.2}}, "not supported"),
+        ({"thinking_length": {"p": 0.2}}, "not supported"),  # direct answers get quieter
+        ({"thinking_length": {"rho": -0.5}}, "not supported"),
+        ({"ratio_length": {"p": np.nan, "rho": np.nan, "tolerance": 0.04}}, "can't be tested here"),
+    ],
+)
+def test_difficulty_must_survive_the_length_and_be_of_the_numerator(changed: Any, expected: str) -> None:
+    claim = verdict(14, {"trend": trend(**changed)})
+    assert claim["verdict"] == expected and "of its parts: thinking 0.50, direct" in claim["measured"]
+    if expected == "can't be tested here":
+        assert claim["why"] == "level and length go together: lengths leave 4% of the level's variance"
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, "supported"),
+        ({"tokens": {"p": 0.2}}, "not supported"),
+        ({"both": {"accuracy": 0.9}}, "not supported"),
+        ({"rest": {"p": 0.3}}, "not supported"),  # types, positions and length are all that norms tell
+        ({"tokens": {"least_p": 0.06}}, "can't be tested here"),
+    ],
+)
+def test_norms_must_tell_the_family_beyond_length_and_tokens(changed: Any, expected: str) -> None:
+    accuracy = {"profile": 0.8, "rest": 0.7, "spike": 0.4, "length": 0.3, "tokens": 0.5, "both": 0.6}
+    fixed = {"low": 0.2, "high": 0.9, "chance": 0.25, "p": 0.001, "least_p": 0.0001, "n": 80}
+    table = pd.DataFrame([{"predictor": k, "accuracy": x, **fixed, **changed.get(k, {})} for k, x in accuracy.items()])
+    claim = verdict(13, {"families": table})
+    assert claim["verdict"] == expected and "from its length and tokens" in claim["control"]
 
 
 def test_what_was_not_measured_says_why() -> None:

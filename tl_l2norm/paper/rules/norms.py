@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.rise import SHARP
+from tl_l2norm.analysis.separation import CONTROLS
 from tl_l2norm.paper.finding import ALPHA, Finding, Known, figure, span, two_stages_p
+
+_PREDICTORS = {"length": "length", "tokens": "tokens", "both": "length and tokens"}
 
 
 def stages(known: Known) -> Finding:
@@ -80,31 +83,51 @@ def training(known: Known) -> Finding:
 
 
 def domain(known: Known) -> Finding:
-    """Of families told apart by norms, beyond length."""
+    """Of families told apart by norms, beyond length and tokens."""
     table = known["families"].set_index("predictor")
-    profile, length, spike = (table.loc[name] for name in ("profile", "length", "spike"))
-    return Finding(
-        measured=f"family guessed right from the norms of all layers {profile['accuracy']:.0%}, from the spike "
-        f"{figure(spike, 'accuracy', '.0%')}",
+    profile, rest, controls = table.loc["profile"], table.loc["rest"], table.loc[list(CONTROLS)]
+    best = controls.loc[controls["accuracy"].idxmax()]
+    told = ", ".join(f"from its {_PREDICTORS[name]} {figure(entry, 'accuracy', '.0%')}" for name, entry in controls.iterrows())
+    finding = Finding(
+        measured=f"family guessed right from the norms of all layers {profile['accuracy']:.0%}, given type, position and "
+        f"length {figure(rest, 'accuracy', '.0%')}, from the spike {figure(table.loc['spike'], 'accuracy', '.0%')}",
         interval=span(profile["low"], profile["high"], ".0%"),
-        control=f"from the response's length {figure(length, 'accuracy', '.0%')}, chance {profile['chance']:.0%}",
+        control=f"without norms, of the response: {told}; chance {profile['chance']:.0%}",
         n=int(profile["n"]),
-        meets=bool(profile["low"] > max(profile["chance"], length["high"])),
-        why="needs more than chance, and more than the response's length alone gives",
+    )
+    if controls["least_p"].max() > ALPHA:
+        return replace(finding, why=f"the {_PREDICTORS[best.name]} alone tell nearly every family: no norm could do better")
+    return replace(
+        finding,
+        p=float(max(profile["p"], rest["p"], controls["p"].max())),
+        meets=bool(profile["accuracy"] > best["accuracy"] and rest["accuracy"] > rest["chance"]),
+        why="needs norms to be right where length and tokens of the response, alone and together, are wrong more often than "
+        "the reverse; and more than chance from what type, position and length leave of them",
     )
 
 
 def difficulty(known: Known) -> Finding:
-    """Of amplification by level, beyond length."""
-    table = known["trend"].set_index("given")
-    own, given = table.loc["nothing"], table.loc["length"]
-    alone = "not defined: level and length go together" if np.isnan(given["rho"]) else figure(given, "rho", ".2f")
-    return Finding(
-        measured=f"rho of amplification and level {own['rho']:.2f} (p = {own['p']:.2g})",
+    """Of amplification by level, beyond the length of both responses."""
+    table = known["trend"].set_index(["part", "given"])
+    own, given, numerator = (table.loc[at] for at in (("ratio", "nothing"), ("ratio", "length"), ("thinking", "length")))
+    parts = [f"{part} {table.loc[(part, 'nothing'), 'rho']:.2f}" for part in ("thinking", "direct")]
+    finding = Finding(
+        measured=f"rho of amplification and level {own['rho']:.2f} (p = {own['p']:.2g}); of its parts: {', '.join(parts)}",
         interval=span(own["low"], own["high"], ".2f"),
-        control=f"given the response's length {alone}",
         n=int(own["n"]),
-        p=own["p"],
-        meets=bool(own["low"] > 0 and given["low"] > 0),
-        why="needs rho over 0, within families, also given the length where the two can be told apart",
+    )
+    if np.isnan(given["p"]) or np.isnan(numerator["p"]):
+        return replace(
+            finding,
+            control="given the length of both responses: not defined",
+            why=f"level and length go together: lengths leave {given['tolerance']:.0%} of the level's variance",
+        )
+    alone = [f"{part} {figure(table.loc[(part, 'length')], 'rho', '.2f')}" for part in ("ratio", "thinking", "direct")]
+    return replace(
+        finding,
+        control=f"given the length of both responses: {', '.join(alone)}",
+        p=float(max(own["p"], given["p"], numerator["p"])),
+        meets=bool(min(own["rho"], given["rho"], numerator["rho"]) > 0),
+        why="needs rho over 0, within families, also given the length of both responses, there of the thinking norms by "
+        "themselves as well: a ratio also grows where direct answers get quieter",
     )

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pandas as pd
 
-from tl_l2norm.paper.finding import Finding, Known, Missing, span
+from tl_l2norm.analysis.bound import LEAST_R2, MARGIN, PREMISE
+from tl_l2norm.analysis.theory import AT_LEAST
+from tl_l2norm.paper.finding import ALPHA, Finding, Known, Missing, span
 
 
 def theorem(known: Known) -> Finding:
-    """Of the bound and its premise."""
+    """Of the premise, and of left as a multiple of right, at every layer."""
     table = known["bound"]
-    premise = table["premise"]
-    usable = table[table["n_premise"] > 0]
-    r2 = usable["r2"].dropna()
-    constants = f", c1 {usable['c1'].min():.3g}, c2 {usable['c2'].max():.3g}" if len(usable) else ""
-    fit = f", R2 {r2.min():.2f} to {r2.max():.2f}" if len(r2) else ""
-    always = int((table["premise_low"] > 0.9).sum())
-    return Finding(
+    premise, slope, r2 = table["premise"], table["slope"].dropna(), table["r2"].dropna()
+    always = int((table["premise_low"] > PREMISE).sum())
+    fit = f", slope in logs {slope.min():.2f} to {slope.max():.2f}, R2 {r2.min():.2f} to {r2.max():.2f}" if len(slope) else ""
+    spread = f", c2 / c1 up to {table['spread'].max():.3g}" if len(slope) else ""
+    finding = Finding(
         measured=f"premise (thinking norm larger) holds in {premise.mean():.0%} of prompts and layers, for nearly all prompts "
-        f"at {always} of {len(table)} layers{constants}{fit}",
-        interval=f"premise by layer {premise.min():.0%} to {premise.max():.0%}",
-        control="50% where modes don't differ",
+        f"at {always} of {len(table)} layers{fit}{spread}",
+        interval=f"premise by layer {premise.min():.0%} to {premise.max():.0%}"
+        + (f", slope {span(table['slope_low'].min(), table['slope_high'].max(), '.2f')}" if len(slope) else ""),
         n=int(table["n"].max()),
-        meets=bool(always == len(table) and (usable["c1"] > 0).all()),
-        why="needs the premise in over 90% of prompts at every layer, and a c1 over 0",
+    )
+    if "bound_control" not in known:
+        return replace(finding, why=known.reason("bound_control"))
+    sets = known["bound_control"]
+    alike = sets[["meets", "meets_level"]].max()
+    held = (table["c1"] > 0) & (table["r2_low"] > LEAST_R2) & (table["spread"] < table["spread_right"])
+    return replace(
+        finding,
+        control=f"random sets of other latents that meet it too, at the layer with most: {alike['meets']:.0%}, of their "
+        f"activation in thinking alone {alike['meets_level']:.0%}",
+        p=float(table["p"].max(skipna=False)),
+        meets=bool(always == len(table) and held.all()),
+        control_meets=bool(alike.max() > ALPHA),
+        why=f"needs at every layer the premise in over {PREMISE:.0%} of prompts, a slope of log left on log right surely in "
+        f"{1 - MARGIN:g} to {1 + MARGIN:g}, R2 surely over {LEAST_R2:g} and a c2 / c1 under that of right alone; and at most "
+        f"{ALPHA:.0%} of random sets of other latents that meet this too",
     )
 
 
@@ -39,25 +54,40 @@ def assumption(*names: str) -> Callable[[Known], Finding]:
             raise Missing("no reasoning features were found")
         parts, spans = [], []
         for name, entries in own.groupby("assumption", sort=False):
-            at_least = entries["bound"].iloc[0] > 0.5
+            at_least = name in AT_LEAST
             worst = entries.loc[entries["value"].idxmin() if at_least else entries["value"].idxmax()]
             word = "least" if at_least else "greatest"
-            label = f"{name.removeprefix(names[0][:2]).strip()} " if len(names) > 1 else ""
-            parts.append(f"{label}{worst['value']:.3g} ({word}, layer {worst['layer']})")
+            parts.append(f"{_label(name, names)}{worst['value']:.3g} ({word}, layer {worst['layer']})")
             spans.append(span(worst["low"], worst["high"]) if worst["n"] else "exact, from weights")
         holds = own.groupby("layer")["holds"].apply(lambda h: (h == "holds").all())
         controls = own.dropna(subset=["control"])
-        control = f"{controls['control_name'].iloc[0]} {controls['control'].mean():.3g}" if len(controls) else "none"
+        control = ", ".join(_controls(controls, names)) or "none"
         return Finding(
             measured=", ".join(parts) + f"; holds at {int(holds.sum())} of {len(holds)} layers",
             interval=", ".join(spans),
             control=control,
             n=int(own["n"].max()),
             described=True,
-            why=f"needs at every layer: {'; '.join(own['statement'].unique())}{_met_anyway(controls)}",
+            why=f"to hold at every layer: {'; '.join(own['statement'].unique())}{_met_anyway(controls)}",
         )
 
     return rule
+
+
+def _controls(entries: pd.DataFrame, names: tuple[str, ...]) -> list[str]:
+    """The control of each part, mean over layers, with the widest interval."""
+    texts = []
+    for name, own in entries.groupby("assumption", sort=False):
+        around = span(own["control_low"].min(), own["control_high"].max())
+        part = f"{_label(name, names)}against " if len(names) > 1 else ""
+        texts.append(f"{part}{own['control_name'].iloc[0]} {own['control'].mean():.3g} {around}")
+    return texts
+
+
+def _label(name: str, names: tuple[str, ...]) -> str:
+    """What sets a part apart from the others: "co-active " of "A1 co-active"."""
+    own = name.removeprefix(names[0][:2]).strip() or "all pairs"
+    return f"{own} " if len(names) > 1 else ""
 
 
 def _met_anyway(entries: pd.DataFrame) -> str:

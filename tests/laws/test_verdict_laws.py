@@ -1,0 +1,188 @@
+"""Verdicts on theorem, domain, difficulty and cause: rates where nothing is there, and where something is planted.
+
+Each world is judged by the claim's own rule, at 5%. Rates of a few dozen worlds; `python -m benchmarks.rates` runs hundreds.
+A true rate of 7% comes to more than `allowed` in one test of a thousand.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+import pytest
+from scipy.stats import binom
+
+from tests.worlds import World
+from tl_l2norm.analysis.attribution import Attribution, attribute
+from tl_l2norm.analysis.bound import bound_control, bound_points, bound_table
+from tl_l2norm.analysis.reasoning import ReasoningFeatures
+from tl_l2norm.analysis.separation import family_separation
+from tl_l2norm.analysis.trend import level_trend
+from tl_l2norm.paper.finding import NOT_SUPPORTED, SUPPORTED, UNINFORMATIVE, UNTESTED, Finding, Known
+from tl_l2norm.paper.rules import norms, theory
+
+RUNS, SLOW_RUNS = 40, 24
+DRAWS = 300
+
+
+def allowed(rate: float = 0.07, runs: int = RUNS) -> int:
+    """How many of the runs may say so."""
+    return int(binom.ppf(0.999, runs, rate))
+
+
+def needed(rate: float = 0.9, runs: int = RUNS) -> int:
+    """How many of the runs must."""
+    return int(binom.ppf(0.001, runs, rate))
+
+
+Judge = Callable[[World, int], Mapping[str, pd.DataFrame]]
+
+
+def verdicts(rule: Callable[[Known], Finding], tables: Judge, world: World, runs: int = RUNS) -> Counter[str]:
+    """How many of the runs end with which verdict, by itself."""
+    findings = [rule(Known(tables(world, seed), {})) for seed in range(runs)]
+    return Counter(finding.verdict(finding.p) for finding in findings)
+
+
+# The theorem: 60 prompts that features were not chosen on are the fewest whose premise can be shown beside 12 other claims
+
+
+CHOSEN = ReasoningFeatures(
+    latents={3: (0, 1, 2, 3, 4)},
+    table=pd.DataFrame(),
+    chosen_on=frozenset(),
+    saes={3: "by hand"},
+    match="none",
+    tokens="read",
+    seed=0,
+    model="by hand",
+)
+LOUD = {"n": 60, "latents": 60, "effect": 50.0}
+"""Thinking norms that are surely larger."""
+
+
+def bound(world: World, seed: int) -> dict[str, pd.DataFrame]:
+    modes = world.make(seed)
+    table = bound_table(bound_points(*modes, CHOSEN), seed=seed, resamples=DRAWS)
+    return {"bound": table, "bound_control": bound_control(*modes, CHOSEN, sets=99, seed=seed, resamples=DRAWS)}
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        World(n=60, latents=60),
+        World(**LOUD),  # left is about 0
+        World(**LOUD, firing=3.0),  # an offset of both, alike in all prompts
+        World(**LOUD, firing=3.0, uneven=0.7),  # an offset of activations, norms that differ between prompts
+    ],
+    ids=["boring", "louder", "offset", "uneven offset"],
+)
+def test_an_offset_is_no_bound(world: World) -> None:
+    assert verdicts(theory.theorem, bound, world, SLOW_RUNS)[NOT_SUPPORTED] == SLOW_RUNS
+
+
+def test_a_gain_of_whole_prompts_is_uninformative() -> None:
+    """Left follows right in all prompts, and so does the activation of any other latent."""
+    counts = verdicts(theory.theorem, bound, World(**LOUD, firing=3.0, prompt_gain=0.7, thinking=(150, 250)), SLOW_RUNS)
+    assert counts[UNINFORMATIVE] >= needed(runs=SLOW_RUNS) and counts[SUPPORTED] == 0
+
+
+def test_reasoning_latents_that_alone_follow_the_norms_are_found() -> None:
+    """With 60 prompts, activations that differ by 0.05 of the right side and scatter by a tenth."""
+    assert verdicts(theory.theorem, bound, World(**LOUD, proportional=0.05, uneven=0.7))[SUPPORTED] >= needed()
+
+
+# Domain
+
+
+def families(world: World, seed: int) -> dict[str, pd.DataFrame]:
+    return {"families": family_separation(*world.make(seed), seed=seed)}
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        World(n=80, families=4, family_types=1e-9),  # nothing but the label
+        World(n=80, families=4, family_types=0.3, types=8.0),
+        World(n=80, families=4, family_types=0.4, vocabulary=300, types=8.0),
+    ],
+    ids=["null", "loud types", "many types"],
+)
+def test_types_alone_do_not_make_a_domain(world: World) -> None:
+    assert verdicts(norms.domain, families, world)[SUPPORTED] <= allowed()
+
+
+def test_families_with_vocabularies_of_their_own_are_not_tested() -> None:
+    """In one world of many two families share their most frequent type, and tokens are wrong now and then."""
+    counts = verdicts(norms.domain, families, World(n=80, families=4, family_types=20.0), SLOW_RUNS)
+    assert counts[UNTESTED] >= needed(runs=SLOW_RUNS) and counts[SUPPORTED] == 0
+
+
+def test_a_domain_that_norms_alone_tell_is_found() -> None:
+    """Of 4 families with 20 prompts each whose means differ by 10, twice as much as prompts do."""
+    world = World(n=80, families=4, family_types=0.1, family_effect=10.0)
+    assert verdicts(norms.domain, families, world)[SUPPORTED] >= needed()
+
+
+# Difficulty
+
+
+def trend(world: World, seed: int) -> dict[str, pd.DataFrame]:
+    return {"trend": level_trend(*world.make(seed), seed=seed, resamples=DRAWS)}
+
+
+LONGER = World(n=60, levels=4, thinking=(20, 40), direct=(15, 20), length=40.0)
+"""Harder problems have longer responses, and these are louder."""
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        World(n=60, levels=4),
+        LONGER,
+        World(n=60, levels=4, thinking=(20, 40), length=0.0, position=4.0),
+        World(n=60, levels=4, quieter=4.0),
+    ],
+    ids=["boring", "length", "position", "quieter direct answers"],
+)
+def test_length_and_quieter_answers_do_not_make_difficulty(world: World) -> None:
+    assert verdicts(norms.difficulty, trend, world)[SUPPORTED] <= allowed()
+
+
+def test_without_the_lengths_the_same_world_has_a_trend() -> None:
+    tables = [trend(LONGER, seed)["trend"].set_index(["part", "given"]) for seed in range(SLOW_RUNS)]
+    assert sum(table.loc[("ratio", "nothing"), "p"] <= 0.05 for table in tables) >= 0.9 * SLOW_RUNS
+
+
+def test_levels_that_follow_from_lengths_are_not_tested() -> None:
+    world = World(n=60, levels=4, thinking=(20, 21), harder=5.0)
+    assert verdicts(norms.difficulty, trend, world, SLOW_RUNS)[UNTESTED] == SLOW_RUNS
+
+
+def test_thinking_that_is_louder_on_harder_problems_is_found() -> None:
+    """By 4 a level with 60 prompts: 0.8 standard deviations of the prompts' own norms."""
+    assert verdicts(norms.difficulty, trend, World(n=60, levels=4, harder=4.0))[SUPPORTED] >= needed()
+
+
+# Attribution
+
+
+def attributions(world: World, runs: int = RUNS) -> list[Attribution]:
+    return [attribute(*world.make(seed), seed=seed, resamples=DRAWS) for seed in range(runs)]
+
+
+def test_position_and_type_together_are_not_taken_for_thinking() -> None:
+    """Each match leaves what the other does: in a third or more of the worlds no single one takes the difference away."""
+    found = attributions(World(n=32, position=1.0, types=6.0, tilt=1.5, length=0.0))
+    alone = [f.is_there and not {*f.goes_away, *f.undecided} - {"jointly"} for f in found]
+    assert sum(f.stays for f in found) <= allowed() and sum(alone) > RUNS / 3
+
+
+def test_in_the_boring_world_no_difference_is_said_to_stay() -> None:
+    assert sum(f.stays for f in attributions(World(n=32))) <= allowed()
+
+
+def test_a_difference_of_thinking_is_said_to_stay() -> None:
+    """By 4 with 32 prompts, twice a token's noise."""
+    assert sum(f.stays for f in attributions(World(n=32, effect=4.0))) >= needed()
