@@ -72,7 +72,7 @@ def test_a_prompts_samples_count_once_also_in_the_regression() -> None:
     lengths = dict(enumerate([3, 5, 4, 7, 6, 8, 3, 4, 9, 6, 5, 7]))
     think, direct = made(lambda i, mode, j: 10 + 3.0 * (mode == "think"), lambda i, mode: lengths[i] if mode == "think" else 2)
     attribution = attribute([*think, think[0], think[0]], direct)
-    assert attribution.table["n"].tolist() == [12] * 6 + [0]
+    assert attribution.table["n"].tolist() == [12] * 7 + [0]
     differences = differences_of(attribution)
     assert np.isnan(differences.pop("jointly")), "all thinking responses are longer"
     assert differences == pytest.approx(dict.fromkeys(WAYS[:-1], 3.0), abs=1e-5)
