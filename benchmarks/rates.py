@@ -1,0 +1,315 @@
+"""How often each verdict says "supported": where nothing is there, in the boring world, and where something is planted.
+
+python -m benchmarks.rates [--runs 200] [--only WORD] [--write]    --write puts the table into docs/claims.md
+
+The boring world (tests/worlds.py): length, token type and position act on norms and activations, thinking does nothing. The
+last entries judge whole tables of it: whether any claim at all is supported after Holm's correction.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from scipy.stats import binomtest
+
+from benchmarks.pages import CLAIMS, markdown_table, write_regions
+from tests.laws import test_cause_verdict_laws as cause_worlds
+from tests.laws import test_correctness_laws as correctness_worlds
+from tests.laws import test_deconfounding_laws as mode_worlds
+from tests.laws import test_verdict_laws as verdict_worlds
+from tests.token_worlds import token_table
+from tests.unit.analysis.test_thought_texts import read as thought_texts
+from tests.worlds import World
+from tl_l2norm.analysis.causal import causal_differences, causal_table
+from tl_l2norm.analysis.correctness import correctness_effect
+from tl_l2norm.analysis.curves import mode_differences
+from tl_l2norm.analysis.deconfounding import mode_effects
+from tl_l2norm.analysis.high_norm import high_norm_effect, high_norm_tokens
+from tl_l2norm.analysis.importance import importance_table
+from tl_l2norm.analysis.link import feature_link
+from tl_l2norm.analysis.pairing import shuffle_modes
+from tl_l2norm.analysis.pressure_correlation import pressure_table
+from tl_l2norm.analysis.pull import pull_link
+from tl_l2norm.analysis.reasoning import find_reasoning_features
+from tl_l2norm.analysis.rise import dynamics
+from tl_l2norm.analysis.separation import family_separation
+from tl_l2norm.analysis.shape import rise_shape
+from tl_l2norm.analysis.thought_texts import thought_text_table
+from tl_l2norm.analysis.trend import level_trend
+from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.tables import render_table
+from tl_l2norm.paper.claims import claims_table
+from tl_l2norm.paper.finding import SUPPORTED, Finding, Known
+from tl_l2norm.paper.rules import norms, theory, thinking
+
+Tables = Mapping[str, pd.DataFrame]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A claim in a world."""
+
+    claim: str
+    world: str
+    planted: bool
+    said: Callable[[int], bool]
+    """Whether it is supported, by seed."""
+
+
+def judged(rule: Callable[[Known], Finding], tables: Callable[[int], Tables], seed: int) -> bool:
+    """By the claim's own rule and p, before Holm's correction."""
+    try:
+        finding = rule(cause_worlds.Tables(tables(seed), {}))
+    except Unmeasurable:
+        return False
+    return finding.verdict(finding.p) == SUPPORTED
+
+
+def case(
+    claim: str, world: str, tables: Callable[[int], Tables], rule: Callable[[Known], Finding], planted: bool = False
+) -> Case:
+    return Case(claim=claim, world=world, planted=planted, said=lambda seed: judged(rule, tables, seed))
+
+
+def samples(**world: Any) -> Callable[[int], Tables]:
+    return lambda seed: {"correctness": correctness_effect(correctness_worlds.world(seed, **world), seed=seed, resamples=500)}
+
+
+def stages(world: World) -> Callable[[int], Tables]:
+    """Of a world's norms."""
+
+    def tables(seed: int) -> Tables:
+        think, direct = world.make(seed)
+        sources = {"as asked": (think, direct), "shuffled modes": shuffle_modes(think, direct, seed=seed)}
+        made = {
+            "differences": lambda: pd.concat(
+                [mode_differences(*modes, seed=seed, resamples=300).assign(source=name) for name, modes in sources.items()]
+            ),
+            "dynamics": lambda: dynamics(think, direct, seed=seed, resamples=300),
+            "mode_effects": lambda: mode_effects(think, direct, seed=seed, flips=500),
+            "shapes": lambda: rise_shape(think, direct, seed=seed, flips=500),
+            "high_norm_tokens": lambda: high_norm_tokens(think, direct, seed=seed, resamples=300),
+            "top_effects": lambda: high_norm_effect(think, direct, seed=seed, flips=500),
+        }
+        return dict(_measurable(made))
+
+    return tables
+
+
+def _measurable(made: Mapping[str, Callable[[], pd.DataFrame]]) -> Iterator[tuple[str, pd.DataFrame]]:
+    for name, make in made.items():
+        try:
+            yield name, make()
+        except Unmeasurable:
+            continue
+
+
+def links(world: World) -> Callable[[int], bool]:
+    return lambda seed: mode_worlds.link(world, seed)[0]
+
+
+def shapes(shape: Any, bumps: float) -> Callable[[int], bool]:
+    return lambda seed: mode_worlds.is_broken(mode_worlds.curves(shape, seed, bumps), seed)
+
+
+def importances(**world: Any) -> Callable[[int], Tables]:
+    return lambda seed: {"importance": importance_table(token_table(seed, **world), seed=seed, resamples=500)}
+
+
+def texts(effect: float) -> Callable[[int], Tables]:
+    def tables(seed: int) -> Tables:
+        traces = thought_texts(seed, n=24, effect=effect)
+        # the world has no shuffled thought: it is drawn as the filler is
+        other = [t.with_labels(text="shuffled") for t in thought_texts(seed + 10_000, n=24) if t.labels["text"] == "filler"]
+        return {"thought_texts": thought_text_table([*traces, *other], seed=seed, resamples=500)}
+
+    return tables
+
+
+def whole(seed: int) -> bool:
+    """Whether any claim of a whole table of the boring world is supported."""
+    world = World(n=60, layers=8, latents=80, levels=3, families=2)
+    think, direct = world.make(seed)
+    features = find_reasoning_features(think, direct, seed=seed)
+    pressures, outcomes = World(n=24).pressures(seed), World(n=40, harm=0.05).outcomes(seed)
+    made = {
+        "links": lambda: feature_link(features.held_out(think), features, seed=seed, resamples=300).assign(
+            source="trained SAE"
+        ),
+        "families": lambda: family_separation(think, direct, seed=seed),
+        "trend": lambda: level_trend(think, direct, seed=seed, resamples=500),
+        "pressure": lambda: pressure_table(pressures, resamples=20),
+        "pull_links": lambda: pull_link(pressures, seed=seed, shifts=199, resamples=500),
+        "causal": lambda: causal_table(outcomes),
+        "causal_differences": lambda: causal_differences(outcomes, seed=seed, resamples=500),
+    }
+    tables = {
+        **stages(world)(seed),
+        **dict(_measurable(made)),
+        **samples(on_norm=correctness_worlds.straight, on_correct=correctness_worlds.straight)(seed),
+        **importances(n=16, boring=1.0)(seed),
+        **texts(0.0)(seed),
+    }
+    constant = {"seed": seed, "model": "by hand"}
+    complete = {name: t.assign(**{k: v for k, v in constant.items() if k not in t}) for name, t in tables.items()}
+    return bool((claims_table(complete, {})["verdict"] == SUPPORTED).any())
+
+
+def cases() -> list[Case]:
+    """Every verdict in its own null, in the boring world and where its effect is planted."""
+    length = {"on_norm": correctness_worlds.straight, "on_correct": correctness_worlds.straight}
+    curved = {"on_norm": correctness_worlds.u_shaped, "on_correct": correctness_worlds.u_shaped}
+    made = [
+        case("0 correctness", "nothing acts (100 problems x 8)", samples(), thinking.correctness),
+        case("0 correctness", "length acts on both", samples(**length), thinking.correctness),
+        case("0 correctness", "length acts on both, U-shaped", samples(**curved), thinking.correctness),
+        case("0 correctness", "beta 0.4 (100 x 8)", samples(beta=0.4), thinking.correctness, planted=True),
+    ]
+    for name, shape in mode_worlds.SMOOTH.items():
+        said = shapes(shape, 0.05)
+        made.append(
+            Case(claim="1, 2 two stages", world=f"{name}, layers with bumps of their own (28)", planted=False, said=said)
+        )
+    broken = shapes((mode_worlds.X - 0.75).clip(0) * 4, 0.0)
+    made.append(Case(claim="1, 2 two stages", world="two straight pieces (28 layers, 24 prompts)", planted=True, said=broken))
+    late = World(n=48, layers=8)
+    made += [
+        case("2 norm by stages", "boring (48 prompts)", stages(late), norms.stages),
+        case("10 thinking tokens", "boring (24)", stages(World(layers=8)), norms.thinking_tokens),
+        case(
+            "10 thinking tokens",
+            "1.5 token noises louder (48)",
+            stages(World(n=48, layers=8, effect=3.0)),
+            norms.thinking_tokens,
+            True,
+        ),
+        Case(claim="3 features", world="boring", planted=False, said=links(World(n=32, latents=160))),
+        Case(
+            claim="3 features", world="features without norms", planted=False, said=links(World(n=32, latents=160, firing=1.0))
+        ),
+        Case(
+            claim="3 features",
+            world="a norm that is a gain",
+            planted=False,
+            said=links(World(n=32, latents=160, firing=1.0, gain=0.3)),
+        ),
+        Case(
+            claim="3 features",
+            world="the norm follows them (16 held out)",
+            planted=True,
+            said=links(World(n=32, latents=160, reasoning=3.0)),
+        ),
+    ]
+    loud = verdict_worlds.LOUD
+    for claim, rule, tables, nulls, planted in (
+        (
+            "4 theorem",
+            theory.theorem,
+            verdict_worlds.bound,
+            {
+                "boring": World(n=60, latents=60),
+                "an offset": World(**loud, firing=3.0, uneven=0.7),
+                "a gain of whole prompts": World(**loud, firing=3.0, prompt_gain=0.7, thinking=(150, 250)),
+            },
+            {"reasoning latents alone follow (60)": World(**loud, proportional=0.05, uneven=0.7)},
+        ),
+        (
+            "13 domain",
+            norms.domain,
+            verdict_worlds.families,
+            {
+                "labels alone": World(n=80, families=4, family_types=1e-9),
+                "loud types": World(n=80, families=4, family_types=0.3, types=8.0),
+                "vocabularies of their own": World(n=80, families=4, family_types=20.0),
+            },
+            {"two prompt deviations (80)": World(n=80, families=4, family_types=0.1, family_effect=10.0)},
+        ),
+        (
+            "14 difficulty",
+            norms.difficulty,
+            verdict_worlds.trend,
+            {
+                "boring": World(n=60, levels=4),
+                "longer and louder": verdict_worlds.LONGER,
+                "quieter direct answers": World(n=60, levels=4, quieter=4.0),
+            },
+            {"0.8 prompt deviations a level (60)": World(n=60, levels=4, harder=4.0)},
+        ),
+    ):
+        for planted_too, worlds in ((False, nulls), (True, planted)):
+            made += [
+                case(claim, name, lambda seed, t=tables, w=world: t(w, seed), rule, planted_too)
+                for name, world in worlds.items()
+            ]
+    for claim, finding, nulls, planted in (
+        ("9 pull", cause_worlds.of_pull, cause_worlds.PULL_NULLS, cause_worlds.PULL_PLANTED),
+        (
+            "12 suppression",
+            cause_worlds.of_suppression,
+            cause_worlds.SUPPRESSION_NULLS,
+            {"high norms matter (120)": cause_worlds.SUPPRESSION_PLANTED},
+        ),
+    ):
+        for planted_too, worlds in ((False, nulls), (True, planted)):
+            for name, world in worlds.items():
+
+                def said(seed: int, finding: Any = finding, world: World = world) -> bool:
+                    one = finding(world, seed)
+                    return bool(one.verdict(one.p) == SUPPORTED)
+
+                made.append(Case(claim=claim, world=name, planted=planted_too, said=said))
+    made += [
+        case("16 single tokens", "nothing acts (16)", importances(n=16), thinking.importance),
+        case("16 single tokens", "boring (16)", importances(n=16, boring=1.0), thinking.importance),
+        case("16 single tokens", "half of the norm's noise (16)", importances(n=16, effect=0.5), thinking.importance, True),
+        case("17 own thought", "nothing acts (24)", texts(0.0), thinking.thoughts),
+        case("17 own thought", "four deviations (24)", texts(8.0), thinking.thoughts, True),
+        Case(claim="any, after Holm", world="a whole table of the boring world", planted=False, said=whole),
+    ]
+    return made
+
+
+def rate(index: int, start: int, stop: int) -> int:
+    """How many of the runs with these seeds say so: for a process of its own."""
+    warnings.simplefilter("ignore")
+    said = cases()[index].said
+    return sum(said(seed) for seed in range(start, stop))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=200, help="of each world")
+    parser.add_argument("--only", default="", metavar="WORD", help="claims or worlds that hold this")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/claims.md")
+    options = parser.parse_args()
+    chosen = [(i, c) for i, c in enumerate(cases()) if options.only in f"{c.claim} {c.world}"]
+    rows = []
+    with ProcessPoolExecutor(2) as pool:
+        half = options.runs // 2
+        for index, one in chosen:
+            began = time.perf_counter()
+            parts = [pool.submit(rate, index, *span) for span in ((0, half), (half, options.runs))]
+            count = sum(part.result() for part in parts)
+            interval = binomtest(count, options.runs).proportion_ci(method="wilson")
+            row = {
+                "claim": one.claim,
+                "world": one.world,
+                "planted": "yes" if one.planted else "no",
+                "supported": f"{count / options.runs:.1%} [{interval.low:.1%}, {interval.high:.1%}]",
+            }
+            rows.append(row)
+            print(*row.values(), f"{time.perf_counter() - began:.0f} s", sep="  ", flush=True)
+    print(render_table(pd.DataFrame(rows)))
+    if options.write:
+        write_regions(CLAIMS, {"rates": f"{options.runs} worlds each, seeds from 0.\n\n{markdown_table(rows)}"})
+
+
+if __name__ == "__main__":
+    main()
