@@ -19,5 +19,6 @@ from .reasoning import find_reasoning_features as find_reasoning_features
 from .rise import dynamics as dynamics
 from .separation import family_separation as family_separation
 from .shape import rise_shape as rise_shape
+from .split import split_thinking as split_thinking
 from .theory import assumption_table as assumption_table
 from .trend import level_trend as level_trend

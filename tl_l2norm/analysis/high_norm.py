@@ -133,9 +133,10 @@ def high_norm_effect(
 def _bounds(members: Sequence[Pair], share: float) -> Float[Tensor, " layer"]:
     """Quantile 1 - share of each layer over the response tokens of both modes, each mode with half of the weight."""
     sides = [torch.cat([t.l2_norms[:, t.prompt_len :] for t in {id(p[m]): p[m] for p in members}.values()], 1) for m in (0, 1)]
-    norms = torch.cat(sides, dim=1).double().numpy()
-    weights = np.concatenate([np.full(side.shape[1], 1 / max(side.shape[1], 1)) for side in sides])
-    return torch.tensor([np.quantile(n, [1 - share], weights=weights, method="inverted_cdf")[0] for n in norms])
+    weights = torch.cat([torch.full((side.shape[1],), 0.5 / max(side.shape[1], 1)) for side in sides])
+    norms, order = torch.cat(sides, dim=1).sort(dim=1)
+    below = (weights[order].cumsum(1) < 1 - share - 1e-6).sum(1, keepdim=True)
+    return norms.gather(1, below.clamp_max(norms.shape[1] - 1))[:, 0]
 
 
 def _shares(pair: tuple[Trace, Trace], share: float) -> Array:
