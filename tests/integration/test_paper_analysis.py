@@ -15,6 +15,7 @@ import torch
 import tl_l2norm as l2
 from tests import models
 from tests.saes import HAS_SAE_LENS
+from tl_l2norm.analysis.pairing import pair_modes, token_weights
 from tl_l2norm.core.errors import InputError, Unmeasurable, Unsupported
 from tl_l2norm.experiments.modes import answer_at
 from tl_l2norm.paper import readings, stages
@@ -113,10 +114,12 @@ def test_norm_differences_are_those_of_the_responses(analysis: Any, reasoner: An
     """Against responses that are generated here and averaged with plain loops."""
     results = l2.run_modes(reasoner, problems, max_new_tokens=96, sink_ratio=20.0, batch_size=24, progress=False)
     means = {mode: [] for mode in ("think", "direct")}
-    for result in results:
-        trace = result.trace
-        keep = [i for i in range(trace.prompt_len, len(trace)) if not trace.is_sink[-1, i]]
-        means[result.mode].append(float(np.mean([float(trace.l2_norms[-1, i]) for i in keep])))
+    pairs = pair_modes(*([r.trace for r in results if r.mode == mode] for mode in means))
+    for (pair,) in pairs.values():
+        counted = token_weights(pair, "count", seed=0)  # as many of each
+        for mode, trace, weights in zip(means, pair, counted, strict=True):
+            keep = [i for i in range(trace.prompt_len, len(trace)) if weights[i] > 0 and not trace.is_sink[-1, i]]
+            means[mode].append(float(np.mean([float(trace.l2_norms[-1, i]) for i in keep])))
     table = analysis.tables["differences"]
     last = table[(table["source"] == "as asked") & (table["layer"] == 11)].iloc[0]
     assert last["difference"] == pytest.approx(np.mean(means["think"]) - np.mean(means["direct"]), rel=1e-3)

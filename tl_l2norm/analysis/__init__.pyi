@@ -24,6 +24,7 @@ from .reasoning import find_reasoning_features as find_reasoning_features
 from .rise import dynamics as dynamics
 from .separation import family_separation as family_separation
 from .shape import rise_shape as rise_shape
+from .split import split_thinking as split_thinking
 from .theory import assumption_table as assumption_table
 from .thought_texts import difficulty_at_length as difficulty_at_length
 from .thought_texts import thought_text_table as thought_text_table

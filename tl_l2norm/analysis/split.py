@@ -22,7 +22,8 @@ Sides = tuple[tuple[Trace, ...], tuple[Trace, ...]]
 def split_thinking(think: TracesLike, direct: TracesLike, *, tokens: Tokens = "read", seed: int = 0) -> Sides:
     """Each thinking response in two parts at random, in numbers that are to each other as those of thinking and direct tokens.
 
-    Whatever a comparison finds between the sides is made by the number of tokens. Tokens keep their order; the second side
+    Whatever a comparison finds between the sides is made by the number of tokens. Each part is in random order: in the
+    response's own the longer part would nearly always begin with its first token, and the other with any. The second side
     stands for direct answers, with labels shuffled=True.
 
     Args:
@@ -57,8 +58,8 @@ def split_thinking(think: TracesLike, direct: TracesLike, *, tokens: Tokens = "r
                 continue
             n = min(max(1, round(len(places) * other / (len(places) + other))), len(places) - 1)
             order = torch.from_numpy(rng.permutation(len(places)))
-            first.append(_part(trace, places[order[n:]].sort().values, tokens))
-            second.append(_part(trace, places[order[:n]].sort().values, tokens).with_labels(**{SHUFFLED: True}))
+            first.append(_part(trace, places[order[n:]], tokens))
+            second.append(_part(trace, places[order[:n]], tokens).with_labels(**{SHUFFLED: True}))
     if not first:
         raise Unmeasurable("no thinking response can be split: it takes two tokens of it, and one of the direct answer")
     return tuple(first), tuple(second)

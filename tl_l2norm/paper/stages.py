@@ -17,6 +17,7 @@ from tl_l2norm.analysis.correlation import METRIC_NAMES, correlation_table
 from tl_l2norm.analysis.curves import layer_curve, mode_differences
 from tl_l2norm.analysis.deconfounding import mode_effects
 from tl_l2norm.analysis.high_norm import high_norm_effect, high_norm_tokens
+from tl_l2norm.analysis.late import compare_late
 from tl_l2norm.analysis.latents import top_tokens
 from tl_l2norm.analysis.link import feature_link
 from tl_l2norm.analysis.pairing import MATCHES, Match, Tokens, shuffle_modes
@@ -139,6 +140,7 @@ class Study:
         think, direct = self.traces[TRAINED]
         seed = self.seed
         self.add("differences", lambda: self._differences((think, direct)))
+        self.add("late", lambda: compare_late(think, direct, seed=seed).table)
         self.add("dynamics", lambda: dynamics(think, direct, seed=seed))
         self.add("dynamics_by_family", lambda: dynamics(think, direct, by=("family",), seed=seed))
         self.add("dynamics_by_level", lambda: dynamics(think, direct, by=("level",), seed=seed))

@@ -14,6 +14,7 @@ from tl_l2norm.analysis.curves import CURVES, DIFFERENCES
 from tl_l2norm.analysis.deconfounding import MODE_EFFECTS
 from tl_l2norm.analysis.high_norm import HIGH_NORM_KINDS, TOP_EFFECTS
 from tl_l2norm.analysis.importance import IMPORTANCES
+from tl_l2norm.analysis.late import LATE_DIFFERENCES
 from tl_l2norm.analysis.latents import TOP_TOKENS
 from tl_l2norm.analysis.link import LINKS
 from tl_l2norm.analysis.pressure_correlation import PRESSURE_CORRELATIONS
@@ -55,6 +56,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "accuracy": ACCURACIES,
     "accuracy_by_cell": ACCURACIES,
     "differences": DIFFERENCES.plus(_SOURCE),
+    "late": LATE_DIFFERENCES,
     "dynamics": DYNAMICS,
     "dynamics_by_family": DYNAMICS,
     "dynamics_by_level": DYNAMICS,
