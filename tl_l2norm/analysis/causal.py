@@ -87,9 +87,7 @@ ARM_DIFFERENCES = Schema(
         Column("events", float, "positions and layers changed by the arm, mean per response"),
         Column("against_events", float, "the same of the other arm"),
         Column(
-            "dose",
-            float,
-            "changed by the random arm over changed by the arm, that of both counts which is farther from 1; NaN where none is matched",
+            "dose", float, "changed by the random arm over changed by the arm, that count which is farther from 1; else NaN"
         ),
         Column("n", int, "problems"),
         SEED,
@@ -229,7 +227,7 @@ def _with_dose(arms: Mapping[str, _Arm], name: str, against: str) -> list[float]
 
 
 def _dose(own: _Counts, control: _Counts) -> float:
-    """Positions or events of the control as a share of the arm's, whichever is farther from 1; NaN where that changed nothing."""
+    """Positions or events of the control as a share of the arm's, whichever is farther from 1; NaN where there are none."""
     if not own.positions or not own.events:
         return float("nan")
     shares = control.positions / own.positions, control.events / own.events
