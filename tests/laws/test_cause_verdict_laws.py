@@ -17,7 +17,7 @@ from tl_l2norm.paper.finding import SUPPORTED, UNINFORMATIVE, UNTESTED, Finding,
 from tl_l2norm.paper.rules import causes
 
 FALSE, FOUND = 0.07, 0.9
-FEW, ALL = 10, 200
+FEW, ALL = 6, 200
 
 
 class Tables(Known):
@@ -65,7 +65,7 @@ PULL_PLANTED = {
     "the state that predicts": World(n=60, pull=0.4, **SMOOTH),  # type: ignore[arg-type]
     "the token as it is read back": World(n=60, pull_back=0.4, **SMOOTH),  # type: ignore[arg-type]
 }
-CLOSE = {"n": 100, "prompts": 0.5}
+CLOSE = {"n": 100, "prompts": 0.5, "layers": 1}
 SUPPRESSION_NULLS = {
     "nothing does harm": World(**CLOSE),  # type: ignore[arg-type]
     "boring: prompts of unlike norms, every change harms a little": World(n=100, harm=0.02),
@@ -74,7 +74,7 @@ SUPPRESSION_NULLS = {
     "early tokens do harm": World(late_harm=0.15, position=-0.5, **CLOSE),  # type: ignore[arg-type]
     "unlike doses": World(harm=0.05, random_length=0.5, **CLOSE),  # type: ignore[arg-type]
 }
-SUPPRESSION_PLANTED = World(n=120, prompts=0.5, norm_harm=0.2, harm=0.003)
+SUPPRESSION_PLANTED = World(n=120, prompts=0.5, layers=1, norm_harm=0.2, harm=0.003)
 
 
 @pytest.mark.parametrize("runs", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])

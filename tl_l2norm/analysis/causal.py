@@ -44,9 +44,9 @@ MARGIN = 0.1
 """Of accuracy. An arm that loses less keeps to the other; one that loses more breaks the model. Ten points, because the losses
 that the paper's claim rests on are several times that, and because with forty problems less can't be told from nothing."""
 
-LEAST_DOSE = 0.95
-"""Share of the changed positions, and of positions and layers, that a random arm needs for a comparison: with fewer changes it
-would be spared by that alone. More changes go against the claim, and are let be."""
+DOSE = (0.95, 1.25)
+"""From and to: how many positions, and positions and layers, a random arm changes, as a share of the arm's. With fewer it is
+spared by that alone, which would speak for the claim; with many more it is harmed by that, which would speak against it."""
 
 _MATCHED = {"paired": "random", "swap": "swap random"}
 _ARM, _QUANTILE = OUTCOMES["arm"], OUTCOMES["quantile"]
@@ -89,9 +89,7 @@ ARM_DIFFERENCES = Schema(
         Column("events", float, "positions and layers changed by the arm, mean per response"),
         Column("against_events", float, "the same of the other arm"),
         Column(
-            "dose",
-            float,
-            "changed by the random arm over changed by the arm, the lesser of both counts; NaN where none is matched",
+            "dose", float, "changed by the random arm over changed by the arm, that count which is farther from 1; else NaN"
         ),
         Column("n", int, "problems"),
         SEED,
@@ -140,7 +138,7 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
 
     `p` flips the signs of problems, each with the mean over the draws of a random arm: to take an arm for one more draw, and
     relabel them, would count draws that took the same tokens as so many. Over the quantiles, an arm, its random one and nothing
-    are compared at those thresholds at which the random arm changed at least 95% as much (at all of them, if there is none):
+    are compared at those thresholds at which the random arm changed 95 to 125% as much (at all of them, if there is none):
     `dose` says whether it did.
 
     `p_margin` is of a t-test that the arm loses ten points of accuracy or more, with one more problem at which all is lost:
@@ -229,15 +227,16 @@ def _with_dose(arms: Mapping[str, _Arm], name: str, against: str) -> list[float]
     for arm, control in _MATCHED.items():
         if {name, against} <= {arm, control, "none"} and arm in arms and control in arms:
             doses = {q: _dose(arms[arm].mean([q]), arms[control].mean([q])) for q in every}
-            return [q for q, dose in doses.items() if dose >= LEAST_DOSE] or every
+            return [q for q, dose in doses.items() if DOSE[0] <= dose <= DOSE[1]] or every
     return every
 
 
 def _dose(own: _Counts, control: _Counts) -> float:
-    """NaN where the arm changed nothing."""
+    """Positions or events of the control as a share of the arm's, whichever is farther from 1; NaN where there are none."""
     if not own.positions or not own.events:
         return float("nan")
-    return min(control.positions / own.positions, control.events / own.events)
+    shares = control.positions / own.positions, control.events / own.events
+    return max(shares, key=lambda share: max(share, 1 / share) if share else np.inf)
 
 
 def _compare(own: _Counts, other: _Counts, matched: bool, seed: int, resamples: int) -> dict[str, float]:

@@ -60,12 +60,13 @@ def suppress_and_ask(
 ) -> pd.DataFrame:
     """Ask problems in thinking mode, greedily, with decode tokens suppressed: high-norm ones, low-norm ones, and pairs.
 
-    A high-norm token has a partner where its response under nothing holds another token of the same id, at the same layer, that
-    is not high; nearest to it, each taken once. The arm "paired" suppresses those high-norm tokens that have one, the arm
-    "random" their partners: as many of each response, layer and token id, within the same eight positions or, where there is
-    none, as soon as there is one after. They differ in the norm alone. Responses end otherwise than the one under nothing, so
-    that numbers are used up by the time that this would be nine tenths over. Random arms are drawn several times. "swap" and
-    "swap random" are the same, with the direction swapped for another token's at equal norm.
+    A high-norm token has a partner where its response under nothing holds another token of the same id that is not high at the
+    same layer, the first at which it is high itself: once scaled down it is high at none after. The arm "paired" suppresses
+    those high-norm tokens that have one, each at that layer alone, the arm "random" their partners, the nearest that are free:
+    as many of each response, layer and token id, within the same eight positions or, where there is none, as soon as there is
+    one after. They differ in the norm alone. Responses end otherwise than the one under nothing, so that numbers are used up by
+    the time that this would be nine tenths over. Random arms are drawn several times. "swap" and "swap random" are the same,
+    with the direction swapped for another token's at equal norm.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`.
@@ -272,9 +273,10 @@ def _outcome(completion: Completion, log: Log) -> dict[str, Any]:
 
 
 def _plain_outcome(completion: Completion, log: Log) -> dict[str, Any]:
-    events = log.events_of([completion.prompt_index])
+    events = log.events_of([completion.prompt_index]).sort_values("layer", kind="stable")
+    firsts = events.drop_duplicates(["intervention", "position"])
     high = [
-        [[int(layer), sorted(at.tolist())] for layer, at in events[events["intervention"] == name].groupby("layer")["position"]]
+        [[int(layer), sorted(at.tolist())] for layer, at in firsts[firsts["intervention"] == name].groupby("layer")["position"]]
         for name in log.names
     ]
     return _entry(completion) | {"positions": 0, "events": 0, "high": high}

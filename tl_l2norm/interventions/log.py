@@ -140,7 +140,8 @@ class Log:
         """Where an intervention fired: [3, event], sequence, layer and position."""
         events = self.events()
         mine = events[(events["intervention"] == self.names[index]) & events["fired"]]
-        return mine[["sequence", "layer", "position"]].to_numpy(dtype=np.int64).T
+        at: NDArray[np.int64] = mine[["sequence", "layer", "position"]].to_numpy(dtype=np.int64).T
+        return at
 
     def read(self) -> NDArray[np.int64]:
         """What was read, where its ids are known: [3, token], sequence, position and token id."""

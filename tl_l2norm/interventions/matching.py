@@ -190,9 +190,9 @@ class Alike:
         width = torch.tensor([self.plan.width.get(number, 1) for number in rows.number.tolist()])
         due = torch.from_numpy(fired).cumsum(2)
         tensors = torch.from_numpy(kinds), due, torch.from_numpy(others), width
-        on_device = [tensor.to(rows.device) for tensor in tensors]
-        none = torch.zeros_like(on_device[1][:, :, 0])
-        return Owed(*on_device, none, none, torch.zeros_like(rows.prompt_len), rows.prompt_len, draws)
+        kinds_, due_, others_, width_ = (tensor.to(rows.device) for tensor in tensors)
+        none = torch.zeros_like(due_[:, :, 0])
+        return Owed(kinds_, due_, others_, width_, none, none, torch.zeros_like(rows.prompt_len), rows.prompt_len, draws)
 
     def choose(self, memory: Owed, visit: Visit, able: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """Token by token."""

@@ -113,7 +113,7 @@ class Suppression(Intervention):
         if not self.alike:
             return Matched(self.match, index)
         high = self.which == "high"
-        return Alike(Plan.of(self.match, index, self.alike, high=high), high)
+        return Alike(Plan.of(self.match, index, as_likeness(self.alike), high=high), high)
 
     @property
     def _selector(self) -> Selector:

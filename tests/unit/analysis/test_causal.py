@@ -77,7 +77,9 @@ def test_how_many_positions_either_arm_changed_stands_beside_the_difference() ->
 
 def test_over_the_thresholds_only_those_count_at_which_the_random_arm_has_the_dose() -> None:
     table = outcomes({"none": NONE, "paired": HIGH, "random": RANDOM, "low": RANDOM})
-    table.loc[(table["arm"] == "random") & (table["quantile"] == 0.5), "events"] = 3  # of 6
+    for events in (3, 8):
+        table.loc[(table["arm"] == "random") & (table["quantile"] == 0.5), "events"] = events
+        assert causal_differences(table).query("quantile == 0.5 and arm == 'paired'")["dose"].iloc[0] == events / 6
     table.loc[(table["arm"] == "random") & (table["quantile"] == 0.9), "events"] = 1
     table.loc[(table["arm"] == "paired") & (table["quantile"] == 0.9), "events"] = 1
     whole = causal_differences(table).query("quantile.isna()").set_index(["arm", "against"])

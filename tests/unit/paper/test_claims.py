@@ -221,6 +221,7 @@ def arms(
         (arms(-0.05, -0.06, -0.01, high=-0.05), "not supported"),  # nothing breaks
         (arms(-0.05, -0.06, -0.01), "can't be tested here"),  # only high ones without partners do
         (arms(-0.2, -0.25, -0.05, dose=0.9), "can't be tested here"),
+        (arms(-0.2, -0.25, -0.05, dose=1.3), "can't be tested here"),
         (arms(-0.2, -0.25, -0.05, dose=np.nan), "can't be tested here"),
     ],
 )
@@ -232,7 +233,7 @@ def test_suppression_needs_a_loss_that_the_partners_of_high_tokens_dont_make(tab
 
 def test_unlike_doses_are_told_and_a_model_that_knows_nothing_cant_be_broken() -> None:
     why = verdict(12, arms(-0.2, -0.25, -0.05, dose=0.8))["why"]
-    assert "7.2 positions (16.0 positions and layers), high-norm ones 9.0 (20.0); needs 95%" in why
+    assert "7.2 positions (16.0 positions and layers), high-norm ones 9.0 (20.0); needs 95% to 125%" in why
     tables = arms(-0.2, -0.25, -0.05)
     tables["causal"] = tables["causal"].assign(accuracy=0.1)
     assert "10% are right: there is little to break" in verdict(12, tables)["why"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from tl_l2norm.analysis.causal import LEAST_DOSE, MARGIN
+from tl_l2norm.analysis.causal import DOSE, MARGIN
 from tl_l2norm.paper.finding import Finding, Known, figure, span
 
 
@@ -80,11 +80,11 @@ def suppression(known: Known) -> Finding:
 def _why_untested(own: pd.Series, plain: float, only_all_break: bool) -> str:
     if plain < 2 * MARGIN:
         return f"with nothing suppressed {plain:.0%} are right: there is little to break"
-    if not own["dose"] >= LEAST_DOSE:
+    if not DOSE[0] <= own["dose"] <= DOSE[1]:
         return (
             f"unlike doses: others of the same types and places {own['against_positions']:.1f} positions "
             f"({own['against_events']:.1f} positions and layers), high-norm ones {own['positions']:.1f} ({own['events']:.1f}); "
-            f"needs {LEAST_DOSE:.0%}"
+            f"needs {DOSE[0]:.0%} to {DOSE[1]:.0%}"
         )
     if only_all_break:
         return (
