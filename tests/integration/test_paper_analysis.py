@@ -97,7 +97,10 @@ def test_each_control_has_its_features_and_its_rows(analysis: Any, saes: Any) ->
     assert list(analysis.features) == ["trained SAE", *HERE]
     assert ("training SAEs needs SAELens" in analysis.notes.get("random-weight model", "")) != HAS_SAE_LENS
     trained, shuffled = analysis.features["trained SAE"], analysis.features["shuffled modes"]
-    assert len(trained) > 100, "thinking runs through many kinds of tokens, a direct answer is one"
+    by_match = analysis.tables["features"].query("tokens == 'read'").groupby("match")[["found", "split_found"]].sum()
+    assert by_match.loc["none", "found"] > 100, "thinking runs through many kinds of tokens, a direct answer is one"
+    assert by_match.loc["none", "split_found"] > 0 == by_match.loc["count", "split_found"], "numbers of tokens alone find some"
+    assert 0 < len(trained) == by_match.loc["count", "found"] < by_match.loc["none", "found"], "few, with 12 prompts"
     assert {layer: len(latents) for layer, latents in shuffled.latents.items()} == {
         layer: len(latents) for layer, latents in trained.latents.items()
     }
