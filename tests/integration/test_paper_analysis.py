@@ -227,9 +227,8 @@ def test_arms_of_the_causal_test_do_what_they_say(reasoner: Any, problems: Any) 
     plain = l2.generate(reasoner, prompts, max_new_tokens=96, batch_size=24, sink_ratio=20.0, progress=False)
     options = {"max_new_tokens": 96, "batch_size": 24, "sink_ratio": 20.0, "progress": False}
     outcomes = l2.experiments.suppress_and_ask(reasoner, problems, plain.traces, quantiles=(0.8,), **options)
-    assert outcomes.groupby("arm").size().to_dict() == dict.fromkeys(
-        ["none", "high", "random", "low", "swap", "swap random"], N
-    )
+    once = dict.fromkeys(["none", "high", "low", "paired", "swap"], N)
+    assert outcomes.groupby("arm").size().to_dict() == once | dict.fromkeys(["random", "swap random"], 3 * N)
     tau = dict(l2.quantile_thresholds(plain.traces, 0.8))
     by_hand = l2.Suppression(tau, layers="late", sink_ratio=20.0)
     out = l2.generate(reasoner, prompts, interventions=[by_hand], **options)
@@ -241,7 +240,10 @@ def test_arms_of_the_causal_test_do_what_they_say(reasoner: Any, problems: Any) 
     assert (outcomes.loc[outcomes["arm"] == "none", ["positions", "events"]] == 0).all().all()
     table = l2.analysis.causal_table(outcomes).set_index("arm")
     assert table.loc["none", "accuracy"] == np.mean([l2.is_correct(p, c.text) for p, c in zip(problems, plain, strict=True)])
-    assert 0 < table.loc["random", "events"] <= table.loc["high", "events"]
+    assert 0 < table.loc["paired", "events"] <= table.loc["high", "events"]
+    first = outcomes[(outcomes["arm"] == "random") & (outcomes["draw"] == 0)].set_index("prompt")
+    paired = outcomes[outcomes["arm"] == "paired"].set_index("prompt")
+    assert (paired["events"] <= first["events"]).all(), "no more than partners were found for"
 
 
 def test_the_answer_is_found_where_it_is_stated(smollm2_tokenizer: Any) -> None:

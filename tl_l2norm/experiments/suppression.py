@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ from tl_l2norm.text.prompts import ChatPrompt, chat_prompt
 QUANTILES = (0.95, 0.8, 0.5)
 DRAWS = 3
 
+_Fired = list[list[Any]]
+"""Layers, and the positions that were changed there, as JSON keeps them."""
+
 _ALIKE: tuple[Likeness, ...] = ("token", "position")
 _EARLY = 0.9  # share of the plain response by whose end a random arm has its number: it may end before
 
@@ -65,7 +69,8 @@ def suppress_and_ask(
     those high-norm tokens that have one, each at that layer alone, the arm "random" their partners, the nearest that are free:
     as many of each response, layer and token id, within the same eight positions or, where there is none, as soon as there is
     one after. They differ in the norm alone. Responses end otherwise than the one under nothing, so that numbers are used up by
-    the time that this would be nine tenths over. Random arms are drawn several times. "swap" and "swap random" are the same,
+    the time that this would be nine tenths over. Random arms are drawn several times, and
+    "paired" takes of each token id no more than the first of them found partners for. "swap" and "swap random" are the same,
     with the direction swapped for another token's at equal norm.
 
     Args:
@@ -136,8 +141,9 @@ def suppress_and_ask(
             bar.update(2)
             for arm, control, x in (("paired", "random", high), ("swap", "swap random", dataclasses.replace(high, how="swap"))):
                 seeds = [sequence_key(seed, draw, 0) for draw in range(draws)]
-                frames.append(ask.frame(arm, q, ask(arm, [x], pairs=i, seed=seeds[0])))
-                frames += [ask.frame(control, q, ask(control, [x], pairs=i, seed=own), d) for d, own in enumerate(seeds)]
+                partners = [ask(control, [x], pairs=i, seed=own) for own in seeds]
+                frames.append(ask.frame(arm, q, ask(arm, [x], pairs=i, seed=seeds[0], paid=partners[0])))
+                frames += [ask.frame(control, q, own, draw) for draw, own in enumerate(partners)]
                 bar.update()
     return OUTCOMES.frame(pd.concat(frames, ignore_index=True), seed=seed, model=backend.model_name)
 
@@ -171,18 +177,25 @@ class _Asker:
         return [sequence_key(0, i, 0) for i in range(len(self.problems))]
 
     def __call__(
-        self, arm: str, interventions: Sequence[Suppression], *, pairs: int | None = None, seed: int = 0
+        self,
+        arm: str,
+        interventions: Sequence[Suppression],
+        *,
+        pairs: int | None = None,
+        seed: int = 0,
+        paid: Sequence[_Outcome] | None = None,
     ) -> list[_Outcome]:
         """What came of each problem; `pairs`: number of the threshold whose high tokens are matched, by draws from `seed`."""
+        high = [] if pairs is None else [self._high(i, pairs, paid) for i in range(len(self.problems))]
         what = [arm, *(sorted(x.thresholds.items()) for x in interventions if isinstance(x.thresholds, Mapping))]
         keys = [
-            content_key([what, prompt.text, prompt.tokens, own, None if pairs is None else [seed, self.plain[i].high[pairs]]])
+            content_key([what, prompt.text, prompt.tokens, own, [seed, high[i]] if high else None])
             for i, (prompt, own) in enumerate(zip(self.prompts, self.seeds, strict=True))
         ]
         todo = [i for i, key in enumerate(keys) if key not in self.journal.entries]
         if pairs is not None and todo:
             which: Literal["matched", "high"] = "matched" if "random" in arm else "high"
-            match = self._tally(interventions[0], todo, pairs)
+            match = self._tally(interventions[0], todo, high)
             interventions = [dataclasses.replace(x, which=which, match=match, alike=_ALIKE, seed=seed) for x in interventions]
 
         def keep(done: Generations) -> None:
@@ -207,7 +220,24 @@ class _Asker:
                 )
         return [_Outcome(self.journal.entries[key]) for key in keys]
 
-    def _tally(self, x: Suppression, todo: Sequence[int], pairs: int) -> Tally:
+    def _high(self, i: int, pairs: int, paid: Sequence[_Outcome] | None) -> _Fired:
+        """What was high under nothing; of each layer and token id as many as were `paid`, by another arm, the first ones."""
+        plain = self.plain[i]
+        high: _Fired = plain.kept["high"][pairs]
+        if paid is None:
+            return high
+        left = Counter(paid[i].fired)
+        kept: _Fired = []
+        for layer, places in high:
+            own = []
+            for at, key in ((at, (layer, plain.token(at))) for at in places):
+                if left[key] > 0:
+                    left[key] -= 1
+                    own.append(at)
+            kept.append([layer, own])
+        return kept
+
+    def _tally(self, x: Suppression, todo: Sequence[int], high: Sequence[_Fired]) -> Tally:
         """The log of what was high under nothing, of the problems that are asked now and in their order."""
         plain = {number: self.plain[i] for number, i in enumerate(todo)}
         return Tally(
@@ -215,7 +245,7 @@ class _Asker:
             keys={number: self.seeds[i] for number, i in enumerate(todo)},
             prompt_lens={number: own.kept["prompt_len"] for number, own in plain.items()},
             paces=dict.fromkeys(plain, 1 / _EARLY),
-            fired_at=_columns((n, layer, at) for n, own in plain.items() for layer, places in own.high[pairs] for at in places),
+            fired_at=_columns((n, layer, at) for n, i in enumerate(todo) for layer, places in high[i] for at in places),
             read=_columns((n, *place) for n, own in plain.items() for place in own.read),
         )
 
@@ -250,10 +280,14 @@ class _Outcome:
 
     kept: Mapping[str, Any]
 
+    def token(self, position: int) -> int:
+        """Id of the token there, behind the prompt."""
+        return int(self.kept["tokens"][position - self.kept["prompt_len"]])
+
     @property
-    def high(self) -> list[list[tuple[int, list[int]]]]:
-        """Of a response under nothing, by threshold: layers, and the positions that were high there."""
-        return [[(layer, places) for layer, places in own] for own in self.kept["high"]]
+    def fired(self) -> list[tuple[int, int]]:
+        """Layer and token id of each change."""
+        return [(layer, self.token(at)) for layer, places in self.kept["fired"] for at in places]
 
     @property
     def read(self) -> list[tuple[int, int]]:
@@ -269,17 +303,19 @@ def _columns(entries: Iterable[tuple[int, ...]]) -> NDArray[np.int64]:
 def _outcome(completion: Completion, log: Log) -> dict[str, Any]:
     events = log.events_of([completion.prompt_index])
     events = events[events["fired"]]
-    return _entry(completion) | {"positions": int(events["position"].nunique()), "events": len(events)}
+    counts = {"positions": int(events["position"].nunique()), "events": len(events), "fired": _by_layer(events)}
+    return _entry(completion) | counts
 
 
 def _plain_outcome(completion: Completion, log: Log) -> dict[str, Any]:
     events = log.events_of([completion.prompt_index]).sort_values("layer", kind="stable")
     firsts = events.drop_duplicates(["intervention", "position"])
-    high = [
-        [[int(layer), sorted(at.tolist())] for layer, at in firsts[firsts["intervention"] == name].groupby("layer")["position"]]
-        for name in log.names
-    ]
+    high = [_by_layer(firsts[firsts["intervention"] == name]) for name in log.names]
     return _entry(completion) | {"positions": 0, "events": 0, "high": high}
+
+
+def _by_layer(events: pd.DataFrame) -> _Fired:
+    return [[int(layer), sorted(at.tolist())] for layer, at in events.groupby("layer")["position"]]
 
 
 def _entry(completion: Completion) -> dict[str, Any]:
