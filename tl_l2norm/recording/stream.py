@@ -19,7 +19,7 @@ from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.trace import FRAME_COLUMNS
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.hooks import attached
+from tl_l2norm.models.hooks import attached, counting_writes
 from tl_l2norm.models.observer import Ledger, Observer, Recorded
 
 NORM = "l2_norm"
@@ -80,7 +80,7 @@ class StreamRecorder(Observer):
     def _record(self, index: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
         self._now[NORM][index] = l2_norms(stream)
         if index != EMBED_INDEX and self._others:
-            layer, shown = self.layers[index - 1], _counting_writes(stream)
+            layer, shown = self.layers[index - 1], counting_writes(stream.detach())
             for name, observer in self._others.items():
                 self._now[name][index - 1] = _measured(observer, name, shown, layer)
 
@@ -118,14 +118,6 @@ class StreamRecorder(Observer):
         """
         self._end_pass()
         return self._ledger.take(n_rows)
-
-
-def _counting_writes(stream: Tensor) -> Tensor:
-    """The same memory as a tensor whose `_version` counts writes into it, which tensors of inference mode don't."""
-    if not stream.is_inference():
-        return stream.detach()
-    with torch.inference_mode(False):
-        return torch.empty(0, dtype=stream.dtype, device=stream.device).set_(stream)  # type: ignore[no-any-return]
 
 
 def _measured(observer: StreamObserver, name: str, stream: Tensor, layer: int) -> Float[Tensor, "batch pos"]:
