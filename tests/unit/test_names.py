@@ -33,8 +33,6 @@ def test_every_room_is_reached_from_the_top_whatever_was_imported_before() -> No
     lines = out.stdout.splitlines()
     rooms = [f"tl_l2norm.{room}" for room in ("core", "show", "text", "interventions")]
     assert [line.split("'")[1] for line in lines[:4]] == rooms
-        f"tl_l2norm.{room}" for room in ("core", "show", "text", "interventions")
-    ]
     assert ast.literal_eval(lines[4]) == sorted(l2.figures.__all__)
     own = [value for value in vars(l2.figures).values() if getattr(value, "__module__", "") == "tl_l2norm.show.figures"]
     assert {value.__name__ for value in own if value.__name__[0] != "_"} == set(l2.figures.__all__)
