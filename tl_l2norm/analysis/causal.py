@@ -110,7 +110,8 @@ def causal_table(outcomes: pd.DataFrame) -> pd.DataFrame:
         the draws of a random arm were one), cut_off (share), draws, n (problems), seed, model.
 
     Raises:
-        InputError: a table of other columns, no outcomes, or a problem that is in a draw of an arm twice.
+        InputError: a table of other columns or values, no outcomes, those of several models, or a problem that is in a draw
+            of an arm twice.
 
     Examples:
         >>> right = {"paired": 2, "random": 8}  # of 10 problems
@@ -275,6 +276,8 @@ def _p_margin(own: _Counts, other: _Counts) -> float:
 def _require(outcomes: pd.DataFrame) -> None:
     if OUTCOMES.check(outcomes, *_USED).empty:
         raise InputError("no outcomes given")
+    if len(models := outcomes["model"].unique()) > 1:
+        raise InputError(f"the outcomes are of {len(models)} models, {', '.join(map(str, models))}: give those of one")
     if (twice := outcomes.duplicated(["arm", "quantile", "draw", "prompt"])).any():
         first = outcomes[twice].iloc[0]
         raise InputError(f"the outcomes hold problem {first['prompt']!r} in arm {first['arm']!r} twice: give those of one run")

@@ -17,11 +17,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.errors import InputError, InputTypeError
 
 _NUMBERS = {int: "int64", float: "float64", bool: "bool"}
 
@@ -43,6 +45,18 @@ class Column:
         if self.dtype in _NUMBERS:
             return values.astype(_NUMBERS[self.dtype])
         return values if len(values) else values.astype(self.dtype)
+
+    def complaint(self, values: pd.Series[Any]) -> str | None:
+        """What makes these values none of this column, in words; what a CSV file made of them passes."""
+        if self.dtype not in _NUMBERS or not len(values):
+            return None
+        missing = values.isna()
+        if self.dtype is bool and missing.any():
+            return "has missing values"
+        if pd.api.types.is_numeric_dtype(values):
+            return None
+        odd = [value for value in values[~missing] if not isinstance(value, Number | np.bool_)]
+        return f"holds {odd[0]!r:.80}, which is no number" if odd else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +97,22 @@ class Schema:
             raise KeyError(f"the table of {self.name} and its schema differ in {sorted(odd)}")
         return pd.DataFrame({name: self[name].of(given.get(name, pd.Series(dtype=object))) for name in names})
 
-    def check(self, frame: pd.DataFrame, *names: str) -> pd.DataFrame:
+    def check(self, frame: Any, *names: str) -> pd.DataFrame:
         """The frame, if it has these columns; by default all that every such table has.
 
         Raises:
-            InputError: columns that are missing.
+            InputTypeError: no frame.
+            InputError: columns that are missing, text where numbers belong, or a truth that is missing.
             KeyError: a name that the schema doesn't know: a reader asks for what no maker writes.
         """
         wanted = [self[name].name for name in names or self.names]
+        if not isinstance(frame, pd.DataFrame):
+            raise InputTypeError(f"the table of {self.name} is a DataFrame, what {self.maker} returns, got {frame!r:.80}")
         if missing := sorted(set(wanted) - set(frame.columns)):
             raise InputError(f"the table of {self.name} lacks the columns {missing}: give what {self.maker} returns")
+        for name in wanted:
+            if complaint := self[name].complaint(frame[name]):
+                raise InputError(f"the table of {self.name}: {name} {complaint}; give what {self.maker} returns")
         return frame
 
     def plus(self, *columns: Column) -> Schema:

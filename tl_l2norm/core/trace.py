@@ -24,6 +24,12 @@ from tl_l2norm.core.provenance import Provenance
 SEGMENTS = ("prompt", "think", "answer")
 """What a position belongs to: the prompt, the thinking from opening to closing tag, or the rest of the response."""
 
+FRAME_COLUMNS = (
+    *("sequence", "layer", "position", "token_id", "token", "segment", "is_prompt", "l2_norm", "is_sink", "model", "weights"),
+    *("feature_l0", "feature_sum"),
+)
+"""The columns that `to_frame` has of its own; metrics and labels are called otherwise."""
+
 Label = str | int | float | bool
 
 
@@ -281,7 +287,7 @@ def to_frame(traces: TracesLike, *, include_embedding: bool = False) -> pd.DataF
     for each label.
 
     Raises:
-        InputError: no traces, or a label that is called like one of the other columns.
+        InputError: no traces, or a metric or label that is called like one of the other columns.
     """
     frames = [_frame(i, trace, include_embedding) for i, trace in enumerate(traces_of(traces))]
     if not frames:
@@ -297,6 +303,8 @@ def _frame(sequence: int, trace: Trace, include_embedding: bool) -> pd.DataFrame
         norms = torch.cat([trace.embed_l2_norms[None], norms])
         sinks = torch.cat([torch.arange(len(trace))[None] == 0, sinks])
     n_layers, n_pos = norms.shape
+    if taken := sorted(set(FRAME_COLUMNS) & trace.metrics.keys()):
+        raise InputError(f"metrics can't be called {taken}: the table has columns of these names; call them otherwise")
     columns = {
         "sequence": sequence,
         "layer": repeat(np.array(layers, dtype=object if include_embedding else int), "layer -> (layer pos)", pos=n_pos),

@@ -21,10 +21,11 @@ from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.thresholds import AdaptiveIQR, RunningIQR
+from tl_l2norm.interventions.checks import check_declared, check_effect
 from tl_l2norm.interventions.log import Entry, FinalThreshold, Log
-from tl_l2norm.interventions.rule import Rule, Visit
+from tl_l2norm.interventions.rule import Effect, Rule, Visit
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.hooks import HookFn, attached
+from tl_l2norm.models.hooks import HookFn, attached, counting_writes
 from tl_l2norm.models.observer import Ledger, Observer, Recorded
 
 UNSEEN = (
@@ -57,6 +58,8 @@ class Intervener(Observer):
         """`records`: whether `take` gives the norms by which tokens were taken for sinks, which traces need."""
         if odd := [x for x in interventions if not isinstance(x, Rule)]:
             raise InputTypeError(f"interventions are Suppression(...), ALRR(...), ERSS(...), ..., got {odd[0]!r:.80}")
+        for intervention in interventions:
+            check_declared(intervention)
         self.backend = backend
         self.sink_ratio = _one_sink_ratio(backend, interventions, sink_ratio)
         self.log = Log(interventions, sink_ratio=self.sink_ratio)
@@ -161,11 +164,14 @@ class Intervener(Observer):
             visit = visit._replace(tau=self._running(site, site.tau, batch, device).judge(visit.norms, visit.live))
         else:
             visit = visit._replace(tau=torch.nan if site.tau is None else site.tau)
-        effect = site.intervention.act(self._state(site, batch, device), visit)
-        after = visit.norms if effect.stream is visit.stream else l2_norms(effect.stream)
-        entry = Entry(site.layer, visit.places, visit.live, effect.decision, visit.tau, visit.norms, after, effect.columns)
+        effect = _acted(site.intervention, self._state(site, batch, device), visit)
+        decision, stream, after = effect.decision * visit.live, visit.stream, visit.norms
+        if effect.stream is not visit.stream:
+            stream = torch.where((decision != 0)[..., None], effect.stream, visit.stream)
+            after = l2_norms(stream)
+        entry = Entry(site.layer, visit.places, visit.live, decision, visit.tau, visit.norms, after, effect.columns)
         self.log.add(site.index, entry)
-        return effect.stream, after
+        return stream, after
 
     def _state(self, site: Site, batch: Batch, device: torch.device) -> RowTensors | None:
         """What the intervention remembers of each sequence."""
@@ -216,6 +222,24 @@ class Intervener(Observer):
             n = self.log.counts().set_index(["intervention", "decision"])["n"]
             judged = ", ".join(f"{name} (0 of {n[name, 'live tokens']} tokens and layers)" for name in idle)
             warnings.warn(f"nothing was changed by {judged}: see log.counts() and the thresholds", stacklevel=3)
+
+
+def _acted(intervention: Rule, state: Any, visit: Visit) -> Effect:
+    """What an intervention makes of a visit, checked; its stream is the visit's own where it returns that."""
+    shown = counting_writes(visit.stream)
+    before = shown._version
+    try:
+        effect = intervention.act(state, visit._replace(stream=shown))
+    except Exception as error:
+        error.add_note(f"in {type(intervention).__name__}.act at layer {visit.layer}")
+        raise
+    check_effect(intervention, effect, visit)
+    if shown._version != before:
+        raise InputError(
+            f"{type(intervention).__name__}.act wrote into visit.stream at layer {visit.layer}: return a new one, as "
+            "torch.where(hit[..., None], changed, visit.stream)"
+        )
+    return effect._replace(stream=visit.stream) if effect.stream is shown else effect
 
 
 def _one_sink_ratio(backend: Backend, interventions: Sequence[Rule], given: float | None) -> float:

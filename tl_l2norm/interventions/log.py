@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from tl_l2norm.core.batch import Places, Rows
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.interventions.rule import Rule
 
 _FLUSH_EVERY = 2048  # entries between copies to the CPU
@@ -183,12 +184,15 @@ class Log:
         live = columns.pop("live")
         pairs, n = np.unique(np.stack([columns["sequence"][live], columns["layer"][live]]), axis=1, return_counts=True)
         self._live[index].update({(s, layer): k for s, layer, k in zip(*pairs.tolist(), n.tolist(), strict=True)})
-        kept = columns["decision"] > 0
+        kept = columns["decision"] != 0
         if not kept.any():
             return
         columns = {name: values[kept] for name, values in columns.items()}
         decisions = self.interventions[index].DECISIONS
         code = columns["decision"].astype(int) - 1
+        if (odd := code[(code < 0) | (code >= len(decisions))]).size:
+            name = type(self.interventions[index]).__name__
+            raise InputError(f"{name}.act decided {odd[0] + 1}, its DECISIONS are 1 to {len(decisions)}, and 0 is for nothing")
         frame = _frame(
             len(code),
             self._columns,

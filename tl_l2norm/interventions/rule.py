@@ -38,7 +38,8 @@ class Visit(NamedTuple):
     norms: Float[Tensor, "batch pos"]
     tau: Float[Tensor, "batch pos"] | float
     live: Bool[Tensor, "batch pos"]
-    """Where it may act: no prompt, padding, sink or finished row, unless it asks for them."""
+    """Where it may act: no prompt, padding, sink or finished row, unless it asks for them. States elsewhere stay as they are,
+    whatever it returns for them."""
     places: Places
     block: BlockRun | None
     """The block's pass, for an intervention that runs it again."""
@@ -50,7 +51,8 @@ class Effect(NamedTuple):
 
     stream: Float[Tensor, "batch pos d_model"]
     decision: Int8[Tensor, "batch pos"]
-    """0 for nothing, i + 1 for `DECISIONS[i]`."""
+    """0 for nothing, i + 1 for `DECISIONS[i]`. A state changes only where something is decided: the log then tells of every
+    change."""
     columns: Mapping[str, Float[Tensor, "batch pos"]] = MappingProxyType({})
     """What the log notes beside it, by the names in `COLUMNS`."""
 
@@ -147,7 +149,12 @@ class Rule(ABC):
 
     @abstractmethod
     def act(self, state: Any, visit: Visit) -> Effect:
-        """Decide and change. `state` is what `new_state` gave and is updated in place."""
+        """Decide and change. `state` is what `new_state` gave and is updated in place; `visit.stream` is not.
+
+        Returns:
+            The new stream, in the dtype and on the device of `visit.stream`; what was decided; and a column for each name in
+            `COLUMNS`. What is returned where the visit isn't live, or nothing was decided, is dropped.
+        """
 
     def outlives(self, rows: Rows, state: Any) -> Mapping[int, Any]:
         """What of the state the log keeps, by the sequence's number, when these sequences leave; nothing by default."""

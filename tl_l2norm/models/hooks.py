@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 HookFn = Callable[..., Any]
@@ -74,3 +75,11 @@ def _hooks(module: nn.Module) -> Iterator[Any]:
         owner = (getattr(hook, "__module__", None) or "").partition(".")[0]
         if isinstance(module, HookPoint) or owner not in _LIBRARIES:
             yield hook
+
+
+def counting_writes(stream: Tensor) -> Tensor:
+    """The same memory as a tensor whose `_version` counts writes into it, which tensors of inference mode don't."""
+    if not stream.is_inference():
+        return stream
+    with torch.inference_mode(False):
+        return torch.empty(0, dtype=stream.dtype, device=stream.device).set_(stream)  # type: ignore[no-any-return]

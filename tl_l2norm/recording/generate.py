@@ -110,7 +110,7 @@ def generate(
         ValueError: bad input; the message says what to do.
         NotImplementedError: the model doesn't see what its KV cache holds, with the versions that work together; or a response
             would cross the length at which LongRoPE changes its factors.
-        FloatingPointError: a norm is NaN or infinite; with layer, sequence and position.
+        FloatingPointError: a norm, or what an observer measures, is NaN or infinite; with layer, sequence and position.
 
     Examples:
         >>> prompt = l2.chat_prompt(model.tokenizer, "mod 10: 7A-3", mode="think")
@@ -302,6 +302,8 @@ def _refuse_metrics(metrics: Any) -> None:
     """Say where metrics are recorded, to who looks for them here."""
     if metrics is None:
         return
+    if isinstance(metrics, str | bool | Sequence) and metrics in ("none", False, [], ()):
+        raise InputError("generate takes no metrics: it records the norm; record=False records nothing")
     others = [name for name in check_metrics(metrics) if name != NORM] or ["hidden_entropy"]
     raise InputError(
         f"generate takes no metrics: it records the norm, with record=False nothing; collect(model, out, metrics={others}) "

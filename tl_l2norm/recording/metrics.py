@@ -210,8 +210,22 @@ def _silent(name: str, layers: Sequence[int]) -> str:
     return message
 
 
-def check_finite_metrics(metrics: Mapping[str, Float[Tensor, "layer ... pos"]], layers: Sequence[int], sequence: int) -> None:
+def check_finite_metrics(
+    metrics: Mapping[str, Float[Tensor, "layer ... pos"]],
+    layers: Sequence[int],
+    sequence: int,
+    *,
+    first: int = 0,
+    of_model: Sequence[str] = METRICS,
+) -> None:
     """Stop at the first metric that is NaN or infinite.
+
+    Args:
+        metrics: by name, at real positions.
+        layers: which they are.
+        sequence: number of the sequence, for the message.
+        first: position of the first column.
+        of_model: those that are the library's own; of the others an observer is to blame.
 
     Raises:
         FloatingPointError: with metric, layer, sequence and position.
@@ -221,8 +235,8 @@ def check_finite_metrics(metrics: Mapping[str, Float[Tensor, "layer ... pos"]], 
         if not bool(broken.any()):
             continue
         index, *head, position = broken.nonzero()[0].tolist()
-        where = f"layer {layers[index]}, {f'head {head[0]}, ' if head else ''}sequence {sequence}, position {position}"
-        raise FloatingPointError(
-            f"{name} is {values[index, *head, position].item()} at {where}: the model's weights or its arithmetic (try "
-            "dtype=torch.float32) are broken there"
-        )
+        where = f"layer {layers[index]}, {f'head {head[0]}, ' if head else ''}sequence {sequence}, position {first + position}"
+        why = "the model's weights or its arithmetic (try dtype=torch.float32) are broken there"
+        if name not in of_model:
+            why = "its observer measures no finite number there, or one too large for float32"
+        raise FloatingPointError(f"{name} is {values[index, *head, position].item()} at {where}: {why}")

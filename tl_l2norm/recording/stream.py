@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -17,8 +17,9 @@ from tl_l2norm.core.arguments import one_or_several
 from tl_l2norm.core.batch import Pass
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.norms import l2_norms
+from tl_l2norm.core.trace import FRAME_COLUMNS
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.hooks import attached
+from tl_l2norm.models.hooks import attached, counting_writes
 from tl_l2norm.models.observer import Ledger, Observer, Recorded
 
 NORM = "l2_norm"
@@ -41,15 +42,21 @@ class StreamObserver(ABC):
     """
 
     name: str
-    """Of the metric."""
+    """Of the metric; none that `to_frame` has a column of, such as "layer"."""
 
     @abstractmethod
     def measure(self, stream: Float[Tensor, "batch pos d_model"], layer: int) -> Float[Tensor, "batch pos"]:
         """The scalar of each state; padding is among them, and what is returned there is dropped.
 
+        It is of that state alone: which sequences and positions stand beside it differs from pass to pass, and at a step of
+        decoding pos is 1.
+
         Args:
-            stream: `resid_post`, in the model's dtype and on the layer's device; not to be changed.
+            stream: `resid_post`, in the model's dtype and on the layer's device; a write into it is refused.
             layer: which block it comes from.
+
+        Returns:
+            Real and finite numbers of any dtype; they are copied as float32.
         """
 
 
@@ -58,7 +65,7 @@ class StreamRecorder(Observer):
 
     def __init__(self, backend: Backend, layers: Sequence[int], observers: Sequence[StreamObserver] = ()) -> None:
         self.layers = tuple(layers)
-        self._others = tuple(observers)
+        self._others = {observer.name: observer for observer in observers}
         points = [backend.embed_out(), *(backend.resid_post(layer) for layer in self.layers)]
         self._places = ["the embedding output", *(f"layer {layer}" for layer in self.layers)]
         self._hooks = [(point, partial(self._record, index)) for index, point in enumerate(points)]
@@ -68,14 +75,14 @@ class StreamRecorder(Observer):
 
     def _nothing(self) -> dict[str, list[Tensor | None]]:
         n = len(self.layers)
-        return {NORM: [None] * (n + 1), **{other.name: [None] * n for other in self._others}}
+        return {NORM: [None] * (n + 1), **{name: [None] * n for name in self._others}}
 
     def _record(self, index: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
         self._now[NORM][index] = l2_norms(stream)
-        if index != EMBED_INDEX:
-            for other in self._others:
-                values = other.measure(stream.detach(), self.layers[index - 1])
-                self._now[other.name][index - 1] = _checked(other, values, stream)
+        if index != EMBED_INDEX and self._others:
+            layer, shown = self.layers[index - 1], counting_writes(stream.detach())
+            for name, observer in self._others.items():
+                self._now[name][index - 1] = _measured(observer, name, shown, layer)
 
     @override
     def attached(self) -> AbstractContextManager[None]:
@@ -113,18 +120,38 @@ class StreamRecorder(Observer):
         return self._ledger.take(n_rows)
 
 
-def _checked(observer: StreamObserver, values: Any, stream: Tensor) -> Float[Tensor, "batch pos"]:
+def _measured(observer: StreamObserver, name: str, stream: Tensor, layer: int) -> Float[Tensor, "batch pos"]:
+    """What an observer says of a layer, in memory of our own: it may use its buffer again, or return a view of the stream."""
+    before = stream._version
+    try:
+        values = observer.measure(stream, layer)
+    except Exception as error:
+        error.add_note(f"in {type(observer).__name__}.measure, the observer {name!r}, at layer {layer}")
+        raise
+    if stream._version != before:
+        raise InputError(
+            f"{type(observer).__name__}.measure, the observer {name!r}, wrote into the stream at layer {layer}, which would "
+            "change the model: let it compute on a copy, as stream.clone() or stream * 2 instead of stream.mul_(2)"
+        )
     if not isinstance(values, Tensor) or values.shape != stream.shape[:2]:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise InputError(
-            f"{type(observer).__name__}.measure returned {shape} for a stream of {tuple(stream.shape)}: it gives one number "
-            f"for each state, {tuple(stream.shape[:2])}"
+            f"{type(observer).__name__}.measure returned {shape} at layer {layer} for a stream of {tuple(stream.shape)}: it "
+            f"gives one number for each state, {tuple(stream.shape[:2])}"
         )
-    return values.detach().float()
+    if values.is_complex() or values.is_quantized or values.is_meta or values.layout != torch.strided:
+        kind = f"{values.layout}, {values.dtype} on {values.device}"
+        raise InputError(
+            f"{type(observer).__name__}.measure returned numbers at layer {layer} that can't be kept as float32 ({kind}): give "
+            "real ones in a dense tensor"
+        )
+    return values.detach().to(torch.float32, copy=True)
 
 
 def check_observers(observers: Any, taken: Sequence[str]) -> tuple[StreamObserver, ...]:
-    """Observers whose names differ from each other's and from `taken`."""
+    """Observers whose names differ from each other's, from `taken` and from the columns of `to_frame`."""
+    if isinstance(observers, str | Mapping):
+        raise InputTypeError(f"observers are instances of StreamObserver, got {observers!r:.80}")
     given = one_or_several(observers, StreamObserver)
     names = list(taken)
     for observer in given:
@@ -135,6 +162,11 @@ def check_observers(observers: Any, taken: Sequence[str]) -> tuple[StreamObserve
             raise InputError(f"{type(observer).__name__} needs a name, under which trace.metrics holds it")
         if name in names:
             raise InputError(f"two metrics are called {name!r}: give {type(observer).__name__} another name")
+        if name in FRAME_COLUMNS:
+            raise InputError(
+                f"{type(observer).__name__} can't be called {name!r}: the table of to_frame has a column of this name; give it "
+                "another"
+            )
         names.append(name)
     return given
 

@@ -81,8 +81,8 @@ class Recording:
         norms = recorded[NORM]
         assert isinstance(norms, Tensor)
         check_finite(norms, self.layers, sequence, first=first)
-        metrics = {name: recorded[name] for name in self.metrics}
-        check_finite_metrics(metrics, self.layers, sequence)  # type: ignore[arg-type]
+        metrics = {name: values for name, values in recorded.items() if isinstance(name, str) and name != NORM}
+        check_finite_metrics(metrics, self.layers, sequence, first=first, of_model=self.metrics)  # type: ignore[arg-type]
         return norms.shape[1]
 
     def trace(

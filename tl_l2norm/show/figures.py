@@ -22,6 +22,13 @@ from tl_l2norm.core.trace import HasTrace, Trace, trace_of
 from tl_l2norm.show.style import BAR_PATTERN, GREY, TEMPLATE, add_curve, mode_name, plain, shade_late, style_of
 from tl_l2norm.show.tokens import norm_text
 
+__all__ = ["accuracy_bars", "curves_frame", "curves_table", "interval_text", "norm_curves", "token_heatmap"]
+
+
+def __dir__() -> list[str]:
+    """What there is to draw and to print."""
+    return __all__
+
 
 def norm_curves(curves: LayerCurve | Sequence[LayerCurve], *, log_y: bool = False) -> go.Figure:
     """Mean per layer with its 95% band, one line per mode; the late layers are shaded.

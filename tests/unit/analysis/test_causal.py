@@ -159,3 +159,12 @@ def test_outcomes_that_are_given_twice_are_refused() -> None:
         for table in (causal_table, causal_differences):
             with pytest.raises(ValueError, match="twice: give those of one run"):
                 table(twice)
+
+
+def test_outcomes_of_two_models_and_answers_that_are_neither_right_nor_wrong_are_refused() -> None:
+    table = outcomes({"high": HIGH})
+    for make in (causal_table, causal_differences):
+        with pytest.raises(ValueError, match="the outcomes are of 2 models, by hand, another: give those of one"):
+            make(pd.concat([table, outcomes({"random": RANDOM}, model="another")]))
+        with pytest.raises(ValueError, match="the table of outcomes: correct has missing values"):
+            make(table.assign(correct=[np.nan, *table["correct"][1:]]))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import pandas as pd
 import pytest
 
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.schema import Column, Schema, ends
 
 SCHEMA = Schema(
@@ -77,3 +79,33 @@ def test_a_schema_grows_at_its_end() -> None:
     more = SCHEMA.plus(*ends("speed"), *ends("wheels", prefix=True))
     assert more.names == (*SCHEMA.names, "low", "high", "wheels_low", "wheels_high")
     assert "speed" in more["low"].meaning and more["wheels_high"].dtype is float
+
+
+@pytest.mark.parametrize("given", [None, [ENTRY], ENTRY, pd.Series(ENTRY), "speeds.csv"])
+def test_what_is_no_frame_is_refused(given: object) -> None:
+    with pytest.raises(InputTypeError, match=r"the table of speeds is a DataFrame, what measure\(...\) returns, got "):
+        SCHEMA.check(given)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "says"),
+    [
+        ("speed", ["fast", 1.0], "speed holds 'fast', which is no number"),
+        ("wheels", ["4", "4"], "wheels holds '4', which is no number"),
+        ("moves", [True, None], "moves has missing values"),
+        ("moves", [1.0, float("nan")], "moves has missing values"),
+    ],
+)
+def test_text_for_numbers_and_missing_truths_are_refused(column: str, values: list[object], says: str) -> None:
+    frame = SCHEMA.frame([ENTRY, ENTRY]).assign(**{column: values})
+    with pytest.raises(InputError, match=f"the table of speeds: {says}; give what measure"):
+        SCHEMA.check(frame)
+    assert SCHEMA.check(frame, "car") is frame, "which columns are not read is nobody's affair"
+
+
+def test_a_table_that_was_a_csv_file_passes() -> None:
+    for entries in ([ENTRY, {**ENTRY, "speed": float("nan")}], []):
+        read = pd.read_csv(io.StringIO(SCHEMA.frame(entries).to_csv(index=False)))
+        assert SCHEMA.check(read) is read
+    mixed = SCHEMA.frame([ENTRY, ENTRY]).astype({"speed": object, "moves": object})
+    assert SCHEMA.check(mixed) is mixed
