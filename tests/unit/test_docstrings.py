@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -115,3 +116,15 @@ def test_every_public_name_has_an_example() -> None:
     without = {name for name, value in public_names().items() if ">>>" not in (inspect.getdoc(value) or "")}
     assert without - WITHOUT_EXAMPLE == set(), "these need an example"
     assert WITHOUT_EXAMPLE - without == set(), "these have one: take them off the list"
+
+
+def test_help_says_what_every_field_is() -> None:
+    """`help` shows a class' docstring, and none of those beneath its fields."""
+    classes = {name: value for name, value in public_names().items() if dataclasses.is_dataclass(value)}
+    silent = {
+        f"{name}.{field.name}"
+        for name, value in classes.items()
+        for field in dataclasses.fields(value)
+        if f"\n    {field.name}: " not in (inspect.getdoc(value) or "")
+    }
+    assert len(classes) > 8 and silent == set()

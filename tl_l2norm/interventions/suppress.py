@@ -36,6 +36,21 @@ class Suppression(Intervention):
     through a swapped state. Where there is no earlier live token, or the one drawn has norm 0, nothing is changed and the log
     says "no earlier token", not fired; matched tokens are never drawn there.
 
+    Attributes:
+        thresholds: by layer: a dict, `quantile_thresholds(...)`, `iqr_thresholds(...)` or `AdaptiveIQR()`; none for random
+            tokens.
+        which: "high" (norms over the threshold), "low" (under it), "random" tokens, or "matched": as many as in another run's
+            log.
+        how: "scale" (`h * scale`), "clamp" (`h * min(1, (tau / 4) / ||h||)`) or "swap" (another's direction, at equal norm).
+        scale: of how="scale"; 0.1 by default.
+        p: of which="random": probability of each token and layer; 0.05 by default.
+        match: of which="matched": the log of a run with one suppression, `out.log`.
+        seed: of what is drawn: which="random" and "matched", how="swap"; 0 by default.
+        layers: which blocks; by default those of the thresholds, the late layers without or where they adapt.
+        positions: "decode" (tokens that the model generated and reads back), "all", or a position from which on it acts.
+        include_sinks: whether attention sinks count and are acted on, as in the authors' code.
+        sink_ratio: a norm over this many times its layer's median over the prompt is a sink's; None for the run's.
+
     Raises:
         ValueError: parameters that are missing, out of range, or of no effect with this `which` and `how`.
 

@@ -46,6 +46,12 @@ _TOP_LATENTS = 3  # of each late layer whose tokens are shown
 class Analysis:
     """Tables of everything that was measured, and what could not be, with the reason; `analyse` makes it.
 
+    Attributes:
+        tables: by name, with the columns of `paper.tables.SCHEMAS`.
+        notes: why a table is not there.
+        features: reasoning features by source.
+        facts: what was run.
+
     Examples:
         >>> dynamics = l2.analysis.dynamics(think, direct)
         >>> notes = {"causal_outcomes": "no answer is known"}
