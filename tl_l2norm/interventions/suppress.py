@@ -11,6 +11,7 @@ from typing_extensions import override
 from tl_l2norm.core.arguments import as_integer, check_choice, check_finite, check_share
 from tl_l2norm.core.batch import Rows, RowTensors
 from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.random_draws import hash_keys
 from tl_l2norm.core.thresholds import ThresholdLike
 from tl_l2norm.interventions.base import Intervention
@@ -18,6 +19,7 @@ from tl_l2norm.interventions.log import Log
 from tl_l2norm.interventions.operators import Clamp, Operator, Scale, Swap
 from tl_l2norm.interventions.rule import Decision, Effect, Visit
 from tl_l2norm.interventions.selectors import Matched, Over, Random, Selector
+from tl_l2norm.models.backend import Backend
 
 _SUPPRESSED, _NO_EARLIER = 1, 2
 
@@ -124,6 +126,18 @@ class Suppression(Intervention):
         if self.how == "scale":
             return Scale(0.1 if self.scale is None else self.scale)
         return Clamp() if self.how == "clamp" else Swap()
+
+    @override
+    def resolve(self, backend: Backend) -> tuple[int, ...]:
+        layers = super().resolve(backend)
+        if self.match is not None:
+            known = self.match.interventions[_matched(self.match)].resolve(backend)
+            if lacking := sorted(set(layers) - set(known)):
+                raise InputError(
+                    f"match: its run acted at layers {layer_ranges(known)}, this one is to at {layer_ranges(lacking)} too: "
+                    "give both the same layers"
+                )
+        return layers
 
     @override
     def made_with(self) -> dict[str, float | None]:
