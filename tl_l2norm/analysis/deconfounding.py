@@ -83,6 +83,13 @@ def mode_effects(
         ValueError: modes with different prompts, fewer than 8, traces that are not comparable, or a quantity that was not
             recorded.
         Unmeasurable: mode can't be told from length, position and type.
+
+    Examples:
+        Thinking against itself, at the last layer:
+
+        >>> same = [trace.with_labels(mode="direct") for trace in think]
+        >>> mode_effects(think, same, layers=-1, flips=200)[["layer", "effect", "p_max"]].round(1).values.tolist()
+        [[11.0, -0.0, ...]]
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])

@@ -117,6 +117,13 @@ def high_norm_effect(
     Raises:
         ValueError: modes with different prompts, or fewer than 8.
         Unmeasurable: mode can't be told from length, position and type.
+
+    Examples:
+        Thinking against itself:
+
+        >>> same = [trace.with_labels(mode="direct") for trace in think]
+        >>> high_norm_effect(think, same, flips=200)[["effect", "n"]].round(2).values.tolist()
+        [[..., 12.0]]
     """
     think, direct, share = traces_of(think), traces_of(direct), as_share("share", share)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])

@@ -78,6 +78,12 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
     Raises:
         ValueError: columns that are missing, or fewer than 8 prompts.
         Unmeasurable: fewer than 8 prompts have 8 tokens whose ids recur.
+
+    Examples:
+        >>> tokens = l2.recording.token_importance(model, think, progress=False)
+        >>> table = l2.analysis.importance_table(tokens, resamples=200).set_index(["given", "quantity"])
+        >>> bool(abs(table.loc[("nothing", "late_norm"), "rho"]) < 1)
+        True
     """
     if missing := sorted(set(_NEEDED) - set(tokens.columns)):
         raise InputError(f"the table lacks {missing}: give what token_importance(...) returns, of results of run_modes")

@@ -67,6 +67,16 @@ class ReasoningFeatures:
 
     Those prompts are refused wherever the latents are evaluated.
 
+    Attributes:
+        latents: by layer, the largest effect first.
+        table: one entry for each tested latent.
+        chosen_on: ids of the prompts that they were chosen on.
+        saes: by layer, which SAE.
+        match: how modes were matched.
+        tokens: over which tokens.
+        seed: of the resampling.
+        model: its name.
+
     Examples:
         >>> features = ReasoningFeatures(  # as `find_reasoning_features` makes them
         ...     latents={3: (7, 1)},

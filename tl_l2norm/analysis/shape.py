@@ -82,6 +82,11 @@ def rise_shape(
     Raises:
         ValueError: modes with different prompts, fewer than 8, or not all layers recorded.
         Unmeasurable: fewer than 8 layers.
+
+    Examples:
+        >>> shapes = rise_shape(think, direct, flips=500).set_index(["curve", "rival"])
+        >>> bool(shapes.loc[("think", "power"), "p_layers"] > 0.5)  # a power of the layer errs less
+        True
     """
     flips = as_integer("flips", flips, least=1)
     think, direct = traces_of(think), traces_of(direct)

@@ -183,6 +183,11 @@ def difficulty_at_length(traces: TracesLike, *, width: int = 1, seed: int = 0, r
     Raises:
         ValueError: labels that are missing, or several responses to one problem.
         Unmeasurable: fewer than 8 problems whose stratum has several levels.
+
+    Examples:
+        >>> trend = l2.analysis.difficulty_at_length(think, width=100, resamples=200)  # so wide that length can act
+        >>> trend.set_index("layer").loc["late", ["strata", "n_all"]].tolist()
+        [..., 12]
     """
     traces, width = traces_of(traces), as_integer("width", width, least=1)
     require_comparable(traces)

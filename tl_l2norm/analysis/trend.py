@@ -69,6 +69,11 @@ def level_trend(
 
     Raises:
         ValueError: as `dynamics`; or one level only.
+
+    Examples:
+        >>> trend = level_trend(think, direct, resamples=200).set_index(["part", "given"])
+        >>> trend.loc[("thinking", "nothing"), ["rho", "n"]].round(1).tolist()  # harder problems are thought about more quietly
+        [-0.9, 12.0]
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)

@@ -78,6 +78,12 @@ class AdaptiveIQR:
     One sample per live token, sinks left out; a token is judged by those before it. Nothing happens before `warmup` samples.
     The quantiles are exact (linear interpolation); the authors estimate them by P-square from the batch's mean.
 
+    Attributes:
+        k: factor of the interquartile range.
+        warmup: samples before anything happens; at least 2.
+        min_iqr: the least interquartile range.
+        scope: whose tokens count: those of the "run", or of each "sequence" its own.
+
     Examples:
         >>> l2.ALRR(l2.AdaptiveIQR(warmup=50, scope="sequence"), layers="late")
         ALRR(layers='late', thresholds=AdaptiveIQR(k=1.5, warmup=50, min_iqr=0.0, scope='sequence'))

@@ -40,6 +40,21 @@ class Trace:
     A trace of a generated sequence covers the tokens that the model read back: the last sampled token was never read, so it
     has no norm and is not in the trace.
 
+    Attributes:
+        tokens: [pos] token ids.
+        str_tokens: [pos] text of each; empty where it ends no character.
+        segments: [pos] "prompt", "think" or "answer" for each.
+        prompt_len: how many tokens the prompt has.
+        layers: [layer] the blocks that were recorded.
+        l2_norms: [layer, pos] `||resid_post||`, float32.
+        embed_l2_norms: [pos] of the embedding output, which block 0 reads.
+        is_sink: [layer, pos] attention sinks, left out of aggregates.
+        sink_bounds: [layer] norms over which a token is one.
+        provenance: of which model, and how it was run.
+        features: SAE feature activations by layer; empty without SAEs.
+        metrics: other metrics by name, [layer, pos] or [layer, head, pos]; entropies in nats.
+        labels: what the caller says of the sequence.
+
     Examples:
         >>> trace = think[0]
         >>> trace

@@ -28,6 +28,19 @@ class ALRR(Intervention):
     otherwise `h <- (1 - alpha) h + alpha h'` and go on from n', up to `max_iters` times. Nothing of a re-run is stored in the
     KV cache, and hooks inside the block don't hear it.
 
+    Attributes:
+        thresholds: by layer: a dict, `quantile_thresholds(...)`, `iqr_thresholds(...)` or `AdaptiveIQR()`.
+        max_iters: how often a block runs again at the most.
+        growth_eps: the least relative growth of the norm that counts.
+        blowup: times tau, the norm from which on nothing is done.
+        alpha: weight of the re-run's state, 0 to 1.
+        kv: what a re-run attends to at its own position: the key and value of the "first_pass" (the authors'), or "fresh"
+            ones.
+        layers: which blocks; by default those of the thresholds, the late layers without or where they adapt.
+        positions: "decode" (tokens that the model generated and reads back), "all", or a position from which on it acts.
+        include_sinks: whether attention sinks count and are acted on, as in the authors' code.
+        sink_ratio: a norm over this many times its layer's median over the prompt is a sink's; None for the run's.
+
     Examples:
         >>> rerun = l2.ALRR(l2.quantile_thresholds(think, 0.9), layers="late", growth_eps=0.0)
         >>> chat = [{"role": "user", "content": "mod 10: 7A-3"}]

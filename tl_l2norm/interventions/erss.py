@@ -35,6 +35,25 @@ class ERSS(Intervention):
     it; then the streak begins anew and the cooldown is set. Each sequence and layer has a bank, a streak and a cooldown of its
     own.
 
+    Attributes:
+        thresholds: by layer: a dict, `quantile_thresholds(...)`, `iqr_thresholds(...)` or `AdaptiveIQR()`.
+        patience: tokens of low norm in a row before it steers.
+        beta: weight of the stored state.
+        cooldown: tokens for which it rests after it steered.
+        bank_size: states that a bank holds.
+        cos_min: the least cosine of the stored state to h.
+        gamma: a norm under `gamma * tau` is low.
+        p: probability of steering where it is due.
+        mix: "add", "interpolate" or "authors", as at the field.
+        seed: of the draws.
+        bank: {layer: states} that every sequence's bank starts with.
+        own_states: whether a sequence's own states join its bank.
+        keep_banks: whether the log keeps the banks, as `log.kept[i][sequence][layer]`.
+        layers: which blocks; by default those of the thresholds, the late layers without or where they adapt.
+        positions: "decode" (tokens that the model generated and reads back), "all", or a position from which on it acts.
+        include_sinks: whether attention sinks count and are acted on, as in the authors' code.
+        sink_ratio: a norm over this many times its layer's median over the prompt is a sink's; None for the run's.
+
     Examples:
         >>> steer = l2.ERSS(l2.quantile_thresholds(think, 0.9), layers=[9], patience=4, p=1.0, cos_min=0.0)
         >>> chat = [{"role": "user", "content": "mod 10: 7A-3"}]

@@ -13,6 +13,7 @@ from typing_extensions import override
 from tl_l2norm.core.arguments import as_integer, check_choice, check_finite, check_share
 from tl_l2norm.core.batch import Rows, RowTensors
 from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.random_draws import hash_keys
 from tl_l2norm.core.thresholds import ThresholdLike
 from tl_l2norm.interventions.base import Intervention
@@ -21,6 +22,7 @@ from tl_l2norm.interventions.matching import Alike, Likeness, Plan, as_likeness
 from tl_l2norm.interventions.operators import Clamp, Operator, Scale, Swap
 from tl_l2norm.interventions.rule import Decision, Effect, Visit
 from tl_l2norm.interventions.selectors import Matched, Over, Random, Selector
+from tl_l2norm.models.backend import Backend
 
 _SUPPRESSED, _NO_EARLIER = 1, 2
 
@@ -38,6 +40,21 @@ class Suppression(Intervention):
     intervention met it (reservoir sampling). One float32 state [d_model] is kept for each sequence and layer; no gradient flows
     through a swapped state. Where there is no earlier live token, or the one drawn has norm 0, nothing is changed and the log
     says "no earlier token", not fired; matched tokens are never drawn there.
+
+    Attributes:
+        thresholds: by layer: a dict, `quantile_thresholds(...)`, `iqr_thresholds(...)` or `AdaptiveIQR()`; none for random
+            tokens.
+        which: "high" (norms over the threshold), "low" (under it), "random" tokens, or "matched": as many as in another run's
+            log.
+        how: "scale" (`h * scale`), "clamp" (`h * min(1, (tau / 4) / ||h||)`) or "swap" (another's direction, at equal norm).
+        scale: of how="scale"; 0.1 by default.
+        p: of which="random": probability of each token and layer; 0.05 by default.
+        match: of which="matched": the log of a run with one suppression, `out.log`.
+        seed: of what is drawn: which="random" and "matched", how="swap"; 0 by default.
+        layers: which blocks; by default those of the thresholds, the late layers without or where they adapt.
+        positions: "decode" (tokens that the model generated and reads back), "all", or a position from which on it acts.
+        include_sinks: whether attention sinks count and are acted on, as in the authors' code.
+        sink_ratio: a norm over this many times its layer's median over the prompt is a sink's; None for the run's.
 
     Raises:
         ValueError: parameters that are missing, out of range, or of no effect with this `which` and `how`.
@@ -126,6 +143,18 @@ class Suppression(Intervention):
         if self.how == "scale":
             return Scale(0.1 if self.scale is None else self.scale)
         return Clamp() if self.how == "clamp" else Swap()
+
+    @override
+    def resolve(self, backend: Backend) -> tuple[int, ...]:
+        layers = super().resolve(backend)
+        if self.match is not None:
+            known = self.match.interventions[_matched(self.match)].resolve(backend)
+            if lacking := sorted(set(layers) - set(known)):
+                raise InputError(
+                    f"match: its run acted at layers {layer_ranges(known)}, this one is to at {layer_ranges(lacking)} too: "
+                    "give both the same layers"
+                )
+        return layers
 
     @override
     def made_with(self) -> dict[str, float | None]:

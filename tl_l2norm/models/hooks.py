@@ -82,4 +82,5 @@ def counting_writes(stream: Tensor) -> Tensor:
     if not stream.is_inference():
         return stream
     with torch.inference_mode(False):
-        return torch.empty(0, dtype=stream.dtype, device=stream.device).set_(stream)  # type: ignore[no-any-return]
+        same = torch.empty(0, dtype=stream.dtype, device=stream.device)
+        return same.set_(stream.untyped_storage(), stream.storage_offset(), stream.shape, stream.stride())

@@ -21,6 +21,21 @@ FinishReason = Literal["stop", "length"]
 class Completion:
     r"""One response.
 
+    Attributes:
+        prompt: its text.
+        text: of the response, without special tokens and stop string.
+        answer: what of it follows the thinking.
+        thinking: what it thinks, tags left out.
+        prompt_tokens: their ids.
+        tokens: ids of the response, a stop token included.
+        finish_reason: "stop" or "length".
+        prompt_index: which prompt it answers.
+        sample: which of the prompt's `n` responses.
+        seed: draws it again, given as `seed=[...]`.
+        logprobs: [token] natural log-probability; None without recording.
+        self_certainty: [token] `KL(U || p)`, nats; None without recording.
+        trace: prompt and response as far as they were read back; None without recording.
+
     Examples:
         >>> prompt = l2.chat_prompt(model.tokenizer, "mod 10: 7A-3", mode="think")
         >>> (completion,) = l2.generate(model, prompt, max_new_tokens=64, progress=False)
@@ -63,6 +78,10 @@ class Completion:
 @dataclass(frozen=True, slots=True, eq=False)
 class Generations(Sequence[Completion]):
     """Responses in the order of their prompts, the `n` samples of a prompt together; they go wherever traces go.
+
+    Attributes:
+        completions: in the order of the prompts, each with its samples.
+        log: what the interventions decided; None without.
 
     Examples:
         >>> questions = ["mod 10: 7A-3", "mod 10: 2B+1"]

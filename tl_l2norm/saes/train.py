@@ -35,6 +35,14 @@ from tl_l2norm.text.sequences import TokenSequence, pad_left, tokenize
 class SaeRecipe:
     """How an SAE is trained: TopK, as in Gao et al., arXiv 2406.04093.
 
+    Attributes:
+        d_sae: latents; 8 x d_model by default.
+        k: active latents of each state.
+        n_states: states that each SAE sees.
+        batch_size: states in a step.
+        lr: Adam's learning rate; 2e-4 * sqrt(2^14 / d_sae) by default.
+        seed: of the first weights and of the order of states.
+
     Examples:
         >>> l2.saes.SaeRecipe(d_sae=512, k=16, n_states=500_000)
         SaeRecipe(d_sae=512, k=16, n_states=500000, batch_size=2048, lr=None, seed=0)

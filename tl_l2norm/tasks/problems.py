@@ -46,6 +46,17 @@ class Problem:
     the final answer as text (`final_answer`). Where it is a letter and the question lists what the letters mean, `options`
     and `option_texts` are read from there.
 
+    Attributes:
+        question: its text.
+        answer: the final one; None where it isn't known.
+        family: what it is a problem of.
+        level: steps, from 1 on; None if it has none.
+        options: of which the answer is one; () where it is free.
+        option_texts: what the letters of `options` stand for.
+        system: a system message to ask it under; None for the model's own.
+        source: where it comes from.
+        verify: judges an extracted answer, in place of the comparison with `answer`.
+
     Raises:
         InputError: an empty question, an answer that can't be read or is none of the options, a level below 1,
             a `verify` that can't be called.

@@ -238,6 +238,14 @@ def test_matching_another_runs_prompts_or_seeds_is_refused(tiny: Any) -> None:
         l2.Suppression(TAU, which="matched", match=other.log)
 
 
+def test_matching_at_layers_that_the_log_lacks_is_refused(tiny: Any) -> None:
+    tau = dict.fromkeys(TAU, 1e-3)
+    options: dict[str, Any] = {"max_new_tokens": 6, "ignore_eos": True, "progress": False}
+    high = l2.generate(tiny, prompts()[:1], interventions=[l2.Suppression(tau, layers=[2])], **options)
+    with pytest.raises(ValueError, match="match: its run acted at layers 2, this one is to at 1 too: give both the same"):
+        l2.generate(tiny, prompts()[:1], interventions=[l2.Suppression(tau, which="matched", match=high.log)], **options)
+
+
 def test_random_draws_are_the_stated_share(tiny: Any) -> None:
     x = l2.Suppression(which="random", p=0.25, layers="all")
     out = l2.generate(tiny, prompts(), max_new_tokens=60, ignore_eos=True, interventions=[x], progress=False)

@@ -407,12 +407,13 @@ def test_correctness_of_a_problem_without_answer_is_not_known() -> None:
 @pytest.mark.parametrize(
     "unit", [" ", "= ", "1 ", "12 = 3 + 4, ", "answer is ", "the answer is = ", "**", "{", "\\boxed{", "-"]
 )
-def test_long_responses_take_no_time(unit: str) -> None:
-    start = time.perf_counter()
+def test_long_responses_are_read_in_one_go(unit: str) -> None:
+    """What grows with the square of the length takes minutes: the bound is one of patience, not of speed."""
+    start = time.process_time()
     for problem in (numeric(), BOOLEAN, TEXT):
         extract_answer(problem, unit * (20_000 // len(unit)) + "42")
         extract_answer(problem, "7 true" + unit * (20_000 // len(unit)) + "y 42 false")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 30
 
 
 # Reading problems
