@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.traces import trace_of
 from tl_l2norm.models.bridge_backend import BridgeBackend
 from tl_l2norm.models.hooked_backend import HookedBackend
 from tl_l2norm.recording import metrics
+from tl_l2norm.recording.generate import _refuse_metrics as refuse_metrics
 from tl_l2norm.recording.metrics import (
     attention_entropy,
     check_finite_metrics,
@@ -213,3 +215,9 @@ def test_metrics_are_saved_and_files_without_them_still_load(tmp_path: Path) -> 
     del content["traces"][0]["metrics"], content["traces"][0]["features"]
     index.write_text(json.dumps(content))
     assert l2.load_traces(tmp_path)[0].metrics == {}
+
+
+@pytest.mark.parametrize("given", [[], (), False, "none"])
+def test_who_wants_no_metrics_while_generating_is_told_of_record(given: Any) -> None:
+    with pytest.raises(ValueError, match="it records the norm; record=False records nothing"):
+        refuse_metrics(given)
