@@ -51,7 +51,7 @@ _SCOPES = {  # scope of a correlation: its layer, and its panel's title
 _MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "?", "not measured": "–"}
 _FILLS = {"holds": "#d7ecdf", "not measured": "#e4e4e4", "undecided": "#e8c46a", "does not hold": "#9c3d12"}
 TOKENS = {"read": "tokens of the response", "chosen": "tokens from which they were chosen"}
-_ARM_STYLES = {"high": 0, "random": 1, "low": 2, "swap": 3, "swap random": 4}
+_ARM_STYLES = {"paired": 0, "random": 1, "low": 2, "swap": 3, "swap random": 4, "high": 5}
 _REST = {"0.1": 0.9, "0.5": 0.5, "0.9": 0.1, "0.99": 1e-2, "0.999": 1e-3, "1 - 1e-4": 1e-4, "1 - 1e-6": 1e-6, "1 - 1e-8": 1e-8}
 """Ticks of a probability so close to 1 that float32 can't say it: what is missing to 1."""
 

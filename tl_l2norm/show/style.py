@@ -22,6 +22,7 @@ STYLES = (
     ("#009e73", "rgba(0,158,115,0.18)", "dot", "diamond", "x"),
     ("#a05fa0", "rgba(160,95,160,0.18)", "dashdot", "triangle-up-open", "."),
     ("#b58900", "rgba(181,137,0,0.18)", "longdash", "x", "\\"),
+    ("#4d4d4d", "rgba(77,77,77,0.18)", "longdashdot", "pentagon-open", "+"),
 )
 TEMPLATE = go.layout.Template(
     layout={
