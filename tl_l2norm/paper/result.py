@@ -17,6 +17,12 @@ from tl_l2norm.paper.claims import claims_table
 class Analysis:
     """Tables of everything that was measured, and what could not be, with the reason; `analyse` makes it.
 
+    Attributes:
+        tables: by name, with the columns of `paper.tables.SCHEMAS`, seed and model.
+        notes: why a table is not there.
+        features: reasoning features by source: the trained SAEs, and the controls.
+        facts: what was run.
+
     Examples:
         >>> dynamics = l2.analysis.dynamics(think, direct)
         >>> notes = {"causal_outcomes": "no answer is known"}
