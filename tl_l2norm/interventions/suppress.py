@@ -50,8 +50,8 @@ class Suppression(Intervention):
         scale: of how="scale"; 0.1 by default.
         p: of which="random": probability of each token and layer; 0.05 by default.
         match: of which="matched" or "high": the log of a run with one suppression, `out.log`.
-        alike: of `match`: in what tokens are like those of the log beside their number: "token" (of the same ids), "position" (in
-            the same eight positions), or both.
+        alike: of `match`: in what tokens are like those of the log beside their number: "token" (of the same ids), "position"
+            (in the same eight positions), or both.
         seed: of what is drawn: which="random" and "matched", how="swap"; 0 by default.
         layers: which blocks; by default those of the thresholds, the late layers without or where they adapt.
         positions: "decode" (tokens that the model generated and reads back), "all", or a position from which on it acts.

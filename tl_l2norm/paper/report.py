@@ -101,8 +101,8 @@ _SECTIONS = {
     "causal": _Section(
         "What suppression does to accuracy",
         "The claim needs the line of high-norm tokens that have a partner (the same type, near by, of ordinary norm) under "
-        "that of their partners, the control, at the same number of positions, and the partners' near what it is without any change; "
-        "all high-norm tokens, low-norm ones and swaps of direction at equal norm show what else does harm.",
+        "that of their partners, the control, at the same number of positions, and the partners' near what it is without any "
+        "change; all high-norm tokens, low-norm ones and swaps of direction at equal norm show what else does harm.",
         ("causal", "causal_differences"),
     ),
     "spike_by_family": _Section(
