@@ -112,8 +112,11 @@ def claims_regions(folder: Path) -> dict[str, str]:
     tables = {file.stem: pd.read_csv(file) for file in sorted((folder / "tables").glob("*.csv"))}
     if not tables:
         raise FileNotFoundError(f"no tables/*.csv in {folder}: is it a folder of `tl-l2norm analyse --out`?")
+    notes = folder / "tables" / "notes.json"
     return {
-        "claims": _claims(tables),
+        "claims": _claims(tables, json.loads(notes.read_text()) if notes.is_file() else {}),
+        "own questions": own_questions(tables),
+        "links": markdown_table(link_rows(tables["links"])) if "links" in tables else "No reasoning features were found.",
         "correlations": markdown_table(correlation_rows(tables["correlations"])),
         "assumptions": markdown_table(assumption_rows(tables["assumptions"])),
         "bound": markdown_table(bound_rows(tables["bound"])),
@@ -123,17 +126,99 @@ def claims_regions(folder: Path) -> dict[str, str]:
     }
 
 
-def _claims(tables: Mapping[str, pd.DataFrame]) -> str:
+def _claims(tables: Mapping[str, pd.DataFrame], notes: Mapping[str, str]) -> str:
     from tl_l2norm.paper.claims import claims_table
+    from tl_l2norm.paper.report import headline, p_text
 
-    claims = claims_table(tables, {})
-    counts = claims["verdict"].value_counts()
-    tested = counts.get("supported", 0) + counts.get("not supported", 0)
-    untested = len(claims) - tested
-    headline = f"{counts.get('supported', 0)} of {tested} tested claims are supported, {untested} can't be tested here."
-    shown = claims[["number", "claim", "paper", "measured", "interval", "control", "n", "verdict"]]
-    rows = [row | {"n": row["n"] or ""} for row in shown.rename(columns={"number": "#"}).to_dict("records")]
-    return f"{headline}\n\n{markdown_table(rows)}"
+    claims = claims_table(tables, notes)
+    rows = [
+        {
+            "#": row["number"],
+            "claim": row["claim"],
+            "paper": row["paper"],
+            "measured": row["measured"],
+            "interval": row["interval"],
+            "control": row["control"],
+            "n": row["n"] or "",
+            "p (Holm)": p_text(row["p"], row["p_adjusted"]),
+            "verdict": row["verdict"] + (f": {row['why']}" if row["verdict"] == "can't be tested here" else ""),
+        }
+        for row in claims.to_dict("records")
+    ]
+    return f"{headline(claims)}\n\n{markdown_table(rows)}"
+
+
+def own_questions(tables: Mapping[str, pd.DataFrame]) -> str:
+    """What is asked of thinking itself: right and wrong samples, single tokens, other text in a thought's place."""
+    parts = []
+    if "correctness" in tables:
+        own = tables["correctness"].query("responses == 'all'")
+        parts.append(markdown_table([_correctness(row) for row in own.to_dict("records")]))
+    if "importance" in tables:
+        own = tables["importance"].query("given == 'the rest'")
+        parts.append(
+            markdown_table(
+                [
+                    {
+                        "importance of a token and": row["quantity"],
+                        "rho, given the rest": _with_interval(row, "rho", ".3f"),
+                        "p": f"{row['p']:.2g}",
+                        "over all": f"{row['p_max']:.2g}",
+                        "n": row["n"],
+                    }
+                    for row in own.to_dict("records")
+                ]
+            )
+        )
+    if "thought_texts" in tables:
+        texts = tables["thought_texts"]
+        own = texts[texts["layer"].isin(["late", "late but the last", "says answer"])]
+        parts.append(
+            markdown_table(
+                [
+                    {
+                        "in place of the thought": row["text"],
+                        "of": f"{row['scope']}, {row['layer']}",
+                        "own": f"{row['own']:.4g}",
+                        "own minus that": _with_interval(row, "difference", ".4g"),
+                        "p": f"{row['p']:.2g}",
+                        "n": row["n"],
+                    }
+                    for row in own.to_dict("records")
+                ]
+            )
+        )
+    return "\n\n".join(parts)
+
+
+_GAIN = ("gain", "gain_low", "gain_high")
+
+
+def _correctness(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "norm of": row["layer"],
+        "log-odds per standard deviation": _with_interval(row, "beta", ".2f"),
+        "p": f"{row['p']:.2g}",
+        "over layers": _number(row["p_max"], ".2g"),
+        "pairs ranked right without the norm": f"{row['auc_without']:.1%}",
+        "gain with it, points": _with_interval({name: 100 * row[name] for name in _GAIN}, "gain", ".1f"),
+        "n": row["n"],
+    }
+
+
+def link_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Of the late layers: the quantity and the share of activation that is reasoning, beside random sets of latents."""
+    return [
+        {
+            "features of": row["source"],
+            "quantity": row["quantity"],
+            "rho": _with_interval(row, "rho", ".2f"),
+            "random sets of latents": f"{row['subsets_mean']:.2f} [{row['subsets_low']:.2f}, {row['subsets_high']:.2f}]",
+            "p": f"{row['p_subsets']:.2g}",
+            "n": row["n"],
+        }
+        for row in table[table["layer"] == "late"].to_dict("records")
+    ]
 
 
 def correlation_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

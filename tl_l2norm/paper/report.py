@@ -146,7 +146,7 @@ def analysis_report(analysis: Analysis, *, path: str | Path, title: str = "The T
         scripts=figure_scripts(),
         lead=", ".join(analysis.facts[name] for name in ("model", "responses") if name in analysis.facts),
         warnings=_warnings(analysis),
-        headline=_headline(claims),
+        headline=headline(claims),
         rule=_RULE,
         facts=_facts(analysis),
         claims=[_claim(entry) for entry in claims.to_dict("records")],
@@ -171,7 +171,7 @@ def analysis_summary(analysis: Analysis) -> str:
         }
     )
     above = [textwrap.fill(text, WIDTH) for text in _warnings(analysis)]
-    return "\n\n".join([*above, textwrap.fill(_headline(claims), WIDTH), render_table(frame)])
+    return "\n\n".join([*above, textwrap.fill(headline(claims), WIDTH), render_table(frame)])
 
 
 def _warnings(analysis: Analysis) -> list[str]:
@@ -190,7 +190,8 @@ def _measured(entry: Mapping[str, Any]) -> str:
     return str(entry["measured"] or entry["why"])
 
 
-def _headline(claims: pd.DataFrame) -> str:
+def headline(claims: pd.DataFrame) -> str:
+    """How many claims ended with which verdict."""
     counts = Counter(claims["verdict"])
     tested = counts[SUPPORTED] + counts[NOT_SUPPORTED] + counts[UNINFORMATIVE]
     also = {UNINFORMATIVE: "of them uninformative", UNTESTED: "can't be tested here", DESCRIBED: "assumptions are described"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
@@ -75,6 +76,9 @@ class Study:
                 bar.set_postfix_str(name)
                 stage()
                 bar.update()
+        if place := self.options.tables:
+            place.mkdir(parents=True, exist_ok=True)
+            replace_file(place / "notes.json", json.dumps(self.notes, indent=1, sort_keys=True).encode())
         return Analysis(tables=self.tables, notes=self.notes, features=self.features, facts=self._facts())
 
     def _facts(self) -> dict[str, str]:
