@@ -14,6 +14,7 @@ from tests.builders import NASTY, make_result, make_results
 from tests.paper_tables import HOSTILE, hostile_analysis
 from tests.traces import make_trace
 from tl_l2norm import widgets
+from tl_l2norm.paper.claims import CLAIMS
 from tl_l2norm.paper.report import analysis_report
 from tl_l2norm.show.report import report
 from tl_l2norm.show.widgets import visible_text
@@ -149,7 +150,7 @@ def test_the_page_of_an_analysis_is_drawn_whole(visit: Any, paper_page: Path, sc
     seen = visit(paper_page, drawn="#figure-amplification_by_level .main-svg", scheme=scheme)
     assert seen.messages == []
     assert seen.count(".plotly-graph-div") == seen.count(".plotly-graph-div.js-plotly-plot:has(.main-svg)") == 11
-    assert seen.count(".claims tbody tr") == 15 and seen.count(".claims .mark") == 15
+    assert seen.count(".claims tbody tr") == len(CLAIMS) and seen.count(".claims .mark") == len(CLAIMS)
     assert seen.count("main :is(img, think)") == 0
     assert seen.page.locator("h1").text_content() == HOSTILE
     assert HOSTILE in seen.page.locator("details td", has_text="onerror").first.text_content()
