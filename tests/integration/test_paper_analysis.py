@@ -172,7 +172,8 @@ def test_without_saes_and_answers_the_rest_is_measured(reasoner: Any, problems: 
     for number in (1, 3, 4, 5, 6, 7, 8):
         assert (claims.loc[number, "verdict"], claims.loc[number, "why"]) == ("can't be tested here", "no SAEs were given")
     assert "known answers" in claims.loc[12, "why"] and "one level" in claims.loc[14, "why"]
-    assert claims.loc[2, "verdict"] == "not supported" and claims.loc[10, "n"] == N
+    assert "known answer" in claims.loc[0, "why"] and "needed to tell mode" in claims.loc[2, "why"]
+    assert "thinking above direct at" in claims.loc[2, "measured"] and claims.loc[10, "n"] == N
 
 
 @pytest.mark.parametrize(

@@ -128,11 +128,13 @@ class Readings:
         return pressure.assign(model=self.backend.model_name)
 
     def samples(self) -> tuple[Result, ...]:
-        """Several thinking responses to each problem."""
-        o = self.options
+        """Several thinking responses to each problem whose answer is known."""
+        o, known = self.options, [p for p in self.problems if p.answer is not None or p.verify is not None]
+        if not known:
+            raise Unmeasurable("no problem has a known answer: nothing says which responses are right")
         return sample_thinking(
             self.backend.model,
-            self.problems,
+            known,
             n=o.samples,
             temperature=o.temperature,
             max_new_tokens=o.max_new_tokens,
