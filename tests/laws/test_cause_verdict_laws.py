@@ -1,6 +1,6 @@
 """How often the claims of causes are said to be supported: of nothing, of mere drift, types and doses, and of what is planted.
 
-Few runs here; all 200 of each by `-m slow`, whose rates stand beside each world.
+Few runs here; `python -m benchmarks.rates` runs hundreds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
+from tests.slow import slow_but
 from tests.worlds import World
 from tl_l2norm.analysis.causal import causal_differences, causal_table
 from tl_l2norm.analysis.pressure_correlation import pressure_table
@@ -17,7 +18,7 @@ from tl_l2norm.paper.finding import SUPPORTED, UNINFORMATIVE, UNTESTED, Finding,
 from tl_l2norm.paper.rules import causes
 
 FALSE, FOUND = 0.07, 0.9
-FEW, ALL = 6, 200
+FEW = 10
 
 
 class Tables(Known):
@@ -77,16 +78,14 @@ SUPPRESSION_NULLS = {
 SUPPRESSION_PLANTED = World(n=120, prompts=0.5, layers=1, norm_harm=0.2, harm=0.003)
 
 
-@pytest.mark.parametrize("runs", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PULL_NULLS)
-def test_norms_that_dont_record_the_pull_are_rarely_said_to(name: str, runs: int) -> None:
-    assert is_rare(verdicts(of_pull, PULL_NULLS[name], runs).count(SUPPORTED), runs)
+def test_norms_that_dont_record_the_pull_are_rarely_said_to(name: str) -> None:
+    assert is_rare(verdicts(of_pull, PULL_NULLS[name], FEW).count(SUPPORTED), FEW)
 
 
-@pytest.mark.parametrize("runs", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PULL_PLANTED)
-def test_norms_that_record_the_pull_are_found(name: str, runs: int) -> None:
-    assert is_usual(verdicts(of_pull, PULL_PLANTED[name], runs).count(SUPPORTED), runs)
+def test_norms_that_record_the_pull_are_found(name: str) -> None:
+    assert is_usual(verdicts(of_pull, PULL_PLANTED[name], FEW).count(SUPPORTED), FEW)
 
 
 def test_a_norm_of_its_own_has_the_pressure_against_it_and_not_the_pull() -> None:
@@ -98,16 +97,14 @@ def test_a_norm_of_its_own_has_the_pressure_against_it_and_not_the_pull() -> Non
     assert rho["pressure", "l2_norm"] < -0.5 and abs(rho["pull", "l2_norm"]) < 0.1
 
 
-@pytest.mark.parametrize("runs", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", SUPPRESSION_NULLS)
-def test_suppression_that_harms_for_other_reasons_is_rarely_put_down_to_norms(name: str, runs: int) -> None:
-    assert is_rare(verdicts(of_suppression, SUPPRESSION_NULLS[name], runs).count(SUPPORTED), runs)
+@pytest.mark.parametrize("name", slow_but(list(SUPPRESSION_NULLS)[1:3], SUPPRESSION_NULLS))
+def test_suppression_that_harms_for_other_reasons_is_rarely_put_down_to_norms(name: str) -> None:
+    assert is_rare(verdicts(of_suppression, SUPPRESSION_NULLS[name], FEW).count(SUPPORTED), FEW)
 
 
-@pytest.mark.parametrize("runs", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
-def test_where_both_arms_collapse_nothing_is_said(runs: int) -> None:
-    said = verdicts(of_suppression, World(harm=0.4, **CLOSE), runs)  # type: ignore[arg-type]
-    assert said.count(UNINFORMATIVE) >= 0.9 * runs and is_rare(said.count(SUPPORTED), runs)
+def test_where_both_arms_collapse_nothing_is_said() -> None:
+    said = verdicts(of_suppression, World(harm=0.4, **CLOSE), FEW)  # type: ignore[arg-type]
+    assert said.count(UNINFORMATIVE) >= 0.9 * FEW and is_rare(said.count(SUPPORTED), FEW)
 
 
 def test_unlike_doses_cant_be_tested() -> None:
@@ -115,6 +112,5 @@ def test_unlike_doses_cant_be_tested() -> None:
     assert said.count(UNTESTED) >= 0.9 * FEW
 
 
-@pytest.mark.parametrize("runs", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
-def test_high_norms_that_matter_are_found(runs: int) -> None:
-    assert is_usual(verdicts(of_suppression, SUPPRESSION_PLANTED, runs).count(SUPPORTED), runs)
+def test_high_norms_that_matter_are_found() -> None:
+    assert is_usual(verdicts(of_suppression, SUPPRESSION_PLANTED, FEW).count(SUPPORTED), FEW)
