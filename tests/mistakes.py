@@ -246,7 +246,8 @@ OPTIONS = {
     ),
     "seeds=[1.5]": option("seeds", seeds=[1.5]),
     "metrics=None": option("metrics", metrics=None),
-    **{f"generate, metrics={given!r}": setting("record=False nothing", metrics=given) for given in ((), ("l2_norm",))},
+    "generate, metrics=()": setting("record=False records nothing", metrics=()),
+    "generate, metrics=('l2_norm',)": setting("record=False nothing", metrics=("l2_norm",)),
     "record=()": setting("record must be True or False", record=()),
     "metrics='hidden_entropy'": (
         lambda s: s.collect([s.ids], metrics="hidden_entropy")[0].metrics["hidden_entropy"],
