@@ -192,7 +192,7 @@ def test_a_model_is_matched_by_token_too(tiny: Any, which: Any, taken: set[int])
     log.note(places)
     at = (places.positions == 3) | (places.positions == 12)
     log.add(0, Entry(2, places, places.positions >= 3, at.to(torch.int8), 0.0, at.float(), at.float(), {}))
-    tau = -1.0 if which == "high" else 1e9  # whatever is read is high, or nothing is
+    tau = 0.0 if which == "high" else 1e9  # whatever is read is high, or nothing is
     x = l2.Suppression({2: tau}, which=which, match=log, alike="token", scale=0.5)
     with x.hooks(tiny, prompt_lens=[3], seeds=[77]) as seen:
         tiny(tokens)
