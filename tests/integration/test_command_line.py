@@ -29,7 +29,7 @@ def test_report_on_ones_own_prompts_goes_on_from_what_was_saved(tmp_path: Path) 
     assert first.returncode == 0, first.stderr
     page = out.read_text()
     assert "What is 9 + 9?" in page and "n = 8 prompts" in page
-    assert "late layers (layers 9 to 11)" in first.stdout and str(out) in first.stdout
+    assert "late layers (layers 9 to 11, " in " ".join(first.stdout.split()) and str(out) in first.stdout
     kept = sorted((tmp_path / "kept").iterdir())
     assert [p.name.split("-")[0] for p in kept] == ["direct", "think"]
     stamps = [(p / "traces.json").stat().st_mtime_ns for p in kept]
