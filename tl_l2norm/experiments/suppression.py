@@ -105,15 +105,9 @@ def suppress_and_ask(
         [[2, 1]]
     """
     backend = backend_of(model)
-    problems, traces, seed = problems_of(problems), traces_of(traces), as_seed(seed)
+    problems, traces, seed = _answerable(problems), traces_of(traces), as_seed(seed)
     check_progress(progress)
-    draws = as_integer("draws", draws, least=1)
-    if not problems or any(problem.answer is None and problem.verify is None for problem in problems):
-        raise Unmeasurable("give problems with known answers: accuracy is what is measured")
-    require_distinct(problems)
-    quantiles = tuple(dict.fromkeys(as_share("quantiles", q) for q in one_or_several(quantiles, float)))
-    if not quantiles:
-        raise InputError("no quantiles given")
+    draws, quantiles = as_integer("draws", draws, least=1), _quantiles(quantiles)
     batch_size, sink_ratio = batch_size_of(model, batch_size), _sink_ratio(traces, sink_ratio)
     chosen = resolve_layers(layers, backend.n_layers)
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
@@ -140,12 +134,25 @@ def suppress_and_ask(
             frames.append(ask.frame("low", q, ask("low", [Suppression(taus[1 - q], which="low", **common)])))
             bar.update(2)
             for arm, control, x in (("paired", "random", high), ("swap", "swap random", dataclasses.replace(high, how="swap"))):
-                seeds = [sequence_key(seed, draw, 0) for draw in range(draws)]
-                partners = [ask(control, [x], pairs=i, seed=own) for own in seeds]
-                frames.append(ask.frame(arm, q, ask(arm, [x], pairs=i, seed=seeds[0], paid=partners[0])))
-                frames += [ask.frame(control, q, own, draw) for draw, own in enumerate(partners)]
+                frames += ask.pair(arm, control, x, i, q, [sequence_key(seed, draw, 0) for draw in range(draws)])
                 bar.update()
     return OUTCOMES.frame(pd.concat(frames, ignore_index=True), seed=seed, model=backend.model_name)
+
+
+def _answerable(given: Problem | Iterable[Problem]) -> Sequence[Problem]:
+    """Distinct problems with known answers."""
+    problems = problems_of(given)
+    if not problems or any(problem.answer is None and problem.verify is None for problem in problems):
+        raise Unmeasurable("give problems with known answers: accuracy is what is measured")
+    require_distinct(problems)
+    return problems
+
+
+def _quantiles(given: float | Sequence[float]) -> tuple[float, ...]:
+    quantiles = tuple(dict.fromkeys(as_share("quantiles", q) for q in one_or_several(given, float)))
+    if not quantiles:
+        raise InputError("no quantiles given")
+    return quantiles
 
 
 def _sink_ratio(traces: Sequence[Trace], given: float | None) -> float:
@@ -248,6 +255,14 @@ class _Asker:
             fired_at=_columns((n, layer, at) for n, i in enumerate(todo) for layer, places in high[i] for at in places),
             read=_columns((n, *place) for n, own in plain.items() for place in own.read),
         )
+
+    def pair(
+        self, arm: str, control: str, x: Suppression, number: int, quantile: float, seeds: Sequence[int]
+    ) -> list[pd.DataFrame]:
+        """An arm and, for each seed, that of its tokens' partners: the arm takes no more than the first of these did."""
+        partners = [self(control, [x], pairs=number, seed=own) for own in seeds]
+        own = self(arm, [x], pairs=number, seed=seeds[0], paid=partners[0])
+        return [self.frame(arm, quantile, own), *(self.frame(control, quantile, p, draw) for draw, p in enumerate(partners))]
 
     def frame(self, arm: str, quantile: float, outcomes: Sequence[_Outcome], draw: int = 0) -> pd.DataFrame:
         """One entry per problem."""
