@@ -22,6 +22,8 @@ from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.paper.finding import NOT_SUPPORTED, SUPPORTED, UNINFORMATIVE, UNTESTED, Finding, Known
 from tl_l2norm.paper.rules import norms, theory
 
+pytestmark = pytest.mark.slow  # a minute and a half; their statistics have tests of their own, and the others' laws are quick
+
 RUNS, SLOW_RUNS = 40, 24
 DRAWS = 300
 
