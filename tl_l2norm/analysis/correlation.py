@@ -102,12 +102,12 @@ def correlation_table(
     by_token = [
         np.stack([_within(t, read[id(t)], log_frequency, tokens) for t in group]) for group in groups.values()
     ]  # of each prompt [sample, scope, quantity, layer]
-    rhos = np.stack([_mean(samples) for samples in by_token])
+    rhos = np.stack([present_mean(samples) for samples in by_token])
     layers, late = traces[0].layers, [traces[0].index_of(layer) for layer in traces[0].late_layers]
     for s, scope in enumerate(("tokens", "partial")):
         for q, quantity in enumerate(quantities):
             by_layer = rhos[:, s, q].T
-            for layer, column in [*zip(layers, by_layer, strict=True), ("late", _mean(by_layer[late]))]:
+            for layer, column in [*zip(layers, by_layer, strict=True), ("late", present_mean(by_layer[late]))]:
                 rho = estimate(column, seed=seed, resamples=resamples)
                 entries.append({"quantity": quantity, "scope": scope, "layer": layer, **_rho(rho)})
     return CORRELATIONS.frame(entries, seed=seed, model=traces[0].provenance.model)
@@ -125,7 +125,7 @@ def _over_layers(
     seed: int,
     resamples: int,
 ) -> list[dict[str, object]]:
-    means = np.stack([_mean(np.stack([_token_means(t, read[id(t)], tokens) for t in group])) for group in groups])
+    means = np.stack([present_mean(np.stack([_token_means(t, read[id(t)], tokens) for t in group])) for group in groups])
     present = ~np.isnan(means[:, -1]).all(0)  # layers with an SAE
     present &= np.nan_to_num(means[:, -1]).any(0)  # and a feature that is ever active
     means = means[:, :, present]
@@ -190,7 +190,7 @@ def _token_means(trace: Trace, read: Array, tokens: Tokens) -> Array:
     return means
 
 
-def _mean(values_: Array) -> Array:
+def present_mean(values_: Array) -> Array:
     """Mean over the first axis, NaN left out."""
     counts = (~np.isnan(values_)).sum(0)
     with np.errstate(invalid="ignore"):

@@ -13,13 +13,11 @@ from scipy.sparse import csr_array, diags_array, hstack
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from tl_l2norm.analysis.correlation import MIN_TOKENS
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator
 from tl_l2norm.core.schema import QUANTITY, SEED, Column, N, Schema, ends
-
-MIN_TOKENS = 8
-"""A rank correlation over fewer tokens of a response says nothing."""
 
 _SHIFTS = 20
 _SLOPES_FROM = 20

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 from scipy.stats import rankdata
 
+from tl_l2norm.analysis.correlation import MIN_TOKENS, present_mean
 from tl_l2norm.analysis.covariates import Projection, indicators, smooth
 from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts
 from tl_l2norm.analysis.quantities import values
@@ -21,9 +22,6 @@ from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.resampling import RESAMPLES, Array, estimate
 from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
-
-MIN_TOKENS = 8
-"""A rank correlation over fewer tokens of a response says nothing."""
 
 LINKS = Schema(
     "links with reasoning features",
@@ -98,7 +96,7 @@ def feature_link(
     late = [layer for layer in traces[0].late_layers if layer in rhos]
     columns: list[tuple[int | str, Array]] = list(rhos.items())
     if late:
-        columns.append(("late", _mean(np.stack([rhos[layer] for layer in late]))))
+        columns.append(("late", present_mean(np.stack([rhos[layer] for layer in late]))))
     chosen = {layer: len(features.latents[layer]) for layer in layers} | {"late": sum(len(features.latents[x]) for x in late)}
     entries = (
         {"quantity": quantity, "layer": layer, **_summary(rho[q], seed, resamples), "latents": chosen[layer]}
@@ -111,7 +109,7 @@ def feature_link(
 def _summary(rhos: Array, seed: int, resamples: int) -> dict[str, object]:
     """Of [1 + subsets, prompt], the chosen set first."""
     own = estimate(rhos[0], seed=seed, resamples=resamples)
-    means = _mean(rhos.T)
+    means = present_mean(rhos.T)
     others = means[1:][~np.isnan(means[1:])]
     if not len(others) or np.isnan(own.mean):
         raise Unmeasurable(f"no response has {MIN_TOKENS} tokens of types that occur again, with activations that differ")
@@ -127,14 +125,6 @@ def _summary(rhos: Array, seed: int, resamples: int) -> dict[str, object]:
         "p_subsets": float(min(1.0, 2 * (1 + min(sides)) / (1 + len(others)))),
         "n": own.n,
     }
-
-
-def _mean(x: Array) -> Array:
-    """Mean over the first axis, NaN left out."""
-    counts = (~np.isnan(x)).sum(0)
-    with np.errstate(invalid="ignore"):
-        mean: Array = np.where(counts > 0, np.nansum(x, axis=0) / np.maximum(counts, 1), np.nan)
-    return mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
