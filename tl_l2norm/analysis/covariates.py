@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 from scipy.sparse import csr_array, diags_array, hstack
+from scipy.stats import rankdata
 
 from tl_l2norm.core.resampling import Array
 
@@ -23,15 +24,26 @@ def indicators(x: Integers) -> csr_array:
 
 
 def smooth(index: Integers) -> csr_array:
-    """A cubic spline of the square root of the index, with knots where tokens are: [token, 6] at the most.
+    """A spline of the square root of the index, because early tokens differ most: [token, 6] at the most."""
+    return spline(np.sqrt((index - index.min()).astype(np.float64)))
 
-    The root, because early tokens differ most.
-    """
-    at = np.sqrt((index - index.min()).astype(np.float64))
-    at /= max(float(at.max()), 1e-12)
+
+def spline(x: Array) -> csr_array:
+    """A cubic spline of x with knots where tokens are: [token, 6] at the most; zeros of what doesn't vary."""
+    at = (x - x.min()) / max(float(x.max() - x.min()), 1e-12)
     inner = np.unique(np.quantile(at, np.linspace(0, 1, _KNOTS + 2)[1:-1]))
     knots = np.concatenate([np.zeros(4), inner[(inner > 0) & (inner < 1)], np.ones(4)])
     return csr_array(BSpline.design_matrix(np.clip(at, 0, 1 - 1e-12), knots, 3)[:, 1:])
+
+
+def ranks_within(x: Array, group: Integers) -> Array:
+    """Ranks of each column within each group, about 0, as shares of its size: [token, column]."""
+    ranks = np.empty(x.shape)
+    for number in np.unique(group):
+        at = group == number
+        own = rankdata(x[at], axis=0)
+        ranks[at] = (own - own.mean(0)) / at.sum()
+    return ranks
 
 
 def log_powers(length: Integers | Array) -> csr_array:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline
 from scipy.sparse import csr_array, diags_array, hstack
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from tl_l2norm.analysis.correlation import MIN_TOKENS
+from tl_l2norm.analysis.covariates import Projection, indicators, ranks_within, spline
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator
@@ -162,15 +162,15 @@ class _Tokens:
 
     def design(self, covariate: str | None) -> csr_array:
         """Response; and token id, smooth place, entropy (or norm) and dose, and the slopes of frequent ids in these."""
-        responses = _indicators(self.response)
+        responses = indicators(self.response)
         if covariate is None:
             return responses
         index = self.table.groupby("sequence")["position"].transform(lambda own: own - own.min()).to_numpy(dtype=np.float64)
-        share = _ranked(index[:, None], self.response)[:, 0]
+        share = ranks_within(index[:, None], self.response)[:, 0]
         others = _normal_scores(self.table[[covariate, "cosine"]].to_numpy(dtype=np.float64)).T
-        smooth = [csr_array(_smooth(own)) for own in (np.sqrt(index), share, *others)]
+        smooth = [spline(own) for own in (np.sqrt(index), share, *others)]
         ids, counts = np.unique(self.table["token_id"], return_inverse=True, return_counts=True)[1:]
-        types = _indicators(ids)
+        types = indicators(ids)
         frequent = types[:, np.flatnonzero(counts >= _SLOPES_FROM)]
         slopes = [csr_array(frequent * own[:, None]) for own in (share, np.log1p(index), *others)]
         return csr_array(hstack([responses, types, *smooth, *slopes]))
@@ -180,10 +180,7 @@ class _Tokens:
 class _Model:
     """What covariates leave of importance and quantities, by prompt."""
 
-    covariates: csr_array
-    """[token, covariate]"""
-    inverse: Array
-    """Of their cross-products."""
+    projection: Projection
     group: csr_array
     """[prompt, token] sums over prompts."""
     importance: Array
@@ -193,19 +190,17 @@ class _Model:
 
     @classmethod
     def of(cls, tokens: _Tokens, covariate: str | None) -> _Model:
-        design = tokens.design(covariate)
-        inverse = np.linalg.pinv((design.T @ design).toarray(), rcond=1e-10, hermitian=True)
-        rank = (lambda x: _ranked(x, tokens.response)) if covariate is None else _normal_scores
+        projection = Projection.on(tokens.design(covariate))
+        rank = (lambda x: ranks_within(x, tokens.response)) if covariate is None else _normal_scores
         y, x = rank(tokens.importance), tokens.quantities
-        y, x = (one - design @ (inverse @ (design.T @ one)) for one in (y, x))
-        x, within = _ranked(x, tokens.response), _indicators(tokens.response)
+        y, x = projection.rest(y), projection.rest(x)
+        x, within = ranks_within(x, tokens.response), indicators(tokens.response)
         scale = np.sqrt((within.T @ x**2) * (within.T @ y[:, :1] ** 2))
         scale = np.where(scale > 1e-9, scale, np.nan)[tokens.response]
         pairs = np.unique(np.stack([tokens.response, tokens.prompt]), axis=1)[1]
         weights = x / scale / np.bincount(pairs)[tokens.prompt][:, None]
-        return cls(
-            covariates=design, inverse=inverse, group=csr_array(_indicators(tokens.prompt).T), importance=y, weights=weights
-        )
+        group = csr_array(indicators(tokens.prompt).T)
+        return cls(projection=projection, group=group, importance=y, weights=weights)
 
     def rho(self, column: int) -> Array:
         """Of each prompt, the mean over its responses: [prompt, quantity]."""
@@ -218,12 +213,12 @@ class _Model:
         Residuals of a prompt keep or change their sign together and all covariates are fitted again, for fits that prompts
         share make their figures alike: plain sign flips would take too many for more than chance.
         """
-        weights = np.nan_to_num(self.weights)
+        weights, covariates = np.nan_to_num(self.weights), self.projection.covariates
         signs = np.vstack([np.ones(self.group.shape[0]), generator(seed).choice([-1.0, 1.0], (flips, self.group.shape[0]))])
-        drawn = signs @ (self.group @ (diags_array(y) @ self.covariates)).toarray()
+        drawn = signs @ (self.group @ (diags_array(y) @ covariates)).toarray()
         t = np.zeros((1 + flips, weights.shape[1]))
         for k, own in enumerate(weights.T):
-            fitted = (self.group @ (diags_array(own) @ self.covariates)).toarray() @ self.inverse
+            fitted = (self.group @ (diags_array(own) @ covariates)).toarray() @ self.projection.inverse
             scores = signs * (self.group @ (own * y)) - drawn @ fitted.T
             size = np.sqrt((scores**2).sum(1))
             t[:, k] = np.abs(np.divide(scores.sum(1), size, out=np.zeros(1 + flips), where=size > 1e-12))
@@ -235,30 +230,4 @@ class _Model:
 def _normal_scores(x: Array) -> Array:
     """Normal quantiles of the ranks of each column over all tokens."""
     found: Array = ndtri((rankdata(x, axis=0) - 0.5) / len(x))
-    return found
-
-
-def _indicators(x: NDArray[np.intp]) -> csr_array:
-    return csr_array((np.ones(len(x)), (np.arange(len(x)), x)))
-
-
-def _smooth(x: Array) -> Array:
-    """A cubic spline with knots at the quartiles; nothing of what doesn't vary."""
-    spread = x.max() - x.min()
-    if spread == 0:
-        return np.zeros((len(x), 1))
-    at = (x - x.min()) / spread
-    inner = np.unique(np.quantile(at, [0.25, 0.5, 0.75]))
-    knots = np.concatenate([np.zeros(4), inner[(inner > 0) & (inner < 1)], np.ones(4)])
-    basis: Array = BSpline.design_matrix(np.clip(at, 0, 1 - 1e-12), knots, 3).toarray()
-    return basis[:, 1:]
-
-
-def _ranked(x: Array, response: NDArray[np.intp]) -> Array:
-    """Ranks within each response, about 0, as shares of its length."""
-    found = np.empty(x.shape)
-    for number in np.unique(response):
-        at = response == number
-        ranks = rankdata(x[at], axis=0)
-        found[at] = (ranks - ranks.mean(0)) / at.sum()
     return found

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
-from scipy.stats import rankdata
 
 from tl_l2norm.analysis.correlation import MIN_TOKENS, present_mean
-from tl_l2norm.analysis.covariates import Projection, indicators, smooth
+from tl_l2norm.analysis.covariates import Projection, indicators, ranks_within, smooth
 from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts
 from tl_l2norm.analysis.quantities import values
 from tl_l2norm.analysis.random_sets import SUBSETS, random_sets
@@ -181,8 +180,8 @@ def _correlations(table: _Tokens, sets: csr_array, n_prompts: int) -> Array:
     total = np.asarray(table.acts.sum(1)).ravel()
     shares = np.asarray((table.acts @ sets).todense()) / total[:, None]
     projection = Projection.on(indicators(table.response), indicators(table.token), smooth(table.index))
-    x = projection.rest(_ranks(table.quantities.T, table.response))
-    y = projection.rest(_ranks(shares, table.response))
+    x = projection.rest(ranks_within(table.quantities.T, table.response))
+    y = projection.rest(ranks_within(shares, table.response))
     response, prompts = np.unique(table.response, return_inverse=True)[1], table.prompt
     group = csr_array(indicators(table.response).T)
     found = np.full((x.shape[1], y.shape[1], n_prompts), np.nan)
@@ -196,13 +195,3 @@ def _correlations(table: _Tokens, sets: csr_array, n_prompts: int) -> Array:
             held = members @ (~np.isnan(rho)).astype(float)
             found[q] = np.where(held > 0, (members @ np.nan_to_num(rho)) / held, np.nan).T
     return found
-
-
-def _ranks(x: Array, group: NDArray[np.intp]) -> Array:
-    """Ranks within each group, about 0, as shares of its size: [token, column]."""
-    ranks = np.empty_like(x, dtype=np.float64)
-    for g in np.unique(group):
-        at = group == g
-        own = rankdata(x[at], axis=0)
-        ranks[at] = (own - own.mean(0)) / len(own)
-    return ranks
