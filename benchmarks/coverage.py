@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest, multinomial
 
-from benchmarks.pages import ROOT, markdown_table, write_regions
+from benchmarks.regions import ROOT, markdown_table, write_regions
 from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.core.paired_shares import paired_shares
 from tl_l2norm.core.resampling import bootstrap_mean

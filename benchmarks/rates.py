@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import binomtest
 
-from benchmarks.pages import CLAIMS, markdown_table, write_regions
+from benchmarks.regions import CLAIMS, markdown_table, write_regions
 from tests.laws import test_cause_verdict_laws as cause_worlds
 from tests.laws import test_correctness_laws as correctness_worlds
 from tests.laws import test_deconfounding_laws as mode_worlds

@@ -21,7 +21,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import tl_l2norm as l2
-from benchmarks.pages import BENCHMARKS, benchmark_region, write_regions
+from benchmarks.pages import benchmark_region
+from benchmarks.regions import BENCHMARKS, write_regions
 from tl_l2norm.core.tables import render_table
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.reading import read

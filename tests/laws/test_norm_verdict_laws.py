@@ -124,5 +124,5 @@ def test_a_difference_at_the_last_block_alone_is_said_to_be_of_it() -> None:
     )
     assert "; without the last block (layer 6) they are higher, difference 4.955 [" in late.verdict
     table = late.table.set_index("layer")
-    assert list(table.index) == [6, 7, "late", "late but the last block"]
+    assert list(table.index) == [6, 7, "late", "late but the last"]
     assert table.loc[6, "difference"] > 0 > table.loc[7, "difference"] and (table["p_max"] <= 0.01).all()

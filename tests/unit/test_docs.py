@@ -20,7 +20,7 @@ import transformers
 from packaging.version import Version
 
 import tl_l2norm as l2
-from benchmarks import pages
+from benchmarks import analysis_rows, pages, regions
 from tests.models import HAS_HOOKED
 from tests.saes import HAS_SAE_LENS
 from tests.slow import slow
@@ -155,10 +155,10 @@ def test_figures_in_readme_are_those_in_docs() -> None:
 
 
 def test_written_figures_are_those_that_were_measured() -> None:
-    for path, regions in ((pages.CLAIMS, pages.reasoner_regions()), (pages.ARCHITECTURE, pages.rooms_region())):
-        for name, body in regions.items():
+    for path, bodies in ((regions.CLAIMS, pages.reasoner_regions()), (regions.ARCHITECTURE, pages.rooms_region())):
+        for name, body in bodies.items():
             page = path.read_text()
-            assert pages.replace_region(page, name, body) == page, f"{name} in {path.name}: run `make pages`"
+            assert regions.replace_region(page, name, body) == page, f"{name} in {path.name}: run `make pages`"
 
 
 def test_the_map_has_all_rooms() -> None:
@@ -169,13 +169,13 @@ def test_the_map_has_all_rooms() -> None:
 
 def test_a_region_is_replaced_and_nothing_else() -> None:
     page = "a\n<!-- begin x -->\nold\n<!-- end x -->\nb\n"
-    assert pages.replace_region(page, "x", r"new \1") == "a\n<!-- begin x -->\nnew \\1\n<!-- end x -->\nb\n"
+    assert regions.replace_region(page, "x", r"new \1") == "a\n<!-- begin x -->\nnew \\1\n<!-- end x -->\nb\n"
     with pytest.raises(ValueError, match="needs one region 'y'"):
-        pages.replace_region(page, "y", "")
+        regions.replace_region(page, "y", "")
 
 
 def test_a_table_of_markdown() -> None:
-    assert pages.markdown_table([{"a": 1, "b": "x|y"}]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
+    assert regions.markdown_table([{"a": 1, "b": "x|y"}]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
 
 
 def cells(entries: list[dict[str, Any]]) -> list[list[Any]]:
@@ -193,18 +193,18 @@ def test_rows_say_what_the_tables_say() -> None:
         "split_replicated": np.nan,
     }
     split = {"between parts of thinking: found": "5", "between parts of thinking: replicated": "-"}
-    assert pages.feature_rows(pd.DataFrame(features)) == [
+    assert analysis_rows.feature_rows(pd.DataFrame(features)) == [
         {"modes matched by": "none", "tested": "1,500", "found": "7", "replicated": "4", **split}
     ]
     causal = {"what": "none", "quantile": [np.nan, 0.5], "positions": 0.04, "accuracy": 0.5, "low": 0.25, "high": 1.0, "n": 8}
-    assert cells(pages.causal_rows(pd.DataFrame(causal))) == [
+    assert cells(analysis_rows.causal_rows(pd.DataFrame(causal))) == [
         ["none", "-", "0.0", "50.0% [25.0, 100.0]", 8],
         ["none", "0.5", "0.0", "50.0% [25.0, 100.0]", 8],
     ]
     bound = {"layer": [3], "premise": 0.0, "premise_low": 0.0, "premise_high": 0.037, "c1": np.nan, "c2": np.nan, "r2": np.nan}
     bound |= {"slope": np.nan, "slope_low": np.nan, "slope_high": np.nan}
     bound |= {"r2_low": np.nan, "r2_high": np.nan, "n": 100}
-    assert cells(pages.bound_rows(pd.DataFrame(bound))) == [[3, "0.0% [0.0, 3.7]", "-", "-", "-", "-", 100]]
+    assert cells(analysis_rows.bound_rows(pd.DataFrame(bound))) == [[3, "0.0% [0.0, 3.7]", "-", "-", "-", "-", 100]]
     assumptions = {"assumption": "A1", "statement": "small", "layer": [0, 1], "value": [0.1, 0.3], "low": [0.05, 0.2]}
     assumptions |= {
         "high": [0.15, 0.5],
@@ -213,11 +213,11 @@ def test_rows_say_what_the_tables_say() -> None:
         "control_name": "c",
         "n": 9,
     }
-    assert cells(pages.assumption_rows(pd.DataFrame(assumptions))) == [
+    assert cells(analysis_rows.assumption_rows(pd.DataFrame(assumptions))) == [
         ["A1", "small", "0.1 to 0.3", "0.3", "c: 0.2 to 0.2", "1 of 2 layers", 9]
     ]
     tokens = {"kind": ["thinking"], "among_top": 0.26, "overall": 0.25, "excess": 0.01, "low": -0.005, "high": 0.02, "n": 9}
-    assert pages.high_norm_rows(pd.DataFrame(tokens))[0]["excess, points"] == "1.0 [-0.5, 2.0]"
+    assert analysis_rows.high_norm_rows(pd.DataFrame(tokens))[0]["excess, points"] == "1.0 [-0.5, 2.0]"
 
 
 def test_a_report_is_told_without_its_path() -> None:

@@ -15,8 +15,9 @@ from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.measured import OUTCOMES
 from tl_l2norm.core.paired_shares import paired_shares
-from tl_l2norm.core.resampling import RESAMPLES, Array, Estimate, estimate, sign_flip_p
+from tl_l2norm.core.resampling import RESAMPLES, Array, Estimate, estimate
 from tl_l2norm.core.schema import MODEL, SEED, Column, Schema, ends
+from tl_l2norm.core.sign_flips import sign_flips
 
 ARMS = {
     "none": "nothing suppressed",
@@ -247,7 +248,7 @@ def _compare(own: _Counts, other: _Counts, matched: bool, seed: int, resamples: 
         "difference": e.mean,
         "low": e.low,
         "high": e.high,
-        "p": sign_flip_p(differences, seed=seed, flips=resamples),
+        "p": float(sign_flips(differences[:, None], seed=seed, flips=resamples).p[0]),
         "positions": own.positions,
         "against_positions": other.positions,
         "events": own.events,

@@ -12,6 +12,7 @@ from tl_l2norm.analysis.curves import response_means
 from tl_l2norm.analysis.within_problems import MixedProblems, mixed
 from tl_l2norm.core.arguments import as_integer, check_choice
 from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable
+from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array
 from tl_l2norm.core.schema import MODEL, SEED, Column, Schema, ends
 from tl_l2norm.core.trace import require_comparable
@@ -28,8 +29,6 @@ MIN_TOLERANCE = 0.1
 """Share of the norm's variance within problems that length and log-probability leave; below it it can't be told from them."""
 
 Clusters = Literal["prompt", "family"]
-
-LATE, BUT_LAST = "late", "late but the last"
 
 SAMPLES = Schema(
     "samples",
@@ -114,8 +113,7 @@ def correctness_samples(results: Result | Sequence[Result]) -> pd.DataFrame:
 
 def _entry(result: Result) -> dict[Any, Any]:
     trace, means = result.trace, response_means(result.trace).double().numpy()
-    late = np.isin(trace.layers, trace.late_layers)
-    inner = late & (np.array(trace.layers) != trace.provenance.n_layers - 1)
+    groups = late_groups(trace.layers, trace.provenance.n_layers)
     return {
         "prompt": result.problem.id,
         "family": result.problem.family,
@@ -125,8 +123,7 @@ def _entry(result: Result) -> dict[Any, Any]:
         "cut_off": result.finish_reason == "length",
         "length": len(trace) - trace.prompt_len + 1,
         "log_prob": trace.labels["log_prob"],
-        LATE: means[late].mean() if late.any() else np.nan,
-        BUT_LAST: means[inner].mean() if inner.any() else np.nan,
+        **{name: means[groups[name]].mean() if name in groups else np.nan for name in (LATE, BUT_LAST)},
         **dict(zip(trace.layers, means, strict=True)),
         "model": trace.provenance.model,
     }

@@ -37,7 +37,7 @@ def spline(x: Array) -> csr_array:
 
 
 def ranks_within(x: Array, group: Integers) -> Array:
-    """Ranks of each column within each group, about 0, as shares of its size: [token, column]."""
+    """Ranks within each group, about 0, as shares of its size, of x [token] or of each column of [token, column]."""
     ranks = np.empty(x.shape)
     for number in np.unique(group):
         at = group == number

@@ -15,11 +15,11 @@ from torch import Tensor
 from tl_l2norm.analysis.covariates import Integers, Projection, indicators, log_powers, smooth
 from tl_l2norm.analysis.pairing import Pair, Tokens, meant, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import Layers
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, generator
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array
 from tl_l2norm.core.schema import LAYER, MODEL, QUANTITY, SEED, Column, N, Schema, ends
+from tl_l2norm.core.sign_flips import as_extreme, random_signs
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 MIN_TOLERANCE = 0.1
@@ -108,29 +108,24 @@ def effects_on(
     flips: int = RESAMPLES,
 ) -> list[dict[str, float]]:
     """The effect of mode on each row of what `read` gives of a trace: effect, low, high, p, p_max, tolerance, n, n_tokens."""
-    flips = as_integer("flips", flips, least=1)
     table = _TokenTable.of(pairs, read, tokens)
     model = _Model.of(table)
     tests = [model.test(y, seed, flips) for y in table.values]
-    greatest = np.max([np.abs(test.null) for test in tests], axis=0)
+    drawn = np.abs(np.stack([test.t for test in tests], axis=1))
+    p, p_max = as_extreme(drawn, drawn[0]), as_extreme(drawn.max(1, keepdims=True), drawn[0])
     return [
         {
             "effect": test.effect,
             "low": test.effect - test.half,
             "high": test.effect + test.half,
-            "p": _p(np.abs(test.null), abs(test.t)),
-            "p_max": _p(greatest, abs(test.t)),
+            "p": float(p[i]),
+            "p_max": float(p_max[i]),
             "tolerance": model.tolerance,
             "n": model.n_prompts,
             "n_tokens": len(table.mode),
         }
-        for test in tests
+        for i, test in enumerate(tests)
     ]
-
-
-def _p(null: Array, value: float) -> float:
-    """Share of flips that are as large, the data's own among them."""
-    return float((1 + (null >= value - 1e-12).sum()) / (1 + len(null)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,14 +197,13 @@ class _Test:
     effect: float
     error: float
     """Cluster-robust standard error."""
-    t: float
-    null: Array
-    """[flip] t where the signs of prompts' residuals are drawn."""
+    t: Array
+    """[draw] where the signs of prompts' residuals are drawn, its own the first."""
 
     @property
     def half(self) -> float:
         """Half of the 95% interval."""
-        return float(np.quantile(np.abs(self.null), 0.95)) * self.error
+        return float(np.quantile(np.abs(self.t), 0.95)) * self.error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -257,10 +251,10 @@ class _Model:
         design = (self.group @ (diags_array(self.rest) @ covariates)).toarray() @ inverse
         drawn = (self.group @ (diags_array(residual) @ covariates)).toarray()
         leverage = self.group @ self.rest**2
-        signs = np.vstack([np.ones(self.n_prompts), generator(seed).choice([-1.0, 1.0], size=(flips, self.n_prompts))])
+        signs = random_signs(self.n_prompts, seed=seed, flips=flips)
         effects = signs @ own / size
         scores = signs * own - (signs @ drawn) @ design.T - effects[:, None] * leverage
         errors = np.sqrt((scores**2).sum(1)) / size
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(errors > 1e-12 * np.abs(effects).max(initial=0), effects / errors, 0.0)
-        return _Test(effect=float(effects[0]), error=float(errors[0]), t=float(t[0]), null=t[1:])
+        return _Test(effect=float(effects[0]), error=float(errors[0]), t=t)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tl_l2norm.analysis.deconfounding import effects_on
 from tl_l2norm.analysis.pairing import Pair, pair_modes
 from tl_l2norm.core.arguments import as_share
-from tl_l2norm.core.layers import Layers
+from tl_l2norm.core.layers import BUT_LAST, LATE, Layers, late_groups
 from tl_l2norm.core.resampling import RESAMPLES, Array, estimate
 from tl_l2norm.core.schema import MODEL, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
@@ -85,9 +85,11 @@ TOP_EFFECTS = Schema(
     "effects of mode on high-norm tokens",
     "high_norm_effect",
     (
+        Column("layer", object, f'"{LATE}", "{BUT_LAST}" or a number'),
         Column("effect", float, "share of high-norm tokens, thinking minus direct with all else equal"),
         *ends("effect"),
         Column("p", float, "two-sided"),
+        Column("p_max", float, "over all layers and both means together"),
         Column("tolerance", float, "share of mode's variance that nothing else explains"),
         N,
         Column("n_tokens", int, "tokens that are compared"),
@@ -101,40 +103,45 @@ def high_norm_effect(
     think: TracesLike,
     direct: TracesLike,
     *,
-    layers: Layers = "late",
     share: float = TOP_SHARE,
     seed: int = 0,
     flips: int = RESAMPLES,
 ) -> pd.DataFrame:
     """Whether a thinking token has a high norm more often than a direct one of the same type, index and length of response.
 
-    High is over the layer's quantile 1 - share of both responses to the prompt, each with the same weight; the mean over layers
-    is what `mode_effects` is asked about.
+    High is over the layer's quantile 1 - share of both responses to the prompt, each with the same weight: what `mode_effects`
+    asks of norms is asked of that, at each late layer and of its mean over them.
 
     Returns:
-        One entry: effect, low, high, p, tolerance, n (prompts), n_tokens, seed, model.
+        One entry for "late", "late but the last" (without the model's last block) and each late layer: layer, effect, low,
+        high, p (two-sided), p_max (over all of them), tolerance, n (prompts), n_tokens, seed, model.
 
     Raises:
-        ValueError: modes with different prompts, or fewer than 8.
+        ValueError: modes with different prompts, or fewer than 8; no late layer was recorded.
         Unmeasurable: mode can't be told from length, position and type.
 
     Examples:
         Thinking against itself:
 
         >>> same = [trace.with_labels(mode="direct") for trace in think]
-        >>> high_norm_effect(think, same, flips=200)[["effect", "n"]].round(2).values.tolist()
-        [[..., 12.0]]
+        >>> high_norm_effect(think, same, flips=200)[["layer", "effect", "n"]].head(2).round(2)
+                       layer  effect   n
+        0               late     0.0  12
+        1  late but the last     0.0  12
     """
     think, direct, share = traces_of(think), traces_of(direct), as_share("share", share)
-    pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
+    pairs = pair_modes([t.select("late") for t in think], [t.select("late") for t in direct])
+    first = think[0].select("late")
+    groups = late_groups(first.layers, first.provenance.n_layers)
     bounds = {prompt: _bounds(members, share) for prompt, members in pairs.items()}
 
     def is_high(trace: Trace) -> Float[Tensor, "row pos"]:
-        return (trace.l2_norms > bounds[str(trace.labels["prompt"])][:, None]).float().mean(0, keepdim=True)
+        by_layer = (trace.l2_norms > bounds[str(trace.labels["prompt"])][:, None]).float()
+        return torch.cat([*(by_layer[rows].mean(0, keepdim=True) for rows in groups.values()), by_layer])
 
-    (entry,) = effects_on(pairs, is_high, seed=seed, flips=flips)
-    del entry["p_max"]  # of one row
-    return TOP_EFFECTS.frame([entry], seed=seed, model=think[0].provenance.model)
+    effects = effects_on(pairs, is_high, seed=seed, flips=flips)
+    entries = ({"layer": layer, **effect} for layer, effect in zip([*groups, *first.layers], effects, strict=True))
+    return TOP_EFFECTS.frame(entries, seed=seed, model=first.provenance.model)
 
 
 def _bounds(members: Sequence[Pair], share: float) -> Float[Tensor, " layer"]:

@@ -18,6 +18,7 @@ from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator
 from tl_l2norm.core.schema import QUANTITY, SEED, Column, N, Schema, ends
+from tl_l2norm.core.sign_flips import as_extreme, random_signs
 
 _SHIFTS = 20
 _SLOPES_FROM = 20
@@ -214,17 +215,15 @@ class _Model:
         share make their figures alike: plain sign flips would take too many for more than chance.
         """
         weights, covariates = np.nan_to_num(self.weights), self.projection.covariates
-        signs = np.vstack([np.ones(self.group.shape[0]), generator(seed).choice([-1.0, 1.0], (flips, self.group.shape[0]))])
+        signs = random_signs(self.group.shape[0], seed=seed, flips=flips)
         drawn = signs @ (self.group @ (diags_array(y) @ covariates)).toarray()
-        t = np.zeros((1 + flips, weights.shape[1]))
+        t = np.zeros((len(signs), weights.shape[1]))
         for k, own in enumerate(weights.T):
             fitted = (self.group @ (diags_array(own) @ covariates)).toarray() @ self.projection.inverse
             scores = signs * (self.group @ (own * y)) - drawn @ fitted.T
             size = np.sqrt((scores**2).sum(1))
-            t[:, k] = np.abs(np.divide(scores.sum(1), size, out=np.zeros(1 + flips), where=size > 1e-12))
-        greatest = t.max(1, keepdims=True)
-        p, p_max = ((1 + (null[1:] >= t[0] - 1e-12).sum(0)) / (1 + flips) for null in (t, greatest))
-        return p, p_max
+            t[:, k] = np.abs(np.divide(scores.sum(1), size, out=np.zeros(len(signs)), where=size > 1e-12))
+        return as_extreme(t, t[0]), as_extreme(t.max(1, keepdims=True), t[0])
 
 
 def _normal_scores(x: Array) -> Array:

@@ -14,6 +14,7 @@ from tl_l2norm.analysis.pairing import Match, Pair, Tokens, mode_means, require_
 from tl_l2norm.analysis.rise import amplification
 from tl_l2norm.core.arguments import check_choice
 from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, bootstrap, estimate
 from tl_l2norm.core.schema import MODEL, SEED, Column, N, Schema, ends
 from tl_l2norm.core.sign_flips import sign_flips
@@ -24,8 +25,6 @@ Over = Literal["prompts", "families"]
 families like these, not on these alone."""
 
 _ALPHA = 0.05
-
-LATE, BUT_LAST = "late", "late but the last block"
 
 _COUNTED = {"none": "all tokens", "count": "as many tokens of each response", "length": "as many first tokens of each response"}
 _COUNTED |= {"position": "tokens at the same positions", "token": "tokens of the same types", "answer": "the answer's token"}
@@ -147,12 +146,12 @@ def compare_late(
         >>> late.verdict
         'Thinking norms are lower than direct ones in the late layers (layers 9 to 11, as many tokens of each response): ...'
         >>> late.table[["layer", "difference", "ratio", "n"]].round(1)
-                             layer  difference  ratio   n
-        0                        9      -240.8    0.5  12
-        1                       10      -289.7    0.5  12
-        2                       11      -347.2    0.5  12
-        3                     late      -292.6    0.5  12
-        4  late but the last block      -265.3    0.5  12
+                       layer  difference  ratio   n
+        0                  9      -240.8    0.5  12
+        1                 10      -289.7    0.5  12
+        2                 11      -347.2    0.5  12
+        3               late      -292.6    0.5  12
+        4  late but the last      -265.3    0.5  12
     """
     check_choice("over", over, get_args(Over))
     think, direct = traces_of(think), traces_of(direct)
@@ -212,10 +211,8 @@ def _parts(both: Array, layers: Sequence[int], n_layers: int) -> Iterator[tuple[
     """Means [prompt, mode] at each layer and over several, by name."""
     for i, layer in enumerate(layers):
         yield layer, both[..., i]
-    yield LATE, both.mean(-1)
-    inner = np.array(layers) < n_layers - 1
-    if inner.any() and not inner.all():
-        yield BUT_LAST, both[..., inner].mean(-1)
+    for name, rows in late_groups(layers, n_layers).items():
+        yield name, both[..., rows].mean(-1)
 
 
 def _entry(part: Array, seed: int, resamples: int) -> Mapping[str, float]:

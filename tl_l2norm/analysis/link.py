@@ -18,8 +18,10 @@ from tl_l2norm.analysis.random_sets import SUBSETS, random_sets
 from tl_l2norm.analysis.reasoning import ReasoningFeatures
 from tl_l2norm.core.arguments import as_integer, as_names
 from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
 from tl_l2norm.core.resampling import RESAMPLES, Array, estimate
 from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
+from tl_l2norm.core.sign_flips import as_extreme
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
 LINKS = Schema(
@@ -27,12 +29,13 @@ LINKS = Schema(
     "feature_link",
     (
         QUANTITY,
-        Column("layer", object, '"late" or a number'),
+        Column("layer", object, f'"{LATE}", "{BUT_LAST}" or a number'),
         Column("rho", float, "partial rank correlation with the share of activation, mean over prompts"),
         *ends("rho"),
         Column("subsets_mean", float, "the same of random sets of latents"),
         *ends("subsets", prefix=True, kind="central 95% of the sets"),
         Column("p_subsets", float, "two-sided: how many sets lie as far out"),
+        Column("p_max", float, "the same over all layers and both means together"),
         Column("latents", int, "that are chosen"),
         N,
         SEED,
@@ -68,9 +71,10 @@ def feature_link(
         resamples: of prompts.
 
     Returns:
-        One entry per quantity and layer with reasoning features, and "late", the mean over such late layers: quantity, layer,
-        rho, low, high, subsets_mean, subsets_low, subsets_high (their central 95%), p_subsets, latents (how many are chosen),
-        n (prompts), seed, model.
+        One entry per quantity and layer with reasoning features, and for the means over such late layers, "late" and "late but
+        the last" (without the model's last block): quantity, layer,
+        rho, low, high, subsets_mean, subsets_low, subsets_high (their central 95%), p_subsets, p_max (over all layers), latents
+        (how many are chosen), n (prompts), seed, model.
 
     Raises:
         ValueError: traces that can't be compared, prompts that the features were chosen on, or fewer than 8.
@@ -92,17 +96,23 @@ def feature_link(
         table = _Tokens.of(traces, numbers, layer, quantities, tokens)
         sets = random_sets(table.acts, features.latents[layer], subsets, seed)
         rhos[layer] = _correlations(table, sets, len(groups))
-    late = [layer for layer in traces[0].late_layers if layer in rhos]
-    columns: list[tuple[int | str, Array]] = list(rhos.items())
-    if late:
-        columns.append(("late", present_mean(np.stack([rhos[layer] for layer in late]))))
-    chosen = {layer: len(features.latents[layer]) for layer in layers} | {"late": sum(len(features.latents[x]) for x in late)}
-    entries = (
-        {"quantity": quantity, "layer": layer, **_summary(rho[q], seed, resamples), "latents": chosen[layer]}
+    rows = {layer: [row] for row, layer in enumerate(layers)} | late_groups(layers, traces[0].provenance.n_layers)
+    means = [present_mean(np.stack([rhos[layers[row]] for row in own])) for own in rows.values()]
+    frames = [
+        pd.DataFrame([_summary(own[q], seed, resamples) for own in means]).assign(
+            quantity=quantity, layer=list(rows), p_max=_p_max([present_mean(own[q].T) for own in means])
+        )
         for q, quantity in enumerate(quantities)
-        for layer, rho in columns
-    )
-    return LINKS.frame(entries, seed=seed, model=traces[0].provenance.model)
+    ]
+    latents = {name: sum(len(features.latents[layers[row]]) for row in own) for name, own in rows.items()}
+    table = pd.concat(frames, ignore_index=True)
+    return LINKS.frame(table.assign(latents=table["layer"].map(latents)), seed=seed, model=traces[0].provenance.model)
+
+
+def _p_max(means: Sequence[Array]) -> Array:
+    """[layer] how many random sets lie as far out at any layer, in their own standard deviations; means [1 + subsets]."""
+    z = np.stack([np.abs(own - np.nanmean(own[1:])) / max(float(np.nanstd(own[1:])), 1e-12) for own in means], axis=1)
+    return as_extreme(np.nan_to_num(z).max(1, keepdims=True), z[0])
 
 
 def _summary(rhos: Array, seed: int, resamples: int) -> dict[str, object]:

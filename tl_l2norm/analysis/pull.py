@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, diags_array
-from scipy.stats import rankdata
 
-from tl_l2norm.analysis.covariates import Integers, Projection, indicators, smooth
+from tl_l2norm.analysis.covariates import Integers, Projection, indicators, ranks_within, smooth
 from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.measured import PRESSURES
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, estimate, generator, sign_flip_p
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, estimate, generator
 from tl_l2norm.core.schema import SEED, Column, N, Schema, ends
+from tl_l2norm.core.sign_flips import sign_flips
 
 SHIFTS = 499
 MIN_TOKENS = 8
@@ -103,8 +103,8 @@ def pull_link(pressure: pd.DataFrame, *, shifts: int = SHIFTS, seed: int = 0, re
 
 def _summary(table: _Tokens, shifts: int, seed: int, resamples: int) -> dict[str, object]:
     projection = table.projection()
-    norm = projection.rest(table.ranks(table.norm))
-    pulls = table.ranks(table.pull)
+    norm = projection.rest(ranks_within(table.norm, table.response))
+    pulls = ranks_within(table.pull, table.response)
     rhos = table.by_prompt(projection.rest(pulls)[:, None], norm)[:, 0]
     null = np.concatenate([table.by_prompt(projection.rest(s), norm).mean(0) for s in table.shifted(pulls, shifts, seed)])
     own = estimate(rhos, seed=seed, resamples=resamples)
@@ -114,7 +114,7 @@ def _summary(table: _Tokens, shifts: int, seed: int, resamples: int) -> dict[str
         "rho": own.mean,
         "low": own.low,
         "high": own.high,
-        "p": sign_flip_p(rhos, seed=seed, flips=resamples),
+        "p": float(sign_flips(rhos[:, None], seed=seed, flips=resamples).p[0]),
         "shifts_mean": float(null.mean()),
         "shifts_low": float(low),
         "shifts_high": float(high),
@@ -169,14 +169,6 @@ class _Tokens:
         responses = indicators(self.response)
         lines = csr_array(diags_array(self.index / (1 + self.index.max())) @ responses)
         return Projection.on(responses, lines, indicators(self.token), smooth(self.index), smooth(self.share))
-
-    def ranks(self, x: Array) -> Array:
-        """Within each response, about 0, as shares of its size: [token]."""
-        ranks = np.empty_like(x)
-        for at in self.parts():
-            own = rankdata(x[at])
-            ranks[at] = (own - own.mean()) / len(own)
-        return ranks
 
     def parts(self) -> list[slice]:
         """Where each response lies."""

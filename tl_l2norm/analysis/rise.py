@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,8 @@ DYNAMICS = Schema(
         *ends("spike", prefix=True),
         Column("amplification", float, "thinking over direct, of the means over late layers"),
         *ends("amplification", prefix=True),
+        Column("sharpness_but_last", float, "sharpness without the last block; NaN where that is the only late one"),
+        *ends("sharpness_but_last", prefix=True),
         Column("spike_but_last", float, "spike without the last block; NaN where that is the only late one"),
         *ends("spike_but_last", prefix=True),
         Column("amplification_but_last", float, "amplification without the last block; NaN where that is the only late one"),
@@ -70,9 +73,10 @@ def dynamics(
       a bend.
     - sharpness: share of the thinking curve's whole rise that falls in the last quarter of the layers; NaN without a rise. An
       even rise has `even_share`: 27.3% of it over 12 layers, as 3 of its 11 steps are late.
-    - spike: mean over late layers, thinking minus direct. amplification: the ratio of the two means. Both also without the last
-      block, whose output the unembedding alone reads. Over as many tokens of both responses by default; onset and sharpness
-      are of all thinking tokens.
+    - spike: mean over late layers, thinking minus direct. amplification: the ratio of the two means. Over as many tokens of
+      both responses by default; onset and sharpness are of all thinking tokens.
+
+    All but the onset also without the last block, whose output the unembedding alone reads.
 
     Args:
         think: traces with all layers, with the label "prompt" and those of `by`.
@@ -86,9 +90,9 @@ def dynamics(
         resamples: how many.
 
     Returns:
-        One entry per group: the columns of `by`, quantity, then onset, sharpness, spike, amplification, spike_but_last,
-        amplification_but_last, each with _low and _high (NaN below 8 prompts), even_share, match, n (prompts), description,
-        seed, model.
+        One entry per group: the columns of `by`, quantity, then onset, sharpness, spike, amplification, sharpness_but_last,
+        spike_but_last, amplification_but_last, each with _low and _high (NaN below 8 prompts), even_share, match, n (prompts),
+        description, seed, model.
 
     Raises:
         ValueError: modes with different prompts, fewer than 8 prompts in all, not all layers recorded, or a label that is
@@ -145,18 +149,20 @@ def _order(label: object) -> tuple[bool, float, str]:
 
 def _shape(whole: Array, think: Array, direct: Array, late: NDArray[np.bool_], seed: int, resamples: int) -> dict[str, object]:
     """Of the curve of all thinking tokens, and of both modes' curves [prompt, layer] on the tokens that are compared."""
-    shape = {
-        "onset": bootstrap(whole, onset, seed=seed, resamples=resamples),
-        "sharpness": bootstrap(whole, lambda curves: sharpness(curves, late), seed=seed, resamples=resamples),
-    }
     both = np.stack([think, direct], axis=1)
     both = both[~reduce(np.isnan(both[..., late]), "prompt mode layer -> prompt", "any")]
     nothing = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
-    for suffix, layers in {"": late, "_but_last": late & (np.arange(len(late)) < len(late) - 1)}.items():
-        known = len(both) > 0 and bool(layers.any())
-        for name, statistic in {"spike": _spike, "amplification": amplification}.items():
-            own = bootstrap(both[..., layers], statistic, seed=seed, resamples=resamples) if known else nothing
-            shape[f"{name}{suffix}"] = own
+    shape = {"onset": bootstrap(whole, onset, seed=seed, resamples=resamples)}
+    for suffix, stop in {"": len(late), "_but_last": len(late) - 1}.items():
+        at = late[:stop]
+        parts: dict[str, tuple[Array, Callable[[Array], Array]]] = {
+            "sharpness": (whole[:, :stop], partial(sharpness, late=at)),
+            "spike": (both[..., :stop][..., at], _spike),
+            "amplification": (both[..., :stop][..., at], amplification),
+        }
+        for name, (curves, statistic) in parts.items():
+            known = len(curves) > 0 and bool(at.any())
+            shape[name + suffix] = bootstrap(curves, statistic, seed=seed, resamples=resamples) if known else nothing
     entry: dict[str, object] = {}
     for name, e in shape.items():
         known = e.n >= MIN_PROMPTS

@@ -15,6 +15,7 @@ from tl_l2norm.analysis.covariates import Projection, indicators, log_powers, sm
 from tl_l2norm.analysis.pairing import Tokens, label, meant, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
 from tl_l2norm.core.resampling import MIN_PROMPTS, Array, generator
 from tl_l2norm.core.schema import MODEL, QUANTITY, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
@@ -26,7 +27,7 @@ SEPARATIONS = Schema(
     "separations of families",
     "family_separation",
     (
-        Column("predictor", str, '"profile", "rest", "spike", "length", "tokens" or "both"'),
+        Column("predictor", str, '"profile", "rest", "spike", "spike but the last", "length", "tokens" or "both"'),
         Column("accuracy", float, "share of prompts whose family is guessed right"),
         *ends("accuracy", kind=WILSON),
         Column("chance", float, "share of the largest family"),
@@ -39,6 +40,9 @@ SEPARATIONS = Schema(
         MODEL,
     ),
 )
+
+BUT_LAST_SPIKE = "spike but the last"
+_SPIKES = {LATE: "spike", BUT_LAST: BUT_LAST_SPIKE}
 
 _Guess = Callable[[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]], NDArray[np.intp]]
 """From known prompts, their families, and the prompts that are asked to guesses."""
@@ -65,10 +69,10 @@ def family_separation(
     by it, `least_p` says so.
 
     Returns:
-        One entry per predictor ("profile", "rest", "spike", "length", "tokens", "both"): predictor, accuracy, low, high
-        (Wilson), chance (the largest family's share), p (of a control, that the profile is right no more often; of the others,
-        that they are right by chance), least_p (of a control, p of a profile that is always right), n (prompts), families,
-        quantity, seed, model.
+        One entry per predictor (the above; "spike but the last" is without the model's last block): predictor, accuracy, low,
+        high (Wilson), chance (the largest family's share), p (of a control, that the profile is right no more often; of the
+        others, that they are right by chance), least_p (of a control, p of a profile that is always right), n (prompts),
+        families, quantity, seed, model.
 
     Raises:
         ValueError: as `dynamics`; or fewer than two families of at least 8 prompts.
@@ -84,13 +88,13 @@ def family_separation(
         raise Unmeasurable(f"at least two families of {MIN_PROMPTS} prompts or more are needed to tell them apart")
     held &= np.isin(families, large)
     members = [traces for traces, kept in zip(members, held, strict=True) if kept]
-    late = np.isin(think[0].layers, think[0].late_layers)
+    late = late_groups(think[0].layers, think[0].provenance.n_layers)
     lengths = np.array([np.mean([np.log(len(t) - t.prompt_len) for t in traces]) for traces in members])
     by_length, by_tokens = _gaussian(lengths), _bag(_counts(members, tokens))
     predictors: dict[str, _Guess] = {
         "profile": _nearest_mean(first[held]),
         "rest": _nearest_mean(_rest(members, lambda trace: values(trace, quantity, features).double().numpy(), tokens)),
-        "spike": _nearest_mean((first - second)[held][:, late].mean(1, keepdims=True)),
+        **{_SPIKES[name]: _nearest_mean((first - second)[held][:, rows].mean(1, keepdims=True)) for name, rows in late.items()},
         "length": _most_likely(by_length),
         "tokens": _most_likely(by_tokens),
         "both": _most_likely(by_length, by_tokens),

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from tl_l2norm.analysis.pairing import Match, Tokens, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.resampling import RESAMPLES, Array, generator
 from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema
+from tl_l2norm.core.sign_flips import as_extreme, random_signs
 from tl_l2norm.core.trace import TracesLike, traces_of
 
 BROKEN = "broken line"
@@ -88,7 +88,6 @@ def rise_shape(
         >>> bool(shapes.loc[("think", "power"), "p_layers"] > 0.5)  # a power of the layer errs less
         True
     """
-    flips = as_integer("flips", flips, least=1)
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
     n_layers = think[0].provenance.n_layers
@@ -191,7 +190,7 @@ def _knot(curve: Array) -> float:
 
 def _flip_test(gains: Array, seed: int, flips: int) -> float:
     """One-sided p that the mean is over 0, of a studentised mean under flipped signs."""
-    signs = np.vstack([np.ones(len(gains)), generator(seed).choice([-1.0, 1.0], size=(flips, len(gains)))])
+    signs = random_signs(len(gains), seed=seed, flips=flips)
     means, square = signs @ gains / len(gains), (gains**2).mean()
     t = means / np.sqrt(np.maximum(square - means**2, 1e-12 * square + 1e-300))
-    return float((1 + (t[1:] >= t[0] - 1e-12).sum()) / (1 + flips))
+    return float(as_extreme(t[:, None], t[:1])[0])

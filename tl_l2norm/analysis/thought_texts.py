@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
+from tl_l2norm.analysis.covariates import ranks_within
 from tl_l2norm.analysis.pairing import by_prompt, label, require_prompts, weighted_mean
 from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import InputError, Unmeasurable
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator, interval, prompt_weights
+from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
+from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, interval, permuted_within, prompt_weights
 from tl_l2norm.core.schema import MODEL, SEED, Column, N, Schema, ends
 from tl_l2norm.core.sign_flips import sign_flips
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
@@ -22,7 +23,7 @@ Columns = list[tuple[str, object]]
 """Scope (a segment, or "response") and layer of each column of figures."""
 
 
-_WHERE = Column("layer", object, 'a number, "late" or "late but the last"')
+_WHERE = Column("layer", object, f'a number, "{LATE}" or "{BUT_LAST}"')
 
 THOUGHT_TEXTS = Schema(
     "texts in place of thoughts",
@@ -117,10 +118,7 @@ _SAID: Columns = [("response", "log p"), ("response", "says answer")]
 
 
 def _late(trace: Trace) -> dict[str, list[int]]:
-    """Rows of the late layers, and of those without the model's last block, as far as they were recorded."""
-    rows = [trace.index_of(one) for one in trace.late_layers]
-    but_last = [row for row in rows if trace.layers[row] != trace.provenance.n_layers - 1]
-    return {name: own for name, own in (("late", rows), ("late but the last", but_last)) if own}
+    return late_groups(trace.layers, trace.provenance.n_layers)
 
 
 def _by_problem(traces: Sequence[Trace], columns: Columns) -> dict[str, Array]:
@@ -214,11 +212,11 @@ def difficulty_at_length(traces: TracesLike, *, width: int = 1, seed: int = 0, r
 
 
 def _within_strata(levels: Array, norms: Array, strata: NDArray[np.intp], seed: int, resamples: int) -> pd.DataFrame:
-    x, y = _centred(levels[:, None], strata), _centred(norms, strata)
+    x, y = ranks_within(levels[:, None], strata), ranks_within(norms, strata)
     scale = np.sqrt((x**2).sum() * (y**2).sum(0))
     with np.errstate(divide="ignore", invalid="ignore"):
         rho = np.where(scale > 1e-12, x[:, 0] @ y / scale, np.nan)
-        null = _permuted(x[:, 0], strata, seed, resamples) @ y / scale
+        null = permuted_within(x[:, 0], strata, seed=seed, resamples=resamples) @ y / scale
     null = np.abs(np.nan_to_num(null))
     greatest = null.max(1, keepdims=True)
     weights = prompt_weights(len(x), seed=seed, resamples=resamples)
@@ -235,22 +233,3 @@ def _within_strata(levels: Array, norms: Array, strata: NDArray[np.intp], seed: 
             "p_max": (1 + (greatest >= reached).sum(0)) / (1 + resamples),
         }
     )
-
-
-def _centred(x: Array, strata: NDArray[np.intp]) -> Array:
-    """Ranks within each stratum about 0, as shares of its size."""
-    found = np.zeros(x.shape)
-    for own in np.unique(strata):
-        at = strata == own
-        ranks = rankdata(x[at], axis=0)
-        found[at] = (ranks - ranks.mean(0)) / at.sum()
-    return found
-
-
-def _permuted(x: Array, strata: NDArray[np.intp], seed: int, resamples: int) -> Array:
-    """X with its values exchanged within strata: [resample, problem]."""
-    order = np.argsort(strata, kind="stable")
-    keys = strata[order][None] + generator(seed).random((resamples, len(x)))
-    found = np.empty((resamples, len(x)))
-    found[:, order] = x[order][np.argsort(keys, axis=1)]
-    return found

@@ -14,6 +14,9 @@ Layers = SupportsIndex | slice | Sequence[SupportsIndex] | Literal["all", "late"
 """Which layers: an index (negatives count from the end), several, a slice, `"late"` (the last quarter) or all of them."""
 
 
+LATE, BUT_LAST = "late", "late but the last"
+
+
 def resid_post(layer: int) -> str:
     """Canonical name of the residual stream after block `layer`, the same on both backends."""
     return f"blocks.{layer}.hook_resid_post"
@@ -22,6 +25,20 @@ def resid_post(layer: int) -> str:
 def late_layers(n_layers: int) -> tuple[int, ...]:
     """The last quarter of the layers, rounded up: 22 to 29 of 30."""
     return tuple(range(n_layers - -(-n_layers // 4), n_layers))
+
+
+def late_groups(layers: Sequence[int], n_layers: int) -> dict[str, list[int]]:
+    """Rows of the late layers among these, and without the model's last block, whose output the unembedding alone reads.
+
+    A group of which no layer is there is left out.
+
+    Examples:
+        >>> late_groups([0, 9, 10, 11], 12)
+        {'late': [1, 2, 3], 'late but the last': [1, 2]}
+    """
+    late = [row for row, layer in enumerate(layers) if layer in late_layers(n_layers)]
+    groups = {LATE: late, BUT_LAST: [row for row in late if layers[row] < n_layers - 1]}
+    return {name: rows for name, rows in groups.items() if rows}
 
 
 def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:

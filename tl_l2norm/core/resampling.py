@@ -139,24 +139,10 @@ def estimate(values: NDArray[np.floating], *, seed: int = 0, resamples: int = RE
     return Estimate(mean=float(mean), low=float(low), high=float(high), n=int((~np.isnan(values)).sum()))
 
 
-def sign_flip_p(values: NDArray[np.floating], *, seed: int = 0, flips: int = RESAMPLES) -> float:
-    """Two-sided p that the mean is 0, for values that are as likely as their negatives: each keeps or changes its sign.
-
-    Over all 2^n flips where they are no more than `flips`, else over so many random ones, the values themselves among them.
-    NaN is left out.
-
-    Examples:
-        >>> sign_flip_p(np.array([1.0, 2, 3]))  # of 8 means, 2 and -2 are as far out
-        0.25
-    """
-    values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    n = len(values)
-    if n == 0:
-        return float("nan")
-    if exact := 2**n <= flips:
-        signs = 1.0 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        signs = generator(seed).choice([-1.0, 1.0], size=(flips, n))
-    as_far = int((np.abs(signs @ values) >= abs(values.sum()) - 1e-12 * np.abs(values).sum()).sum())
-    return as_far / len(signs) if exact else (1 + as_far) / (1 + flips)
+def permuted_within(x: NDArray[np.floating], groups: NDArray[np.integer], *, seed: int, resamples: int) -> Array:
+    """[resample, prompt] the values of x [prompt], dealt out anew within each group."""
+    order = np.argsort(groups, kind="stable")
+    keys = groups[order][None] + generator(seed).random((resamples, len(x)))
+    dealt = np.empty((resamples, len(x)))
+    dealt[:, order] = x[order][np.argsort(keys, axis=1)]
+    return dealt

@@ -19,26 +19,39 @@ class FlipTest(NamedTuple):
     """Over all columns at once (max-T): at most 5% of tables hold one of at most 0.05 where no column has an effect."""
 
 
+def random_signs(n: int, *, seed: int, flips: int) -> Array:
+    """[draw, n] signs, none changed in the first: all 2^n where that is no more than `flips`, else random ones."""
+    flips = as_integer("flips", flips, least=1)
+    if 2**n <= flips:
+        return 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1).astype(np.float64)
+    return np.vstack([np.ones(n), generator(seed).choice([-1.0, 1.0], size=(flips, n))])
+
+
+def as_extreme(drawn: Array, own: Array) -> Array:
+    """[column] share of the draws [draw, column] that are as large as what was measured, which is one of them."""
+    share: Array = (drawn >= own - 1e-12).mean(0)
+    return share
+
+
 def sign_flips(values: NDArray[np.floating], *, seed: int = 0, flips: int = RESAMPLES) -> FlipTest:
-    """Whether the mean over prompts is 0, by the sum over the root of the sum of squares under random signs per prompt.
+    """Whether the mean over prompts is 0, by the sum over the root of the sum of squares under flipped signs of prompts.
 
     Args:
         values: [prompt, column]; a prompt that has no value there (NaN) doesn't count.
         seed: of the signs.
-        flips: how many.
+        flips: how many; of few prompts all.
 
     Returns:
         p and p_max; NaN for a column without any value, 1 for one that is all zero.
+
+    Examples:
+        >>> sign_flips(np.array([[1.0], [2], [3]])).p  # of 8 means, 2 and -2 are as far out
+        array([0.25])
     """
-    flips = as_integer("flips", flips, least=1)
     held = np.where(np.isnan(values), 0.0, np.asarray(values, dtype=np.float64))
     scale = np.sqrt((held**2).sum(0))
     held = held / np.where(scale > 0, scale, 1.0)
-    signs = generator(seed).choice([-1.0, 1.0], size=(flips, len(held)))
-    own, null = np.abs(held.sum(0)), np.abs(signs @ held)
+    own, drawn = np.abs(held.sum(0)), np.abs(random_signs(len(held), seed=seed, flips=flips) @ held)
     empty = np.isnan(values).all(0)
-
-    def shares(null: Array) -> Array:
-        return np.where(empty, np.nan, (1 + (null >= own - 1e-12).sum(0)) / (1 + flips))
-
-    return FlipTest(shares(null), shares(null.max(1, keepdims=True)))
+    p, p_max = (np.where(empty, np.nan, as_extreme(x, own)) for x in (drawn, drawn.max(1, keepdims=True)))
+    return FlipTest(p, p_max)

@@ -17,7 +17,7 @@ from typing_extensions import override
 from tl_l2norm.core.arguments import as_integer, as_seed, check_progress
 from tl_l2norm.core.batch import Batch, Rows, RowTensors
 from tl_l2norm.core.errors import InputError, Unmeasurable
-from tl_l2norm.core.layers import Layers, late_layers, layer_ranges, resolve_layers
+from tl_l2norm.core.layers import BUT_LAST, LATE, Layers, late_groups, layer_ranges, resolve_layers
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
 from tl_l2norm.core.random_draws import hash_keys, sequence_key, uniform
 from tl_l2norm.core.thresholds import ThresholdLike
@@ -266,8 +266,7 @@ def _rows(backend: Backend, trace: Trace, start: int, n: int, key: int) -> Rows:
 def _frame(trace: Trace, positions: Sequence[int], entropy: Float[Tensor, " pos"]) -> pd.DataFrame:
     at = np.array(positions, dtype=int)
     norms = trace.l2_norms.double().numpy()
-    late = [trace.index_of(one) for one in trace.late_layers]
-    but_last = [row for row in late if trace.layers[row] != late_layers(trace.provenance.n_layers)[-1]]
+    groups = late_groups(trace.layers, trace.provenance.n_layers)
     by_layer = {f"l2_norm_{one}": norms[row, at] for row, one in enumerate(trace.layers)}
     return pd.DataFrame(
         {
@@ -277,13 +276,15 @@ def _frame(trace: Trace, positions: Sequence[int], entropy: Float[Tensor, " pos"
             "entropy": entropy.numpy()[at - 1],
             "next_entropy": entropy.numpy()[at],
             **by_layer,
-            "late_norm": norms[late][:, at].mean(0) if late else np.nan,
-            "late_norm_but_the_last": norms[but_last][:, at].mean(0) if but_last else np.nan,
+            **{name: norms[groups[group]][:, at].mean(0) if group in groups else np.nan for name, group in _LATE_NORMS.items()},
         }
     )
+
+
+_LATE_NORMS = {"late_norm": LATE, "late_norm_but_the_last": BUT_LAST}
 
 
 def _columns(trace: Trace, labels: dict[str, Any]) -> list[str]:
     first = ["sequence", *labels, "position", "token_id", "token", "layer", "importance", "answer_logprob"]
     norms = [f"l2_norm_{one}" for one in trace.layers]
-    return [*first, "entropy", "next_entropy", "cosine", *norms, "late_norm", "late_norm_but_the_last"]
+    return [*first, "entropy", "next_entropy", "cosine", *norms, *_LATE_NORMS]

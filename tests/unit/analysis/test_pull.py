@@ -6,7 +6,6 @@ from scipy.stats import rankdata
 from tests.worlds import World
 from tl_l2norm.analysis.pull import pull_link
 from tl_l2norm.core.errors import Unmeasurable
-from tl_l2norm.core.resampling import sign_flip_p
 
 
 def test_a_pull_that_is_a_function_of_the_norm_has_rho_1_in_its_reading() -> None:
@@ -66,9 +65,3 @@ def test_samples_of_a_prompt_count_once() -> None:
     table = World(n=16, thinking=(30, 40)).pressures(0)
     halves = table.assign(prompt="p" + (table["sequence"] // 2).astype(str))
     assert pull_link(table, shifts=9)["n"].tolist() == [16, 16] and pull_link(halves, shifts=9)["n"].tolist() == [8, 8]
-
-
-def test_flips_by_hand() -> None:
-    assert sign_flip_p(np.array([1.0, 2, 3])) == 2 / 8
-    assert sign_flip_p(np.array([1.0, -1, np.nan])) == 1 and np.isnan(sign_flip_p(np.array([np.nan])))
-    assert sign_flip_p(np.full(40, 1.0), flips=99) == 1 / 100

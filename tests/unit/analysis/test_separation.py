@@ -41,7 +41,7 @@ def test_small_families_are_left_out_and_chance_is_the_largest_share() -> None:
     families = "a" * 12 + "b" * 9 + "c" * 7
     noise = np.random.default_rng(1).normal(size=(28, 2, 8))
     separation = family_separation(*made(lambda i, m: 50 + noise[i, int(m == "think")], n=28, family=lambda i: families[i]))
-    assert (separation["n"] == 21).all() and separation["chance"].tolist() == [12 / 21] * 6
+    assert (separation["n"] == 21).all() and separation["chance"].tolist() == [12 / 21] * 7
 
 
 def test_nearest_mean_by_hand() -> None:

@@ -21,7 +21,7 @@ def growing(i: int, mode: str) -> Array:
 def by_given(*args: Any, part: str = "ratio", **options: Any) -> pd.DataFrame:
     """Of one part, by what is held fixed."""
     table = level_trend(*args, **options)
-    return table[table["part"] == part].set_index("given")
+    return table[(table["part"] == part) & (table["layer"] == "late")].set_index("given")
 
 
 def ratios(value: Callable[[int, str], Array], n: int) -> Array:

@@ -124,7 +124,7 @@ def test_thinking_tokens_must_be_louder_than_their_likes() -> None:
     kinds = pd.DataFrame({"kind": ["thinking", "direct"], "among_top": [0.5, 0.1], "overall": [0.3, 0.2], "n": 12})
     kinds["excess"] = kinds["among_top"] - kinds["overall"]
     for effect, p, expected in ((0.2, 0.01, "supported"), (0.2, 0.2, "not supported"), (-0.2, 0.01, "not supported")):
-        table = pd.DataFrame([{"effect": effect, "low": effect - 0.1, "high": effect + 0.1, "p": p}])
+        table = pd.DataFrame([{"layer": "late", "effect": effect, "low": effect - 0.1, "high": effect + 0.1, "p": p}])
         assert verdict(10, {"high_norm_tokens": kinds, "top_effects": table})["verdict"] == expected
 
 
@@ -277,7 +277,7 @@ def trend(**changed: dict[str, float]) -> pd.DataFrame:
     """Of each part, given nothing and length; changed is by "part_given"."""
     fixed = {"rho": 0.5, "low": 0.3, "high": 0.7, "p": 0.001, "tolerance": 0.6, "n": 40}
     parts = [(part, given) for part in ("ratio", "thinking", "direct") for given in ("nothing", "length")]
-    entries = [{"part": p, "given": g, **fixed, **changed.get(f"{p}_{g}", {})} for p, g in parts]
+    entries = [{"layer": "late", "part": p, "given": g, **fixed, **changed.get(f"{p}_{g}", {})} for p, g in parts]
     return pd.DataFrame(entries)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from tl_l2norm.analysis.rise import SHARP
+from tl_l2norm.core.layers import BUT_LAST, LATE
 from tl_l2norm.paper.finding import ALPHA, Finding, Known, Missing, figure, span, two_stages_p
 
 
@@ -40,7 +41,7 @@ def spike(known: Known) -> Finding:
 def link(known: Known) -> Finding:
     """Of the norm and the share of activation that is reasoning."""
     table = known["links"]
-    late = table[table["layer"] == "late"]
+    late = table[table["layer"] == LATE]
     by_source = {source: entries.set_index("quantity") for source, entries in late.groupby("source", sort=False)}
     own = by_source.pop(table["source"].iloc[0], None)
     if own is None or "l2_norm" not in own.index:
@@ -49,9 +50,11 @@ def link(known: Known) -> Finding:
     best = entropies.loc[entropies["rho"].abs().idxmax()] if len(entropies) else None
     controls = {source: entries.loc["l2_norm"] for source, entries in by_source.items()}
     ahead = best is None or norm["low"] > max(abs(best["low"]), abs(best["high"]))
+    last = table[(table["layer"] == BUT_LAST) & (table["quantity"] == "l2_norm") & (table["source"] == table["source"].iloc[0])]
+    inner = f", without the last block {last['rho'].iloc[0]:.2f}" if len(last) else ""
     rival = "" if best is None else f"; best entropy ({best.name}) {figure(best, 'rho', '.2f')}"
     return Finding(
-        measured=f"rho of norm and share of activation {norm['rho']:.2f} (late layers; given type and position){rival}",
+        measured=f"rho of norm and share of activation {norm['rho']:.2f} (late layers{inner}; given type and position){rival}",
         interval=span(norm["low"], norm["high"], ".2f"),
         control=", ".join(
             [f"random sets of such latents {norm['subsets_mean']:.2f} {span(norm['subsets_low'], norm['subsets_high'], '.2f')}"]

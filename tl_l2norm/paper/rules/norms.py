@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.rise import SHARP
-from tl_l2norm.analysis.separation import CONTROLS
+from tl_l2norm.analysis.separation import BUT_LAST_SPIKE, CONTROLS
+from tl_l2norm.core.layers import BUT_LAST, LATE
 from tl_l2norm.paper.finding import ALPHA, Finding, Known, figure, span, two_stages_p
 
 _PREDICTORS = {"length": "length", "tokens": "tokens", "both": "length and tokens"}
@@ -19,7 +20,8 @@ def stages(known: Known) -> Finding:
     raw, shape = known["differences"], known["dynamics"].iloc[0]
     own, shuffled = (raw[raw["source"] == source] for source in ("as asked", "shuffled modes"))
     finding = Finding(
-        measured=f"{shape['sharpness']:.0%} of the rise in the last quarter; on as many tokens of both, thinking above direct "
+        measured=f"{shape['sharpness']:.0%} of the rise in the last quarter (without the last block "
+        f"{figure(shape, 'sharpness_but_last', '.0%')}); on as many tokens of both, thinking above direct "
         f"at {int((own['low'] > 0).sum())} of {len(own)} layers, below at {int((own['high'] < 0).sum())}",
         interval=f"sharpness {span(shape['sharpness_low'], shape['sharpness_high'], '.0%')}",
         control=f"shuffled modes: above at {int((shuffled['low'] > 0).sum())}, below at {int((shuffled['high'] < 0).sum())}",
@@ -60,10 +62,12 @@ def thinking_tokens(known: Known) -> Finding:
     )
     if "top_effects" not in known:
         return replace(finding, why=known.reason("top_effects"))
-    effect = known["top_effects"].iloc[0]
+    effects = known["top_effects"].set_index("layer")
+    effect = effects.loc[LATE]
+    inner = f", without the last block {figure(effects.loc[BUT_LAST], 'effect', '.2f')}" if BUT_LAST in effects.index else ""
     return replace(
         finding,
-        interval=f"in the top tenth more often than like tokens of direct answers by {figure(effect, 'effect', '.2f')}",
+        interval=f"in the top tenth more often than like tokens of direct answers by {figure(effect, 'effect', '.2f')}{inner}",
         p=float(effect["p"]),
         meets=bool(effect["effect"] > 0 and own["excess"] > 0),
         why="needs thinking tokens in the top tenth of the late layers' norms more often than direct ones of the same type, "
@@ -87,10 +91,11 @@ def domain(known: Known) -> Finding:
     table = known["families"].set_index("predictor")
     profile, rest, controls = table.loc["profile"], table.loc["rest"], table.loc[list(CONTROLS)]
     best = controls.loc[controls["accuracy"].idxmax()]
+    inner = f" ({table.loc[BUT_LAST_SPIKE, 'accuracy']:.0%} without the last block)" if BUT_LAST_SPIKE in table.index else ""
     told = ", ".join(f"from its {_PREDICTORS[name]} {figure(entry, 'accuracy', '.0%')}" for name, entry in controls.iterrows())
     finding = Finding(
         measured=f"family guessed right from the norms of all layers {profile['accuracy']:.0%}, given type, position and "
-        f"length {figure(rest, 'accuracy', '.0%')}, from the spike {figure(table.loc['spike'], 'accuracy', '.0%')}",
+        f"length {figure(rest, 'accuracy', '.0%')}, from the spike {figure(table.loc['spike'], 'accuracy', '.0%')}{inner}",
         interval=span(profile["low"], profile["high"], ".0%"),
         control=f"without norms, of the response: {told}; chance {profile['chance']:.0%}",
         n=int(profile["n"]),
@@ -108,9 +113,12 @@ def domain(known: Known) -> Finding:
 
 def difficulty(known: Known) -> Finding:
     """Of amplification by level, beyond the length of both responses."""
-    table = known["trend"].set_index(["part", "given"])
+    every = known["trend"].set_index(["layer", "part", "given"])
+    table = every.loc[LATE]
     own, given, numerator = (table.loc[at] for at in (("ratio", "nothing"), ("ratio", "length"), ("thinking", "length")))
     parts = [f"{part} {table.loc[(part, 'nothing'), 'rho']:.2f}" for part in ("thinking", "direct")]
+    if BUT_LAST in every.index:
+        parts.append(f"without the last block {every.loc[(BUT_LAST, 'ratio', 'nothing'), 'rho']:.2f}")
     finding = Finding(
         measured=f"rho of amplification and level {own['rho']:.2f} (p = {own['p']:.2g}); of its parts: {', '.join(parts)}",
         interval=span(own["low"], own["high"], ".2f"),

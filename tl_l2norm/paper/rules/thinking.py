@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from tl_l2norm.core.layers import BUT_LAST, LATE
 from tl_l2norm.paper.finding import UNTESTED, Finding, Known, Missing, figure, span
 
 
 def correctness(known: Known) -> Finding:
     """Of the norm of right and wrong responses to one problem."""
     table = known["correctness"].set_index(["responses", "layer"])
-    own, finished = table.loc[("all", "late")], table.loc[("finished", "late")]
-    inner = table.loc[("all", "late but the last")] if ("all", "late but the last") in table.index else None
+    own, finished = table.loc[("all", LATE)], table.loc[("finished", LATE)]
+    inner = table.loc[("all", BUT_LAST)] if ("all", BUT_LAST) in table.index else None
     finding = Finding(
         measured=f"log-odds of a right response per standard deviation of late norm {own['beta']:.2f}; without the last block "
         f"{'-' if inner is None else figure(inner, 'beta', '.2f')}, without the {own['cut_off']:.0%} that were cut off "
@@ -62,7 +63,7 @@ def importance(known: Known) -> Finding:
 def thoughts(known: Known) -> Finding:
     """Of the model's own thoughts beside other text of the same length."""
     table = known["thought_texts"]
-    own = table[(table["scope"] == "thought") & (table["layer"] == "late")]
+    own = table[(table["scope"] == "thought") & (table["layer"] == LATE)]
     if len(own) < 3:
         raise Missing("it takes filler, the shuffled thought and another problem's thought in place of the own one")
     says = table[table["layer"] == "says answer"]
