@@ -1,6 +1,8 @@
 """How often each verdict says "supported": where nothing is there, in the boring world, and where something is planted.
 
-python -m benchmarks.rates [--runs 200] [--only WORD] [--write]    --write puts the table into docs/claims.md
+python -m benchmarks.rates [--runs 200] [--only WORD] [--keep FILE] [--write]
+
+--write puts the table into docs/claims.md; --keep writes each world's counts as they come, and goes on from what FILE holds.
 
 The boring world (tests/worlds.py): length, token type and position act on norms and activations, thinking does nothing. The
 last entries judge whole tables of it: whether any claim at all is supported after Holm's correction.
@@ -9,11 +11,13 @@ last entries judge whole tables of it: whether any claim at all is supported aft
 from __future__ import annotations
 
 import argparse
+import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -283,20 +287,32 @@ def rate(index: int, start: int, stop: int) -> int:
     return sum(said(seed) for seed in range(start, stop))
 
 
+def read(file: Path | None, runs: int) -> dict[str, int]:
+    """Counts by claim and world, of as many runs."""
+    lines = file.read_text().splitlines() if file and file.is_file() else []
+    return {entry["name"]: entry["supported"] for entry in map(json.loads, lines) if entry["runs"] == runs}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200, help="of each world")
     parser.add_argument("--only", default="", metavar="WORD", help="claims or worlds that hold this")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="counts of worlds, one JSON line each")
     parser.add_argument("--write", action="store_true", help="put the table into docs/claims.md")
     options = parser.parse_args()
     chosen = [(i, c) for i, c in enumerate(cases()) if options.only in f"{c.claim} {c.world}"]
-    rows = []
+    kept, rows = read(options.keep, options.runs), []
     with ProcessPoolExecutor(2) as pool:
         half = options.runs // 2
         for index, one in chosen:
-            began = time.perf_counter()
-            parts = [pool.submit(rate, index, *span) for span in ((0, half), (half, options.runs))]
-            count = sum(part.result() for part in parts)
+            began, name = time.perf_counter(), f"{one.claim}, {one.world}"
+            if name not in kept:
+                parts = [pool.submit(rate, index, *span) for span in ((0, half), (half, options.runs))]
+                kept[name] = sum(part.result() for part in parts)
+                if options.keep:
+                    with options.keep.open("a") as file:
+                        file.write(json.dumps({"name": name, "runs": options.runs, "supported": kept[name]}) + "\n")
+            count = kept[name]
             interval = binomtest(count, options.runs).proportion_ci(method="wilson")
             row = {
                 "claim": one.claim,
