@@ -122,9 +122,11 @@ def link(world: World, seed: int) -> tuple[bool, bool]:
     think, direct = world.make(seed)
     features = find_reasoning_features(think, direct, seed=seed, match="length")
     try:
-        late = feature_link(features.held_out(think), features, seed=seed, subsets=199, resamples=200).iloc[-1]
+        table = feature_link(features.held_out(think), features, seed=seed, subsets=199, resamples=200).set_index("layer")
     except Unmeasurable:
         return False, False
+    assert table["p_max"].ge(table["p_subsets"] / 2).all(), "over layers it can't be rarer than at one"
+    late = table.loc["late"]
     return bool(late["p_subsets"] <= 0.05 and late["low"] > 0), True
 
 

@@ -39,6 +39,15 @@ def test_the_onset_is_that_of_a_search_over_all_two_piece_fits() -> None:
         assert onset(curve) == at
 
 
+def test_the_rise_without_the_last_block_is_that_of_a_model_without_it() -> None:
+    """All of the rise is the last block's, or none of it."""
+    jump = np.array([10.0, 11, 12, 13, 14, 15, 16, 40])
+    for curve, share in ((jump, 1 / 6), (FLAT_THEN_STEEP, 1.0)):
+        entry = dynamics(*made(lambda i, mode, curve=curve: curve)).iloc[0]
+        assert entry["sharpness_but_last"] == pytest.approx(share) == pytest.approx(sharpness(curve[:-1], LATE[:-1]))
+        assert entry["sharpness"] == pytest.approx((curve[7] - curve[5]) / (curve[7] - curve[0]))
+
+
 def test_sharpness_is_the_share_of_the_rise_in_the_late_layers() -> None:
     assert sharpness(FLAT_THEN_STEEP, LATE) == 1.0
     assert sharpness(STRAIGHT, LATE) == pytest.approx(2 / 7)

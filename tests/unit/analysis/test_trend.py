@@ -132,3 +132,17 @@ def test_the_order_of_prompts_only_changes_the_resampling() -> None:
     think, direct = made(growing, n=20, level=lambda i: i % 3)
     trends = [level_trend(t, direct).iloc[0] for t in (think, think[::-1])]
     assert trends[0]["rho"] == pytest.approx(trends[1]["rho"]) and trends[0]["p"] == pytest.approx(trends[1]["p"], abs=0.03)
+
+
+def test_each_layer_and_the_last_block_left_out() -> None:
+    """Only the last of 8 layers grows with the level."""
+    noise = np.random.default_rng(5).normal(size=(24, 8))
+    value = lambda i, mode: STRAIGHT + 50 + noise[i] + 9 * (i % 3) * (np.arange(8) == 7) * (mode == "think")  # noqa: E731
+    table = level_trend(*made(value, n=24, level=lambda i: i % 3))
+    assert list(dict.fromkeys(table["layer"])) == ["late", "late but the last", *range(8)]
+    own = table[(table["part"] == "thinking") & (table["given"] == "nothing")].set_index("layer")
+    for layer in range(8):
+        norms = [value(i, "think")[layer] for i in range(24)]
+        assert own.loc[layer, "rho"] == pytest.approx(spearmanr(np.arange(24) % 3, norms).statistic, abs=1e-6)
+    assert own.loc["late but the last", "rho"] == own.loc[6, "rho"] and own.loc["late", "rho"] > 0.9
+    assert (own["p_max"] >= own["p"]).all() and own.loc[7, "p_max"] < 0.01 < own.loc[6, "p_max"]

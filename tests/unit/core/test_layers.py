@@ -1,6 +1,6 @@
 import pytest
 
-from tl_l2norm.core.layers import late_layers, resolve_layers, unknown_name
+from tl_l2norm.core.layers import late_groups, late_layers, resolve_layers, unknown_name
 
 
 def test_late_layers_are_the_last_quarter_rounded_up() -> None:
@@ -39,3 +39,9 @@ def test_the_error_says_which_layers_there_are() -> None:
 def test_an_unknown_name_gets_its_closest_matches() -> None:
     known = [f"blocks.{i}.hook_resid_post" for i in range(4)] + ["hook_embed"]
     assert "'blocks.3.hook_resid_post'" in unknown_name("blocks.3.hook_residpost", known)
+
+
+def test_late_layers_with_and_without_the_last_block_as_far_as_they_are_there() -> None:
+    assert late_groups(range(12), 12) == {"late": [9, 10, 11], "late but the last": [9, 10]}
+    assert late_groups([0, 9, 10], 12) == {"late": [1, 2], "late but the last": [1, 2]}, "the last wasn't recorded"
+    assert late_groups([3, 11], 12) == {"late": [1]} and late_groups([0, 1], 12) == {}
