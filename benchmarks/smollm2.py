@@ -14,7 +14,8 @@ import tl_l2norm as l2
 LAYERS = (0, 5, 10, 15, *range(22, 30))
 """All late ones, and some before them for the curves."""
 RECIPE = l2.saes.SaeRecipe(d_sae=2304, k=32, n_states=400_000)
-N_TRAIN = 240  # problems
+N_ANSWERED, N_ASKED = 64, 600
+"""Problems whose responses SAEs are trained on, and whose prompts."""
 ROOM = 256  # tokens: at 160, as by default, a fifth of the responses are cut off, and verdicts on samples refused
 TEMPERATURE = 0.6  # chosen by accuracy
 
@@ -25,10 +26,12 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=48, help="problems, half of them to choose features on")
     options = parser.parse_args()
     model = l2.load_model("smollm2")
-    train = l2.make_mixture(N_TRAIN, split="train")
-    results = l2.run_modes(model, train, max_new_tokens=ROOM, save_to=options.out / "train")
-    prompts = [result.trace for result in results]
-    saes = l2.train_saes(model, prompts, save_to=options.out / "saes", layers=LAYERS, recipe=RECIPE)
+    train = l2.make_mixture(N_ASKED, split="train")
+    results = l2.run_modes(model, train[:N_ANSWERED], max_new_tokens=ROOM, batch_size=16, save_to=options.out / "train")
+    asked = [l2.chat_prompt(model.tokenizer, p.question, mode=mode) for p in train[N_ANSWERED:] for mode in ("think", "direct")]
+    saes = l2.train_saes(
+        model, [*(result.trace for result in results), *asked], save_to=options.out / "saes", layers=LAYERS, recipe=RECIPE
+    )
     problems = l2.make_mixture(options.n, split="test")
     analysis = l2.analyse(
         model,
