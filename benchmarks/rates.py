@@ -119,8 +119,8 @@ def links(world: World) -> Callable[[int], bool]:
     return lambda seed: mode_worlds.link(world, seed)[0]
 
 
-def shapes(shape: Any, bumps: float) -> Callable[[int], bool]:
-    return lambda seed: mode_worlds.is_broken(mode_worlds.curves(shape, seed, bumps), seed)
+def shapes(shape: Any, bumps: float, n: int = 24) -> Callable[[int], bool]:
+    return lambda seed: mode_worlds.is_broken(mode_worlds.curves(shape, seed, bumps, n), seed)
 
 
 def importances(**world: Any) -> Callable[[int], Tables]:
@@ -181,18 +181,23 @@ def cases() -> list[Case]:
         made.append(
             Case(claim="1, 2 two stages", world=f"{name}, layers with bumps of their own (28)", planted=False, said=said)
         )
-    broken = shapes((mode_worlds.X - 0.75).clip(0) * 4, 0.0)
-    made.append(Case(claim="1, 2 two stages", world="two straight pieces (28 layers, 24 prompts)", planted=True, said=broken))
+    pieces = (mode_worlds.X - 0.75).clip(0) * 4
+    for n, bumps in ((24, 0.0), (100, 0.0), (100, 0.05)):
+        world = f"two straight pieces{', layers with bumps of their own' if bumps else ''} (28 layers, {n} prompts)"
+        made.append(Case(claim="1, 2 two stages", world=world, planted=True, said=shapes(pieces, bumps, n)))
     late = World(n=48, layers=8)
     made += [
         case("2 norm by stages", "boring (48 prompts)", stages(late), norms.stages),
         case("10 thinking tokens", "boring (24)", stages(World(layers=8)), norms.thinking_tokens),
-        case(
-            "10 thinking tokens",
-            "1.5 token noises louder (48)",
-            stages(World(n=48, layers=8, effect=3.0)),
-            norms.thinking_tokens,
-            True,
+        *(
+            case(
+                "10 thinking tokens",
+                f"{noises:g} token noises louder (48)",
+                stages(World(n=48, layers=8, effect=2 * noises)),
+                norms.thinking_tokens,
+                True,
+            )
+            for noises in (1.5, 3)
         ),
         Case(claim="3 features", world="boring", planted=False, said=links(World(n=32, latents=160))),
         Case(

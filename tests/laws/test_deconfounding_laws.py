@@ -85,8 +85,10 @@ SMOOTH = {
     "cubic": X**3,
     "logistic": 1 / (1 + np.exp(-10 * (X - 0.8))),
     "exponentials of many rates": np.mean([np.expm1(r * X) / np.expm1(r) for r in (1, 3, 6, 12)], axis=0),
-    "soft knee": np.logaddexp(0, 20 * (X - 0.7)) / np.logaddexp(0, 6),
+    "soft knee of 1.9 layers": np.logaddexp(0, 14 * (X - 0.7)) / np.logaddexp(0, 4.2),
+    "soft knee of 1.4 layers": np.logaddexp(0, 20 * (X - 0.7)) / np.logaddexp(0, 6),
 }
+"""The last is nearly two straight pieces."""
 
 
 def curves(shape: np.ndarray, seed: int, bumps: float = 0.0, n: int = 24) -> np.ndarray:

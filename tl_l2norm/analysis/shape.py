@@ -62,7 +62,9 @@ def rise_shape(
     second stage: a + b exp(r l), a + b l^q, a + b / (1 + exp(-r (l - m))). Each is fitted by least squares to the mean curve of
     four fifths of the prompts without one layer, and predicts that layer for the other prompts; their level is taken out.
     `p_prompts` and `p_layers` say whether the broken line errs less, by exchanging it with the rival at whole prompts and at
-    whole layers: what one model's layers do by themselves is no stage, and with a dozen layers hardly anything can be said.
+    whole layers: what one model's layers do by themselves is no stage, and with a dozen layers hardly anything can be said. Of
+    28 layers a knee that is rounded over 1.9 of them is called broken in 2% of cases, over 1.4 in 10%; two straight pieces are
+    found by 48 prompts, but in a quarter of cases where each layer has a bump of its own of 5% of the rise.
 
     Args:
         think: traces with all layers; the label "prompt" pairs them.
