@@ -127,9 +127,9 @@ def importances(**world: Any) -> Callable[[int], Tables]:
     return lambda seed: {"importance": importance_table(token_table(seed, **world), seed=seed, resamples=500)}
 
 
-def texts(effect: float) -> Callable[[int], Tables]:
+def texts(effect: float, only: str | None = None) -> Callable[[int], Tables]:
     def tables(seed: int) -> Tables:
-        traces = thought_texts(seed, n=24, effect=effect)
+        traces = thought_texts(seed, n=24, effect=effect, only=only)
         # the world has no shuffled thought: it is drawn as the filler is
         other = [t.with_labels(text="shuffled") for t in thought_texts(seed + 10_000, n=24) if t.labels["text"] == "filler"]
         return {"thought_texts": thought_text_table([*traces, *other], seed=seed, resamples=500)}
@@ -279,6 +279,7 @@ def cases() -> list[Case]:
         case("16 single tokens", "boring (16)", importances(n=16, boring=1.0), thinking.importance),
         case("16 single tokens", "half of the norm's noise (16)", importances(n=16, effect=0.5), thinking.importance, True),
         case("17 own thought", "nothing acts (24)", texts(0.0), thinking.thoughts),
+        case("17 own thought", "one family of three is four deviations louder (24)", texts(8.0, "a"), thinking.thoughts),
         case("17 own thought", "four deviations (24)", texts(8.0), thinking.thoughts, True),
         Case(claim="any, after Holm", world="a whole table of the boring world", planted=False, said=whole),
     ]

@@ -38,6 +38,7 @@ THOUGHT_TEXTS = Schema(
         *ends("difference"),
         Column("p", float, "two-sided"),
         Column("p_max", float, "over the layers of that text and scope"),
+        Column("p_families", float, "the greatest when any one family is left out"),
         N,
         SEED,
         MODEL,
@@ -66,14 +67,15 @@ def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RE
     """Norms of a thought, and of the answer behind it, less those with other text of the same length in its place.
 
     Differences are paired by problem, at the very same positions, so neither length nor position nor prompt can make them; of
-    "shuffled" not the types of tokens either. p by flipping the sign of each problem's difference.
+    "shuffled" not the types of tokens either. p by flipping the sign of each problem's difference. What one family alone makes
+    is no finding of thoughts: p_families is the greatest p when any one family is left out.
 
     A difference over 0 against "filler" and "shuffled" alone says that ordinary text is louder; against "another's" too, that
     reasoning about this problem is. One of about 0 against "another's" says that norms don't tell whose reasoning it is. How
     right the answers are is beside it: where the model answers as well after filler, the thought wasn't needed.
 
     Args:
-        traces: of `replaced_thoughts`.
+        traces: of `replaced_thoughts`; families by the label family, one for all where there is none.
         seed: of flips and resampling.
         resamples: how many.
 
@@ -82,10 +84,12 @@ def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RE
         "response"), layer (a number, "late", "late but the last" without the model's last block; of "response" "log p",
         log-probability of the answer in nats, and "says answer", whether it is the likeliest), own, replaced (means over
         problems), difference (own less replaced), low, high, p, p_max (norms: over the layers of that text and scope; else p),
-        n (problems), seed, model.
+        p_families (the greatest p without any one family, 1 where the difference then changes its sign; NaN of fewer than 2
+        families, or where fewer than 8 problems are left), n (problems that have both texts; of fewer than 8 there are neither
+        intervals nor p), seed, model.
 
     Raises:
-        ValueError: traces that don't say which text they are of, or fewer than 8 problems.
+        ValueError: traces that don't say which text they are of, or fewer than 8 problems of every text.
 
     Examples:
         >>> traces = l2.experiments.replaced_thoughts(model, results, kinds="filler", progress=False)
@@ -101,11 +105,10 @@ def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RE
     if "own" not in groups or len(groups) < 2:
         raise InputError("there is no 'own' thought, or nothing beside it: give what replaced_thoughts(...) returns")
     columns = _columns(traces[0])
-    means = {text: _by_problem(own, columns) for text, own in groups.items()}
-    frames = []
-    for text in groups:
-        if text != "own":
-            frames.append(_compared(means["own"], means[text], columns, seed, resamples).assign(text=text))
+    pairs = {text: _paired(groups["own"], others, columns) for text, others in groups.items() if text != "own"}
+    require_prompts(max(len(own) for own, _ in pairs.values()), what="problems")
+    families = {prompt: str(own[0].labels.get("family", "")) for prompt, own in by_prompt(groups["own"]).items()}
+    frames = [_compared(*pair, columns, families, seed, resamples).assign(text=text) for text, pair in pairs.items()]
     return THOUGHT_TEXTS.frame(pd.concat(frames, ignore_index=True), seed=seed, model=traces[0].provenance.model)
 
 
@@ -121,11 +124,19 @@ def _late(trace: Trace) -> dict[str, list[int]]:
     return late_groups(trace.layers, trace.provenance.n_layers)
 
 
-def _by_problem(traces: Sequence[Trace], columns: Columns) -> dict[str, Array]:
-    """Of each problem the mean over its samples of every column."""
-    return {
-        prompt: np.mean([_figures(trace, len(columns)) for trace in own], axis=0) for prompt, own in by_prompt(traces).items()
-    }
+def _paired(own: Sequence[Trace], others: Sequence[Trace], columns: Columns) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of either text a row per problem that has both, the mean over the same samples, and a column per figure."""
+    sides = []
+    for traces, rivals in ((own, others), (others, own)):
+        held = {_response(trace) for trace in rivals}
+        means = by_prompt([trace for trace in traces if _response(trace) in held])
+        figures = {prompt: np.mean([_figures(t, len(columns)) for t in samples], axis=0) for prompt, samples in means.items()}
+        sides.append(pd.DataFrame.from_dict(figures, orient="index", columns=range(len(columns))))
+    return sides[0], sides[1].loc[sides[0].index]
+
+
+def _response(trace: Trace) -> object:
+    return trace.labels.get("response", trace.labels.get("prompt"))
 
 
 def _figures(trace: Trace, n: int) -> Array:
@@ -142,22 +153,37 @@ def _figures(trace: Trace, n: int) -> Array:
 
 
 def _compared(
-    own: Mapping[str, Array], other: Mapping[str, Array], columns: Columns, seed: int, resamples: int
+    own: pd.DataFrame, other: pd.DataFrame, columns: Columns, families: Mapping[str, str], seed: int, resamples: int
 ) -> pd.DataFrame:
-    shared = [prompt for prompt in own if prompt in other]
-    require_prompts(len(shared), what="problems")
-    sides = [np.stack([means[prompt] for prompt in shared]) for means in (own, other)]
-    difference = sides[0] - sides[1]
-    mean, low, high = bootstrap_mean(difference, seed=seed, resamples=resamples)
+    difference = (own - other).to_numpy()
     frame = pd.DataFrame(columns, columns=["scope", "layer"]).assign(
-        own=np.nanmean(sides[0], axis=0), replaced=np.nanmean(sides[1], axis=0), difference=mean, low=low, high=high
+        own=own.mean(), replaced=other.mean(), difference=(own - other).mean(), n=(own - other).count()
     )
+    frame[["low", "high", "p", "p_max", "p_families"]] = np.nan
+    if len(difference) < MIN_PROMPTS:
+        return frame
+    _, frame["low"], frame["high"] = bootstrap_mean(difference, seed=seed, resamples=resamples)
     for _, at in frame.groupby("scope", sort=False).groups.items():
         found = sign_flips(difference[:, at], seed=seed, flips=resamples)
         alone = frame.loc[at, "scope"].eq("response").to_numpy()
         frame.loc[at, "p"] = found.p
         frame.loc[at, "p_max"] = np.where(alone, found.p, found.p_max)
-    return frame.assign(n=(~np.isnan(difference)).sum(0))
+    groups = np.unique([families[prompt] for prompt in own.index], return_inverse=True)[1]
+    frame["p_families"] = _p_families(difference, groups, seed, resamples)
+    return frame
+
+
+def _p_families(difference: Array, families: NDArray[np.intp], seed: int, flips: int) -> Array:
+    """[column] The greatest p when any one family is left out of the problems; 1 where the difference changes its sign."""
+    if families.max() == 0:
+        return np.full(difference.shape[1], np.nan)
+    sign, greatest = np.sign(np.nansum(difference, axis=0)), np.zeros(difference.shape[1])
+    for left_out in range(families.max() + 1):
+        rest = difference[families != left_out]
+        p = np.where(np.sign(np.nansum(rest, axis=0)) == sign, sign_flips(rest, seed=seed, flips=flips).p, 1.0)
+        # NaN stays: without this family nothing can be said
+        greatest = np.maximum(greatest, np.where((~np.isnan(rest)).sum(0) < MIN_PROMPTS, np.nan, p))
+    return greatest
 
 
 def difficulty_at_length(traces: TracesLike, *, width: int = 1, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:

@@ -45,9 +45,10 @@ def replaced_thoughts(
     """Read each response with its own thought, and with other tokens in as many places of it; the answer stays as it is.
 
     "filler": a neutral token, or a few, again and again. "shuffled": the thought's own tokens in random order. "another's": the
-    thought of another problem with another answer, of that length or cut to it from the shortest longer one, of the same
-    family where that has one. What opens and closes a thought stays. Where no tags mark it, the thought is what comes before
-    the sentence that states the answer.
+    thought of another problem of the same family, of exactly as many tokens, whatever its answer; drawn where there are
+    several. Nothing is cut: the last tokens of a thought are loud, and other families have other types of tokens. A thought
+    without such another has no "another's". What opens and closes a thought stays. Where no tags mark it, the thought is what
+    comes before the sentence that states the answer.
 
     Teacher-forced: the model is made to read such text, it wouldn't have written it. So unusual text and missing reasoning
     come together ("shuffled" and "filler" are both); "another's" is ordinary reasoning, about something else. A norm that is as
@@ -66,14 +67,15 @@ def replaced_thoughts(
         progress: show progress bars.
 
     Returns:
-        A trace per response and kind, "own" first, with the labels of the response's trace and text (the kind), thought_from
-        and thought_to (positions of the thought, the end left out), answer_logprob (nats: of the response's own answer after
-        that text), says_answer (whether that answer is what the model, decoding greedily, would still say) and correct.
-        A response that is longer than all others has no "another's"; a warning says how many.
+        A trace per response and kind, "own" first, with the labels of the response's trace and text (the kind), family (the
+        problem's), response (its number, the same in all kinds), thought_from and thought_to (positions of the thought, the
+        end left out), answer_logprob (nats: of the response's own answer after that text), says_answer (whether that answer
+        is what the model, decoding greedily, would still say) and correct. A warning says how many have an "another's" where
+        not all do.
 
     Raises:
         ValueError: unknown kinds; a filler without tokens; thinking responses whose answer's place isn't known.
-        Unmeasurable: fewer than 8 responses that think, or for which another's thought is long enough.
+        Unmeasurable: fewer than 8 responses that think; where "another's" is all that is asked for, fewer than 8 that have one.
 
     Examples:
         >>> traces = l2.experiments.replaced_thoughts(model, results, kinds="filler", layers="late", progress=False)
@@ -97,7 +99,8 @@ def replaced_thoughts(
     for (kind, i), trace in zip(plans, traces, strict=True):
         span = thought_span(trace)
         places = {"thought_from": span.start, "thought_to": span.stop}
-        labels.append({**trace.labels, "text": kind, **places, "correct": bool(own[i].correct)})
+        which = {"text": kind, "family": own[i].problem.family, "response": i}
+        labels.append({**trace.labels, **which, **places, "correct": bool(own[i].correct)})
     batch_size = batch_size_of(model, batch_size)
     sink_ratio = sink_ratio_of(model, None, of=[trace.provenance.sink_ratio for trace in traces])
     found = collect(
@@ -158,11 +161,16 @@ class _Texts:
         self.results, self.filler = results, filler
         self.spans = [thought_span(result.trace) for result in results]
         self._seed = seed
+        tokens = (result.trace.tokens.tolist() for result in results)
+        self._own: list[list[int]] = [ids[span.start : span.stop] for ids, span in zip(tokens, self.spans, strict=True)]
+        self._alike: dict[tuple[str, int], list[int]] = {}
+        for i, result in enumerate(results):
+            self._alike.setdefault((result.problem.family, len(self.spans[i])), []).append(i)
         self._others = [self._another(i) for i in range(len(results))]
 
     def made(self, kind: str, i: int) -> list[int] | None:
-        """The tokens of response i's thought in this kind; None where there is no other of that length."""
-        own, n = self._own(i), len(self.spans[i])
+        """The tokens of response i's thought in this kind; None where there is no other of that family and length."""
+        own, n = self._own[i], len(self.spans[i])
         if kind == "own":
             return own
         if kind == "filler":
@@ -178,36 +186,23 @@ class _Texts:
         assert thought is not None
         return [*tokens[: span.start], *thought, *tokens[span.stop :]]
 
-    def _own(self, i: int) -> list[int]:
-        span = self.spans[i]
-        ids: list[int] = self.results[i].trace.tokens[span.start : span.stop].tolist()
-        return ids
-
     def _another(self, i: int) -> list[int] | None:
-        """The shortest thought that is long enough, of a problem with another answer, if any of its family; drawn of equals."""
-        mine, n = self.results[i], len(self.spans[i])
-        fits = [
-            j
-            for j, other in enumerate(self.results)
-            if other.problem.id != mine.problem.id and other.answer.strip() != mine.answer.strip() and len(self.spans[j]) >= n
-        ]
-        fits = [j for j in fits if self.results[j].problem.family == mine.problem.family] or fits
-        if not fits:
-            return None
-        shortest = min(len(self.spans[j]) for j in fits)
-        equal = [j for j in fits if len(self.spans[j]) == shortest]
-        return self._own(equal[generator(self._seed + i).integers(len(equal))])[:n]
+        """A thought of another problem of the family, as long and not the same, drawn of all such."""
+        # any answer will do: where there are two, demanding the other one would choose by the types of tokens
+        own, problem = self._own[i], self.results[i].problem
+        alike = self._alike[problem.family, len(own)]
+        donors = [j for j in alike if self.results[j].problem.id != problem.id and self._own[j] != own]
+        return self._own[donors[generator(self._seed + i).integers(len(donors))]] if donors else None
 
 
 def _say_lacking(plans: Sequence[tuple[str, int]], kinds: Sequence[str], n: int) -> None:
     held = sum(kind == "another's" for kind, _ in plans)
     if "another's" not in kinds or held == n:
         return
-    if held < MIN_PROMPTS:
-        raise Unmeasurable(f"{held} of {n} thoughts find another problem's that is as long: at least {MIN_PROMPTS} are needed")
-    warnings.warn(
-        f'{n - held} of {n} thoughts are longer than any that could stand for them: no "another\'s" there', stacklevel=3
-    )
+    said = f"only {held} of {n} thoughts share family and length with that of another problem"
+    if held < MIN_PROMPTS and len(kinds) == 1:
+        raise Unmeasurable(f"{said}: at least {MIN_PROMPTS} are needed")
+    warnings.warn(f'{said}: the others have no "another\'s"', stacklevel=3)
 
 
 def _scores(backend: Backend, sequences: Sequence[Sequence[int]], n_answer: Sequence[int], batch_size: int) -> list[Scored]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -159,7 +160,9 @@ class Readings:
         o, stated = self.options, [r for r in results if r.mode == "think" and "answer_at" in r.trace.labels]
         if not stated:
             raise Unmeasurable("no thinking response states an answer")
-        return replaced_thoughts(self.backend.model, stated, seed=o.seed, batch_size=o.batch_size, progress=o.progress)
+        with warnings.catch_warnings():  # the table's n says how many have another's
+            warnings.filterwarnings("ignore", message="only .* share family and length")
+            return replaced_thoughts(self.backend.model, stated, seed=o.seed, batch_size=o.batch_size, progress=o.progress)
 
     def outcomes(self, think: Sequence[Trace]) -> pd.DataFrame:
         """Answers under suppression, with thresholds from these traces."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
@@ -13,8 +14,8 @@ from tl_l2norm.core.trace import Trace
 LAYERS = 4
 
 
-def read(seed: int, *, n: int = 12, effect: float = 0.0, lacking: int = 0) -> list[Trace]:
-    """Responses with their own thought, filler and another's; `effect`: how much louder thoughts of one's own are."""
+def read(seed: int, *, n: int = 12, effect: float = 0.0, lacking: int = 0, only: str | None = None) -> list[Trace]:
+    """Responses with their own thought, filler and another's; `effect`: how much louder own ones are, of one family or all."""
     rng = np.random.default_rng([seed, 3])
     traces = []
     for i in range(n):
@@ -23,8 +24,9 @@ def read(seed: int, *, n: int = 12, effect: float = 0.0, lacking: int = 0) -> li
             if text == "another's" and i < lacking:
                 continue
             norms = 100 + offset + 5 * rng.exponential(size=(LAYERS, k + 2)) + 3 * rng.exponential(size=(LAYERS, 1))
-            norms[:, :k] += effect * (text == "own")
-            labels = {"text": text, "thought_from": 1, "thought_to": 1 + k, "answer_at": 2 + k}
+            family = "abc"[i % 3]
+            norms[:, :k] += effect * (text == "own" and only in (None, family))
+            labels = {"text": text, "family": family, "thought_from": 1, "thought_to": 1 + k, "answer_at": 2 + k}
             said = {"answer_logprob": -float(rng.exponential()), "says_answer": bool(rng.random() < 0.5)}
             traces.append(response(norms, prompt=str(i), labels={**labels, **said}))
     return traces
@@ -64,6 +66,57 @@ def test_an_effect_is_found_and_nothing_where_there_is_none() -> None:
 
     assert np.mean([hit(s, 0.0) for s in range(20)]) <= 3 / 20
     assert np.mean([hit(s, 5.0) for s in range(10)]) >= 9 / 10
+
+
+def thoughts_of(traces: list[Trace], **options: int) -> pd.Series:
+    """The entry of another's thoughts at the late layers."""
+    return thought_text_table(traces, **options).set_index(["text", "scope", "layer"]).loc[("another's", "thought", "late")]
+
+
+def test_one_family_alone_makes_no_finding() -> None:
+    """200 runs of 24: p_families is at most 0.05 in 0% with the effect in one family of three, in 100% with it in all."""
+    entries = [thoughts_of(read(s, n=24, effect=15.0, only="a"), seed=s, resamples=400) for s in range(10)]
+    assert np.mean([entry["p"] <= 0.05 for entry in entries]) >= 0.8
+    assert not any(entry["p_families"] <= 0.05 for entry in entries)
+    entries = [thoughts_of(read(s, n=24, effect=8.0), seed=s, resamples=400) for s in range(10)]
+    assert all(entry["p_families"] <= 0.05 for entry in entries)
+
+
+def test_p_families_is_the_greatest_of_tables_without_one() -> None:
+    traces = read(2, n=24, effect=1.0)
+    parts = [thoughts_of([t for t in traces if t.labels["family"] != out], resamples=400) for out in "abc"]
+    same = [part["p"] if part["difference"] > 0 else 1.0 for part in parts]
+    assert thoughts_of(traces, resamples=400)["p_families"] == max(same)
+
+
+def test_a_rest_of_the_other_sign_is_no_support() -> None:
+    """Family a is so loud that the whole is positive, though the other two are negative for sure."""
+    rest = [t for t in read(0, n=48, effect=-15.0) if t.labels["family"] != "a"]
+    assert thoughts_of(rest, resamples=400)["p"] <= 0.05
+    loud = [t for t in read(0, n=48, effect=80.0) if t.labels["family"] == "a"]
+    entry = thoughts_of([*rest, *loud], resamples=400)
+    assert entry["difference"] > 0 and entry["p_families"] == 1.0
+
+
+@pytest.mark.parametrize(("n", "families"), [(24, "a"), (10, "ab"), (24, "aaaaaaaaaaaaaaaaaaaaaaab")])
+def test_too_few_to_leave_a_family_out(n: int, families: str) -> None:
+    traces = [t.with_labels(family=families[int(str(t.labels["prompt"])) % len(families)]) for t in read(0, n=n)]
+    entry = thoughts_of(traces, resamples=100)
+    assert np.isnan(entry["p_families"]) and entry["p"] <= 1 and entry["n"] == n
+
+
+def test_fewer_than_eight_of_a_text_have_means_alone() -> None:
+    entry = thoughts_of(read(0, lacking=7), resamples=100)
+    assert entry["n"] == 5 and entry["own"] - entry["replaced"] == pytest.approx(entry["difference"])
+    assert entry[["low", "high", "p", "p_max", "p_families"]].isna().all()
+
+
+def test_samples_without_the_other_text_do_not_count_on_the_own_side() -> None:
+    """A loud second sample of each problem has no other of its length."""
+    traces = [t.with_labels(response=int(str(t.labels["prompt"]))) for t in read(0)]
+    second = [t.with_labels(response=100 + int(str(t.labels["prompt"]))) for t in read(1, effect=500.0)]
+    kept = [t for t in second if t.labels["text"] != "another's"]
+    assert thoughts_of([*traces, *kept]).equals(thoughts_of(traces))
 
 
 def test_what_can_not_be_compared() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from tl_l2norm.core.layers import BUT_LAST, LATE
+from tl_l2norm.core.resampling import MIN_PROMPTS
 from tl_l2norm.paper.finding import UNTESTED, Finding, Known, Missing, figure, span
 
 
@@ -63,18 +64,29 @@ def importance(known: Known) -> Finding:
 def thoughts(known: Known) -> Finding:
     """Of the model's own thoughts beside other text of the same length."""
     table = known["thought_texts"]
-    own = table[(table["scope"] == "thought") & (table["layer"] == LATE)]
-    if len(own) < 3:
+    own = table[(table["scope"] == "thought") & (table["layer"] == LATE)].set_index("text")
+    if not {"filler", "shuffled"} <= set(own.index):
         raise Missing("it takes filler, the shuffled thought and another problem's thought in place of the own one")
     says = table[table["layer"] == "says answer"]
-    return Finding(
+    shares = own["difference"] / own["own"]
+    finding = Finding(
         measured="late norm of the own thought, less that of "
-        + ", ".join(f"{entry['text']} {figure(entry, 'difference', '.4g')}" for _, entry in own.iterrows()),
+        + ", ".join(f"{text} {figure(e, 'difference', '.4g')} ({shares[text]:.1%})" for text, e in own.iterrows()),
         interval=f"own {own['own'].iloc[0]:.4g}",
         control="still says its answer after " + ", ".join(f"{e['text']} {e['replaced']:.0%}" for _, e in says.iterrows()),
         n=int(own["n"].min()),
-        p=float(own["p"].max()),
+    )
+    donors = int(own["n"].get("another's", 0))
+    if donors < MIN_PROMPTS:
+        why = f"only {donors} problems share family and length of thought with another: at least {MIN_PROMPTS} are needed"
+        return replace(finding, n=donors, why=why)
+    one_made_it = "whichever family is left out"
+    if own["p_families"].isna().any():
+        one_made_it = "which can't be tested without any one family: there is but one, or too few problems are left"
+    return replace(
+        finding,
+        p=float(np.fmax(own["p"], own["p_families"]).max(skipna=False)),
         meets=bool((own["difference"] > 0).all()),
-        why="needs the own thought louder than filler, than its own tokens in another order and than another problem's "
-        "thought, at the same positions",
+        why="needs the own thought louder than filler, than its own tokens in another order and than the thought of another "
+        f"problem of its family and length, at the same positions, {one_made_it}",
     )
