@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import tl_l2norm as l2
 from tests.builders import make_result
+from tl_l2norm.analysis.thought_texts import thought_text_table
 from tl_l2norm.experiments.thought_texts import KINDS, replaced_thoughts
+from tl_l2norm.paper.finding import SUPPORTED, UNTESTED, Known
+from tl_l2norm.paper.rules.thinking import thoughts
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.results import Result
 from tl_l2norm.text.spans import thought_span
@@ -54,7 +59,7 @@ def test_only_the_thought_is_another_and_all_is_as_long(tiny: Any) -> None:
             case "shuffled":
                 assert sorted(mine) == sorted(thoughts[prompt]) and mine != thoughts[prompt]
             case "another's":
-                assert [p for p, other in thoughts.items() if other[: len(mine)] == mine] not in ([], [prompt])
+                assert mine != thoughts[prompt] and mine in thoughts.values()
         assert torch.equal(trace.l2_norms[:, :PROMPT], traces[own.index(result)].l2_norms[:, :PROMPT]) or torch.allclose(
             trace.l2_norms[:, :PROMPT], result.trace.l2_norms[:, :PROMPT], rtol=1e-4
         )
@@ -70,16 +75,68 @@ def test_the_answer_is_judged_by_the_models_own_logits(tiny: Any) -> None:
         assert trace.labels["says_answer"] == bool((chosen >= logprobs[-ANSWER:].amax(-1)).all())
 
 
+def test_another_is_of_the_family_and_length_whatever_it_answers(tiny: Any) -> None:
+    """Two families and two lengths in each; all answers are the same, and one thought is its neighbour's."""
+    own = [
+        dataclasses.replace(r, answer="4", problem=dataclasses.replace(r.problem, family="ab"[i % 2]))
+        for i, r in enumerate(results(tiny, (9, 9, 9, 9, 12, 12, 12, 12, 9, 9, 9, 9)))
+    ]
+    own[2] = dataclasses.replace(own[2], trace=own[0].trace.with_labels(prompt="2"))
+    traces = replaced_thoughts(tiny, own, kinds="another's", progress=False)[len(own) :]
+    assert [t.labels["response"] for t in traces] == list(range(len(own)))
+    thoughts = [r.trace.tokens[thought_span(r.trace).start : thought_span(r.trace).stop].tolist() for r in own]
+    for i, trace in enumerate(traces):
+        mine = trace.tokens[int(trace.labels["thought_from"]) : int(trace.labels["thought_to"])].tolist()
+        donors = [j for j, thought in enumerate(thoughts) if thought == mine]
+        assert mine != thoughts[i] and {own[j].problem.family for j in donors} == {own[i].problem.family}
+        assert trace.labels["family"] == own[i].problem.family
+
+
+def test_loud_ends_of_thoughts_of_any_length_are_no_finding(tiny: Any) -> None:
+    """Thoughts end in their loudest tokens: one cut to length would lack them, a whole one has them as well."""
+    loud, quiet = by_loudness(tiny)
+    generator = np.random.default_rng(0)
+
+    def of(*lengths: int) -> list[Result]:
+        own = results(tiny, lengths)
+        for i, (result, n) in enumerate(zip(own, lengths, strict=True)):
+            thought = [*generator.choice(quiet, n - 4), *generator.choice(loud, 4)]
+            given = result.trace
+            tokens = [*given.tokens[:PROMPT].tolist(), *map(int, thought), *given.tokens[PROMPT + n :].tolist()]
+            trace = l2.collect(tiny, [tokens], segments=[given.segments], labels=[given.labels], progress=False)[0]
+            own[i] = dataclasses.replace(result, trace=trace)
+        return own
+
+    traces = replaced_thoughts(tiny, of(*range(8, 20), *range(8, 20)), progress=False)
+    table = thought_text_table(traces, resamples=500)
+    entry = table.set_index(["text", "scope", "layer"]).loc[("another's", "thought", "late")]
+    assert entry["n"] == 24 and entry["p"] > 0.05
+    assert thoughts(Known({"thought_texts": table}, {})).verdict(entry["p"]) != SUPPORTED
+    with pytest.warns(UserWarning, match="only 0 of 12 thoughts share family and length"):
+        traces = replaced_thoughts(tiny, of(*range(8, 20)), progress=False)
+    finding = thoughts(Known({"thought_texts": thought_text_table(traces, resamples=100)}, {}))
+    assert finding.verdict(finding.p) == UNTESTED and "only 0 problems share family and length" in finding.why
+
+
+def by_loudness(model: Any) -> tuple[list[int], list[int]]:
+    """The loudest tenth of 200 token ids in the late layers, and the quieter half."""
+    ids = list(range(200, 400))
+    sequences = [[*range(1000, 1000 + PROMPT), token] for token in ids]
+    traces = l2.collect(model, sequences, prompt_lens=[PROMPT] * len(ids), layers="late", progress=False)
+    order = np.argsort([float(trace.l2_norms[:, -1].mean()) for trace in traces])
+    return [ids[i] for i in order[-20:]], [ids[i] for i in order[:100]]
+
+
 def test_what_can_not_be_made_is_said(tiny: Any) -> None:
     lengths = (9, 9, 9, 9, 9, 9, 9, 9, 14)
-    with pytest.warns(UserWarning, match="1 of 9 thoughts are longer than any"):
+    with pytest.warns(UserWarning, match="only 8 of 9 thoughts share family and length with that of another problem"):
         traces = replaced_thoughts(tiny, results(tiny, lengths), kinds="another's", progress=False)
     assert len(traces) == 9 + 8
-    with pytest.raises(ValueError, match="0 of 8 thoughts find another problem's"):
-        same = [
-            make_result(i, "think", trace=r.trace, problem=r.problem, answer="4") for i, r in enumerate(results(tiny, (9,) * 8))
-        ]
-        replaced_thoughts(tiny, same, kinds="another's")
+    with pytest.raises(ValueError, match="only 2 of 8 thoughts share family and length"):
+        replaced_thoughts(tiny, results(tiny, (9, 9, *range(10, 16))), kinds="another's")
+    with pytest.warns(UserWarning, match="only 2 of 8"):
+        traces = replaced_thoughts(tiny, results(tiny, (9, 9, *range(10, 16))), progress=False)
+    assert [t.labels["text"] for t in traces].count("another's") == 2
     with pytest.raises(ValueError, match="7 responses think"):
         replaced_thoughts(tiny, results(tiny, (9,) * 7))
     with pytest.raises(ValueError, match="kinds must be one of"):

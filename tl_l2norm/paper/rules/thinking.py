@@ -85,7 +85,7 @@ def thoughts(known: Known) -> Finding:
         one_made_it = "which can't be tested without any one family: there is but one, or too few problems are left"
     return replace(
         finding,
-        p=float(np.fmax(own["p"], own["p_families"]).max(skipna=False)),
+        p=float(own["p"].clip(lower=own["p_families"]).max(skipna=False)),
         meets=bool((own["difference"] > 0).all()),
         why="needs the own thought louder than filler, than its own tokens in another order and than the thought of another "
         f"problem of its family and length, at the same positions, {one_made_it}",
