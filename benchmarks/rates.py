@@ -128,13 +128,9 @@ def importances(**world: Any) -> Callable[[int], Tables]:
 
 
 def texts(effect: float, only: str | None = None) -> Callable[[int], Tables]:
-    def tables(seed: int) -> Tables:
-        traces = thought_texts(seed, n=24, effect=effect, only=only)
-        # the world has no shuffled thought: it is drawn as the filler is
-        other = [t.with_labels(text="shuffled") for t in thought_texts(seed + 10_000, n=24) if t.labels["text"] == "filler"]
-        return {"thought_texts": thought_text_table([*traces, *other], seed=seed, resamples=500)}
-
-    return tables
+    return lambda seed: {
+        "thought_texts": thought_text_table(thought_texts(seed, n=24, effect=effect, only=only), seed=seed, resamples=500)
+    }
 
 
 def whole(seed: int) -> bool:

@@ -15,12 +15,12 @@ LAYERS = 4
 
 
 def read(seed: int, *, n: int = 12, effect: float = 0.0, lacking: int = 0, only: str | None = None) -> list[Trace]:
-    """Responses with their own thought, filler and another's; `effect`: how much louder own ones are, of one family or all."""
+    """Responses with all texts; `effect`: how much louder own ones are, of one family or all."""
     rng = np.random.default_rng([seed, 3])
     traces = []
     for i in range(n):
         k, offset = int(rng.integers(6, 40)), 10 * rng.exponential()
-        for text in ("own", "filler", "another's"):
+        for text in ("own", "filler", "shuffled", "another's"):
             if text == "another's" and i < lacking:
                 continue
             norms = 100 + offset + 5 * rng.exponential(size=(LAYERS, k + 2)) + 3 * rng.exponential(size=(LAYERS, 1))
@@ -57,7 +57,7 @@ def test_differences_are_those_of_means_over_the_thought_and_over_the_answer() -
 
 
 def test_an_effect_is_found_and_nothing_where_there_is_none() -> None:
-    """200 runs of 12: p_max is at most 0.05 in 6% (0.5% with the claim's sign), with an effect of 5 in 100%."""
+    """200 runs of 12: p_max is at most 0.05 in 2.5% (1.5% with the claim's sign), with an effect of 5 in 100%."""
 
     def hit(seed: int, effect: float) -> bool:
         table = thought_text_table(read(seed, effect=effect), seed=seed, resamples=400)
@@ -74,12 +74,12 @@ def thoughts_of(traces: list[Trace], **options: int) -> pd.Series:
 
 
 def test_one_family_alone_makes_no_finding() -> None:
-    """200 runs of 24: p_families is at most 0.05 in 0% with the effect in one family of three, in 100% with it in all."""
+    """200 runs of 24: with an effect in one family of three p is at most 0.05 in 88%, p_families in 3%; in all of them 99%."""
     entries = [thoughts_of(read(s, n=24, effect=15.0, only="a"), seed=s, resamples=400) for s in range(10)]
     assert np.mean([entry["p"] <= 0.05 for entry in entries]) >= 0.8
-    assert not any(entry["p_families"] <= 0.05 for entry in entries)
+    assert np.mean([entry["p_families"] <= 0.05 for entry in entries]) <= 2 / 10
     entries = [thoughts_of(read(s, n=24, effect=8.0), seed=s, resamples=400) for s in range(10)]
-    assert all(entry["p_families"] <= 0.05 for entry in entries)
+    assert np.mean([entry["p_families"] <= 0.05 for entry in entries]) >= 9 / 10
 
 
 def test_p_families_is_the_greatest_of_tables_without_one() -> None:
