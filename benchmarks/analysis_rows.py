@@ -72,6 +72,7 @@ def own_questions(tables: Mapping[str, pd.DataFrame], short: bool = False) -> st
                         "own": f"{row['own']:.4g}",
                         "own minus that": _with_interval(row, "difference", ".4g"),
                         "p": f"{row['p']:.2g}",
+                        "p without any one family": "-" if pd.isna(row["p_families"]) else f"{row['p_families']:.2g}",
                         "n": row["n"],
                     }
                     for row in own.to_dict("records")

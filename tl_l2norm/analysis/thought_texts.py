@@ -135,8 +135,8 @@ def _paired(own: Sequence[Trace], others: Sequence[Trace], columns: Columns) -> 
     return sides[0], sides[1].loc[sides[0].index]
 
 
-def _response(trace: Trace) -> object:
-    return trace.labels.get("response", trace.labels.get("prompt"))
+def _response(trace: Trace) -> tuple[object, object]:
+    return trace.labels.get("prompt"), trace.labels.get("response")
 
 
 def _figures(trace: Trace, n: int) -> Array:
