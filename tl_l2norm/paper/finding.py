@@ -69,13 +69,16 @@ class Known:
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         if name in self._tables and self._tables[name].empty:
-            raise Missing("no reasoning features were found")
+            raise Missing("no reasoning features were found" if name in _OF_FEATURES else f"the table of {name} is empty")
         if name not in self._tables:
             # a table that is made of another misses for the other's reason
             reason = next((self._notes[k] for k in (name, _MADE_OF.get(name, "")) if k in self._notes), "it was not measured")
             raise Missing(reason)
         return SCHEMAS[name].check(self._tables[name])
 
+
+_OF_FEATURES = {"features", "curves", "feature_dynamics", "feature_shapes", "correlations", "links"}
+_OF_FEATURES |= {"bound_points", "bound", "bound_control", "assumptions"}
 
 _MADE_OF = {
     "curves": "features",

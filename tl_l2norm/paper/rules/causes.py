@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 
 from tl_l2norm.analysis.causal import DOSE, MARGIN
-from tl_l2norm.paper.finding import Finding, Known, figure, span
+from tl_l2norm.paper.finding import ALPHA, Finding, Known, figure, span
 
 
 def pressure(known: Known) -> Finding:
@@ -26,8 +26,9 @@ def pressure(known: Known) -> Finding:
     links = links[links["mode"] == "think"]
     if links.empty:
         return replace(finding, why="too few thinking tokens are of types that occur again")
-    p = links[["p", "p_shifts"]].max(axis=1)
+    p = links[["p", "p_shifts"]].max(axis=1).where(links["rho"] > 0, 2.0)  # the claim is of a rho over 0
     best = links.loc[p.idxmin()]
+    least = float(min(1.0, len(links) * best[["p", "p_shifts"]].max()))
     rhos = (f"{_READINGS[str(entry['reading'])]} {figure(entry, 'rho', '.2f')}" for _, entry in links.iterrows())
     shifted = (f"{span(entry['shifts_low'], entry['shifts_high'], '.2f')}" for _, entry in links.iterrows())
     return replace(
@@ -36,7 +37,7 @@ def pressure(known: Known) -> Finding:
         interval=span(best["low"], best["high"], ".2f"),
         control=f"pull shifted round its response {', '.join(shifted)}",
         n=int(best["n"]),
-        p=float(min(1.0, len(links) * p.min())),
+        p=least,
         meets=bool(best["rho"] > 0 and by_p["rho"] < 0),
         why="needs rho of pull and norm over 0, over prompts and beyond shifted pulls, for one of the two readings (p is times "
         "their number); that the pull falls with the probability is needed, but no evidence",
@@ -53,10 +54,11 @@ def suppression(known: Known) -> Finding:
     pairs = (("paired", "random"), ("paired", "none"), ("random", "none"), ("high", "none"))
     own, paired, random, high = (whole.loc[pair] for pair in pairs)
     others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if "none" not in (a, b) and (a, b) != pairs[0]}
+    opposite = "; the others do more harm than these" if own["difference"] > 0 and own["p"] <= ALPHA else ""
     finding = Finding(
-        measured="accuracy with high-norm tokens suppressed, minus as many others of the same types and places: "
-        f"{_points(own)} {_counts(own)}; minus nothing suppressed {_points(paired)}, all high-norm tokens {_points(high)} "
-        f"({high['positions']:.1f} positions)",
+        measured="accuracy with high-norm tokens suppressed, minus as many others of the same types and places, mean over "
+        f"{own['thresholds']} threshold(s): {_points(own)} {_counts(own)}{opposite}; minus nothing suppressed "
+        f"{_points(paired)}, all high-norm tokens {_points(high)} ({high['positions']:.1f} positions)",
         interval=span(100 * own["low"], 100 * own["high"]),
         control=", ".join(
             [f"others minus nothing {_points(random)}", *(f"{name} {_points(e)} {_counts(e)}" for name, e in others.items())]

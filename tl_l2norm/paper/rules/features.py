@@ -25,6 +25,9 @@ def spike(known: Known) -> Finding:
         control=", ".join(f"{source} {figure(entry, 'sharpness', '.0%')}" for source, entry in controls.items()),
         n=int(own["n"]),
     )
+    if not controls:
+        lacking = f"with {', '.join(map(str, others.index))} none were found that rise" if len(others) else "none was made"
+        return replace(finding, why=f"there is no control to hold it against: {lacking}")
     if "feature_shapes" not in known:
         return replace(finding, why=known.reason("feature_shapes"))
     sharp = bool(own["sharpness_low"] > SHARP)

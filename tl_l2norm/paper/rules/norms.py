@@ -117,10 +117,11 @@ def difficulty(known: Known) -> Finding:
     table = every.loc[LATE]
     own, given, numerator = (table.loc[at] for at in (("ratio", "nothing"), ("ratio", "length"), ("thinking", "length")))
     parts = [f"{part} {table.loc[(part, 'nothing'), 'rho']:.2f}" for part in ("thinking", "direct")]
-    if BUT_LAST in every.index:
-        parts.append(f"without the last block {every.loc[(BUT_LAST, 'ratio', 'nothing'), 'rho']:.2f}")
+    last = [every.loc[(BUT_LAST, "ratio", "nothing"), "rho"]] if BUT_LAST in every.index else []
+    inner = "".join(f", without the last block {rho:.2f}" for rho in last)
     finding = Finding(
-        measured=f"rho of amplification and level {own['rho']:.2f} (p = {own['p']:.2g}); of its parts: {', '.join(parts)}",
+        measured=f"rho of amplification and level {own['rho']:.2f}{inner} (p = {own['p']:.2g}); of its parts: "
+        f"{', '.join(parts)}",
         interval=span(own["low"], own["high"], ".2f"),
         n=int(own["n"]),
     )
