@@ -168,6 +168,7 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
         1  paired  random       NaN        -0.6  0.03   1.0  10
     """
     _require(outcomes)
+    _require_same(outcomes)
     require_prompts(outcomes["prompt"].nunique(), what="problems")
     arms = {str(name): _Arm.of(own) for name, own in outcomes.groupby("arm", sort=False)}
     entries = []
@@ -273,6 +274,23 @@ def _p_margin(own: _Counts, other: _Counts) -> float:
     if np.ptp(losses) == 0:
         return 1.0
     return float(ttest_1samp(losses, MARGIN, alternative="less").pvalue)
+
+
+def _require_same(outcomes: pd.DataFrame) -> None:
+    """Arms are compared problem by problem: refuse those that were asked others, or at other quantiles."""
+    every = set(outcomes["prompt"])
+    for (arm, quantile, draw), own in outcomes.groupby(["arm", "quantile", "draw"], dropna=False):
+        if lacking := every - set(own["prompt"]):
+            raise InputError(
+                f"arm {arm!r} (quantile {quantile:g}, draw {draw}) lacks {len(lacking)} of the {len(every)} problems, such as "
+                f"{min(lacking)!r}: arms are compared on the same ones"
+            )
+    quantiles = {
+        str(arm): set(own["quantile"].dropna()) for arm, own in outcomes.groupby("arm") if own["quantile"].notna().any()
+    }
+    for arm, own in quantiles.items():
+        if lacking_at := set().union(*quantiles.values()) - own:
+            raise InputError(f"arm {arm!r} lacks the quantile {min(lacking_at):g} that another arm has: give all of one run")
 
 
 def _require(outcomes: pd.DataFrame) -> None:

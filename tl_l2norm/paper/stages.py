@@ -34,6 +34,7 @@ from tl_l2norm.core.errors import MissingPackage, Unmeasurable, Unsupported
 from tl_l2norm.core.storage import replace_file
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.paper.ending import facts_of, save_rest
+from tl_l2norm.paper.finding import TRAINED
 from tl_l2norm.paper.readings import Modes, Readings
 from tl_l2norm.paper.result import Analysis
 from tl_l2norm.paper.tables import MATCHED_FEATURES, SCHEMAS
@@ -41,8 +42,6 @@ from tl_l2norm.paper.thinking import thinking_stages
 from tl_l2norm.saes.checks import unit_directions
 from tl_l2norm.saes.evaluate import evaluate_saes
 from tl_l2norm.tasks.results import Result
-
-TRAINED = "trained SAE"
 
 _TOP_LATENTS = 3  # of each late layer whose tokens are shown
 

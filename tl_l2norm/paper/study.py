@@ -8,12 +8,12 @@ from typing import Any
 
 from tl_l2norm.analysis.correctness import MIN_SAMPLES
 from tl_l2norm.analysis.pairing import require_prompts
-from tl_l2norm.core.arguments import as_integer, one_or_several
+from tl_l2norm.core.arguments import as_integer, as_seed, one_or_several
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of, temperature_of
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.resampling import MIN_PROMPTS
-from tl_l2norm.experiments.suppression import QUANTILES
+from tl_l2norm.experiments.suppression import QUANTILES, as_quantiles
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.paper.options import Options
 from tl_l2norm.paper.readings import Readings
@@ -88,15 +88,15 @@ def analyse(
     options = Options(
         controls=frozenset(controls),
         control_states=control_states,
-        quantiles=one_or_several(quantiles, float),
+        quantiles=as_quantiles(chosen) if (chosen := one_or_several(quantiles, float)) else (),
         samples=_samples(samples),
-        temperature=temperature_of(model, temperature),
+        temperature=_temperature(model, temperature),
         swapped_tokens=as_integer("swapped_tokens", swapped_tokens, least=0),
         max_new_tokens=max_new_tokens,
         max_direct_tokens=max_direct_tokens,
         sink_ratio=sink_ratio_of(model, _trained_with(saes) if sink_ratio is None else sink_ratio),
         batch_size=batch_size_of(model, batch_size),
-        seed=seed,
+        seed=as_seed(seed),
         progress=progress,
         readings=may_save(backend, save_to),
         tables=Path(save_to) / "tables" if save_to else None,
@@ -113,6 +113,12 @@ def _samples(given: int) -> int:
             f"samples must be at least {MIN_SAMPLES}, to tell right from wrong ones of a problem, or 0 for none; got {n}"
         )
     return n
+
+
+def _temperature(model: Any, given: float | None) -> float:
+    if not (temperature := temperature_of(model, given)) > 0:
+        raise InputError(f"temperature is over 0 where samples of one problem are to differ, got {temperature:g}")
+    return temperature
 
 
 def _trained_with(saes: Mapping[int, Any]) -> float | None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from tl_l2norm.analysis.causal import DOSE, MARGIN
+from tl_l2norm.analysis.causal import ARMS, DOSE, MARGIN
+from tl_l2norm.analysis.correctness import MAX_CUT_OFF
 from tl_l2norm.paper.finding import ALPHA, Finding, Known, figure, span
 
 
@@ -66,7 +67,9 @@ def suppression(known: Known) -> Finding:
         n=int(own["n"]),
     )
     breaks, random_breaks, all_break = (bool(-entry["difference"] >= MARGIN) for entry in (paired, random, high))
-    if why := _why_untested(own, float(accuracies.loc["none", "accuracy"]), all_break and not breaks and not random_breaks):
+    if why := _cut_off(known["causal"]) or _why_untested(
+        own, float(accuracies.loc["none", "accuracy"]), all_break and not breaks and not random_breaks
+    ):
         return replace(finding, why=why)
     return replace(
         finding,
@@ -76,6 +79,18 @@ def suppression(known: Known) -> Finding:
         why=f"needs suppression of high-norm tokens to lose {100 * MARGIN:.0f} points or more, and more than that of as many "
         f"others of the same types and places, which is to lose surely less than {100 * MARGIN:.0f} (one-sided p = "
         f"{random['p_margin']:.2g})",
+    )
+
+
+def _cut_off(accuracies: pd.DataFrame) -> str:
+    """Where suppression makes responses run into the limit, they are wrong for want of room."""
+    shares = accuracies.groupby("arm")["cut_off"].mean()
+    plain, most = shares["none"], shares[["paired", "random", "high"]]
+    if most.max() <= plain + MAX_CUT_OFF:
+        return ""
+    return (
+        f"{most.max():.0%} of the responses with {ARMS[str(most.idxmax())]} were cut off, which are wrong for want of room, "
+        f"and {plain:.0%} of those without: give them more tokens"
     )
 
 
