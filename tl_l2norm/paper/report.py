@@ -194,7 +194,7 @@ def headline(claims: pd.DataFrame) -> str:
     """How many claims ended with which verdict."""
     counts = Counter(claims["verdict"])
     tested = counts[SUPPORTED] + counts[NOT_SUPPORTED] + counts[UNINFORMATIVE]
-    also = {UNINFORMATIVE: "of them uninformative", UNTESTED: "can't be tested here", DESCRIBED: "assumptions are described"}
+    also = {UNINFORMATIVE: "of them uninformative", UNTESTED: "can't be tested here", DESCRIBED: "are described"}
     others = "".join(f"; {counts[verdict]} {words}" for verdict, words in also.items() if counts[verdict])
     ours = claims[claims["paper"] == ""]
     judged = ours[ours["verdict"].isin([SUPPORTED, NOT_SUPPORTED, UNINFORMATIVE])]
