@@ -97,6 +97,15 @@ def _correctness(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def attribution_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The late difference on tokens that are alike in one respect, or in all."""
+    rows = table[table["tokens"] == "read"].to_dict("records")
+    return [
+        {"compared": row["compared"], "thinking minus direct": _with_interval(row, "difference", ".1f"), "n": row["n"]}
+        for row in rows
+    ]
+
+
 def link_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Of the late layers: the quantity and the share of activation that is reasoning, beside random sets of latents."""
     return [

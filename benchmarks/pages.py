@@ -20,6 +20,7 @@ import pandas as pd
 
 from benchmarks.analysis_rows import (
     assumption_rows,
+    attribution_rows,
     bound_rows,
     causal_rows,
     claims,
@@ -115,6 +116,7 @@ def claims_regions(folder: Path) -> dict[str, str]:
     tables, notes = analysis_tables(folder)
     return {
         "claims": claims(tables, notes),
+        "attribution": markdown_table(attribution_rows(tables["attribution"])),
         "own questions": own_questions(tables),
         "links": markdown_table(link_rows(tables["links"])) if "links" in tables else "No reasoning features were found.",
         "correlations": markdown_table(correlation_rows(tables["correlations"])),

@@ -131,6 +131,14 @@ def _add_analyse(commands: Any) -> None:
     _add_problems(command, "how many problems; 200 of our own, all of a file")
     command.add_argument("--out", required=True, metavar="DIR", help="folder to write, and to go on from")
     command.add_argument(
+        "--quantiles",
+        type=float,
+        nargs="+",
+        default=None,
+        metavar="Q",
+        help="thresholds of the causal test: 0.8 suppresses the fifth of the tokens that is highest; 0.95, 0.8 and 0.5",
+    )
+    command.add_argument(
         "--skip",
         action="append",
         default=[],
@@ -215,7 +223,7 @@ def _analyse(options: argparse.Namespace) -> int:
         saes,
         problems,
         controls=[name for name in CONTROLS if name.lower().replace(" ", "-") not in options.skip],
-        quantiles=() if "suppression" in options.skip else QUANTILES,
+        quantiles=() if "suppression" in options.skip else options.quantiles or QUANTILES,
         samples=0 if "samples" in options.skip else options.samples,
         temperature=options.temperature,
         swapped_tokens=0 if "swaps" in options.skip else 16,

@@ -139,9 +139,9 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
     """Difference of accuracy between arms on the same problems, at each quantile and over them (quantile NaN).
 
     `p` flips the signs of problems, each with the mean over the draws of a random arm: to take an arm for one more draw, and
-    relabel them, would count draws that took the same tokens as so many. Over the quantiles, an arm, its random one and nothing
-    are compared at those thresholds at which the random arm changed 95 to 125% as much (at all of them, if there is none):
-    `dose` says whether it did.
+    relabel them, would count draws that took the same tokens as so many. Over the quantiles, arms are
+    compared at those thresholds at which the random arm changed 95 to 125% as much as its own (at all of them, if there is
+    none): `dose` says whether it did.
 
     `p_margin` is of a t-test that the arm loses ten points of accuracy or more, with one more problem at which all is lost:
     else few problems without a loss would pass for no loss at all.
@@ -168,6 +168,7 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
         1  paired  random       NaN        -0.6  0.03   1.0  10
     """
     _require(outcomes)
+    _require_same(outcomes)
     require_prompts(outcomes["prompt"].nunique(), what="problems")
     arms = {str(name): _Arm.of(own) for name, own in outcomes.groupby("arm", sort=False)}
     entries = []
@@ -224,13 +225,14 @@ class _Arm:
 
 
 def _with_dose(arms: Mapping[str, _Arm], name: str, against: str) -> list[float]:
-    """The thresholds at which the random arm of these has the dose; all of them if there is none, or no random arm."""
+    """The thresholds at which the random arm, for swaps that of swaps, has the dose; all if there is none, or no such arm."""
     every = arms[name].quantiles
-    for arm, control in _MATCHED.items():
-        if {name, against} <= {arm, control, "none"} and arm in arms and control in arms:
-            doses = {q: _dose(arms[arm].mean([q]), arms[control].mean([q])) for q in every}
-            return [q for q, dose in doses.items() if DOSE[0] <= dose <= DOSE[1]] or every
-    return every
+    arm = "swap" if {name, against} & {"swap", "swap random"} else "paired"
+    control = _MATCHED[arm]
+    if arm not in arms or control not in arms:
+        return every
+    doses = {q: _dose(arms[arm].mean([q]), arms[control].mean([q])) for q in every if q in arms[arm].quantiles}
+    return [q for q, dose in doses.items() if DOSE[0] <= dose <= DOSE[1]] or every
 
 
 def _dose(own: _Counts, control: _Counts) -> float:
@@ -272,6 +274,23 @@ def _p_margin(own: _Counts, other: _Counts) -> float:
     if np.ptp(losses) == 0:
         return 1.0
     return float(ttest_1samp(losses, MARGIN, alternative="less").pvalue)
+
+
+def _require_same(outcomes: pd.DataFrame) -> None:
+    """Arms are compared problem by problem: refuse those that were asked others, or at other quantiles."""
+    every = set(outcomes["prompt"])
+    for (arm, quantile, draw), own in outcomes.groupby(["arm", "quantile", "draw"], dropna=False):
+        if lacking := every - set(own["prompt"]):
+            raise InputError(
+                f"arm {arm!r} (quantile {quantile:g}, draw {draw}) lacks {len(lacking)} of the {len(every)} problems, such as "
+                f"{min(lacking)!r}: arms are compared on the same ones"
+            )
+    quantiles = {
+        str(arm): set(own["quantile"].dropna()) for arm, own in outcomes.groupby("arm") if own["quantile"].notna().any()
+    }
+    for arm, own in quantiles.items():
+        if lacking_at := set().union(*quantiles.values()) - own:
+            raise InputError(f"arm {arm!r} lacks the quantile {min(lacking_at):g} that another arm has: give all of one run")
 
 
 def _require(outcomes: pd.DataFrame) -> None:

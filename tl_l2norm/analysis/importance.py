@@ -58,7 +58,7 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
     Then the mean over prompts, a response needing 8 tokens. p is by signs of prompts' residuals (wild cluster bootstrap-t, as
     in `mode_effects`). `shifted` is the control: the same with the importances of each response turned in a circle by random
     amounts, so that they keep their values and how alike neighbours are, and lose their tokens; `p_shifted` tests that rho is
-    no more than that. A verdict takes rho given the rest, with the larger of p_max and p_shifted.
+    no more than that. A verdict takes the late norm's rho given the rest, with the larger of p and p_shifted.
 
     It says whether norms mark the tokens on which the written answer hangs, beyond what their type, place, entropy and dose
     tell. It can't say that a norm causes anything: the swap keeps it. Where type and place act together in a way that is no

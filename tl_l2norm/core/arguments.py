@@ -42,8 +42,11 @@ def as_integer(name: str, value: Any, *, least: int | None = None, most: int | N
 
 
 def as_seed(value: Any, name: str = "seed") -> int:
-    """What random numbers are drawn by: an integer from 0 on."""
-    return as_integer(name, value, least=0)
+    """What random numbers are drawn by: an integer from 0 on, that a table can hold."""
+    seed = as_integer(name, value, least=0)
+    if seed >= 2**63:
+        raise InputError(f"{name} must be under 2**63, got {seed}")
+    return seed
 
 
 def as_integers(name: str, given: Any) -> list[int]:

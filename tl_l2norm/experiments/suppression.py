@@ -106,8 +106,10 @@ def suppress_and_ask(
     """
     backend = backend_of(model)
     problems, traces, seed = _answerable(problems), traces_of(traces), as_seed(seed)
+    if any(trace.labels.get("mode") == "direct" for trace in traces):
+        raise InputError("the traces are of direct answers: thresholds are quantiles of thinking responses, give those")
     check_progress(progress)
-    draws, quantiles = as_integer("draws", draws, least=1), _quantiles(quantiles)
+    draws, quantiles = as_integer("draws", draws, least=1), as_quantiles(quantiles)
     batch_size, sink_ratio = batch_size_of(model, batch_size), _sink_ratio(traces, sink_ratio)
     chosen = resolve_layers(layers, backend.n_layers)
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
@@ -148,7 +150,8 @@ def _answerable(given: Problem | Iterable[Problem]) -> Sequence[Problem]:
     return problems
 
 
-def _quantiles(given: float | Sequence[float]) -> tuple[float, ...]:
+def as_quantiles(given: float | Sequence[float]) -> tuple[float, ...]:
+    """Distinct shares, at least one."""
     quantiles = tuple(dict.fromkeys(as_share("quantiles", q) for q in one_or_several(given, float)))
     if not quantiles:
         raise InputError("no quantiles given")

@@ -141,7 +141,7 @@ CLAIM_VERDICTS = Schema(
         Column("interval", str, "95%"),
         Column("control", str, "what was measured of controls"),
         N,
-        Column("p", float, "two-sided, the greatest of the claim's parts; NaN where there is no verdict"),
+        Column("p", float, "the greatest of the claim's parts, each as its table says; NaN where there is no verdict"),
         Column("p_adjusted", float, "the same for the primary endpoint, by Holm over all the others"),
         Column("verdict", str, "supported, not supported, uninformative, can't be tested here, or described"),
         Column("why", str, "the rule, or why it can't be tested"),
@@ -184,6 +184,8 @@ def _judged(claim: Claim, known: Known) -> Finding:
         return claim.rule(known)
     except Missing as reason:
         return Finding(why=str(reason))
+    except KeyError as missing:  # of a table that was filtered
+        return Finding(why=f"its tables lack the entry {missing}")
 
 
 def adjust(numbers: Sequence[int], p_values: Sequence[float]) -> list[float]:

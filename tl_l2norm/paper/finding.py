@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from tl_l2norm.analysis.rise import SHARP
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.paper.tables import SCHEMAS
 
 Tables = Mapping[str, pd.DataFrame]
 
 ALPHA = 0.05
+TRAINED = "trained SAE"
+"""Source of a table's entries that are the model's own; the others are controls."""
 SUPPORTED, NOT_SUPPORTED = "supported", "not supported"
 UNINFORMATIVE, UNTESTED, DESCRIBED = "uninformative", "can't be tested here", "described"
 
@@ -69,13 +73,30 @@ class Known:
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         if name in self._tables and self._tables[name].empty:
-            raise Missing("no reasoning features were found")
+            raise Missing("no reasoning features were found" if name in _OF_FEATURES else f"the table of {name} is empty")
         if name not in self._tables:
             # a table that is made of another misses for the other's reason
             reason = next((self._notes[k] for k in (name, _MADE_OF.get(name, "")) if k in self._notes), "it was not measured")
             raise Missing(reason)
-        return SCHEMAS[name].check(self._tables[name])
+        table = SCHEMAS[name].check(self._tables[name]).reset_index(drop=True)
+        for column in ("model", "seed") if "source" not in table else ("seed",):  # a control may be another model
+            if column in table and table[column].nunique() > 1:
+                raise InputError(f"the table of {name} is of {table[column].nunique()} {column}s: give those of one analysis")
+        if table.duplicated().any():
+            raise InputError(f"the table of {name} holds entries twice: give those of one analysis")
+        return table
 
+    def of_trained(self, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The entries of the trained SAEs, and those of the controls."""
+        table = self[name]
+        own = table["source"] == TRAINED
+        if not own.any():
+            raise Missing(f"the table of {name} has nothing of the trained SAEs")
+        return table[own], table[~own]
+
+
+_OF_FEATURES = {"features", "curves", "feature_dynamics", "feature_shapes", "correlations", "links"}
+_OF_FEATURES |= {"bound_points", "bound", "bound_control", "assumptions"}
 
 _MADE_OF = {
     "curves": "features",
@@ -102,6 +123,13 @@ def figure(entry: pd.Series, name: str, form: str) -> str:
     """A value with its interval."""
     low, high = (entry[f"{name}_{side}" if f"{name}_{side}" in entry else side] for side in ("low", "high"))
     return f"{entry[name]:{form}} {span(low, high, form)}"
+
+
+def is_late_twice(shape: pd.Series, shapes: pd.DataFrame) -> bool:
+    """Most of the rise late, also without the last block, and every knot before its step: the unembedding alone reads that."""
+    inner = shape["sharpness_but_last_low"] > SHARP or np.isnan(shape["sharpness_but_last"])
+    knots = shapes["knot"].notna() & (shapes["knot"] < shapes["n_layers"] - 2)
+    return bool(shape["sharpness_low"] > SHARP and inner and knots.all())
 
 
 def two_stages_p(shapes: pd.DataFrame) -> float:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 _MAX_ROWS = 200  # of a table; a page with tens of thousands of cells is slow
 _RULE = (
-    "Each claim has a rule of its own, which stands under it and was fixed beforehand. It is supported if its figures lie on "
-    "its side and p is at most 0.05: claim 0, the primary endpoint, alone, the others after Holm's correction for their "
+    "Each claim has a rule of its own, which stands under it and is the same for every model. It is supported if its figures "
+    "lie on its side and p is at most 0.05: claim 0, the primary endpoint, alone, the others after Holm's correction for their "
     "number. Where a control meets the rule as well the claim is uninformative. Assumptions are described, not judged."
 )
 _MARKS = {
@@ -194,9 +194,13 @@ def headline(claims: pd.DataFrame) -> str:
     """How many claims ended with which verdict."""
     counts = Counter(claims["verdict"])
     tested = counts[SUPPORTED] + counts[NOT_SUPPORTED] + counts[UNINFORMATIVE]
-    also = {UNINFORMATIVE: "of them uninformative", UNTESTED: "can't be tested here", DESCRIBED: "assumptions are described"}
+    also = {UNINFORMATIVE: "of them uninformative", UNTESTED: "can't be tested here", DESCRIBED: "are described"}
     others = "".join(f"; {counts[verdict]} {words}" for verdict, words in also.items() if counts[verdict])
-    return f"{counts[SUPPORTED]} of {tested} tested claims are supported on this model{others}."
+    ours = claims[claims["paper"] == ""]
+    judged = ours[ours["verdict"].isin([SUPPORTED, NOT_SUPPORTED, UNINFORMATIVE])]
+    own = int((judged["verdict"] == SUPPORTED).sum())
+    of_paper = f"Of the paper's claims {counts[SUPPORTED] - own} of {tested - len(judged)} that could be tested are supported"
+    return f"{of_paper} on this model, of our own {own} of {len(judged)}{others}."
 
 
 def _facts(analysis: Analysis) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
@@ -34,6 +33,8 @@ from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.core.errors import MissingPackage, Unmeasurable, Unsupported
 from tl_l2norm.core.storage import replace_file
 from tl_l2norm.core.trace import Trace
+from tl_l2norm.paper.ending import facts_of, save_rest
+from tl_l2norm.paper.finding import TRAINED
 from tl_l2norm.paper.readings import Modes, Readings
 from tl_l2norm.paper.result import Analysis
 from tl_l2norm.paper.tables import MATCHED_FEATURES, SCHEMAS
@@ -41,8 +42,6 @@ from tl_l2norm.paper.thinking import thinking_stages
 from tl_l2norm.saes.checks import unit_directions
 from tl_l2norm.saes.evaluate import evaluate_saes
 from tl_l2norm.tasks.results import Result
-
-TRAINED = "trained SAE"
 
 _TOP_LATENTS = 3  # of each late layer whose tokens are shown
 
@@ -76,22 +75,12 @@ class Study:
                 bar.set_postfix_str(name)
                 stage()
                 bar.update()
+        analysis = Analysis(
+            tables=self.tables, notes=self.notes, features=self.features, facts=facts_of(self.readings, self.results)
+        )
         if place := self.options.tables:
-            place.mkdir(parents=True, exist_ok=True)
-            replace_file(place / "notes.json", json.dumps(self.notes, indent=1, sort_keys=True).encode())
-        return Analysis(tables=self.tables, notes=self.notes, features=self.features, facts=self._facts())
-
-    def _facts(self) -> dict[str, str]:
-        b, modes = self.backend, [r.mode for r in self.results]
-        return {
-            "model": b.model_name,
-            "backend": b.name,
-            "dtype": str(b.dtype).removeprefix("torch."),
-            "problems": str(len(self.readings.problems)),
-            "responses": f"{modes.count('think')} thinking, {modes.count('direct')} direct",
-            "sink ratio": f"{self.options.sink_ratio:g}",
-            "seed": str(self.seed),
-        }
+            save_rest(analysis, place)
+        return analysis
 
     # Tables
 
@@ -264,7 +253,13 @@ class Study:
         )
         own = self.features[TRAINED]
         self.add("feature_shapes", lambda: rise_shape(*self._held_out, quantity="reasoning_sum", features=own, seed=self.seed))
-        self.add("feature_attribution", lambda: self._attribution("reasoning_sum", self._held_out, own))
+        self.add("feature_attribution", self._feature_attribution)
+
+    def _feature_attribution(self) -> pd.DataFrame:
+        think, direct = self._held_out
+        if not any(self.features[TRAINED].latents.get(layer) for layer in think[0].late_layers):
+            raise Unmeasurable("no reasoning feature was found in the late layers")
+        return self._attribution("reasoning_sum", (think, direct), self.features[TRAINED])
 
     def _all_curves(self) -> pd.DataFrame:
         def of_source(source: str, modes: Modes, features: ReasoningFeatures) -> pd.DataFrame:

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tl_l2norm.analysis.correctness import MIN_SAMPLES
 from tl_l2norm.analysis.pairing import require_prompts
-from tl_l2norm.core.arguments import as_integer, one_or_several
+from tl_l2norm.core.arguments import as_integer, as_seed, one_or_several
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of, temperature_of
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.resampling import MIN_PROMPTS
-from tl_l2norm.experiments.suppression import QUANTILES
+from tl_l2norm.experiments.suppression import QUANTILES, as_quantiles
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.paper.options import Options
 from tl_l2norm.paper.readings import Readings
@@ -61,7 +62,7 @@ def analyse(
         control_states: how many states each of those SAEs is trained on.
         quantiles: of the causal test, a threshold each; () leaves it out.
         samples: of each problem, thinking, for the primary endpoint: do norms tell right from wrong responses to one problem?
-            0 leaves it out.
+            4 or more, better 8; 0 leaves it out.
         temperature: of those samples; choose it by accuracy, before norms are looked at, so that 30 to 80% of them are right;
             1 by default (2.5 for tiny-reasoner).
         swapped_tokens: of each thinking response, each swapped alone for another at equal norm; 0 leaves that out.
@@ -71,8 +72,8 @@ def analyse(
             out; by default what the SAEs were trained with (`train_saes` keeps it), else 5 (20 for tiny-reasoner).
         batch_size: sequences at once, 8 by default (100 for tiny-reasoner).
         seed: of halves, shuffles, controls and resampling.
-        save_to: a folder to keep everything in as it comes: responses, traces, SAEs, outcomes and `tables/*.csv`. The same
-            call goes on from what is there.
+        save_to: a folder to keep everything in as it comes: responses, traces, SAEs, outcomes, `tables/*.csv` and
+            `claims.csv`. The same call goes on from what is there; tables that this one doesn't make are taken away.
         progress: show progress bars.
 
     Raises:
@@ -87,21 +88,37 @@ def analyse(
     options = Options(
         controls=frozenset(controls),
         control_states=control_states,
-        quantiles=one_or_several(quantiles, float),
-        samples=as_integer("samples", samples, least=0),
-        temperature=temperature_of(model, temperature),
+        quantiles=as_quantiles(chosen) if (chosen := one_or_several(quantiles, float)) else (),
+        samples=_samples(samples),
+        temperature=_temperature(model, temperature),
         swapped_tokens=as_integer("swapped_tokens", swapped_tokens, least=0),
         max_new_tokens=max_new_tokens,
         max_direct_tokens=max_direct_tokens,
         sink_ratio=sink_ratio_of(model, _trained_with(saes) if sink_ratio is None else sink_ratio),
         batch_size=batch_size_of(model, batch_size),
-        seed=seed,
+        seed=as_seed(seed),
         progress=progress,
         readings=may_save(backend, save_to),
         tables=Path(save_to) / "tables" if save_to else None,
     )
     with locked(*([options.readings] if options.readings else [])):
         return Study(Readings(backend=backend, saes=saes, problems=tuple(problems), options=options)).run()
+
+
+def _samples(given: int) -> int:
+    """None, or as many as the primary endpoint takes."""
+    n = as_integer("samples", given, least=0)
+    if 0 < n < MIN_SAMPLES:
+        raise InputError(
+            f"samples must be at least {MIN_SAMPLES}, to tell right from wrong ones of a problem, or 0 for none; got {n}"
+        )
+    return n
+
+
+def _temperature(model: Any, given: float | None) -> float:
+    if not (temperature := temperature_of(model, given)) > 0:
+        raise InputError(f"temperature is over 0 where samples of one problem are to differ, got {temperature:g}")
+    return temperature
 
 
 def _trained_with(saes: Mapping[int, Any]) -> float | None:

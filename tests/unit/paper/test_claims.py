@@ -18,11 +18,12 @@ def verdict(number: int, tables: dict[str, pd.DataFrame], notes: dict[str, str] 
     return table.set_index("number").loc[number]
 
 
-def shape(sharp: tuple[float, float, float], source: str = "trained SAE") -> dict[str, Any]:
+def shape(sharp: tuple[float, float, float], source: str = "trained SAE", but_last: float = 0.6) -> dict[str, Any]:
     value, low, high = sharp
+    inner = {"sharpness_but_last": but_last, "sharpness_but_last_low": but_last, "sharpness_but_last_high": but_last}
     spike = {"spike": 10.0, "spike_low": 5.0, "spike_high": 15.0}
     fixed = {"n": 20, "description": "made by hand", "source": source}
-    return {"sharpness": value, "sharpness_low": low, "sharpness_high": high, **spike, **fixed}
+    return {"sharpness": value, "sharpness_low": low, "sharpness_high": high, **inner, **spike, **fixed}
 
 
 def shapes(p: float = 0.001, knot: float = 9.0) -> pd.DataFrame:
@@ -30,7 +31,7 @@ def shapes(p: float = 0.001, knot: float = 9.0) -> pd.DataFrame:
     curves = [(curve, rival) for curve in ("think", "think minus direct") for rival in ("exponential", "power", "logistic")]
     table = pd.DataFrame(curves, columns=["curve", "rival"]).assign(p_prompts=0.0005, p_layers=0.0005, knot=knot)
     table.loc[5, "p_layers"] = p
-    return table.assign(error=0.2, broken_error=0.1)
+    return table.assign(error=0.2, broken_error=0.1, n_layers=12)
 
 
 @pytest.mark.parametrize(
@@ -40,15 +41,30 @@ def shapes(p: float = 0.001, knot: float = 9.0) -> pd.DataFrame:
         ((0.8, 0.7, 0.9), (0.6, 0.5, 0.75), 0.01, "uninformative"),  # the control's interval reaches into ours
         ((0.55, 0.45, 0.65), (0.3, 0.2, 0.4), 0.01, "not supported"),  # not surely over a half
         ((0.8, 0.7, 0.9), (0.3, 0.2, 0.4), 0.06, "not supported"),  # one smooth curve does as well, by layers
-        ((0.8, 0.7, 0.9), (np.nan, np.nan, np.nan), 0.01, "supported"),  # a control without a rise
     ],
 )
 def test_features_must_spike_in_two_pieces_more_than_every_control(own: Any, control: Any, p: float, expected: str) -> None:
-    dynamics = pd.DataFrame([shape(own), shape(control, "untrained SAE")])
+    dynamics = pd.DataFrame([shape(control, "untrained SAE"), shape(own)])  # whichever stands first
     claim = verdict(1, {"feature_dynamics": dynamics, "feature_shapes": shapes(p)})
     assert claim["verdict"] == expected and claim["n"] == 20 and claim["p"] == p
-    shown = "untrained SAE {:.0%} [{:.0%}, {:.0%}]".format(*control)
-    assert claim["control"] == ("" if np.isnan(control[0]) else shown)
+    assert claim["control"] == "untrained SAE {:.0%} [{:.0%}, {:.0%}]".format(*control)
+
+
+@pytest.mark.parametrize("control", [[], [shape((np.nan,) * 3, "untrained SAE")]])
+def test_a_spike_without_a_control_is_not_tested(control: list[dict[str, Any]]) -> None:
+    tables = {"feature_dynamics": pd.DataFrame([shape((0.8, 0.7, 0.9)), *control]), "feature_shapes": shapes()}
+    claim = verdict(1, tables)
+    assert claim["verdict"] == "can't be tested here" and "no control to hold it against" in claim["why"]
+
+
+@pytest.mark.parametrize("changed", [{"but_last": 0.4}, {"knot": 10.0}])
+def test_a_rise_that_is_the_last_blocks_alone_is_no_late_rise(changed: Any) -> None:
+    """The unembedding alone reads what the last block writes."""
+    own = shape((0.8, 0.7, 0.9), **{k: v for k, v in changed.items() if k == "but_last"})
+    knots = shapes(**{k: v for k, v in changed.items() if k == "knot"})
+    dynamics = pd.DataFrame([own, shape((0.3, 0.2, 0.4), "untrained SAE")])
+    assert verdict(1, {"feature_dynamics": dynamics, "feature_shapes": knots})["verdict"] == "not supported"
+    assert verdict(2, {**NORM, "dynamics": pd.DataFrame([own]), "shapes": knots})["verdict"] == "not supported"
 
 
 def test_without_a_rise_of_features_nothing_can_be_said() -> None:
@@ -101,23 +117,36 @@ def linked(source: str, quantity: str, low: float, value: float, high: float, p:
     return {"source": source, "quantity": quantity, "rho": value, "low": low, "high": high, **fixed}
 
 
-@pytest.mark.parametrize(
-    ("entropy", "control", "p", "expected"),
-    [
-        ((0.3, 0.4, 0.5), (-0.1, 0.0, 0.1), 0.004, "supported"),
-        ((-0.75, -0.4, -0.3), (-0.1, 0.0, 0.1), 0.004, "not supported"),  # an entropy follows as closely, downwards
-        ((0.3, 0.4, 0.5), (0.1, 0.2, 0.3), 0.004, "uninformative"),  # the untrained SAE's does too
-        ((0.3, 0.4, 0.5), (-0.1, 0.0, 0.1), 0.2, "not supported"),  # random sets of latents reach that far
-    ],
-)
-def test_the_norm_must_follow_the_share_beyond_entropies_random_sets_and_controls(
-    entropy: Any, control: Any, p: float, expected: str
-) -> None:
-    entries = [linked("trained SAE", "l2_norm", 0.7, 0.8, 0.9, p), linked("trained SAE", "output_entropy", *entropy)]
-    entries += [linked("trained SAE", "hidden_entropy", 0.0, 0.1, 0.2), linked("untrained SAE", "l2_norm", *control)]
+@pytest.mark.parametrize("entropy", [(0.3, 0.4, 0.5), (-0.75, -0.4, -0.3)])
+def test_the_norm_and_the_share_are_described_beside_entropies_random_sets_and_controls(entropy: Any) -> None:
+    entries = [linked("untrained SAE", "l2_norm", 0.1, 0.2, 0.3), linked("trained SAE", "hidden_entropy", 0.0, 0.1, 0.2)]
+    entries += [linked("trained SAE", "l2_norm", 0.7, 0.8, 0.9), linked("trained SAE", "output_entropy", *entropy)]
+    entries.append({**linked("trained SAE", "l2_norm", 0.1, 0.3, 0.5), "layer": "late but the last"})
     claim = verdict(3, {"links": pd.DataFrame(entries)})
-    assert claim["verdict"] == expected
-    assert f"best entropy (output_entropy) {entropy[1]:.2f}" in claim["measured"] and "84.1" in claim["paper"]
+    assert claim["verdict"] == "described" and np.isnan(claim["p"]) and "84.1" in claim["paper"]
+    assert claim["measured"].startswith("rho of norm and share of activation 0.80 (late layers, without the last block 0.30")
+    assert f"best entropy (output_entropy) {entropy[1]:.2f}" in claim["measured"]
+    assert claim["control"].endswith("(p = 0.004), untrained SAE 0.20 [0.10, 0.30]")
+
+
+def test_controls_alone_are_not_taken_for_the_models_own() -> None:
+    claim = verdict(3, {"links": pd.DataFrame([linked("untrained SAE", "l2_norm", 0.7, 0.8, 0.9)])})
+    assert claim["verdict"] == "can't be tested here" and "nothing of the trained SAEs" in claim["why"]
+
+
+def test_tables_of_several_analyses_or_filtered_ones_are_told() -> None:
+    kinds = pd.DataFrame(
+        {"kind": ["thinking", "direct"], "among_top": [0.5, 0.1], "overall": [0.3, 0.2], "n": 12, "excess": 0.1}
+    )
+    top = pd.DataFrame([{"layer": "late", "effect": 0.2, "low": 0.1, "high": 0.3, "p": 0.01}])
+    with pytest.raises(ValueError, match="the table of high_norm_tokens is of 2 models"):
+        verdict(10, {"high_norm_tokens": pd.concat([kinds.assign(model=m) for m in "ab"]), "top_effects": top})
+    with pytest.raises(ValueError, match="holds entries twice"):
+        verdict(10, {"high_norm_tokens": pd.concat([kinds, kinds]), "top_effects": top})
+    filtered = verdict(10, {"high_norm_tokens": kinds, "top_effects": top.assign(layer=3)})
+    assert filtered["verdict"] == "can't be tested here" and "lack the entry 'late'" in filtered["why"]
+    empty = verdict(10, {"high_norm_tokens": kinds.head(0)})
+    assert empty["why"] == "the table of high_norm_tokens is empty"
 
 
 def test_thinking_tokens_must_be_louder_than_their_likes() -> None:
@@ -205,7 +234,8 @@ def arms(
     counts = {"positions": 9.0, "against_positions": 9.0 * dose, "events": 20.0, "against_events": 20.0 * dose}
     entries = [{"arm": a, "against": b, "difference": d, **fixed, **counts} for (a, b), d in pairs.items()]
     one = {**entries[0], "quantile": 0.8, "difference": 0.5}
-    causal = pd.DataFrame({"arm": ["none", "high"], "accuracy": [0.8, 0.3]})
+    names = ["none", "high", "paired", "random"]
+    causal = pd.DataFrame({"arm": names, "accuracy": [0.8, 0.3, 0.6, 0.75], "cut_off": [0.02, 0.04, 0.03, 0.02]})
     return {"causal_differences": pd.DataFrame([one, *entries]), "causal": causal}
 
 
@@ -229,6 +259,19 @@ def test_suppression_needs_a_loss_that_the_partners_of_high_tokens_dont_make(tab
     claim = verdict(12, tables)
     assert claim["verdict"] == expected and claim["n"] == 50
     assert f"{tables['causal_differences']['difference'][1] * 100:+.1f} [-60, 10]" in claim["measured"]
+
+
+def test_where_suppression_leaves_no_room_to_end_it_is_not_tested() -> None:
+    tables = arms(-0.2, -0.25, -0.05)
+    tables["causal"]["cut_off"] = [0.02, 0.3, 0.25, 0.02]
+    claim = verdict(12, tables)
+    assert claim["verdict"] == "can't be tested here" and "30% of the responses with all high-norm tokens" in claim["why"]
+
+
+def test_layers_without_reasoning_features_leave_the_theorem_untested() -> None:
+    explained = pd.DataFrame({"layer": [0, 1, 2], "r2": 0.99})
+    claim = verdict(4, {"bound": bound(), "bound_control": sets(), "explained": explained})
+    assert claim["verdict"] == "can't be tested here" and "at 2 of 3 layers with SAEs" in claim["why"]
 
 
 def test_unlike_doses_are_told_and_a_model_that_knows_nothing_cant_be_broken() -> None:
@@ -257,6 +300,7 @@ def links(*entries: tuple[float, float, float]) -> dict[str, pd.DataFrame]:
         (links((0.2, 0.002, 0.3), (0.2, 0.4, 0.001)), "not supported", 0.6),  # both ways of testing are needed
         (links((-0.2, 0.002, 0.002), (0.0, 0.9, 0.9)), "not supported", 0.004),
         (links((0.2, 0.002, 0.004)), "supported", 0.004),
+        (links((-0.5, 0.0005, 0.0005), (0.2, 0.002, 0.004)), "supported", 0.008),  # the other reading, against the first
     ],
 )
 def test_norms_must_follow_the_pull_beyond_shifted_ones(tables: Any, expected: str, p: float) -> None:

@@ -24,10 +24,12 @@ def test_each_claim_has_its_row_with_its_verdict_in_words_and_a_mark(tmp_path: P
         assert claim["verdict"] in text_of(row).replace("&#39;", "'")
         assert {"supported": "✓", "failed": "✗", "untested": "–", "uninformative": "≈", "described": "·"}[kind] in row
         assert claim["why"].split("<")[0][:20].replace("'", "&#39;") in row
-    counts = claims["verdict"].value_counts()
-    tested = len(claims) - counts[UNTESTED] - counts.get(DESCRIBED, 0)
-    headline = f"{counts.get(SUPPORTED, 0)} of {tested} tested claims are supported on this model"
-    assert headline in page and headline in analysis_summary(analysis)
+    judged = claims[~claims["verdict"].isin([UNTESTED, DESCRIBED])]
+    ours, theirs = (judged[(judged["paper"] == "") == own]["verdict"] for own in (True, False))
+    supported = [(own == SUPPORTED).sum() for own in (theirs, ours)]
+    headline = f"paper's claims {supported[0]} of {len(theirs)} that could be tested are supported on this model, of our own"
+    for text in (text_of(page).replace("&#39;", "'"), analysis_summary(analysis)):
+        assert f"{headline} {supported[1]} of {len(ours)}" in " ".join(text.split())
 
 
 def test_figures_stand_with_their_tables_and_what_is_left_stands_by_itself(tmp_path: Path) -> None:
@@ -56,7 +58,8 @@ def test_what_could_not_be_measured_is_said_with_its_reason(tmp_path: Path) -> N
     notes = {"causal_outcomes": "the causal test was left out (quantiles=())"}
     text = text_of(written(tmp_path, analysis_of({}, notes=notes)))
     assert "What could not be measured causal outcomes the causal test was left out (quantiles=())" in text
-    assert "0 of 0 tested claims are supported on this model; 18 can&#39;t be tested here." in text
+    assert "Of the paper&#39;s claims 0 of 0 that could be tested are supported" in text
+    assert "of our own 0 of 0; 18 can&#39;t be tested here." in text
     assert "Every table could be made." in text_of(written(tmp_path, analysis_of()))
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from tl_l2norm.analysis.causal import DOSE, MARGIN
-from tl_l2norm.paper.finding import Finding, Known, figure, span
+from tl_l2norm.analysis.causal import ARMS, DOSE, MARGIN
+from tl_l2norm.analysis.correctness import MAX_CUT_OFF
+from tl_l2norm.paper.finding import ALPHA, Finding, Known, figure, span
 
 
 def pressure(known: Known) -> Finding:
@@ -26,8 +27,9 @@ def pressure(known: Known) -> Finding:
     links = links[links["mode"] == "think"]
     if links.empty:
         return replace(finding, why="too few thinking tokens are of types that occur again")
-    p = links[["p", "p_shifts"]].max(axis=1)
+    p = links[["p", "p_shifts"]].max(axis=1).where(links["rho"] > 0, 2.0)  # the claim is of a rho over 0
     best = links.loc[p.idxmin()]
+    least = float(min(1.0, len(links) * best[["p", "p_shifts"]].max()))
     rhos = (f"{_READINGS[str(entry['reading'])]} {figure(entry, 'rho', '.2f')}" for _, entry in links.iterrows())
     shifted = (f"{span(entry['shifts_low'], entry['shifts_high'], '.2f')}" for _, entry in links.iterrows())
     return replace(
@@ -36,7 +38,7 @@ def pressure(known: Known) -> Finding:
         interval=span(best["low"], best["high"], ".2f"),
         control=f"pull shifted round its response {', '.join(shifted)}",
         n=int(best["n"]),
-        p=float(min(1.0, len(links) * p.min())),
+        p=least,
         meets=bool(best["rho"] > 0 and by_p["rho"] < 0),
         why="needs rho of pull and norm over 0, over prompts and beyond shifted pulls, for one of the two readings (p is times "
         "their number); that the pull falls with the probability is needed, but no evidence",
@@ -53,10 +55,11 @@ def suppression(known: Known) -> Finding:
     pairs = (("paired", "random"), ("paired", "none"), ("random", "none"), ("high", "none"))
     own, paired, random, high = (whole.loc[pair] for pair in pairs)
     others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if "none" not in (a, b) and (a, b) != pairs[0]}
+    opposite = "; the others do more harm than these" if own["difference"] > 0 and own["p"] <= ALPHA else ""
     finding = Finding(
-        measured="accuracy with high-norm tokens suppressed, minus as many others of the same types and places: "
-        f"{_points(own)} {_counts(own)}; minus nothing suppressed {_points(paired)}, all high-norm tokens {_points(high)} "
-        f"({high['positions']:.1f} positions)",
+        measured="accuracy with high-norm tokens suppressed, minus as many others of the same types and places, mean over "
+        f"{own['thresholds']} threshold(s): {_points(own)} {_counts(own)}{opposite}; minus nothing suppressed "
+        f"{_points(paired)}, all high-norm tokens {_points(high)} ({high['positions']:.1f} positions)",
         interval=span(100 * own["low"], 100 * own["high"]),
         control=", ".join(
             [f"others minus nothing {_points(random)}", *(f"{name} {_points(e)} {_counts(e)}" for name, e in others.items())]
@@ -64,7 +67,9 @@ def suppression(known: Known) -> Finding:
         n=int(own["n"]),
     )
     breaks, random_breaks, all_break = (bool(-entry["difference"] >= MARGIN) for entry in (paired, random, high))
-    if why := _why_untested(own, float(accuracies.loc["none", "accuracy"]), all_break and not breaks and not random_breaks):
+    if why := _cut_off(known["causal"]) or _why_untested(
+        own, float(accuracies.loc["none", "accuracy"]), all_break and not breaks and not random_breaks
+    ):
         return replace(finding, why=why)
     return replace(
         finding,
@@ -74,6 +79,18 @@ def suppression(known: Known) -> Finding:
         why=f"needs suppression of high-norm tokens to lose {100 * MARGIN:.0f} points or more, and more than that of as many "
         f"others of the same types and places, which is to lose surely less than {100 * MARGIN:.0f} (one-sided p = "
         f"{random['p_margin']:.2g})",
+    )
+
+
+def _cut_off(accuracies: pd.DataFrame) -> str:
+    """Where suppression makes responses run into the limit, they are wrong for want of room."""
+    shares = accuracies.groupby("arm")["cut_off"].mean()
+    plain, most = shares["none"], shares[["paired", "random", "high"]]
+    if most.max() <= plain + MAX_CUT_OFF:
+        return ""
+    return (
+        f"{most.max():.0%} of the responses with {ARMS[str(most.idxmax())]} were cut off, which are wrong for want of room, "
+        f"and {plain:.0%} of those without: give them more tokens"
     )
 
 

@@ -8,62 +8,67 @@ import numpy as np
 
 from tl_l2norm.analysis.rise import SHARP
 from tl_l2norm.core.layers import BUT_LAST, LATE
-from tl_l2norm.paper.finding import ALPHA, Finding, Known, Missing, figure, span, two_stages_p
+from tl_l2norm.paper.finding import Finding, Known, Missing, figure, is_late_twice, span, two_stages_p
 
 
 def spike(known: Known) -> Finding:
     """Of the features' sharpness and shape."""
-    table = known["feature_dynamics"].set_index("source")
-    own, others = table.iloc[0], table.iloc[1:]
+    trained, others = known.of_trained("feature_dynamics")
+    own, others = trained.iloc[0], others.set_index("source")
     if np.isnan(own["sharpness"]):
         raise Missing("no reasoning features were found, or their activation doesn't rise over the layers")
     controls = {source: entry for source, entry in others.iterrows() if not np.isnan(entry["sharpness"])}
     beyond = all(own["sharpness_low"] > entry["sharpness_high"] for entry in controls.values())
     finding = Finding(
-        measured=f"{own['sharpness']:.0%} of the rise in the last quarter of the layers",
+        measured=f"{own['sharpness']:.0%} of the rise in the last quarter of the layers, without the last block "
+        f"{figure(own, 'sharpness_but_last', '.0%')}",
         interval=span(own["sharpness_low"], own["sharpness_high"], ".0%"),
         control=", ".join(f"{source} {figure(entry, 'sharpness', '.0%')}" for source, entry in controls.items()),
         n=int(own["n"]),
     )
+    if not controls:
+        lacking = f"with {', '.join(map(str, others.index))} none were found that rise" if len(others) else "none was made"
+        return replace(finding, why=f"there is no control to hold it against: {lacking}")
     if "feature_shapes" not in known:
         return replace(finding, why=known.reason("feature_shapes"))
-    sharp = bool(own["sharpness_low"] > SHARP)
+    shapes = known["feature_shapes"]
     return replace(
         finding,
-        p=two_stages_p(known["feature_shapes"]),
-        meets=sharp and bool(known["feature_shapes"]["knot"].notna().all()),
-        control_meets=sharp and not beyond,
-        why=f"needs two straight pieces rather than a smooth curve, over {SHARP:.0%} of the rise late, and more of it than of "
-        "every control",
+        p=two_stages_p(shapes),
+        meets=is_late_twice(own, shapes),
+        control_meets=bool(own["sharpness_low"] > SHARP) and not beyond,
+        why=f"needs two straight pieces rather than a smooth curve, over {SHARP:.0%} of the rise late, also without the last "
+        "block, and more of it than of every control",
     )
 
 
 def link(known: Known) -> Finding:
-    """Of the norm and the share of activation that is reasoning."""
-    table = known["links"]
-    late = table[table["layer"] == LATE]
-    by_source = {source: entries.set_index("quantity") for source, entries in late.groupby("source", sort=False)}
-    own = by_source.pop(table["source"].iloc[0], None)
-    if own is None or "l2_norm" not in own.index:
+    """Of the norm and the share of activation that is reasoning: a description, for no verdict of it holds.
+
+    A gain that has nothing to do with reasoning moves latents that are near their threshold, and so the share; and any latents
+    that read a direction in which the stream is loud go with the norm, untrained ones too.
+    """
+    trained, others = known.of_trained("links")
+    own, norms = trained[trained["layer"] == LATE].set_index("quantity"), trained[trained["quantity"] == "l2_norm"]
+    if "l2_norm" not in own.index:
         raise Missing("no reasoning features were found in the late layers, or no response has 8 tokens")
     norm, entropies = own.loc["l2_norm"], own.drop("l2_norm")
-    best = entropies.loc[entropies["rho"].abs().idxmax()] if len(entropies) else None
-    controls = {source: entries.loc["l2_norm"] for source, entries in by_source.items()}
-    ahead = best is None or norm["low"] > max(abs(best["low"]), abs(best["high"]))
-    last = table[(table["layer"] == BUT_LAST) & (table["quantity"] == "l2_norm") & (table["source"] == table["source"].iloc[0])]
-    inner = f", without the last block {last['rho'].iloc[0]:.2f}" if len(last) else ""
-    rival = "" if best is None else f"; best entropy ({best.name}) {figure(best, 'rho', '.2f')}"
+    rival = ""
+    if len(entropies):
+        best = entropies.loc[entropies["rho"].abs().idxmax()]
+        rival = f"; best entropy ({best.name}) {figure(best, 'rho', '.2f')}"
+    inner = "".join(f", without the last block {rho:.2f}" for rho in norms.loc[norms["layer"] == BUT_LAST, "rho"])
+    sets = f"random sets of such latents {norm['subsets_mean']:.2f} {span(norm['subsets_low'], norm['subsets_high'], '.2f')} "
+    controls = others[(others["layer"] == LATE) & (others["quantity"] == "l2_norm")]
     return Finding(
         measured=f"rho of norm and share of activation {norm['rho']:.2f} (late layers{inner}; given type and position){rival}",
         interval=span(norm["low"], norm["high"], ".2f"),
         control=", ".join(
-            [f"random sets of such latents {norm['subsets_mean']:.2f} {span(norm['subsets_low'], norm['subsets_high'], '.2f')}"]
-            + [f"{source} {figure(entry, 'rho', '.2f')}" for source, entry in controls.items()]
+            [f"{sets}(p = {norm['p_subsets']:.2g})"]
+            + [f"{source} {figure(entry, 'rho', '.2f')}" for source, entry in controls.set_index("source").iterrows()]
         ),
         n=int(norm["n"]),
-        p=norm["p_subsets"],
-        meets=bool(norm["low"] > 0 and norm["rho"] > norm["subsets_high"] and ahead),
-        control_meets=any(e["low"] > 0 and e["p_subsets"] <= ALPHA and e["rho"] > e["subsets_high"] for e in controls.values()),
-        why="needs rho over 0, over that of random sets of latents as frequent and as active, and over every entropy's "
-        "absolute rho",
+        described=True,
+        why="no verdict: a gain that has nothing to do with reasoning moves the share of latents near their threshold as well, "
+        "and latents that read any loud direction go with the norm",
     )

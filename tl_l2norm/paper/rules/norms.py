@@ -10,7 +10,7 @@ import pandas as pd
 from tl_l2norm.analysis.rise import SHARP
 from tl_l2norm.analysis.separation import BUT_LAST_SPIKE, CONTROLS
 from tl_l2norm.core.layers import BUT_LAST, LATE
-from tl_l2norm.paper.finding import ALPHA, Finding, Known, figure, span, two_stages_p
+from tl_l2norm.paper.finding import ALPHA, Finding, Known, figure, is_late_twice, span, two_stages_p
 
 _PREDICTORS = {"length": "length", "tokens": "tokens", "both": "length and tokens"}
 
@@ -36,10 +36,10 @@ def stages(known: Known) -> Finding:
         finding,
         measured=f"{finding.measured}; given type, position, length and prompt above at {int(above.sum())} of {len(effects)}",
         p=float(max(effects["p"].max(), two_stages_p(shapes))),
-        meets=bool((effects["effect"] > 0).all() and shape["sharpness_low"] > SHARP and shapes["knot"].notna().all()),
+        meets=bool((effects["effect"] > 0).all()) and is_late_twice(shape, shapes),
         why="needs thinking above direct at every layer, given type, position, length and prompt; "
-        f"over {SHARP:.0%} of the rise late; and two straight pieces, not a smooth curve, for thinking and for the difference "
-        f"({_closest(shapes)})",
+        f"over {SHARP:.0%} of the rise late, also without the last block; and two straight pieces, not a smooth curve, for "
+        f"thinking and for the difference ({_closest(shapes)})",
     )
 
 
@@ -117,10 +117,11 @@ def difficulty(known: Known) -> Finding:
     table = every.loc[LATE]
     own, given, numerator = (table.loc[at] for at in (("ratio", "nothing"), ("ratio", "length"), ("thinking", "length")))
     parts = [f"{part} {table.loc[(part, 'nothing'), 'rho']:.2f}" for part in ("thinking", "direct")]
-    if BUT_LAST in every.index:
-        parts.append(f"without the last block {every.loc[(BUT_LAST, 'ratio', 'nothing'), 'rho']:.2f}")
+    last = [every.loc[(BUT_LAST, "ratio", "nothing"), "rho"]] if BUT_LAST in every.index else []
+    inner = "".join(f", without the last block {rho:.2f}" for rho in last)
     finding = Finding(
-        measured=f"rho of amplification and level {own['rho']:.2f} (p = {own['p']:.2g}); of its parts: {', '.join(parts)}",
+        measured=f"rho of amplification and level {own['rho']:.2f}{inner} (p = {own['p']:.2g}); of its parts: "
+        f"{', '.join(parts)}",
         interval=span(own["low"], own["high"], ".2f"),
         n=int(own["n"]),
     )

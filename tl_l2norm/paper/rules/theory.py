@@ -26,6 +26,10 @@ def theorem(known: Known) -> Finding:
         + (f", slope {span(table['slope_low'].min(), table['slope_high'].max(), '.2f')}" if len(slope) else ""),
         n=int(table["n"].max()),
     )
+    encoded = set(known["explained"]["layer"]) if "explained" in known else set()
+    if lacking := encoded - set(table["layer"]):
+        found = f"reasoning features were found at {len(encoded) - len(lacking)} of {len(encoded)} layers with SAEs"
+        return replace(finding, why=f"{found}: nothing can be said of every layer")
     if "bound_control" not in known:
         return replace(finding, why=known.reason("bound_control"))
     sets = known["bound_control"]
@@ -68,7 +72,7 @@ def assumption(*names: str) -> Callable[[Known], Finding]:
             control=control,
             n=int(own["n"].max()),
             described=True,
-            why=f"to hold at every layer: {'; '.join(own['statement'].unique())}{_met_anyway(controls)}",
+            why=f"to hold at every layer: {'; '.join(own['statement'].unique())}{_met_anyway(controls) if holds.all() else ''}",
         )
 
     return rule

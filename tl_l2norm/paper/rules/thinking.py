@@ -49,7 +49,8 @@ def importance(known: Known) -> Finding:
         raise Missing("no late layer was recorded")
     norm, rivals = own.loc["late_norm"], own[own.index.isin(("entropy", "next_entropy"))]
     return Finding(
-        measured=f"rho of late norm and importance {norm['rho']:.3f}, given type, place, entropy and dose",
+        measured=f"rho of late norm and importance {norm['rho']:.3f}, given type, place, entropy and dose ({norm['n_tokens']} "
+        f"tokens, swapped behind layer {norm['layer']})",
         interval=span(norm["low"], norm["high"], ".3f"),
         control=f"importances of other tokens of the response {norm['shifted']:.3f}"
         + "".join(f", {name.replace('_', ' ')} {figure(entry, 'rho', '.3f')}" for name, entry in rivals.iterrows()),
