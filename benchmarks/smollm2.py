@@ -13,7 +13,7 @@ import tl_l2norm as l2
 
 LAYERS = (0, 5, 10, 15, *range(22, 30))
 """All late ones, and some before them for the curves."""
-RECIPE = l2.saes.SaeRecipe(d_sae=2304, k=32, n_states=400_000)
+RECIPE = l2.saes.SaeRecipe(d_sae=1152, k=32, n_states=200_000)
 N_ANSWERED, N_ASKED = 64, 600
 """Problems whose responses SAEs are trained on, and whose prompts."""
 ROOM = 256  # tokens: at 160, as by default, a fifth of the responses are cut off, and verdicts on samples refused
