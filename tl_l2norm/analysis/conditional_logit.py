@@ -41,20 +41,23 @@ class Groups:
         return np.asarray(self.y.sum(1), dtype=np.intp)
 
 
-def fit(groups: Groups, x: Array, weights: Array | None = None, *, ridge: float = RIDGE) -> Array:
+def fit(
+    groups: Groups, x: Array, weights: Array | None = None, *, offset: Array | float = 0.0, ridge: float = RIDGE
+) -> Array:
     """Coefficients by Newton's method: [fit, covariate].
 
     Args:
         groups: samples.
         x: [fit, group, sample, covariate]
         weights: [fit, group] of the groups in each fit, 0 leaves one out; all 1 by default.
+        offset: [fit, group, sample] what is known of eta beside x.
         ridge: see `RIDGE`.
     """
     n_fits, n_groups, _, p = x.shape
     own = np.ones((n_fits, n_groups)) if weights is None else weights
     beta, penalty = np.zeros((n_fits, p)), ridge * np.eye(p)
     for _ in range(_STEPS):
-        mean, covariance = moments(groups, np.einsum("fgsp,fp->fgs", x, beta))
+        mean, covariance = moments(groups, np.einsum("fgsp,fp->fgs", x, beta) + offset)
         gradient = np.einsum("fg,fgsp,fgs->fp", own, x, groups.y - mean) - ridge * beta
         spread = np.einsum("fgsp,fgst->fgtp", x, covariance)
         information = np.einsum("fg,fgtp,fgtq->fpq", own, spread, x) + penalty

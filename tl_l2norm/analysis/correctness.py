@@ -249,7 +249,7 @@ def _effects(samples: pd.DataFrame, *, clusters: Clusters, seed: int, resamples:
     greatest = np.abs(drawn[:, by_layer]).max(1, initial=0)
     table["p"] = _p(np.abs(drawn), np.abs(t))
     table["p_max"] = np.where(by_layer, _p(greatest[:, None], np.abs(t)), np.nan)
-    figures = {**data.estimates(), **data.aucs(seed, resamples)}
+    figures = {**data.estimates(_critical(np.abs(drawn))), **data.aucs(seed, resamples)}
     return table.assign(**{name: figures[name] for name in _FIGURES}, **counts, n_samples=len(own))
 
 
@@ -262,6 +262,12 @@ def _p(null: Array, value: Array) -> Array:
     """Share of shuffles [shuffle, layer] that are as large, the data's own among them."""
     found: Array = (1 + (null >= value - 1e-12).sum(0)) / (1 + len(null))
     return found
+
+
+def _critical(null: Array) -> Array:
+    """[layer] what a value must exceed for its `_p` to be at most 0.05; infinite for too few shuffles."""
+    most = int(0.05 * (1 + len(null)) + 1e-9)  # the data's own among them
+    return np.sort(null, axis=0)[-most] if most else np.full(null.shape[1], np.inf)
 
 
 def _verdict(entry: dict[str, Any]) -> str:
