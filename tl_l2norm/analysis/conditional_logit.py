@@ -41,9 +41,7 @@ class Groups:
         return np.asarray(self.y.sum(1), dtype=np.intp)
 
 
-def fit(
-    groups: Groups, x: Array, weights: Array | None = None, *, offset: Array | float = 0.0, ridge: float = RIDGE
-) -> Array:
+def fit(groups: Groups, x: Array, weights: Array | None = None, *, offset: Array | float = 0.0, ridge: float = RIDGE) -> Array:
     """Coefficients by Newton's method: [fit, covariate].
 
     Args:

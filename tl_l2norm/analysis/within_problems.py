@@ -187,9 +187,9 @@ class MixedProblems:
         x = self.covariates.beside(self.rest)
         covariance = moments(self.groups, np.einsum("fgsp,fp->fgs", x, coefficients := fit(self.groups, x)))[1]
         information = np.einsum("fgsp,fgst,fgtq->fpq", x, covariance, x, optimize=True)
-        error = np.sqrt(np.linalg.pinv(information, hermitian=True)[:, -1, -1])  # only the search's first step
-        beta = coefficients[:, -1]
-        low, high = (self._end(beta, side * critical * error, critical) for side in (-1, 1))
+        error = np.sqrt(np.maximum(np.linalg.pinv(information, hermitian=True)[:, -1, -1], 0))  # a first step, no more
+        beta, critical = coefficients[:, -1], np.minimum(critical, 1e6)  # no |t| is over the root of the number of clusters
+        low, high = (self._end(beta, side * np.maximum(critical * error, 0.01), critical) for side in (-1, 1))
         return {"beta": beta, "low": low, "high": high, "tolerance": self.covariates.tolerance(self.norm)}
 
     def _end(self, beta: Array, step: Array, critical: Array) -> Array:
@@ -204,7 +204,8 @@ class MixedProblems:
         outside = np.clip(beta + step, -_FARTHEST, _FARTHEST)
         above = excess(outside)
         while (more := (above <= 0) & (np.abs(outside) < _FARTHEST)).any():
-            inside, below, step = np.where(more, outside, inside), np.where(more, above, below), 2 * step
+            inside, below = np.where(more, outside, inside), np.where(more, above, below)
+            step = np.where(more, 2 * step, step)
             outside = np.where(more, np.clip(outside + step, -_FARTHEST, _FARTHEST), outside)
             above = np.where(more, excess(outside), above)
         endless = above <= 0
