@@ -182,9 +182,10 @@ def correctness_effect(
         variances that what is fitted does not bias; at most 1), auc_norm (share of pairs of a right and a wrong response to
         one problem in which the right one's norm is higher; no regression), auc_without and auc_with (by the regression
         without and with the norm, fitted to other problems), gain, gain_low, gain_high (their difference, by resampling
-        clusters), n (problems with both outcomes), n_same (those without, which say nothing), n_samples (of the n), right (share of all responses), cut_off (share of all responses), verdict, seed,
-        model. The verdict is "supported" (right responses have the higher norm: beta over 0 and p, at layers p_max, at most
-        0.05), "not supported", or "can't be tested here" (over 5% cut off, a tolerance under 0.1, or under 8 problems left).
+        clusters), n (problems with both outcomes), n_same (those without, which say nothing), n_samples (of the n), right
+        (share of all responses), cut_off (share of all responses), verdict, seed, model. The verdict is "supported" (right
+        responses have the higher norm: beta over 0 and p, at layers p_max, at most 0.05), "not supported",
+        or "can't be tested here" (over 5% cut off, a tolerance under 0.1, or under 8 problems left).
 
     Raises:
         ValueError: not such a table, or a family of one problem where families are clusters.

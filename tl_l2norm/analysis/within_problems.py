@@ -69,7 +69,7 @@ class Covariates:
         """`x` [layer, problem, sample] of mean 0 within problems, per standard deviation within problems, which each problem's
         mean does not shrink: squares over samples - 1 of each.
         """
-        unbiased = np.sqrt(1 - len(self.held) / self.held.sum())
+        unbiased = float(np.sqrt(1 - len(self.held) / self.held.sum()))
         return unbiased * np.stack([_unit(_centred(layer, self.held), self.held) for layer in x])
 
     def without_lines(self, x: Array) -> Array:
@@ -101,7 +101,7 @@ class Covariates:
         rest = self.without_lines(x)[:, self.held].T
         rest = rest - z @ np.linalg.lstsq(z, rest, rcond=None)[0]
         variance, own = (x[:, self.held] ** 2).sum(1) / whole, (rest**2).sum(0) / left
-        return np.minimum(np.divide(own, variance, out=np.zeros(len(x)), where=variance > 0), 1)
+        return np.asarray(np.minimum(np.divide(own, variance, out=np.zeros(len(x)), where=variance > 0), 1))
 
 
 def mixed(samples: pd.DataFrame) -> pd.DataFrame:
@@ -189,19 +189,21 @@ class MixedProblems:
         information = np.einsum("fgsp,fgst,fgtq->fpq", x, covariance, x, optimize=True)
         error = np.sqrt(np.maximum(np.linalg.pinv(information, hermitian=True)[:, -1, -1], 0))  # a first step, no more
         beta, critical = coefficients[:, -1], np.minimum(critical, 1e6)  # no |t| is over the root of the number of clusters
-        low, high = (self._end(beta, side * np.maximum(critical * error, 0.01), critical) for side in (-1, 1))
+        low, high = (self._end(coefficients, side * np.maximum(critical * error, 0.01), critical) for side in (-1, 1))
         return {"beta": beta, "low": low, "high": high, "tolerance": self.covariates.tolerance(self.norm)}
 
-    def _end(self, beta: Array, step: Array, critical: Array) -> Array:
-        """Where |t| reaches its critical value, from the estimate on in the direction of `step`: [layer]. Infinite where it
-        nowhere does.
+    def _end(self, coefficients: Array, step: Array, critical: Array) -> Array:
+        """Where |t| reaches its critical value, from the estimate, the last of the coefficients [layer, covariate + 1], on in
+        the direction of `step`: [layer]. Infinite where it nowhere does.
         """
+        others, inside, below = coefficients[:, :-1], coefficients[:, -1], -critical
 
         def excess(at: Array) -> Array:
-            return np.abs(self._t(at)) - critical
+            nonlocal others
+            t, others = self._t(at, others)
+            return np.abs(t) - critical
 
-        inside, below = beta, -critical
-        outside = np.clip(beta + step, -_FARTHEST, _FARTHEST)
+        outside = np.clip(inside + step, -_FARTHEST, _FARTHEST)
         above = excess(outside)
         while (more := (above <= 0) & (np.abs(outside) < _FARTHEST)).any():
             inside, below = np.where(more, outside, inside), np.where(more, above, below)
@@ -220,13 +222,15 @@ class MixedProblems:
                 break
         return np.where(endless, np.copysign(np.inf, step), at)
 
-    def _t(self, beta: Array) -> Array:
-        """The studentised score of each layer where beta is this, all else fitted: [layer]."""
+    def _t(self, beta: Array, start: Array | float = 0.0) -> tuple[Array, Array]:
+        """The studentised score of each layer where beta is this, [layer], and the other coefficients, fitted from `start` on:
+        [layer, covariate].
+        """
         z, offset = self.covariates.all, beta[:, None, None] * self.rest
-        own = fit(self.groups, np.broadcast_to(z, (len(beta), *z.shape)), offset=offset)
+        own = fit(self.groups, np.broadcast_to(z, (len(beta), *z.shape)), offset=offset, start=start)
         mean, covariance = moments(self.groups, np.einsum("gsp,fp->fgs", z, own) + offset)
         score = self.covariates.efficient(self.rest, covariance)
-        return _studentised(self._by_cluster(np.einsum("lgs,lgs->lg", score, self.groups.y - mean), -1))
+        return _studentised(self._by_cluster(np.einsum("lgs,lgs->lg", score, self.groups.y - mean), -1)), own
 
     def aucs(self, seed: int, resamples: int) -> dict[str, Array]:
         """Shares of pairs of a right and a wrong response to one problem that are ranked right, by layer."""
