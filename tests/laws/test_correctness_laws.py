@@ -11,6 +11,7 @@ import pytest
 from scipy.special import expit
 
 from tests.planted import Array
+from tl_l2norm.analysis.correctness import critical_size
 from tl_l2norm.analysis.within_problems import MixedProblems, mixed
 
 FOUND = 0.9
@@ -167,6 +168,25 @@ def p_value(drawn: Array, t: float) -> float:
     return float((1 + (np.abs(drawn) >= abs(t)).sum()) / (1 + len(drawn)))
 
 
+def intervals(options: dict[str, Any], count: int) -> tuple[Array, Array, Array]:
+    """Of so many worlds: whether p is at most 0.05, and the ends of beta's interval: [world] each."""
+    entries = []
+    for seed in range(count):
+        problems = MixedProblems.of(mixed(world(seed, layers=2, **options)), ("late",), "prompt")
+        t, drawn = problems.test(seed, 399)
+        own = problems.estimates(critical_size(np.abs(drawn)))
+        entries.append([p_value(drawn[:, 0], t[0]) <= 0.05, own["low"][0], own["high"][0]])
+    rejected, low, high = np.array(entries).T
+    return rejected > 0, low, high
+
+
+def missed(options: dict[str, Any], count: int) -> int:
+    """In how many of so many worlds beta's interval leaves out the planted one."""
+    _, low, high = intervals(options, count)
+    truth = options.get("beta", 0.0)
+    return int(((low > truth) | (high < truth)).sum())
+
+
 def false_ones(options: dict[str, Any], count: int) -> tuple[int, int]:
     """In how many of so many null worlds p is at most 0.05, over the late layers and over all by max-T."""
     _, p, p_max = tried(options, count)
@@ -188,8 +208,23 @@ def test_a_planted_effect_is_found() -> None:
     assert found_ones({"beta": 0.4}, PLANTED) >= FOUND * PLANTED
 
 
+@pytest.mark.parametrize(("problems", "n"), [(40, 4), (40, 8), (20, 16)])
+def test_the_interval_leaves_out_0_where_the_test_rejects_it_and_rarely_where_it_is_true(problems: int, n: int) -> None:
+    rejected, low, high = intervals({"problems": problems, "n": n}, NULLS)
+    outside = (low > 0) | (high < 0)
+    assert (outside == rejected).all() and outside.sum() <= MOST_FALSE
+
+
+@pytest.mark.parametrize(("problems", "n"), [(40, 4), (40, 8), (20, 16)])
+def test_the_interval_covers_what_is_planted(problems: int, n: int) -> None:
+    assert missed({"problems": problems, "n": n, "beta": 0.8}, NULLS) <= MOST_FALSE
+
+
 if __name__ == "__main__":
     for name, options in NULL_WORLDS.items():
         print(f"{name}: {false_ones(options, 200)} of 200 false (late, max over layers)", flush=True)
     for name, options in PLANTED_WORLDS.items():
         print(f"{name}: {found_ones(options, 100)} of 100 found", flush=True)
+    for n in (4, 8, 16):
+        counts = [missed({"problems": 40, "n": n, "beta": beta}, 200) for beta in (0.0, 0.5, 1.0)]
+        print(f"40 problems x {n}: intervals that leave out a beta of 0, 0.5, 1: {counts} of 200", flush=True)

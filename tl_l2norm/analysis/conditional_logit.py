@@ -41,23 +41,33 @@ class Groups:
         return np.asarray(self.y.sum(1), dtype=np.intp)
 
 
-def fit(groups: Groups, x: Array, weights: Array | None = None, *, ridge: float = RIDGE) -> Array:
+def fit(
+    groups: Groups,
+    x: Array,
+    weights: Array | None = None,
+    *,
+    offset: Array | float = 0.0,
+    start: Array | float = 0.0,
+    ridge: float = RIDGE,
+) -> Array:
     """Coefficients by Newton's method: [fit, covariate].
 
     Args:
         groups: samples.
         x: [fit, group, sample, covariate]
         weights: [fit, group] of the groups in each fit, 0 leaves one out; all 1 by default.
+        offset: [fit, group, sample] what is known of eta beside x.
+        start: [fit, covariate] coefficients that the search starts from.
         ridge: see `RIDGE`.
     """
     n_fits, n_groups, _, p = x.shape
     own = np.ones((n_fits, n_groups)) if weights is None else weights
-    beta, penalty = np.zeros((n_fits, p)), ridge * np.eye(p)
+    beta, penalty = np.zeros((n_fits, p)) + start, ridge * np.eye(p)
     for _ in range(_STEPS):
-        mean, covariance = moments(groups, np.einsum("fgsp,fp->fgs", x, beta))
+        mean, covariance = moments(groups, np.einsum("fgsp,fp->fgs", x, beta) + offset)
         gradient = np.einsum("fg,fgsp,fgs->fp", own, x, groups.y - mean) - ridge * beta
-        spread = np.einsum("fgsp,fgst->fgtp", x, covariance)
-        information = np.einsum("fg,fgtp,fgtq->fpq", own, spread, x) + penalty
+        spread = covariance @ x  # symmetric
+        information = np.einsum("fg,fgtp,fgtq->fpq", own, spread, x, optimize=True) + penalty
         step = np.linalg.solve(information, gradient[..., None])[..., 0]
         size = np.abs(step).max(1, keepdims=True)
         beta = beta + step * np.minimum(1, _LONGEST_STEP / np.maximum(size, 1e-300))
@@ -74,8 +84,10 @@ def moments(groups: Groups, eta: Array) -> tuple[Array, Array]:
     with torch.enable_grad():
         total = _log_polynomial(at, groups).sum()
         (mean,) = torch.autograd.grad(total, at, create_graph=True)
-        columns = [torch.autograd.grad(mean[..., j].sum(), at, retain_graph=True)[0] for j in range(at.shape[-1])]
-    return mean.detach().numpy(), torch.stack(columns, -1).numpy()
+        ones = torch.eye(at.shape[-1], dtype=at.dtype).reshape(-1, *[1] * (at.ndim - 1), at.shape[-1])
+        each = ones.expand(-1, *at.shape)  # the derivatives of all groups' j-th sample at once, for every j
+        (columns,) = torch.autograd.grad(mean, at, each, is_grads_batched=True)
+    return mean.detach().numpy(), columns.movedim(0, -1).numpy()
 
 
 def _log_polynomial(eta: Float[Tensor, "*fit group sample"], groups: Groups) -> Float[Tensor, "*fit group"]:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from tl_l2norm.analysis.conditional_logit import RIDGE, Groups, draw, fit, moments
 from tl_l2norm.core.resampling import Array, generator, interval, prompt_weights
 
-_MOST_KNOTS, _PROBLEMS_PER_KNOT = 4, 12
+_MOST_KNOTS, _PROBLEMS_PER_KNOT, _LEFT_PER_KNOT = 4, 12, 36
+_FARTHEST = 20.0  # log-odds per standard deviation: an interval that reaches beyond has no end
+_STEPS, _CLOSE = 12, 1e-3  # of the search for an interval's end, and how near |t| comes to its critical value
 _FOLDS, _CHUNK = 5, 1 << 24  # elements
 
 
@@ -23,7 +24,8 @@ class Covariates:
     """Smooth functions of log length and log-probability, each of mean 0 within problems and of variance 1.
 
     Both are taken apart into the problem's mean and the deviation from it. Functions of the deviation and of the whole: powers
-    to the second, and hinges at quantiles, up to 4 of each, one for 12 problems, with them the third power.
+    to the second, and hinges at quantiles, up to 4 of each, one for 12 problems and for 36 samples beyond the three that each
+    problem's mean and lines take (at 4 samples one for 36 problems), with them the third power.
     """
 
     held: NDArray[np.bool_]
@@ -40,7 +42,8 @@ class Covariates:
         """From [problem, sample] each."""
         deviation, centre = _parts(log_length, held)
         certain, usual = _parts(log_prob, held)
-        knots = min(_MOST_KNOTS, len(held) // _PROBLEMS_PER_KNOT)
+        left = int(held.sum()) - 3 * len(held)
+        knots = min(_MOST_KNOTS, len(held) // _PROBLEMS_PER_KNOT, left // _LEFT_PER_KNOT)
         lines = deviation, _without(certain, deviation)
         shared = [deviation**2, deviation**2 * centre, certain**2]
         shared += [deviation**3, certain**3] if knots else []
@@ -63,8 +66,11 @@ class Covariates:
         return np.concatenate([np.broadcast_to(z, (len(x), *z.shape)), x[..., None]], axis=-1)
 
     def standardised(self, x: Array) -> Array:
-        """`x` [layer, problem, sample] of mean 0 within problems, per standard deviation within problems."""
-        return np.stack([_unit(_centred(layer, self.held), self.held) for layer in x])
+        """`x` [layer, problem, sample] of mean 0 within problems, per standard deviation within problems, which each problem's
+        mean does not shrink: squares over samples - 1 of each.
+        """
+        unbiased = float(np.sqrt(1 - len(self.held) / self.held.sum()))
+        return unbiased * np.stack([_unit(_centred(layer, self.held), self.held) for layer in x])
 
     def without_lines(self, x: Array) -> Array:
         """`x` less what goes with log length and log-probability along lines of each problem's own."""
@@ -72,12 +78,30 @@ class Covariates:
 
     def efficient(self, x: Array, covariance: Array) -> Array:
         """`x` less its regression on the shared covariates, samples of a problem weighted by the covariance
-        [problem, sample, sample] of their correctness: the score of x is then orthogonal to theirs.
+        [problem, sample, sample], or of each layer [layer, problem, sample, sample], of their correctness: the score of x is
+        then orthogonal to theirs.
         """
-        weighted = np.einsum("gst,gtp->gsp", covariance, self.shared)
-        products = np.einsum("gsp,gsq->pq", self.shared, weighted) + RIDGE * np.eye(self.shared.shape[-1])
-        slopes = np.linalg.solve(products, np.einsum("gsp,lgs->pl", weighted, x))
-        return np.asarray(x - np.einsum("gsp,pl->lgs", self.shared, slopes))
+        weighted = np.einsum("...gst,gtp->...gsp", covariance, self.shared)
+        products = np.einsum("gsp,...gsq->...pq", self.shared, weighted) + RIDGE * np.eye(self.shared.shape[-1])
+        along = np.einsum("...gsp,...gs->...p", weighted, x)
+        slopes = np.linalg.solve(products, along[..., None])[..., 0]
+        return np.asarray(x - np.einsum("gsp,lp->lgs", self.shared, slopes))
+
+    def tolerance(self, x: Array) -> Array:
+        """Share of the variance of `x` [layer, problem, sample], of mean 0 within problems, that lines of problems' own and
+        shared covariates leave: [layer], 0 to 1. Each sum of squares is over its degrees of freedom, without which few samples
+        look explained: samples - 1 of each problem, and less its lines and the shared covariates.
+        """
+        z = self.shared[self.held]
+        lines = sum(((line**2).sum(1) > 1e-9).sum() for line in self.lines)
+        whole = int(self.held.sum()) - len(self.held)
+        left = whole - int(lines) - int(np.linalg.matrix_rank(z))
+        if left <= 0:
+            return np.zeros(len(x))
+        rest = self.without_lines(x)[:, self.held].T
+        rest = rest - z @ np.linalg.lstsq(z, rest, rcond=None)[0]
+        variance, own = (x[:, self.held] ** 2).sum(1) / whole, (rest**2).sum(0) / left
+        return np.asarray(np.minimum(np.divide(own, variance, out=np.zeros(len(x)), where=variance > 0), 1))
 
 
 def mixed(samples: pd.DataFrame) -> pd.DataFrame:
@@ -147,33 +171,66 @@ class MixedProblems:
             step = np.einsum("bgs,gsp->bp", residual, z, optimize=True) @ inverse  # of Newton's method, in each shuffle
             residual = residual - np.einsum("bp,gsp->bgs", step, weighted, optimize=True)
             own = self._by_cluster(np.einsum("lgs,bgs->blg", score, residual, optimize=True), -1)
-            size = np.sqrt((own**2).sum(-1))
-            return np.asarray(np.divide(own.sum(-1), size, out=np.zeros_like(size), where=size > 1e-9))
+            return _studentised(own)
 
         rng, at_once = generator(seed), max(1, _CHUNK // score.size)
         counts = [min(at_once, shuffles - start) for start in range(0, shuffles, at_once)]
         drawn = np.concatenate([studentised(draw(self.groups, eta, rng, count)) for count in counts])
         return studentised(self.groups.y[None])[0], drawn
 
-    def estimates(self) -> dict[str, Array]:
-        """Beta with its interval, and the share of the norm that covariates leave, by layer."""
+    def estimates(self, critical: Array) -> dict[str, Array]:
+        """Beta with its interval, and the share of the norm that covariates leave, by layer.
+
+        Args:
+            critical: [layer] how large |t| of the `test` must be; the interval holds every beta that it doesn't reject so.
+        """
         x = self.covariates.beside(self.rest)
-        beta = fit(self.groups, x)
-        mean, covariance = moments(self.groups, np.einsum("fgsp,fp->fgs", x, beta))
-        spread = np.einsum("fgsp,fgst->fgtp", x, covariance)
-        inverse = np.linalg.pinv(np.einsum("fgtp,fgtq->fpq", spread, x), hermitian=True)
-        scores = self._by_cluster(np.einsum("fgsp,fgs->fgp", x, self.groups.y - mean), 1)
-        n = self._n_clusters
-        middle = np.einsum("fgp,fgq->fpq", scores, scores) * n / (n - 1)
-        error = np.sqrt(np.maximum((inverse @ middle @ inverse)[:, -1, -1], 0))
-        half = -stdtrit(n - 1, 0.025) * error
-        null = moments(self.groups, self.covariates.all @ fit(self.groups, self.covariates.all[None])[0])[1]
-        left, whole = (
-            np.einsum("lgs,gst,lgt->l", part, null, part) for part in (self.covariates.efficient(self.rest, null), self.norm)
-        )
-        own = beta[:, -1]
-        tolerance = np.divide(left, whole, out=np.zeros_like(left), where=whole > 0)
-        return {"beta": own, "low": own - half, "high": own + half, "tolerance": tolerance}
+        covariance = moments(self.groups, np.einsum("fgsp,fp->fgs", x, coefficients := fit(self.groups, x)))[1]
+        information = np.einsum("fgsp,fgst,fgtq->fpq", x, covariance, x, optimize=True)
+        error = np.sqrt(np.maximum(np.linalg.pinv(information, hermitian=True)[:, -1, -1], 0))  # a first step, no more
+        beta, critical = coefficients[:, -1], np.minimum(critical, 1e6)  # no |t| is over the root of the number of clusters
+        low, high = (self._end(coefficients, side * np.maximum(critical * error, 0.01), critical) for side in (-1, 1))
+        return {"beta": beta, "low": low, "high": high, "tolerance": self.covariates.tolerance(self.norm)}
+
+    def _end(self, coefficients: Array, step: Array, critical: Array) -> Array:
+        """Where |t| reaches its critical value, from the estimate, the last of the coefficients [layer, covariate + 1], on in
+        the direction of `step`: [layer]. Infinite where it nowhere does.
+        """
+        others, inside, below = coefficients[:, :-1], coefficients[:, -1], -critical
+
+        def excess(at: Array) -> Array:
+            nonlocal others
+            t, others = self._t(at, others)
+            return np.abs(t) - critical
+
+        outside = np.clip(inside + step, -_FARTHEST, _FARTHEST)
+        above = excess(outside)
+        while (more := (above <= 0) & (np.abs(outside) < _FARTHEST)).any():
+            inside, below = np.where(more, outside, inside), np.where(more, above, below)
+            step = np.where(more, 2 * step, step)
+            outside = np.where(more, np.clip(outside + step, -_FARTHEST, _FARTHEST), outside)
+            above = np.where(more, excess(outside), above)
+        endless = above <= 0
+        below, above, at = np.where(endless, -1, below), np.where(endless, 1, above), outside
+        for _ in range(_STEPS):  # regula falsi; an end that stays has its value halved ("Illinois")
+            at = (inside * above - outside * below) / (above - below)
+            value = excess(at)
+            within = value <= 0
+            inside, outside = np.where(within, at, inside), np.where(within, outside, at)
+            below, above = np.where(within, value, below / 2), np.where(within, above / 2, value)
+            if (endless | (np.abs(value) < _CLOSE)).all():
+                break
+        return np.where(endless, np.copysign(np.inf, step), at)
+
+    def _t(self, beta: Array, start: Array | float = 0.0) -> tuple[Array, Array]:
+        """The studentised score of each layer where beta is this, [layer], and the other coefficients, fitted from `start` on:
+        [layer, covariate].
+        """
+        z, offset = self.covariates.all, beta[:, None, None] * self.rest
+        own = fit(self.groups, np.broadcast_to(z, (len(beta), *z.shape)), offset=offset, start=start)
+        mean, covariance = moments(self.groups, np.einsum("gsp,fp->fgs", z, own) + offset)
+        score = self.covariates.efficient(self.rest, covariance)
+        return _studentised(self._by_cluster(np.einsum("lgs,lgs->lg", score, self.groups.y - mean), -1)), own
 
     def aucs(self, seed: int, resamples: int) -> dict[str, Array]:
         """Shares of pairs of a right and a wrong response to one problem that are ranked right, by layer."""
@@ -194,6 +251,12 @@ class MixedProblems:
         gains = [interval(float(d.sum() / total.sum()), (weights @ d) / (weights @ total), len(total)) for d in difference]
         found["gain"], found["gain_low"], found["gain_high"] = np.array([[g.mean, g.low, g.high] for g in gains]).T
         return found
+
+
+def _studentised(scores: Array) -> Array:
+    """Sums over clusters [..., cluster] per root of their squares; 0 where there are none."""
+    size = np.sqrt((scores**2).sum(-1))
+    return np.asarray(np.divide(scores.sum(-1), size, out=np.zeros_like(size), where=size > 1e-9))
 
 
 def pair_counts(groups: Groups, score: Array) -> tuple[Array, Array]:

@@ -49,7 +49,7 @@ def sample_thinking(
     Args:
         model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template.
         problems: distinct ones.
-        n: responses to each, from 2 on; `correctness_effect` needs 4 or more.
+        n: responses to each, from 2 on; `correctness_effect` needs 4, and 8 or more leave it much more.
         temperature: over 0, where responses to one problem differ.
         max_new_tokens: of a response; by default as in `run_modes`. Responses that are cut off there can't be judged as the
             others can: `correctness_effect` gives no verdict where they are over 5%.

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.laws.test_correctness_laws import world
+from tests.laws.test_correctness_laws import straight, world
 from tests.planted import response
 from tl_l2norm.analysis.conditional_logit import Groups, draw, fit, moments
 from tl_l2norm.analysis.correctness import correctness_effect, correctness_samples
-from tl_l2norm.analysis.within_problems import pair_counts
+from tl_l2norm.analysis.within_problems import MixedProblems, mixed, pair_counts
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.results import Result
@@ -75,6 +75,65 @@ def test_pairs_are_counted_within_problems_and_ties_are_half() -> None:
     won, pairs = pair_counts(Groups(y=y, held=held), score)
     assert won.tolist() == [[2.5, 0.0]], "3 > 1, 3 = 3, 2 > 1, not 2 > 3; not 1 > 2"
     assert pairs.tolist() == [4.0, 1.0]
+
+
+def test_an_offset_is_a_covariate_whose_coefficient_is_given() -> None:
+    groups, x = unequal_groups()
+    whole = fit(groups, x[None], ridge=0.0)
+    rest = fit(groups, x[None, ..., :2], offset=x[None, ..., 2] * whole[0, 2], ridge=0.0)
+    np.testing.assert_allclose(rest, whole[:, :2], atol=1e-7)
+
+
+# Beta's interval and the share of the norm that covariates leave
+
+
+def problems_of(seed: int = 0, **options: Any) -> MixedProblems:
+    return MixedProblems.of(mixed(world(seed, **{"problems": 40, "layers": 2, **options})), ("late", 0), "prompt")
+
+
+def test_the_interval_ends_where_the_test_begins_to_reject() -> None:
+    problems, critical = problems_of(beta=0.5), np.array([2.0, 2.5])
+    t, _ = problems.test(0, 1)
+    own = problems.estimates(critical)
+    np.testing.assert_allclose(problems._t(np.zeros(2))[0], t, atol=0.01)
+    np.testing.assert_allclose(problems._t(own["beta"])[0], 0, atol=0.01)
+    np.testing.assert_allclose(problems._t(own["low"])[0], critical, atol=0.002)
+    np.testing.assert_allclose(problems._t(own["high"])[0], -critical, atol=0.002)
+
+
+def test_an_interval_of_a_test_that_never_rejects_has_no_ends() -> None:
+    own = problems_of().estimates(np.array([np.inf, 2.0]))
+    assert (own["low"][0], own["high"][0]) == (-np.inf, np.inf) and np.isfinite([own["low"][1], own["high"][1]]).all()
+
+
+@pytest.mark.parametrize("n", [4, 8, 16])
+@pytest.mark.parametrize("truth", [0.1, 0.2, 0.5])
+def test_tolerance_is_the_true_share_however_few_the_samples(n: int, truth: float) -> None:
+    slope = np.sqrt(0.98 * (1 / truth - 1))  # the noise has variance 0.98, the length 1
+    shares = [
+        problems.covariates.tolerance(problems.norm)[0]
+        for problems in (problems_of(seed, n=n, on_norm=lambda d, mean: slope * d) for seed in range(12))
+    ]
+    assert np.mean(shares) == pytest.approx(truth, rel=0.15)
+
+
+@pytest.mark.parametrize("n", [4, 8, 16])
+def test_all_of_a_norm_is_left_that_has_nothing_to_do_with_length_and_log_probability(n: int) -> None:
+    shares = [problems.covariates.tolerance(problems.norm)[0] for problems in (problems_of(seed, n=n) for seed in range(12))]
+    assert np.mean(shares) > 0.8 and np.max(shares) <= 1, "it is cut at 1"
+
+
+@pytest.mark.parametrize("n", [4, 16])
+def test_the_unit_of_beta_is_the_standard_deviation_over_degrees_of_freedom(n: int) -> None:
+    problems = problems_of(n=n)
+    squares = (problems.norm**2).sum((1, 2))
+    np.testing.assert_allclose(squares, problems.groups.held.sum() - len(problems.norm[0]))
+
+
+def test_only_samples_that_lines_leave_pay_for_curves() -> None:
+    plain = problems_of(on_correct=straight)
+    few = problems_of(on_correct=straight, n=4)
+    assert plain.covariates.shared.shape[-1] > 10 and few.covariates.shared.shape[-1] == 3, "squares alone"
 
 
 # The table of samples
@@ -174,7 +233,12 @@ def test_families_may_be_clusters() -> None:
 @pytest.mark.parametrize(
     ("change", "options", "error", "message"),
     [
-        (lambda f: f.groupby("prompt").head(3), {}, Unmeasurable, "too few samples per problem: one has 3, at least 4"),
+        (
+            lambda f: f.groupby("prompt").head(3),
+            {},
+            Unmeasurable,
+            "too few samples per problem: one has 3, at least 4.*give 8 samples",
+        ),
         (lambda f: f.assign(correct=True), {}, Unmeasurable, "0 of 20 problems have right and wrong responses: at least 8"),
         (lambda f: f.assign(family=f["prompt"]), {"clusters": "family"}, InputError, "family 'p0' has one problem"),
         (lambda f: f.assign(family="one"), {"clusters": "family"}, Unmeasurable, "1 families with right and wrong.*at least 8"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,38 @@ def shapes(p: float = 0.001, knot: float = 9.0) -> pd.DataFrame:
     table = pd.DataFrame(curves, columns=["curve", "rival"]).assign(p_prompts=0.0005, p_layers=0.0005, knot=knot)
     table.loc[5, "p_layers"] = p
     return table.assign(error=0.2, broken_error=0.1, n_layers=12)
+
+
+def effect_on_correctness(**changed: Any) -> pd.DataFrame:
+    fixed = {"beta": 0.5, "low": 0.2, "high": 0.8, "p": 0.001, "tolerance": 0.6, "auc_without": 0.55, "n": 40, "n_same": 10}
+    fixed |= {"gain": 0.017, "gain_low": 0.002, "gain_high": 0.033, "n_samples": 320, "right": 0.62, "verdict": "supported"}
+    entries = [{"responses": kind, "layer": layer, **fixed} for kind in ("all", "finished") for layer in ("late",)]
+    return pd.DataFrame(entries).assign(**changed)
+
+
+def test_right_responses_are_told_with_the_share_that_is_right_and_gains_in_points() -> None:
+    claim = verdict(0, {"correctness": effect_on_correctness()})
+    assert claim["verdict"] == "supported" and claim["interval"] == "[0.20, 0.80]"
+    assert claim["measured"].endswith("62% of the samples are right") and "8 samples" not in claim["why"]
+    assert claim["control"].endswith("rank right 55%, with the norm +1.7 points [0.2, 3.3]")
+
+
+UNTESTED = {"verdict": "can't be tested here"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"cut_off": 0.08}, "8% of the responses were cut off.*more tokens, until at most 5% are$"),
+        ({"tolerance": 0.04}, "^length and log-probability leave 4.0% of the norm's variance within problems, under 10%"),
+        ({"p": np.nan, "n": 5}, "^5 of 15 problems have right and wrong responses, at least 8 are needed"),
+        ({"tolerance": 0.04, "n_samples": 160}, "under 10%.*; give 8 samples of a problem or more"),
+        ({"verdict": ["supported", "can't be tested here"], "p": [0.01, np.nan], "n": [8, 7]}, "^7 of 17 problems"),
+    ],
+)
+def test_what_an_untested_effect_on_correctness_lacks_is_named(changed: dict[str, Any], why: str) -> None:
+    claim = verdict(0, {"correctness": effect_on_correctness(**(UNTESTED | changed))})
+    assert claim["verdict"] == "can't be tested here" and re.search(why, claim["why"])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
+from tl_l2norm.analysis.correctness import FEW_SAMPLES, GOOD_SAMPLES, MAX_CUT_OFF, MIN_TOLERANCE
 from tl_l2norm.core.layers import BUT_LAST, LATE
 from tl_l2norm.core.resampling import MIN_PROMPTS
 from tl_l2norm.paper.finding import UNTESTED, Finding, Known, Missing, figure, span
@@ -19,26 +21,41 @@ def correctness(known: Known) -> Finding:
     finding = Finding(
         measured=f"log-odds of a right response per standard deviation of late norm {own['beta']:.2f}; without the last block "
         f"{'-' if inner is None else figure(inner, 'beta', '.2f')}, without the {own['cut_off']:.0%} that were cut off "
-        f"{figure(finished, 'beta', '.2f')}",
+        f"{figure(finished, 'beta', '.2f')}; {own['right']:.0%} of the samples are right",
         interval=span(own["low"], own["high"], ".2f"),
         control="pairs of a right and a wrong response that length and log-probability rank right "
-        f"{own['auc_without']:.0%}, with the norm {own['gain']:+.1%} {span(own['gain_low'], own['gain_high'], '.1%')}",
+        f"{own['auc_without']:.0%}, with the norm {100 * own['gain']:+.1f} points "
+        f"{span(100 * own['gain_low'], 100 * own['gain_high'], '.1f')}",
         n=int(own["n"]),
     )
-    if own["verdict"] == UNTESTED:
-        return replace(finding, why=_why_not(own["cut_off"], own["tolerance"]))
+    few = f"; {FEW_SAMPLES}" if round(own["n_samples"] / max(own["n"], 1)) < GOOD_SAMPLES else ""
+    if UNTESTED in (own["verdict"], finished["verdict"]):
+        return replace(finding, why=_why_not(own if own["verdict"] == UNTESTED else finished) + few)
     return replace(
         finding,
         p=float(np.nanmax([own["p"], finished["p"]])),
         meets=bool(own["beta"] > 0 and finished["beta"] > 0),
-        why="needs right responses to have the higher norm among samples of one problem, given length and log-probability",
+        why="needs right responses to have the higher norm among samples of one problem, given length and log-probability"
+        + few,
     )
 
 
-def _why_not(cut_off: float, tolerance: float) -> str:
-    if cut_off > 0.05:
-        return f"{cut_off:.0%} of the responses were cut off, which are long and wrong by construction: give them more tokens"
-    return f"length and log-probability explain {1 - tolerance:.0%} of the norm within problems, or too few problems are mixed"
+def _why_not(entry: pd.Series) -> str:
+    """What an entry of `correctness_effect` without a verdict lacks."""
+    if entry["cut_off"] > MAX_CUT_OFF:
+        return (
+            f"{entry['cut_off']:.0%} of the responses were cut off, which are long and wrong by construction: give them more "
+            f"tokens, until at most {MAX_CUT_OFF:.0%} are"
+        )
+    if np.isnan(entry["p"]):
+        return (
+            f"{entry['n']} of {entry['n'] + entry['n_same']} problems have right and wrong responses, at least {MIN_PROMPTS} "
+            "are needed: choose temperature and levels at which 30 to 80% are right"
+        )
+    return (
+        f"length and log-probability leave {entry['tolerance']:.1%} of the norm's variance within problems, under "
+        f"{MIN_TOLERANCE:.0%}: the norm can't be told from them"
+    )
 
 
 def importance(known: Known) -> Finding:
