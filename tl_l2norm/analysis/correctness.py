@@ -157,9 +157,9 @@ def correctness_effect(
 
     The interval inverts that test: it holds every beta at which the same statistic, all else fitted again, is at most the 95%
     quantile of its size among those data sets. So it leaves out 0 where p is at most 0.05, is not symmetric about beta, and is
-    infinite on a side on which the data set no bound. With 40 problems it misses 0 in 5% of nulls at 4 samples (of 250) and
-    at 8, and a beta of 1 in 7 and 8% (of 100). Beta itself, a maximum likelihood, lies too far from 0 where samples are few
-    (medians of 1.15 and 1.07); the interval, not centred on it, allows for that.
+    infinite on a side on which the data set no bound. With 40 problems x 4, 8, 16 it misses 0 in 5, 4, 4% of nulls (of 250,
+    200, 100) and a beta of 1 in 7, 6, 8% (of 100, 200, 60). Beta itself, a maximum likelihood, lies too far from 0 where
+    samples are few (medians of 1.15, 1.08, 1.02); the interval, not centred on it, allows for that.
 
     Give 8 samples of a problem or more: of 4, the mean and the lines of each problem take three quarters, and the interval is
     three times as wide as with 8 and six times as wide as with 16.
