@@ -24,6 +24,8 @@ RIDGE = 1e-3
 separated, and moves an estimate of 1 with a standard error of 0.1 by 0.00001."""
 
 _STEPS, _TOLERANCE, _LONGEST_STEP = 50, 1e-8, 3.0
+_NOTHING = -1e30
+"""Log of next to nothing, of which a derivative can be taken, unlike that of 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,17 +94,14 @@ def moments(groups: Groups, eta: Array) -> tuple[Array, Array]:
 
 def _log_polynomial(eta: Float[Tensor, "*fit group sample"], groups: Groups) -> Float[Tensor, "*fit group"]:
     """Log e_k of each group's k."""
-    held = torch.from_numpy(groups.held)
-    shift = torch.where(held, eta, -torch.inf).amax(-1, keepdim=True).detach()
-    weight = torch.where(held, (eta - shift).exp(), 0.0)
+    log_weight = torch.where(torch.from_numpy(groups.held), eta, _NOTHING)
     k = torch.from_numpy(groups.k)
     most = int(k.max())
-    e = torch.cat([torch.ones_like(eta[..., :1]), torch.zeros_like(eta[..., :1]).expand(*eta.shape[:-1], most)], -1)
+    log_e = torch.nn.functional.pad(torch.zeros_like(eta[..., :1]), (0, most), value=_NOTHING)
     for j in range(eta.shape[-1]):
-        moved = torch.nn.functional.pad(e[..., :-1], (1, 0))
-        e = e + weight[..., j : j + 1] * moved
-    chosen = e.gather(-1, k[:, None].expand(*e.shape[:-1], 1))[..., 0]
-    return chosen.log() + k * shift[..., 0]
+        moved = torch.nn.functional.pad(log_e[..., :-1], (1, 0), value=_NOTHING)
+        log_e = torch.logaddexp(log_e, log_weight[..., j : j + 1] + moved)  # in logs: separated outcomes have huge eta
+    return log_e.gather(-1, k[:, None].expand(*log_e.shape[:-1], 1))[..., 0]
 
 
 def draw(groups: Groups, eta: Array, rng: np.random.Generator, count: int) -> Array:

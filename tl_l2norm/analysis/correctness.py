@@ -13,10 +13,11 @@ from tl_l2norm.analysis.within_problems import MixedProblems, mixed
 from tl_l2norm.core.arguments import as_integer, check_choice
 from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable
 from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array
+from tl_l2norm.core.resampling import MAX_DRAWS, MIN_DRAWS, MIN_PROMPTS, RESAMPLES, Array
 from tl_l2norm.core.schema import MODEL, SEED, Column, Schema, ends
 from tl_l2norm.core.trace import require_comparable
 from tl_l2norm.tasks.results import Result, results_of
+from tl_l2norm.tasks.verifiers import extract_answer
 
 MAX_CUT_OFF = 0.05
 """Share of responses cut off at the token limit above which there is no verdict: they are long and wrong by construction, and
@@ -47,7 +48,7 @@ SAMPLES = Schema(
         Column("level", int, "the problem's", optional=True),
         Column("sample", int, "number of the response to the problem, from 0"),
         Column("correct", bool, "whether it is right"),
-        Column("cut_off", bool, "whether it ran into max_new_tokens"),
+        Column("cut_off", bool, "whether it ran into max_new_tokens or states no answer"),
         Column("length", int, "tokens of the response"),
         Column("log_prob", float, "mean log-probability of its tokens, nats"),
         Column(LATE, float, "mean norm over the response's tokens and the late layers"),
@@ -90,8 +91,8 @@ CORRECTNESS = Schema(
 def correctness_samples(results: Result | Sequence[Result]) -> pd.DataFrame:
     """One row per response of `sample_thinking`.
 
-    Columns: prompt, family, level, sample, correct, cut_off (it ran into max_new_tokens), length (tokens of the response),
-    log_prob (their mean log-probability, nats), then mean norms over the response's tokens, sinks left out: "late" (the last
+    Columns: prompt, family, level, sample, correct, cut_off (it ran into max_new_tokens, or ended without stating an answer:
+    wrong by construction), length (tokens of the response), log_prob (their mean log-probability, nats), then mean norms over the response's tokens, sinks left out: "late" (the last
     quarter of the layers), "late but the last" (without the model's last block, whose output the unembedding alone reads; NaN
     where that is all) and one for each layer, by number; then model. A response of one token was never read back: its norms
     are NaN.
@@ -130,7 +131,7 @@ def _entry(result: Result) -> dict[Any, Any]:
         "level": result.problem.level,
         "sample": trace.labels["sample"],
         "correct": result.correct,
-        "cut_off": result.finish_reason == "length",
+        "cut_off": result.finish_reason == "length" or not (result.correct or extract_answer(result.problem, result.answer)),
         "length": len(trace) - trace.prompt_len + 1,
         "log_prob": trace.labels["log_prob"],
         **{name: means[groups[name]].mean() if name in groups else np.nan for name in (LATE, BUT_LAST)},
@@ -202,7 +203,7 @@ def correctness_effect(
         'supported'
     """
     check_choice("clusters", clusters, get_args(Clusters))
-    resamples = as_integer("resamples", resamples, least=1)
+    resamples = as_integer("resamples", resamples, least=MIN_DRAWS, most=MAX_DRAWS)
     samples = _checked(samples)
     _require_clusters(samples, clusters)
     options: dict[str, Any] = {"clusters": clusters, "seed": seed, "resamples": resamples}
@@ -219,7 +220,9 @@ def _checked(samples: pd.DataFrame) -> pd.DataFrame:
     """Samples that have norms; refuses what isn't such a table."""
     if not isinstance(samples, pd.DataFrame):
         raise InputTypeError(f"samples are what correctness_samples returns, got {samples!r:.80}")
-    SAMPLES.check(samples)
+    samples = SAMPLES.check(samples).rename(columns=lambda name: int(name) if str(name).isdigit() else name)  # of a CSV file
+    if samples[LATE].isna().all():
+        raise Unmeasurable("no late layer was recorded: nothing can be said of late norms")
     if samples.duplicated(["prompt", "sample"]).any():
         raise InputError("a sample of a problem occurs twice: give the results of one run of sample_thinking")
     if samples["model"].nunique() > 1:
