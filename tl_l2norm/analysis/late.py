@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.curves import P_VALUES
-from tl_l2norm.analysis.pairing import Match, Pair, Tokens, mode_means, require_modes, require_same_prompts
+from tl_l2norm.analysis.pairing import Match, Pair, Tokens, mode_means, require_modes, require_own_prompts, require_same_prompts
 from tl_l2norm.analysis.rise import amplification
 from tl_l2norm.core.arguments import check_choice
 from tl_l2norm.core.errors import InputError, Unmeasurable
@@ -135,11 +135,12 @@ def compare_late(
         tokens: "read", the response's own, or "chosen", those from which they were chosen.
         over: what is resampled: "prompts", of these families, or "families" (the label "family").
         seed: of the resampling, of match="count" and of the flips.
-        resamples: how many, and how many flips.
+        resamples: how many, and how many flips: 19 or more.
 
     Raises:
-        ValueError: traces that are not comparable or say that they are of the other mode, modes whose prompts differ, no late
-            layer recorded, no label "family" to resample, or no prompt with response tokens in both modes.
+        ValueError: traces that are not comparable or say that they are of the other mode, modes whose prompts differ, one
+            prompt under two labels, no late layer recorded, an infinite norm, no label "family" to resample, or no prompt with
+            response tokens in both modes.
 
     Examples:
         >>> late = compare_late(think, direct)
@@ -195,6 +196,7 @@ def _pairs(think: Sequence[Trace], direct: Sequence[Trace]) -> dict[str, list[Pa
         for i, trace in enumerate(traces):
             group.setdefault(str(trace.labels.get("prompt", i)), []).append(trace)
     require_same_prompts(*groups)
+    require_own_prompts(*groups)
     return {prompt: [(t, d) for t in traces for d in groups[1][prompt]] for prompt, traces in groups[0].items()}
 
 
