@@ -80,19 +80,18 @@ def test_high_norms_are_rarely_said_to_be_of_thinking_and_found_where_they_are()
 # What is behind the thought
 
 BEHIND = World(answers=6, answer=20.0)
-"""Answers behind the thought are loud, thinking is as direct answers are: 0.9 of the mean over tokens is theirs."""
+"""The answers behind the thoughts are louder than all else, the thoughts are as direct answers are."""
 
 
 def test_an_answer_behind_the_thought_is_no_thinking() -> None:
-    modes = [BEHIND.make(seed) for seed in range(RUNS)]
-    assert (
-        sum((mode_effects(*own, seed=seed, flips=FLIPS)["p_max"] <= 0.05).any() for seed, own in enumerate(modes)) <= allowed()
-    )
-    assert (
-        sum(high_norm_effect(*own, seed=seed, flips=FLIPS)["p"].iloc[0] <= 0.05 for seed, own in enumerate(modes)) <= allowed()
-    )
-    stays = [attribute(*own, seed=seed, resamples=FLIPS).stays for seed, own in enumerate(modes[: RUNS // 2])]
-    assert sum(stays) <= allowed(runs=RUNS // 2)
+    """Of all tokens of the responses each was said in 30 of 30 runs."""
+    said = {"mode_effects": 0, "high_norm_effect": 0, "attribute": 0}
+    for seed in range(RUNS):
+        modes = BEHIND.make(seed)
+        said["mode_effects"] += int((mode_effects(*modes, seed=seed, flips=FLIPS)["p_max"] <= 0.05).any())
+        said["high_norm_effect"] += int(high_norm_effect(*modes, seed=seed, flips=FLIPS)["p"].iloc[0] <= 0.05)
+        said["attribute"] += int(attribute(*modes, seed=seed, resamples=FLIPS).stays)
+    assert max(said.values()) <= allowed()
 
 
 def test_thinking_is_found_whatever_the_answer_behind_it() -> None:
