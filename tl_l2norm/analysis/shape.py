@@ -100,7 +100,8 @@ def rise_shape(
     first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), match=match, tokens=tokens, seed=seed)
     entries = []
     for name, curves in (("think", first), ("think minus direct", first - second)):
-        held = curves[:, ~np.isnan(curves).all(0)]
+        held = curves[~np.isnan(curves).all(1)]
+        held = held[:, ~np.isnan(held).all(0)]
         held = held[~np.isnan(held).any(1)]
         require_prompts(len(held), what=f"prompts have a curve of {quantity} ({name})")
         for entry in compare_shapes(held, seed=seed, flips=flips):
@@ -110,10 +111,10 @@ def rise_shape(
 
 def compare_shapes(curves: Array, *, seed: int = 0, flips: int = RESAMPLES) -> Iterator[dict[str, object]]:
     """The broken line against each smooth shape on curves [prompt, layer]: an entry of `rise_shape` each."""
-    curves = curves - curves.mean(1, keepdims=True)
     n, n_layers = curves.shape
     if n < _FOLDS or n_layers < MIN_LAYERS:
         raise Unmeasurable(f"{n} prompts with {n_layers} layers are too few to compare shapes")
+    curves = curves - curves.mean(1, keepdims=True)
     fold = generator(seed).permutation(n) % _FOLDS
     errors = {name: _held_out(curves, fold, shapes) for name, shapes in _shapes(n_layers).items()}
     variance = float(np.var(curves.mean(0)))

@@ -269,7 +269,7 @@ def test_empty_responses_are_left_out_also_of_the_tokens_from_which_they_are_cho
 def test_an_infinite_norm_is_refused() -> None:
     think, direct = World(n=12).make(0)
     norms = think[0].l2_norms.clone()
-    norms[-1, 4] = torch.inf
+    norms[-1, 1:] = torch.inf  # by count few of them are drawn
     broken = [dataclasses.replace(think[0], l2_norms=norms), *think[1:]]
     for compare in (mode_effects, attribute, mode_differences, compare_late):
         with pytest.raises(InputError, match="is infinite: the model overflowed"):
