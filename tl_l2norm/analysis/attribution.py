@@ -31,7 +31,8 @@ _WORDS = {
 }
 ALPHA = 0.05
 
-_RAW, _COUNTED = "none", "count"
+_RAW: Match = "none"
+_COUNTED: Match = "count"
 _BY_REGRESSION, _JOINTLY = "length, by regression", "jointly"
 _NOTHING = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
 

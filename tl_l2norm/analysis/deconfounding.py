@@ -94,9 +94,9 @@ def mode_effects(
     Examples:
         Thinking against itself, at the last layer:
 
-        >>> same = [trace.with_labels(mode="direct") for trace in think]
+        >>> same = [trace.with_labels(mode="again") for trace in think]
         >>> mode_effects(think, same, layers=-1, flips=200)[["layer", "effect", "p_max"]].round(1).values.tolist()
-        [[11.0, -0.0, ...]]
+        [[11.0, 0.0, 1.0]]
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
@@ -259,7 +259,9 @@ class _Model:
         if np.abs(residual).max() <= _ROUNDING * np.abs(weighted).max():
             residual = np.zeros_like(residual)
         size = self.rest @ self.rest
-        own = self.group @ (self.rest * residual)
+        parts = self.rest * residual
+        own = self.group @ parts
+        own = np.where(np.abs(own) <= _ROUNDING * (self.group @ np.abs(parts)), 0.0, own)
         design = (self.group @ (diags_array(self.rest) @ covariates)).toarray() @ inverse
         drawn = (self.group @ (diags_array(residual) @ covariates)).toarray()
         leverage = self.group @ self.rest**2

@@ -130,7 +130,7 @@ def high_norm_effect(
     Examples:
         Thinking against itself:
 
-        >>> same = [trace.with_labels(mode="direct") for trace in think]
+        >>> same = [trace.with_labels(mode="again") for trace in think]
         >>> high_norm_effect(think, same, flips=200)[["layer", "effect", "n"]].head(2).round(2)
                        layer  effect   n
         0               late     0.0  12

@@ -143,7 +143,7 @@ def _lacking(whole: Array, trace: Trace, quantity: str) -> dict[str, str]:
     """The description of a curve [prompt, layer] that lacks layers before the late ones, such as those without an SAE."""
     if np.isnan(whole).all():
         raise Unmeasurable(f"no prompt has a value of {quantity} in thinking at any layer: there is no curve")
-    lacking = [layer for layer, empty in zip(trace.layers, np.isnan(whole).all(0), strict=True) if empty]
+    lacking = [trace.layers[i] for i in np.flatnonzero(np.isnan(whole).all(0))]
     if not lacking:
         return {}
     which = f"layers {layer_ranges(lacking)} have no value of {quantity}, as where they have no SAE"
