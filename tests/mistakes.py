@@ -473,6 +473,8 @@ TRACES = {
     "comparison, seed=nan": (lambda s: l2.analysis.compare_late(s.out, s.out, seed=float("nan")), "seed must be"),
     "comparison, over=problems": (lambda s: l2.analysis.compare_late(s.out, s.out, over="problems"), "over"),
     "comparison, match=all": (lambda s: l2.analysis.compare_late(s.out, s.out, match="all"), "match"),
+    "top tokens, several layers": (lambda s: l2.analysis.top_tokens(s.traces, [7], 0), "a layer is an integer, got [7]"),
+    "top tokens, k=2.5": (lambda s: l2.analysis.top_tokens(s.traces, 7, 0, k=2.5), "k must be an integer of at least 1"),
     "comparison, resamples=0": (lambda s: l2.analysis.compare_late(s.out, s.out, resamples=0), "resamples must be"),
     "loading from None": (lambda s: l2.load_traces(None), "path must be a path"),
     "loading from 5": (lambda s: l2.load_traces(5), "path must be a path"),

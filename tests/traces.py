@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,8 +110,9 @@ def response(
     thinking = mode == "think" and n > 1
     start = (n - 1 if thinking else 0) if answer_at is None else answer_at
     ids = np.arange(n) if tokens is None else tokens
+    asked = 1_000_000 + zlib.crc32(prompt.encode())  # of no two labels the same
     defaults: dict[str, Any] = {
-        "tokens": torch.from_numpy(np.concatenate([np.full(prompt_len, 999), ids]).astype(np.int64)),
+        "tokens": torch.from_numpy(np.concatenate([np.full(prompt_len, asked), ids]).astype(np.int64)),
         "str_tokens": ("t",) * (prompt_len + n),
     }
     if acts is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -55,6 +55,10 @@ class World:
     """Scale of the skewed noise of a token."""
     effect: float = 0.0
     """Planted: of thinking, at every token and layer."""
+    answers: int = 1
+    """Tokens of a thinking response that are its answer, the last ones."""
+    answer: float = 0.0
+    """Planted: of these alone."""
     latents: int = 0
     """SAE latents of the last layer: each fires on its own types, and every other on 30% of all tokens, whatever the mode."""
     reasoning: float = 0.0
@@ -130,6 +134,7 @@ class World:
                 norms += self.response * _skewed(rng, (self.layers, 1)) + noise + lift * thinks
                 norms += self.harder * level if thinks else -self.quieter * level
                 norms += 0.0 if own_effect is None or not thinks else own_effect[family]
+                norms[:, k - self.answers :] += self.answer * thinks
                 reasons = (rng.random(k) < 1 / 3) & thinks
                 norms[-1] += self.reasoning * reasons
                 acts = gain * self._acts(rng, ids, reasons, noise[-1], fires) if self.latents else None
@@ -138,7 +143,8 @@ class World:
                     acts[:, :5] += gain * rise * rng.exponential(size=(k, 5))
                 labels = {"level": level, "family": f"f{family}"} if self._labelled else {}
                 name = "think" if thinks else "direct"
-                trace = response(gain * norms, prompt=f"p{prompt:03}", mode=name, tokens=ids, acts=acts, labels=labels)
+                said: dict[str, Any] = {"prompt": f"p{prompt:03}", "mode": name, "answer_at": k - self.answers if thinks else 0}
+                trace = response(gain * norms, tokens=ids, acts=acts, labels=labels, **said)
                 (think if thinks else direct).append(trace)
         return think, direct
 

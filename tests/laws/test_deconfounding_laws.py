@@ -14,6 +14,7 @@ import pytest
 from scipy.stats import binom
 
 from tests.worlds import World
+from tl_l2norm.analysis.attribution import attribute
 from tl_l2norm.analysis.deconfounding import mode_effects
 from tl_l2norm.analysis.high_norm import high_norm_effect
 from tl_l2norm.analysis.link import feature_link
@@ -74,6 +75,34 @@ def test_high_norms_are_rarely_said_to_be_of_thinking_and_found_where_they_are()
     loud = [high_norm_effect(*World(n=48, effect=3).make(seed), seed=seed, flips=FLIPS).iloc[0] for seed in range(RUNS)]
     assert sum(null) <= allowed()
     assert sum(entry["p"] <= 0.05 and entry["effect"] > 0 for entry in loud) >= needed()
+
+
+# What is behind the thought
+
+BEHIND = World(answers=6, answer=20.0)
+"""The answers behind the thoughts are louder than all else, the thoughts are as direct answers are."""
+
+
+def test_an_answer_behind_the_thought_is_no_thinking() -> None:
+    """Of all tokens of the responses each was said in 30 of 30 runs."""
+    said = {"mode_effects": 0, "high_norm_effect": 0, "attribute": 0}
+    for seed in range(RUNS):
+        modes = BEHIND.make(seed)
+        said["mode_effects"] += int((mode_effects(*modes, seed=seed, flips=FLIPS)["p_max"] <= 0.05).any())
+        said["high_norm_effect"] += int(high_norm_effect(*modes, seed=seed, flips=FLIPS)["p"].iloc[0] <= 0.05)
+        said["attribute"] += int(attribute(*modes, seed=seed, resamples=FLIPS).stays)
+    assert max(said.values()) <= allowed()
+
+
+def test_thinking_is_found_whatever_the_answer_behind_it() -> None:
+    tables = list(effects(World(n=48, effect=1.5, answers=6, answer=-20.0)))
+    assert sum(table["p"].iloc[-1] <= 0.05 and table["low"].iloc[-1] > 0 for table in tables) >= needed()
+
+
+def test_of_a_response_without_tags_the_whole_is_thinking() -> None:
+    think, direct = World(n=48, answers=40, thinking=(40, 41), direct=(20, 45), answer=20.0).make(0)
+    assert set(think[0].segments) == {"prompt", "answer"}
+    assert mode_effects(think, direct, flips=FLIPS)["p_max"].max() <= 0.05
 
 
 # Shapes

@@ -110,6 +110,30 @@ def test_loud_tokens_and_short_answers_make_no_difference(n: int) -> None:
         assert np.mean(["higher than" in one.verdict for one in everything]) > 0.3, "of all tokens"
 
 
+@pytest.mark.parametrize("n", [8, 48])
+def test_loud_tokens_and_short_answers_are_attributed_to_nothing(n: int) -> None:
+    said = [l2.analysis.attribute(*loud(seed, n), seed=seed, **FEW).verdict for seed in range(RUNS)]
+    assert sum(not verdict.startswith("No difference between the modes: ") for verdict in said) <= most(RUNS)
+
+
+def test_equal_norms_make_no_difference() -> None:
+    """Of float32: sums of 20 or 40 of them are rounded unlike."""
+
+    def make(seed: int) -> Modes:
+        rng = np.random.default_rng([seed, _STREAM])
+        return both_modes(12, lambda i, mode: response(np.full((8, int(rng.integers(8, 60))), 57.3), prompt=str(i), mode=mode))
+
+    for seed in range(5):
+        modes = make(seed)
+        late = l2.analysis.compare_late(*modes, seed=seed, **FEW)
+        assert (late.difference.mean, late.difference.low, late.difference.high) == (0, 0, 0)
+        assert (late.table["p"] == 1).all() and (late.table["ratio"] == 1).all() and "neither" in late.verdict
+        assert not l2.analysis.mode_differences(*modes, match="none", **FEW)["difference"].any()
+        assert l2.analysis.layer_curve(modes[0], mode="think", **FEW).mean.tolist() == [np.float32(57.3)] * 8
+        effects = l2.analysis.mode_effects(*modes, flips=99)
+        assert not effects["effect"].any() and (effects["p"] == 1).all()
+
+
 def test_a_difference_at_the_last_block_alone_is_said_to_be_of_it() -> None:
     """As on a model whose thinking is higher in the late layers, and lower after the last block."""
 

@@ -15,6 +15,7 @@ from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import Layers, layer_ranges
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
 from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
+from tl_l2norm.core.sign_flips import sign_flips
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 _WORDS = {
@@ -25,10 +26,13 @@ _WORDS = {
     "token": "tokens of the same types",
     "answer": "the answer's token alone",
     "length, by regression": "responses of the same length, by regression over prompts",
-    "jointly": "tokens of the same types, given place, length and prompt as well, by one regression over tokens",
+    "jointly": "thoughts without the answer behind them: tokens of the same types, given place, length and prompt as well, by "
+    "one regression over tokens",
 }
 ALPHA = 0.05
 
+_RAW: Match = "none"
+_COUNTED: Match = "count"
 _BY_REGRESSION, _JOINTLY = "length, by regression", "jointly"
 _NOTHING = Estimate(mean=np.nan, low=np.nan, high=np.nan, n=0)
 
@@ -43,7 +47,9 @@ ATTRIBUTIONS = Schema(
         N,
         Column("removed", float, "what matching takes away of the difference of the same prompts; NaN for none"),
         *ends("removed", prefix=True),
-        Column("p", float, "two-sided, that nothing is left jointly given all; NaN for the other ways"),
+        Column(
+            "p", float, "two-sided, of the difference by count and of what is left jointly given all; NaN for the other ways"
+        ),
         Column("layers", str, 'over which the mean is taken, such as "12 to 15"'),
         QUANTITY,
         SEED,
@@ -58,8 +64,8 @@ class Attribution:
 
     table: pd.DataFrame
     """One entry per way of matching: match, compared (in words), difference, low, high, n, removed (what matching takes away
-    of the difference of the same prompts), removed_low, removed_high, p (of what is left jointly given all, otherwise NaN),
-    layers, quantity, seed, model."""
+    of the difference of the same prompts), removed_low, removed_high, p (of the difference by count, by flipping the signs of
+    prompts' differences, and of what is left jointly given all; otherwise NaN), layers, quantity, seed, model."""
     quantity: str
     unmeasured: str = ""
     """Why the joint entry could not be made; empty where it is there."""
@@ -70,11 +76,11 @@ class Attribution:
     def _not_kept(self, *, removed: bool) -> tuple[str, ...]:
         """Ways of matching whose interval doesn't keep the difference's sign, by whether they surely take some of it away."""
         entries = self._by_match()
-        near, sign = ("low", 1) if entries["none"]["difference"] > 0 else ("high", -1)
+        near, sign = ("low", 1) if entries[_COUNTED]["difference"] > 0 else ("high", -1)
         return tuple(
             match
             for match, entry in entries.items()
-            if match != "none"
+            if match not in (_RAW, _COUNTED)
             and _is_tested(entry)
             and not sign * entry[near] > 0
             and bool(sign * entry[f"removed_{near}"] > 0) == removed
@@ -94,24 +100,26 @@ class Attribution:
     def stays(self) -> bool:
         """Whether the difference is there, no way of matching takes it away or leaves it open, and neither do all together."""
         entries = self._by_match()
-        joint, sign = entries[_JOINTLY], np.sign(entries["none"]["difference"])
+        joint, sign = entries[_JOINTLY], np.sign(entries[_COUNTED]["difference"])
         kept = _is_tested(joint) and sign * joint["difference"] > 0 and joint["p"] <= ALPHA
         return bool(self.is_there and kept and not self.goes_away and not self.undecided)
 
     @property
     def is_there(self) -> bool:
-        """Whether there is a difference to begin with."""
-        raw = self._by_match()["none"]
-        return bool(raw["n"] >= MIN_PROMPTS and (raw["low"] > 0 or raw["high"] < 0))
+        """Whether there is a difference to begin with, of as many tokens of each response: what `compare_late` says."""
+        own = self._by_match()[_COUNTED]
+        return bool(own["n"] >= MIN_PROMPTS and (own["low"] > 0 or own["high"] < 0) and own["p"] <= ALPHA)
 
     @property
     def verdict(self) -> str:
         """In words: what the difference can be put down to."""
-        raw = self._by_match()["none"]
-        figures = f"{raw['difference']:.4g} [{raw['low']:.4g}, {raw['high']:.4g}], n = {raw['n']} prompts"
+        own = self._by_match()[_COUNTED]
+        figures = f"{own['difference']:.4g} [{own['low']:.4g}, {own['high']:.4g}], n = {own['n']} prompts, p = {own['p']:.2g}"
+        if own["n"] < MIN_PROMPTS:
+            return f"With {own['n']} prompts nothing can be said of the modes: give at least {MIN_PROMPTS}."
         if not self.is_there:
             return f"No difference between the modes: {figures}."
-        word = "higher" if raw["difference"] > 0 else "lower"
+        word = "higher" if own["difference"] > 0 else "lower"
         untested = [m for m, entry in self._by_match().items() if not _is_tested(entry) and m != _JOINTLY]
         note = f" Not tested for lack of such tokens: {', '.join(untested)}." if untested else ""
         if self.undecided:
@@ -146,9 +154,13 @@ def attribute(
     A response's length also acts as a whole (each of its tokens may carry it): "length, by regression" is the difference
     that is left at equal lengths, the intercept of the prompts' differences over the difference of the two lengths.
 
+    Whether there is a difference is asked of as many tokens of each response ("count"), by its interval and by flipping the
+    signs of prompts' differences, as `compare_late` does: with rare loud tokens that of all tokens has too narrow an interval.
+
     What two of these do together no single match takes away, so "jointly" has the effect of mode given token type, index,
     length and prompt at once (`mode_effects`, for the mean over the layers); its removed is what that leaves out of the whole
-    difference. A difference is only said to stay where it stays there too.
+    difference. There, unlike in the other entries, only the thought of a response that thinks between tags is compared, not
+    the answer behind it. A difference is only said to stay where it stays there too.
 
     Args:
         think: thinking traces; the label "prompt" pairs them.
@@ -158,10 +170,11 @@ def attribute(
         features: for "reasoning_sum".
         tokens: "read", the response's own, or "chosen", those from which they were chosen.
         seed: of the resampling.
-        resamples: how many.
+        resamples: how many, and how many flips: 19 or more.
 
     Raises:
-        ValueError: modes with different prompts, fewer than 8, or a quantity that was not recorded.
+        ValueError: modes with different prompts, fewer than 8, an infinite value, or a quantity that was not recorded.
+        Unmeasurable: no prompt has tokens in both modes.
 
     Examples:
         >>> cause = attribute(think, direct)
@@ -182,24 +195,27 @@ def attribute(
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
     read = {id(t): values(t, quantity, features) for members in pairs.values() for pair in members for t in pair}
     differences = {match: _differences(pairs, read, match, tokens, seed) for match in MATCHES}
+    if np.isnan(differences[_COUNTED]).all():
+        raise Unmeasurable(f"no prompt has response tokens with a {quantity} in both modes: there is nothing to compare")
     left: dict[str, Estimate] = {m: estimate(x, seed=seed, resamples=resamples) for m, x in differences.items()}
     lengths = np.array([np.mean([_length(t) - _length(d) for t, d in members]) for members in pairs.values()])
     removed: dict[str, Estimate] = {
-        m: estimate(differences["none"] - x, seed=seed, resamples=resamples) for m, x in differences.items() if m != "none"
+        m: estimate(differences[_RAW] - x, seed=seed, resamples=resamples) for m, x in differences.items() if m != _RAW
     }
-    by_length = _at_equal_length(differences["none"], lengths, seed, resamples)
+    by_length = _at_equal_length(differences[_RAW], lengths, seed, resamples)
     try:
         joint, p, unmeasured = *_jointly(pairs, read, tokens, seed, resamples), ""
     except Unmeasurable as reason:
         joint, p, unmeasured = _NOTHING, np.nan, str(reason)
-    whole = left["none"].mean
+    p_values = {_COUNTED: float(sign_flips(differences[_COUNTED][:, None], seed=seed, flips=resamples).p[0]), _JOINTLY: p}
+    whole = left[_RAW].mean
     beside = Estimate(mean=whole - joint.mean, low=whole - joint.high, high=whole - joint.low, n=joint.n)
     ways = [(match, e, removed.get(match, _NOTHING)) for match, e in left.items()]
     ways += [(_BY_REGRESSION, *by_length), (_JOINTLY, joint, beside)]
     table = ATTRIBUTIONS.frame(
         (
             {"match": match, "compared": _WORDS[match], "difference": e.mean, "low": e.low, "high": e.high, "n": e.n}
-            | {"removed": r.mean, "removed_low": r.low, "removed_high": r.high, "p": p if match == _JOINTLY else np.nan}
+            | {"removed": r.mean, "removed_low": r.low, "removed_high": r.high, "p": p_values.get(match, np.nan)}
             for match, e, r in ways
         ),
         layers=layer_ranges(think[0].select(layers).layers),

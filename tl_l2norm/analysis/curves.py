@@ -170,15 +170,15 @@ def mode_differences(
         match: which tokens of the two modes are compared, as in `find_reasoning_features`.
         tokens: "read", the response's own, or "chosen", those from which they were chosen.
         seed: of the resampling, of match="count" and of the flips.
-        resamples: how many, and how many flips.
+        resamples: how many, and how many flips: 19 or more.
 
     Returns:
         One entry per layer: layer, quantity, difference, low, high, p (two-sided, by flipping the signs of prompts'
         differences), p_max (over all layers together), match, n (prompts), seed, model.
 
     Raises:
-        ValueError: modes with different prompts, fewer than 8, traces that are not comparable, or a quantity that was not
-            recorded.
+        ValueError: modes with different prompts, fewer than 8, traces that are not comparable, an infinite value, or a quantity
+            that was not recorded.
 
     Examples:
         >>> mode_differences(think, direct)[["layer", "difference", "n"]].tail(2).round()

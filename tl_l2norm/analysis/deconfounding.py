@@ -8,23 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
 from tl_l2norm.analysis.covariates import Integers, Projection, indicators, log_powers, smooth
-from tl_l2norm.analysis.pairing import Pair, Tokens, meant, pair_modes
+from tl_l2norm.analysis.pairing import Pair, Tokens, compared, infinite, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import Layers
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array
 from tl_l2norm.core.schema import LAYER, MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.sign_flips import as_extreme, random_signs
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
+from tl_l2norm.text.prompts import Mode
 
 MIN_TOLERANCE = 0.1
 """Share of the variance of mode that type, position, length and prompt leave. Below it mode can't be told from them: thinking
 responses that are all longer than direct ones tell nothing of mode at equal length."""
+
+_MODES: tuple[Mode, Mode] = ("think", "direct")
+_ROUNDING = 1e-6
+"""Share of a quantity's size below which what is left of it is rounding of float32."""
 
 MODE_EFFECTS = Schema(
     "effects of mode",
@@ -58,6 +62,9 @@ def mode_effects(
 ) -> pd.DataFrame:
     """The effect of thinking at each layer, jointly with everything else that may act on a token of a response.
 
+    Of a thinking response with a thought between tags the thought alone is compared: the answer behind it is no thinking.
+    Without tags the whole response counts.
+
     Weighted least squares over tokens whose ids occur in both modes and whose index in the response both modes reach:
     quantity = token id + smooth index + smooth log length + prompt + effect x mode, each response with the same weight. Its
     test is the wild cluster bootstrap-t with the null imposed (Cameron, Gelbach and Miller 2008): residuals of each prompt
@@ -72,7 +79,7 @@ def mode_effects(
         features: for "reasoning_sum".
         tokens: "read", the response's own, or "chosen", those from which they were chosen.
         seed: of the flips.
-        flips: how many.
+        flips: how many, 19 or more.
 
     Returns:
         One entry per layer: layer, quantity, effect (thinking minus direct, in the quantity's unit), low, high, p (two-sided),
@@ -80,16 +87,16 @@ def mode_effects(
         n_tokens, seed, model.
 
     Raises:
-        ValueError: modes with different prompts, fewer than 8, traces that are not comparable, or a quantity that was not
-            recorded.
+        ValueError: modes with different prompts, fewer than 8, traces that are not comparable, an infinite value, or a quantity
+            that was not recorded.
         Unmeasurable: mode can't be told from length, position and type.
 
     Examples:
         Thinking against itself, at the last layer:
 
-        >>> same = [trace.with_labels(mode="direct") for trace in think]
+        >>> same = [trace.with_labels(mode="again") for trace in think]
         >>> mode_effects(think, same, layers=-1, flips=200)[["layer", "effect", "p_max"]].round(1).values.tolist()
-        [[11.0, -0.0, ...]]
+        [[11.0, 0.0, 1.0]]
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
@@ -149,13 +156,13 @@ class _TokenTable:
     def of(
         cls, pairs: Mapping[str, Sequence[Pair]], read: Callable[[Trace], Float[Tensor, "row pos"]], tokens: Tokens
     ) -> _TokenTable:
-        parts, read_off = [], []
+        parts, read_off = [np.zeros((5, 0), dtype=np.int64)], []
         for number, members in enumerate(pairs.values()):
-            for mode in (1, 0):
-                for trace in {id(pair[1 - mode]): pair[1 - mode] for pair in members}.values():  # each once
+            for side, mode in enumerate(_MODES):
+                for trace in {id(pair[side]): pair[side] for pair in members}.values():  # each once
                     y = read(trace).double().numpy()
-                    at = np.flatnonzero(_usable(trace, tokens, y))
-                    own = number, mode, trace.tokens.numpy()[at], at - trace.prompt_len, len(trace) - trace.prompt_len
+                    at = _usable(trace, mode, tokens, y)
+                    own = number, 1 - side, trace.tokens.numpy()[at], at - trace.prompt_len, len(trace) - trace.prompt_len
                     parts.append(np.stack(np.broadcast_arrays(*own)))
                     read_off.append(y[:, at])
         facts, y = _comparable(np.concatenate(parts, axis=1), np.concatenate(read_off, axis=1))
@@ -186,10 +193,12 @@ def _shared(x: Integers, mode: Integers) -> Integers:
     return np.intersect1d(x[mode == 0], x[mode == 1])
 
 
-def _usable(trace: Trace, tokens: Tokens, y: Array) -> NDArray[np.bool_]:
-    """Response tokens that are no sink at any layer and have a value."""
-    usable: NDArray[np.bool_] = (meant(trace, tokens) & ~trace.is_sink.any(0)).numpy() & ~np.isnan(y).any(0)
-    return usable
+def _usable(trace: Trace, mode: Mode, tokens: Tokens, y: Array) -> Integers:
+    """Where response tokens are no sink at any layer and have a value; nowhere in an empty response."""
+    held = (compared(trace, mode, tokens) & ~trace.is_sink.any(0)).numpy() & ~np.isnan(y).any(0)
+    if np.isinf(y[:, held]).any():
+        raise InputError(infinite(trace))
+    return np.flatnonzero(held & (len(trace) > trace.prompt_len))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +235,7 @@ class _Model:
         mode = (table.mode - 0.5) * root
         rest = projection.rest(mode)
         tolerance = float((rest @ rest) / (mode @ mode))
-        if tolerance < MIN_TOLERANCE:
+        if not tolerance >= MIN_TOLERANCE:
             raise Unmeasurable(
                 f"mode can't be told from length, position and token type: they explain {1 - tolerance:.1%} of it; compare "
                 "responses whose lengths overlap"
@@ -245,9 +254,14 @@ class _Model:
         takes away.
         """
         covariates, inverse = self.projection.covariates, self.projection.inverse
-        residual = self.projection.rest(y * self.root_weight)
+        weighted = y * self.root_weight
+        residual = self.projection.rest(weighted)
+        if np.abs(residual).max() <= _ROUNDING * np.abs(weighted).max():
+            residual = np.zeros_like(residual)
         size = self.rest @ self.rest
-        own = self.group @ (self.rest * residual)
+        parts = self.rest * residual
+        own = self.group @ parts
+        own = np.where(np.abs(own) <= _ROUNDING * (self.group @ np.abs(parts)), 0.0, own)
         design = (self.group @ (diags_array(self.rest) @ covariates)).toarray() @ inverse
         drawn = (self.group @ (diags_array(residual) @ covariates)).toarray()
         leverage = self.group @ self.rest**2

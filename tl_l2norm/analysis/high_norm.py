@@ -11,16 +11,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_l2norm.analysis.deconfounding import effects_on
-from tl_l2norm.analysis.pairing import Pair, pair_modes
+from tl_l2norm.analysis.pairing import Pair, compared, infinite, pair_modes
 from tl_l2norm.core.arguments import as_share
+from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import BUT_LAST, LATE, Layers, late_groups
 from tl_l2norm.core.resampling import RESAMPLES, Array, estimate
 from tl_l2norm.core.schema import MODEL, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
+from tl_l2norm.text.prompts import Mode
 
 TOP_SHARE = 0.1
 """High-norm tokens are this share of all."""
 
+_MODES: tuple[Mode, Mode] = ("think", "direct")
 _KINDS = ("prompt", "thinking", "answer", "direct")
 
 HIGH_NORM_KINDS = Schema(
@@ -52,7 +55,7 @@ def high_norm_tokens(
 
     All tokens of both responses to a prompt are ranked together, sinks left out: the prompt's (as read in both modes), those of
     thinking, of the answer after it, and of the direct answer. Of a model that thinks without tags the whole response counts as
-    thinking.
+    thinking. Tokens of one norm that the top has no room for all share what room there is.
 
     Returns:
         One entry per kind: kind, among_top (its share of the top tokens), overall (its share of all), excess (the difference),
@@ -72,6 +75,9 @@ def high_norm_tokens(
     think, direct, share = traces_of(think), traces_of(direct), as_share("share", share)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
     shares = np.array([np.mean([_shares(pair, share) for pair in members], axis=0) for members in pairs.values()])
+    shares = shares[~np.isnan(shares).any((1, 2))]
+    if not len(shares):
+        raise Unmeasurable("no token has a norm and is no sink at every layer: there is nothing to rank")
     entries = []
     for k, kind in enumerate(_KINDS):
         top, overall = shares[:, 0, k], shares[:, 1, k]
@@ -110,20 +116,21 @@ def high_norm_effect(
     """Whether a thinking token has a high norm more often than a direct one of the same type, index and length of response.
 
     High is over the layer's quantile 1 - share of both responses to the prompt, each with the same weight: what `mode_effects`
-    asks of norms is asked of that, at each late layer and of its mean over them.
+    asks of norms is asked of that, at each late layer and of its mean over them. As there, the answer behind a thought between
+    tags is left out.
 
     Returns:
         One entry for "late", "late but the last" (without the model's last block) and each late layer: layer, effect, low,
         high, p (two-sided), p_max (over all of them), tolerance, n (prompts), n_tokens, seed, model.
 
     Raises:
-        ValueError: modes with different prompts, or fewer than 8; no late layer was recorded.
-        Unmeasurable: mode can't be told from length, position and type.
+        ValueError: modes with different prompts, or fewer than 8; no late layer was recorded; an infinite norm.
+        Unmeasurable: mode can't be told from length, position and type, or there are no responses.
 
     Examples:
         Thinking against itself:
 
-        >>> same = [trace.with_labels(mode="direct") for trace in think]
+        >>> same = [trace.with_labels(mode="again") for trace in think]
         >>> high_norm_effect(think, same, flips=200)[["layer", "effect", "n"]].head(2).round(2)
                        layer  effect   n
         0               late     0.0  12
@@ -145,26 +152,50 @@ def high_norm_effect(
 
 
 def _bounds(members: Sequence[Pair], share: float) -> Float[Tensor, " layer"]:
-    """Quantile 1 - share of each layer over the response tokens of both modes, each mode with half of the weight."""
-    sides = [torch.cat([t.l2_norms[:, t.prompt_len :] for t in {id(p[m]): p[m] for p in members}.values()], 1) for m in (0, 1)]
+    """Quantile 1 - share of each layer over the compared tokens of both modes, each mode with half of the weight.
+
+    Infinite where neither has any: nothing is higher.
+    """
+    sides = [
+        torch.cat([_norms(t, mode) for t in {id(p[m]): p[m] for p in members}.values()], dim=1) for m, mode in enumerate(_MODES)
+    ]
     weights = torch.cat([torch.full((side.shape[1],), 0.5 / max(side.shape[1], 1)) for side in sides])
     norms, order = torch.cat(sides, dim=1).sort(dim=1)
+    if not norms.shape[1]:
+        return norms.new_full((len(norms),), torch.inf)
     below = (weights[order].cumsum(1) < 1 - share - 1e-6).sum(1, keepdim=True)
     return norms.gather(1, below.clamp_max(norms.shape[1] - 1))[:, 0]
 
 
+def _norms(trace: Trace, mode: Mode) -> Float[Tensor, "layer compared"]:
+    held = compared(trace, mode)
+    if bool((trace.l2_norms.isinf() & held & ~trace.is_sink).any()):
+        raise InputError(infinite(trace))
+    return trace.l2_norms[:, held]
+
+
 def _shares(pair: tuple[Trace, Trace], share: float) -> Array:
-    """Shares [top or all, kind] of the tokens of one pair of responses, mean over layers."""
+    """Shares [top or all, kind] of the tokens of one pair of responses, mean over layers; NaN where a layer has none."""
     kinds = np.concatenate([_kind(pair[0], ("thinking", "answer")), _kind(pair[1], ("direct", "direct"))])
     norms = np.concatenate([t.l2_norms.double().numpy() for t in pair], axis=1)
-    sinks = np.concatenate([t.is_sink.numpy() for t in pair], axis=1)
+    held = ~np.concatenate([t.is_sink.numpy() for t in pair], axis=1) & ~np.isnan(norms)
+    if not held.any(1).all():
+        return np.full((2, len(_KINDS)), np.nan)
     by_layer = []
-    for of_layer, is_sink in zip(norms, sinks, strict=True):
-        kept, own = of_layer[~is_sink], kinds[~is_sink]
-        top = own[np.argsort(-kept, kind="stable")[: max(1, round(share * len(kept)))]]
-        by_layer.append([np.bincount(x, minlength=len(_KINDS)) / len(x) for x in (top, own)])
+    for of_layer, at in zip(norms, held, strict=True):
+        kept, own = of_layer[at], kinds[at]
+        weights = _top(kept, max(1, round(share * len(kept)))), np.ones(len(kept))
+        by_layer.append([np.bincount(own, weights=w, minlength=len(_KINDS)) / w.sum() for w in weights])
     mean: Array = np.mean(by_layer, axis=0)
     return mean
+
+
+def _top(norms: Array, k: int) -> Array:
+    """How much of each is among the k highest: 1 or 0, and of those that tie for the last places the same share."""
+    bound = np.partition(norms, -k)[-k]
+    above, ties = norms > bound, norms == bound
+    weights: Array = above + ties * ((k - above.sum()) / ties.sum())
+    return weights
 
 
 def _kind(trace: Trace, names: tuple[str, str]) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.curves import P_VALUES
-from tl_l2norm.analysis.pairing import Match, Pair, Tokens, mode_means, require_modes, require_same_prompts
+from tl_l2norm.analysis.pairing import Match, Pair, Tokens, mode_means, require_modes, require_own_prompts, require_same_prompts
 from tl_l2norm.analysis.rise import amplification
 from tl_l2norm.core.arguments import check_choice
 from tl_l2norm.core.errors import InputError, Unmeasurable
@@ -124,6 +124,8 @@ def compare_late(
 ) -> LateComparison:
     """Compare the modes over the late layers, as far as they were recorded, paired by the label "prompt".
 
+    Without that label the n-th trace of either mode answers the same, and those with the same prompt tokens are its samples.
+
     As many tokens of both responses are compared by default: the mean of many thinking tokens and that of one direct token
     have unlike distributions even where their tokens are alike, and with 5% of loud tokens 8 prompts said "higher" in half of
     such cases. A prompt without a response token in either mode is left out; `difference.n` says how many are left.
@@ -135,11 +137,12 @@ def compare_late(
         tokens: "read", the response's own, or "chosen", those from which they were chosen.
         over: what is resampled: "prompts", of these families, or "families" (the label "family").
         seed: of the resampling, of match="count" and of the flips.
-        resamples: how many, and how many flips.
+        resamples: how many, and how many flips: 19 or more.
 
     Raises:
-        ValueError: traces that are not comparable or say that they are of the other mode, modes whose prompts differ, no late
-            layer recorded, no label "family" to resample, or no prompt with response tokens in both modes.
+        ValueError: traces that are not comparable or say that they are of the other mode, modes whose prompts differ, one
+            prompt under two labels, no late layer recorded, an infinite norm, no label "family" to resample, or no prompt with
+            response tokens in both modes.
 
     Examples:
         >>> late = compare_late(think, direct)
@@ -189,12 +192,15 @@ def compare_late(
 
 
 def _pairs(think: Sequence[Trace], direct: Sequence[Trace]) -> dict[str, list[Pair]]:
-    """As `pair_modes`, of any number of prompts; without the label "prompt" each trace is its own."""
+    """As `pair_modes`, of any number of prompts; without the label "prompt" that of the same tokens is the same."""
     groups: list[dict[str, list[Trace]]] = [{}, {}]
     for group, traces in zip(groups, (think, direct), strict=True):
+        first: dict[tuple[int, ...], int] = {}
         for i, trace in enumerate(traces):
-            group.setdefault(str(trace.labels.get("prompt", i)), []).append(trace)
+            own = first.setdefault(tuple(trace.tokens[: trace.prompt_len].tolist()), i) if trace.prompt_len > 1 else i
+            group.setdefault(str(trace.labels.get("prompt", own)), []).append(trace)
     require_same_prompts(*groups)
+    require_own_prompts(*groups)
     return {prompt: [(t, d) for t in traces for d in groups[1][prompt]] for prompt, traces in groups[0].items()}
 
 

@@ -6,7 +6,9 @@ import pandas as pd
 import torch
 
 from tl_l2norm.analysis.reasoning import LATENT
+from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.layers import as_layer
 from tl_l2norm.core.schema import LAYER, Column, Schema
 from tl_l2norm.core.trace import TracesLike, traces_of
 
@@ -43,7 +45,7 @@ def top_tokens(traces: TracesLike, layer: int, latent: int, *, k: int = 10, cont
         token, after, mode, prompt, sequence, position.
 
     Raises:
-        InputError: a trace without features at this layer.
+        InputError: a trace without features at this layer, a latent that its SAE doesn't have, or k below 1.
 
     Examples:
         >>> read = l2.collect(model, think[:2], saes={11: l2.load_saes("tiny-reasoner")[11]}, progress=False)
@@ -53,9 +55,13 @@ def top_tokens(traces: TracesLike, layer: int, latent: int, *, k: int = 10, cont
         1     -3  <|im_end|>         0
     """
     traces, hits = traces_of(traces), []
+    layer, latent = as_layer(layer), as_integer("latent", latent, least=0)
+    k, context = as_integer("k", k, least=1), as_integer("context", context, least=0)
     for sequence, trace in enumerate(traces):
         if layer not in trace.features:
             raise InputError(f"trace {sequence} has no SAE features at layer {layer}: it has {sorted(trace.features)}")
+        if latent >= (n_latents := trace.features[layer].d_sae):
+            raise InputError(f"latent {latent} is outside the SAE of layer {layer}: it has latents 0 to {n_latents - 1}")
         acts = trace.features[layer].total([latent])
         acts = torch.where(trace.is_sink[trace.index_of(layer)], 0.0, acts)
         strongest = acts.topk(min(k, len(acts)))

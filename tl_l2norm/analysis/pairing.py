@@ -44,7 +44,7 @@ def pair_modes(think: TracesLike, direct: TracesLike, *, least: int = MIN_PROMPT
 
     Raises:
         ValueError: traces that are not comparable, lack the label or say that they are of the other mode, modes with different
-            prompts, or fewer than `least`.
+            prompts, one prompt under two labels, or fewer than `least`.
     """
     think, direct = traces_of(think), traces_of(direct)
     require_comparable([*think, *direct])
@@ -52,6 +52,7 @@ def pair_modes(think: TracesLike, direct: TracesLike, *, least: int = MIN_PROMPT
     groups = [by_prompt(traces) for traces in (think, direct)]
     require_same_prompts(groups[0], groups[1])
     require_prompts(len(groups[0]), least)
+    require_own_prompts(*groups)
     return {prompt: [(t, d) for t in traces for d in groups[1][prompt]] for prompt, traces in groups[0].items()}
 
 
@@ -82,6 +83,22 @@ def require_same_prompts(think: Collection[object], direct: Collection[object]) 
     """Refuse modes that were not asked the same."""
     if odd := sorted(map(str, set(think) ^ set(direct))):
         raise InputError(f"the modes have different prompts ({len(odd)} only in one, such as {odd[0]!r}): pair them by prompt")
+
+
+def require_own_prompts(*groups: Mapping[str, Sequence[Trace]]) -> None:
+    """Refuse one prompt, of those with a response, under two labels: what it gives would count as often as it is named.
+
+    A prompt of one token, such as <bos>, asks nothing, and any number of texts may begin with it.
+    """
+    for group in groups:
+        names: dict[tuple[int, ...], str] = {}
+        for name, traces in group.items():
+            for prompt in {tuple(t.tokens[: t.prompt_len].tolist()) for t in traces if 1 < t.prompt_len < len(t)}:
+                if (other := names.setdefault(prompt, name)) != name:
+                    raise InputError(
+                        f"the prompts {other!r} and {name!r} are the same {len(prompt)} tokens: each counts once, give several "
+                        'samples of one the same label "prompt"'
+                    )
 
 
 def by_prompt(traces: TracesLike) -> dict[str, list[Trace]]:
@@ -139,6 +156,18 @@ def meant(trace: Trace, tokens: Tokens = "read") -> Bool[Tensor, " pos"]:
     return torch.arange(len(trace)) >= trace.prompt_len - (tokens == "chosen")
 
 
+def compared(trace: Trace, mode: Mode, tokens: Tokens = "read") -> Bool[Tensor, " pos"]:
+    """As `meant`, but of a response that thinks between tags those of the thought alone: the answer behind it is no thinking.
+
+    Of a direct response, by its label "mode" or else by `mode`, and of one without tags it is the whole.
+    """
+    held = meant(trace, tokens)
+    thought = trace.in_segment("think")
+    if trace.labels.get("mode", mode) == "direct" or not bool(thought.any()):
+        return held
+    return held & (thought if tokens == "read" else torch.cat([thought[1:], thought.new_zeros(1)]))
+
+
 def answer_position(trace: Trace) -> int | None:
     """Where the answer's first token stands: the label "answer_at", or the first visible token after the thinking.
 
@@ -176,9 +205,23 @@ def token_weights(
 def weighted_mean(
     trace: Trace, values: Float[Tensor, "*axes layer pos"], weights: Float[Tensor, " pos"]
 ) -> Float[Tensor, "*axes layer"]:
-    """Mean over positions without attention sinks; NaN at a layer where sinks are all there is."""
-    kept = torch.where(trace.is_sink, 0.0, weights[None])
-    return torch.where(kept > 0, values * kept, 0.0).sum(-1) / kept.sum(-1)
+    """Mean over positions without attention sinks; NaN at a layer where sinks are all there is, or a value is NaN.
+
+    In float64, rounded to the values' own precision: the mean of equal values is that value, whatever their number.
+
+    Raises:
+        InputError: an infinite value.
+    """
+    kept = torch.where(trace.is_sink, 0.0, weights[None].double())
+    weighted = torch.where(kept > 0, values.double() * kept, 0.0)
+    if bool(weighted.isinf().any()):
+        raise InputError(infinite(trace))
+    return (weighted.sum(-1) / kept.sum(-1)).to(values.dtype)
+
+
+def infinite(trace: Trace) -> str:
+    """Why a trace is refused that holds an infinite value."""
+    return f"a value of {trace!r} is infinite: the model overflowed, run it in bfloat16 or float32"
 
 
 def _all(pair: Pair, held: Sequence[Tensor], tokens: Tokens) -> tuple[Tensor, Tensor]:

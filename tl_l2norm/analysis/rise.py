@@ -14,7 +14,7 @@ from tl_l2norm.analysis.pairing import Match, Tokens, label, mode_means, pair_mo
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.arguments import as_names
 from tl_l2norm.core.errors import InputError, Unmeasurable
-from tl_l2norm.core.layers import late_layers
+from tl_l2norm.core.layers import late_layers, layer_ranges
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, bootstrap
 from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
@@ -87,7 +87,7 @@ def dynamics(
         match: which tokens of the two modes are compared, as in `find_reasoning_features`.
         tokens: "read", the response's own, or "chosen", those from which they were chosen.
         seed: of the resampling, and of match="count".
-        resamples: how many.
+        resamples: how many, 19 or more.
 
     Returns:
         One entry per group: the columns of `by`, quantity, then onset, sharpness, spike, amplification, sharpness_but_last,
@@ -97,6 +97,7 @@ def dynamics(
     Raises:
         ValueError: modes with different prompts, fewer than 8 prompts in all, not all layers recorded, or a label that is
             missing.
+        Unmeasurable: fewer than 4 layers, or a late layer without any value, such as an activation where there is no SAE.
 
     Examples:
         >>> dynamics(think, direct)[["spike", "amplification", "n"]].round(1)
@@ -116,11 +117,13 @@ def dynamics(
     whole, (first, second) = means["none"][0], means[match]
     groups = _group_index([members[0][0] for members in pairs.values()], by)
     late = np.isin(think[0].layers, think[0].late_layers)
+    lacking = _lacking(whole, think[0], quantity)
     entries = [
         {
             **dict(zip(by, key, strict=True)),
             "quantity": quantity,
             **_shape(whole[at], first[at], second[at], late, seed, resamples),
+            **lacking,
         }
         for key, at in groups.items()
     ]
@@ -134,6 +137,19 @@ def _require_all_layers(trace: Trace) -> None:
         raise InputError(
             f"the rise over the layers needs all of them: the traces have {len(trace.layers)} of {trace.provenance.n_layers}"
         )
+
+
+def _lacking(whole: Array, trace: Trace, quantity: str) -> dict[str, str]:
+    """The description of a curve [prompt, layer] that lacks layers before the late ones, such as those without an SAE."""
+    if np.isnan(whole).all():
+        raise Unmeasurable(f"no prompt has a value of {quantity} in thinking at any layer: there is no curve")
+    lacking = [trace.layers[i] for i in np.flatnonzero(np.isnan(whole).all(0))]
+    if not lacking:
+        return {}
+    which = f"layers {layer_ranges(lacking)} have no value of {quantity}, as where they have no SAE"
+    if set(lacking) & set(trace.late_layers):
+        raise Unmeasurable(f"the rise over the layers needs all of them: {which}")
+    return {"description": f"no shape can be told: {which}"}
 
 
 def _group_index(traces: Sequence[Trace], by: Sequence[str]) -> dict[tuple[object, ...], NDArray[np.bool_]]:

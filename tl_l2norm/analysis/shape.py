@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tl_l2norm.analysis.pairing import Match, Tokens, mode_means, pair_modes
+from tl_l2norm.analysis.pairing import Match, Tokens, mode_means, pair_modes, require_prompts
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.resampling import RESAMPLES, Array, generator
@@ -74,7 +74,7 @@ def rise_shape(
         match: which tokens of the two modes are compared, as in `find_reasoning_features`.
         tokens: "read", the response's own, or "chosen", those from which they were chosen.
         seed: of the folds and flips, and of match="count".
-        flips: how many.
+        flips: how many, 19 or more.
 
     Returns:
         One entry per curve ("think", "think minus direct") and smooth shape: curve, quantity, rival, error (held-out squared
@@ -83,7 +83,7 @@ def rise_shape(
 
     Raises:
         ValueError: modes with different prompts, fewer than 8, or not all layers recorded.
-        Unmeasurable: fewer than 8 layers.
+        Unmeasurable: fewer than 8 layers, or 8 prompts with tokens to compare.
 
     Examples:
         >>> shapes = rise_shape(think, direct, flips=500).set_index(["curve", "rival"])
@@ -100,8 +100,10 @@ def rise_shape(
     first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), match=match, tokens=tokens, seed=seed)
     entries = []
     for name, curves in (("think", first), ("think minus direct", first - second)):
-        held = curves[:, ~np.isnan(curves).all(0)]
+        held = curves[~np.isnan(curves).all(1)]
+        held = held[:, ~np.isnan(held).all(0)]
         held = held[~np.isnan(held).any(1)]
+        require_prompts(len(held), what=f"prompts have a curve of {quantity} ({name})")
         for entry in compare_shapes(held, seed=seed, flips=flips):
             entries.append({"curve": name, "quantity": quantity, **entry})
     return SHAPES.frame(entries, seed=seed, model=think[0].provenance.model)
@@ -109,10 +111,10 @@ def rise_shape(
 
 def compare_shapes(curves: Array, *, seed: int = 0, flips: int = RESAMPLES) -> Iterator[dict[str, object]]:
     """The broken line against each smooth shape on curves [prompt, layer]: an entry of `rise_shape` each."""
-    curves = curves - curves.mean(1, keepdims=True)
     n, n_layers = curves.shape
     if n < _FOLDS or n_layers < MIN_LAYERS:
         raise Unmeasurable(f"{n} prompts with {n_layers} layers are too few to compare shapes")
+    curves = curves - curves.mean(1, keepdims=True)
     fold = generator(seed).permutation(n) % _FOLDS
     errors = {name: _held_out(curves, fold, shapes) for name, shapes in _shapes(n_layers).items()}
     variance = float(np.var(curves.mean(0)))

@@ -20,7 +20,8 @@ from tl_l2norm.core.errors import Unmeasurable
 Array = NDArray[np.float64]
 
 RESAMPLES = 2000
-_MOST_RESAMPLES = 1_000_000
+MIN_DRAWS, MAX_DRAWS = 19, 1_000_000
+"""Of resamples, and of flips of signs: with fewer than 19 there is no p of 0.05, and no interval of 95%."""
 _QUANTILE: Literal["weibull"] = "weibull"  # unbiased far out, where numpy's default lies inwards
 
 MIN_PROMPTS = 8
@@ -86,8 +87,12 @@ def resampled_means(values: NDArray[np.floating], *, seed: int = 0, resamples: i
 
 
 def prompt_weights(n: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Array:
-    """How often each of n prompts is drawn: [resamples, n]."""
-    resamples = as_integer("resamples", resamples, least=1, most=_MOST_RESAMPLES)
+    """How often each of n prompts is drawn: [resamples, n].
+
+    Raises:
+        InputError: fewer than 19 resamples, or over a million.
+    """
+    resamples = as_integer("resamples", resamples, least=MIN_DRAWS, most=MAX_DRAWS)
     return generator(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tl_l2norm.core.arguments import as_integer
-from tl_l2norm.core.resampling import RESAMPLES, Array, generator
+from tl_l2norm.core.resampling import MAX_DRAWS, MIN_DRAWS, RESAMPLES, Array, generator
 
 
 class FlipTest(NamedTuple):
@@ -20,8 +20,12 @@ class FlipTest(NamedTuple):
 
 
 def random_signs(n: int, *, seed: int, flips: int) -> Array:
-    """[draw, n] signs, none changed in the first: all 2^n where that is no more than `flips`, else random ones."""
-    flips = as_integer("flips", flips, least=1)
+    """[draw, n] signs, none changed in the first: all 2^n where that is no more than `flips`, else random ones.
+
+    Raises:
+        InputError: fewer than 19 flips, or over a million.
+    """
+    flips = as_integer("flips", flips, least=MIN_DRAWS, most=MAX_DRAWS)
     if 2**n <= flips:
         return 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1).astype(np.float64)
     return np.vstack([np.ones(n), generator(seed).choice([-1.0, 1.0], size=(flips, n))])

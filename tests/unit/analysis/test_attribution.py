@@ -9,8 +9,14 @@ from numpy.polynomial import Polynomial
 from tests.planted import Array, both_modes, response
 from tests.worlds import World
 from tl_l2norm.analysis.attribution import Attribution, attribute
+from tl_l2norm.analysis.curves import mode_differences
 from tl_l2norm.analysis.deconfounding import mode_effects
+from tl_l2norm.analysis.high_norm import high_norm_effect
+from tl_l2norm.analysis.late import compare_late
 from tl_l2norm.analysis.pairing import MATCHES
+from tl_l2norm.analysis.rise import dynamics
+from tl_l2norm.analysis.shape import rise_shape
+from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.trace import Trace
 
 WAYS = (*MATCHES, "length, by regression", "jointly")
@@ -235,3 +241,53 @@ def test_what_the_joint_entry_does_not_keep_does_not_stay(effect: float, low: fl
     changed = dataclasses.replace(attribution, table=table.reset_index())
     assert attribution.stays and not changed.stays and "stays so" not in changed.verdict
     assert changed.goes_away == (("jointly",) if low <= 0 else ())
+
+
+def test_what_can_not_be_compared_is_said_so() -> None:
+    think, direct = made(lambda i, mode, j: 1.0, lambda i, mode: 0 if mode == "direct" else 3)
+    with pytest.raises(Unmeasurable, match="no prompt has response tokens with a l2_norm in both modes"):
+        attribute(think, direct)
+    few = made(lambda i, mode, j: 1.0 + (mode == "think"), lambda i, mode: 0 if mode == "direct" and i > 4 else 3)
+    attribution = attribute(*few)
+    assert attribution.verdict == "With 5 prompts nothing can be said of the modes: give at least 8."
+
+
+def test_empty_responses_are_left_out_also_of_the_tokens_from_which_they_are_chosen() -> None:
+    think, direct = World(n=16, effect=5.0).make(0)
+    empty = [t.with_labels() for t in direct]
+    for i in (2, 5):
+        held = slice(None, t.prompt_len) if (t := direct[i]) else None
+        empty[i] = response(np.ones((4, 0)), prompt=str(t.labels["prompt"]), mode="direct")
+        assert len(empty[i].tokens[held]) == len(empty[i])
+    table = mode_effects(think, empty, tokens="chosen", flips=99)
+    assert (table["n"] == 14).all() and table.notna().all(axis=None)
+    bare = [response(np.ones((4, 0)), prompt=str(t.labels["prompt"]), mode="direct") for t in direct]
+    with pytest.raises(Unmeasurable, match="0 prompts have tokens"):
+        mode_effects(think, bare, tokens="chosen")
+
+
+def test_an_infinite_norm_is_refused() -> None:
+    think, direct = World(n=12).make(0)
+    norms = think[0].l2_norms.clone()
+    norms[-1, 1:] = torch.inf  # by count few of them are drawn
+    broken = [dataclasses.replace(think[0], l2_norms=norms), *think[1:]]
+    for compare in (mode_effects, attribute, mode_differences, compare_late):
+        with pytest.raises(InputError, match="is infinite: the model overflowed"):
+            compare(broken, direct)
+
+
+@pytest.mark.parametrize(
+    ("compare", "name"),
+    [
+        *((f, "resamples") for f in (attribute, mode_differences, compare_late, dynamics)),
+        *((f, "flips") for f in (mode_effects, high_norm_effect, rise_shape)),
+    ],
+)
+def test_fewer_draws_than_a_p_of_5_percent_takes_are_refused(compare: Callable[..., object], name: str) -> None:
+    modes = World(n=12, layers=8).make(0)
+    compare(*modes, **{name: 19})
+    for n in (0, 1, 18):
+        with pytest.raises(InputError, match=f"{name} must be at least 19, got {n}"):
+            compare(*modes, **{name: n})
+    with pytest.raises(InputError, match=f"{name} must be at most 1,000,000"):
+        compare(*modes, **{name: 1_000_001})

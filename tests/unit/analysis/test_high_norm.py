@@ -1,8 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 
 from tests.planted import both_modes, response
-from tl_l2norm.analysis.high_norm import high_norm_tokens
+from tests.worlds import World
+from tl_l2norm.analysis.high_norm import high_norm_effect, high_norm_tokens
+from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.trace import Trace
 
 
@@ -22,3 +27,32 @@ def test_the_kinds_of_the_highest_tokens_by_hand() -> None:
     assert (table["low"] == table["excess"]).all() and table.loc["answer", "excess"] == 0.375
     with pytest.raises(ValueError, match="7 prompts: at least 8"):
         high_norm_tokens(*both_modes(7, make))
+
+
+def test_tokens_of_one_norm_share_the_top_whatever_their_order() -> None:
+    def make(i: int, mode: str) -> Trace:
+        trace = response(np.full((4, 6 if mode == "think" else 3), 57.3), prompt=str(i), mode=mode)
+        return dataclasses.replace(trace, l2_norms=torch.full_like(trace.l2_norms, 57.3))
+
+    table = high_norm_tokens(*both_modes(8, make), share=0.25, resamples=50)
+    np.testing.assert_allclose(table["among_top"], table["overall"])
+    np.testing.assert_allclose(table["excess"], 0, atol=1e-12)
+
+
+def test_without_any_response_there_is_nothing_to_compare() -> None:
+    think, direct = both_modes(8, lambda i, mode: response(np.ones((4, 0)), prompt=str(i), mode=mode))
+    with pytest.raises(Unmeasurable, match="0 prompts have tokens"):
+        high_norm_effect(think, direct)
+    silent = [dataclasses.replace(t, is_sink=torch.ones_like(t.is_sink)) for t in (*think, *direct)]
+    with pytest.raises(Unmeasurable, match="nothing to rank"):
+        high_norm_tokens(silent[:8], silent[8:])
+
+
+def test_an_infinite_norm_is_refused_but_at_a_sink() -> None:
+    think, direct = World(n=12).make(0)
+    norms, is_sink = think[0].l2_norms.clone(), think[0].is_sink.clone()
+    norms[:, 3], is_sink[:, 3] = torch.inf, True
+    sink = dataclasses.replace(think[0], l2_norms=norms, is_sink=is_sink)
+    assert high_norm_effect([sink, *think[1:]], direct, flips=19)["p"].notna().all()
+    with pytest.raises(InputError, match="is infinite"):
+        high_norm_effect([dataclasses.replace(think[0], l2_norms=norms), *think[1:]], direct)

@@ -17,6 +17,7 @@ from tl_l2norm.analysis.pairing import (
     Match,
     Pair,
     answer_position,
+    compared,
     meant,
     mode_means,
     pair_modes,
@@ -25,6 +26,7 @@ from tl_l2norm.analysis.pairing import (
     weighted_mean,
 )
 from tl_l2norm.analysis.trend import level_trend
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.trace import Trace
 
 
@@ -288,3 +290,47 @@ def test_a_curve_is_of_the_mode_that_its_traces_say() -> None:
     assert (
         l2.analysis.layer_curve(think, mode="think").n == l2.analysis.layer_curve([*think, *direct], mode="suppressed").n == 8
     )
+
+
+def test_one_prompt_under_two_labels_is_refused() -> None:
+    """Twelve problems three times would be 36."""
+    think, direct = both_modes(12, lambda i, mode: response(np.ones((4, 3)), prompt=str(i), mode=mode, prompt_len=5))
+    again = [[*traces, traces[3].with_labels(prompt="again")] for traces in (think, direct)]
+    for compare in (l2.analysis.compare_late, mode_differences, attribute):
+        compare(think, direct)
+        with pytest.raises(InputError, match="the prompts '3' and 'again' are the same 5 tokens"):
+            compare(*again)
+    unnamed = [[dataclasses.replace(t, labels={}) for t in (*traces, traces[0])] for traces in (think, direct)]
+    assert l2.analysis.compare_late(*unnamed).difference.n == 12, "samples of one prompt, without labels"
+
+
+def test_a_prompt_of_one_token_and_one_without_a_response_may_be_any_number_of_times() -> None:
+    begun = [response(np.ones((4, 3)), prompt="a").with_labels(prompt=str(i)) for i in range(8)]
+    bare = [response(np.ones((4, 0)), prompt="a", prompt_len=5).with_labels(prompt=str(i)) for i in range(8)]
+    for traces in (begun, bare):
+        assert len(pair_modes(traces, [t.with_labels(mode="direct") for t in traces])) == 8
+
+
+def test_of_a_response_with_tags_the_thought_alone_is_thinking() -> None:
+    trace = response(np.ones((1, 4)), prompt="a", answer_at=2)
+    assert compared(trace, "think").tolist() == [False, True, True, False, False]
+    assert compared(trace, "think", "chosen").tolist() == [True, True, False, False, False]
+    whole = [False, True, True, True, True]
+    assert compared(trace.with_labels(mode="direct"), "think").tolist() == whole, "its own label says so"
+    assert compared(dataclasses.replace(trace, labels={}), "direct").tolist() == whole
+    assert compared(dataclasses.replace(trace, labels={}), "think").tolist() == [False, True, True, False, False]
+    untagged = dataclasses.replace(trace, segments=("prompt",) + ("answer",) * 4)
+    assert compared(untagged, "think").tolist() == whole
+
+
+def test_an_infinite_value_is_refused_and_a_mean_of_equal_ones_is_exact() -> None:
+    trace = response(np.full((2, 41), 57.3), prompt="a")
+    assert (weighted_mean(trace, trace.l2_norms, meant(trace).float()) == torch.tensor(57.3)).all()
+    norms = trace.l2_norms.clone()
+    norms[1, 5] = torch.inf
+    with pytest.raises(InputError, match="is infinite: the model overflowed"):
+        weighted_mean(trace, norms, meant(trace).float())
+    is_sink = trace.is_sink.clone()
+    is_sink[:, 5] = True
+    silent = dataclasses.replace(trace, is_sink=is_sink)
+    assert weighted_mean(silent, norms, meant(trace).float()).isfinite().all(), "at a sink it does no harm"

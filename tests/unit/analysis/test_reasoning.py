@@ -16,6 +16,7 @@ from tl_l2norm.analysis.reasoning import (
     find_reasoning_features,
     paired_effect,
 )
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.trace import Trace
 
@@ -262,6 +263,14 @@ def test_top_tokens_by_hand() -> None:
     assert top_tokens(traces, 3, 1)["activation"].tolist() == [9.0]
     with pytest.raises(ValueError, match=r"trace 0 has no SAE features at layer 1: it has \[3\]"):
         top_tokens(traces, 1, 0)
+    for options, why in (
+        ({"layer": 3, "latent": 60}, "latent 60 is outside the SAE of layer 3: it has latents 0 to 1"),
+        ({"layer": 3, "latent": -1}, "latent must be at least 0, got -1"),
+        ({"layer": 3, "latent": 0, "k": -1}, "k must be at least 1, got -1"),
+        ({"layer": 3, "latent": 0, "context": -2}, "context must be at least 0"),
+    ):
+        with pytest.raises(InputError, match=why):
+            top_tokens(traces, **options)  # type: ignore[arg-type]
 
 
 def test_several_layers_are_corrected_each_by_itself() -> None:

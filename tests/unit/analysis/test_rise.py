@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -7,8 +8,12 @@ import torch
 from tests.planted import Array, made, response
 from tl_l2norm.analysis.late import compare_late
 from tl_l2norm.analysis.rise import amplification, describe_rise, dynamics, even_share, onset, sharpness
+from tl_l2norm.analysis.shape import rise_shape
+from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.layers import late_layers
 from tl_l2norm.core.resampling import Estimate
+from tl_l2norm.core.trace import Trace
 
 FLAT_THEN_STEEP = np.array([10.0, 10, 10, 10, 10, 10, 20, 30])
 STRAIGHT = np.arange(8.0)
@@ -209,3 +214,26 @@ def test_amplification_is_one_statistic_wherever_it_is_said() -> None:
     own = amplification(np.stack([[[8.0], [4.0]], [[3.0], [1.0]]]))
     assert own.tolist() == [2.0, 3.0], "of single prompts, each one's own"
     assert np.isnan(amplification(np.array([[1.0], [0.0]])))
+
+
+def with_saes(trace: Trace, layers: Sequence[int]) -> Trace:
+    acts = FeatureActs.of_dense(torch.rand(len(trace), 3, generator=torch.Generator().manual_seed(0)))
+    return dataclasses.replace(trace, features=dict.fromkeys(layers, acts))
+
+
+def test_layers_without_an_sae_have_no_shape() -> None:
+    modes = made(lambda i, mode: STRAIGHT + 1.0 * i, lengths=lambda i, mode: 2 + i % 3)
+    early, late = ([[with_saes(t, at) for t in traces] for traces in modes] for at in ((0, 7), (6, 7)))
+    with pytest.raises(Unmeasurable, match=r"needs all of them: layers 1-6 have no value of feature_sum, as .* no SAE"):
+        dynamics(*early, quantity="feature_sum")
+    entry = dynamics(*late, quantity="feature_sum", resamples=99).iloc[0]
+    assert entry["description"].startswith("no shape can be told: layers 0-5 have no value of feature_sum")
+    assert np.isnan(entry["sharpness"]) and np.isfinite(entry["spike"])
+
+
+def test_prompts_without_tokens_have_no_rise() -> None:
+    modes = made(lambda i, mode: STRAIGHT, lengths=lambda i, mode: 0)
+    with pytest.raises(Unmeasurable, match="no prompt has a value of l2_norm in thinking"):
+        dynamics(*modes)
+    with pytest.raises(Unmeasurable, match=r"0 prompts have a curve of l2_norm \(think\): at least 8"):
+        rise_shape(*modes)
