@@ -56,11 +56,13 @@ def link(known: Known) -> Finding:
     last = table[(table["layer"] == BUT_LAST) & (table["quantity"] == "l2_norm") & (table["source"] == table["source"].iloc[0])]
     inner = f", without the last block {last['rho'].iloc[0]:.2f}" if len(last) else ""
     rival = "" if best is None else f"; best entropy ({best.name}) {figure(best, 'rho', '.2f')}"
+    shared = f" ({norm['shared']:.0%} of them chosen ones)" if "shared" in norm else ""
+    sets = f"random sets of such latents{shared} {norm['subsets_mean']:.2f}"
     return Finding(
         measured=f"rho of norm and share of activation {norm['rho']:.2f} (late layers{inner}; given type and position){rival}",
         interval=span(norm["low"], norm["high"], ".2f"),
         control=", ".join(
-            [f"random sets of such latents {norm['subsets_mean']:.2f} {span(norm['subsets_low'], norm['subsets_high'], '.2f')}"]
+            [f"{sets} {span(norm['subsets_low'], norm['subsets_high'], '.2f')}"]
             + [f"{source} {figure(entry, 'rho', '.2f')}" for source, entry in controls.items()]
         ),
         n=int(norm["n"]),
