@@ -63,7 +63,7 @@ class LouderTypes(World):
 
     def make(self, seed: int) -> Modes:
         rng = np.random.default_rng([seed, 9])
-        loud = np.linspace(-9.0, 9.0, self.vocabulary)
+        loud = np.linspace(-15.0, 15.0, self.vocabulary)
         modes: Modes = ([], [])
         for i in range(self.n):
             own = 200 + self.prompts * rng.normal(size=(self.layers, 1))

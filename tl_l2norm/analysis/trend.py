@@ -111,8 +111,8 @@ def level_trend(
     ]
     table = pd.concat(frames).sort_values("layer", key=lambda x: x.map(layers.index), kind="stable")
     prompt = Projection.on(indicators(families), *_of_length(_lengths(members)[:, 2:], families))
-    counts = {"tolerance_prompt": _left(prompt.rest(level), level), "levels": len(set(levels.tolist()))}
-    return TRENDS.frame(table, **counts, quantity=quantity, seed=seed, model=think[0].provenance.model)
+    table = table.assign(tolerance_prompt=_left(prompt.rest(level), level), levels=len(set(levels.tolist())))
+    return TRENDS.frame(table, quantity=quantity, seed=seed, model=think[0].provenance.model)
 
 
 def _require_values(held: NDArray[np.bool_], means: Array, trace: Trace, quantity: str) -> None:
