@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from tests.worlds import World
+from tests.planted import Array, response
+from tests.worlds import Modes, World
 from tl_l2norm.analysis.attribution import Attribution, attribute
 from tl_l2norm.analysis.bound import bound_control, bound_points, bound_table
 from tl_l2norm.analysis.reasoning import ReasoningFeatures
 from tl_l2norm.analysis.separation import family_separation
 from tl_l2norm.analysis.trend import level_trend
+from tl_l2norm.core.trace import Trace
 from tl_l2norm.paper.finding import NOT_SUPPORTED, SUPPORTED, UNINFORMATIVE, UNTESTED, Finding, Known
 from tl_l2norm.paper.rules import norms, theory
 
@@ -26,6 +30,51 @@ pytestmark = pytest.mark.slow  # a minute and a half; their statistics have test
 
 RUNS, SLOW_RUNS = 40, 24
 DRAWS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed(World):
+    """The boring world behind prompts whose length goes with level or family: norms grow with the position in the sequence."""
+
+    each: int
+    """So many tokens longer for each level or family."""
+    spread: int = 60
+    """And up to so many by chance."""
+    by: str = "level"
+
+    def make(self, seed: int) -> Modes:
+        rng = np.random.default_rng([seed, 8])
+        before = 20 + rng.integers(0, self.spread, size=self.n)
+        think, direct = World.make(self, seed)
+        before += self.each * np.array([int(str(t.labels[self.by]).removeprefix("f")) for t in think])
+        return tuple([self._placed(t, k) for t, k in zip(own, before.tolist(), strict=True)] for own in (think, direct))  # type: ignore[return-value]
+
+    def _placed(self, trace: Trace, before: int) -> Trace:
+        quiet = 40.0 * (trace.labels["mode"] == "direct")
+        norms: Array = trace.l2_norms[:, 1:].double().numpy() + (before + np.arange(len(trace) - 1)) ** 0.7 + quiet
+        labels, tokens = dict(trace.labels), trace.tokens[1:].numpy()
+        prompt, mode = str(labels.pop("prompt")), str(labels.pop("mode"))
+        return response(norms, prompt=prompt, mode=mode, prompt_len=before, tokens=tokens, labels=labels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LouderTypes(World):
+    """Thinking about harder problems uses louder types; nothing else depends on the level."""
+
+    def make(self, seed: int) -> Modes:
+        rng = np.random.default_rng([seed, 9])
+        loud = np.linspace(-15.0, 15.0, self.vocabulary)
+        modes: Modes = ([], [])
+        for i in range(self.n):
+            own = 200 + self.prompts * rng.normal(size=(self.layers, 1))
+            for thinks, traces in zip((True, False), modes, strict=True):
+                chances = np.exp(np.linspace(-1, 1, self.vocabulary) * 2 * (i % self.levels) / 3 * thinks)
+                ids = rng.choice(self.vocabulary, size=int(rng.integers(20, 60)), p=chances / chances.sum())
+                norms = own + loud[ids] + self.token * rng.normal(size=(self.layers, len(ids)))
+                labels = {"level": i % self.levels + 1, "family": "f0"}
+                mode = "think" if thinks else "direct"
+                traces.append(response(norms, prompt=f"p{i:03}", mode=mode, tokens=ids, labels=labels))
+        return modes
 
 
 def allowed(rate: float = 0.07, runs: int = RUNS) -> int:
@@ -121,6 +170,12 @@ def test_families_with_vocabularies_of_their_own_are_not_tested() -> None:
     assert counts[UNTESTED] >= needed(runs=SLOW_RUNS) and counts[SUPPORTED] == 0
 
 
+@pytest.mark.parametrize("each", [8, 15, 40])
+def test_positions_behind_longer_prompts_do_not_make_a_domain(each: int) -> None:
+    world = Placed(n=80, families=4, family_types=1e-9, by="family", each=each, spread=60 if each < 40 else 10)
+    assert verdicts(norms.domain, families, world)[SUPPORTED] <= allowed()
+
+
 def test_a_domain_that_norms_alone_tell_is_found() -> None:
     """Of 4 families with 20 prompts each whose means differ by 10, twice as much as prompts do."""
     world = World(n=80, families=4, family_types=0.1, family_effect=10.0)
@@ -145,10 +200,12 @@ LONGER = World(n=60, levels=4, thinking=(20, 40), direct=(15, 20), length=40.0)
         LONGER,
         World(n=60, levels=4, thinking=(20, 40), length=0.0, position=4.0),
         World(n=60, levels=4, quieter=4.0),
+        Placed(n=60, levels=4, each=15),
+        LouderTypes(n=60, levels=4),
     ],
-    ids=["boring", "length", "position", "quieter direct answers"],
+    ids=["boring", "length", "position", "quieter direct answers", "longer prompts", "louder types"],
 )
-def test_length_and_quieter_answers_do_not_make_difficulty(world: World) -> None:
+def test_lengths_types_and_quieter_answers_do_not_make_difficulty(world: World) -> None:
     assert verdicts(norms.difficulty, trend, world)[SUPPORTED] <= allowed()
 
 
@@ -160,6 +217,17 @@ def test_without_the_lengths_the_same_world_has_a_trend() -> None:
 def test_levels_that_follow_from_lengths_are_not_tested() -> None:
     world = World(n=60, levels=4, thinking=(20, 21), harder=5.0)
     assert verdicts(norms.difficulty, trend, world, SLOW_RUNS)[UNTESTED] == SLOW_RUNS
+
+
+def test_levels_that_follow_from_the_lengths_of_prompts_are_not_tested() -> None:
+    world = Placed(n=60, levels=4, harder=5.0, each=30, spread=10)
+    assert verdicts(norms.difficulty, trend, world, SLOW_RUNS)[UNTESTED] == SLOW_RUNS
+
+
+def test_without_types_and_positions_these_worlds_have_trends() -> None:
+    for world in (Placed(n=60, levels=4, each=25), LouderTypes(n=60, levels=4)):
+        tables = [trend(world, seed)["trend"].set_index(["layer", "part", "given"]).loc["late"] for seed in range(SLOW_RUNS)]
+        assert sum(table.loc[("thinking", "nothing"), "p"] <= 0.05 for table in tables) >= 0.9 * SLOW_RUNS
 
 
 def test_thinking_that_is_louder_on_harder_problems_is_found() -> None:

@@ -12,9 +12,10 @@ from scipy.sparse import csr_array, vstack
 from scipy.stats import binomtest, t
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
+from tl_l2norm.analysis.activations import activation_means
 from tl_l2norm.analysis.pairing import Pair, Tokens, meant, mode_means, pair_modes
 from tl_l2norm.analysis.random_sets import random_sets
-from tl_l2norm.analysis.reasoning import ReasoningFeatures, activation_means
+from tl_l2norm.analysis.reasoning import ReasoningFeatures, check_features
 from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, interval, prompt_weights
@@ -103,6 +104,7 @@ def bound_points(
     Raises:
         ValueError: prompts that the features were chosen on, modes with different prompts, or fewer than 8.
     """
+    check_features(features)
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
     left_think, left_direct = mode_means(pairs, features.total, tokens=tokens)
@@ -139,7 +141,7 @@ def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPL
         below 8 such prompts), p (two-sided: the greater of those of slope and premise; 1 where c1 is not over 0), seed, model.
 
     Raises:
-        InputError: a table of other columns, or one that holds a prompt twice at a layer.
+        InputError: a table of other columns, of several models, or one that holds a prompt twice at a layer.
 
     Examples:
         >>> right = np.linspace(1, 2, 40)
@@ -150,6 +152,8 @@ def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPL
     """
     if BOUND_POINTS.check(points).duplicated(["prompt", "layer"]).any():
         raise InputError("the points hold a prompt twice at the same layer: give what bound_points returned, once")
+    if len(models := sorted(map(str, set(points["model"])))) > 1:
+        raise InputError(f"the points are of the models {', '.join(models)}: give those of one at a time")
     entries = []
     for layer, group in points.groupby("layer", sort=True):
         holds = group["premise"].to_numpy(dtype=bool)
@@ -276,14 +280,16 @@ def bound_control(
         seed, model.
 
     Raises:
-        ValueError: as `bound_points`.
+        ValueError: as `bound_points`; or a layer with latents that was not recorded.
         Unmeasurable: too few other latents for random sets of the same kind.
     """
     sets = as_integer("sets", sets, least=1)
+    check_features(features)
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
     for trace in (*think, *direct):
         features.check(trace)
+        features.check_layers(trace)
     square = _squares(pairs, tokens)
     entries = []
     for layer, latents in features.latents.items():

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_one_mode, require_prompts, weighted_mean
-from tl_l2norm.analysis.quantities import Latents, values
-from tl_l2norm.core.arguments import as_names
+from tl_l2norm.analysis.quantities import Latents, as_quantities, values
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.resampling import RESAMPLES, Array, Estimate, estimate, interval, prompt_weights
@@ -89,7 +88,7 @@ def correlation_table(
         13   tokens  1.0  12
         26  partial  1.0  12
     """
-    traces, quantities = traces_of(traces), as_names("quantities", quantities)
+    traces, quantities = traces_of(traces), as_quantities(quantities)
     require_comparable(traces)
     require_one_mode(traces)
     groups = by_prompt(traces)

@@ -13,10 +13,10 @@ from scipy.sparse import csr_array, vstack
 from tl_l2norm.analysis.correlation import MIN_TOKENS, present_mean
 from tl_l2norm.analysis.covariates import Projection, indicators, ranks_within, smooth
 from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts
-from tl_l2norm.analysis.quantities import values
+from tl_l2norm.analysis.quantities import as_quantities, values
 from tl_l2norm.analysis.random_sets import SUBSETS, random_sets
-from tl_l2norm.analysis.reasoning import ReasoningFeatures
-from tl_l2norm.core.arguments import as_integer, as_names
+from tl_l2norm.analysis.reasoning import ReasoningFeatures, check_features
+from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
 from tl_l2norm.core.resampling import RESAMPLES, Array, estimate
@@ -37,6 +37,7 @@ LINKS = Schema(
         Column("p_subsets", float, "two-sided: how many sets lie as far out"),
         Column("p_max", float, "the same over all layers and both means together"),
         Column("latents", int, "that are chosen"),
+        Column("shared", float, "mean share of a random set's latents that are chosen ones"),
         N,
         SEED,
         MODEL,
@@ -59,7 +60,10 @@ def feature_link(
     A sum of activations grows with the norm whatever the latents mean; a share does not. Over the tokens of a response, ranks
     of both, with what token id, smooth index and response explain taken out; then the mean over prompts. Beside it the same of
     `subsets` random sets of latents of the same SAE, as many of each stratum of firing rate and mean activation: `p_subsets`
-    is twice the share of sets, the chosen one among them, whose rho is as high, or as low.
+    is twice the share of sets, the chosen one among them, whose rho is as high, or as low. Chosen latents may be
+    drawn too: sets of the others alone vary less than a set of all does, and of choices that say nothing a fifth would lie
+    outside of them where a quarter of the latents are chosen, four fifths where half are. `shared` says how much of a set is
+    chosen; near 1 there are too few others to tell the choice from.
 
     Args:
         traces: of thinking responses, on prompts that the features were not chosen on; label "prompt".
@@ -74,14 +78,15 @@ def feature_link(
         One entry per quantity and layer with reasoning features, and for the means over such late layers, "late" and "late but
         the last" (without the model's last block): quantity, layer,
         rho, low, high, subsets_mean, subsets_low, subsets_high (their central 95%), p_subsets, p_max (over all layers), latents
-        (how many are chosen), n (prompts), seed, model.
+        (how many are chosen), shared (mean share of a set that is chosen), n (prompts), seed, model.
 
     Raises:
         ValueError: traces that can't be compared, prompts that the features were chosen on, or fewer than 8.
         Unmeasurable: no reasoning features; or too few other latents for random sets of the same kind.
     """
     subsets = as_integer("subsets", subsets, least=1)
-    traces, quantities = traces_of(traces), as_names("quantities", quantities)
+    check_features(features)
+    traces, quantities = traces_of(traces), as_quantities(quantities)
     require_comparable(traces)
     for trace in traces:
         features.check(trace)
@@ -92,9 +97,11 @@ def feature_link(
         raise Unmeasurable("no reasoning features were found: there is nothing that a norm could follow")
     numbers = {prompt: i for i, prompt in enumerate(groups)}
     rhos: dict[int, Array] = {}  # [quantity, 1 + subsets, prompt]
+    shared: dict[int, float] = {}
     for layer in layers:
         table = _Tokens.of(traces, numbers, layer, quantities, tokens)
         sets = random_sets(table.acts, features.latents[layer], subsets, seed)
+        shared[layer] = float(sets[list(features.latents[layer])].sum(0)[1:].mean() / sets.sum(0)[0])
         rhos[layer] = _correlations(table, sets, len(groups))
     rows = {layer: [row] for row, layer in enumerate(layers)} | late_groups(layers, traces[0].provenance.n_layers)
     means = [present_mean(np.stack([rhos[layers[row]] for row in own])) for own in rows.values()]
@@ -105,8 +112,10 @@ def feature_link(
         for q, quantity in enumerate(quantities)
     ]
     latents = {name: sum(len(features.latents[layers[row]]) for row in own) for name, own in rows.items()}
+    overlap = {name: float(np.mean([shared[layers[row]] for row in own])) for name, own in rows.items()}
     table = pd.concat(frames, ignore_index=True)
-    return LINKS.frame(table.assign(latents=table["layer"].map(latents)), seed=seed, model=traces[0].provenance.model)
+    table = table.assign(latents=table["layer"].map(latents), shared=table["layer"].map(overlap))
+    return LINKS.frame(table, seed=seed, model=traces[0].provenance.model)
 
 
 def _p_max(means: Sequence[Array]) -> Array:

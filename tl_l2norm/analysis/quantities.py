@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_l2norm.core.arguments import check_text
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.arguments import as_names, check_text
+from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.layers import did_you_mean
 from tl_l2norm.core.trace import Trace
 
@@ -32,6 +32,17 @@ class Latents(Protocol):
         """Their summed activation."""
 
 
+def as_quantities(given: Any) -> tuple[str, ...]:
+    """Names of quantities, one or several, each once.
+
+    Raises:
+        ValueError: none.
+    """
+    if not (names := as_names("quantities", given)):
+        raise InputError("quantities is empty: name at least one, such as 'l2_norm'")
+    return names
+
+
 def values(trace: Trace, quantity: str, reasoning: Latents | None = None) -> Float[Tensor, "layer pos"]:
     """A quantity of a trace: the norm, a recorded metric, or the summed activation of all latents or of the reasoning ones.
 
@@ -41,6 +52,8 @@ def values(trace: Trace, quantity: str, reasoning: Latents | None = None) -> Flo
         ValueError: a quantity that is not known or was not recorded, or "reasoning_sum" without features.
     """
     check_text("quantity", quantity)
+    if not (reasoning is None or isinstance(reasoning, Latents)):
+        raise InputTypeError(f"features must be what find_reasoning_features(think, direct) returns, got {reasoning!r:.80}")
     if quantity == "l2_norm":
         return trace.l2_norms
     if quantity == "reasoning_sum":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,12 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from tl_l2norm.analysis.pairing import Match, Pair, Tokens, by_prompt, pair_modes, require_prompts, weighted_pairs
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.analysis.activations import activation_means, paired_effect
+from tl_l2norm.analysis.pairing import Match, Tokens, by_prompt, pair_modes, require_prompts, weighted_pairs
+from tl_l2norm.core.arguments import as_integer, as_share, check_finite, check_listed
+from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.layers import layer_ranges
+from tl_l2norm.core.protocols import is_several
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator
 from tl_l2norm.core.schema import LAYER, MODEL, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
@@ -105,6 +110,11 @@ class ReasoningFeatures:
     seed: int
     model: str
 
+    def __post_init__(self) -> None:
+        for layer, latents in self.latents.items():
+            for latent in latents:
+                as_integer(f"latents[{layer}]", latent, least=0)
+
     def __repr__(self) -> str:
         """One line."""
         where = {layer: len(latents) for layer, latents in self.latents.items() if latents}
@@ -138,6 +148,8 @@ class ReasoningFeatures:
                 f"prompt {trace.labels['prompt']!r} is one that the features were chosen on: evaluate them on others, "
                 "features.held_out(traces)"
             )
+        if trace.provenance.model != self.model:
+            raise InputError(f"the features are of {self.model}, the trace is of {trace.provenance.model}")
         for layer, sae in self.saes.items():
             if layer not in trace.layers:
                 continue
@@ -147,6 +159,16 @@ class ReasoningFeatures:
                 raise InputError(
                     f"layer {layer}: the features were found with {sae}, the trace has those of {trace.features[layer].sae}"
                 )
+            if (largest := max(self.latents.get(layer, ()), default=0)) >= (width := trace.features[layer].d_sae):
+                raise InputError(f"layer {layer}: there is no latent {largest}, the trace's SAE has {width}")
+
+    def check_layers(self, trace: Trace) -> None:
+        """Refuse a trace without a layer that has latents."""
+        if lacking := [layer for layer, latents in self.latents.items() if latents and layer not in trace.layers]:
+            raise InputError(
+                f"the features are of layers {layer_ranges(lacking)} too, which were not recorded: the traces have layers "
+                f"{layer_ranges(trace.layers)}"
+            )
 
     def evaluate(self, think: TracesLike, direct: TracesLike, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
         """What becomes of them on other prompts, matched as they were chosen.
@@ -156,11 +178,12 @@ class ReasoningFeatures:
             replicated (the interval is over 0), n (prompts), seed, model.
 
         Raises:
-            ValueError: as `total`, and as `find_reasoning_features` for the pairs.
+            ValueError: as `total`; as `find_reasoning_features` for the pairs; a layer with latents that was not recorded.
         """
         think, direct = traces_of(think), traces_of(direct)
         for trace in (*think, *direct):
             self.check(trace)
+            self.check_layers(trace)
         pairs = pair_modes(think, direct)
         frames = []
         for layer, latents in self.latents.items():
@@ -176,6 +199,12 @@ class ReasoningFeatures:
         return REPLICATIONS.frame(entries, seed=seed, model=self.model)
 
 
+def check_features(features: Any) -> None:
+    """Refuse what `find_reasoning_features` didn't return."""
+    if not isinstance(features, ReasoningFeatures):
+        raise InputTypeError(f"features must be what find_reasoning_features(think, direct) returns, got {features!r:.80}")
+
+
 def find_reasoning_features(
     think: TracesLike,
     direct: TracesLike,
@@ -188,15 +217,19 @@ def find_reasoning_features(
     n_latents: Mapping[int, int] | None = None,
     seed: int = 0,
 ) -> ReasoningFeatures:
-    """Choose, on half of the prompts, the latents whose mean activation is higher in thinking than in direct answers.
+    """Choose, on half of the prompts, the latents that are more often more active in thinking than in direct answers.
 
     A latent is chosen if its false-discovery rate within the layer is at most `fdr` (one-sided Wilcoxon signed-rank test over
     prompts, Benjamini-Hochberg) and its paired effect at least `min_effect`. To choose none is a result. With 8 prompts in a
     half the smallest p-value is 0.007: a few latents among many can't be found then, give more.
 
-    As many tokens of both responses are compared (match="count"). The test is of ranks, so that the number of tokens acts by
-    itself otherwise: of 20 to 40 thinking tokens against 1 or 2 direct ones, all alike, every run of the other ways finds
-    features, many of which replicate. `split_thinking` shows it on one's own traces.
+    The test is of ranks, not of means: a latent that fires often and weakly in thinking, rarely and strongly in direct
+    answers, is higher in thinking on most prompts, and may be chosen though its means are equal. `evaluate` is of means, on
+    other prompts.
+
+    As many tokens of both responses are compared (match="count"), for the number of tokens acts by itself on ranks otherwise:
+    of 20 to 40 thinking tokens against 1 or 2 direct ones, all alike, every run of the other ways finds features, many of which
+    replicate. `split_thinking` shows it on one's own traces.
 
     Args:
         think: traces with SAE features, of thinking responses; the label "prompt" pairs them.
@@ -226,12 +259,13 @@ def find_reasoning_features(
         >>> len(features.held_out(think))
         4
     """
+    fdr = as_share("fdr", fdr)
+    check_finite("min_effect", min_effect)
+    counts = None if n_latents is None else _counts(n_latents)
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct, least=2 * MIN_PROMPTS if choose_on is None else MIN_PROMPTS)
     saes = _saes([*think, *direct])
-    chosen_on = _half(list(pairs), seed) if choose_on is None else frozenset(map(str, choose_on))
-    if unknown := chosen_on - pairs.keys():
-        raise InputError(f"choose_on has prompts that the traces lack, such as {min(unknown)!r}")
+    chosen_on = _half(list(pairs), seed) if choose_on is None else _named(choose_on, pairs)
     half = {prompt: members for prompt, members in pairs.items() if prompt in chosen_on}
     usable = {p: m for p, m in half.items() if weighted_pairs(m, match, tokens, seed=seed)}
     require_prompts(len(usable), what=f"prompts to choose features on with tokens to compare (match={match!r})")
@@ -239,10 +273,10 @@ def find_reasoning_features(
     for layer in saes:
         table = _test(*activation_means(usable, layer, match, tokens, seed=seed), fdr)
         order = table.sort_values(["p", "effect"], ascending=[True, False]).index
-        if n_latents is None:
+        if counts is None:
             table["chosen"] = (table["q"] <= fdr) & (table["effect"] >= min_effect)
         else:
-            table["chosen"] = table.index.isin(order[: n_latents.get(layer, 0)])
+            table["chosen"] = table.index.isin(order[: counts.get(layer, 0)])
         chosen = table[table["chosen"]].sort_values("effect", ascending=False)
         latents[layer] = tuple(chosen["latent"].tolist())
         tables.append(table.assign(layer=layer, n=len(usable)))
@@ -256,35 +290,6 @@ def find_reasoning_features(
         seed=seed,
         model=think[0].provenance.model,
     )
-
-
-def activation_means(
-    pairs: Mapping[str, Sequence[Pair]],
-    layer: int,
-    match: Match = "count",
-    tokens: Tokens = "read",
-    *,
-    seed: int = 0,
-) -> tuple[Array, Array]:
-    """Mean activation of every latent over each prompt's thinking and direct tokens: two arrays [prompt, d_sae].
-
-    The seed is that of match="count".
-    """
-    d_sae = next(iter(pairs.values()))[0][0].features[layer].d_sae
-    means = np.full((2, len(pairs), d_sae), np.nan)
-    for i, members in enumerate(pairs.values()):
-        weighted = weighted_pairs(members, match, tokens, seed=seed)
-        for mode in (0, 1):
-            sums = [_mean_acts(pair[mode], layer, w[mode]) for pair, w in weighted]
-            if sums:
-                means[mode, i] = torch.stack(sums).mean(0).numpy()
-    return means[0], means[1]
-
-
-def _mean_acts(trace: Trace, layer: int, weights: Float[Tensor, " pos"]) -> Float[Tensor, " d_sae"]:
-    """Weighted mean over positions, attention sinks left out; NaN if there is nothing else."""
-    kept = torch.where(trace.is_sink[trace.index_of(layer)], 0.0, weights)
-    return trace.features[layer].weighted_sum(kept) / kept.sum()
 
 
 def _test(think: Array, direct: Array, fdr: float) -> pd.DataFrame:
@@ -311,17 +316,26 @@ def _test(think: Array, direct: Array, fdr: float) -> pd.DataFrame:
     )
 
 
-def paired_effect(differences: Array) -> Array:
-    """Mean difference over its standard deviation, of each column [prompt, latent] (Cohen's d_z); 0 where all are 0."""
-    mean, spread = np.nanmean(differences, axis=0), np.nanstd(differences, axis=0, ddof=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        effect: Array = np.where(mean == 0, 0.0, mean / spread)
-    return effect
-
-
 def _half(prompts: Sequence[str], seed: int) -> frozenset[str]:
     order = generator(seed).permutation(sorted(prompts))
     return frozenset(order[: len(order) // 2].tolist())
+
+
+def _named(choose_on: Any, prompts: Collection[str]) -> frozenset[str]:
+    expected = "a list of the prompts to choose on"
+    check_listed("choose_on", choose_on, expected)
+    if isinstance(choose_on, str) or not is_several(choose_on):
+        raise InputTypeError(f"choose_on must be {expected}, got {choose_on!r:.80}")
+    chosen_on = frozenset(map(str, choose_on))
+    if unknown := chosen_on - set(prompts):
+        raise InputError(f"choose_on has prompts that the traces lack, such as {min(unknown)!r}")
+    return chosen_on
+
+
+def _counts(n_latents: Any) -> dict[int, int]:
+    if not isinstance(n_latents, Mapping):
+        raise InputTypeError(f"n_latents must say how many of each layer, such as {{7: 20}}, got {n_latents!r:.80}")
+    return {layer: as_integer(f"n_latents[{layer}]", count, least=0) for layer, count in n_latents.items()}
 
 
 def _saes(traces: Sequence[Trace]) -> dict[int, str]:

@@ -11,23 +11,23 @@ from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
-from tl_l2norm.analysis.covariates import Projection, indicators, log_powers, smooth
 from tl_l2norm.analysis.pairing import Tokens, label, meant, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
+from tl_l2norm.analysis.token_rest import ResponseTokens
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
 from tl_l2norm.core.resampling import MIN_PROMPTS, Array, generator
 from tl_l2norm.core.schema import MODEL, QUANTITY, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
-CONTROLS = ("length", "tokens", "both")
+CONTROLS = ("length", "tokens", "prompt", "all")
 """Predictors that know nothing of the quantity."""
 
 SEPARATIONS = Schema(
     "separations of families",
     "family_separation",
     (
-        Column("predictor", str, '"profile", "rest", "spike", "spike but the last", "length", "tokens" or "both"'),
+        Column("predictor", str, '"profile", "rest", "spike", "spike but the last", "length", "tokens", "prompt" or "all"'),
         Column("accuracy", float, "share of prompts whose family is guessed right"),
         *ends("accuracy", kind=WILSON),
         Column("chance", float, "share of the largest family"),
@@ -60,8 +60,9 @@ def family_separation(
     """How well families are told apart by norms, and by controls that know the thinking responses but no norm of theirs.
 
     "profile": the mean of each layer; "spike": the late difference of the modes; "rest": the profile of what token type, smooth
-    index and log length don't explain of each token. Controls: "length" of the response, its "tokens" (multinomial naive
-    Bayes over their ids), and "both" together.
+    index, smooth position in the sequence and log lengths of response and prompt don't explain of each token. Controls: the
+    "length" of the response, its "tokens" (multinomial naive Bayes over their ids), the length of the "prompt", by which
+    positions in the sequence differ, and "all" three together.
 
     Families are guessed from the other half of the prompts, and the other way round: by the nearest mean of standardised
     values or, of controls, by the greatest likelihood. Whether the profile beats a control is tested on the prompts of which
@@ -90,14 +91,17 @@ def family_separation(
     members = [traces for traces, kept in zip(members, held, strict=True) if kept]
     late = late_groups(think[0].layers, think[0].provenance.n_layers)
     lengths = np.array([np.mean([np.log(len(t) - t.prompt_len) for t in traces]) for traces in members])
-    by_length, by_tokens = _gaussian(lengths), _bag(_counts(members, tokens))
+    before = np.array([np.mean([np.log(t.prompt_len) for t in traces]) for traces in members])
+    by_length, by_tokens, by_prompt = _gaussian(lengths), _bag(_counts(members, tokens)), _gaussian(before)
+    every = ResponseTokens.of(members, lambda trace: values(trace, quantity, features).double().numpy(), tokens)
     predictors: dict[str, _Guess] = {
         "profile": _nearest_mean(first[held]),
-        "rest": _nearest_mean(_rest(members, lambda trace: values(trace, quantity, features).double().numpy(), tokens)),
+        "rest": _nearest_mean(np.nan_to_num(every.rest())),
         **{_SPIKES[name]: _nearest_mean((first - second)[held][:, rows].mean(1, keepdims=True)) for name, rows in late.items()},
         "length": _most_likely(by_length),
         "tokens": _most_likely(by_tokens),
-        "both": _most_likely(by_length, by_tokens),
+        "prompt": _most_likely(by_prompt),
+        "all": _most_likely(by_length, by_tokens, by_prompt),
     }
     right = {name: _right(guess, families[held], seed) for name, guess in predictors.items()}
     chance = float(np.bincount(families[held]).max() / held.sum())
@@ -195,23 +199,3 @@ def _counts(members: Sequence[Sequence[Trace]], tokens: Tokens) -> csr_array:
     prompt = np.repeat(np.arange(len(ids)), [len(x) for x in ids])
     column = np.unique(np.concatenate(ids), return_inverse=True)[1]
     return csr_array((np.ones(len(column)), (prompt, column)))
-
-
-def _rest(members: Sequence[Sequence[Trace]], read: Callable[[Trace], Array], tokens: Tokens) -> Array:
-    """[prompt, layer] mean of what type, index and length don't explain; sinks left out."""
-    facts, amounts = [], []
-    for number, traces in enumerate(members):
-        for trace in traces:
-            at = np.flatnonzero((meant(trace, tokens) & ~trace.is_sink.any(0)).numpy())
-            own = number, trace.tokens.numpy()[at], at - trace.prompt_len, len(trace) - trace.prompt_len
-            facts.append(np.stack(np.broadcast_arrays(*own)))
-            amounts.append(read(trace)[:, at])
-    prompt, token, index, length = np.concatenate(facts, axis=1)
-    y = np.concatenate(amounts, axis=1).T
-    projection = Projection.on(indicators(token), smooth(index), log_powers(length))
-    counts = np.bincount(prompt, minlength=len(members))
-    held = ~np.isnan(y).any(0)
-    rest = np.zeros((len(members), y.shape[1]))
-    np.add.at(rest, prompt, np.where(held, projection.rest(np.where(held, y, 0.0)), 0.0))
-    means: Array = rest / np.maximum(counts, 1)[:, None]
-    return means

@@ -108,13 +108,13 @@ _SECTIONS = {
     "spike_by_family": _Section(
         "The late difference by family of problems",
         "Families are told apart where intervals don't overlap, and thinking is higher right of the line at 0; the control, "
-        "how well length and tokens of a response tell the family, is in the table of families.",
+        "how well lengths and tokens tell the family, is in the table of families.",
         ("dynamics_by_family", "families"),
     ),
     "amplification_by_level": _Section(
         "The late ratio by level of difficulty",
         "The claim needs points that rise with the level, and thinking is higher above the line at 1; the control, the same "
-        "trend given the length of both responses, is in the table of the trend.",
+        "trend given lengths, and given tokens besides, is in the table of the trend.",
         ("dynamics_by_level", "trend"),
     ),
 }

@@ -1,20 +1,24 @@
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
 
 from tests.planted import Array, both_modes, response
+from tl_l2norm.analysis import reasoning
+from tl_l2norm.analysis.activations import activation_means, paired_effect
+from tl_l2norm.analysis.bound import bound_control, bound_points, bound_table
 from tl_l2norm.analysis.latents import top_tokens
+from tl_l2norm.analysis.link import feature_link
 from tl_l2norm.analysis.pairing import pair_modes
 from tl_l2norm.analysis.reasoning import (
     MIN_ACTIVE,
     ReasoningFeatures,
-    activation_means,
     find_reasoning_features,
-    paired_effect,
 )
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.features import FeatureActs
@@ -200,6 +204,66 @@ def test_too_few_prompts_are_refused() -> None:
     with pytest.raises(ValueError, match="0 prompts to choose features on with tokens to compare"):
         apart = [dataclasses.replace(t, tokens=t.tokens + 100) for t in direct]
         find_reasoning_features(think, apart, match="token")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_latents": {3: -1}}, r"n_latents\[3\] must be at least 0, got -1"),
+        ({"n_latents": {3: True}}, r"n_latents\[3\] must be an integer"),
+        ({"choose_on": "p01"}, "choose_on must be a list of the prompts to choose on, got 'p01'"),
+        ({"choose_on": {"p01": 1}}, "choose_on must be a list of the prompts"),
+        ({"fdr": 2.0}, "fdr must be between 0 and 1, got 2"),
+        ({"fdr": np.nan}, "fdr must be between 0 and 1, got nan"),
+        ({"fdr": -1.0}, "fdr must be between 0 and 1, got -1"),
+        ({"min_effect": np.nan}, "min_effect must be finite, got nan"),
+    ],
+)
+def test_arguments_that_say_nothing_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_reasoning_features(*traces_of(planted), **options)
+
+
+def test_arguments_of_another_kind_are_refused() -> None:
+    with pytest.raises(InputError, match="n_latents must say how many of each layer, such as {7: 20}, got 5"):
+        reasoning._counts(5)
+    with pytest.raises(InputError, match="choose_on must be a list of the prompts to choose on, got 5"):
+        reasoning._named(5, [])
+    for odd in (5, None, {3: (1, 2)}):
+        with pytest.raises(InputError, match="features must be what find_reasoning_features"):
+            reasoning.check_features(odd)
+
+
+def test_latents_that_there_are_not_are_refused() -> None:
+    features = find_reasoning_features(*traces_of(planted))
+    with pytest.raises(InputError, match=r"latents\[3\] must be at least 0, got -2"):
+        dataclasses.replace(features, latents={3: (1, -2)})
+    trace = features.held_out(traces_of(planted)[0])[0]
+    with pytest.raises(InputError, match="layer 3: there is no latent 99, the trace's SAE has 6"):
+        dataclasses.replace(features, latents={3: (1, 99)}).total(trace)
+    with pytest.raises(InputError, match="the features are of another, the trace is of by hand"):
+        dataclasses.replace(features, model="another").total(trace)
+
+
+def test_layers_that_were_not_recorded_are_named() -> None:
+    think, direct = traces_of(planted)
+    features = find_reasoning_features(think, direct)
+    fewer = [[t.select([0, 1]) for t in features.held_out(traces)] for traces in (think, direct)]
+    with pytest.raises(InputError, match="the features are of layers 3 too, which were not recorded: the traces have layers 0"):
+        features.evaluate(*fewer)
+    with pytest.raises(InputError, match="the features are of layers 3 too, which were not recorded"):
+        bound_control(*fewer, features)
+
+
+def test_links_of_no_quantity_and_a_bound_of_two_models_are_refused() -> None:
+    think, direct = traces_of(planted)
+    features = find_reasoning_features(think, direct)
+    with pytest.raises(InputError, match="quantities is empty"):
+        feature_link(features.held_out(think), features, quantities=[])
+    points = bound_points(features.held_out(think), features.held_out(direct), features)
+    both = pd.concat([points, points.assign(model="another", prompt=points["prompt"] + "'")])
+    with pytest.raises(InputError, match="the points are of the models another, by hand: give those of one at a time"):
+        bound_table(both)
 
 
 def test_to_find_none_is_a_result() -> None:

@@ -41,7 +41,7 @@ def test_small_families_are_left_out_and_chance_is_the_largest_share() -> None:
     families = "a" * 12 + "b" * 9 + "c" * 7
     noise = np.random.default_rng(1).normal(size=(28, 2, 8))
     separation = family_separation(*made(lambda i, m: 50 + noise[i, int(m == "think")], n=28, family=lambda i: families[i]))
-    assert (separation["n"] == 21).all() and separation["chance"].tolist() == [12 / 21] * 7
+    assert (separation["n"] == 21).all() and separation["chance"].tolist() == [12 / 21] * 8
 
 
 def test_nearest_mean_by_hand() -> None:
@@ -75,8 +75,8 @@ def bags(ids: Callable[[int], list[int]], n: int = 24) -> tuple[list[Trace], lis
 
 def test_a_vocabulary_of_its_own_tells_a_family_and_no_norm_could_do_better() -> None:
     table = family_separation(*bags(lambda i: [i % 2, 5, 5])).set_index("predictor")
-    assert table.loc["tokens", "accuracy"] == table.loc["both", "accuracy"] == 1.0
-    assert table.loc[["tokens", "both"], "least_p"].tolist() == [1.0, 1.0]
+    assert table.loc["tokens", "accuracy"] == table.loc["all", "accuracy"] == 1.0
+    assert table.loc[["tokens", "all"], "least_p"].tolist() == [1.0, 1.0]
     assert table.loc["length", "accuracy"] == 0.5 and table.loc["length", "least_p"] == 2 * 0.5**12
 
 
@@ -117,6 +117,32 @@ def test_what_types_and_places_explain_is_not_in_the_rest() -> None:
 
     table = family_separation(*both_modes(60, make)).set_index("predictor")
     assert table.loc["profile", "accuracy"] > 0.9 and table.loc["rest", "accuracy"] < 0.65
+
+
+def placed(before: Callable[[int, int], int], n: int) -> tuple[list[Trace], list[Trace]]:
+    """Norms that grow with the position in the sequence alone, behind prompts of `before(prompt, random number)` tokens."""
+    rng = np.random.default_rng(2)
+
+    def make(i: int, mode: str) -> Trace:
+        k, own = 30, before(i, int(rng.integers(0, 40)))
+        norms = 50 + (own + np.arange(k)) ** 0.7 + 0.3 * rng.normal(size=(4, k))
+        return response(
+            norms, prompt=str(i), mode=mode, prompt_len=own, tokens=np.arange(k) % 3, labels={"family": "ab"[i % 2]}
+        )
+
+    return both_modes(n, make)
+
+
+def test_the_length_of_the_prompt_is_a_control() -> None:
+    """Prompts of one family are longer: the profile tells it by where the responses stand, as does the prompt's length."""
+    table = family_separation(*placed(lambda i, x: 20 + 15 * (i % 2) + x // 4, 40)).set_index("predictor")
+    assert table.loc[["profile", "prompt", "all"], "accuracy"].tolist() == [1.0] * 3 and table.loc["prompt", "least_p"] == 1.0
+    assert table.loc[["length", "tokens"], "accuracy"].tolist() == [0.5, 0.5]
+
+
+def test_the_position_in_the_sequence_is_not_in_the_rest() -> None:
+    table = family_separation(*placed(lambda i, x: 20 + 30 * (i % 2) + x, 80)).set_index("predictor")
+    assert table.loc["profile", "accuracy"] > 0.8 and table.loc["rest", "accuracy"] < 0.65
 
 
 def test_fewer_than_two_families_of_eight_are_refused() -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -5,10 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import rankdata, spearmanr
 
-from tests.planted import Array, made
+from tests.planted import Array, both_modes, made, response
 from tl_l2norm.analysis.trend import level_trend
+from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.trace import Trace
 
 STRAIGHT = np.arange(8.0)
 
@@ -105,6 +109,64 @@ def test_given_length_it_is_the_partial_correlation_of_ranks_given_powers_and_ra
     assert trend.loc["length", "tolerance"] == pytest.approx((left[0] ** 2).sum() / ((rankdata(level) - 10.5) ** 2).sum())
 
 
+def behind(before: Callable[[int], int], norms: Callable[[int, Array], Array], n: int = 48) -> tuple[list[Trace], list[Trace]]:
+    """Thinking norms `norms(prompt, positions)` behind prompts of `before(prompt)` tokens; direct ones are 100."""
+    rng = np.random.default_rng(6)
+
+    def make(i: int, mode: str) -> Trace:
+        at = before(i) + np.arange(20)
+        own = 100 + (norms(i, at) + rng.normal()) * (mode == "think") + 0.1 * rng.normal(size=(4, 20))
+        return response(
+            own, prompt=str(i), mode=mode, prompt_len=before(i), tokens=rng.integers(0, 3, 20), labels={"level": i % 3}
+        )
+
+    return both_modes(n, make)
+
+
+def test_given_length_what_is_the_length_of_the_prompts_goes_away() -> None:
+    """Harder problems are longer by 10 tokens of 20 to 70, and norms grow with the position."""
+    before = lambda i: 20 + 10 * (i % 3) + 7 * i % 31  # noqa: E731
+    trend = by_given(*behind(before, lambda i, at: at**0.7))
+    assert trend.loc["nothing", "rho"] > 0.5 and trend.loc["nothing", "p"] < 0.01
+    assert trend.loc["length", "p"] > 0.05
+    assert 0.2 < trend.loc["length", "tolerance"] == pytest.approx(trend.loc["length", "tolerance_prompt"])
+
+
+def test_where_level_follows_from_the_length_of_the_prompt_nothing_is_said_given_it() -> None:
+    trend = by_given(*behind(lambda i: 20 + 10 * (i % 3), lambda i, at: at**0.7))
+    assert trend.loc[["length", "length and tokens"], "p"].isna().all() and (trend["tolerance_prompt"] < 1e-6).all()
+    assert np.isfinite(trend.loc["nothing", "p"])
+
+
+def test_given_tokens_what_is_types_goes_away_and_what_is_not_stays() -> None:
+    """Harder problems use a louder type; with `lift` all of their tokens are louder."""
+
+    def graded(lift: float) -> pd.DataFrame:
+        rng = np.random.default_rng(7)
+
+        def make(i: int, mode: str) -> Trace:
+            ids = (rng.random(20) < 0.3 + 0.15 * (i % 3) * (mode == "think")).astype(int)
+            own = 100 + 9.0 * ids + (lift * (i % 3) * (mode == "think") + rng.normal()) + 0.1 * rng.normal(size=(4, 20))
+            return response(own, prompt=str(i), mode=mode, tokens=ids, labels={"level": i % 3})
+
+        return by_given(*both_modes(60, make), part="thinking")
+
+    types, more = graded(0.0), graded(2.0)
+    assert types.loc["length", "rho"] > 0.3 and types.loc["length", "p"] < 0.01
+    assert types.loc["length and tokens", "p"] > 0.05 and 0.5 < types.loc["length and tokens", "tolerance"] < 0.9
+    assert more.loc["length and tokens", "rho"] > 0.5 and more.loc["length and tokens", "p"] < 0.01
+
+
+def test_where_the_level_follows_from_tokens_nothing_is_said_given_them() -> None:
+    def make(i: int, mode: str) -> Trace:
+        own = growing(i, mode)[:, None] + np.zeros((8, 4))
+        return response(own, prompt=str(i), mode=mode, tokens=np.full(4, i % 3), labels={"level": i % 3})
+
+    trend = by_given(*both_modes(24, make))
+    assert np.isfinite(trend.loc["length", "p"]) and np.isnan(trend.loc["length and tokens", "p"])
+    assert trend.loc["length and tokens", "tolerance"] < 1e-6 < 0.9 < trend.loc["length", "tolerance"]
+
+
 def test_numerator_and_denominator_stand_apart() -> None:
     """Direct answers get quieter with the level, thinking does nothing: the ratio grows."""
     noise = np.random.default_rng(4).normal(size=40)
@@ -126,6 +188,37 @@ def test_what_can_not_be_told_is_refused() -> None:
         level_trend(*made(lambda i, mode: STRAIGHT, level=lambda i: 1))
     with pytest.raises(ValueError, match="lacks the label 'level'"):
         level_trend(*made(lambda i, mode: STRAIGHT))
+
+
+@pytest.mark.parametrize("odd", ["hard", None, np.nan, True])
+def test_levels_are_numbers(odd: object) -> None:
+    with pytest.raises(InputError, match="levels must be numbers"):
+        level_trend(*made(growing, level=lambda i: odd if i == 3 else i % 3))
+
+
+@pytest.mark.parametrize("family", [lambda i: "abc"[i % 3], str], ids=["a level each", "a problem each"])
+def test_families_of_one_level_or_one_problem_have_nothing_within(family: Callable[[int], str]) -> None:
+    with pytest.raises(Unmeasurable, match="each family has one level, or one problem: nothing can be compared within"):
+        level_trend(*made(growing, n=24, level=lambda i: i % 3, family=family))
+
+
+def test_where_no_prompt_has_a_value_it_is_said() -> None:
+    levels = {"level": lambda i: i % 3}
+    with pytest.raises(Unmeasurable, match="0 prompts with l2_norm that is not 0 in both modes"):
+        level_trend(*made(lambda i, mode: 0 * STRAIGHT, **levels))
+    think, direct = made(growing, **levels)
+    sinks = [dataclasses.replace(t, is_sink=torch.ones_like(t.is_sink)) for t in direct]
+    with pytest.raises(Unmeasurable, match="0 prompts with l2_norm that is not 0 in both modes, attention sinks left out"):
+        level_trend(think, sinks)
+    partly = [
+        [
+            dataclasses.replace(t, metrics={"mine": torch.where(torch.arange(8) == 6, torch.nan, 1.0)[:, None] * t.l2_norms})
+            for t in own
+        ]
+        for own in (think, direct)
+    ]
+    with pytest.raises(Unmeasurable, match="mine has no values at layers 6: a mean over the late layers needs all of them"):
+        level_trend(*partly, quantity="mine")
 
 
 def test_the_order_of_prompts_only_changes_the_resampling() -> None:

@@ -351,10 +351,13 @@ def test_a_pull_whose_link_cant_be_measured_is_told() -> None:
 
 
 def trend(**changed: dict[str, float]) -> pd.DataFrame:
-    """Of each part, given nothing and length; changed is by "part_given"."""
-    fixed = {"rho": 0.5, "low": 0.3, "high": 0.7, "p": 0.001, "tolerance": 0.6, "n": 40}
-    parts = [(part, given) for part in ("ratio", "thinking", "direct") for given in ("nothing", "length")]
-    entries = [{"layer": "late", "part": p, "given": g, **fixed, **changed.get(f"{p}_{g}", {})} for p, g in parts]
+    """Of each part, given nothing, length, and length and tokens; changed is by "part_given"."""
+    fixed = {"rho": 0.5, "low": 0.3, "high": 0.7, "p": 0.001, "tolerance": 0.6, "tolerance_prompt": 0.8, "n": 40}
+    parts = [(part, given) for part in ("ratio", "thinking", "direct") for given in ("nothing", "length", "length and tokens")]
+    entries = [
+        {"layer": "late", "part": p, "given": g, **fixed, **changed.get(f"{p}_{g.removeprefix('length and ')}", {})}
+        for p, g in parts
+    ]
     return pd.DataFrame(entries)
 
 
@@ -363,18 +366,56 @@ def trend(**changed: dict[str, float]) -> pd.DataFrame:
     [
         ({}, "supported"),
         ({"direct_length": {"p": 0.9, "rho": -0.1}}, "supported"),  # the denominator need not grow
+        ({"direct_tokens": {"p": np.nan, "rho": np.nan}}, "supported"),  # nor differ where types are known
         ({"ratio_nothing": {"p": 0.2}}, "not supported"),
         ({"ratio_length": {"p": 0.2}}, "not supported"),
         ({"thinking_length": {"p": 0.2}}, "not supported"),  # direct answers get quieter
         ({"thinking_length": {"rho": -0.5}}, "not supported"),
-        ({"ratio_length": {"p": np.nan, "rho": np.nan, "tolerance": 0.04}}, "can't be tested here"),
+        ({"thinking_tokens": {"p": 0.2}}, "not supported"),  # harder problems use louder types
+        ({"ratio_tokens": {"rho": -0.5}}, "not supported"),
     ],
 )
-def test_difficulty_must_survive_the_length_and_be_of_the_numerator(changed: Any, expected: str) -> None:
+def test_difficulty_must_survive_length_and_tokens_and_be_of_the_numerator(changed: Any, expected: str) -> None:
     claim = verdict(14, {"trend": trend(**changed)})
     assert claim["verdict"] == expected and "of its parts: thinking 0.50, direct" in claim["measured"]
-    if expected == "can't be tested here":
-        assert claim["why"] == "level and length go together: lengths leave 4% of the level's variance"
+    assert "given the lengths of prompt and responses: ratio 0.50" in claim["control"]
+    assert "; given lengths, token types and positions: ratio" in claim["control"]
+
+
+NONE = {"p": np.nan, "rho": np.nan}
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        (
+            {"ratio_length": {**NONE, "tolerance": 0.04}},
+            "level and lengths of prompt and responses go together: they leave 4% of the level's variance",
+        ),
+        (
+            {"ratio_length": {**NONE, "tolerance": 0.0, "tolerance_prompt": 0.02}},
+            "level and length of the prompt go together: it leaves 2% of the level's variance",
+        ),
+        (
+            {"thinking_tokens": {**NONE, "tolerance": 0.07}},
+            "level and lengths, token types and positions go together: they leave 7% of the level's variance",
+        ),
+        (
+            {"thinking_tokens": NONE},
+            "given lengths, token types and positions, nothing is left of the norms of thinking",
+        ),
+    ],
+)
+def test_a_level_that_goes_with_what_is_held_fixed_cant_be_tested(changed: Any, why: str) -> None:
+    claim = verdict(14, {"trend": trend(**changed)})
+    assert (claim["verdict"], claim["why"]) == ("can't be tested here", why) and claim["control"].endswith(": not defined")
+
+
+def families(**changed: dict[str, float]) -> pd.DataFrame:
+    """Of each predictor."""
+    accuracy = {"profile": 0.8, "rest": 0.7, "spike": 0.4, "length": 0.3, "tokens": 0.5, "prompt": 0.4, "all": 0.6}
+    fixed = {"low": 0.2, "high": 0.9, "chance": 0.25, "p": 0.001, "least_p": 0.0001, "n": 80}
+    return pd.DataFrame([{"predictor": k, "accuracy": x, **fixed, **changed.get(k, {})} for k, x in accuracy.items()])
 
 
 @pytest.mark.parametrize(
@@ -382,17 +423,35 @@ def test_difficulty_must_survive_the_length_and_be_of_the_numerator(changed: Any
     [
         ({}, "supported"),
         ({"tokens": {"p": 0.2}}, "not supported"),
-        ({"both": {"accuracy": 0.9}}, "not supported"),
-        ({"rest": {"p": 0.3}}, "not supported"),  # types, positions and length are all that norms tell
-        ({"tokens": {"least_p": 0.06}}, "can't be tested here"),
+        ({"prompt": {"p": 0.2}}, "not supported"),  # positions in the sequence tell it as well
+        ({"all": {"accuracy": 0.9}}, "not supported"),
+        ({"rest": {"p": 0.3}}, "not supported"),  # types, positions and lengths are all that norms tell
     ],
 )
-def test_norms_must_tell_the_family_beyond_length_and_tokens(changed: Any, expected: str) -> None:
-    accuracy = {"profile": 0.8, "rest": 0.7, "spike": 0.4, "length": 0.3, "tokens": 0.5, "both": 0.6}
-    fixed = {"low": 0.2, "high": 0.9, "chance": 0.25, "p": 0.001, "least_p": 0.0001, "n": 80}
-    table = pd.DataFrame([{"predictor": k, "accuracy": x, **fixed, **changed.get(k, {})} for k, x in accuracy.items()])
-    claim = verdict(13, {"families": table})
-    assert claim["verdict"] == expected and "from its length and tokens" in claim["control"]
+def test_norms_must_tell_the_family_beyond_lengths_and_tokens(changed: Any, expected: str) -> None:
+    claim = verdict(13, {"families": families(**changed)})
+    assert claim["verdict"] == expected and "from the length of the prompt 40% [20%, 90%]" in claim["control"]
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (["tokens", "all"], "the tokens of the response alone tell nearly every family: no norm could do better"),
+        (["prompt", "all"], "the length of the prompt alone tells nearly every family: no norm could do better"),
+        (["all"], "lengths and tokens together tell nearly every family: no norm could do better"),
+    ],
+)
+def test_families_that_a_control_tells_cant_be_tested(names: list[str], why: str) -> None:
+    claim = verdict(13, {"families": families(**{name: {"least_p": 0.06, "accuracy": 0.95} for name in names})})
+    assert (claim["verdict"], claim["why"]) == ("can't be tested here", why)
+
+
+def test_tables_that_lack_a_control_are_told() -> None:
+    table, every = families(), trend()
+    claim = verdict(13, {"families": table[table["predictor"] != "prompt"]})
+    assert claim["verdict"] == "can't be tested here" and "lacks the controls prompt" in claim["why"]
+    claim = verdict(14, {"trend": every[every["given"] != "length and tokens"]})
+    assert claim["verdict"] == "can't be tested here" and "has none given length and tokens" in claim["why"]
 
 
 def test_what_was_not_measured_says_why() -> None:

@@ -9,10 +9,16 @@ import pandas as pd
 
 from tl_l2norm.analysis.rise import SHARP
 from tl_l2norm.analysis.separation import BUT_LAST_SPIKE, CONTROLS
+from tl_l2norm.analysis.trend import GIVEN, LENGTH, MIN_TOLERANCE, TOKENS
 from tl_l2norm.core.layers import BUT_LAST, LATE
 from tl_l2norm.paper.finding import ALPHA, Finding, Known, figure, is_late_twice, span, two_stages_p
 
-_PREDICTORS = {"length": "length", "tokens": "tokens", "both": "length and tokens"}
+_PREDICTORS = {
+    "length": "the length of the response",
+    "tokens": "the tokens of the response",
+    "prompt": "the length of the prompt",
+    "all": "these three together",
+}
 
 
 def stages(known: Known) -> Finding:
@@ -87,35 +93,42 @@ def training(known: Known) -> Finding:
 
 
 def domain(known: Known) -> Finding:
-    """Of families told apart by norms, beyond length and tokens."""
+    """Of families told apart by norms, beyond tokens and lengths."""
     table = known["families"].set_index("predictor")
+    if lacking := [name for name in CONTROLS if name not in table.index]:
+        return Finding(why=f"the table of families lacks the controls {', '.join(lacking)}: it is of an earlier version")
     profile, rest, controls = table.loc["profile"], table.loc["rest"], table.loc[list(CONTROLS)]
     best = controls.loc[controls["accuracy"].idxmax()]
     inner = f" ({table.loc[BUT_LAST_SPIKE, 'accuracy']:.0%} without the last block)" if BUT_LAST_SPIKE in table.index else ""
-    told = ", ".join(f"from its {_PREDICTORS[name]} {figure(entry, 'accuracy', '.0%')}" for name, entry in controls.iterrows())
+    told = ", ".join(f"from {_PREDICTORS[name]} {figure(entry, 'accuracy', '.0%')}" for name, entry in controls.iterrows())
     finding = Finding(
-        measured=f"family guessed right from the norms of all layers {profile['accuracy']:.0%}, given type, position and "
-        f"length {figure(rest, 'accuracy', '.0%')}, from the spike {figure(table.loc['spike'], 'accuracy', '.0%')}{inner}",
+        measured=f"family guessed right from the norms of all layers {profile['accuracy']:.0%}, given type, positions and "
+        f"lengths {figure(rest, 'accuracy', '.0%')}, from the spike {figure(table.loc['spike'], 'accuracy', '.0%')}{inner}",
         interval=span(profile["low"], profile["high"], ".0%"),
-        control=f"without norms, of the response: {told}; chance {profile['chance']:.0%}",
+        control=f"without norms: {told}; chance {profile['chance']:.0%}",
         n=int(profile["n"]),
     )
     if controls["least_p"].max() > ALPHA:
-        return replace(finding, why=f"the {_PREDICTORS[best.name]} alone tell nearly every family: no norm could do better")
+        by = next(name for name, entry in controls.iterrows() if entry["least_p"] > ALPHA)  # one alone rather than all
+        teller = {"all": "lengths and tokens together tell", "tokens": f"{_PREDICTORS['tokens']} alone tell"}
+        told = teller.get(by, f"{_PREDICTORS[by]} alone tells")
+        return replace(finding, why=f"{told} nearly every family: no norm could do better")
     return replace(
         finding,
         p=float(max(profile["p"], rest["p"], controls["p"].max())),
         meets=bool(profile["accuracy"] > best["accuracy"] and rest["accuracy"] > rest["chance"]),
-        why="needs norms to be right where length and tokens of the response, alone and together, are wrong more often than "
-        "the reverse; and more than chance from what type, position and length leave of them",
+        why="needs norms to be right where length and tokens of the response and the length of the prompt, alone and together, "
+        "are wrong more often than the reverse; and more than chance from what type, positions and lengths leave of them",
     )
 
 
 def difficulty(known: Known) -> Finding:
-    """Of amplification by level, beyond the length of both responses."""
+    """Of amplification by level, beyond lengths and tokens."""
     every = known["trend"].set_index(["layer", "part", "given"])
     table = every.loc[LATE]
-    own, given, numerator = (table.loc[at] for at in (("ratio", "nothing"), ("ratio", "length"), ("thinking", "length")))
+    if TOKENS not in table.index.get_level_values("given"):
+        return Finding(why=f"the table of trends has none given {TOKENS}: it is of an earlier version")
+    own = table.loc[("ratio", "nothing")]
     parts = [f"{part} {table.loc[(part, 'nothing'), 'rho']:.2f}" for part in ("thinking", "direct")]
     last = [every.loc[(BUT_LAST, "ratio", "nothing"), "rho"]] if BUT_LAST in every.index else []
     inner = "".join(f", without the last block {rho:.2f}" for rho in last)
@@ -125,18 +138,35 @@ def difficulty(known: Known) -> Finding:
         interval=span(own["low"], own["high"], ".2f"),
         n=int(own["n"]),
     )
-    if np.isnan(given["p"]) or np.isnan(numerator["p"]):
-        return replace(
-            finding,
-            control="given the length of both responses: not defined",
-            why=f"level and length go together: lengths leave {given['tolerance']:.0%} of the level's variance",
-        )
-    alone = [f"{part} {figure(table.loc[(part, 'length')], 'rho', '.2f')}" for part in ("ratio", "thinking", "direct")]
+    needed = [table.loc[(part, given)] for given in GIVEN[1:] for part in ("ratio", "thinking")]
+    for entry in needed:
+        if np.isnan(entry["p"]):
+            return replace(finding, control=f"given {_HELD[entry.name[1]]}: not defined", why=_inseparable(entry))
+    told = [
+        f"given {_HELD[given]}: "
+        + ", ".join(f"{part} {figure(table.loc[(part, given)], 'rho', '.2f')}" for part in ("ratio", "thinking", "direct"))
+        for given in GIVEN[1:]
+    ]
     return replace(
         finding,
-        control=f"given the length of both responses: {', '.join(alone)}",
-        p=float(max(own["p"], given["p"], numerator["p"])),
-        meets=bool(min(own["rho"], given["rho"], numerator["rho"]) > 0),
-        why="needs rho over 0, within families, also given the length of both responses, there of the thinking norms by "
-        "themselves as well: a ratio also grows where direct answers get quieter",
+        control="; ".join(told),
+        p=float(max(entry["p"] for entry in (own, *needed))),
+        meets=bool(min(entry["rho"] for entry in (own, *needed)) > 0),
+        why="needs rho over 0, within families, also given the lengths of prompt and both responses, and given token types and "
+        "positions besides, there of the thinking norms by themselves as well: a ratio also grows where direct answers get "
+        "quieter",
     )
+
+
+_HELD = {LENGTH: "the lengths of prompt and responses", TOKENS: "lengths, token types and positions"}
+
+
+def _inseparable(entry: pd.Series) -> str:
+    """Why there is no trend of a part given something."""
+    part, given = entry.name
+    if entry["tolerance"] >= MIN_TOLERANCE:
+        return f"given {_HELD[given]}, nothing is left of the norms of {part}"
+    if entry["tolerance_prompt"] < MIN_TOLERANCE:
+        return f"level and length of the prompt go together: it leaves {entry['tolerance_prompt']:.0%} of the level's variance"
+    held = _HELD[given].removeprefix("the ")
+    return f"level and {held} go together: they leave {entry['tolerance']:.0%} of the level's variance"

@@ -1,0 +1,80 @@
+"""What token types, places and lengths don't explain of a quantity, token by token and prompt by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tl_l2norm.analysis.covariates import Projection, indicators, log_powers, smooth
+from tl_l2norm.analysis.pairing import Tokens, meant
+from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.resampling import Array
+from tl_l2norm.core.trace import Trace
+
+_NOTHING = 1e-9  # of a mean: what is smaller is rounding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ResponseTokens:
+    """Tokens of all prompts' responses of one mode, without those that are sinks at any layer.
+
+    The covariates are token id, smooth index in the response, smooth position in the sequence, and powers 1 to 3 of the log
+    lengths of response and prompt.
+    """
+
+    prompt: NDArray[np.intp]
+    """[token] number of its prompt."""
+    projection: Projection
+    amounts: Array
+    """[token, layer]"""
+    n_prompts: int
+
+    @classmethod
+    def of(cls, members: Sequence[Sequence[Trace]], read: Callable[[Trace], Array], tokens: Tokens) -> ResponseTokens:
+        """Of each prompt's traces; `read` gives [layer, pos].
+
+        Raises:
+            Unmeasurable: no response has a token that is no sink.
+        """
+        facts, amounts = [], []
+        for number, traces in enumerate(members):
+            for trace in traces:
+                at = np.flatnonzero((meant(trace, tokens) & ~trace.is_sink.any(0)).numpy())
+                own = number, trace.tokens.numpy()[at], at, trace.prompt_len, len(trace) - trace.prompt_len
+                facts.append(np.stack(np.broadcast_arrays(*own)))
+                amounts.append(read(trace)[:, at])
+        prompt, token, position, before, length = np.concatenate(facts, axis=1)
+        if not len(prompt):
+            raise Unmeasurable("no response has a token that is an attention sink at no layer")
+        places = smooth(position - before), smooth(position)
+        projection = Projection.on(indicators(token), *places, log_powers(length), log_powers(before))
+        return cls(prompt=prompt, projection=projection, amounts=np.concatenate(amounts, axis=1).T, n_prompts=len(members))
+
+    @property
+    def level(self) -> Array:
+        """[layer] mean over tokens."""
+        mean: Array = self.amounts.mean(0)
+        return mean
+
+    def rest(self) -> Array:
+        """[prompt, layer] mean over tokens of what the covariates don't explain; NaN at a layer where a token has no amount."""
+        held = ~np.isnan(self.amounts).any(0)
+        means = self._means(self.projection.rest(np.where(held, self.amounts, 0.0)))
+        means[:, held] *= np.abs(means[:, held]) > _NOTHING * np.abs(self.level[held])
+        means[:, ~held] = np.nan
+        return means
+
+    def of_prompts(self, x: Array) -> Array:
+        """The same of figures of whole prompts [prompt], which each of their tokens has."""
+        rest: Array = self._means(self.projection.rest(x[self.prompt])[:, None])[:, 0]
+        return rest
+
+    def _means(self, rest: Array) -> Array:
+        """[prompt, column] of [token, column]; 0 for a prompt without tokens."""
+        sums = np.zeros((self.n_prompts, rest.shape[1]))
+        np.add.at(sums, self.prompt, rest)
+        means: Array = sums / np.maximum(np.bincount(self.prompt, minlength=self.n_prompts), 1)[:, None]
+        return means
