@@ -9,6 +9,7 @@ test needs; tests hold both equal. Here many fits run side by side (every layer 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,7 @@ RIDGE = 1e-3
 separated, and moves an estimate of 1 with a standard error of 0.1 by 0.00001."""
 
 _STEPS, _TOLERANCE, _LONGEST_STEP = 50, 1e-8, 3.0
-_NOTHING = -1e30
-"""Log of next to nothing, of which a derivative can be taken, unlike that of 0."""
+_HALVINGS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,6 +65,14 @@ def fit(
     n_fits, n_groups, _, p = x.shape
     own = np.ones((n_fits, n_groups)) if weights is None else weights
     beta, penalty = np.zeros((n_fits, p)) + start, ridge * np.eye(p)
+
+    def likelihood(beta: Array) -> Array:
+        eta = np.einsum("fgsp,fp->fgs", x, beta) + offset
+        logs = np.where(groups.held, eta * groups.y, 0.0).sum(-1) - _log_polynomial(torch.from_numpy(eta), groups).numpy()
+        total: Array = (own * logs).sum(-1) - 0.5 * ridge * (beta**2).sum(-1)
+        return total
+
+    reached = likelihood(beta)
     for _ in range(_STEPS):
         mean, covariance = moments(groups, np.einsum("fgsp,fp->fgs", x, beta) + offset)
         gradient = np.einsum("fg,fgsp,fgs->fp", own, x, groups.y - mean) - ridge * beta
@@ -72,10 +80,22 @@ def fit(
         information = np.einsum("fg,fgtp,fgtq->fpq", own, spread, x, optimize=True) + penalty
         step = np.linalg.solve(information, gradient[..., None])[..., 0]
         size = np.abs(step).max(1, keepdims=True)
-        beta = beta + step * np.minimum(1, _LONGEST_STEP / np.maximum(size, 1e-300))
+        step = step * np.minimum(1, _LONGEST_STEP / np.maximum(size, 1e-300))
         if size.max(initial=0) < _TOLERANCE:
-            break
+            return beta + step
+        beta, reached = _uphill(likelihood, beta, step, reached)
     return beta
+
+
+def _uphill(likelihood: Callable[[Array], Array], beta: Array, step: Array, reached: Array) -> tuple[Array, Array]:
+    """Each fit's step, halved until its likelihood doesn't fall: where outcomes are nearly separated whole steps go too far."""
+    for _ in range(_HALVINGS):
+        value = likelihood(beta + step)
+        lower = ~(value >= reached - 1e-9 * np.abs(reached))
+        if not lower.any():
+            break
+        step = np.where(lower[:, None], step / 2, step)
+    return beta + step, value
 
 
 def moments(groups: Groups, eta: Array) -> tuple[Array, Array]:
@@ -94,20 +114,30 @@ def moments(groups: Groups, eta: Array) -> tuple[Array, Array]:
 
 def _log_polynomial(eta: Float[Tensor, "*fit group sample"], groups: Groups) -> Float[Tensor, "*fit group"]:
     """Log e_k of each group's k."""
-    log_weight = torch.where(torch.from_numpy(groups.held), eta, _NOTHING)
-    k = torch.from_numpy(groups.k)
+    held, k = torch.from_numpy(groups.held), torch.from_numpy(groups.k)
+    shift = torch.from_numpy(_level(groups, eta.detach().numpy()))
+    weight = torch.where(held, (torch.where(held, eta, 0.0) - shift).exp(), 0.0)
     most = int(k.max())
-    log_e = torch.nn.functional.pad(torch.zeros_like(eta[..., :1]), (0, most), value=_NOTHING)
+    e = torch.cat([torch.ones_like(eta[..., :1]), torch.zeros_like(eta[..., :1]).expand(*eta.shape[:-1], most)], -1)
     for j in range(eta.shape[-1]):
-        moved = torch.nn.functional.pad(log_e[..., :-1], (1, 0), value=_NOTHING)
-        log_e = torch.logaddexp(log_e, log_weight[..., j : j + 1] + moved)  # in logs: separated outcomes have huge eta
-    return log_e.gather(-1, k[:, None].expand(*log_e.shape[:-1], 1))[..., 0]
+        moved = torch.nn.functional.pad(e[..., :-1], (1, 0))
+        e = e + weight[..., j : j + 1] * moved
+    chosen = e.gather(-1, k[:, None].expand(*e.shape[:-1], 1))[..., 0]
+    return chosen.log() + k * shift[..., 0]
+
+
+def _level(groups: Groups, eta: Array) -> Array:
+    """[..., group, 1] mean of the k largest: less this, e_k is from 1 to n over k, however far apart the samples are."""
+    largest = -np.sort(-np.where(groups.held, eta, -np.inf), axis=-1)
+    among = np.arange(eta.shape[-1]) < groups.k[:, None]
+    level: Array = np.where(among, largest, 0.0).sum(-1, keepdims=True) / np.maximum(groups.k, 1)[:, None]
+    return level
 
 
 def draw(groups: Groups, eta: Array, rng: np.random.Generator, count: int) -> Array:
     """`count` arrangements of each group's positives, each as likely as eta makes it: [count, group, sample]."""
     n_groups, n = eta.shape
-    weight = np.where(groups.held, np.exp(eta - np.where(groups.held, eta, -np.inf).max(1, keepdims=True)), 0.0)
+    weight = np.where(groups.held, np.exp(np.where(groups.held, eta, 0.0) - _level(groups, eta)), 0.0)
     k = groups.k
     behind = np.zeros((n + 1, n_groups, int(k.max()) + 1))  # e_c of the samples from j on
     behind[n, :, 0] = 1

@@ -92,10 +92,10 @@ def correctness_samples(results: Result | Sequence[Result]) -> pd.DataFrame:
     """One row per response of `sample_thinking`.
 
     Columns: prompt, family, level, sample, correct, cut_off (it ran into max_new_tokens, or ended without stating an answer:
-    wrong by construction), length (tokens of the response), log_prob (their mean log-probability, nats), then mean norms over the response's tokens, sinks left out: "late" (the last
-    quarter of the layers), "late but the last" (without the model's last block, whose output the unembedding alone reads; NaN
-    where that is all) and one for each layer, by number; then model. A response of one token was never read back: its norms
-    are NaN.
+    wrong by construction), length (tokens of the response), log_prob (their mean log-probability, nats), then mean norms over
+    the response's tokens, sinks left out: "late" (the last quarter of the layers), "late but the last" (without the model's
+    last block, whose output the unembedding alone reads; NaN where that is all) and one for each layer, by number; then model.
+    A response of one token was never read back: its norms are NaN.
 
     Raises:
         ValueError: results that are not thinking, have no known answer or no label log_prob, or traces that are not comparable.

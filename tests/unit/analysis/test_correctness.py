@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,3 +252,17 @@ def test_families_may_be_clusters() -> None:
 def test_what_can_not_be_answered_is_refused(change: Any, options: dict[str, Any], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         correctness_effect(change(world(0, problems=20)), **{**FEW, **options})
+
+
+@pytest.mark.parametrize(("seed", "options"), [(14, {"problems": 20, "n": 4}), (17, {"problems": 14, "n": 8, "log_prob": 4})])
+def test_outcomes_that_are_nearly_separated_have_figures_and_no_end(seed: int, options: dict[str, Any]) -> None:
+    entry = correctness_effect(world(seed, **options), seed=seed, resamples=99).iloc[0]
+    assert np.isfinite(entry["beta"]) and entry["low"] == -np.inf and entry["high"] == np.inf and entry["p"] > 0.05
+
+
+def test_a_table_read_from_csv_has_its_layers(tmp_path: Path) -> None:
+    samples = world(0, problems=12, n=8)
+    samples.to_csv(tmp_path / "samples.csv", index=False)
+    tables = [correctness_effect(one, resamples=99) for one in (samples, pd.read_csv(tmp_path / "samples.csv"))]
+    assert tables[0]["layer"].tolist() == tables[1]["layer"].tolist() and 0 in tables[1]["layer"].tolist()
+    np.testing.assert_allclose(tables[0]["p"], tables[1]["p"])

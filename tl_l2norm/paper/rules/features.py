@@ -59,7 +59,8 @@ def link(known: Known) -> Finding:
         rival = f"; best entropy ({best.name}) {figure(best, 'rho', '.2f')}"
     inner = "".join(f", without the last block {rho:.2f}" for rho in norms.loc[norms["layer"] == BUT_LAST, "rho"])
     shared = f" ({norm['shared']:.0%} of them chosen ones)" if "shared" in norm else ""
-    sets = f"random sets of such latents{shared} {norm['subsets_mean']:.2f} {span(norm['subsets_low'], norm['subsets_high'], '.2f')} "
+    around = span(norm["subsets_low"], norm["subsets_high"], ".2f")
+    sets = f"random sets of such latents{shared} {norm['subsets_mean']:.2f} {around} "
     controls = others[(others["layer"] == LATE) & (others["quantity"] == "l2_norm")]
     return Finding(
         measured=f"rho of norm and share of activation {norm['rho']:.2f} (late layers{inner}; given type and position){rival}",

@@ -44,8 +44,8 @@ def _why_not(entry: pd.Series) -> str:
     """What an entry of `correctness_effect` without a verdict lacks."""
     if entry["cut_off"] > MAX_CUT_OFF:
         return (
-            f"{entry['cut_off']:.0%} of the responses were cut off or state no answer, which are wrong by construction: give them "
-            f"more tokens, until at most {MAX_CUT_OFF:.0%} are"
+            f"{entry['cut_off']:.0%} of the responses were cut off or state no answer, which are wrong by construction: "
+            f"give them more tokens, until at most {MAX_CUT_OFF:.0%} are"
         )
     if np.isnan(entry["p"]):
         return (
