@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,14 @@ def test_samples_hold_mean_norms_of_response_tokens_without_the_last_block() -> 
     assert (entry["late"], entry["late but the last"], entry[0]) == (7.5, 7.0, 1.0), "layers 6 and 7 are late; 7 is the last"
     assert (entry["length"], entry["log_prob"]) == (3, -0.5), "the last token was never read back"
     assert entry["cut_off"] and not entry["correct"] and entry["family"] == "sums"
+
+
+def test_a_response_that_states_no_answer_counts_as_cut_off() -> None:
+    """It is wrong by construction, and lacks the answer's tokens."""
+    norms = [[1.0, 2.0]] * 8
+    said = [("I wonder.", False), ("The answer is 3.", False), ("The answer is 2.", True)]
+    results = [dataclasses.replace(result(norms, correct=c, sample=i), answer=text) for i, (text, c) in enumerate(said)]
+    assert correctness_samples(results)["cut_off"].tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(
