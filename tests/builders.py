@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
+
+import torch
 
 from tests.traces import make_trace
 from tl_l2norm.core.trace import Trace
@@ -40,8 +43,12 @@ def make_result(index: int, mode: Mode, *, trace: Trace | None = None, **fields:
         base = [10.0 + index + higher, 12.0 + index + higher]
         norms = [[25_000.0, 9.0, *base], [25_000.0, 90.0, *(10 * norm for norm in base)]]
         trace = make_trace(["<|start|>", " ask", " an", "swer"], norms=norms, prompt_len=2, think=1 if mode == "think" else 0)
+    problem = fields.get("problem") or Problem(question=f"What is {index} + 1?", answer=str(index + 1), family="sums", level=1)
+    if trace.prompt_len > 1:  # no two problems ask the same
+        last, asked = torch.tensor([trace.prompt_len - 1]), 1000 + int(problem.id[:6], 16)
+        trace = dataclasses.replace(trace, tokens=trace.tokens.index_fill(0, last, asked))
     defaults: dict[str, Any] = {
-        "problem": Problem(question=f"What is {index} + 1?", answer=str(index + 1), family="sums", level=1),
+        "problem": problem,
         "prompt": "<|start|> ask",
         "control": "instruction",
         "response": " answer",

@@ -55,6 +55,12 @@ def test_a_planted_effect_is_found_and_its_size_is_in_the_interval() -> None:
     assert sum(entry["low"] <= 1.5 <= entry["high"] for entry in late) >= needed()
 
 
+def test_thinking_against_itself_has_no_effect_and_no_rounding_of_one() -> None:
+    think, _ = World().make(0)
+    table = mode_effects(think, [trace.with_labels(mode="again") for trace in think], flips=99)
+    assert not table["effect"].any() and (table[["p", "p_max"]] == 1).all(axis=None)
+
+
 def test_lengths_that_do_not_overlap_are_refused() -> None:
     with pytest.raises(Unmeasurable, match="mode can't be told from length"):
         mode_effects(*World(thinking=(40, 60), direct=(2, 8)).make(0))
