@@ -13,16 +13,23 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from tl_l2norm.analysis.correlation import MIN_TOKENS
-from tl_l2norm.analysis.covariates import Projection, indicators, ranks_within, spline
+from tl_l2norm.analysis.covariates import Projection, indicators, own_curves, pooled, ranks_within, spline
 from tl_l2norm.analysis.pairing import require_prompts
+from tl_l2norm.analysis.token_tables import as_tokens
 from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.measured import TOKEN_IMPORTANCES
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, generator
 from tl_l2norm.core.schema import QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.sign_flips import as_extreme, random_signs
 
 _SHIFTS = 20
 _SLOPES_FROM = 20
+_POOLED_BELOW = 5  # tokens: ids of the token before in fewer have one indicator together
+_DEGREE = 2  # of each response's own curve
+_UNKNOWN = 0.2  # of tokens, whose previous one may be missing
 _NEEDED = ("sequence", "prompt", "position", "token_id", "layer", "importance", "entropy", "cosine", "late_norm")
+_LATE_NORMS = ("late_norm", "late_norm_but_the_last")
+_PREVIOUS = "previous_token_id"
 
 
 IMPORTANCES = Schema(
@@ -84,10 +91,8 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
         >>> bool(abs(table.loc[("nothing", "late_norm"), "rho"]) < 1)
         True
     """
-    if missing := sorted(set(_NEEDED) - set(tokens.columns)):
-        raise InputError(f"the table lacks {missing}: give what token_importance(...) returns, of results of run_modes")
-    norms = [name for name in tokens.columns if name.startswith("l2_norm_")]
-    norms += [name for name in ("late_norm", "late_norm_but_the_last") if name in tokens and not tokens[name].isna().any()]
+    tokens = _read(tokens)
+    norms = _norms(tokens)
     rivals = [name for name in ("entropy", "next_entropy") if name in tokens]
     frames = []
     for layer, own in tokens.groupby("layer", sort=True):
@@ -103,6 +108,39 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
     is_rival = frame["quantity"].isin(rivals)
     frame.loc[is_rival, "p_max"] = frame.loc[is_rival, "p"]
     return IMPORTANCES.frame(frame, seed=seed)
+
+
+def _read(table: pd.DataFrame) -> pd.DataFrame:
+    """The table, if it can be one of `token_importance`, with the id of the token before each, -1 where that isn't known."""
+    schema = TOKEN_IMPORTANCES
+    there = [c.name for c in schema.columns if c.optional and isinstance(table, pd.DataFrame) and c.name in table]
+    tokens = as_tokens(schema, table, [*_NEEDED, *there], by=["layer"], gaps=("importance", "cosine", *_LATE_NORMS))
+    for name in _norms(tokens):
+        if not np.isfinite(norms := pd.to_numeric(tokens[name], errors="coerce").to_numpy(dtype=np.float64)).all():
+            raise InputError(
+                f"the table of {schema.name}: {name} is no number in {(~np.isfinite(norms)).sum()} of {len(norms)} tokens: drop "
+                f"these, or give what {schema.maker} returns"
+            )
+    return tokens if _PREVIOUS in tokens else tokens.assign(**{_PREVIOUS: _previous(tokens)})
+
+
+def _norms(tokens: pd.DataFrame) -> list[str]:
+    norms = [name for name in tokens.columns if isinstance(name, str) and name.startswith("l2_norm_")]
+    return norms + [name for name in _LATE_NORMS if name in tokens and not tokens[name].isna().all()]
+
+
+def _previous(tokens: pd.DataFrame) -> NDArray[np.integer]:
+    """Ids of the tokens before, of a table that lacks them, from the tokens that are there."""
+    ids = tokens.set_index(["layer", "sequence", "position"])["token_id"]
+    before = pd.MultiIndex.from_frame(tokens[ids.index.names].assign(position=tokens["position"] - 1))
+    previous = ids.reindex(before)
+    is_first = (tokens["position"] == tokens.groupby(["layer", "sequence"])["position"].transform("min")).to_numpy()
+    if (lacking := previous.isna().to_numpy() & ~is_first).mean() > _UNKNOWN:
+        raise InputError(
+            f"the table of {TOKEN_IMPORTANCES.name} lacks {_PREVIOUS}, and the tokens before {lacking.sum()} of {len(tokens)} are "
+            f"not in it: read the responses again by {TOKEN_IMPORTANCES.maker}, or add that column"
+        )
+    return previous.fillna(-1).to_numpy(dtype=np.int64)
 
 
 def _recurring(tokens: pd.DataFrame) -> pd.DataFrame:
@@ -145,6 +183,8 @@ class _Tokens:
     """Of each token."""
     quantities: Array
     """[token, quantity]"""
+    names: Sequence[str]
+    """Of the quantities."""
     importance: Array
     """[token, 1 + shift]: as it is, then turned in circles."""
 
@@ -159,7 +199,7 @@ class _Tokens:
             for column in range(1, 1 + _SHIFTS):
                 turned[at, column] = np.roll(own[at], rng.integers(1, max(2, len(at))))
         quantities = table[list(names)].to_numpy(dtype=np.float64)
-        return cls(table=table, response=response, prompt=prompt, quantities=quantities, importance=turned)
+        return cls(table=table, response=response, prompt=prompt, quantities=quantities, names=names, importance=turned)
 
     def design(self, covariate: str | None) -> csr_array:
         """Response; and token id, smooth place, entropy (or norm) and dose, and the slopes of frequent ids in these."""
@@ -171,10 +211,11 @@ class _Tokens:
         others = _normal_scores(self.table[[covariate, "cosine"]].to_numpy(dtype=np.float64)).T
         smooth = [spline(own) for own in (np.sqrt(index), share, *others)]
         ids, counts = np.unique(self.table["token_id"], return_inverse=True, return_counts=True)[1:]
-        types = indicators(ids)
+        types, previous = indicators(ids), indicators(pooled(self.table[_PREVIOUS].to_numpy(), least=_POOLED_BELOW))
+        curves = own_curves(index.astype(np.int64), self.response, _DEGREE)
         frequent = types[:, np.flatnonzero(counts >= _SLOPES_FROM)]
         slopes = [csr_array(frequent * own[:, None]) for own in (share, np.log1p(index), *others)]
-        return csr_array(hstack([responses, types, *smooth, *slopes]))
+        return csr_array(hstack([responses, curves, types, previous, *smooth, *slopes]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -195,6 +236,13 @@ class _Model:
         rank = (lambda x: ranks_within(x, tokens.response)) if covariate is None else _normal_scores
         y, x = rank(tokens.importance), tokens.quantities
         y, x = projection.rest(y), projection.rest(x)
+        # The last one's: of norms the late one's, if there is one.
+        why = projection.why_too_little(tokens.quantities[:, -1], x[:, -1], tokens.response)
+        if covariate is not None and why:
+            raise Unmeasurable(
+                f"nothing can be said of {tokens.names[-1]} given the rest: {why} (types of the tokens and of those before, "
+                "place, entropy, dose, a curve of each response): give more responses, or more of their tokens"
+            )
         x, within = ranks_within(x, tokens.response), indicators(tokens.response)
         scale = np.sqrt((within.T @ x**2) * (within.T @ y[:, :1] ** 2))
         scale = np.where(scale > 1e-9, scale, np.nan)[tokens.response]
