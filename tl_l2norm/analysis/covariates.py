@@ -16,7 +16,7 @@ from tl_l2norm.core.resampling import Array
 
 _KNOTS, _POWERS = 3, 3
 _TOKENS_PER_DEGREE = 5
-_TOLERANCE = 0.1
+_LEAST_FREE = 0.1
 
 Integers = NDArray[np.integer]
 
@@ -103,15 +103,15 @@ class Projection:
         left: Array = y - self.covariates @ (self.inverse @ (self.covariates.T @ y))
         return left
 
-    def why_too_little(self, values: Array, rest: Array, group: Integers) -> str | None:
+    def why_too_little(self, values: Array, rest: Array, group: Integers, tolerance: float) -> str | None:
         """Why what is left of the values [token] can't be tested, or None where it can.
 
-        Too few tokens for so many covariates, or covariates that explain 90% of the variance within groups.
+        Too few tokens for so many covariates, or less than this share of the variance within groups that these leave.
         """
         n, rank, members = len(values), self.rank, indicators(group)
-        if n - rank < _TOLERANCE * n:
+        if n - rank < _LEAST_FREE * n:
             return f"{n} tokens are too few beside {rank} covariates"
         means = (members.T @ values) / members.sum(0)
         total = float(((values - means[np.unique(group, return_inverse=True)[1]]) ** 2).sum())
         left = float((rest**2).sum()) / total if total > 0 else 1.0
-        return f"covariates explain {1 - left:.0%} of its variance within responses" if left < _TOLERANCE else None
+        return f"covariates explain {1 - left:.0%} of its variance within responses" if left < tolerance else None

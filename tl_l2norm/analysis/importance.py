@@ -28,6 +28,7 @@ _POOLED_BELOW = 5  # tokens: ids of the token before in fewer have one indicator
 _DEGREE = 2  # of each response's own curve
 _UNKNOWN = 0.2  # of tokens, whose previous one may be missing
 _NEEDED = ("sequence", "prompt", "position", "token_id", "layer", "importance", "entropy", "cosine", "late_norm")
+_TOLERANCE = 0.1  # share of the norm's variance within responses that is to be left
 _LATE_NORMS = ("late_norm", "late_norm_but_the_last")
 _PREVIOUS = "previous_token_id"
 
@@ -237,7 +238,7 @@ class _Model:
         y, x = rank(tokens.importance), tokens.quantities
         y, x = projection.rest(y), projection.rest(x)
         # The last one's: of norms the late one's, if there is one.
-        why = projection.why_too_little(tokens.quantities[:, -1], x[:, -1], tokens.response)
+        why = projection.why_too_little(tokens.quantities[:, -1], x[:, -1], tokens.response, _TOLERANCE)
         if covariate is not None and why:
             raise Unmeasurable(
                 f"nothing can be said of {tokens.names[-1]} given the rest: {why} (types of the tokens and of those before, "

@@ -25,6 +25,7 @@ MIN_TOKENS = 8
 _LEAST_SHIFTS = 39  # below that no two-sided p is 0.05
 _MOST_SHIFTS = 1_000_000
 _AT_ONCE = 64  # shifts
+_TOLERANCE = 0.001  # ranks of a norm that drifts hold little else, and yet that little can be told from chance
 _POOLED_BELOW = 5  # tokens: the other token's ids of fewer have one indicator together
 _DEGREE = 5  # of each response's own curve
 _SHARES = 100  # of a response, to which its index is rounded
@@ -122,7 +123,7 @@ def _summary(table: _Tokens, shifts: int, seed: int, resamples: int) -> dict[str
     """An entry's figures, or why there are none."""
     projection, ranks = table.projection(), ranks_within(table.norm, table.response)
     norm = projection.rest(ranks)
-    if why := projection.why_too_little(ranks, norm, table.response):
+    if why := projection.why_too_little(ranks, norm, table.response, _TOLERANCE):
         return why
     pulls = ranks_within(table.pull, table.response)
     rhos = table.by_prompt(projection.rest(pulls)[:, None], norm)[:, 0]
