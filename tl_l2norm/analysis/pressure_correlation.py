@@ -59,7 +59,8 @@ def pressure_table(pressure: pd.DataFrame, *, seed: int = 0, resamples: int = RE
         One entry per mode, pair and scope: mode, quantity, against, scope, rho, low, high, n (prompts), seed.
 
     Raises:
-        ValueError: labels that are missing, or fewer than 8 prompts.
+        ValueError: labels or values that are missing, a token that is there twice, several prompts under one number, as of two
+            tables that were joined, or fewer than 8 prompts.
 
     Examples:
         >>> rising = np.arange(8.0)

@@ -56,11 +56,13 @@ def _column(schema: Schema, table: pd.DataFrame, name: str, gaps: bool) -> pd.Se
         if odd.any():
             where = f"sequence {table['sequence'][odd.to_numpy()].iloc[0]}"
             raise InputError(
-                f"the table of {schema.name}: {name} is missing or infinite in {odd.sum()} of {len(odd)} tokens, such as one of "
-                f"{where}: drop these, or give what {schema.maker} returns"
+                f"the table of {schema.name}: {name} is missing or infinite in {odd.sum()} of {len(odd)} tokens, such as one "
+                f"of {where}: drop these, or give what {schema.maker} returns"
             )
     if column.dtype is bool and not values.isin([0, 1]).all():
-        raise InputError(f"the table of {schema.name}: {name} must be true or false, got {values[~values.isin([0, 1])].iloc[0]!r}")
+        raise InputError(
+            f"the table of {schema.name}: {name} must be true or false, got {values[~values.isin([0, 1])].iloc[0]!r}"
+        )
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(values.cat.categories.dtype)
     return column.of(values)

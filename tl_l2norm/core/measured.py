@@ -33,7 +33,7 @@ PRESSURES = Schema(
 
 TOKEN_IMPORTANCES = Schema(
     "tokens' importances",
-    "token_importance",
+    "token_importance(model, results of run_modes)",
     (
         Column("sequence", int, "number of the response"),
         Column("prompt", str, "the problem's id"),
