@@ -150,7 +150,7 @@ def _previous(tokens: pd.DataFrame) -> NDArray[np.integer]:
             f"the table of {TOKEN_IMPORTANCES.name} lacks {_PREVIOUS}, and the tokens before {lacking.sum()} of "
             f"{len(tokens)} are not in it: read the responses again by {TOKEN_IMPORTANCES.maker}, or add that column"
         )
-    return previous.fillna(-1).to_numpy(dtype=np.int64)
+    return np.asarray(previous.fillna(-1), dtype=np.int64)
 
 
 def _recurring(tokens: pd.DataFrame) -> pd.DataFrame:
@@ -246,11 +246,11 @@ class _Model:
         rank = (lambda x: ranks_within(x, tokens.response)) if covariate is None else _normal_scores
         y, x = rank(tokens.importance), tokens.quantities
         y, x = projection.rest(y), projection.rest(x)
-        # The last one's: of norms the late one's, if there is one.
-        why = projection.why_too_little(tokens.quantities[:, -1], x[:, -1], tokens.response, _TOLERANCE)
+        at = list(tokens.names).index("late_norm") if "late_norm" in tokens.names else -1
+        why = projection.why_too_little(tokens.quantities[:, at], x[:, at], tokens.response, _TOLERANCE)
         if covariate is not None and why:
             raise Unmeasurable(
-                f"nothing can be said of {tokens.names[-1]} given the rest: {why} (types of the tokens and of those before, "
+                f"nothing can be said of {tokens.names[at]} given the rest: {why} (types of the tokens and of those before, "
                 "place, entropy, dose, a curve of each response): give more responses, or more of their tokens"
             )
         x, within = ranks_within(x, tokens.response), indicators(tokens.response)

@@ -60,9 +60,8 @@ def _column(schema: Schema, table: pd.DataFrame, name: str, gaps: bool) -> pd.Se
                 f"of {where}: drop these, or give what {schema.maker} returns"
             )
     if column.dtype is bool and not values.isin([0, 1]).all():
-        raise InputError(
-            f"the table of {schema.name}: {name} must be true or false, got {values[~values.isin([0, 1])].iloc[0]!r}"
-        )
+        one = values[~values.isin([0, 1])].iloc[0]
+        raise InputError(f"the table of {schema.name}: {name} must be true or false, got {one}")
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(values.cat.categories.dtype)
     return column.of(values)

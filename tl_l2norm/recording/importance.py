@@ -141,8 +141,8 @@ def _places(
         raise Unmeasurable(
             f"each of {len(traces)} responses thinks nothing before its answer that could be swapped: give thinking responses"
         )
-    if lacking := len(traces) - len(places):
-        warnings.warn(f"{lacking} of {len(traces)} responses think nothing before their answer and are left out", stacklevel=3)
+    if n := len(traces) - len(places):
+        warnings.warn(f"{n} of {len(traces)} responses think nothing before their answer and are left out", stacklevel=3)
     return places
 
 

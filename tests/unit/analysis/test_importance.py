@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from tests.token_worlds import token_table
+from tl_l2norm.analysis.covariates import Projection, indicators
 from tl_l2norm.analysis.importance import importance_table
 from tl_l2norm.analysis.token_tables import as_tokens
 from tl_l2norm.core.errors import InputError, Unmeasurable
@@ -97,8 +98,11 @@ def test_what_leaves_too_little_is_not_tested() -> None:
     drift = np.linspace(0, 1000, len(tokens))
     with pytest.raises(Unmeasurable, match="late_norm given the rest: covariates explain 98%"):
         importance_table(tokens.assign(late_norm=tokens["late_norm"] + drift), resamples=50)
-    with pytest.raises(Unmeasurable, match="tokens are too few beside"):
-        importance_table(tokens[tokens["position"] < 29], resamples=50)
+    tokens, one = np.arange(20), np.zeros(20, dtype=int)
+    values = tokens % 3 - 1.0
+    saturated = Projection.on(indicators(np.minimum(tokens, 18)))
+    why = saturated.why_too_little(values, saturated.rest(values), one, 0.1)
+    assert why == "20 tokens are too few beside 19 covariates"
 
 
 def test_what_is_no_table_of_one_call_is_refused() -> None:
