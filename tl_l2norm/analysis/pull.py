@@ -26,7 +26,7 @@ _LEAST_SHIFTS = 39  # below that no two-sided p is 0.05
 _MOST_SHIFTS = 1_000_000
 _AT_ONCE = 64  # shifts
 _TOLERANCE = 0.001  # ranks of a norm that drifts hold little else, and yet that little can be told from chance
-_POOLED_BELOW = 5  # tokens: the other token's ids of fewer have one indicator together
+_POOLED_BELOW = 3  # tokens: the other token's ids of fewer have one indicator together
 _DEGREE = 5  # of each response's own curve
 _SHARES = 100  # of a response, to which its index is rounded
 
@@ -62,7 +62,7 @@ def pull_link(pressure: pd.DataFrame, *, shifts: int = SHIFTS, seed: int = 0, re
     """Rank correlation of the pull `||dL/dy||` with the norm, with all that acts on both taken out.
 
     Over the tokens of a response, ranks of both, with what both token ids (the one that is read and the one that is predicted;
-    of that whose state it isn't, ids with fewer than 5 tokens together), smooth index, smooth share of the response and a curve
+    of that whose state it isn't, ids with fewer than 3 tokens together), smooth index, smooth share of the response and a curve
     of each response's own (up to degree 5, one for every 5 tokens) explain taken out; then the mean over prompts. `p`
     flips the signs of prompts. Beside it the same with the pull shifted round its response by a random amount each, which keeps
     its distribution, drift and autocorrelation, and unties it from the token: `p_shifts` is twice the share of shifts, the

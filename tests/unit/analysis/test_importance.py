@@ -38,7 +38,7 @@ def test_given_nothing_it_is_the_mean_of_scipys_rho() -> None:
 
 
 def test_what_type_place_entropy_and_dose_make_is_not_found_and_what_is_planted_is() -> None:
-    """Supported in 0 of 40 runs of 16 prompts; planted, in 35 of 40, and in 39 of 40 runs of 24."""
+    """Supported in 0 of 40 runs of 16 prompts; planted, in 37 of 40, and in 39 of 40 runs of 24."""
     tokens = token_table(0, n=16, boring=1.0)
     found = importance_table(tokens, resamples=200).set_index(["given", "quantity"])
     assert found.loc["nothing", "late_norm"]["rho"] > 0.3  # all of it is type, place and dose
@@ -80,7 +80,7 @@ def test_what_is_refused() -> None:
 
 @pytest.mark.parametrize("world", [{"before": 1.0}, {"drift": 1.0}])
 def test_neither_the_token_before_nor_drift_of_each_response_is_found(world: dict[str, float]) -> None:
-    """Without these covariates 39 of 40 and 31 of 40 were supported; with them 1 or 2, and none."""
+    """Without these covariates 39 of 40 and 31 of 40 were supported; with them none of 60, and none."""
     assert share(lambda s: token_table(s, n=16, **world), 12) <= 2 / 12
 
 

@@ -334,9 +334,8 @@ def test_what_was_not_measured_says_why() -> None:
 
 def swapped(*entries: tuple[int, float, float, float]) -> dict[str, pd.DataFrame]:
     """Of each layer: rho of late norm and importance, p and p_shifted."""
-    parts = [
-        {"layer": at, "rho": rho, "p": p, "p_shifted": q, "low": rho - 0.1, "high": rho + 0.1} for at, rho, p, q in entries
-    ]
+    frame = pd.DataFrame(entries, columns=["layer", "rho", "p", "p_shifted"])
+    frame = frame.assign(low=frame["rho"] - 0.1, high=frame["rho"] + 0.1)
     constants = {"quantity": "late_norm", "given": "the rest", "shifted": 0.0, "n": 30, "n_tokens": 400}
     return {"importance": frame.assign(**constants)}
 
