@@ -273,7 +273,9 @@ def cases() -> list[Case]:
     made += [
         case("16 single tokens", "nothing acts (16)", importances(n=16), thinking.importance),
         case("16 single tokens", "boring (16)", importances(n=16, boring=1.0), thinking.importance),
-        case("16 single tokens", "half of the norm's noise (16)", importances(n=16, effect=0.5), thinking.importance, True),
+        case("16 single tokens", "the token before (16)", importances(n=16, before=1.0), thinking.importance),
+        case("16 single tokens", "each response drifts (16)", importances(n=16, drift=1.0), thinking.importance),
+        case("16 single tokens", "half of the norm's noise (24)", importances(n=24, effect=0.5), thinking.importance, True),
         case("17 own thought", "nothing acts (24)", texts(0.0), thinking.thoughts),
         case("17 own thought", "one family of three is four deviations louder (24)", texts(8.0, "a"), thinking.thoughts),
         case("17 own thought", "four deviations (24)", texts(8.0), thinking.thoughts, True),

@@ -10,7 +10,15 @@ LAYERS = 4
 
 
 def token_table(
-    seed: int, *, n: int = 16, boring: float = 0.0, effect: float = 0.0, together: float = 0.0, shortest: int = 12
+    seed: int,
+    *,
+    n: int = 16,
+    boring: float = 0.0,
+    effect: float = 0.0,
+    together: float = 0.0,
+    before: float = 0.0,
+    drift: float = 0.0,
+    shortest: int = 12,
 ) -> pd.DataFrame:
     """A table of n prompts.
 
@@ -20,6 +28,8 @@ def token_table(
         boring: how much type, place, entropy and dose act on norm and importance alike.
         effect: how much of the norm's own noise goes into importance.
         together: how much type and place act on both as a product.
+        before: how much the type of the token before acts on both.
+        drift: how much each response drifts, by an amount of its own, in both.
         shortest: tokens of the shortest response; the longest has three times as many.
     """
     rng = np.random.default_rng([seed, 15])
@@ -27,7 +37,8 @@ def token_table(
     loud, weighty = rng.normal(size=vocabulary), rng.normal(size=vocabulary)
     weighty = loud + 0.5 * weighty
     logits = rng.normal(size=vocabulary)
-    return pd.concat([_response(rng, i, loud, weighty, logits, boring, effect, together, shortest) for i in range(n)])
+    parts = [_response(rng, i, loud, weighty, logits, boring, effect, together, before, drift, shortest) for i in range(n)]
+    return pd.concat(parts)
 
 
 def _response(
@@ -39,6 +50,8 @@ def _response(
     boring: float,
     effect: float,
     together: float,
+    before: float,
+    drift: float,
     shortest: int,
 ) -> pd.DataFrame:
     k = int(rng.integers(shortest, 3 * shortest))
@@ -48,6 +61,9 @@ def _response(
     cosine = np.clip(0.2 + 0.3 * rng.normal(size=k) + 0.1 * loud[ids], -1, 1)
     noise, shared = rng.exponential(size=(LAYERS, k)) - 1, rng.exponential(size=k) - 1
     common = boring * (place + 0.5 * np.log1p(entropy) + cosine) + together * loud[ids] * place
+    common += before * loud[np.append(ids[:1], ids[:-1])]
+    if drift:
+        common += drift * np.exp(0.8 * rng.normal()) * place
     norms = 100 + 10 * rng.normal() + 5 * (boring * loud[ids] + common + noise + shared)
     worth = boring * weighty[ids] + common + effect * shared + (rng.exponential(size=k) - 1)
     columns = {

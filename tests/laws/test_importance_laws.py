@@ -68,6 +68,7 @@ def test_importance_is_that_of_a_swap_by_plain_hooks(tiny: Any) -> None:
         logits = tiny(trace.tokens[None])[0, :-1].double().log_softmax(-1)
     plain = float(logits.gather(1, trace.tokens[1:, None])[-ANSWER:].sum())
     probabilities = logits.exp()
+    assert table["previous_token_id"].tolist() == trace.tokens[table["position"].to_numpy() - 1].tolist()
     for entry in table.itertuples():
         before, after, logprob = by_hand(tiny, trace, entry.position, pairs[entry.position])
         assert entry.importance == pytest.approx(plain - logprob, abs=2e-5)
@@ -144,6 +145,10 @@ def test_what_is_refused(tiny: Any) -> None:
         token_importance(tiny, nowhere)
     with pytest.raises(ValueError, match="thinks nothing"):
         token_importance(tiny, trace.with_labels(answer_at=PROMPT_LEN + 1))
+    answers = thinking(tiny)
+    with pytest.warns(UserWarning, match="1 of 2 responses think nothing before their answer and are left out"):
+        table = token_importance(tiny, [trace.with_labels(answer_at=PROMPT_LEN + 1), answers[1]], layer=LAYER, progress=False)
+    assert set(table["sequence"]) == {1}
     with pytest.raises(ValueError, match="answer_at is 99"):
         token_importance(tiny, trace.with_labels(answer_at=99))
     with pytest.raises(ValueError, match="lack layers 0"):

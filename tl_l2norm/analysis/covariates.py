@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 from scipy.sparse import csr_array, diags_array, hstack
@@ -13,6 +15,8 @@ from scipy.stats import rankdata
 from tl_l2norm.core.resampling import Array
 
 _KNOTS, _POWERS = 3, 3
+_TOKENS_PER_DEGREE = 5
+_LEAST_FREE = 0.1
 
 Integers = NDArray[np.integer]
 
@@ -26,6 +30,24 @@ def indicators(x: Integers) -> csr_array:
 def smooth(index: Integers) -> csr_array:
     """A spline of the square root of the index, because early tokens differ most: [token, 6] at the most."""
     return spline(np.sqrt((index - index.min()).astype(np.float64)))
+
+
+def pooled(ids: Integers, *, least: int) -> Integers:
+    """Ids [token], those of fewer tokens than `least` all made -1: an indicator of its own would explain such a token whole."""
+    values, index, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    return np.where(counts >= least, values, -1)[index]
+
+
+def own_curves(place: Integers, group: Integers, degree: int) -> csr_array:
+    """Legendre polynomials in each group's own place, from degree 1 to this one: [token, group * degree].
+
+    A group has one for every 5 of its tokens, so that short ones keep something: of 8 tokens a straight line, of 12 a parabola.
+    """
+    groups = pd.Series(place.astype(np.float64)).groupby(group)
+    low, high, size = (groups.transform(name).to_numpy() for name in ("min", "max", "size"))
+    powers = legvander(2 * (place - low) / np.maximum(high - low, 1.0) - 1, degree)[:, 1:]
+    powers = np.where(np.arange(1, degree + 1) <= (size // _TOKENS_PER_DEGREE)[:, None], powers, 0.0)
+    return csr_array(hstack([diags_array(own) @ indicators(group) for own in powers.T]))
 
 
 def spline(x: Array) -> csr_array:
@@ -71,7 +93,25 @@ class Projection:
         inverse = np.linalg.pinv((covariates.T @ covariates).toarray(), rcond=1e-10, hermitian=True)
         return cls(covariates=covariates, inverse=inverse)
 
+    @property
+    def rank(self) -> int:
+        """Of the covariates: how many tokens they could explain whatever these hold."""
+        return round(float((self.inverse * (self.covariates.T @ self.covariates).toarray()).sum()))
+
     def rest(self, y: Array) -> Array:
         """What the covariates don't explain of y [token] or [token, column]."""
         left: Array = y - self.covariates @ (self.inverse @ (self.covariates.T @ y))
         return left
+
+    def why_too_little(self, values: Array, rest: Array, group: Integers, tolerance: float) -> str | None:
+        """Why what is left of the values [token] can't be tested, or None where it can.
+
+        Too few tokens for so many covariates, or less than this share of the variance within groups that these leave.
+        """
+        n, rank, members = len(values), self.rank, indicators(group)
+        if n - rank < _LEAST_FREE * n:
+            return f"{n} tokens are too few beside {rank} covariates"
+        means = (members.T @ values) / members.sum(0)
+        total = float(((values - means[np.unique(group, return_inverse=True)[1]]) ** 2).sum())
+        left = float((rest**2).sum()) / total if total > 0 else 1.0
+        return f"covariates explain {1 - left:.0%} of its variance within responses" if left < tolerance else None

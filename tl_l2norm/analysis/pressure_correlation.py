@@ -10,6 +10,7 @@ from scipy.stats import rankdata
 
 from tl_l2norm.analysis.correlation import MIN_TOKENS, pearson, unexplained
 from tl_l2norm.analysis.pairing import require_prompts
+from tl_l2norm.analysis.token_tables import as_tokens
 from tl_l2norm.core.measured import PRESSURES
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, estimate, generator, interval
 from tl_l2norm.core.schema import SEED, Column, N, Schema, ends
@@ -58,7 +59,8 @@ def pressure_table(pressure: pd.DataFrame, *, seed: int = 0, resamples: int = RE
         One entry per mode, pair and scope: mode, quantity, against, scope, rho, low, high, n (prompts), seed.
 
     Raises:
-        ValueError: labels that are missing, or fewer than 8 prompts.
+        ValueError: labels or values that are missing, a token that is there twice, several prompts under one number, as of two
+            tables that were joined, or fewer than 8 prompts.
 
     Examples:
         >>> rising = np.arange(8.0)
@@ -73,7 +75,8 @@ def pressure_table(pressure: pd.DataFrame, *, seed: int = 0, resamples: int = RE
         6  pressure  l2_norm -1.0  8
         8   l2_norm   p_true  1.0  8
     """
-    kept = PRESSURES.check(pressure, *_USED)[~pressure["is_sink"]]
+    tokens = as_tokens(PRESSURES, pressure, _USED)
+    kept = tokens[~tokens["is_sink"]]
     entries = []
     for mode, group in kept.groupby("mode", sort=False):
         responses = [own for _, own in group.groupby("sequence", sort=False)]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array
 
-from tl_l2norm.analysis.covariates import Integers, Projection, indicators, ranks_within, smooth
+from tl_l2norm.analysis.covariates import Integers, Projection, indicators, own_curves, pooled, ranks_within, smooth
+from tl_l2norm.analysis.token_tables import as_tokens
 from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.measured import PRESSURES
@@ -21,15 +22,20 @@ SHIFTS = 499
 MIN_TOKENS = 8
 """A rank correlation over fewer tokens of a response says nothing."""
 
+_LEAST_SHIFTS = 39  # below that no two-sided p is 0.05
+_MOST_SHIFTS = 1_000_000
 _AT_ONCE = 64  # shifts
+_TOLERANCE = 0.001  # ranks of a norm that drifts hold little else, and yet that little can be told from chance
+_POOLED_BELOW = 3  # tokens: the other token's ids of fewer have one indicator together
+_DEGREE = 5  # of each response's own curve
 _SHARES = 100  # of a response, to which its index is rounded
 
 READINGS = {
-    "predicting": ("state_token_id", "l2_norm", "is_sink"),
-    "read back": ("token_id", "next_l2_norm", "next_is_sink"),
+    "predicting": ("state_token_id", "l2_norm", "is_sink", "token_id"),
+    "read back": ("token_id", "next_l2_norm", "next_is_sink", "state_token_id"),
 }
 """Of whose state the norm is: of the token from which the true one is predicted, or of the true one itself, one position later.
-To each the columns of its token id, norm and whether it is a sink."""
+To each the columns of its token id, norm, whether it is a sink, and the other token's id."""
 
 PULL_LINKS = Schema(
     "links of the pull with the norm",
@@ -49,23 +55,27 @@ PULL_LINKS = Schema(
     ),
 )
 
-_USED = ("mode", "prompt", "sequence", "position", "pull", *(name for names in READINGS.values() for name in names))
+_USED = ("mode", "prompt", "sequence", "position", "pull", *dict.fromkeys(n for names in READINGS.values() for n in names))
 
 
 def pull_link(pressure: pd.DataFrame, *, shifts: int = SHIFTS, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
     """Rank correlation of the pull `||dL/dy||` with the norm, with all that acts on both taken out.
 
-    Over the tokens of a response, ranks of both, with what token id, smooth index, smooth share of the response and a straight
-    line of each response's own explain taken out; then the mean over prompts. `p` flips the signs of prompts. Beside it the
-    same with the pull shifted round its response by a random amount each, which keeps its distribution, drift and
-    autocorrelation, and unties it from the token: `p_shifts` is twice the share of shifts, the data's own among them, whose rho
-    is as high, or as low.
+    Over the tokens of a response, ranks of both, with what both token ids (the one that is read and the one that is predicted;
+    of that whose state it isn't, ids with fewer than 3 tokens together), smooth index, smooth share of the response and a curve
+    of each response's own (up to degree 5, one for every 5 tokens) explain taken out; then the mean over prompts. `p`
+    flips the signs of prompts. Beside it the same with the pull shifted round its response by a random amount each, which keeps
+    its distribution, drift and autocorrelation, and unties it from the token: `p_shifts` is twice the share of shifts, the
+    data's own among them, whose rho is as high, or as low.
 
-    Only tokens whose type occurs again, of responses with 8 of them or more.
+    Only tokens whose type occurs again, of responses with 8 of them or more; of responses to a prompt that are the same tokens
+    one counts. Norms that follow the token before too, and pulls that follow both, got a verdict in 2 of 80 worlds; bumps of
+    each response's own half way in 7 of 80. What comes from tokens further back, from pairs of types, or from drift that is
+    rougher than a polynomial is still left in both.
 
     Args:
         pressure: what `optimisation_pressure` returned, with the labels mode and prompt.
-        shifts: how many.
+        shifts: how many, 39 or more: fewer give no p of 0.05.
         seed: of shifts, flips and the resampling of prompts.
         resamples: of prompts, and flips.
 
@@ -75,8 +85,9 @@ def pull_link(pressure: pd.DataFrame, *, shifts: int = SHIFTS, seed: int = 0, re
         shifts_mean, shifts_low, shifts_high (their central 95%), p_shifts, n (prompts), n_tokens, seed.
 
     Raises:
-        ValueError: labels that are missing.
-        Unmeasurable: in no mode 8 prompts with 8 tokens of types that occur again.
+        ValueError: labels or values that are missing, a token that is there twice, or several prompts under one number, as of
+            two tables that were joined.
+        Unmeasurable: in no mode 8 prompts with 8 tokens of types that occur again, or too few tokens beside the covariates.
 
     Examples:
         >>> columns = {"state_token_id": 5, "token_id": 5, "is_sink": False, "next_is_sink": False}
@@ -87,23 +98,38 @@ def pull_link(pressure: pd.DataFrame, *, shifts: int = SHIFTS, seed: int = 0, re
         >>> (link.set_index("reading")["p_shifts"] < 0.05).to_dict()
         {'predicting': True, 'read back': False}
     """
-    shifts = as_integer("shifts", shifts, least=1)
-    checked = PRESSURES.check(pressure, *_USED)
-    entries = []
+    shifts = as_integer("shifts", shifts, least=_LEAST_SHIFTS, most=_MOST_SHIFTS)
+    checked = _each_text_once(as_tokens(PRESSURES, pressure, _USED))
+    entries, why = [], f"fewer than {MIN_PROMPTS} prompts have {MIN_TOKENS} response tokens of types that occur again"
     for mode, group in checked.groupby("mode", sort=False):
         for reading, names in READINGS.items():
             table = _Tokens.of(group, *names)
-            if table is not None:
-                entry = {"mode": mode, "reading": reading, "n_tokens": len(table.token)}
-                entries.append(entry | _summary(table, shifts, seed, resamples))
+            if table is None:
+                continue
+            summary = _summary(table, shifts, seed, resamples)
+            if isinstance(summary, str):
+                why = f"nothing can be said of the norm: {summary} (types, place, each response's curve): give more responses"
+            else:
+                entries.append({"mode": mode, "reading": reading, "n_tokens": len(table.token)} | summary)
     if not entries:
-        raise Unmeasurable(f"fewer than {MIN_PROMPTS} prompts have {MIN_TOKENS} response tokens of types that occur again")
+        raise Unmeasurable(why)
     return PULL_LINKS.frame(entries, seed=seed)
 
 
-def _summary(table: _Tokens, shifts: int, seed: int, resamples: int) -> dict[str, object]:
-    projection = table.projection()
-    norm = projection.rest(ranks_within(table.norm, table.response))
+def _each_text_once(pressure: pd.DataFrame) -> pd.DataFrame:
+    """Of responses to a prompt that are the same tokens the first: copies would be shifted apart, as if each said more."""
+    texts = pressure.sort_values(["sequence", "position"], kind="stable").groupby("sequence")
+    keys = pd.DataFrame({name: texts[name].agg(tuple) for name in ("state_token_id", "token_id")})
+    keys = keys.assign(mode=texts["mode"].first(), prompt=texts["prompt"].first().astype(str))
+    return pressure[~pressure["sequence"].isin(keys.index[keys.duplicated()])]
+
+
+def _summary(table: _Tokens, shifts: int, seed: int, resamples: int) -> dict[str, object] | str:
+    """An entry's figures, or why there are none."""
+    projection, ranks = table.projection(), ranks_within(table.norm, table.response)
+    norm = projection.rest(ranks)
+    if why := projection.why_too_little(ranks, norm, table.response, _TOLERANCE):
+        return why
     pulls = ranks_within(table.pull, table.response)
     rhos = table.by_prompt(projection.rest(pulls)[:, None], norm)[:, 0]
     null = np.concatenate([table.by_prompt(projection.rest(s), norm).mean(0) for s in table.shifted(pulls, shifts, seed)])
@@ -131,6 +157,8 @@ class _Tokens:
     """[response] number of its prompt."""
     response: Integers
     token: Integers
+    other: Integers
+    """Of the two tokens, that whose state it isn't."""
     index: Integers
     """In the response."""
     share: Integers
@@ -139,7 +167,7 @@ class _Tokens:
     norm: Array
 
     @classmethod
-    def of(cls, group: pd.DataFrame, token_name: str, norm_name: str, sink_name: str) -> _Tokens | None:
+    def of(cls, group: pd.DataFrame, token_name: str, norm_name: str, sink_name: str, other_name: str) -> _Tokens | None:
         """None where too few prompts have enough of them."""
         kept = group[~group["is_sink"] & ~group[sink_name]].sort_values(["sequence", "position"], kind="stable")
         kept = kept[kept.groupby(token_name)[token_name].transform("size") > 1]
@@ -158,6 +186,7 @@ class _Tokens:
             prompt=prompt,
             response=response,
             token=kept[token_name].to_numpy(),
+            other=kept[other_name].to_numpy(),
             index=index,
             share=_SHARES * index // length,
             pull=kept["pull"].to_numpy(dtype=np.float64),
@@ -166,9 +195,9 @@ class _Tokens:
 
     def projection(self) -> Projection:
         """On all that may act on both."""
-        responses = indicators(self.response)
-        lines = csr_array(diags_array(self.index / (1 + self.index.max())) @ responses)
-        return Projection.on(responses, lines, indicators(self.token), smooth(self.index), smooth(self.share))
+        tokens = [indicators(self.token), indicators(pooled(self.other, least=_POOLED_BELOW))]
+        places = [smooth(self.index), smooth(self.share), own_curves(self.index, self.response, _DEGREE)]
+        return Projection.on(indicators(self.response), *tokens, *places)
 
     def parts(self) -> list[slice]:
         """Where each response lies."""

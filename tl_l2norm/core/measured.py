@@ -31,6 +31,27 @@ PRESSURES = Schema(
     ),
 )
 
+TOKEN_IMPORTANCES = Schema(
+    "tokens' importances",
+    "token_importance(model, results of run_modes)",
+    (
+        Column("sequence", int, "number of the response"),
+        Column("prompt", str, "the problem's id"),
+        Column("position", int, "of the token that was swapped"),
+        Column("token_id", int, "its id"),
+        Column("previous_token_id", int, "id of the token before it", optional=True),
+        Column("layer", int, "after which it was swapped"),
+        Column("importance", float, "nats that the answer loses"),
+        Column("entropy", float, "nats, of the distribution from which it was drawn"),
+        Column("next_entropy", float, "nats, of that behind it", optional=True),
+        Column("cosine", float, "of old and new direction"),
+        Column("late_norm", float, "mean over late layers; missing where none was recorded"),
+        Column("late_norm_but_the_last", float, "without the model's last block", optional=True),
+        SEED,
+        MODEL,
+    ),
+)
+
 EXPLAINED = Schema(
     "SAEs' errors",
     "evaluate_saes",

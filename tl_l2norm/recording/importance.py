@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -70,16 +71,17 @@ def token_importance(
 
     Returns:
         One row per response, layer and token: sequence (number of the response), prompt, family (if labelled), position,
-        token_id, token, layer, importance (nats, over 0 where the answer loses), answer_logprob (nats, unchanged),
-        entropy (nats, of the distribution from which the token was drawn, as for "forking tokens", Wang et al., arXiv
-        2506.01939), next_entropy (of that behind it), cosine (of old and new direction), l2_norm_0, ... (of each
-        recorded layer), late_norm (mean over late layers), late_norm_but_the_last (without the model's last block), seed,
-        model.
+        token_id, token, previous_token_id (of the token before it), layer, importance (nats, over 0 where the answer loses),
+        answer_logprob (nats, unchanged), entropy (nats, of the distribution from which the token was drawn, as for "forking
+        tokens", Wang et al., arXiv 2506.01939), next_entropy (of that behind it), cosine (of old and new direction), l2_norm_0,
+        ... (of each recorded layer), late_norm (mean over late layers), late_norm_but_the_last (without the model's last
+        block), seed, model.
         Attention sinks, the first token and the one just before the answer are left out.
 
     Raises:
         ValueError: no such layer; responses whose answer's place isn't known; traces of another model.
-        Unmeasurable: a response in which nothing is thought.
+        Unmeasurable: no response in which anything is thought; those in which nothing is are left out, and a warning says how
+            many.
 
     Examples:
         The answer is copied from the last result of the thought, the last token but one:
@@ -100,9 +102,9 @@ def token_importance(
     reader = _Reader(backend, batch_size_of(model, batch_size), sink_ratio, seed)
     tokenize(backend, traces)  # refuses tokens that this model doesn't have
     frames = []
-    with torch.no_grad(), tqdm(total=len(traces), desc="importance", unit="seq", disable=not progress, delay=2) as bar:
-        for i, trace in enumerate(traces):
-            frames.append(reader.read(i, trace, places[i]))
+    with torch.no_grad(), tqdm(total=len(places), desc="importance", unit="seq", disable=not progress, delay=2) as bar:
+        for i, positions in places.items():
+            frames.append(reader.read(i, traces[i], positions))
             bar.update()
     return pd.concat(frames, ignore_index=True).assign(seed=seed, model=backend.model_name)
 
@@ -117,8 +119,8 @@ def _layers(backend: Backend, layer: Layers) -> tuple[int, ...]:
 
 def _places(
     backend: Backend, traces: Sequence[Trace], layers: Sequence[int], max_tokens: int | None, seed: int
-) -> list[dict[int, list[int]]]:
-    """Of each response, by layer, the positions to swap."""
+) -> dict[int, dict[int, list[int]]]:
+    """Of each response that thinks, by its number and by layer, the positions to swap."""
     require_comparable(traces)
     if unknown := [i for i, trace in enumerate(traces) if answer_start(trace) is None]:
         raise InputError(
@@ -130,14 +132,18 @@ def _places(
     identity = backend.identity()
     if traces[0].provenance.fingerprint not in ("", identity.weights):
         raise InputError(f"the traces are of {traces[0].provenance.describe()}, which is not this model")
-    found = []
+    places = {}
     for i, trace in enumerate(traces):
-        drawn = _drawn(trace, i, max_tokens, seed)
-        if not drawn:
-            raise Unmeasurable(f"response {i} thinks nothing before its answer: give thinking responses")
-        usable = {layer: _live(trace, layer) for layer in layers}
-        found.append({layer: [t for t in drawn if t in usable[layer]] for layer in layers})
-    return found
+        drawn, usable = _drawn(trace, i, max_tokens, seed), {layer: _live(trace, layer) for layer in layers}
+        if drawn:
+            places[i] = {layer: [t for t in drawn if t in usable[layer]] for layer in layers}
+    if not any(positions for of_layers in places.values() for positions in of_layers.values()):
+        raise Unmeasurable(
+            f"each of {len(traces)} responses thinks nothing before its answer that could be swapped: give thinking responses"
+        )
+    if n := len(traces) - len(places):
+        warnings.warn(f"{n} of {len(traces)} responses think nothing before their answer and are left out", stacklevel=3)
+    return places
 
 
 def _drawn(trace: Trace, number: int, max_tokens: int | None, seed: int) -> list[int]:
@@ -273,6 +279,7 @@ def _frame(trace: Trace, positions: Sequence[int], entropy: Float[Tensor, " pos"
             "position": at,
             "token_id": trace.tokens.numpy()[at],
             "token": [trace.str_tokens[t] for t in positions],
+            "previous_token_id": trace.tokens.numpy()[at - 1],
             "entropy": entropy.numpy()[at - 1],
             "next_entropy": entropy.numpy()[at],
             **by_layer,
@@ -285,6 +292,6 @@ _LATE_NORMS = {"late_norm": LATE, "late_norm_but_the_last": BUT_LAST}
 
 
 def _columns(trace: Trace, labels: dict[str, Any]) -> list[str]:
-    first = ["sequence", *labels, "position", "token_id", "token", "layer", "importance", "answer_logprob"]
+    first = ["sequence", *labels, "position", "token_id", "token", "previous_token_id", "layer", "importance", "answer_logprob"]
     norms = [f"l2_norm_{one}" for one in trace.layers]
     return [*first, "entropy", "next_entropy", "cosine", *norms, *_LATE_NORMS]

@@ -4,8 +4,9 @@ import pytest
 from scipy.stats import rankdata
 
 from tests.worlds import World
+from tl_l2norm.analysis.covariates import smooth
 from tl_l2norm.analysis.pull import pull_link
-from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.errors import InputError, Unmeasurable
 
 
 def test_a_pull_that_is_a_function_of_the_norm_has_rho_1_in_its_reading() -> None:
@@ -27,21 +28,20 @@ def test_rho_is_that_of_residuals_from_dense_least_squares() -> None:
         for i, n in enumerate(lengths)
     ]
     table = pd.concat(parts).assign(mode="think", token_id=1, state_token_id=1, is_sink=False, next_is_sink=False)
-    links = pull_link(table.assign(next_l2_norm=table["l2_norm"]), shifts=9)
+    links = pull_link(table.assign(next_l2_norm=table["l2_norm"]), shifts=39)
     assert links["rho"].nunique() == 1 and links["n_tokens"].tolist() == [sum(lengths)] * 2
-
-    from tl_l2norm.analysis.covariates import smooth
 
     index = table["position"].to_numpy()
     shares = np.concatenate([100 * np.arange(n) // (n - 1) for n in lengths])
-    own = np.zeros((len(index), 16))
-    own[np.arange(len(index)), np.repeat(np.arange(8), lengths)] = 1
-    own[np.arange(len(index)), 8 + np.repeat(np.arange(8), lengths)] = index
+    own = np.zeros((len(index), 8 * 6))
+    for i, n in enumerate(lengths):
+        powers = np.polynomial.legendre.legvander(np.linspace(-1, 1, n), min(5, n // 5))
+        own[np.repeat(np.arange(8), lengths) == i, 6 * i : 6 * i + powers.shape[1]] = powers
     x = np.hstack([own, smooth(index).toarray(), smooth(shares).toarray()])
     ranks = np.stack(
         [np.concatenate([rankdata(part[name]) / len(part) for part in parts]) for name in ("pull", "l2_norm")], axis=1
     )
-    left = ranks - x @ np.linalg.lstsq(x, ranks, rcond=None)[0]
+    left = ranks - x @ np.linalg.lstsq(x, ranks, rcond=1e-5)[0]
     by_response = np.split(left, np.cumsum(lengths)[:-1])
     rhos = [(a * b).sum() / ((a**2).sum() * (b**2).sum()) ** 0.5 for a, b in (part.T for part in by_response)]
     assert links["rho"][0] == pytest.approx(np.mean(rhos))
@@ -49,11 +49,11 @@ def test_rho_is_that_of_residuals_from_dense_least_squares() -> None:
 
 def test_sinks_rare_types_and_short_responses_are_left_out() -> None:
     table = World(n=9, thinking=(30, 40)).pressures(0)
-    n = pull_link(table, shifts=9).set_index("reading")["n_tokens"]
+    n = pull_link(table, shifts=39).set_index("reading")["n_tokens"]
     sink = table.assign(is_sink=table["position"] == 3)
-    assert (pull_link(sink, shifts=9).set_index("reading")["n_tokens"] <= n - 9).all()
+    assert (pull_link(sink, shifts=39).set_index("reading")["n_tokens"] <= n - 9).all()
     rare = table.assign(token_id=np.arange(len(table)))
-    assert pull_link(rare, shifts=9)["reading"].tolist() == ["predicting"]
+    assert pull_link(rare, shifts=39)["reading"].tolist() == ["predicting"]
     for few in (table[table["position"] < 7], table[table["sequence"] < 7]):
         with pytest.raises(Unmeasurable, match="fewer than 8 prompts have 8 response tokens"):
             pull_link(few)
@@ -64,4 +64,61 @@ def test_sinks_rare_types_and_short_responses_are_left_out() -> None:
 def test_samples_of_a_prompt_count_once() -> None:
     table = World(n=16, thinking=(30, 40)).pressures(0)
     halves = table.assign(prompt="p" + (table["sequence"] // 2).astype(str))
-    assert pull_link(table, shifts=9)["n"].tolist() == [16, 16] and pull_link(halves, shifts=9)["n"].tolist() == [8, 8]
+    assert pull_link(table, shifts=39)["n"].tolist() == [16, 16] and pull_link(halves, shifts=39)["n"].tolist() == [8, 8]
+
+
+def two_types(seed: int, n: int = 24, vocabulary: int = 12) -> pd.DataFrame:
+    """Norms follow a token and the one before it, pulls that token and the next: nothing else links them."""
+    rng = np.random.default_rng([seed, 11])
+    a, b, c, d = rng.normal(size=(4, vocabulary))
+    chain, parts = rng.dirichlet(np.full(vocabulary, 0.5), size=vocabulary), []
+    for i in range(n):
+        ids = [0]
+        for _ in range(int(rng.integers(20, 60))):
+            ids.append(int(rng.choice(vocabulary, p=chain[ids[-1]])))
+        of, before = np.array(ids[1:]), np.array([0, *ids[:-2]])
+        state = np.array(ids[:-1])
+        norms = 3 * a[np.array(ids)] + 3 * b[np.append(before, ids[-2])] + 2 * rng.exponential(size=len(ids))
+        pull = np.exp(c[state] + d[of] + rng.exponential(size=len(of)))
+        columns = {"token_id": of, "state_token_id": state, "l2_norm": norms[:-1], "next_l2_norm": norms[1:], "pull": pull}
+        parts.append(pd.DataFrame(columns).assign(sequence=i, prompt=f"p{i}", position=range(len(of))))
+    return pd.concat(parts).assign(mode="think", is_sink=False, next_is_sink=False)
+
+
+def test_types_of_both_tokens_are_no_link() -> None:
+    """Of 20 tables and both readings, 5% at a level of 0.05 by chance; without the other token it was every third table."""
+    links = pd.concat(pull_link(two_types(seed), shifts=99, resamples=200, seed=seed) for seed in range(20))
+    assert (links[["p", "p_shifts"]].max(axis=1) <= 0.05).sum() <= 5
+
+
+def test_copies_of_a_response_count_once() -> None:
+    table = World(n=12, thinking=(30, 40)).pressures(0)
+    copies = pd.concat([table, table.assign(sequence=table["sequence"] + 12)])
+    pd.testing.assert_frame_equal(pull_link(copies, shifts=39), pull_link(table, shifts=39))
+
+
+def test_what_is_no_table_of_one_call_is_refused() -> None:
+    table = World(n=12, thinking=(30, 40)).pressures(0)
+    joined = table.assign(sequence=table["sequence"] % 6)
+    cases = {
+        "stand there twice, such as sequence 0, position 0; .*renumber": joined,
+        "sequence 1 is of 2 prompts": table.assign(prompt=table["prompt"].where(table["position"] > 3, "p000")),
+        "pull is missing or infinite in 1 of": table.assign(pull=table["pull"].where(table.index != 5)),
+        "position is missing": table.assign(position=table["position"].where(table.index != 5)),
+        "prompt is missing": table.assign(prompt=table["prompt"].where(table["sequence"] != 2)),
+        "mode is missing": table.assign(mode=np.nan),
+        "is_sink must be true or false, got 2": table.assign(is_sink=2),
+        "several models": table.assign(model=np.where(table["sequence"] < 6, "a", "b")),
+        "is empty": table[:0],
+    }
+    for message, odd in cases.items():
+        with pytest.raises(InputError if "empty" not in message else Unmeasurable, match=message):
+            pull_link(odd, shifts=39)
+    with pytest.raises(ValueError, match="shifts must be at least 39"):
+        pull_link(table, shifts=38)
+
+
+@pytest.mark.parametrize("kind", [int, object, "boolean", float])
+def test_sinks_may_come_as_numbers_or_objects(kind: object) -> None:
+    table = World(n=12, thinking=(30, 40)).pressures(0).assign(is_sink=lambda x: x["position"] == 3)
+    pd.testing.assert_frame_equal(pull_link(table.astype({"is_sink": kind}), shifts=39), pull_link(table, shifts=39))

@@ -466,3 +466,27 @@ def test_what_was_not_measured_says_why() -> None:
     assert table.loc[3, "why"] == table.loc[1, "why"] == "no SAEs were given"
     assert table.loc[13, "why"] == "it was not measured"
     assert (table["why"] != "").all()
+
+
+def swapped(*entries: tuple[int, float, float, float]) -> dict[str, pd.DataFrame]:
+    """Of each layer: rho of late norm and importance, p and p_shifted."""
+    frame = pd.DataFrame(entries, columns=["layer", "rho", "p", "p_shifted"])
+    frame = frame.assign(low=frame["rho"] - 0.1, high=frame["rho"] + 0.1)
+    constants = {"quantity": "late_norm", "given": "the rest", "shifted": 0.0, "n": 30, "n_tokens": 400}
+    return {"importance": frame.assign(**constants)}
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected", "p", "layer"),
+    [
+        (swapped((2, 0.2, 0.002, 0.004)), "supported", 0.004, 2),
+        (swapped((2, 0.0, 0.9, 0.9), (5, 0.2, 0.002, 0.004)), "supported", 0.008, 5),  # times the number of layers
+        (swapped((2, 0.2, 0.03, 0.03), (5, 0.1, 0.04, 0.2)), "not supported", 0.06, 2),
+        (swapped((2, 0.1, 0.04, 0.04), (5, -0.2, 0.001, 0.001)), "not supported", 0.08, 2),
+    ],
+)
+def test_the_answer_must_hang_on_loud_tokens_swapped_behind_one_layer(tables: Any, expected: str, p: float, layer: int) -> None:
+    claim = verdict(16, tables)
+    assert claim["verdict"] == expected and claim["p"] == pytest.approx(p)
+    assert f"(400 tokens, swapped behind layer {layer})" in claim["measured"]
+    assert ("p is times their number" in claim["why"]) == (len(tables["importance"]) > 1)

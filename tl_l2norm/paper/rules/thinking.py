@@ -59,23 +59,30 @@ def _why_not(entry: pd.Series) -> str:
 
 
 def importance(known: Known) -> Finding:
-    """Of the tokens on which the answer hangs."""
+    """Of the tokens on which the answer hangs, where they were swapped behind one of the layers; p is times their number."""
     table = known["importance"]
-    own = table[table["given"] == "the rest"].set_index("quantity")
-    if "late_norm" not in own.index:
+    rest = table[table["given"] == "the rest"]
+    norms = rest[rest["quantity"] == "late_norm"].set_index("layer")
+    if norms.empty:
         raise Missing("no late layer was recorded")
-    norm, rivals = own.loc["late_norm"], own[own.index.isin(("entropy", "next_entropy"))]
+    is_met = (norms["rho"] > 0) & (norms["rho"] > norms["shifted"])
+    p = norms[["p", "p_shifted"]].max(axis=1, skipna=False)
+    layer = p.where(is_met, 2.0).fillna(3.0).idxmin()
+    norm, own = norms.loc[layer], rest[rest["layer"] == layer].set_index("quantity")
+    rivals = own[own.index.isin(("entropy", "next_entropy"))]
+    others = [f"{rho:.3f} behind layer {other}" for other, rho in norms["rho"].drop(layer).items()]
     return Finding(
         measured=f"rho of late norm and importance {norm['rho']:.3f}, given type, place, entropy and dose ({norm['n_tokens']} "
-        f"tokens, swapped behind layer {norm['layer']})",
+        f"tokens, swapped behind layer {layer})" + "".join(f", {other}" for other in others),
         interval=span(norm["low"], norm["high"], ".3f"),
         control=f"importances of other tokens of the response {norm['shifted']:.3f}"
         + "".join(f", {name.replace('_', ' ')} {figure(entry, 'rho', '.3f')}" for name, entry in rivals.iterrows()),
         n=int(norm["n"]),
-        p=float(max(norm["p"], norm["p_shifted"])),
-        meets=bool(norm["rho"] > 0 and norm["rho"] > norm["shifted"]),
+        p=float(np.minimum(1.0, len(norms) * p.loc[layer])),
+        meets=bool(is_met.loc[layer]),
         why="needs the answer to lose more where a token of higher norm is swapped for another at equal norm, more so than "
-        "after a shift of the importances along the response",
+        "after a shift of the importances along the response"
+        + (f", behind one of {len(norms)} layers (p is times their number)" if others else ""),
     )
 
 
