@@ -112,7 +112,7 @@ def test_other_models_have_none(tiny: Any) -> None:
 
 def test_the_tiny_reasoners() -> None:
     assert read_preset(bundled_folder("tiny-reasoner")) == Preset(
-        sink_ratio=20.0, batch_size=100, temperature=2.5, families="compact", n_problems=200
+        sink_ratio=20.0, batch_size=100, temperature=2.2, families="compact", n_problems=200
     )
     model = l2.load_model("tiny-reasoner", device="cpu")
     results = l2.run_modes(model, l2.make_mixture(2, families="compact"), max_new_tokens=8, progress=False)

@@ -82,19 +82,21 @@ def fit(
         size = np.abs(step).max(1, keepdims=True)
         step = step * np.minimum(1, _LONGEST_STEP / np.maximum(size, 1e-300))
         if size.max(initial=0) < _TOLERANCE:
-            return beta + step
+            beta = beta + step
+            break
         beta, reached = _uphill(likelihood, beta, step, reached)
     return beta
 
 
 def _uphill(likelihood: Callable[[Array], Array], beta: Array, step: Array, reached: Array) -> tuple[Array, Array]:
     """Each fit's step, halved until its likelihood doesn't fall: where outcomes are nearly separated whole steps go too far."""
+    value = likelihood(beta + step)
     for _ in range(_HALVINGS):
-        value = likelihood(beta + step)
         lower = ~(value >= reached - 1e-9 * np.abs(reached))
         if not lower.any():
             break
         step = np.where(lower[:, None], step / 2, step)
+        value = likelihood(beta + step)
     return beta + step, value
 
 

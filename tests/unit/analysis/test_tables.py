@@ -17,11 +17,11 @@ from tl_l2norm.core import measured
 from tl_l2norm.core.schema import Schema
 from tl_l2norm.experiments import selection, suppression
 from tl_l2norm.paper import claims, stages, tables
-from tl_l2norm.recording import pressure
+from tl_l2norm.recording import importance, pressure
 from tl_l2norm.saes import evaluate
 
 MODULES = [importlib.import_module(f"tl_l2norm.analysis.{m.name}") for m in pkgutil.iter_modules(tl_l2norm.analysis.__path__)]
-OWNERS = [*MODULES, pressure, evaluate, suppression, selection, stages]
+OWNERS = [*MODULES, pressure, importance, evaluate, suppression, selection, stages]
 SCHEMAS = {
     schema.maker: schema
     for module in (*MODULES, measured, selection, claims)
