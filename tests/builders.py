@@ -45,7 +45,7 @@ def make_result(index: int, mode: Mode, *, trace: Trace | None = None, **fields:
         trace = make_trace(["<|start|>", " ask", " an", "swer"], norms=norms, prompt_len=2, think=1 if mode == "think" else 0)
     problem = fields.get("problem") or Problem(question=f"What is {index} + 1?", answer=str(index + 1), family="sums", level=1)
     if trace.prompt_len > 1:  # no two problems ask the same
-        last, asked = torch.tensor([trace.prompt_len - 1]), 1000 + int(problem.id[:6], 16)
+        last, asked = torch.tensor([trace.prompt_len - 1]), 1000 + int(problem.id[:6], 16) % 40_000  # of any vocabulary
         trace = dataclasses.replace(trace, tokens=trace.tokens.index_fill(0, last, asked))
     defaults: dict[str, Any] = {
         "problem": problem,
