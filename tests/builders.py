@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tests.traces import make_trace
+from tests.traces import PROVENANCE, make_trace
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.results import Result
@@ -44,7 +44,7 @@ def make_result(index: int, mode: Mode, *, trace: Trace | None = None, **fields:
         norms = [[25_000.0, 9.0, *base], [25_000.0, 90.0, *(10 * norm for norm in base)]]
         trace = make_trace(["<|start|>", " ask", " an", "swer"], norms=norms, prompt_len=2, think=1 if mode == "think" else 0)
     problem = fields.get("problem") or Problem(question=f"What is {index} + 1?", answer=str(index + 1), family="sums", level=1)
-    if trace.prompt_len > 1:  # no two problems ask the same
+    if trace.prompt_len > 1 and trace.provenance.model == PROVENANCE["model"]:  # no two problems ask the same
         last, asked = torch.tensor([trace.prompt_len - 1]), 1000 + int(problem.id[:6], 16) % 40_000  # of any vocabulary
         trace = dataclasses.replace(trace, tokens=trace.tokens.index_fill(0, last, asked))
     defaults: dict[str, Any] = {
