@@ -105,7 +105,7 @@ def test_analyse_writes_a_folder_and_goes_on_from_it(tmp_path: Path) -> None:
     options = ["analyse", "--n", "16", "--saes", "none", "--skip", "suppression", "--max-new-tokens", "96", "--out", str(out)]
     first = run(*options)
     assert first.returncode == 0, first.stderr
-    assert "tested claims are supported on this model" in first.stdout and str(out / "analysis.html") in first.stdout
+    assert "that could be tested are supported on this model" in first.stdout and str(out / "analysis.html") in first.stdout
     assert "no SAEs were given" in " ".join(first.stdout.split())
     assert "tiny-reasoner" in (out / "analysis.html").read_text()
     assert {"accuracy", "curves", "differences", "dynamics"} <= {path.stem for path in (out / "tables").glob("*.csv")}
