@@ -97,20 +97,24 @@ def test_a_norm_of_its_own_has_the_pressure_against_it_and_not_the_pull() -> Non
     assert rho["pressure", "l2_norm"] < -0.5 and abs(rho["pull", "l2_norm"]) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(list(SUPPRESSION_NULLS)[1:3], SUPPRESSION_NULLS))
 def test_suppression_that_harms_for_other_reasons_is_rarely_put_down_to_norms(name: str) -> None:
     assert is_rare(verdicts(of_suppression, SUPPRESSION_NULLS[name], FEW).count(SUPPORTED), FEW)
 
 
+@pytest.mark.slow
 def test_where_both_arms_collapse_nothing_is_said() -> None:
     said = verdicts(of_suppression, World(harm=0.4, **CLOSE), FEW)  # type: ignore[arg-type]
     assert said.count(UNINFORMATIVE) >= 0.9 * FEW and is_rare(said.count(SUPPORTED), FEW)
 
 
+@pytest.mark.slow
 def test_unlike_doses_cant_be_tested() -> None:
     said = verdicts(of_suppression, SUPPRESSION_NULLS["unlike doses"], FEW)
     assert said.count(UNTESTED) >= 0.9 * FEW
 
 
+@pytest.mark.slow
 def test_high_norms_that_matter_are_found() -> None:
     assert is_usual(verdicts(of_suppression, SUPPRESSION_PLANTED, FEW).count(SUPPORTED), FEW)

@@ -208,6 +208,7 @@ def test_a_planted_effect_is_found() -> None:
     assert found_ones({"beta": 0.4}, PLANTED) >= FOUND * PLANTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("problems", "n"), [(40, 4), (40, 8), (20, 16)])
 def test_the_interval_leaves_out_0_where_the_test_rejects_it_and_rarely_where_it_is_true(problems: int, n: int) -> None:
     rejected, low, high = intervals({"problems": problems, "n": n}, NULLS)
@@ -215,6 +216,7 @@ def test_the_interval_leaves_out_0_where_the_test_rejects_it_and_rarely_where_it
     assert (outside == rejected).all() and outside.sum() <= MOST_FALSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("problems", "n"), [(40, 4), (40, 8), (20, 16)])
 def test_the_interval_covers_what_is_planted(problems: int, n: int) -> None:
     assert missed({"problems": problems, "n": n, "beta": 0.8}, NULLS) <= MOST_FALSE

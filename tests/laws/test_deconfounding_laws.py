@@ -76,6 +76,7 @@ def test_a_mode_difference_that_token_types_make_is_taken_out() -> None:
     assert raw > 2 and late["low"] < 0 < late["high"]
 
 
+@pytest.mark.slow
 def test_high_norms_are_rarely_said_to_be_of_thinking_and_found_where_they_are() -> None:
     null = [high_norm_effect(*World().make(seed), seed=seed, flips=FLIPS)["p"].iloc[0] <= 0.05 for seed in range(RUNS)]
     loud = [high_norm_effect(*World(n=48, effect=3).make(seed), seed=seed, flips=FLIPS).iloc[0] for seed in range(RUNS)]
