@@ -199,11 +199,6 @@ class _Tokens:
         places = [smooth(self.index), smooth(self.share), own_curves(self.index, self.response, _DEGREE)]
         return Projection.on(indicators(self.response), *tokens, *places)
 
-    def parts(self) -> list[slice]:
-        """Where each response lies."""
-        ends_ = np.cumsum(np.bincount(self.response))
-        return [slice(end - n, end) for end, n in zip(ends_, np.bincount(self.response), strict=True)]
-
     def shifted(self, x: Array, shifts: int, seed: int) -> Iterator[Array]:
         """Each response's values shifted round it by at least one place, some shifts at a time: [token, shift]."""
         rng, counts = generator(seed), np.bincount(self.response)
