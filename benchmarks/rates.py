@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,10 @@ def cases() -> list[Case]:
         case("0 correctness", "nothing acts (100 problems x 8)", samples(), thinking.correctness),
         case("0 correctness", "length acts on both", samples(**length), thinking.correctness),
         case("0 correctness", "length acts on both, U-shaped", samples(**curved), thinking.correctness),
-        case("0 correctness", "beta 0.4 (100 x 8)", samples(beta=0.4), thinking.correctness, planted=True),
+        *(
+            case("0 correctness", f"beta {beta} (100 x 8)", samples(beta=beta), thinking.correctness, planted=True)
+            for beta in (0.2, 0.4)
+        ),
     ]
     for name, shape in mode_worlds.SMOOTH.items():
         said = shapes(shape, 0.05)
@@ -195,18 +198,23 @@ def cases() -> list[Case]:
             )
             for noises in (1.5, 3)
         ),
-        Case(claim="3 features", world="boring", planted=False, said=links(World(n=32, latents=160))),
         Case(
-            claim="3 features", world="features without norms", planted=False, said=links(World(n=32, latents=160, firing=1.0))
+            claim="3 features (its statistic; no verdict)", world="boring", planted=False, said=links(World(n=32, latents=160))
         ),
         Case(
-            claim="3 features",
+            claim="3 features (its statistic; no verdict)",
+            world="features without norms",
+            planted=False,
+            said=links(World(n=32, latents=160, firing=1.0)),
+        ),
+        Case(
+            claim="3 features (its statistic; no verdict)",
             world="a norm that is a gain",
             planted=False,
             said=links(World(n=32, latents=160, firing=1.0, gain=0.3)),
         ),
         Case(
-            claim="3 features",
+            claim="3 features (its statistic; no verdict)",
             world="the norm follows them (16 held out)",
             planted=True,
             said=links(World(n=32, latents=160, reasoning=3.0)),
@@ -233,8 +241,12 @@ def cases() -> list[Case]:
                 "labels alone": World(n=80, families=4, family_types=1e-9),
                 "loud types": World(n=80, families=4, family_types=0.3, types=8.0),
                 "vocabularies of their own": World(n=80, families=4, family_types=20.0),
+                "longer prompts": verdict_worlds.Placed(n=80, families=4, family_types=1e-9, by="family", each=15),
             },
-            {"two prompt deviations (80)": World(n=80, families=4, family_types=0.1, family_effect=10.0)},
+            {
+                "one prompt deviation (80)": World(n=80, families=4, family_types=0.1, family_effect=5.0),
+                "two prompt deviations (80)": World(n=80, families=4, family_types=0.1, family_effect=10.0),
+            },
         ),
         (
             "14 difficulty",
@@ -244,8 +256,13 @@ def cases() -> list[Case]:
                 "boring": World(n=60, levels=4),
                 "longer and louder": verdict_worlds.LONGER,
                 "quieter direct answers": World(n=60, levels=4, quieter=4.0),
+                "longer prompts": verdict_worlds.Placed(n=60, levels=4, each=15),
+                "louder types": verdict_worlds.LouderTypes(n=60, levels=4),
             },
-            {"0.8 prompt deviations a level (60)": World(n=60, levels=4, harder=4.0)},
+            {
+                "0.4 prompt deviations a level (60)": World(n=60, levels=4, harder=2.0),
+                "0.8 prompt deviations a level (60)": World(n=60, levels=4, harder=4.0),
+            },
         ),
     ):
         for planted_too, worlds in ((False, nulls), (True, planted)):
@@ -254,12 +271,21 @@ def cases() -> list[Case]:
                 for name, world in worlds.items()
             ]
     for claim, finding, nulls, planted in (
-        ("9 pull", cause_worlds.of_pull, cause_worlds.PULL_NULLS, cause_worlds.PULL_PLANTED),
+        (
+            "9 pull",
+            cause_worlds.of_pull,
+            cause_worlds.PULL_NULLS,
+            {"half of that (60)": replace(cause_worlds.PULL_PLANTED["the state that predicts"], pull=0.2)}
+            | cause_worlds.PULL_PLANTED,
+        ),
         (
             "12 suppression",
             cause_worlds.of_suppression,
             cause_worlds.SUPPRESSION_NULLS,
-            {"high norms matter (120)": cause_worlds.SUPPRESSION_PLANTED},
+            {
+                "high norms do half of that harm (120)": replace(cause_worlds.SUPPRESSION_PLANTED, norm_harm=0.1),
+                "high norms cost a fifth of the right answers each (120)": cause_worlds.SUPPRESSION_PLANTED,
+            },
         ),
     ):
         for planted_too, worlds in ((False, nulls), (True, planted)):
@@ -275,9 +301,19 @@ def cases() -> list[Case]:
         case("16 single tokens", "boring (16)", importances(n=16, boring=1.0), thinking.importance),
         case("16 single tokens", "the token before (16)", importances(n=16, before=1.0), thinking.importance),
         case("16 single tokens", "each response drifts (16)", importances(n=16, drift=1.0), thinking.importance),
-        case("16 single tokens", "half of the norm's noise (24)", importances(n=24, effect=0.5), thinking.importance, True),
+        *(
+            case(
+                "16 single tokens",
+                f"{effect:g} of the norm's noise (24)",
+                importances(n=24, effect=effect),
+                thinking.importance,
+                True,
+            )
+            for effect in (0.25, 0.5)
+        ),
         case("17 own thought", "nothing acts (24)", texts(0.0), thinking.thoughts),
         case("17 own thought", "one family of three is four deviations louder (24)", texts(8.0, "a"), thinking.thoughts),
+        case("17 own thought", "two deviations (24)", texts(4.0), thinking.thoughts, True),
         case("17 own thought", "four deviations (24)", texts(8.0), thinking.thoughts, True),
         Case(claim="any, after Holm", world="a whole table of the boring world", planted=False, said=whole),
     ]

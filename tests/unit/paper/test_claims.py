@@ -333,7 +333,8 @@ def links(*entries: tuple[float, float, float]) -> dict[str, pd.DataFrame]:
         (links((0.2, 0.002, 0.3), (0.2, 0.4, 0.001)), "not supported", 0.6),  # both ways of testing are needed
         (links((-0.2, 0.002, 0.002), (0.0, 0.9, 0.9)), "not supported", 0.004),
         (links((0.2, 0.002, 0.004)), "supported", 0.004),
-        (links((-0.5, 0.0005, 0.0005), (0.2, 0.002, 0.004)), "supported", 0.008),  # the other reading, against the first
+        (links((-0.5, 0.0005, 0.0005), (0.2, 0.002, 0.004)), "not supported", 0.008),  # the readings oppose each other
+        (links((-0.5, 0.0005, 0.3), (0.2, 0.002, 0.004)), "supported", 0.008),  # one of them not surely
     ],
 )
 def test_norms_must_follow_the_pull_beyond_shifted_ones(tables: Any, expected: str, p: float) -> None:

@@ -27,8 +27,9 @@ def pressure(known: Known) -> Finding:
     links = links[links["mode"] == "think"]
     if links.empty:
         return replace(finding, why="too few thinking tokens are of types that occur again")
-    p = links[["p", "p_shifts"]].max(axis=1).where(links["rho"] > 0, 2.0)  # the claim is of a rho over 0
-    best = links.loc[p.idxmin()]
+    greatest = links[["p", "p_shifts"]].max(axis=1)
+    best = links.loc[greatest.where(links["rho"] > 0, 2.0).idxmin()]  # the claim is of a rho over 0
+    opposed = bool(((links["rho"] < 0) & (greatest <= ALPHA)).any())
     least = float(min(1.0, len(links) * best[["p", "p_shifts"]].max()))
     rhos = (f"{_READINGS[str(entry['reading'])]} {figure(entry, 'rho', '.2f')}" for _, entry in links.iterrows())
     shifted = (f"{span(entry['shifts_low'], entry['shifts_high'], '.2f')}" for _, entry in links.iterrows())
@@ -39,9 +40,9 @@ def pressure(known: Known) -> Finding:
         control=f"pull shifted round its response {', '.join(shifted)}",
         n=int(best["n"]),
         p=least,
-        meets=bool(best["rho"] > 0 and by_p["rho"] < 0),
+        meets=bool(best["rho"] > 0 and by_p["rho"] < 0 and not opposed),
         why="needs rho of pull and norm over 0, over prompts and beyond shifted pulls, for one of the two readings (p is times "
-        "their number); that the pull falls with the probability is needed, but no evidence",
+        "their number), and none surely under 0; that the pull falls with the probability is needed, but no evidence",
     )
 
 
