@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -22,7 +22,7 @@ from tl_l2norm.models.cache import Renamings
 from tl_l2norm.models.cache_rows import Cache, CacheRows
 from tl_l2norm.models.final_norm import FinalNorm, read_final_norm
 from tl_l2norm.models.fingerprint import model_fingerprint, template_fingerprint, tokenizer_fingerprint
-from tl_l2norm.models.hooks import attached, foreign_hooks, muted
+from tl_l2norm.models.hooks import attached, foreign_hooks, hook_points, muted
 from tl_l2norm.text.turn_ends import turn_ends
 
 LogitsAt = Literal["none", "last", "all"]
@@ -86,6 +86,16 @@ class Backend(ABC):
     def foreign_hooks(self) -> int:
         """How many hooks are on the model. To be asked before a run attaches hooks of its own."""
         return foreign_hooks(self.model, self._weights)
+
+    @property
+    def checked_as(self) -> Any:
+        """What a check of how the model decodes is remembered by."""
+        return self.model
+
+    @property
+    def points(self) -> Sequence[HookPoint]:
+        """Every hook point that a pass goes through."""
+        return hook_points(self.model)
 
     @property
     @abstractmethod

@@ -15,7 +15,7 @@ from torch import Tensor
 from tl_l2norm.core.errors import Unsupported
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.cache import known_versions
-from tl_l2norm.models.hooks import hook_points, silenced
+from tl_l2norm.models.hooks import silenced
 from tl_l2norm.text.sequences import TokenSequence, batches_by_length, pad_left
 
 _PAST, _SHORT, _STEPS = 5, 2, 3
@@ -46,8 +46,8 @@ def check_decoding(backend: Backend, tokens: Sequence[int]) -> bool:
     Raises:
         NotImplementedError: with the versions that work together.
     """
-    if backend.model in _checked:
-        return _checked[backend.model]
+    if backend.checked_as in _checked:
+        return _checked[backend.checked_as]
     few = _few(tokens)
     with _unheard(backend):
         truth = _one_pass(backend, few)[None, _PAST - 1 :]
@@ -64,8 +64,8 @@ def check_decoding(backend: Backend, tokens: Sequence[int]) -> bool:
 
 def decodes_rows_together(backend: Backend, tokens: Sequence[int]) -> bool:
     """Whether rows of a padded batch decode as they do alone, and can change places; of a model that decodes right alone."""
-    if backend.model in _decoded_together:
-        return _decoded_together[backend.model]
+    if backend.checked_as in _decoded_together:
+        return _decoded_together[backend.checked_as]
     few = _few(tokens)
     with _unheard(backend):
         truth = _one_pass(backend, few)
@@ -83,8 +83,8 @@ def decodes_rows_together(backend: Backend, tokens: Sequence[int]) -> bool:
 
 def reads_rows_together(backend: Backend, tokens: Sequence[int]) -> bool:
     """Whether rows of a padded batch are read as they are alone: not by recurrent mixers that take padding for tokens."""
-    if backend.model in _read_together:
-        return _read_together[backend.model]
+    if backend.checked_as in _read_together:
+        return _read_together[backend.checked_as]
     few = _few(tokens)
     with _unheard(backend):
         truth = _one_pass(backend, few)[[_PAST - 1, _FEW - 1]][:, None]
@@ -113,13 +113,13 @@ def _few(tokens: Sequence[int]) -> list[int]:
 
 def _keep(memo: _Memo, backend: Backend, few: Sequence[int], answer: bool) -> bool:
     if 2 * len(set(few)) >= _FEW:  # else these tokens couldn't tell: the same one again reads the same whatever is seen
-        memo[backend.model] = answer
+        memo[backend.checked_as] = answer
     return answer
 
 
 @contextmanager
 def _unheard(backend: Backend) -> Iterator[None]:
-    with torch.inference_mode(), silenced(hook_points(backend.model)):
+    with torch.inference_mode(), silenced(backend.points):
         yield
 
 

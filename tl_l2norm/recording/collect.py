@@ -99,9 +99,8 @@ def collect(
     check_progress(progress)
     items = tokenize(backend, sequences, prepend_bos=prepend_bos, prompt_lens=prompt_lens, segments=segments)
     own_labels, keys = as_labels(labels, len(items)), _keys(items, seeds)
-    recording = Recording(
-        backend=backend,
-        identity=backend.identity(),
+    recording = Recording.of(
+        backend,
         layers=resolve_layers(layers, backend.n_layers),
         sink_ratio=sink_ratio_of(model, sink_ratio, of=[item.sink_ratio for item in items]),
         metrics=tuple(name for name in check_metrics(metrics) if name != NORM),
@@ -109,7 +108,7 @@ def collect(
         saes=saes,
         interventions=one_or_several(interventions, Intervention),
     )
-    run = recording.run()
+    backend, run = recording.backend, recording.run()
     _require_responses(run, items)
     watching = recording.watching(run)
     planned = batches(backend, items, batch_size_of(model, batch_size))  # it may try the model: nothing of this run hears that

@@ -132,9 +132,8 @@ def generate(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     max_new_tokens, n = as_integer("max_new_tokens", max_new_tokens, least=1), as_integer("n", n, least=1, most=_MOST_SAMPLES)
     _check_options(record, metrics, ignore_eos, progress, stop, on_finish)
-    recording = Recording(
-        backend=backend,
-        identity=backend.identity(),
+    recording = Recording.of(
+        backend,
         layers=resolve_layers(layers, backend.n_layers),
         sink_ratio=sink_ratio_of(model, sink_ratio),
         records=bool(record),
@@ -142,6 +141,7 @@ def generate(
         saes=saes,
         interventions=one_or_several(interventions, Intervention),
     )
+    backend = recording.backend
     stops, run = Stops.of(backend, stop, ignore_eos), recording.run()
     items = tokenize(backend, prompts, prepend_bos=prepend_bos, continues=True)
     warn_of_ignored(model, backend.generation_config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +19,7 @@ from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.intervener import JUDGED, Intervener
 from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.lean import lean
 from tl_l2norm.models.observer import Observers, Recorded
 from tl_l2norm.models.provenance import provenance
 from tl_l2norm.recording.features import FeatureRecorder
@@ -41,6 +43,14 @@ class Recording:
     observers: tuple[StreamObserver, ...] = ()
     saes: Mapping[int, SparseAutoencoder] | None = None
     interventions: tuple[Intervention, ...] = ()
+
+    @classmethod
+    def of(cls, backend: Backend, **what: Any) -> Recording:
+        """Of a model, through the bridge's hook points only where the run needs those inside of blocks, or others do."""
+        identity = backend.identity()
+        inside = what.get("metrics") or any(getattr(x, "needs_resid_mid", False) for x in what.get("interventions", ()))
+        runs = backend if inside else lean(backend, identity)
+        return cls(backend=runs, identity=identity, **what)
 
     def __post_init__(self) -> None:
         for name, what, given in (("saes", "features", self.saes is not None), ("observers", "observers", self.observers)):
