@@ -2,7 +2,8 @@
 
 python -m benchmarks.rates [--runs 200] [--only WORD] [--keep FILE] [--write]
 
---write puts the table into docs/claims.md; --keep writes each world's counts as they come, and goes on from what FILE holds.
+--write puts the table into docs/claims.md, and what is planted into docs/analysis.md; --keep writes each world's counts as
+they come, and goes on from what FILE holds.
 
 The boring world (tests/worlds.py): length, token type and position act on norms and activations, thinking does nothing. The
 last entries judge whole tables of it: whether any claim at all is supported after Holm's correction.
@@ -23,7 +24,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import binomtest
 
-from benchmarks.regions import CLAIMS, markdown_table, write_regions
+from benchmarks.regions import ANALYSIS, CLAIMS, markdown_table, write_regions
 from tests.laws import test_cause_verdict_laws as cause_worlds
 from tests.laws import test_correctness_laws as correctness_worlds
 from tests.laws import test_deconfounding_laws as mode_worlds
@@ -187,6 +188,16 @@ def cases() -> list[Case]:
     late = World(n=48, layers=8)
     made += [
         case("2 norm by stages", "boring (48 prompts)", stages(late), norms.stages),
+        *(
+            case(
+                "2 norm by stages",
+                f"thinking {effect:g} louder, five times that at the last of {layers} layers (48)",
+                stages(World(n=48, layers=layers, effect=effect, rise=100.0)),
+                norms.stages,
+                True,
+            )
+            for effect, layers in ((25, 12), (10, 28), (25, 28))
+        ),
         case("10 thinking tokens", "boring (24)", stages(World(layers=8)), norms.thinking_tokens),
         *(
             case(
@@ -365,6 +376,12 @@ def main() -> None:
     print(render_table(pd.DataFrame(rows)))
     if options.write:
         write_regions(CLAIMS, {"rates": f"{options.runs} worlds each, seeds from 0.\n\n{markdown_table(rows)}"})
+        planted = [
+            {"claim": r["claim"], "planted (prompts)": r["world"], "found": r["supported"]}
+            for r in rows
+            if r["planted"] == "yes"
+        ]
+        write_regions(ANALYSIS, {"power": markdown_table(planted)})
 
 
 if __name__ == "__main__":

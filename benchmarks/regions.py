@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-CLAIMS, BENCHMARKS, ARCHITECTURE = (ROOT / "docs" / name for name in ("claims.md", "benchmarks.md", "architecture.md"))
+CLAIMS, ANALYSIS, BENCHMARKS, ARCHITECTURE = (
+    ROOT / "docs" / f"{name}.md" for name in ("claims", "analysis", "benchmarks", "architecture")
+)
 
 
 def replace_region(page: str, name: str, body: str) -> str:

@@ -1,47 +1,31 @@
 """What recording costs: ratios of medians, both sides timed in turn in one run.
 
-python -m benchmarks.run [collect] [decode] [batch] [intervene] [features] [metrics] [start] [--repeats 5] [--source smollm2]
-    [--write]  puts the tables into docs/benchmarks.md
+python -m benchmarks.run [collect] [decode] [step] [batch] [intervene] [features] [metrics] [start] [--repeats 5]
+    [--source smollm2] [--write]  puts the tables into docs/benchmarks.md
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from datetime import date
 from typing import Any
 
 import pandas as pd
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 import tl_l2norm as l2
+from benchmarks.decoding import batch_rows, decode_rows, step_rows
 from benchmarks.pages import benchmark_region
 from benchmarks.regions import BENCHMARKS, write_regions
+from benchmarks.timing import Row, peak_bytes, seconds
 from tl_l2norm.core.tables import render_table
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.reading import read
 from tl_l2norm.models.sources import find_source
 from tl_l2norm.recording.metrics import METRICS
-
-Row = dict[str, Any]
-
-
-def seconds(*calls: Callable[[], object], repeats: int) -> list[float]:
-    """Median seconds of each call, taken in turn after one warm-up."""
-    times: list[list[float]] = [[] for _ in calls]
-    for turn in range(repeats + 1):
-        for call, found in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            if turn:
-                found.append(time.perf_counter() - start)
-    return [statistics.median(found) for found in times]
 
 
 def as_transformer_lens_loads(model: Any) -> Any:
@@ -49,19 +33,6 @@ def as_transformer_lens_loads(model: Any) -> Any:
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()
     return model
-
-
-def peak_bytes(call: Callable[[], object]) -> int:
-    """Most bytes of tensors held at once during a call, over what was held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        kept = call()
-    del kept
-    held = peak = 0
-    for event in sorted(found.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
 
 
 def collect_rows(models: dict[str, Any], repeats: int) -> list[Row]:
@@ -120,106 +91,6 @@ def collect_rows(models: dict[str, Any], repeats: int) -> list[Row]:
                 "theirs": theirs / 1e6,
                 "ratio": extra / theirs,
                 "wanted": "<= 0.02",
-            }
-        )
-    return rows
-
-
-def decode_rows(models: dict[str, Any], plain: Any, repeats: int) -> list[Row]:
-    n = 48
-    prompt = list(range(100, 130))
-    ids = torch.tensor([prompt])
-    rows = []
-    for name, model in models.items():
-        count = n if name == "bridge" else n // 3
-        kept = {"ignore_eos": True, "max_new_tokens": count, "progress": False}
-        calls = [
-            lambda m=model, k=kept: l2.generate(m, [prompt], **k),
-            lambda m=model, k=kept: l2.generate(m, [prompt], record=False, **k),
-            lambda m=model, c=count: m.generate(ids, max_new_tokens=c, do_sample=False, stop_at_eos=False, verbose=False),
-        ]
-        recorded, unrecorded, own = (count / s for s in seconds(*calls, repeats=repeats))
-        bound = {"bridge": ">= 1.0", "hooked": ">= 1.05"}.get(name, "")
-        rows.append(
-            {
-                "what": f"generate, all layers, batch 1, tok/s ({name})",
-                "seconds": recorded,
-                "against": f"{type(model).__name__}.generate",
-                "theirs": own,
-                "ratio": recorded / own,
-                "wanted": bound,
-            }
-        )
-        rows.append(
-            {
-                "what": f"time with recording ({name})",
-                "seconds": count / recorded,
-                "against": "our loop without",
-                "theirs": count / unrecorded,
-                "ratio": unrecorded / recorded,
-                "wanted": "<= 1.05",
-            }
-        )
-    bridge, hf = seconds(
-        lambda: l2.generate(models["bridge"], [prompt], ignore_eos=True, max_new_tokens=n, progress=False),
-        lambda: plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, min_new_tokens=n, do_sample=False),
-        repeats=repeats,
-    )
-    rows.append(
-        {
-            "what": "generate, all layers, batch 1, tok/s (bridge)",
-            "seconds": n / bridge,
-            "against": "Hugging Face generate",
-            "theirs": n / hf,
-            "ratio": hf / bridge,
-            "wanted": "",
-        }
-    )
-    return rows
-
-
-def batch_rows(models: dict[str, Any], plain: Any, repeats: int) -> list[Row]:
-    """Real answers of many lengths: 16 and 48 prompts whose lengths are spread from 16 to 128 tokens."""
-    model = models["bridge"]
-    tokenizer = model.tokenizer
-    questions = [p.question for p in l2.make_mixture(160, seed=1)]
-    prompts = [list(l2.chat_prompt(tokenizer, q).tokens) for q in questions]
-    pool = l2.generate(model, prompts, max_new_tokens=128, record=False, batch_size=32)
-    order = sorted(range(len(pool)), key=lambda i: len(pool[i].tokens))
-    order = [i for i in order if len(pool[i].tokens) >= 16]
-    rows = []
-    for count in (16, 48):
-        targets = [16 * 8 ** (k / (count - 1)) for k in range(count)]
-        left, chosen = list(order), []
-        for target in targets:
-            best = min(left, key=lambda i: abs(len(pool[i].tokens) - target))
-            left.remove(best)
-            chosen.append(best)
-        picked = [prompts[i] for i in sorted(chosen)]
-        lengths = [len(pool[i].tokens) for i in sorted(chosen)]
-
-        def theirs(picked: list[list[int]] = picked) -> None:
-            for start in range(0, len(picked), 16):
-                batch = picked[start : start + 16]
-                width = max(map(len, batch))
-                tokens = torch.tensor([[2] * (width - len(p)) + p for p in batch])
-                mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch])
-                plain.generate(tokens, attention_mask=mask, max_new_tokens=128, do_sample=False)
-
-        ours, hf = seconds(
-            lambda picked=picked: l2.generate(model, picked, max_new_tokens=128, batch_size=16, progress=False),
-            theirs,
-            repeats=max(1, repeats // 2),
-        )
-        spread = f"{min(lengths)} to {max(lengths)}, mean {statistics.mean(lengths):.0f}"
-        rows.append(
-            {
-                "what": f"generate, {count} prompts, 16 at once, lengths {spread}: s",
-                "seconds": ours,
-                "against": "Hugging Face generate, batches of 16",
-                "theirs": hf,
-                "ratio": hf / ours,
-                "wanted": ">= 1.5",
             }
         )
     return rows
@@ -396,7 +267,9 @@ def start_rows(repeats: int) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["collect", "decode", "batch", "intervene", "features", "metrics", "start"])
+    parser.add_argument(
+        "parts", nargs="*", default=["collect", "decode", "step", "batch", "intervene", "features", "metrics", "start"]
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--source", default="smollm2")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
@@ -415,6 +288,7 @@ def main() -> None:
         "start": lambda: start_rows(options.repeats),
         "collect": lambda: collect_rows(models, options.repeats),
         "decode": lambda: decode_rows(models, plain.eval(), options.repeats),
+        "step": lambda: step_rows(models["bridge"], plain.eval()),
         "batch": lambda: batch_rows(models, plain.eval(), options.repeats),
         "intervene": lambda: intervene_rows(models, options.repeats),
         "features": lambda: feature_rows(options.repeats),

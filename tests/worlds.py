@@ -55,6 +55,9 @@ class World:
     """Scale of the skewed noise of a token."""
     effect: float = 0.0
     """Planted: of thinking, at every token and layer."""
+    rise: float = 0.0
+    """Norms rise by this over the last quarter of the layers, evenly, prompts by amounts of their own; and what is planted of
+    thinking to five times its size."""
     answers: int = 1
     """Tokens of a thinking response that are its answer, the last ones."""
     answer: float = 0.0
@@ -114,6 +117,7 @@ class World:
         own_types = self.family_types * rng.normal(size=(self.families, self.vocabulary)) if self.family_types else None
         own_effect = self.family_effect * rng.normal(size=(self.families, self.layers, 1)) if self.family_effect else None
         fires = np.array([rng.permutation(self.vocabulary)[: self.types_by_latent] for _ in range(self.latents)])
+        late = (np.linspace(0, 1, self.layers)[:, None] - 0.75).clip(0) * 4
         think: list[Trace] = []
         direct: list[Trace] = []
         for prompt in range(self.n):
@@ -122,6 +126,7 @@ class World:
             family = prompt // max(self.levels, 1) % self.families
             lift = self.effect * (np.exp(self.uneven * rng.normal()) if self.uneven else 1.0)
             gain = np.exp(self.prompt_gain * rng.normal()) if self.prompt_gain else 1.0
+            steep = self.rise * late * np.exp(0.2 * rng.normal()) if self.rise else 0.0
             for thinks in (True, False):
                 low, high = self.thinking if thinks else self.direct
                 k = int(rng.integers(low, high)) + (5 * level if thinks else 0)
@@ -131,7 +136,8 @@ class World:
                 ids = rng.choice(self.vocabulary, size=k, p=chances / chances.sum())
                 noise = self.token * self._smoothed(_skewed(rng, (self.layers, k)))
                 norms = own + loud[:, ids] + self.position * np.arange(k) ** 0.7 + self.length * np.log(k)
-                norms += self.response * _skewed(rng, (self.layers, 1)) + noise + lift * thinks
+                norms += self.response * _skewed(rng, (self.layers, 1)) + noise
+                norms += steep + lift * thinks * (1 + 4 * late * bool(self.rise))
                 norms += self.harder * level if thinks else -self.quieter * level
                 norms += 0.0 if own_effect is None or not thinks else own_effect[family]
                 norms[:, k - self.answers :] += self.answer * thinks
