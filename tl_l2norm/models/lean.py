@@ -131,7 +131,7 @@ class LeanBackend(BridgeBackend):
         if self._takes_positions:
             call["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         out = self._runs(tokens, **call)
-        cache = out.past_key_values if keep_cache else None
+        cache = getattr(out, "past_key_values", None) if keep_cache else None
         if keep_cache:
             check_grown(before, cache, tokens.shape[1])
         if logits == "none":
