@@ -172,6 +172,14 @@ def test_code_of_others_runs_in_the_bridge(own: Any, said: pytest.LogCaptureFixt
     assert "the forward of its LlamaMLP was replaced" in said.text
 
 
+def test_a_model_that_was_asked_for_hidden_states_is_run_without_the_bridge_as_before(own: Any) -> None:
+    before = generated(own)
+    with torch.no_grad():
+        own.original_model(torch.tensor([[1, 2, 3]]), output_hidden_states=True)
+    assert is_lean(own)
+    assert_same(generated(own), before)
+
+
 def test_weights_that_the_bridge_keeps_for_itself_run_in_the_bridge(said: pytest.LogCaptureFixture) -> None:
     """GPT-2's joint projection of queries, keys and values: the bridge splits it, and computes with the parts."""
     generated(models.use(models.Case("gpt2", "bridge")))

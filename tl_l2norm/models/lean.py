@@ -31,6 +31,8 @@ from tl_l2norm.models.hooks import silenced
 _logger = logging.getLogger(__name__)
 _HOOKS = [name for name in vars(nn.Module()) if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))]
 _WRAPPED = "_original_component"
+_CAPTURING = "transformers.utils.output_capturing"
+"""Whose hooks stay on a model that was once asked for hidden states, and do nothing unless it is asked again."""
 
 
 def lean(backend: Backend, identity: Identity) -> Backend:
@@ -194,8 +196,10 @@ def _require_plain(module: nn.Module) -> None:
     """Refuse what a copy would leave out."""
     if "forward" in vars(module) or getattr(module, "_compiled_call_impl", None) is not None:
         raise Unsupported(f"the forward of its {type(module).__name__} was replaced")
-    hooked = any(vars(module).get(name) for name in _HOOKS if "forward" in name)
-    if hooked and not isinstance(module, GeneralizedComponent):  # those of a component send states to its hook points
+    if isinstance(module, GeneralizedComponent):
+        return  # hooks on a component send states to its hook points
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    if any(getattr(hook, "__module__", "") != _CAPTURING for hook in hooks):
         raise Unsupported(f"hooks are on its {type(module).__name__}")
 
 
