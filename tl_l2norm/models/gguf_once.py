@@ -18,9 +18,9 @@ _one_at_a_time = threading.Lock()
 def parsed_once() -> Iterator[None]:
     """Inside, the `gguf` package parses a file once, and makes its table of tensors' names once.
 
-    transformers has the file parsed anew for the configuration, for the weights and for the tokenizer, and makes the same table
-    of names for every module of the model: six sevenths of the time. It goes on to do all of the reading. `gguf` is as it was
-    afterwards; threads take turns.
+    transformers has the file parsed anew for the configuration, for the weights and for the tokenizer, and the same table made
+    for every module of the model, which is most of the time that it needs. It goes on to do all of the reading, so that what is
+    read is the same. Afterwards `gguf` is as it was, and nothing is kept; threads take turns.
     """
     import gguf
 
@@ -35,7 +35,7 @@ def parsed_once() -> Iterator[None]:
             self.__dict__ = parsed[key]
 
         def __setattr__(self, name: str, value: Any) -> None:
-            """The file's bytes as an array: a slice of a memmap, of which there are a million, takes several times as long."""
+            """The file's bytes as a plain array: a slice of a memmap, of which there are a million, takes far longer."""
             super().__setattr__(name, value.view(np.ndarray) if isinstance(value, np.memmap) else value)
 
     with _one_at_a_time:
