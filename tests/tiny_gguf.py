@@ -87,11 +87,12 @@ def write_model(
     tensors: Mapping[str, Any] | None = None,
     without: Collection[str] = (),
     named_as: str | None = None,
+    packed_as: gguf.GGMLQuantizationType | None = None,
 ) -> None:
     """A GGUF file of a tiny Hugging Face model: Qwen, Phi 3, StarCoder2, Gemma 2 or Gemma 3, whose tensors keep their layout.
 
     `entries` are more of the architecture's, whole numbers, others and texts; `tensors` stand beside the model's; entries
-    `without` are left out. Tensors are `named_as` those of that architecture, else of this.
+    `without` are left out. Tensors are `named_as` those of that architecture, else of this. Matrices are `packed_as` blocks.
     """
     cfg = model.config
     writer = gguf.GGUFWriter(path, architecture)
@@ -124,5 +125,8 @@ def write_model(
         written = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if written is not None:  # Gemma 2 has no head of its own
             own = tensor.float().numpy()
-            writer.add_tensor(written, own + 1 if architecture.startswith("gemma") and "norm" in written else own)
+            if packed_as is not None and own.ndim == 2:
+                writer.add_tensor(written, gguf.quantize(own, packed_as), raw_dtype=packed_as)
+            else:
+                writer.add_tensor(written, own + 1 if architecture.startswith("gemma") and "norm" in written else own)
     _finish(writer)

@@ -161,7 +161,7 @@ def _add_doctor(commands: Any) -> None:
         "doctor",
         help="check that norms of a model are right on this machine",
         description="Check that norms of a model, as it is loaded on this machine, are right: against themselves, and against "
-        "its files read again by plain Hugging Face (some 20 s for a GGUF file). Exit code 1 if a check fails.",
+        "its files read again by plain Hugging Face (some seconds for a GGUF file). Exit code 1 if a check fails.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     _add_model(command)

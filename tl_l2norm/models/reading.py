@@ -14,6 +14,7 @@ from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.models.adapters import find_adapter, merge_adapter, require_plain
 from tl_l2norm.models.generation_config import require_readable
 from tl_l2norm.models.gguf_config import complete, require_places
+from tl_l2norm.models.gguf_once import parsed_once
 from tl_l2norm.models.sources import Source, find_source, unreadable
 from tl_l2norm.models.text_part import text_part
 from tl_l2norm.text.gguf_header import read_header, turn_end_ids
@@ -156,11 +157,14 @@ def _read_gguf(file: Path, dtype: torch.dtype) -> Plain:
             raise InputError(f"{file} is not a GGUF file: it doesn't begin with the bytes 'GGUF'")
     call: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(file.parent, **call)
-        complete(config, header := read_header(file), str(file))
-        loaded = AutoModelForCausalLM.from_pretrained(file.parent, config=config, dtype=dtype, output_loading_info=True, **call)
-        require_places(loaded[0], header, str(file))
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **call)
+        with parsed_once():
+            config = AutoConfig.from_pretrained(file.parent, **call)
+            complete(config, header := read_header(file), str(file))
+            loaded = AutoModelForCausalLM.from_pretrained(
+                file.parent, config=config, dtype=dtype, output_loading_info=True, **call
+            )
+            require_places(loaded[0], header, str(file))
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **call)
     except (ImportError, InputError):
         raise
     except Exception as error:  # the reader raises whatever a broken file leads it to
