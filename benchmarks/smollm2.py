@@ -30,7 +30,12 @@ def main() -> None:
     results = l2.run_modes(model, train[:N_ANSWERED], max_new_tokens=ROOM, batch_size=16, save_to=options.out / "train")
     asked = [l2.chat_prompt(model.tokenizer, p.question, mode=mode) for p in train[N_ANSWERED:] for mode in ("think", "direct")]
     saes = l2.train_saes(
-        model, [*(result.trace for result in results), *asked], save_to=options.out / "saes", layers=LAYERS, recipe=RECIPE
+        model,
+        [*(result.trace for result in results), *asked],
+        save_to=options.out / "saes",
+        layers=LAYERS,
+        recipe=RECIPE,
+        buffer=1 << 21,  # one pass for all layers
     )
     problems = l2.make_mixture(options.n, split="test")
     analysis = l2.analyse(

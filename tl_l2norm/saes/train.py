@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import Layers, resid_post, resolve_layers
@@ -25,6 +26,7 @@ from tl_l2norm.core.random_draws import hash_keys
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import batches
+from tl_l2norm.models.lean import lean
 from tl_l2norm.saes.config import CONFIG_FILE, TrainingNote, parse_sae_metadata, read_json
 from tl_l2norm.saes.load import load_saes, require_sae_lens
 from tl_l2norm.text.inputs import SequenceLike
@@ -88,7 +90,7 @@ def train_saes(
 ) -> dict[int, Any]:
     """Train an SAE on `resid_post` of each layer, one after the other, and save each as it is done.
 
-    States are computed as they are needed and never all kept: at most `buffer` of one layer. Padding and attention sinks are
+    States are computed as they are needed: at most `buffer` are kept, of as many layers as fit. Padding and attention sinks are
     left out (one sink would be all of the variance). The input is scaled by one number, which is folded into the weights at the
     end, so that features see a state's norm. The same call goes on with the layers that are not there yet.
 
@@ -98,7 +100,8 @@ def train_saes(
         save_to: the folder, one SAELens folder for each layer: `layer_9/cfg.json` and `layer_9/sae_weights.safetensors`.
         layers: which blocks; the late ones by default.
         recipe: sizes and steps.
-        buffer: states kept to be mixed; where all prompts fit, they go through the model once and not again.
+        buffer: states kept to be mixed; where all prompts fit, they go through the model once and not again, for as many layers
+            at once as fit too.
         sequences_at_once: sequences in one pass of the model.
         sink_ratio: a norm over this many times its layer's median over the prompt is a sink's; 5 by default (20 for
             tiny-reasoner).
@@ -129,12 +132,17 @@ def train_saes(
     todo = [layer for layer in chosen if not _is_done(folder / f"layer_{layer}", key)]
     if todo:
         require_sae_lens()
-    for layer in todo:
-        source = _States(backend, items, layer, sequences_at_once, sink_ratio, recipe.seed)
-        with torch.random.fork_rng(), nullcontext() if progress else redirect_stderr(io.StringIO()):
-            torch.manual_seed(int(hash_keys(recipe.seed, layer)))
-            sae = _train(backend, layer, source, recipe, buffer, key)
-        _save(sae, folder / f"layer_{layer}")
+    reader = _Reader(lean(backend, backend.identity()), items, sequences_at_once, sink_ratio)
+    at_once = buffer // sum(map(len, items))
+    for start in range(0, len(todo), max(1, at_once)):
+        group = todo[start : start + max(1, at_once)]
+        kept = reader.all_states(group, progress=progress) if at_once else {}
+        for layer in group:
+            source = _States(reader, layer, recipe.seed, kept.pop(layer, None))
+            with torch.random.fork_rng(), nullcontext() if progress else redirect_stderr(io.StringIO()):
+                torch.manual_seed(int(hash_keys(recipe.seed, layer)))
+                sae = _train(backend, layer, source, recipe, buffer, key)
+            _save(sae, folder / f"layer_{layer}")
     return load_saes(folder, layers=chosen)
 
 
@@ -152,7 +160,7 @@ def _train(backend: Backend, layer: int, source: _States, recipe: SaeRecipe, buf
         dtype=str(backend.dtype),
         backend=backend.name,
         centred=backend.centred,
-        sink_ratio=source.sink_ratio,
+        sink_ratio=source.reader.sink_ratio,
     )
     metadata = SAEMetadata(
         model_name=backend.model_name,
@@ -185,38 +193,63 @@ def _train(backend: Backend, layer: int, source: _States, recipe: SaeRecipe, buf
     return SAETrainer(config, sae, source.batches(recipe.batch_size, buffer)).fit()
 
 
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads the states of sequences that are neither padding nor a sink."""
+
+    backend: Backend
+    items: Sequence[TokenSequence]
+    at_once: int
+    sink_ratio: float
+
+    def all_states(self, layers: Sequence[int], *, progress: bool) -> dict[int, Float[Tensor, "states d_model"]]:
+        """Of each layer, in the same order whichever are read beside it."""
+        order = sorted(range(len(self.items)), key=lambda i: len(self.items[i]))
+        parts: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        with tqdm(total=len(order), desc="read states", unit="seq", disable=not progress, delay=2) as bar:
+            for group in self.groups(order):
+                for layer, states in self.read(group, layers).items():
+                    parts[layer] += states
+                bar.update(len(group))
+        return {layer: torch.cat(parts.pop(layer)) for layer in layers}
+
+    def groups(self, order: Sequence[int]) -> list[Sequence[int]]:
+        """As many as are read at once."""
+        return [order[start : start + self.at_once] for start in range(0, len(order), self.at_once)]
+
+    def read(self, group: Sequence[int], layers: Sequence[int]) -> dict[int, list[Float[Tensor, "states d_model"]]]:
+        """Of these sequences."""
+        return read_states(self.backend, [self.items[i] for i in group], layers, self.sink_ratio)
+
+
 class _States:
     """Endless batches of one layer's states, from passes over the sequences in an order that is drawn anew for each pass."""
 
-    def __init__(
-        self, backend: Backend, items: Sequence[TokenSequence], layer: int, at_once: int, sink_ratio: float, seed: int
-    ) -> None:
-        self.backend, self.items, self.layer = backend, items, layer
-        self.at_once, self.sink_ratio = at_once, sink_ratio
+    def __init__(self, reader: _Reader, layer: int, seed: int, kept: Float[Tensor, "states d_model"] | None) -> None:
+        self.reader, self.layer, self.kept = reader, layer, kept
         self.rng = random.Random(f"{seed}/{layer}")
 
     def batches(self, size: int, buffer: int) -> Iterator[Float[Tensor, "size d_model"]]:
-        """Batches of mixed states; all states are kept if they fit into the buffer, else read again in each pass."""
+        """Batches of mixed states; all states where they are kept, else read again in each pass."""
         from sae_lens.training.mixing_buffer import mixing_buffer
 
-        if sum(map(len, self.items)) > buffer:
+        if self.kept is None:
             yield from mixing_buffer(buffer, size, self._large_parts(buffer // 8))  # without end
-        states = torch.cat(list(self.one_pass()))
+            return
         while True:
-            order = torch.randperm(len(states), device=states.device)
+            order = torch.randperm(len(self.kept), device=self.kept.device)
             order = order.repeat(-(-size // len(order)))
             for index in torch.split(order, size):
                 if len(index) == size:
-                    yield states[index]
+                    yield self.kept[index]
 
     def one_pass(self) -> Iterator[Float[Tensor, "states d_model"]]:
-        """All states that are neither padding nor a sink, sequences of like length together."""
-        order = sorted(range(len(self.items)), key=lambda i: (len(self.items[i]), self.rng.random()))
-        groups = [order[start : start + self.at_once] for start in range(0, len(order), self.at_once)]
+        """All states, sequences of like length together."""
+        items = self.reader.items
+        groups = self.reader.groups(sorted(range(len(items)), key=lambda i: (len(items[i]), self.rng.random())))
         self.rng.shuffle(groups)
         for group in groups:
-            states = read_states(self.backend, [self.items[i] for i in group], [self.layer], self.sink_ratio)
-            yield torch.cat(states[self.layer])
+            yield torch.cat(self.reader.read(group, [self.layer])[self.layer])
 
     def _large_parts(self, least: int) -> Iterator[Float[Tensor, "states d_model"]]:
         waiting: list[Tensor] = []
