@@ -296,6 +296,7 @@ def cases() -> list[Case]:
             {
                 "high norms do half of that harm (120)": replace(cause_worlds.SUPPRESSION_PLANTED, norm_harm=0.1),
                 "high norms cost a fifth of the right answers each (120)": cause_worlds.SUPPRESSION_PLANTED,
+                "the same (200)": replace(cause_worlds.SUPPRESSION_PLANTED, n=200),
             },
         ),
     ):
