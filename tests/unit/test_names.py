@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent
 PLACES = ("tl_l2norm", "tests", "docs", "demos", "benchmarks", "assets")
 WRITTEN = {".py", ".pyi", ".md", ".ipynb", ".jinja"}
 
-ROOMS = ("analysis", "experiments", "models", "paper", "recording", "saes", "tasks")
+ROOMS = ("analysis", "engines", "experiments", "models", "paper", "recording", "saes", "tasks")
 
 
 def test_the_top_is_what_the_stub_says_and_nothing_else() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
@@ -20,6 +20,7 @@ from tl_l2norm.core.protocols import Tokenizer
 from tl_l2norm.models.block_calls import BlockRuns
 from tl_l2norm.models.cache import Renamings
 from tl_l2norm.models.cache_rows import Cache, CacheRows
+from tl_l2norm.models.described import Described
 from tl_l2norm.models.final_norm import FinalNorm, read_final_norm
 from tl_l2norm.models.fingerprint import model_fingerprint, template_fingerprint, tokenizer_fingerprint
 from tl_l2norm.models.hooks import attached, foreign_hooks, muted
@@ -28,10 +29,8 @@ from tl_l2norm.text.turn_ends import turn_ends
 LogitsAt = Literal["none", "last", "all"]
 
 
-class Backend(ABC):
+class Backend(Described):
     """A model and the few things that the two kinds of model do differently. Made by `backend_of`."""
-
-    name: ClassVar[str]
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -152,7 +152,7 @@ def _read(
     numbers: Sequence[int],
 ) -> dict[int, Recorded]:
     """Read a batch; in parts where it is long, so that memory grows with its length and not with the square of it."""
-    backend = recording.backend
+    backend = recording.here
     tokens, mask = pad_left([items[i].tokens for i in numbers], backend.device)
     batch = _batch(items, keys, numbers, mask)
     step = max(1, _SCORES // mask.numel())

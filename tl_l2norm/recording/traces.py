@@ -18,6 +18,7 @@ from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.intervener import JUDGED, Intervener
 from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.described import Described
 from tl_l2norm.models.observer import Observers, Recorded
 from tl_l2norm.models.provenance import provenance
 from tl_l2norm.recording.features import FeatureRecorder
@@ -30,7 +31,7 @@ from tl_l2norm.text.sequences import TokenSequence, token_texts
 class Recording:
     """What a run records, and of which model."""
 
-    backend: Backend
+    backend: Described
     identity: Identity
     """Who the model was before anything of the run was attached."""
     layers: tuple[int, ...]
@@ -47,20 +48,26 @@ class Recording:
             if given and not self.records:
                 raise InputError(f"{what} are recorded beside the norms: with {name}= leave record as it is")
 
+    @property
+    def here(self) -> Backend:
+        """The backend of a model that runs in this process."""
+        assert isinstance(self.backend, Backend), self.backend
+        return self.backend
+
     def run(self) -> Intervener | None:
         """The interventions at work; None without any."""
         if not self.interventions:
             return None
-        return Intervener(self.backend, self.interventions, sink_ratio=self.sink_ratio, records=self.records)
+        return Intervener(self.here, self.interventions, sink_ratio=self.sink_ratio, records=self.records)
 
     def watching(self, run: Intervener | None) -> Observers:
         """Interventions, and behind them what records: it sees what the next block reads."""
         return Observers(
             [
                 *([run] if run else ()),
-                *([StreamRecorder(self.backend, self.layers, self.observers)] if self.records else ()),
-                *([FeatureRecorder(self.backend, self.saes)] if self.saes is not None else ()),
-                *([MetricRecorder(self.backend, self.layers, self.metrics)] if self.metrics else ()),
+                *([StreamRecorder(self.here, self.layers, self.observers)] if self.records else ()),
+                *([FeatureRecorder(self.here, self.saes)] if self.saes is not None else ()),
+                *([MetricRecorder(self.here, self.layers, self.metrics)] if self.metrics else ()),
             ]
         )
 

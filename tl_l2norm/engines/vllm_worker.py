@@ -1,0 +1,326 @@
+"""All that touches vLLM: how it is started and stepped, and what runs on its worker, hooks and sampling.
+
+vLLM moves its inside every few weeks; those that the tests ran with are in `tl_l2norm.engines.vllm_versions`. The functions at the end run in the worker,
+to which `collective_rpc` carries them: nothing is patched, and the hooks are there only while responses are generated.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tl_l2norm.core.errors import Unsupported
+from tl_l2norm.core.norms import l2_norms
+from tl_l2norm.recording.sampling import Sampling, Warper, choose, score
+
+try:
+    from vllm.v1.sample.logits_processor import LogitsProcessor
+    from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+except ImportError:  # `load_engine` says so
+    LogitsProcessor = object
+
+_KEY = "tl_l2norm"
+_FORCED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "0"}
+"""In this process, where an error keeps its traceback; and by the runner that knows custom logits processors."""
+_FLUSH_AT = 1 << 16  # tokens whose norms wait on the device
+
+
+class Written(NamedTuple):
+    """What a step added to a response."""
+
+    number: int
+    tokens: Sequence[int]
+    ended: bool
+    """Whether vLLM has ended the request."""
+
+
+class Vllm:
+    """An engine in this process, seen from outside."""
+
+    def __init__(self, folder: str, dtype: torch.dtype, options: Mapping[str, Any]) -> None:
+        with _as_it_was(), _forced(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of vLLM's own imports
+            import vllm
+
+            self._put_back = _replaced_by_vllm()
+            self._llm = vllm.LLM(
+                folder,
+                dtype=dtype,
+                enforce_eager=True,  # compiled graphs run no hooks
+                enable_prefix_caching=False,  # tokens from a cache are read by no layer
+                async_scheduling=False,  # a stop string would be seen a step late
+                model_impl="vllm",
+                logits_processors=[Draws],
+                disable_log_stats=True,
+                **options,
+            )
+        self.version = str(vllm.__version__)
+        self._params = vllm.SamplingParams
+        self._kinds = vllm.sampling_params.RequestOutputKind
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens that a prompt and its response may have together."""
+        return int(self._llm.llm_engine.model_config.max_model_len)
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Responses that are written at once."""
+        return int(self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What a function of the worker returns there."""
+        return self._llm.llm_engine.collective_rpc(function, args=args)[0]
+
+    def add(self, prompt: Sequence[int], number: int, key: int, room: int, stops: Sequence[int], step_by_step: bool) -> str:
+        """Queue a response; returns what the worker calls it.
+
+        Args:
+            prompt: token ids.
+            number: what the caller calls it.
+            key: seed of its draws.
+            room: tokens that it may have.
+            stops: token ids that end it.
+            step_by_step: whether to tell of every token, not at its end.
+        """
+        params = self._params(
+            temperature=0.0,  # what `Draws` leaves in the logits is one token
+            max_tokens=room,
+            stop_token_ids=list(stops),
+            ignore_eos=True,  # those of the model are among `stops`
+            detokenize=False,
+            output_kind=self._kinds.DELTA if step_by_step else self._kinds.FINAL_ONLY,
+            extra_args={_KEY: (number, key)},
+        )
+        return str(self._llm.llm_engine.add_request(str(number), {"prompt_token_ids": list(prompt)}, params))
+
+    def step(self) -> list[Written]:
+        """One pass of the model over what its scheduler chose."""
+        outputs = self._llm.llm_engine.step()
+        return [Written(int(one.request_id), one.outputs[0].token_ids, one.finished) for one in outputs]
+
+    def abort(self, numbers: Sequence[int]) -> None:
+        """End responses where they are."""
+        self._llm.llm_engine.abort_request([str(number) for number in numbers])
+
+    def close(self) -> None:
+        """Free the model and its cache."""
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        for owner, name, value in self._put_back:
+            setattr(owner, name, value)
+
+
+@contextmanager
+def _forced() -> Iterator[None]:
+    """vLLM reads some settings from the environment alone."""
+    before = {name: os.environ.get(name) for name in _FORCED}
+    os.environ.update(_FORCED)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """vLLM seeds every generator of the process."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _replaced_by_vllm() -> list[tuple[Any, str, Any]]:
+    """What its CPU worker puts functions that do nothing in the place of, for the process."""
+    places = [(torch, "set_num_threads"), (torch.accelerator, "synchronize"), (torch.accelerator, "empty_cache")]
+    return [(owner, name, getattr(owner, name)) for owner, name in places]
+
+
+class _Row(NamedTuple):
+    """A row of the batch, as its draws need it."""
+
+    number: int
+    key: int
+    written: Sequence[int]
+    """Tokens of the response so far; vLLM appends to it."""
+
+
+class Draws(LogitsProcessor):  # type: ignore[misc,unused-ignore]
+    """Chooses tokens as `generate` does, from draws keyed by sequence and position, and leaves vLLM the one that was chosen."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        self.rows: dict[int, _Row] = {}
+        self.warpers: list[Warper] = []
+        self.scores: dict[int, dict[int, Tensor]] | None = None
+        self.hooks: Hooks | None = None
+
+    def is_argmax_invariant(self) -> bool:
+        """No: it decides what greedy sampling takes."""
+        return False
+
+    def update_state(self, batch_update: Any) -> None:
+        """Keep up with which request is which row."""
+        process_dict_updates(self.rows, batch_update, self._row)
+
+    @staticmethod
+    def _row(params: Any, prompt: Sequence[int] | None, written: Sequence[int]) -> _Row | None:
+        own = (params.extra_args or {}).get(_KEY)
+        return None if own is None else _Row(*own, written)
+
+    def apply(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
+        """The logits with the chosen token's infinite."""
+        rows = [self.rows[i] for i in range(len(logits))]
+        seeds = torch.tensor([row.key for row in rows], device=logits.device)
+        counts = torch.tensor([len(row.written) for row in rows], device=logits.device)
+        tokens = choose(logits, self.warpers, seeds, counts)
+        if self.scores is not None:
+            scores = score(logits, tokens).cpu().unbind(1)
+            for row, own in zip(rows, scores, strict=True):
+                self.scores.setdefault(row.number, {})[len(row.written)] = own
+        return logits.scatter_(1, tokens[:, None], torch.inf)
+
+
+class _Step(NamedTuple):
+    """Whose tokens a pass reads, and where they stand."""
+
+    owners: Int[np.ndarray, " token"]
+    positions: Int[np.ndarray, " token"]
+
+
+class Hooks:
+    """Norms of the stream behind each decoder layer, reduced where they are computed and kept by request and position.
+
+    A token that is read again, after a preemption, overwrites what was there: that is what later tokens attend to.
+    """
+
+    def __init__(self, runner: Any, layers: Sequence[int]) -> None:
+        blocks = decoder_layers(runner)
+        self.runner, self.last = runner, layers[-1]
+        self.hidden_at = list(inspect.signature(blocks[0].forward).parameters).index("hidden_states")
+        self.ids: dict[str, int] = {}
+        self.steps: list[tuple[_Step, Float[Tensor, "place token"]]] = []
+        self.waiting = 0
+        self.parts: dict[int, list[tuple[Int[np.ndarray, " token"], Float[np.ndarray, "place token"]]]] = {}
+        self.handles = [blocks[0].register_forward_pre_hook(self._begin, with_kwargs=True)]
+        self.handles += [blocks[layer].register_forward_hook(partial(self._note, layer)) for layer in layers]
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self.handles:
+            handle.remove()
+
+    def _begin(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A pass starts: rows of the batch belong to its requests in order."""
+        batch = self.runner.input_batch
+        ends = self.runner.query_start_loc.np[: batch.num_reqs + 1]
+        lengths, starts = np.diff(ends), batch.num_computed_tokens_cpu[: batch.num_reqs]
+        owners = np.array([self.ids.setdefault(request, len(self.ids)) for request in batch.req_ids])
+        positions = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)
+        self.step = _Step(np.repeat(owners, lengths), positions)
+        self.norms = [self._measured(kwargs["hidden_states"] if "hidden_states" in kwargs else args[self.hidden_at])]
+
+    def _note(self, layer: int, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.norms.append(self._measured(stream_of(output)))
+        if layer == self.last:
+            self.steps.append((self.step, torch.stack(self.norms)))
+            self.waiting += len(self.step.owners)
+            if self.waiting > _FLUSH_AT:
+                self._flush()
+
+    def _measured(self, stream: Float[Tensor, "padded d_model"]) -> Float[Tensor, " token"]:
+        return l2_norms(stream[: len(self.step.owners)])
+
+    def _flush(self) -> None:
+        """Sort the norms of the passes so far by request."""
+        if not self.steps:
+            return
+        norms = torch.cat([norms for _, norms in self.steps], dim=1).cpu().numpy()
+        owners = np.concatenate([step.owners for step, _ in self.steps])
+        positions = np.concatenate([step.positions for step, _ in self.steps])
+        order = np.argsort(owners, kind="stable")
+        which, starts = np.unique(owners[order], return_index=True)
+        for owner, index in zip(which.tolist(), np.split(order, starts[1:]), strict=True):
+            self.parts.setdefault(owner, []).append((positions[index], norms[:, index]))
+        self.steps, self.waiting = [], 0
+
+    def take(self, request: str, n_tokens: int) -> Float[Tensor, "place pos"]:
+        """Norms of a request's first tokens, of the embedding output and then each layer; they are forgotten here."""
+        self._flush()
+        parts = self.parts.pop(self.ids[request])
+        norms = np.full((len(parts[0][1]), n_tokens), np.nan, np.float32)
+        read = np.zeros(n_tokens, bool)
+        for positions, values in parts:
+            inside = positions < n_tokens
+            norms[:, positions[inside]] = values[:, inside]
+            read[positions[inside]] = True
+        if not read.all():
+            raise RuntimeError(f"vLLM read no token at position {int((~read).argmax())} of request {request}, of {n_tokens}")
+        return torch.from_numpy(norms)
+
+
+def decoder_layers(runner: Any) -> nn.ModuleList:
+    """The blocks of the model that a worker runs."""
+    model, n_layers = runner.get_model(), runner.model_config.get_num_layers(runner.parallel_config)
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == n_layers]
+    if len(lists) != 1 or "hidden_states" not in inspect.signature(lists[0][0].forward).parameters:
+        raise Unsupported(f"vLLM's {type(model).__name__} isn't one list of {n_layers} blocks: where its stream is isn't known")
+    return lists[0]
+
+
+def stream_of(output: Any) -> Float[Tensor, "token d_model"]:
+    """The residual stream behind a block: what vLLM hands on as one tensor, or as two that the next block adds first."""
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return output
+    match output:
+        case (Tensor(ndim=2) as hidden, None):
+            return hidden
+        case (Tensor(ndim=2) as hidden, Tensor(ndim=2) as residual):
+            return hidden + residual
+    shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in output]
+    raise Unsupported(f"a block of vLLM's model hands on {shapes}: which of it is the residual stream isn't known")
+
+
+def _draws(worker: Any) -> Draws:
+    processors = worker.model_runner.input_batch.logitsprocs.non_argmax_invariant
+    return next(one for one in processors if isinstance(one, Draws))
+
+
+def begin_run(worker: Any, layers: Sequence[int], sampling: Sampling, records: bool) -> None:
+    """On the worker: hook the model, and sample like this from now on."""
+    draws = _draws(worker)
+    draws.warpers, draws.scores = sampling.warpers(), {} if records else None
+    draws.hooks = Hooks(worker.model_runner, layers) if records else None
+
+
+def take_response(
+    worker: Any, request: str, number: int, n_read: int, n_written: int
+) -> tuple[Float[Tensor, "place pos"], Float[Tensor, "2 token"]]:
+    """On the worker: norms of the tokens that were read, and scores of those that were written."""
+    draws = _draws(worker)
+    assert draws.hooks is not None and draws.scores is not None
+    scores = draws.scores.pop(number)
+    return draws.hooks.take(request, n_read), torch.stack([scores[i] for i in range(n_written)], dim=1)
+
+
+def end_run(worker: Any) -> None:
+    """On the worker: take the hooks off, and forget the run."""
+    draws = _draws(worker)
+    if draws.hooks is not None:
+        draws.hooks.remove()
+    draws.hooks, draws.scores, draws.warpers = None, None, []
