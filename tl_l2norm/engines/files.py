@@ -17,7 +17,7 @@ from tl_l2norm.models.generation_config import require_readable
 from tl_l2norm.models.reading import read_tokenizer
 from tl_l2norm.models.sources import Source, unreadable
 
-_FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+_FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
 
@@ -122,7 +122,7 @@ def _centred(folder: Path) -> bool:
 
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():
+            for name in sorted(weights.keys()):
                 if name.endswith(_EMBEDDINGS):
                     first = weights.get_slice(name)[:256].float()
                     return bool(first.mean(-1).abs().max() < 1e-3 * first.std())

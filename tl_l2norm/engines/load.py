@@ -75,7 +75,8 @@ def load_engine(source: str | Path, *, dtype: torch.dtype = torch.float32, **vll
 
     files = read_files(find_source(source), dtype)
     moved = {name: str(vllm_options[name]) for name, still in _MOVES_NORMS.items() if vllm_options.get(name, still) != still}
-    engine = VLLMEngine(files, Vllm(str(files.folder), dtype, vllm_options), moved)
+    vllm = Vllm(str(files.folder), files.config.architectures or (), dtype, vllm_options)
+    engine = VLLMEngine(files, vllm, moved)
     keep_preset(engine, preset_for(source))
     _open.add(engine)
     return engine

@@ -170,7 +170,8 @@ class Requests:
     def attached(self) -> Iterator[None]:
         """Keep hooks on vLLM's model inside the context; what is not written to its end by then is given up."""
         try:
-            self.vllm.call(begin_run, self.recording.layers, self.sampling, self.recording.records)
+            layers, sampling, records = self.recording.layers, self.sampling, self.recording.records
+            self.vllm.call(begin_run, layers, self.vllm.carried, sampling, records)
             yield
         finally:
             self.vllm.abort(list(self.rows))

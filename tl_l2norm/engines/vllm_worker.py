@@ -1,7 +1,8 @@
 """All that touches vLLM: how it is started and stepped, and what runs on its worker, hooks and sampling.
 
-vLLM moves its inside every few weeks; those that the tests ran with are in `tl_l2norm.engines.vllm_versions`. The functions at the end run in the worker,
-to which `collective_rpc` carries them: nothing is patched, and the hooks are there only while responses are generated.
+vLLM moves its inside every few weeks; those that the tests ran with are in `tl_l2norm.engines.vllm_versions`. The functions at
+the end run in the worker, to which `collective_rpc` carries them: nothing is patched, and the hooks are there only while
+responses are generated.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_l2norm.core.errors import Unsupported
+from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.norms import l2_norms
+from tl_l2norm.engines.stream import Carried, StreamProbe, stream_of
 from tl_l2norm.recording.sampling import Sampling, Warper, choose, score
 
 try:
@@ -48,26 +50,31 @@ class Written(NamedTuple):
 class Vllm:
     """An engine in this process, seen from outside."""
 
-    def __init__(self, folder: str, dtype: torch.dtype, options: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str, architectures: Sequence[str], dtype: torch.dtype, options: Mapping[str, Any]) -> None:
         with _as_it_was(), _forced(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of vLLM's own imports
             import vllm
 
+            _require_own_code(architectures)
+            self.version = str(vllm.__version__)
+            self._params = vllm.SamplingParams
+            self._kinds = vllm.sampling_params.RequestOutputKind
             self._put_back = _replaced_by_vllm()
-            self._llm = vllm.LLM(
-                folder,
-                dtype=dtype,
-                enforce_eager=True,  # compiled graphs run no hooks
-                enable_prefix_caching=False,  # tokens from a cache are read by no layer
-                async_scheduling=False,  # a stop string would be seen a step late
-                model_impl="vllm",
-                logits_processors=[Draws],
-                disable_log_stats=True,
-                **options,
-            )
-        self.version = str(vllm.__version__)
-        self._params = vllm.SamplingParams
-        self._kinds = vllm.sampling_params.RequestOutputKind
+            self._llm: Any = None
+            try:
+                self._llm = _start(vllm, folder, dtype, options)
+                self.carried: Carried = self._probe()
+            except BaseException:
+                self.close()
+                raise
+
+    def _probe(self) -> Carried:
+        self.call(begin_probe)
+        self.add((0, 1), 0, 0, 1, (), False)
+        while not self.step():
+            pass
+        carried: Carried = self.call(end_probe)
+        return carried
 
     @property
     def max_model_len(self) -> int:
@@ -116,15 +123,46 @@ class Vllm:
 
     def close(self) -> None:
         """Free the model and its cache."""
-        self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
         for owner, name, value in self._put_back:
             setattr(owner, name, value)
 
 
+def _require_own_code(architectures: Sequence[str]) -> None:
+    """Refuse a model that vLLM doesn't have, and one that it runs by patching the classes of transformers, a bridge's too."""
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    known = [ModelRegistry.models[name] for name in architectures if name in ModelRegistry.models]
+    if not known:
+        raise Unsupported(f"vLLM doesn't have {' or '.join(architectures) or 'a model without architectures in config.json'}")
+    if str(known[0].module_name).endswith(".transformers"):
+        raise Unsupported(
+            f"vLLM has no code of its own for {architectures[0]}: it would patch that of transformers, for this whole process"
+        )
+
+
+def _start(vllm: Any, folder: str, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
+    try:
+        return vllm.LLM(
+            folder,
+            dtype=dtype,
+            enforce_eager=True,  # compiled graphs run no hooks
+            enable_prefix_caching=False,  # tokens from a cache are read by no layer
+            async_scheduling=False,  # a stop string would be seen a step late
+            model_impl="vllm",
+            logits_processors=[Draws],
+            disable_log_stats=True,
+            **options,
+        )
+    except (ValueError, TypeError) as error:  # pydantic's among them
+        raise InputError(f"vLLM doesn't load the model in {folder} with {dict(options)}: {error}") from error
+
+
 @contextmanager
 def _forced() -> Iterator[None]:
-    """vLLM reads some settings from the environment alone."""
+    """Some settings vLLM reads from the environment alone."""
     before = {name: os.environ.get(name) for name in _FORCED}
     os.environ.update(_FORCED)
     try:
@@ -136,7 +174,7 @@ def _forced() -> Iterator[None]:
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """vLLM seeds every generator of the process."""
+    """Every generator of the process as it is: vLLM seeds them all."""
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
@@ -168,7 +206,7 @@ class Draws(LogitsProcessor):  # type: ignore[misc,unused-ignore]
         self.rows: dict[int, _Row] = {}
         self.warpers: list[Warper] = []
         self.scores: dict[int, dict[int, Tensor]] | None = None
-        self.hooks: Hooks | None = None
+        self.hooks: Hooks | StreamProbe | None = None
 
     def is_argmax_invariant(self) -> bool:
         """No: it decides what greedy sampling takes."""
@@ -181,7 +219,7 @@ class Draws(LogitsProcessor):  # type: ignore[misc,unused-ignore]
     @staticmethod
     def _row(params: Any, prompt: Sequence[int] | None, written: Sequence[int]) -> _Row | None:
         own = (params.extra_args or {}).get(_KEY)
-        return None if own is None else _Row(*own, written)
+        return None if own is None else _Row(own[0], own[1], written)
 
     def apply(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
         """The logits with the chosen token's infinite."""
@@ -209,9 +247,9 @@ class Hooks:
     A token that is read again, after a preemption, overwrites what was there: that is what later tokens attend to.
     """
 
-    def __init__(self, runner: Any, layers: Sequence[int]) -> None:
+    def __init__(self, runner: Any, layers: Sequence[int], carried: Carried) -> None:
         blocks = decoder_layers(runner)
-        self.runner, self.last = runner, layers[-1]
+        self.runner, self.carried, self.last = runner, carried, layers[-1]
         self.hidden_at = list(inspect.signature(blocks[0].forward).parameters).index("hidden_states")
         self.ids: dict[str, int] = {}
         self.steps: list[tuple[_Step, Float[Tensor, "place token"]]] = []
@@ -233,10 +271,11 @@ class Hooks:
         owners = np.array([self.ids.setdefault(request, len(self.ids)) for request in batch.req_ids])
         positions = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)
         self.step = _Step(np.repeat(owners, lengths), positions)
-        self.norms = [self._measured(kwargs["hidden_states"] if "hidden_states" in kwargs else args[self.hidden_at])]
+        states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[self.hidden_at]
+        self.norms = [self._measured(states)]
 
     def _note(self, layer: int, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.norms.append(self._measured(stream_of(output)))
+        self.norms.append(self._measured(stream_of(output, self.carried)))
         if layer == self.last:
             self.steps.append((self.step, torch.stack(self.norms)))
             self.waiting += len(self.step.owners)
@@ -283,29 +322,29 @@ def decoder_layers(runner: Any) -> nn.ModuleList:
     return lists[0]
 
 
-def stream_of(output: Any) -> Float[Tensor, "token d_model"]:
-    """The residual stream behind a block: what vLLM hands on as one tensor, or as two that the next block adds first."""
-    if isinstance(output, Tensor) and output.ndim == 2:
-        return output
-    match output:
-        case (Tensor(ndim=2) as hidden, None):
-            return hidden
-        case (Tensor(ndim=2) as hidden, Tensor(ndim=2) as residual):
-            return hidden + residual
-    shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in output]
-    raise Unsupported(f"a block of vLLM's model hands on {shapes}: which of it is the residual stream isn't known")
-
-
 def _draws(worker: Any) -> Draws:
     processors = worker.model_runner.input_batch.logitsprocs.non_argmax_invariant
     return next(one for one in processors if isinstance(one, Draws))
 
 
-def begin_run(worker: Any, layers: Sequence[int], sampling: Sampling, records: bool) -> None:
+def begin_probe(worker: Any) -> None:
+    """On the worker: watch how the next pass carries the stream."""
+    _draws(worker).hooks = StreamProbe(worker.model_runner.get_model(), decoder_layers(worker.model_runner))
+
+
+def end_probe(worker: Any) -> Carried:
+    """On the worker: how it did."""
+    draws = _draws(worker)
+    probe, draws.hooks = draws.hooks, None
+    assert isinstance(probe, StreamProbe)
+    return probe.found()
+
+
+def begin_run(worker: Any, layers: Sequence[int], carried: Carried, sampling: Sampling, records: bool) -> None:
     """On the worker: hook the model, and sample like this from now on."""
     draws = _draws(worker)
     draws.warpers, draws.scores = sampling.warpers(), {} if records else None
-    draws.hooks = Hooks(worker.model_runner, layers) if records else None
+    draws.hooks = Hooks(worker.model_runner, layers, carried) if records else None
 
 
 def take_response(
@@ -313,7 +352,7 @@ def take_response(
 ) -> tuple[Float[Tensor, "place pos"], Float[Tensor, "2 token"]]:
     """On the worker: norms of the tokens that were read, and scores of those that were written."""
     draws = _draws(worker)
-    assert draws.hooks is not None and draws.scores is not None
+    assert isinstance(draws.hooks, Hooks) and draws.scores is not None
     scores = draws.scores.pop(number)
     return draws.hooks.take(request, n_read), torch.stack([scores[i] for i in range(n_written)], dim=1)
 
@@ -321,6 +360,6 @@ def take_response(
 def end_run(worker: Any) -> None:
     """On the worker: take the hooks off, and forget the run."""
     draws = _draws(worker)
-    if draws.hooks is not None:
+    if isinstance(draws.hooks, Hooks):
         draws.hooks.remove()
     draws.hooks, draws.scores, draws.warpers = None, None, []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tl_l2norm.interventions.log import Log
 from tl_l2norm.models.described import Described
@@ -15,6 +15,7 @@ from tl_l2norm.recording.stops import Stops
 from tl_l2norm.recording.traces import Recording
 
 
+@runtime_checkable
 class Decoding(Protocol):
     """Sequences on their way to their ends: a `Decoder` here, or an engine's own loop."""
 

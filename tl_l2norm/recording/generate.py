@@ -78,7 +78,7 @@ def generate(
     places. Repetition penalties and the like that a model's generation config asks for are not applied.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, or an engine of `load_engine`, which refuses by name what it can't do.
+        model: a `HookedTransformer` or `TransformerBridge`, or an engine of `load_engine`.
         prompts: texts, chats (lists of messages), token ids, or values with `.tokens` such as a `ChatPrompt`; as in `collect`,
             but that a chat which ends with an assistant's message is continued there.
         max_new_tokens: tokens per response at the most.
