@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.norms import l2_norms
+from tl_l2norm.engines.by_request import ByRequest, Read
 from tl_l2norm.engines.stream import Carried, StreamProbe, stream_of
 from tl_l2norm.recording.sampling import Sampling, Warper, choose, score
 
@@ -35,7 +36,6 @@ except ImportError:  # `load_engine` says so
 _KEY = "tl_l2norm"
 _FORCED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "0"}
 """In this process, where an error keeps its traceback; and by the runner that knows custom logits processors."""
-_FLUSH_AT = 1 << 16  # tokens whose norms wait on the device
 
 
 class Written(NamedTuple):
@@ -48,7 +48,14 @@ class Written(NamedTuple):
 
 
 class Vllm:
-    """An engine in this process, seen from outside."""
+    """An engine in this process, seen from outside.
+
+    Attributes:
+        version: of vLLM.
+        max_model_len: tokens that a prompt and its response may have together.
+        max_num_seqs: responses that are written at once.
+        carried: where the stream is in what its blocks return.
+    """
 
     def __init__(self, folder: str, architectures: Sequence[str], dtype: torch.dtype, options: Mapping[str, Any]) -> None:
         with _as_it_was(), _forced(), warnings.catch_warnings():
@@ -63,6 +70,8 @@ class Vllm:
             self._llm: Any = None
             try:
                 self._llm = _start(vllm, folder, dtype, options)
+                self.max_model_len = int(self._llm.llm_engine.model_config.max_model_len)
+                self.max_num_seqs = int(self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
                 self.carried: Carried = self._probe()
             except BaseException:
                 self.close()
@@ -75,16 +84,6 @@ class Vllm:
             pass
         carried: Carried = self.call(end_probe)
         return carried
-
-    @property
-    def max_model_len(self) -> int:
-        """Tokens that a prompt and its response may have together."""
-        return int(self._llm.llm_engine.model_config.max_model_len)
-
-    @property
-    def max_num_seqs(self) -> int:
-        """Responses that are written at once."""
-        return int(self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """What a function of the worker returns there."""
@@ -234,27 +233,15 @@ class Draws(LogitsProcessor):  # type: ignore[misc,unused-ignore]
         return logits.scatter_(1, tokens[:, None], torch.inf)
 
 
-class _Step(NamedTuple):
-    """Whose tokens a pass reads, and where they stand."""
-
-    owners: Int[np.ndarray, " token"]
-    positions: Int[np.ndarray, " token"]
-
-
 class Hooks:
-    """Norms of the stream behind each decoder layer, reduced where they are computed and kept by request and position.
-
-    A token that is read again, after a preemption, overwrites what was there: that is what later tokens attend to.
-    """
+    """Norms of the stream behind each decoder layer, reduced where they are computed and kept by request and position."""
 
     def __init__(self, runner: Any, layers: Sequence[int], carried: Carried) -> None:
         blocks = decoder_layers(runner)
         self.runner, self.carried, self.last = runner, carried, layers[-1]
         self.hidden_at = list(inspect.signature(blocks[0].forward).parameters).index("hidden_states")
         self.ids: dict[str, int] = {}
-        self.steps: list[tuple[_Step, Float[Tensor, "place token"]]] = []
-        self.waiting = 0
-        self.parts: dict[int, list[tuple[Int[np.ndarray, " token"], Float[np.ndarray, "place token"]]]] = {}
+        self.kept = ByRequest()
         self.handles = [blocks[0].register_forward_pre_hook(self._begin, with_kwargs=True)]
         self.handles += [blocks[layer].register_forward_hook(partial(self._note, layer)) for layer in layers]
 
@@ -263,54 +250,26 @@ class Hooks:
         for handle in self.handles:
             handle.remove()
 
+    def take(self, request: str, n_tokens: int) -> Float[Tensor, "place pos"]:
+        """Norms of a request's first tokens, of the embedding output and then each layer; they are forgotten here."""
+        return self.kept.take(self.ids[request], n_tokens)
+
     def _begin(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A pass starts: rows of the batch belong to its requests in order."""
         batch = self.runner.input_batch
-        ends = self.runner.query_start_loc.np[: batch.num_reqs + 1]
-        lengths, starts = np.diff(ends), batch.num_computed_tokens_cpu[: batch.num_reqs]
         owners = np.array([self.ids.setdefault(request, len(self.ids)) for request in batch.req_ids])
-        positions = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)
-        self.step = _Step(np.repeat(owners, lengths), positions)
+        ends = self.runner.query_start_loc.np[: batch.num_reqs + 1]
+        self.read = Read.of(owners, batch.num_computed_tokens_cpu[: batch.num_reqs], ends)
         states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[self.hidden_at]
         self.norms = [self._measured(states)]
 
     def _note(self, layer: int, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.norms.append(self._measured(stream_of(output, self.carried)))
         if layer == self.last:
-            self.steps.append((self.step, torch.stack(self.norms)))
-            self.waiting += len(self.step.owners)
-            if self.waiting > _FLUSH_AT:
-                self._flush()
+            self.kept.note(self.read, torch.stack(self.norms))
 
     def _measured(self, stream: Float[Tensor, "padded d_model"]) -> Float[Tensor, " token"]:
-        return l2_norms(stream[: len(self.step.owners)])
-
-    def _flush(self) -> None:
-        """Sort the norms of the passes so far by request."""
-        if not self.steps:
-            return
-        norms = torch.cat([norms for _, norms in self.steps], dim=1).cpu().numpy()
-        owners = np.concatenate([step.owners for step, _ in self.steps])
-        positions = np.concatenate([step.positions for step, _ in self.steps])
-        order = np.argsort(owners, kind="stable")
-        which, starts = np.unique(owners[order], return_index=True)
-        for owner, index in zip(which.tolist(), np.split(order, starts[1:]), strict=True):
-            self.parts.setdefault(owner, []).append((positions[index], norms[:, index]))
-        self.steps, self.waiting = [], 0
-
-    def take(self, request: str, n_tokens: int) -> Float[Tensor, "place pos"]:
-        """Norms of a request's first tokens, of the embedding output and then each layer; they are forgotten here."""
-        self._flush()
-        parts = self.parts.pop(self.ids[request])
-        norms = np.full((len(parts[0][1]), n_tokens), np.nan, np.float32)
-        read = np.zeros(n_tokens, bool)
-        for positions, values in parts:
-            inside = positions < n_tokens
-            norms[:, positions[inside]] = values[:, inside]
-            read[positions[inside]] = True
-        if not read.all():
-            raise RuntimeError(f"vLLM read no token at position {int((~read).argmax())} of request {request}, of {n_tokens}")
-        return torch.from_numpy(norms)
+        return l2_norms(stream[: len(self.read.owners)])
 
 
 def decoder_layers(runner: Any) -> nn.ModuleList:
