@@ -1,6 +1,6 @@
 """Models that run elsewhere and write whole responses there, norms recorded where they run: vLLM.
 
-Imports from: core, text, models, recording.
+Imports from: core, text, models, interventions, recording.
 """
 
 import lazy_loader

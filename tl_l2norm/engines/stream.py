@@ -24,6 +24,27 @@ def stream_of(output: Any, carried: Carried) -> Float[Tensor, "token d_model"]:
     return first if second is None or carried == "first" else first + second
 
 
+def with_stream(
+    output: Any, carried: Carried, before: Float[Tensor, "token d_model"], after: Float[Tensor, "token d_model"]
+) -> Any:
+    """What a block returns, with another stream where one was changed; other tokens keep their bits.
+
+    Args:
+        output: as it was returned.
+        carried: how it carries the stream.
+        before: the stream of the tokens without padding.
+        after: what became of it.
+    """
+    first, second = _parts(output)
+    hit = torch.nn.functional.pad((after != before).any(-1), (0, len(first) - len(before)))[:, None]
+    first = torch.where(hit, torch.nn.functional.pad(after, (0, 0, 0, len(first) - len(before))), first)
+    if not isinstance(output, tuple | list):
+        return first
+    if second is not None and carried == "sum":
+        second = second.masked_fill(hit, 0.0)
+    return (first, second) if len(output) == 2 else (first,)
+
+
 def _parts(output: Any) -> tuple[Tensor, Tensor | None]:
     given = output if isinstance(output, tuple | list) else (output,)
     if len(given) in (1, 2) and isinstance(given[0], Tensor) and given[0].ndim == 2:

@@ -13,8 +13,11 @@ from typing_extensions import override
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.protocols import Tokenizer
+from tl_l2norm.engines.acting import Acting
 from tl_l2norm.engines.files import ModelFiles
 from tl_l2norm.engines.vllm_worker import Vllm, begin_run, end_run, take_response
+from tl_l2norm.interventions.intervener import JUDGED
+from tl_l2norm.interventions.log import Log
 from tl_l2norm.models.fingerprint import template_fingerprint, tokenizer_fingerprint
 from tl_l2norm.recording.decoder import Growing
 from tl_l2norm.recording.engine import Engine
@@ -67,6 +70,11 @@ class VLLMEngine(Engine):
     @override
     def n_layers(self) -> int:
         return int(self._files.config.num_hidden_layers)
+
+    @property
+    @override
+    def d_model(self) -> int:
+        return int(self._files.config.hidden_size)
 
     @property
     @override
@@ -135,15 +143,11 @@ class VLLMEngine(Engine):
     def decoding(self, recording: Recording, sampling: Sampling, stops: Stops, max_new_tokens: int) -> Requests:
         if self._lost is not None:
             raise InputError(f"this engine {self._lost}: load another with load_engine(...)")
-        for what, given in (
-            ("interventions", recording.interventions),
-            ("saes", recording.saes),
-            ("observers", recording.observers),
-        ):
+        for what, given in (("saes", recording.saes), ("observers", recording.observers)):
             if given:
                 raise Unsupported(
-                    f"vLLM records norms and nothing else here, and changes nothing: {what}= needs a model of load_model; "
-                    "what is read off the stream can be had with collect(model, out, ...)"
+                    f"an engine records norms and nothing else: {what}= needs a model of load_model, as collect(model, out, "
+                    f"{what}=...) on what it wrote"
                 )
         return Requests(self, recording, sampling, stops, max_new_tokens)
 
@@ -155,27 +159,34 @@ _FAILED = "failed in an earlier run"
 class Requests:
     """Responses that vLLM writes, each a request of its own, so that samples of a prompt have their own seeds."""
 
-    log = None
-
     def __init__(self, engine: VLLMEngine, recording: Recording, sampling: Sampling, stops: Stops, max_new_tokens: int) -> None:
         self.engine, self.recording, self.sampling, self.stops = engine, recording, sampling, stops
         self.max_new_tokens = max_new_tokens
         self.vllm = engine._vllm
+        acts, ratio = recording.interventions, recording.sink_ratio
+        self.acting = Acting(engine, acts, sink_ratio=ratio) if acts else None
         self.rows: dict[int, Growing] = {}
         """On their way, by number."""
         self.names: dict[int, str] = {}
         """What the worker calls them."""
+
+    @property
+    def log(self) -> Log | None:
+        """What the interventions decide; None without any."""
+        return None if self.acting is None else self.acting.first.log
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Keep hooks on vLLM's model inside the context; what is not written to its end by then is given up."""
         try:
             layers, sampling, records = self.recording.layers, self.sampling, self.recording.records
-            self.vllm.call(begin_run, layers, self.vllm.carried, sampling, records)
+            self.vllm.call(begin_run, layers, self.vllm.carried, sampling, records, self.acting)
             yield
         finally:
             self.vllm.abort(list(self.rows))
             self.vllm.call(end_run)
+        if self.acting is not None:
+            self.acting.first.finish()
 
     def run(self, rows: Sequence[Growing], batch_size: int, progress: bool | str) -> Iterator[list[Growing]]:
         """Write every row to its end; yields those that end together. vLLM itself knows how many it takes at once."""
@@ -190,8 +201,12 @@ class Requests:
 
     def _add(self, row: Growing) -> None:
         stops, step_by_step = sorted(self.stops.ids), bool(self.stops.strings)
-        self.names[row.number] = self.vllm.add(row.item.tokens, row.number, row.seed, self.max_new_tokens, stops, step_by_step)
+        self.names[row.number] = name = self.vllm.add(
+            row.item.tokens, row.number, row.seed, self.max_new_tokens, stops, step_by_step
+        )
         self.rows[row.number] = row
+        if self.acting is not None:
+            self.acting.expect(name, row.number, row.seed, len(row.item))
 
     def _step(self) -> list[Growing]:
         """Those that end with this pass."""
@@ -229,5 +244,7 @@ class Requests:
             return
         n_read = len(row.item) + len(row.new) - 1
         norms, scores = self.vllm.call(take_response, name, row.number, n_read, len(row.new))
-        self.recording.check({NORM: norms}, row.prompt)
-        row.recorded, row.scores = [{NORM: norms}], [scores]
+        n = 1 + len(self.recording.layers)
+        self.recording.check({NORM: norms[:n]}, row.prompt)
+        judged = () if self.acting is None else zip(self.acting.layers, norms[n:], strict=True)
+        row.recorded, row.scores = [{NORM: norms[:n], **{(JUDGED, layer): own for layer, own in judged}}], [scores]

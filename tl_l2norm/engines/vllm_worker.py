@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.norms import l2_norms
+from tl_l2norm.engines.acting import Acting
 from tl_l2norm.engines.by_request import ByRequest, Read
-from tl_l2norm.engines.stream import Carried, StreamProbe, stream_of
+from tl_l2norm.engines.stream import Carried, StreamProbe, stream_of, with_stream
 from tl_l2norm.recording.sampling import Sampling, Warper, choose, score
 
 try:
@@ -234,16 +235,24 @@ class Draws(LogitsProcessor):  # type: ignore[misc,unused-ignore]
 
 
 class Hooks:
-    """Norms of the stream behind each decoder layer, reduced where they are computed and kept by request and position."""
+    """Norms of the stream behind decoder layers, reduced where they are computed and kept by request and position; and before
+    them, what interventions make of it.
 
-    def __init__(self, runner: Any, layers: Sequence[int], carried: Carried) -> None:
+    Of a request's norms the first are of the embedding output, then those of each layer, then those by which each layer's
+    interventions judged.
+    """
+
+    def __init__(self, runner: Any, layers: Sequence[int], carried: Carried, acting: Acting | None) -> None:
         blocks = decoder_layers(runner)
-        self.runner, self.carried, self.last = runner, carried, layers[-1]
+        self.runner, self.carried, self.layers, self.acting = runner, carried, tuple(layers), acting
+        self.acts_at = acting.layers if acting else ()
         self.hidden_at = list(inspect.signature(blocks[0].forward).parameters).index("hidden_states")
         self.ids: dict[str, int] = {}
         self.kept = ByRequest()
+        watched = sorted({*self.layers, *self.acts_at})
+        self.last = watched[-1]
         self.handles = [blocks[0].register_forward_pre_hook(self._begin, with_kwargs=True)]
-        self.handles += [blocks[layer].register_forward_hook(partial(self._note, layer)) for layer in layers]
+        self.handles += [blocks[layer].register_forward_hook(partial(self._note, layer)) for layer in watched]
 
     def remove(self) -> None:
         """Take the hooks off the model."""
@@ -251,7 +260,7 @@ class Hooks:
             handle.remove()
 
     def take(self, request: str, n_tokens: int) -> Float[Tensor, "place pos"]:
-        """Norms of a request's first tokens, of the embedding output and then each layer; they are forgotten here."""
+        """Norms of a request's first tokens; they are forgotten here."""
         return self.kept.take(self.ids[request], n_tokens)
 
     def _begin(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -262,11 +271,19 @@ class Hooks:
         self.read = Read.of(owners, batch.num_computed_tokens_cpu[: batch.num_reqs], ends)
         states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[self.hidden_at]
         self.norms = [self._measured(states)]
+        if self.acting is not None:
+            self.acting.begin(batch.req_ids, np.diff(ends), self.read.positions, states.device)
 
-    def _note(self, layer: int, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.norms.append(self._measured(stream_of(output, self.carried)))
+    def _note(self, layer: int, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        stream = stream_of(output, self.carried)[: len(self.read.owners)]
+        changed = self.acting.visit(layer, stream) if self.acting is not None and layer in self.acts_at else None
+        if layer in self.layers:
+            self.norms.append(self._measured(stream if changed is None else changed))
         if layer == self.last:
-            self.kept.note(self.read, torch.stack(self.norms))
+            judged = [] if self.acting is None else [*self.acting.end()]
+            if self.layers:
+                self.kept.note(self.read, torch.stack([*self.norms, *judged]))
+        return None if changed is None else with_stream(output, self.carried, stream, changed)
 
     def _measured(self, stream: Float[Tensor, "padded d_model"]) -> Float[Tensor, " token"]:
         return l2_norms(stream[: len(self.read.owners)])
@@ -299,11 +316,13 @@ def end_probe(worker: Any) -> Carried:
     return probe.found()
 
 
-def begin_run(worker: Any, layers: Sequence[int], carried: Carried, sampling: Sampling, records: bool) -> None:
+def begin_run(
+    worker: Any, layers: Sequence[int], carried: Carried, sampling: Sampling, records: bool, acting: Acting | None
+) -> None:
     """On the worker: hook the model, and sample like this from now on."""
-    draws = _draws(worker)
+    draws, recorded = _draws(worker), layers if records else ()
     draws.warpers, draws.scores = sampling.warpers(), {} if records else None
-    draws.hooks = Hooks(worker.model_runner, layers, carried) if records else None
+    draws.hooks = Hooks(worker.model_runner, recorded, carried, acting) if records or acting else None
 
 
 def take_response(

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
+from typing_extensions import override
 
 from tl_l2norm.core.errors import InputError, InputTypeError, Unsupported
 from tl_l2norm.core.identity import Identity
@@ -249,8 +250,8 @@ class Backend(Described):
     def generation_config(self) -> Any:
         """The model's generation config, if it has one."""
 
+    @override
     def block_runs(self, layers: tuple[int, ...]) -> BlockRuns:
-        """What it takes to run these blocks again after a pass."""
         if getattr(self.model.cfg, "positional_embedding_type", None) == "shortformer":
             raise Unsupported("shortformer position embeddings enter inside the block: it can't be run again")
         return BlockRuns({layer: self.model.blocks[layer] for layer in layers})

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from tl_l2norm.core.errors import Unsupported
 from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.protocols import Tokenizer
+from tl_l2norm.models.block_calls import BlockRuns
 
 
 class Described(ABC):
@@ -22,6 +24,11 @@ class Described(ABC):
     @abstractmethod
     def n_layers(self) -> int:
         """Number of blocks."""
+
+    @property
+    @abstractmethod
+    def d_model(self) -> int:
+        """Width of the residual stream."""
 
     @property
     @abstractmethod
@@ -71,6 +78,16 @@ class Described(ABC):
     @abstractmethod
     def identity(self) -> Identity:
         """Who the model is now: fingerprints of weights, tokenizer and chat template, and the number of hooks."""
+
+    def block_runs(self, layers: tuple[int, ...]) -> BlockRuns:
+        """What it takes to run these blocks again after a pass.
+
+        Raises:
+            NotImplementedError: they can't be.
+        """
+        if layers:
+            raise Unsupported(f"{self.name} doesn't run a block again")
+        return BlockRuns({})
 
     @abstractmethod
     def eos_token_ids(self) -> frozenset[int]:

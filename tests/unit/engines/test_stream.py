@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tl_l2norm.core.errors import Unsupported
-from tl_l2norm.engines.stream import StreamProbe, stream_of
+from tl_l2norm.engines.stream import StreamProbe, stream_of, with_stream
 
 
 def test_one_tensor_two_and_a_second_that_is_none() -> None:
@@ -23,6 +23,28 @@ def test_one_tensor_two_and_a_second_that_is_none() -> None:
 def test_anything_else_is_refused(output: Any) -> None:
     with pytest.raises(Unsupported, match="which of it is the residual stream"):
         stream_of(output, "sum")
+
+
+@pytest.mark.parametrize("carried", ["first", "sum"])
+@pytest.mark.parametrize(
+    "kind", [lambda a, b: a, lambda a, b: (a,), lambda a, b: (a, None), lambda a, b: (a, b), lambda a, b: [a, b]]
+)
+def test_a_changed_stream_is_handed_on_and_other_tokens_keep_their_bits(kind: Any, carried: Any) -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(5, 4), torch.randn(5, 4)  # of the five tokens the last is padding
+    output = kind(first.clone(), second.clone())
+    before = stream_of(output, carried)[:4]
+    after = before.clone()
+    after[1], after[3] = after[1] * 0.1, 0.0
+    new = with_stream(output, carried, before, after)
+    assert type(new) in (Tensor, tuple) and (isinstance(new, Tensor) or len(new) == len(output))
+    assert torch.equal(stream_of(new, carried)[:4], after)
+    kept = torch.tensor([0, 2, 4])
+    for old, now in zip(
+        output if isinstance(output, tuple | list) else [output], [new] if isinstance(new, Tensor) else new, strict=True
+    ):
+        assert (old is None) == (now is None) and (old is None or torch.equal(old[kept], now[kept]))
+    assert torch.equal(stream_of(output, carried)[:4], before)  # not written into
 
 
 class Block(nn.Module):
