@@ -33,7 +33,20 @@ from benchmarks.analysis_rows import (
 from benchmarks.regions import ARCHITECTURE, CLAIMS, ROOT, markdown_table, write_regions
 
 REASONER = ROOT / "assets" / "tiny_reasoner"
-ROOMS = ["core", "text", "tasks", "models", "interventions", "saes", "recording", "analysis", "experiments", "show", "paper"]
+ROOMS = [
+    "core",
+    "text",
+    "tasks",
+    "models",
+    "interventions",
+    "saes",
+    "recording",
+    "engines",
+    "analysis",
+    "experiments",
+    "show",
+    "paper",
+]
 """From the lowest to the highest."""
 
 _USUAL_N = 500  # problems of a cell, unless there are fewer

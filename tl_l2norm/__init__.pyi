@@ -1,4 +1,5 @@
 from . import analysis as analysis
+from . import engines as engines
 from . import experiments as experiments
 from . import models as models
 from . import paper as paper
@@ -14,6 +15,7 @@ from .core.thresholds import iqr_thresholds as iqr_thresholds
 from .core.thresholds import quantile_thresholds as quantile_thresholds
 from .core.trace import Trace as Trace
 from .core.trace import to_frame as to_frame
+from .engines.load import load_engine as load_engine
 from .experiments.modes import run_modes as run_modes
 from .experiments.selection import score_table as score_table
 from .experiments.selection import select as select

@@ -21,6 +21,7 @@ from packaging.version import Version
 
 import tl_l2norm as l2
 from benchmarks import analysis_rows, pages, regions
+from tests.engines import has_vllm
 from tests.models import HAS_HOOKED
 from tests.saes import HAS_SAE_LENS
 from tests.slow import slow
@@ -46,6 +47,7 @@ SHIPPED = {
 """What a page says, and what runs in its place: models that come with the library for those of the hub, and less of it."""
 
 NEEDS = {
+    "engine": has_vllm(),
     "HookedTransformer": HAS_HOOKED,
     "train_saes(": HAS_SAE_LENS,
     "model.generate(": Version(transformers.__version__)

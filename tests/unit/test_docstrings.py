@@ -33,8 +33,12 @@ WITHOUT_EXAMPLE = {
     "analysis.bound_points",
     "analysis.family_separation",
     "analysis.feature_link",
+    "engines.VLLMEngine",
+    "engines.load_engine",
+    "load_engine",
 }
-"""Public names whose example would take seconds: two halves or families of 8 prompts, or a whole analysis."""
+"""Public names whose example would take seconds: two halves or families of 8 prompts, or a whole analysis; and
+those of engines, which aren't installed everywhere."""
 
 
 class Docstring(NamedTuple):

@@ -17,6 +17,7 @@ ROOMS = (
     "interventions",
     "saes",
     "recording",
+    "engines",
     "analysis",
     "experiments",
     "show",

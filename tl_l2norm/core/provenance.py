@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tl_l2norm.core.identity import UNKNOWN, same_weights
 
@@ -35,14 +35,18 @@ class Provenance:
     """Hash of the chat template."""
     foreign_hooks: int = 0
     """Hooks on the model that were not of the run itself, such as a user's ablation: they may have changed the stream."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What an engine was told to do otherwise than by default, as far as norms move with it, such as a quantised KV cache."""
 
     def comparable(self, other: Provenance) -> bool:
-        """Whether norms of both may be put in one table: the same weights in the same dtype and processing, as many hooks.
+        """Whether norms of both may be put in one table: the same weights in the same dtype and processing, as many hooks,
+        the same options of an engine.
 
         Weights are told apart by their fingerprints, whatever the model is called; where one isn't known, by name. With foreign
         hooks on one of them the stream may be another; what two equal numbers of hooks do can't be told apart.
         """
-        return self.same_model(other) and self.foreign_hooks == other.foreign_hooks
+        mine, others = (self.foreign_hooks, dict(self.options)), (other.foreign_hooks, dict(other.options))
+        return self.same_model(other) and mine == others
 
     def same_model(self, other: Provenance) -> bool:
         """`comparable`, whatever hooks were on the models."""
@@ -57,4 +61,5 @@ class Provenance:
         notes = [self.dtype, *(["centred weights"] if self.centred else ())]
         notes += [f"weights {self.fingerprint}"] if self.fingerprint else ()
         notes += [f"{self.foreign_hooks} hooks of others"] if self.foreign_hooks else ()
+        notes += [f"{name}={value}" for name, value in self.options.items()]
         return f"{self.model} ({', '.join(notes)})"

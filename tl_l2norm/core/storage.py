@@ -171,7 +171,7 @@ def _to_json(trace: Trace) -> dict[str, Any]:
         "metrics": list(trace.metrics),
         "features": {layer: {"d_sae": acts.d_sae, "sae": acts.sae} for layer, acts in trace.features.items()},
         "provenance": {f.name: getattr(trace.provenance, f.name) for f in dataclasses.fields(trace.provenance)}
-        | {"versions": dict(trace.provenance.versions)},
+        | {"versions": dict(trace.provenance.versions), "options": dict(trace.provenance.options)},
     }
 
 

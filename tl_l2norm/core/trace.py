@@ -272,6 +272,8 @@ def require_comparable(traces: Sequence[Trace]) -> None:
 
 
 def _why(first: Provenance, other: Provenance) -> str:
+    if first.same_model(other) and dict(first.options) != dict(other.options):
+        return ", nor those of an engine with other options: load it with the same"
     if first.same_model(other):
         return ", nor those with other numbers of foreign hooks (model.reset_hooks() removes hooks)"
     if first.backend != other.backend:

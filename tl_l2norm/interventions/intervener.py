@@ -25,6 +25,7 @@ from tl_l2norm.interventions.checks import check_declared, check_effect
 from tl_l2norm.interventions.log import Entry, FinalThreshold, Log
 from tl_l2norm.interventions.rule import Effect, Rule, Visit
 from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.described import Described
 from tl_l2norm.models.hooks import HookFn, attached, counting_writes
 from tl_l2norm.models.observer import Ledger, Observer, Recorded
 
@@ -33,7 +34,9 @@ UNSEEN = (
     "generate use `with x.hooks(model)`)"
 )
 JUDGED = "judged norm"
-_BOUNDS, _ADAPTIVE = "sink bounds", "adaptive threshold"
+BOUNDS = "sink bounds"
+"""What a batch keeps with (BOUNDS, layer): for each sequence the norm there over which a token is a sink."""
+_ADAPTIVE = "adaptive threshold"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +56,7 @@ class Intervener(Observer):
     """
 
     def __init__(
-        self, backend: Backend, interventions: Sequence[Rule], *, sink_ratio: float | None = None, records: bool = False
+        self, backend: Described, interventions: Sequence[Rule], *, sink_ratio: float | None = None, records: bool = False
     ) -> None:
         """`records`: whether `take` gives the norms by which tokens were taken for sinks, which traces need."""
         if odd := [x for x in interventions if not isinstance(x, Rule)]:
@@ -84,14 +87,20 @@ class Intervener(Observer):
         return tuple(layer for layer, sites in self.sites.items() if any(wanted(site.intervention) for site in sites))
 
     @property
+    def here(self) -> Backend:
+        """The backend of a model that runs in this process under our hooks."""
+        assert isinstance(self.backend, Backend), self.backend
+        return self.backend
+
+    @property
     def acts_on_prompts(self) -> bool:
         """Whether an intervention may act on a token of a prompt."""
         return any(x.positions != "decode" for x in self.log.interventions)
 
     def hooks(self) -> list[tuple[HookPoint, HookFn]]:
         """Hook points with the hooks to put on them, in this order."""
-        mids = [(self.backend.resid_mid(layer), partial(self._note_mid, layer)) for layer in self._mid_layers]
-        return [*mids, *((self.backend.resid_post(layer), partial(self.visit, layer)) for layer in self.sites)]
+        mids = [(self.here.resid_mid(layer), partial(self._note_mid, layer)) for layer in self._mid_layers]
+        return [*mids, *((self.here.resid_post(layer), partial(self.visit, layer)) for layer in self.sites)]
 
     @override
     @contextmanager
@@ -111,7 +120,7 @@ class Intervener(Observer):
         if self._ledger is not None:
             self._ledger.next_pass(now)
         self.log.note(places)
-        self._now, first = now, (_BOUNDS, next(iter(self.sites), 0)) not in now.batch
+        self._now, first = now, (BOUNDS, next(iter(self.sites), 0)) not in now.batch
         options = {x.positions for x in self.log.interventions}
         # At a step of decoding nobody asks the device: something is nearly always to be done.
         asked = first or now.n_pos > 1
@@ -130,9 +139,9 @@ class Intervener(Observer):
         mid = self._resid_mid.pop(layer, None)
         norms = l2_norms(stream)
         if self._reads_prompt:
-            batch.keep((_BOUNDS, layer), places.prompt_bounds(norms, self.sink_ratio))
+            batch.keep((BOUNDS, layer), places.prompt_bounds(norms, self.sink_ratio))
         before, judged = stream, norms
-        bounds: Float[Tensor, " batch"] = batch.recall((_BOUNDS, layer))
+        bounds: Float[Tensor, " batch"] = batch.recall((BOUNDS, layer))
         sink = (norms > bounds[:, None]) | (places.positions == 0)
         for site in self.sites[layer]:
             if self._busy[site.intervention.positions]:
@@ -242,7 +251,7 @@ def _acted(intervention: Rule, state: Any, visit: Visit) -> Effect:
     return effect._replace(stream=visit.stream) if effect.stream is shown else effect
 
 
-def _one_sink_ratio(backend: Backend, interventions: Sequence[Rule], given: float | None) -> float:
+def _one_sink_ratio(backend: Described, interventions: Sequence[Rule], given: float | None) -> float:
     """The run's sink ratio: given by whoever drives it, else by an intervention, else the model's.
 
     Raises:
@@ -254,7 +263,7 @@ def _one_sink_ratio(backend: Backend, interventions: Sequence[Rule], given: floa
             f"sink ratios {', '.join(f'{ratio:g}' for ratio in asked)} in one run: what an intervention leaves alone as a sink "
             "and what the trace marks as one are the same; give sink_ratio=... to the run and none to interventions"
         )
-    ratio = asked[0] if asked else sink_ratio_of(backend.model)
+    ratio = asked[0] if asked else sink_ratio_of(getattr(backend, "model", backend))
     for x in interventions:
         for what, other in x.made_with().items():
             if other not in (None, ratio):

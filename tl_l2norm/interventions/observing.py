@@ -120,7 +120,7 @@ class _Watcher:
 
     def start_soon(self, stream: Tensor, hook: HookPoint) -> None:
         """From a hook on the embedding: the next call of the first block starts the pass."""
-        blocks, first = self.intervener.blocks, self.intervener.backend.model.blocks[0]
+        blocks, first = self.intervener.blocks, self.intervener.here.model.blocks[0]
 
         def once(*call: Any) -> None:
             handle.remove()
@@ -180,14 +180,14 @@ class _Watcher:
     def _hand_over_with(self, point: HookPoint) -> None:
         for handle in self.handles:
             handle.remove()
-        self.handles = [put_on(module, hook) for module, hook in self.intervener.backend.cache_renamings]
+        self.handles = [put_on(module, hook) for module, hook in self.intervener.here.cache_renamings]
         for handle in self.handles:
             _remove_with(point, handle)
 
     def _refuse_unseen(self, call: BlockCall) -> None:
         """Refuse to act on steps of a model that outside of this context decodes without what it has read, or inside too."""
         unfilled = call.cache is not None and call.cache is self.unfilled
-        if unfilled or (call.offset and not self.intervener.backend.decodes_without_us):
+        if unfilled or (call.offset and not self.intervener.here.decodes_without_us):
             raise Unsupported(
                 "the model's own generate gives its blocks a KV cache that they don't look into: it decodes without having "
                 f"read what stands before. Use tl_l2norm.generate, or other versions. {known_versions()}"

@@ -18,8 +18,8 @@ from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import Layers, check_layers, layer_ranges, resolve_layers
 from tl_l2norm.core.presets import check_sink_ratio
 from tl_l2norm.core.thresholds import AdaptiveIQR, ThresholdLike, Thresholds, as_thresholds
-from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.block_calls import BlockRun
+from tl_l2norm.models.described import Described
 from tl_l2norm.models.provenance import provenance
 
 
@@ -105,7 +105,7 @@ class Rule(ABC):
         """Whether the stream before the MLP's write is needed."""
         return False
 
-    def resolve(self, backend: Backend) -> tuple[int, ...]:
+    def resolve(self, backend: Described) -> tuple[int, ...]:
         """The layers on this model.
 
         Raises:
@@ -128,7 +128,7 @@ class Rule(ABC):
             return self.thresholds
         return {_at(key, n_layers): value for key, value in self.thresholds.items()}[layer]
 
-    def _check_provenance(self, thresholds: Thresholds, backend: Backend) -> None:
+    def _check_provenance(self, thresholds: Thresholds, backend: Described) -> None:
         source = thresholds.provenance
         if source is None:
             return

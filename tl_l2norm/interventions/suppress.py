@@ -22,7 +22,7 @@ from tl_l2norm.interventions.matching import Alike, Likeness, Plan, as_likeness
 from tl_l2norm.interventions.operators import Clamp, Operator, Scale, Swap
 from tl_l2norm.interventions.rule import Decision, Effect, Visit
 from tl_l2norm.interventions.selectors import Matched, Over, Random, Selector
-from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.described import Described
 
 _SUPPRESSED, _NO_EARLIER = 1, 2
 
@@ -147,7 +147,7 @@ class Suppression(Intervention):
         return Clamp() if self.how == "clamp" else Swap()
 
     @override
-    def resolve(self, backend: Backend) -> tuple[int, ...]:
+    def resolve(self, backend: Described) -> tuple[int, ...]:
         layers = super().resolve(backend)
         if self.match is not None:
             known = self.match.interventions[_matched(self.match)].resolve(backend)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
+from typing_extensions import override
 
 from tl_l2norm.core.errors import InputError, InputTypeError, Unsupported
 from tl_l2norm.core.identity import Identity
@@ -20,6 +21,7 @@ from tl_l2norm.core.protocols import Tokenizer
 from tl_l2norm.models.block_calls import BlockRuns
 from tl_l2norm.models.cache import Renamings
 from tl_l2norm.models.cache_rows import Cache, CacheRows
+from tl_l2norm.models.described import Described
 from tl_l2norm.models.final_norm import FinalNorm, read_final_norm
 from tl_l2norm.models.fingerprint import model_fingerprint, template_fingerprint, tokenizer_fingerprint
 from tl_l2norm.models.hooks import attached, foreign_hooks, hook_points, muted
@@ -28,10 +30,8 @@ from tl_l2norm.text.turn_ends import turn_ends
 LogitsAt = Literal["none", "last", "all"]
 
 
-class Backend(ABC):
+class Backend(Described):
     """A model and the few things that the two kinds of model do differently. Made by `backend_of`."""
-
-    name: ClassVar[str]
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -260,8 +260,8 @@ class Backend(ABC):
     def generation_config(self) -> Any:
         """The model's generation config, if it has one."""
 
+    @override
     def block_runs(self, layers: tuple[int, ...]) -> BlockRuns:
-        """What it takes to run these blocks again after a pass."""
         if getattr(self.model.cfg, "positional_embedding_type", None) == "shortformer":
             raise Unsupported("shortformer position embeddings enter inside the block: it can't be run again")
         return BlockRuns({layer: self.model.blocks[layer] for layer in layers})

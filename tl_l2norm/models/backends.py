@@ -41,7 +41,7 @@ def backend_of(model: Any) -> Backend:
         raise InputTypeError(
             f"expected a TransformerBridge or HookedTransformer, got {type(model).__name__}: load one with "
             "tl_l2norm.load_model(...), or wrap a Hugging Face model with "
-            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
+            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer); an engine only generates"
         )
     _require_weights(model)
     _warn_if_centred(backend)

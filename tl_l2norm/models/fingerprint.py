@@ -45,6 +45,9 @@ _ADMINISTRATION = re.compile(
 )
 """Keys of configurations that change nothing in a forward pass."""
 
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+"""A weight of a block, by its name in a file."""
+
 _JOINT = ".qkv."  # the bridge keeps it beside the three that it was split into
 _PIECE = 1 << 19  # values that are summed at once: they stay in a processor's cache
 _TABLES = ("rotary_sin", "rotary_cos")  # HookedTransformer's, which aren't marked as derived
@@ -96,6 +99,29 @@ def model_fingerprint(weights: nn.Module, blocks: Iterable[nn.Module], config: M
             own.update(f"{name} {reading.kind} {reading.total} {reading.squares}".encode() + reading.diagonal)
     own.update("\n".join(_numbers(modules)).encode())
     return f"{_hash([by_block, outside, _known_to_both(config)])}-{own.hexdigest()[:_DIGITS]}"
+
+
+def files_fingerprint(weights: Iterable[tuple[str, Tensor]], config: Mapping[str, Any]) -> str:
+    """`model_fingerprint` of a model from its files: the first half is that of a model with these weights.
+
+    Args:
+        weights: name and values of each, in the dtype that the model computes in.
+        config: as Hugging Face has it.
+    """
+    by_block: dict[int, list[_Reading]] = {}
+    outside, own = set(), hashlib.sha256(json.dumps(_arithmetic(config), sort_keys=True, default=str).encode())
+    for name, tensor in weights:
+        readings = _read([tensor])
+        if readings is None:
+            return UNKNOWN
+        (reading,) = readings.values()
+        own.update(f"{name} {reading.kind} {reading.total} {reading.squares}".encode() + reading.diagonal)
+        if block := _BLOCK.search(name):
+            by_block.setdefault(int(block[1]), []).append(reading)
+        else:
+            outside.add(_sums([reading]))
+    blocks = [_sums(by_block[i]) for i in sorted(by_block)]
+    return f"{_hash([blocks, sorted(outside - {(0, 0)}), _known_to_both(config)])}-{own.hexdigest()[:_DIGITS]}"
 
 
 def _sums(readings: Sequence[_Reading]) -> tuple[int, int]:

@@ -8,11 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.provenance import Provenance
-from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.described import Described
 
 
 def provenance(
-    backend: Backend,
+    model: Described,
     identity: Identity,
     *,
     sink_ratio: float,
@@ -23,21 +23,22 @@ def provenance(
     """Model, dtype, versions and settings that norms were recorded with, as every trace keeps them.
 
     Args:
-        backend: of the model.
-        identity: what the model was when they were recorded.
+        model: what ran.
+        identity: what it was when they were recorded.
         sink_ratio: over how many times the prompt's median a norm was a sink's.
         seed: of the responses.
         temperature: of the responses.
         interventions: that were at work, kept as text.
     """
     return Provenance(
-        model=backend.model_name,
-        backend=backend.name,
-        dtype=str(backend.dtype).removeprefix("torch."),
-        n_layers=backend.n_layers,
-        centred=backend.centred,
+        model=model.model_name,
+        backend=model.name,
+        dtype=str(model.dtype).removeprefix("torch."),
+        n_layers=model.n_layers,
+        centred=model.centred,
         sink_ratio=sink_ratio,
-        versions=library_versions(),
+        versions=library_versions() | dict(model.versions),
+        options=model.options,
         seed=seed,
         temperature=temperature,
         interventions=tuple(map(str, interventions)),

@@ -44,7 +44,7 @@ def read(source: Source, dtype: torch.dtype, *, download: bool = True) -> Plain:
     if source.kind == "gguf":
         return _read_gguf(Path(source.where), dtype)
     model, unused = _read_weights(source.where, dtype, download)
-    return Plain(text_part(model), _read_tokenizer(source.where, download), unused)
+    return Plain(text_part(model), read_tokenizer(source.where, download), unused)
 
 
 def few(names: Sequence[str]) -> str:
@@ -137,12 +137,13 @@ def _unpacking(where: str, config: Any) -> dict[str, Any]:
     )
 
 
-def _read_tokenizer(where: str, download: bool) -> Any:
+def read_tokenizer(where: str, download: bool) -> Any:
+    """The tokenizer in a folder or on the hub; of an adapter without one, its base's."""
     from transformers import AutoTokenizer
 
     adapter = find_adapter(where, download)
     if adapter is not None and not adapter.has_tokenizer:
-        return _read_tokenizer(find_source(adapter.base).where, download)
+        return read_tokenizer(find_source(adapter.base).where, download)
     try:
         return AutoTokenizer.from_pretrained(where, trust_remote_code=False, local_files_only=not download)
     except (OSError, ValueError, KeyError) as error:

@@ -108,7 +108,7 @@ def collect(
         saes=saes,
         interventions=one_or_several(interventions, Intervention),
     )
-    backend, run = recording.backend, recording.run()
+    backend, run = recording.here, recording.run()
     _require_responses(run, items)
     watching = recording.watching(run)
     planned = batches(backend, items, batch_size_of(model, batch_size))  # it may try the model: nothing of this run hears that
@@ -151,7 +151,7 @@ def _read(
     numbers: Sequence[int],
 ) -> dict[int, Recorded]:
     """Read a batch; in parts where it is long, so that memory grows with its length and not with the square of it."""
-    backend = recording.backend
+    backend = recording.here
     tokens, mask = pad_left([items[i].tokens for i in numbers], backend.device)
     batch = _batch(items, keys, numbers, mask)
     step = max(1, _SCORES // mask.numel())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.core.batch import Batch, Rows
 from tl_l2norm.interventions.intervener import Intervener
+from tl_l2norm.interventions.log import Log
 from tl_l2norm.models.cache_rows import Cache
 from tl_l2norm.models.observer import Recorded
 from tl_l2norm.recording.completions import FinishReason
@@ -52,7 +54,7 @@ class Decoder:
         stops: Stops,
         max_new_tokens: int,
     ) -> None:
-        self.backend, self.recording, self.intervening = recording.backend, recording, intervening
+        self.backend, self.recording, self.intervening = recording.here, recording, intervening
         self.watching = recording.watching(intervening)
         self.stops, self.max_new_tokens = stops, max_new_tokens
         self.warpers = sampling.warpers()
@@ -62,6 +64,15 @@ class Decoder:
         self.batch: Batch | None = None
         self.n_waiting = 0  # passes that observers have recorded and not handed out
         self.scores: list[Float[Tensor, "2 batch"]] = []
+
+    @property
+    def log(self) -> Log | None:
+        """What the interventions decide; None without any."""
+        return None if self.intervening is None else self.intervening.log
+
+    def attached(self) -> AbstractContextManager[object]:
+        """Keep the hooks of what watches on the model inside the context."""
+        return self.watching.attached()
 
     def run(self, rows: Sequence[Growing], batch_size: int, progress: bool | str) -> Iterator[list[Growing]]:
         """Decode every row to its end; yields those that end together."""

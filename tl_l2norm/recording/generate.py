@@ -29,10 +29,12 @@ from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import check_decoding, decodes_rows_together, reads_rows_together, telling_tokens
+from tl_l2norm.models.described import Described
 from tl_l2norm.models.generation_config import warn_of_ignored
 from tl_l2norm.models.observer import joined
 from tl_l2norm.recording.completions import Completion, FinishReason, Generations
 from tl_l2norm.recording.decoder import Decoder, Growing
+from tl_l2norm.recording.engine import Decoding, Engine
 from tl_l2norm.recording.metrics import METRICS, check_metrics
 from tl_l2norm.recording.sampling import Sampling
 from tl_l2norm.recording.stops import Stops
@@ -76,7 +78,7 @@ def generate(
     places. Repetition penalties and the like that a model's generation config asks for are not applied.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`.
+        model: a `HookedTransformer` or `TransformerBridge`, or an engine of `load_engine`.
         prompts: texts, chats (lists of messages), token ids, or values with `.tokens` such as a `ChatPrompt`; as in `collect`,
             but that a chat which ends with an assistant's message is continued there.
         max_new_tokens: tokens per response at the most.
@@ -94,7 +96,7 @@ def generate(
         layers: which blocks to record; all by default.
         labels: for each prompt, what to keep with its traces.
         batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner); 1 for a model whose recurrent
-            layers read padding.
+            layers read padding. An engine has its own.
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink, and
             interventions leave it alone; 5 by default (20 for tiny-reasoner).
@@ -128,7 +130,7 @@ def generate(
            position  layer  fired
         0        18      1   True
     """
-    backend = backend_of(model)
+    backend = model if isinstance(model, Engine) else backend_of(model)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     max_new_tokens, n = as_integer("max_new_tokens", max_new_tokens, least=1), as_integer("n", n, least=1, most=_MOST_SAMPLES)
     _check_options(record, metrics, ignore_eos, progress, stop, on_finish)
@@ -141,21 +143,26 @@ def generate(
         saes=saes,
         interventions=one_or_several(interventions, Intervention),
     )
-    backend = recording.backend
-    stops, run = Stops.of(backend, stop, ignore_eos), recording.run()
+    stops = Stops.of(backend, stop, ignore_eos)
+    if isinstance(backend, Engine):
+        decoding = backend.decoding(recording, sampling, stops, max_new_tokens)
+    else:
+        decoding = Decoder(recording, recording.run(), sampling, stops, max_new_tokens)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos, continues=True)
     warn_of_ignored(model, backend.generation_config)
     rows = _make_rows(items, n, _seeds(seed, len(items), n))
     _check_lengths(backend, items, max_new_tokens)
     own_labels = as_labels(labels, len(items), "prompts")
     ending = _Ending(Boundaries(backend.tokenizer), stops, recording, float(temperature), own_labels)
-    decoder = Decoder(recording, run, sampling, stops, max_new_tokens)
-    batch_size = _rows_at_once(backend, items, n, batch_size_of(model, batch_size), max_new_tokens)
-    return _decode(decoder, rows, batch_size, ending, on_finish, progress)
+    if isinstance(backend, Engine):
+        rows_at_once = backend.rows_at_once(batch_size)
+    else:
+        rows_at_once = _rows_at_once(recording.here, items, n, batch_size_of(model, batch_size), max_new_tokens)
+    return _decode(decoding, rows, rows_at_once, ending, on_finish, progress)
 
 
 def _decode(
-    decoder: Decoder,
+    decoding: Decoding,
     rows: Sequence[Growing],
     batch_size: int,
     ending: _Ending,
@@ -163,9 +170,9 @@ def _decode(
     progress: bool | str,
 ) -> Generations:
     completions: dict[int, Completion] = {}
-    log = None if decoder.intervening is None else decoder.intervening.log
-    with torch.inference_mode(), decoder.watching.attached():
-        for finished in decoder.run(rows, batch_size, progress):
+    log = decoding.log
+    with torch.inference_mode(), decoding.attached():
+        for finished in decoding.run(rows, batch_size, progress):
             with torch.inference_mode(False):
                 completions.update({row.number: ending.complete(row) for row in finished})
                 if on_finish:
@@ -205,13 +212,14 @@ def _seeds(seed: OnePerRow, prompts: int, n: int) -> list[int]:
     return seeds
 
 
-def _check_lengths(backend: Backend, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
+def _check_lengths(backend: Described, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
     """Refuse responses that the model can't write to their end."""
     _check_context(backend, items, max_new_tokens)
-    _check_longrope(backend, items, max_new_tokens)
+    if isinstance(backend, Backend):
+        _check_longrope(backend, items, max_new_tokens)
 
 
-def _check_context(backend: Backend, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
+def _check_context(backend: Described, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
     for i, item in enumerate(items):
         if len(item) + max_new_tokens - 1 > backend.n_ctx:
             raise InputError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from tl_l2norm.core.arguments import as_integer, check_text, one_or_several
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.described import Described
 from tl_l2norm.text.boundaries import Boundaries
 from tl_l2norm.text.sequences import decode
 
@@ -28,7 +28,7 @@ class Stops:
     """Tokens that a response's text leaves out."""
 
     @classmethod
-    def of(cls, backend: Backend, stop: Any, ignore_eos: bool) -> Stops:
+    def of(cls, backend: Described, stop: Any, ignore_eos: bool) -> Stops:
         """Those that a user gives, and unless they are ignored the ends of the model's turn."""
         given = list(one_or_several(stop, str))
         strings = tuple(s for s in given if isinstance(s, str))

@@ -19,6 +19,7 @@ from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.intervener import JUDGED, Intervener
 from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.described import Described
 from tl_l2norm.models.lean import lean
 from tl_l2norm.models.observer import Observers, Recorded
 from tl_l2norm.models.provenance import provenance
@@ -32,7 +33,7 @@ from tl_l2norm.text.sequences import TokenSequence, token_texts
 class Recording:
     """What a run records, and of which model."""
 
-    backend: Backend
+    backend: Described
     identity: Identity
     """Who the model was before anything of the run was attached."""
     layers: tuple[int, ...]
@@ -45,11 +46,11 @@ class Recording:
     interventions: tuple[Intervention, ...] = ()
 
     @classmethod
-    def of(cls, backend: Backend, **what: Any) -> Recording:
-        """Of a model, through the bridge's hook points only where the run needs those inside of blocks, or others do."""
+    def of(cls, backend: Described, **what: Any) -> Recording:
+        """Of a model; a bridge's hook points inside of blocks are there only where the run needs them, or others are heard."""
         identity = backend.identity()
         inside = what.get("metrics") or any(getattr(x, "needs_resid_mid", False) for x in what.get("interventions", ()))
-        runs = backend if inside else lean(backend, identity)
+        runs = lean(backend, identity) if isinstance(backend, Backend) and not inside else backend
         return cls(backend=runs, identity=identity, **what)
 
     def __post_init__(self) -> None:
@@ -57,20 +58,26 @@ class Recording:
             if given and not self.records:
                 raise InputError(f"{what} are recorded beside the norms: with {name}= leave record as it is")
 
+    @property
+    def here(self) -> Backend:
+        """The backend of a model that runs in this process."""
+        assert isinstance(self.backend, Backend), self.backend
+        return self.backend
+
     def run(self) -> Intervener | None:
         """The interventions at work; None without any."""
         if not self.interventions:
             return None
-        return Intervener(self.backend, self.interventions, sink_ratio=self.sink_ratio, records=self.records)
+        return Intervener(self.here, self.interventions, sink_ratio=self.sink_ratio, records=self.records)
 
     def watching(self, run: Intervener | None) -> Observers:
         """Interventions, and behind them what records: it sees what the next block reads."""
         return Observers(
             [
                 *([run] if run else ()),
-                *([StreamRecorder(self.backend, self.layers, self.observers)] if self.records else ()),
-                *([FeatureRecorder(self.backend, self.saes)] if self.saes is not None else ()),
-                *([MetricRecorder(self.backend, self.layers, self.metrics)] if self.metrics else ()),
+                *([StreamRecorder(self.here, self.layers, self.observers)] if self.records else ()),
+                *([FeatureRecorder(self.here, self.saes)] if self.saes is not None else ()),
+                *([MetricRecorder(self.here, self.layers, self.metrics)] if self.metrics else ()),
             ]
         )
 

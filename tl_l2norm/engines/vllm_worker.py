@@ -1,0 +1,343 @@
+"""All that touches vLLM: how it is started and stepped, and what runs on its worker, hooks and sampling.
+
+vLLM moves its inside every few weeks; those that the tests ran with are in `tl_l2norm.engines.vllm_versions`. The functions at
+the end run in the worker, to which `collective_rpc` carries them: nothing is patched, and the hooks are there only while
+responses are generated.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tl_l2norm.core.errors import InputError, Unsupported
+from tl_l2norm.core.norms import l2_norms
+from tl_l2norm.engines.acting import Acting
+from tl_l2norm.engines.by_request import ByRequest, Read
+from tl_l2norm.engines.stream import Carried, StreamProbe, stream_of, with_stream
+from tl_l2norm.recording.sampling import Sampling, Warper, choose, score
+
+try:
+    from vllm.v1.sample.logits_processor import LogitsProcessor
+    from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+except ImportError:  # `load_engine` says so
+    LogitsProcessor = object
+
+_KEY = "tl_l2norm"
+_FORCED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "0"}
+"""In this process, where an error keeps its traceback; and by the runner that knows custom logits processors."""
+
+
+class Written(NamedTuple):
+    """What a step added to a response."""
+
+    number: int
+    tokens: Sequence[int]
+    ended: bool
+    """Whether vLLM has ended the request."""
+
+
+class Vllm:
+    """An engine in this process, seen from outside.
+
+    Attributes:
+        version: of vLLM.
+        max_model_len: tokens that a prompt and its response may have together.
+        max_num_seqs: responses that are written at once.
+        carried: where the stream is in what its blocks return.
+    """
+
+    def __init__(self, folder: str, architectures: Sequence[str], dtype: torch.dtype, options: Mapping[str, Any]) -> None:
+        with _as_it_was(), _forced(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of vLLM's own imports
+            import vllm
+
+            _require_own_code(architectures)
+            self.version = str(vllm.__version__)
+            self._params = vllm.SamplingParams
+            self._kinds = vllm.sampling_params.RequestOutputKind
+            self._put_back = _replaced_by_vllm()
+            self._llm: Any = None
+            try:
+                self._llm = _start(vllm, folder, dtype, options)
+                self.max_model_len = int(self._llm.llm_engine.model_config.max_model_len)
+                self.max_num_seqs = int(self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
+                self.carried: Carried = self._probe()
+            except BaseException:
+                self.close()
+                raise
+
+    def _probe(self) -> Carried:
+        self.call(begin_probe)
+        self.add((0, 1), 0, 0, 1, (), False)
+        while not self.step():
+            pass
+        carried: Carried = self.call(end_probe)
+        return carried
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What a function of the worker returns there."""
+        return self._llm.llm_engine.collective_rpc(function, args=args)[0]
+
+    def add(self, prompt: Sequence[int], number: int, key: int, room: int, stops: Sequence[int], step_by_step: bool) -> str:
+        """Queue a response; returns what the worker calls it.
+
+        Args:
+            prompt: token ids.
+            number: what the caller calls it.
+            key: seed of its draws.
+            room: tokens that it may have.
+            stops: token ids that end it.
+            step_by_step: whether to tell of every token, not at its end.
+        """
+        params = self._params(
+            temperature=0.0,  # what `Draws` leaves in the logits is one token
+            max_tokens=room,
+            stop_token_ids=list(stops),
+            ignore_eos=True,  # those of the model are among `stops`
+            detokenize=False,
+            output_kind=self._kinds.DELTA if step_by_step else self._kinds.FINAL_ONLY,
+            extra_args={_KEY: (number, key)},
+        )
+        return str(self._llm.llm_engine.add_request(str(number), {"prompt_token_ids": list(prompt)}, params))
+
+    def step(self) -> list[Written]:
+        """One pass of the model over what its scheduler chose."""
+        outputs = self._llm.llm_engine.step()
+        return [Written(int(one.request_id), one.outputs[0].token_ids, one.finished) for one in outputs]
+
+    def abort(self, numbers: Sequence[int]) -> None:
+        """End responses where they are."""
+        self._llm.llm_engine.abort_request([str(number) for number in numbers])
+
+    def close(self) -> None:
+        """Free the model and its cache."""
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+        for owner, name, value in self._put_back:
+            setattr(owner, name, value)
+
+
+def _require_own_code(architectures: Sequence[str]) -> None:
+    """Refuse a model that vLLM doesn't have, and one that it runs by patching the classes of transformers, a bridge's too."""
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    known = [ModelRegistry.models[name] for name in architectures if name in ModelRegistry.models]
+    if not known:
+        raise Unsupported(f"vLLM doesn't have {' or '.join(architectures) or 'a model without architectures in config.json'}")
+    if str(known[0].module_name).endswith(".transformers"):
+        raise Unsupported(
+            f"vLLM has no code of its own for {architectures[0]}: it would patch that of transformers, for this whole process"
+        )
+
+
+def _start(vllm: Any, folder: str, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
+    try:
+        return vllm.LLM(
+            folder,
+            dtype=dtype,
+            enforce_eager=True,  # compiled graphs run no hooks
+            enable_prefix_caching=False,  # tokens from a cache are read by no layer
+            async_scheduling=False,  # a stop string would be seen a step late
+            model_impl="vllm",
+            logits_processors=[Draws],
+            disable_log_stats=True,
+            **options,
+        )
+    except (ValueError, TypeError) as error:  # pydantic's among them
+        raise InputError(f"vLLM doesn't load the model in {folder} with {dict(options)}: {error}") from error
+
+
+@contextmanager
+def _forced() -> Iterator[None]:
+    """Some settings vLLM reads from the environment alone."""
+    before = {name: os.environ.get(name) for name in _FORCED}
+    os.environ.update(_FORCED)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Every generator of the process as it is: vLLM seeds them all."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _replaced_by_vllm() -> list[tuple[Any, str, Any]]:
+    """What its CPU worker puts functions that do nothing in the place of, for the process."""
+    places = [(torch, "set_num_threads"), (torch.accelerator, "synchronize"), (torch.accelerator, "empty_cache")]
+    return [(owner, name, getattr(owner, name)) for owner, name in places]
+
+
+class _Row(NamedTuple):
+    """A row of the batch, as its draws need it."""
+
+    number: int
+    key: int
+    written: Sequence[int]
+    """Tokens of the response so far; vLLM appends to it."""
+
+
+class Draws(LogitsProcessor):  # type: ignore[misc,unused-ignore]
+    """Chooses tokens as `generate` does, from draws keyed by sequence and position, and leaves vLLM the one that was chosen."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        self.rows: dict[int, _Row] = {}
+        self.warpers: list[Warper] = []
+        self.scores: dict[int, dict[int, Tensor]] | None = None
+        self.hooks: Hooks | StreamProbe | None = None
+
+    def is_argmax_invariant(self) -> bool:
+        """No: it decides what greedy sampling takes."""
+        return False
+
+    def update_state(self, batch_update: Any) -> None:
+        """Keep up with which request is which row."""
+        process_dict_updates(self.rows, batch_update, self._row)
+
+    @staticmethod
+    def _row(params: Any, prompt: Sequence[int] | None, written: Sequence[int]) -> _Row | None:
+        own = (params.extra_args or {}).get(_KEY)
+        return None if own is None else _Row(own[0], own[1], written)
+
+    def apply(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
+        """The logits with the chosen token's infinite."""
+        rows = [self.rows[i] for i in range(len(logits))]
+        seeds = torch.tensor([row.key for row in rows], device=logits.device)
+        counts = torch.tensor([len(row.written) for row in rows], device=logits.device)
+        tokens = choose(logits, self.warpers, seeds, counts)
+        if self.scores is not None:
+            scores = score(logits, tokens).cpu().unbind(1)
+            for row, own in zip(rows, scores, strict=True):
+                self.scores.setdefault(row.number, {})[len(row.written)] = own
+        return logits.scatter_(1, tokens[:, None], torch.inf)
+
+
+class Hooks:
+    """Norms of the stream behind decoder layers, reduced where they are computed and kept by request and position; and before
+    them, what interventions make of it.
+
+    Of a request's norms the first are of the embedding output, then those of each layer, then those by which each layer's
+    interventions judged.
+    """
+
+    def __init__(self, runner: Any, layers: Sequence[int], carried: Carried, acting: Acting | None) -> None:
+        blocks = decoder_layers(runner)
+        self.runner, self.carried, self.layers, self.acting = runner, carried, tuple(layers), acting
+        self.acts_at = acting.layers if acting else ()
+        self.hidden_at = list(inspect.signature(blocks[0].forward).parameters).index("hidden_states")
+        self.ids: dict[str, int] = {}
+        self.kept = ByRequest()
+        watched = sorted({*self.layers, *self.acts_at})
+        self.last = watched[-1]
+        self.handles = [blocks[0].register_forward_pre_hook(self._begin, with_kwargs=True)]
+        self.handles += [blocks[layer].register_forward_hook(partial(self._note, layer)) for layer in watched]
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self.handles:
+            handle.remove()
+
+    def take(self, request: str, n_tokens: int) -> Float[Tensor, "place pos"]:
+        """Norms of a request's first tokens; they are forgotten here."""
+        return self.kept.take(self.ids[request], n_tokens)
+
+    def _begin(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A pass starts: rows of the batch belong to its requests in order."""
+        batch = self.runner.input_batch
+        owners = np.array([self.ids.setdefault(request, len(self.ids)) for request in batch.req_ids])
+        ends = self.runner.query_start_loc.np[: batch.num_reqs + 1]
+        self.read = Read.of(owners, batch.num_computed_tokens_cpu[: batch.num_reqs], ends)
+        states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[self.hidden_at]
+        self.norms = [self._measured(states)]
+        if self.acting is not None:
+            self.acting.begin(batch.req_ids, np.diff(ends), self.read.positions, states.device)
+
+    def _note(self, layer: int, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        stream = stream_of(output, self.carried)[: len(self.read.owners)]
+        changed = self.acting.visit(layer, stream) if self.acting is not None and layer in self.acts_at else None
+        if layer in self.layers:
+            self.norms.append(self._measured(stream if changed is None else changed))
+        if layer == self.last:
+            judged = [] if self.acting is None else [*self.acting.end()]
+            if self.layers:
+                self.kept.note(self.read, torch.stack([*self.norms, *judged]))
+        return None if changed is None else with_stream(output, self.carried, stream, changed)
+
+    def _measured(self, stream: Float[Tensor, "padded d_model"]) -> Float[Tensor, " token"]:
+        return l2_norms(stream[: len(self.read.owners)])
+
+
+def decoder_layers(runner: Any) -> nn.ModuleList:
+    """The blocks of the model that a worker runs."""
+    model, n_layers = runner.get_model(), runner.model_config.get_num_layers(runner.parallel_config)
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == n_layers]
+    if len(lists) != 1 or "hidden_states" not in inspect.signature(lists[0][0].forward).parameters:
+        raise Unsupported(f"vLLM's {type(model).__name__} isn't one list of {n_layers} blocks: where its stream is isn't known")
+    return lists[0]
+
+
+def _draws(worker: Any) -> Draws:
+    processors = worker.model_runner.input_batch.logitsprocs.non_argmax_invariant
+    return next(one for one in processors if isinstance(one, Draws))
+
+
+def begin_probe(worker: Any) -> None:
+    """On the worker: watch how the next pass carries the stream."""
+    _draws(worker).hooks = StreamProbe(worker.model_runner.get_model(), decoder_layers(worker.model_runner))
+
+
+def end_probe(worker: Any) -> Carried:
+    """On the worker: how it did."""
+    draws = _draws(worker)
+    probe, draws.hooks = draws.hooks, None
+    assert isinstance(probe, StreamProbe)
+    return probe.found()
+
+
+def begin_run(
+    worker: Any, layers: Sequence[int], carried: Carried, sampling: Sampling, records: bool, acting: Acting | None
+) -> None:
+    """On the worker: hook the model, and sample like this from now on."""
+    draws, recorded = _draws(worker), layers if records else ()
+    draws.warpers, draws.scores = sampling.warpers(), {} if records else None
+    draws.hooks = Hooks(worker.model_runner, recorded, carried, acting) if records or acting else None
+
+
+def take_response(
+    worker: Any, request: str, number: int, n_read: int, n_written: int
+) -> tuple[Float[Tensor, "place pos"], Float[Tensor, "2 token"]]:
+    """On the worker: norms of the tokens that were read, and scores of those that were written."""
+    draws = _draws(worker)
+    assert isinstance(draws.hooks, Hooks) and draws.scores is not None
+    scores = draws.scores.pop(number)
+    return draws.hooks.take(request, n_read), torch.stack([scores[i] for i in range(n_written)], dim=1)
+
+
+def end_run(worker: Any) -> None:
+    """On the worker: take the hooks off, and forget the run."""
+    draws = _draws(worker)
+    if isinstance(draws.hooks, Hooks):
+        draws.hooks.remove()
+    draws.hooks, draws.scores, draws.warpers = None, None, []
