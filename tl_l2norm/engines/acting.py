@@ -105,8 +105,11 @@ class Acting:
         self._judged.append(l2_norms(stream))
         changed = None
         for intervener, index in self._parts:
-            new = intervener.visit(layer, stream[index][:, None], None)
-            if new is not None:
+            whole = len(index) == len(stream)  # as nearly always
+            new = intervener.visit(layer, (stream if whole else stream[index])[:, None], None)
+            if new is not None and whole:
+                changed = new[:, 0]
+            elif new is not None:
                 changed = (stream if changed is None else changed).index_copy(0, index, new[:, 0])
         return changed
 

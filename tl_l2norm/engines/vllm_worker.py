@@ -305,7 +305,10 @@ def _draws(worker: Any) -> Draws:
 
 def begin_probe(worker: Any) -> None:
     """On the worker: watch how the next pass carries the stream."""
-    _draws(worker).hooks = StreamProbe(worker.model_runner.get_model(), decoder_layers(worker.model_runner))
+    runner = worker.model_runner
+    if not hasattr(runner, "query_start_loc") or not hasattr(getattr(runner, "input_batch", None), "logitsprocs"):
+        raise Unsupported(f"vLLM runs this model by its {type(runner).__module__}, whose batches the engine doesn't know")
+    _draws(worker).hooks = StreamProbe(runner.get_model(), decoder_layers(runner))
 
 
 def end_probe(worker: Any) -> Carried:

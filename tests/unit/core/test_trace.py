@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -124,3 +125,13 @@ def test_a_table_says_which_model_each_row_is_of() -> None:
 def test_a_label_called_like_a_column_is_refused_and_overwrites_nothing(name: str) -> None:
     with pytest.raises(ValueError, match=rf"labels can't be called \['{name}'\]: the table has columns of these names"):
         l2.to_frame(trace_of([[1.0, 2.0]]).with_labels(**{name: 7}))
+
+
+def test_an_engine_with_other_options_is_not_comparable_and_files_keep_them(tmp_path: Path) -> None:
+    plain = trace_of([[1.0, 2]])
+    low = dataclasses.replace(plain, provenance=dataclasses.replace(plain.provenance, options={"kv_cache_dtype": "fp8"}))
+    assert plain.provenance.same_model(low.provenance) and not plain.provenance.comparable(low.provenance)
+    assert "kv_cache_dtype=fp8" in low.provenance.describe()
+    with pytest.raises(ValueError, match="an engine with other options"):
+        require_comparable([plain, low])
+    assert l2.load_traces(l2.save_traces(tmp_path, low))[0].provenance == low.provenance
