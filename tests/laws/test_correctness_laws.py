@@ -117,6 +117,7 @@ def world(
         "length": np.exp(np.minimum(log_length, np.inf if limit is None else limit)).round().ravel(),
         "log_prob": certain.ravel(),
         "late": norms[-1].ravel(),
+        "late given types": norms[-1].ravel(),
         "late but the last": norms[-2].ravel(),
         **{i: layer.ravel() for i, layer in enumerate(norms)},
         "model": "planted",

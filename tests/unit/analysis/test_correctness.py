@@ -14,7 +14,8 @@ import pytest
 from tests.laws.test_correctness_laws import straight, world
 from tests.planted import response
 from tl_l2norm.analysis.conditional_logit import Groups, draw, fit, moments
-from tl_l2norm.analysis.correctness import correctness_effect, correctness_samples
+from tl_l2norm.analysis.correctness import correctness_effect
+from tl_l2norm.analysis.sample_norms import GIVEN_TYPES, correctness_samples
 from tl_l2norm.analysis.within_problems import MixedProblems, mixed, pair_counts
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.tasks.problems import Problem
@@ -202,7 +203,7 @@ def test_the_table_has_both_kinds_of_responses_and_every_choice_of_layers() -> N
     frame = world(0, problems=40, beta=1.0, limit=4.9)
     table = correctness_effect(frame, **FEW)
     assert table.groupby("responses", sort=False)["layer"].agg(list).to_dict() == {
-        kind: ["late", "late but the last", 0, 1, 2] for kind in ("all", "finished")
+        kind: ["late", GIVEN_TYPES, "late but the last", 0, 1, 2] for kind in ("all", "finished")
     }
     pd.testing.assert_frame_equal(table, correctness_effect(frame, **FEW))
     share = frame.groupby("prompt")["correct"].mean()
@@ -211,12 +212,12 @@ def test_the_table_has_both_kinds_of_responses_and_every_choice_of_layers() -> N
     assert (entry["right"], entry["cut_off"]) == (frame["correct"].mean(), frame["cut_off"].mean())
     assert table["low"].le(table["beta"]).all() and table["beta"].le(table["high"]).all()
     np.testing.assert_allclose(table["auc_with"] - table["auc_without"], table["gain"])
-    assert table["p_max"].isna().tolist() == [True, True, False, False, False] * 2
+    assert table["p_max"].isna().tolist() == [True, True, True, False, False, False] * 2
 
 
 def test_a_unit_or_an_offset_of_a_problem_changes_nothing() -> None:
     frame = world(0, problems=20)
-    other, columns = frame.copy(), ["late", "late but the last", 0, 1, 2]
+    other, columns = frame.copy(), ["late", GIVEN_TYPES, "late but the last", 0, 1, 2]
     other[columns] = frame[columns] * 7 + 100 * frame.groupby("prompt").ngroup().to_numpy()[:, None]
     first, second = (
         correctness_effect(f, **FEW).drop(columns=["layer", "responses", "verdict", "model"]) for f in (frame, other)
