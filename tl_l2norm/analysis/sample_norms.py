@@ -40,6 +40,7 @@ SAMPLES = Schema(
 )
 """Beside these, a column for each recorded layer, by number."""
 
+
 def correctness_samples(results: Result | Sequence[Result]) -> pd.DataFrame:
     """One row per response of `sample_thinking`.
 
