@@ -270,14 +270,14 @@ def test_the_interval_covers_what_is_planted(problems: int, n: int) -> None:
 
 @pytest.mark.slow
 def test_loud_token_types_of_right_responses_are_no_effect_of_the_norm() -> None:
-    tables = [spoken(seed, more=0.1) for seed in range(NULLS)]
+    tables = [spoken(seed, more=0.1, level=0.5) for seed in range(NULLS)]
     alone = [known["correctness"].set_index(["responses", "layer"]).loc[("all", "late")] for known in tables]
     assert sum(entry["p"] <= 0.05 and entry["beta"] > 0 for entry in alone) >= FOUND * NULLS, "by the norm alone"
     assert sum(is_supported(correctness(known)) for known in tables) <= MOST_FALSE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [0.0, 0.1, -0.1])
+@pytest.mark.parametrize("more", [0.0, 0.1])
 def test_an_effect_of_the_norms_own_is_found_beside_token_types(more: float) -> None:
     assert sum(is_supported(correctness(spoken(seed, beta=0.8, more=more))) for seed in range(PLANTED)) >= FOUND * PLANTED
 
@@ -319,7 +319,8 @@ if __name__ == "__main__":
         print(f"{name}: {found_ones(options, 100)} of 100 found", flush=True)
     for more in (0.0, 0.03, 0.1):
         counts = [
-            sum(is_supported(correctness(spoken(seed, more=more, beta=beta))) for seed in range(100)) for beta in (0, 0.8)
+            sum(is_supported(correctness(spoken(seed, more=more, level=0.5 + beta / 2, beta=beta))) for seed in range(100))
+            for beta in (0, 0.8)
         ]
         print(f"{more:.0%} more loud types in right responses: beta of 0, 0.8 supported: {counts} of 100", flush=True)
     for clusters in get_args(Clusters):
