@@ -147,7 +147,7 @@ class MixedProblems:
             rest=covariates.without_lines(norm),
             covariates=covariates,
             cluster=pd.factorize(problems[clusters])[0].astype(np.intp),
-            family=pd.factorize(problems["family"])[0].astype(np.intp),
+            family=pd.factorize(problems["family"].astype(str))[0].astype(np.intp),
         )
 
     @property
