@@ -6,7 +6,6 @@ from .bound import bound_table as bound_table
 from .causal import causal_differences as causal_differences
 from .causal import causal_table as causal_table
 from .correctness import correctness_effect as correctness_effect
-from .correctness import correctness_samples as correctness_samples
 from .correlation import correlation_table as correlation_table
 from .curves import layer_curve as layer_curve
 from .curves import mode_differences as mode_differences
@@ -22,6 +21,7 @@ from .pull import pull_link as pull_link
 from .reasoning import ReasoningFeatures as ReasoningFeatures
 from .reasoning import find_reasoning_features as find_reasoning_features
 from .rise import dynamics as dynamics
+from .sample_norms import correctness_samples as correctness_samples
 from .separation import family_separation as family_separation
 from .shape import rise_shape as rise_shape
 from .split import split_thinking as split_thinking

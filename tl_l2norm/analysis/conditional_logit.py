@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor
 
 from tl_l2norm.core.resampling import Array
@@ -26,6 +27,7 @@ separated, and moves an estimate of 1 with a standard error of 0.1 by 0.00001.""
 
 _STEPS, _TOLERANCE, _LONGEST_STEP = 50, 1e-8, 3.0
 _HALVINGS = 30
+_FAR, _BISECTIONS = 40.0, 30  # of log-odds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,17 +103,35 @@ def _uphill(likelihood: Callable[[Array], Array], beta: Array, step: Array, reac
 
 
 def moments(groups: Groups, eta: Array) -> tuple[Array, Array]:
-    """Mean [..., group, sample] and covariance [..., group, sample, sample] of y given its sum: the first two derivatives of
-    log e_k by eta.
+    """Mean [..., group, sample] and covariance [..., group, sample, sample] of y given its sum.
+
+    Independent samples of the same odds, given their sum, are such y. So P(sum = k), and with it that one or two of them are
+    positive, is a discrete Fourier transform of the product of their characteristic functions, exact where there are more
+    frequencies than samples, and without cancellation where the odds are scaled so that k are expected.
     """
-    at = torch.from_numpy(np.where(groups.held, eta, 0.0)).requires_grad_()
-    with torch.enable_grad():
-        total = _log_polynomial(at, groups).sum()
-        (mean,) = torch.autograd.grad(total, at, create_graph=True)
-        ones = torch.eye(at.shape[-1], dtype=at.dtype).reshape(-1, *[1] * (at.ndim - 1), at.shape[-1])
-        each = ones.expand(-1, *at.shape)  # the derivatives of all groups' j-th sample at once, for every j
-        (columns,) = torch.autograd.grad(mean, at, each, is_grads_batched=True)
-    return mean.detach().numpy(), columns.movedim(0, -1).numpy()
+    p, n = _chances(groups, eta), eta.shape[-1]
+    half = (n + 2) // 2  # of an odd number of frequencies: pi is none, at which a chance of a half has a factor of 0
+    turn = np.exp(2j * np.pi * np.arange(half + 1) / (2 * half + 1))
+    factor = 1 + p[..., None] * (turn - 1)
+    weight = factor.prod(-2) * turn ** -groups.k[:, None].astype(np.float64) * np.where(np.arange(half + 1), 2, 1)
+    weight = weight / weight.real.sum(-1, keepdims=True)
+    share = p[..., None] * turn / factor
+    mean = np.einsum("...sm,...m->...s", share, weight).real
+    covariance = ((share * weight[..., None, :]) @ share.swapaxes(-1, -2)).real - mean[..., None] * mean[..., None, :]
+    at = np.arange(n)
+    covariance[..., at, at] = mean * (1 - mean)
+    return mean, covariance
+
+
+def _chances(groups: Groups, eta: Array) -> Array:
+    """[..., group, sample] of independent samples with odds as exp(eta), times what makes k of a group expected."""
+    low = -np.where(groups.held, eta, -np.inf).max(-1, keepdims=True) - _FAR
+    high = -np.where(groups.held, eta, np.inf).min(-1, keepdims=True) + _FAR
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        few = np.where(groups.held, expit(eta + middle), 0.0).sum(-1, keepdims=True) < groups.k[:, None]
+        low, high = np.where(few, middle, low), np.where(few, high, middle)
+    return np.where(groups.held, expit(eta + (low + high) / 2), 0.0)
 
 
 def _log_polynomial(eta: Float[Tensor, "*fit group sample"], groups: Groups) -> Float[Tensor, "*fit group"]:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import hstack
+from scipy.sparse.linalg import lsmr
 
-from tl_l2norm.analysis.covariates import Projection, indicators, log_powers, smooth
+from tl_l2norm.analysis.covariates import Integers, Projection, indicators, log_powers, smooth
 from tl_l2norm.analysis.pairing import Tokens, meant
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.resampling import Array
 from tl_l2norm.core.trace import Trace
 
 _NOTHING = 1e-9  # of a mean: what is smaller is rounding
+_MOST_STEPS = 2000  # of least squares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,3 +81,21 @@ class ResponseTokens:
         np.add.at(sums, self.prompt, rest)
         means: Array = sums / np.maximum(np.bincount(self.prompt, minlength=self.n_prompts), 1)[:, None]
         return means
+
+
+def response_levels(response: Integers, token: Integers, index: Integers, values: Array) -> Array:
+    """The level of each response beside its tokens' types and places: [response], about the mean over tokens.
+
+    Least squares of value = response + type + smooth index. What a type adds is thus read off tokens of the same response,
+    and nothing that raises a response whole goes into it.
+
+    Args:
+        response: [token] number of its response, from 0 on, each with a token.
+        token: [token] id.
+        index: [token] in the response.
+        values: [token]
+    """
+    groups, middle = indicators(response), values.mean()
+    design = hstack([groups, indicators(token), smooth(index)]).tocsr()
+    levels = lsmr(design, values - middle, atol=1e-12, btol=1e-12, conlim=0, maxiter=_MOST_STEPS)[0][: groups.shape[1]]
+    return np.asarray(levels - (levels[response]).mean() + middle)

@@ -122,6 +122,8 @@ class MixedProblems:
     covariates: Covariates
     cluster: NDArray[np.intp]
     """[problem]"""
+    family: NDArray[np.intp]
+    """[problem] of which a cluster is a part, or which it is."""
 
     @classmethod
     def of(cls, samples: pd.DataFrame, names: Sequence[Any], clusters: str) -> MixedProblems:
@@ -138,12 +140,14 @@ class MixedProblems:
         held = padded(np.ones(len(samples))) > 0
         covariates = Covariates.of(np.log(np.where(held, padded(samples["length"]), 1.0)), padded(samples["log_prob"]), held)
         norm = covariates.standardised(np.stack([padded(samples[name]) for name in names]))
+        problems = samples.drop_duplicates("prompt")
         return cls(
             groups=Groups(y=padded(samples["correct"]), held=held),
             norm=norm,
             rest=covariates.without_lines(norm),
             covariates=covariates,
-            cluster=pd.factorize(samples.drop_duplicates("prompt")[clusters])[0].astype(np.intp),
+            cluster=pd.factorize(problems[clusters])[0].astype(np.intp),
+            family=pd.factorize(problems["family"].astype(str))[0].astype(np.intp),
         )
 
     @property
@@ -159,6 +163,13 @@ class MixedProblems:
 
     def test(self, seed: int, shuffles: int) -> tuple[Array, Array]:
         """The studentised score of each layer, [layer], and in each shuffle, [shuffle, layer]."""
+        t, drawn = self.tests(seed, shuffles)
+        return t[-1], drawn[:, -1]
+
+    def tests(self, seed: int, shuffles: int) -> tuple[Array, Array]:
+        """The studentised score of each layer without the scores of each family, and at last of all: [family + 1, layer], and
+        in each shuffle, [shuffle, family + 1, layer]. What the covariates do is fitted to all families throughout.
+        """
         z = self.covariates.all
         eta = z @ fit(self.groups, z[None])[0]
         mean, covariance = moments(self.groups, eta)
@@ -170,13 +181,21 @@ class MixedProblems:
             residual = y - mean
             step = np.einsum("bgs,gsp->bp", residual, z, optimize=True) @ inverse  # of Newton's method, in each shuffle
             residual = residual - np.einsum("bp,gsp->bgs", step, weighted, optimize=True)
-            own = self._by_cluster(np.einsum("lgs,bgs->blg", score, residual, optimize=True), -1)
-            return _studentised(own)
+            return self._without_families(np.einsum("lgs,bgs->blg", score, residual, optimize=True))
 
         rng, at_once = generator(seed), max(1, _CHUNK // score.size)
         counts = [min(at_once, shuffles - start) for start in range(0, shuffles, at_once)]
         drawn = np.concatenate([studentised(draw(self.groups, eta, rng, count)) for count in counts])
         return studentised(self.groups.y[None])[0], drawn
+
+    def _without_families(self, scores: Array) -> Array:
+        """Of [shuffle, layer, problem] the studentised sums without each family, and of all: [shuffle, family + 1, layer]."""
+        own = self._by_cluster(scores, -1)
+        family = np.zeros(self._n_clusters, dtype=np.intp)
+        family[self.cluster] = self.family
+        kept = np.concatenate([1 - np.eye(family.max() + 1)[family], np.ones((len(family), 1))], axis=1)
+        sums, size = np.moveaxis(own @ kept, -1, 1), np.sqrt(np.moveaxis(own**2 @ kept, -1, 1))
+        return _ratio(sums, size)
 
     def estimates(self, critical: Array) -> dict[str, Array]:
         """Beta with its interval, and the share of the norm that covariates leave, by layer.
@@ -255,8 +274,11 @@ class MixedProblems:
 
 def _studentised(scores: Array) -> Array:
     """Sums over clusters [..., cluster] per root of their squares; 0 where there are none."""
-    size = np.sqrt((scores**2).sum(-1))
-    return np.asarray(np.divide(scores.sum(-1), size, out=np.zeros_like(size), where=size > 1e-9))
+    return _ratio(scores.sum(-1), np.sqrt((scores**2).sum(-1)))
+
+
+def _ratio(sums: Array, size: Array) -> Array:
+    return np.asarray(np.divide(sums, size, out=np.zeros_like(size), where=size > 1e-9))
 
 
 def pair_counts(groups: Groups, score: Array) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ from tl_l2norm.analysis.accuracy import ACCURACIES
 from tl_l2norm.analysis.attribution import ATTRIBUTIONS
 from tl_l2norm.analysis.bound import BOUND_BY_LAYER, BOUND_CONTROLS, BOUND_POINTS
 from tl_l2norm.analysis.causal import ARM_ACCURACIES, ARM_DIFFERENCES
-from tl_l2norm.analysis.correctness import CORRECTNESS, SAMPLES
+from tl_l2norm.analysis.correctness import CORRECTNESS
 from tl_l2norm.analysis.correlation import CORRELATIONS
 from tl_l2norm.analysis.curves import CURVES, DIFFERENCES
 from tl_l2norm.analysis.deconfounding import MODE_EFFECTS
@@ -21,6 +21,7 @@ from tl_l2norm.analysis.pressure_correlation import PRESSURE_CORRELATIONS
 from tl_l2norm.analysis.pull import PULL_LINKS
 from tl_l2norm.analysis.reasoning import TESTED
 from tl_l2norm.analysis.rise import DYNAMICS
+from tl_l2norm.analysis.sample_norms import SAMPLES
 from tl_l2norm.analysis.separation import SEPARATIONS
 from tl_l2norm.analysis.shape import SHAPES
 from tl_l2norm.analysis.theory import ASSUMPTIONS

@@ -8,8 +8,9 @@ from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
-from tl_l2norm.analysis.correctness import correctness_effect, correctness_samples
+from tl_l2norm.analysis.correctness import correctness_effect
 from tl_l2norm.analysis.importance import importance_table
+from tl_l2norm.analysis.sample_norms import correctness_samples
 from tl_l2norm.analysis.thought_texts import difficulty_at_length, thought_text_table
 from tl_l2norm.paper.options import Options
 from tl_l2norm.paper.readings import Readings

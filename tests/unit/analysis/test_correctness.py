@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.laws.test_correctness_laws import straight, world
 from tests.planted import response
 from tl_l2norm.analysis.conditional_logit import Groups, draw, fit, moments
-from tl_l2norm.analysis.correctness import correctness_effect, correctness_samples
+from tl_l2norm.analysis.correctness import correctness_effect
+from tl_l2norm.analysis.sample_norms import GIVEN_TYPES, correctness_samples
 from tl_l2norm.analysis.within_problems import MixedProblems, mixed, pair_counts
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.tasks.problems import Problem
@@ -84,6 +86,19 @@ def test_an_offset_is_a_covariate_whose_coefficient_is_given() -> None:
     whole = fit(groups, x[None], ridge=0.0)
     rest = fit(groups, x[None, ..., :2], offset=x[None, ..., 2] * whole[0, 2], ridge=0.0)
     np.testing.assert_allclose(rest, whole[:, :2], atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [0.0, 30.0])
+def test_moments_are_exact_of_any_size_and_however_far_apart_the_odds_are(scale: float) -> None:
+    rng, n, k = np.random.default_rng(0), 9, 4
+    eta = scale * rng.normal(size=(1, 12))
+    groups = Groups(y=(np.arange(12)[None] < k).astype(float), held=np.arange(12)[None] < n)
+    ways = np.array([[j in chosen for j in range(n)] for chosen in itertools.combinations(range(n), k)], dtype=float)
+    chance = np.exp(ways @ eta[0, :n] - (ways @ eta[0, :n]).max())
+    mean, covariance = moments(groups, eta)
+    np.testing.assert_allclose(mean[0, :n], chance @ ways / chance.sum(), atol=1e-13)
+    np.testing.assert_allclose(covariance[0, :n, :n], np.cov(ways.T, aweights=chance, bias=True), atol=1e-13)
+    assert not mean[0, n:].any() and not covariance[0, n:].any()
 
 
 # Beta's interval and the share of the norm that covariates leave
@@ -168,6 +183,30 @@ def test_samples_hold_mean_norms_of_response_tokens_without_the_last_block() -> 
     assert entry["cut_off"] and not entry["correct"] and entry["family"] == "sums"
 
 
+def test_the_level_beside_token_types_is_read_off_tokens_of_the_same_response() -> None:
+    """Types differ by 10 within responses; the second holds more of the loud one, the third is louder as a whole."""
+    held = [([0, 1, 0, 1], 0.0), ([1, 1, 0, 1], 0.0), ([0, 1, 0, 0], 3.0)]
+    results = []
+    for sample, (ids, level) in enumerate(held):
+        own = result([[50.0 + 10 * i + level for i in ids]], sample=sample)
+        tokens = own.trace.tokens.clone()
+        tokens[-4:] = torch.tensor(ids)
+        results.append(dataclasses.replace(own, trace=dataclasses.replace(own.trace, tokens=tokens)))
+    table = correctness_samples(results)
+    np.testing.assert_allclose(table["late"], [55, 57.5, 55.5])
+    np.testing.assert_allclose(table[GIVEN_TYPES] - table[GIVEN_TYPES][0], [0, 0, 3], atol=1e-6)
+    assert np.average(table[GIVEN_TYPES]) == pytest.approx(np.mean(table["late"])), "about the mean over tokens"
+
+
+def test_sinks_of_late_layers_are_in_no_level_and_a_response_of_nothing_else_has_none() -> None:
+    results = [result([[5.0, 1e6], [5.0, 6.0]], sample=0), result([[7.0, 8.0], [7.0, 8.0]], sample=1)]
+    for at, sinks in enumerate(([2], [1, 2])):
+        mask = results[at].trace.is_sink.clone()
+        mask[-1, sinks] = True
+        results[at] = dataclasses.replace(results[at], trace=dataclasses.replace(results[at].trace, is_sink=mask))
+    assert correctness_samples(results)[GIVEN_TYPES].isna().tolist() == [False, True]
+
+
 def test_a_response_that_states_no_answer_counts_as_cut_off() -> None:
     """It is wrong by construction, and lacks the answer's tokens."""
     norms = [[1.0, 2.0]] * 8
@@ -202,7 +241,7 @@ def test_the_table_has_both_kinds_of_responses_and_every_choice_of_layers() -> N
     frame = world(0, problems=40, beta=1.0, limit=4.9)
     table = correctness_effect(frame, **FEW)
     assert table.groupby("responses", sort=False)["layer"].agg(list).to_dict() == {
-        kind: ["late", "late but the last", 0, 1, 2] for kind in ("all", "finished")
+        kind: ["late", GIVEN_TYPES, "late but the last", 0, 1, 2] for kind in ("all", "finished")
     }
     pd.testing.assert_frame_equal(table, correctness_effect(frame, **FEW))
     share = frame.groupby("prompt")["correct"].mean()
@@ -211,12 +250,12 @@ def test_the_table_has_both_kinds_of_responses_and_every_choice_of_layers() -> N
     assert (entry["right"], entry["cut_off"]) == (frame["correct"].mean(), frame["cut_off"].mean())
     assert table["low"].le(table["beta"]).all() and table["beta"].le(table["high"]).all()
     np.testing.assert_allclose(table["auc_with"] - table["auc_without"], table["gain"])
-    assert table["p_max"].isna().tolist() == [True, True, False, False, False] * 2
+    assert table["p_max"].isna().tolist() == [True, True, True, False, False, False] * 2
 
 
 def test_a_unit_or_an_offset_of_a_problem_changes_nothing() -> None:
     frame = world(0, problems=20)
-    other, columns = frame.copy(), ["late", "late but the last", 0, 1, 2]
+    other, columns = frame.copy(), ["late", GIVEN_TYPES, "late but the last", 0, 1, 2]
     other[columns] = frame[columns] * 7 + 100 * frame.groupby("prompt").ngroup().to_numpy()[:, None]
     first, second = (
         correctness_effect(f, **FEW).drop(columns=["layer", "responses", "verdict", "model"]) for f in (frame, other)
@@ -231,6 +270,27 @@ def test_there_is_no_verdict_where_over_5_percent_are_cut_off_or_length_explains
     assert set(correctness_effect(cut, **FEW)["verdict"]) == {"can't be tested here"}
     length = strong.assign(late=np.log(strong["length"]))
     assert set(correctness_effect(length, **FEW).query("layer == 'late'")["verdict"]) == {"can't be tested here"}
+
+
+def test_one_familys_effect_is_none_and_of_two_families_none_is_left_out() -> None:
+    frame = world(0, problems=40, beta=3.0)
+    quiet, names = world(0, problems=40), ["late", GIVEN_TYPES, "late but the last"]
+    ours = frame["family"] == "f0"
+    frame.loc[~ours, [*names, 0, 1, 2, "correct"]] = quiet.loc[~ours, [*names, 0, 1, 2, "correct"]]
+    table = correctness_effect(frame, resamples=199)
+    assert table["p_families"].ge(table["p"] - 0.03).all() and table["p_families"].notna().all()
+    assert table.loc[0, "p_families"] > 0.05 and table.loc[0, "verdict"] == "not supported"
+    two = correctness_effect(frame.assign(family=np.where(ours, "a", "b")), **FEW)
+    assert two["p_families"].isna().all()
+
+
+def test_types_must_leave_the_effect() -> None:
+    strong = world(0, beta=2.0)
+    rng = np.random.default_rng(1)
+    noise = strong.assign(**{GIVEN_TYPES: rng.normal(size=len(strong))})
+    table = correctness_effect(noise, **FEW).set_index("layer")
+    assert set(table.loc[["late", GIVEN_TYPES], "verdict"]) == {"not supported"}, "both are needed of either"
+    assert table.loc["late", "p"].max() <= 0.05 < table.loc[GIVEN_TYPES, "p"].min()
 
 
 def test_families_may_be_clusters() -> None:

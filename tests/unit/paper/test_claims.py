@@ -38,7 +38,8 @@ def shapes(p: float = 0.001, knot: float = 9.0) -> pd.DataFrame:
 def effect_on_correctness(**changed: Any) -> pd.DataFrame:
     fixed = {"beta": 0.5, "low": 0.2, "high": 0.8, "p": 0.001, "tolerance": 0.6, "auc_without": 0.55, "n": 40, "n_same": 10}
     fixed |= {"gain": 0.017, "gain_low": 0.002, "gain_high": 0.033, "n_samples": 320, "right": 0.62, "verdict": "supported"}
-    entries = [{"responses": kind, "layer": layer, **fixed} for kind in ("all", "finished") for layer in ("late",)]
+    layers = ("late", "late given types")
+    entries = [{"responses": kind, "layer": layer, **fixed} for kind in ("all", "finished") for layer in layers]
     return pd.DataFrame(entries).assign(**changed)
 
 
@@ -47,6 +48,24 @@ def test_right_responses_are_told_with_the_share_that_is_right_and_gains_in_poin
     assert claim["verdict"] == "supported" and claim["interval"] == "[0.20, 0.80]"
     assert claim["measured"].endswith("62% of the samples are right") and "8 samples" not in claim["why"]
     assert claim["control"].endswith("rank right 55%, with the norm +1.7 points [0.2, 3.3]")
+
+
+@pytest.mark.parametrize(
+    ("changed", "p", "expected"),
+    [
+        ({"p": [0.001, 0.3, 0.001, 0.001]}, 0.3, "not supported"),  # the types' doing
+        ({"beta": [0.5, 0.5, 0.5, -0.5]}, 0.001, "not supported"),
+        ({"p_families": [0.01, 0.3, np.nan, np.nan]}, 0.3, "not supported"),  # one family's
+        ({"p_families": 0.02}, 0.02, "supported"),
+    ],
+)
+def test_right_responses_must_be_louder_beside_token_types_and_without_any_family(
+    changed: dict[str, Any], p: float, expected: str
+) -> None:
+    claim = verdict(0, {"correctness": effect_on_correctness(**changed)})
+    assert (claim["verdict"], claim["p"]) == (expected, p)
+    assert "of what token types leave of it 0.50" in claim["measured"] or "-0.50" in str(changed)
+    assert ("whichever of them is left out" in claim["why"]) == ("p_families" in changed)
 
 
 UNTESTED = {"verdict": "can't be tested here"}
@@ -59,7 +78,8 @@ UNTESTED = {"verdict": "can't be tested here"}
         ({"tolerance": 0.04}, "^length and log-probability leave 4.0% of the norm's variance within problems, under 10%"),
         ({"p": np.nan, "n": 5}, "^5 of 15 problems have right and wrong responses, at least 8 are needed"),
         ({"tolerance": 0.04, "n_samples": 160}, "under 10%.*; give 8 samples of a problem or more"),
-        ({"verdict": ["supported", "can't be tested here"], "p": [0.01, np.nan], "n": [8, 7]}, "^7 of 17 problems"),
+        ({"p": [0.01, 0.01, np.nan, np.nan], "n": [8, 8, 7, 7]}, "^7 of 17 problems"),
+        ({"tolerance": [0.6, 0.04, 0.6, 0.04]}, "^token types, length and log-prob.* leave 4.0%.*told from the token types$"),
     ],
 )
 def test_what_an_untested_effect_on_correctness_lacks_is_named(changed: dict[str, Any], why: str) -> None:

@@ -8,18 +8,22 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.correctness import FEW_SAMPLES, GOOD_SAMPLES, MAX_CUT_OFF, MIN_TOLERANCE
+from tl_l2norm.analysis.sample_norms import GIVEN_TYPES
 from tl_l2norm.core.layers import BUT_LAST, LATE
 from tl_l2norm.core.resampling import MIN_PROMPTS
-from tl_l2norm.paper.finding import UNTESTED, Finding, Known, Missing, figure, span
+from tl_l2norm.paper.finding import Finding, Known, Missing, figure, span
 
 
 def correctness(known: Known) -> Finding:
     """Of the norm of right and wrong responses to one problem."""
     table = known["correctness"].set_index(["responses", "layer"])
     own, finished = table.loc[("all", LATE)], table.loc[("finished", LATE)]
+    typed = table.loc[("all", GIVEN_TYPES)]
+    needed = [own, finished, typed, table.loc[("finished", GIVEN_TYPES)]]
     inner = table.loc[("all", BUT_LAST)] if ("all", BUT_LAST) in table.index else None
     finding = Finding(
-        measured=f"log-odds of a right response per standard deviation of late norm {own['beta']:.2f}; without the last block "
+        measured=f"log-odds of a right response per standard deviation of late norm {own['beta']:.2f}, of what token types "
+        f"leave of it {figure(typed, 'beta', '.2f')}; without the last block "
         f"{'-' if inner is None else figure(inner, 'beta', '.2f')}, without the {own['cut_off']:.0%} that were cut off "
         f"{figure(finished, 'beta', '.2f')}; {own['right']:.0%} of the samples are right",
         interval=span(own["low"], own["high"], ".2f"),
@@ -29,19 +33,22 @@ def correctness(known: Known) -> Finding:
         n=int(own["n"]),
     )
     few = f"; {FEW_SAMPLES}" if round(own["n_samples"] / max(own["n"], 1)) < GOOD_SAMPLES else ""
-    if UNTESTED in (own["verdict"], finished["verdict"]):
-        return replace(finding, why=_why_not(own if own["verdict"] == UNTESTED else finished) + few)
+    for entry in needed:
+        if lacking := _why_not(entry):
+            return replace(finding, why=lacking + few)
+    p = pd.DataFrame(needed)[["p", "p_families"]].astype(float)
+    families = ", of these families" + (", whichever of them is left out" if p["p_families"].notna().any() else "")
     return replace(
         finding,
-        p=float(np.nanmax([own["p"], finished["p"]])),
-        meets=bool(own["beta"] > 0 and finished["beta"] > 0),
-        why="needs right responses to have the higher norm among samples of one problem, given length and log-probability"
-        + few,
+        p=float(p.max(axis=None)),
+        meets=all(entry["beta"] > 0 for entry in needed),
+        why="needs right responses to have the higher norm among samples of one problem, given length and log-probability, "
+        "with and without what their token types add" + families + few,
     )
 
 
 def _why_not(entry: pd.Series) -> str:
-    """What an entry of `correctness_effect` without a verdict lacks."""
+    """What an entry of `correctness_effect` lacks for a verdict; nothing where it lacks nothing."""
     if entry["cut_off"] > MAX_CUT_OFF:
         return (
             f"{entry['cut_off']:.0%} of the responses were cut off or state no answer, which are wrong by construction: "
@@ -52,9 +59,12 @@ def _why_not(entry: pd.Series) -> str:
             f"{entry['n']} of {entry['n'] + entry['n_same']} problems have right and wrong responses, at least {MIN_PROMPTS} "
             "are needed: choose temperature and levels at which 30 to 80% are right"
         )
+    if entry["tolerance"] >= MIN_TOLERANCE:
+        return ""
+    types = entry.name[1] == GIVEN_TYPES  # type: ignore[index]
     return (
-        f"length and log-probability leave {entry['tolerance']:.1%} of the norm's variance within problems, under "
-        f"{MIN_TOLERANCE:.0%}: the norm can't be told from them"
+        f"{'token types, ' if types else ''}length and log-probability leave {entry['tolerance']:.1%} of the norm's variance "
+        f"within problems, under {MIN_TOLERANCE:.0%}: the norm can't be told from " + ("the token types" if types else "them")
     )
 
 
