@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.paper_tables import filled
+from tl_l2norm.analysis.trend import PARTS
 from tl_l2norm.paper.claims import CLAIMS, adjust, claims_table
 
 
@@ -354,7 +355,7 @@ def test_a_pull_whose_link_cant_be_measured_is_told() -> None:
 def trend(**changed: dict[str, float]) -> pd.DataFrame:
     """Of each part, given nothing, length, and length and tokens; changed is by "part_given"."""
     fixed = {"rho": 0.5, "low": 0.3, "high": 0.7, "p": 0.001, "tolerance": 0.6, "tolerance_prompt": 0.8, "n": 40}
-    parts = [(part, given) for part in ("ratio", "thinking", "direct") for given in ("nothing", "length", "length and tokens")]
+    parts = [(part, given) for part in PARTS for given in ("nothing", "length", "length and tokens")]
     entries = [
         {"layer": "late", "part": p, "given": g, **fixed, **changed.get(f"{p}_{g.removeprefix('length and ')}", {})}
         for p, g in parts
@@ -374,6 +375,9 @@ def trend(**changed: dict[str, float]) -> pd.DataFrame:
         ({"thinking_length": {"rho": -0.5}}, "not supported"),
         ({"thinking_tokens": {"p": 0.2}}, "not supported"),  # harder problems use louder types
         ({"ratio_tokens": {"rho": -0.5}}, "not supported"),
+        ({"difference_nothing": {"p": 0.2}}, "supported"),
+        ({"difference_length": {"p": 0.2}}, "not supported"),  # both modes get louder by the same
+        ({"difference_tokens": {"rho": -0.5}}, "not supported"),
     ],
 )
 def test_difficulty_must_survive_length_and_tokens_and_be_of_the_numerator(changed: Any, expected: str) -> None:
@@ -451,8 +455,9 @@ def test_tables_that_lack_a_control_are_told() -> None:
     table, every = families(), trend()
     claim = verdict(13, {"families": table[table["predictor"] != "prompt"]})
     assert claim["verdict"] == "can't be tested here" and "lacks the controls prompt" in claim["why"]
-    claim = verdict(14, {"trend": every[every["given"] != "length and tokens"]})
-    assert claim["verdict"] == "can't be tested here" and "has none given length and tokens" in claim["why"]
+    for lacking in (every[every["given"] != "length and tokens"], every[every["part"] != "difference"]):
+        claim = verdict(14, {"trend": lacking})
+        assert claim["verdict"] == "can't be tested here" and "has no difference given length and tokens" in claim["why"]
 
 
 def test_what_was_not_measured_says_why() -> None:
