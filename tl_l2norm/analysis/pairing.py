@@ -22,7 +22,7 @@ earlier: the last of the prompt, at which a direct answer is worked out, is then
 
 Match = Literal["none", "count", "length", "position", "token", "answer"]
 """Which of them are compared between the modes: all; k of each, k being what the shorter response has, drawn at random from the
-longer, of tokens that are attention sinks at no layer; the first k of each; those at the same position in the sequence; those of the same token ids, each id with equal weight;
+longer; the first k of each (both of tokens that are attention sinks at no layer); those at the same position in the sequence; those of the same token ids, each id with equal weight;
 or the one of the answer alone.
 
 Where tokens of both modes are alike, only "count" gives means of one distribution: a mean of 30 skewed tokens and that of one
@@ -188,11 +188,11 @@ def token_weights(
 ) -> tuple[Float[Tensor, " think_pos"], Float[Tensor, " direct_pos"]] | None:
     """Weight of each position of both traces, each summing to 1; None where the pair has no tokens to compare.
 
-    What "count" draws depends on the seed and the prompt's label alone, and it draws no token that is an attention sink at any
-    layer: the means leave sinks out, and would be of unequal numbers. To the other ways sinks are tokens.
+    What "count" draws depends on the seed and the prompt's label alone. "count" and "length" take no token that is an attention
+    sink at any layer: means leave sinks out, and would be of unequal numbers. To the other ways sinks are tokens.
     """
     check_choice("match", match, MATCHES)
-    held = [_counted(trace, tokens) if match == "count" else meant(trace, tokens) for trace in pair]
+    held = [_counted(trace, tokens) if match in ("count", "length") else meant(trace, tokens) for trace in pair]
     if not all(bool(h.any()) for h in held):
         return None
     weights = _same_count(pair, held, seed) if match == "count" else _MATCHED[match](pair, held, tokens)

@@ -219,21 +219,37 @@ def sets(meets: float = 0.0, level: float = 0.0) -> pd.DataFrame:
         (bound(), sets(level=0.06), "uninformative"),  # other latents, as they are
         (bound(premise=(1.0, 0.0)), sets(), "not supported"),
         (bound(p=0.2), sets(), "not supported"),  # a slope that may lie outside the margin
-        (bound(r2_low=0.4), sets(), "not supported"),
+        (bound(r2_low=0.4), sets(), "can't be tested here"),  # prompts that are alike
+        (bound(r2_low=0.4, slope_high=0.4), sets(), "not supported"),  # a slope that is surely another
+        (bound(r2_low=0.4, c1=-0.1), sets(), "not supported"),
         (bound(c1=-0.1), sets(), "not supported"),
-        (bound(spread=5.0), sets(), "not supported"),  # wider than right itself
+        (bound(spread=5.0), sets(), "can't be tested here"),  # wider than right itself
+        (bound(spread=5.0, slope_low=1.6), sets(), "not supported"),
         (bound(p=np.nan), sets(), "can't be tested here"),
     ],
 )
 def test_the_theorem_needs_premise_slope_fit_and_spread_at_every_layer_of_the_chosen_latents_alone(
     table: pd.DataFrame, control: pd.DataFrame, expected: str
 ) -> None:
-    claim = verdict(4, {"bound": table, "bound_control": control})
+    claim = verdict(4, {"bound": table, "bound_given_tokens": bound(), "bound_control": control})
     assert claim["verdict"] == expected and "slope in logs 1.10 to 1.10" in claim["measured"]
+    claim = verdict(4, {"bound": bound(), "bound_given_tokens": table, "bound_control": control})
+    assert claim["verdict"] == expected and "; given token types and places slope in logs 1.10" in claim["measured"]
+
+
+def test_why_prompts_that_are_alike_do_not_test_the_theorem() -> None:
+    unclear, failed = bound(r2_low=0.4, spread=5.0), bound(c1=-0.1)
+    why = verdict(4, {"bound": unclear, "bound_given_tokens": bound(), "bound_control": sets()})["why"]
+    assert why.startswith("layer 1: the prompts' right sides are too much alike (95% over 5% quantile 4.00) beside left / right (5.00)")
+    why = verdict(4, {"bound": bound(), "bound_given_tokens": unclear, "bound_control": sets()})["why"]
+    assert why.startswith("layer 1: of what token types and places leave, the prompts' right sides")
+    claim = verdict(4, {"bound": failed, "bound_given_tokens": unclear, "bound_control": sets()})
+    assert claim["verdict"] == "not supported", "one layer, or one side, without a bound is enough"
 
 
 def test_without_other_latents_the_theorem_is_not_tested() -> None:
-    claim = verdict(4, {"bound": bound()}, {"bound_control": "too few for sets of the same kind"})
+    tables = {"bound": bound(), "bound_given_tokens": bound()}
+    claim = verdict(4, tables, {"bound_control": "too few for sets of the same kind"})
     assert claim["verdict"] == "can't be tested here" and claim["why"] == "too few for sets of the same kind"
     assert "premise by layer 97% to 100%" in claim["interval"]
 
@@ -304,7 +320,8 @@ def test_where_suppression_leaves_no_room_to_end_it_is_not_tested() -> None:
 
 def test_layers_without_reasoning_features_leave_the_theorem_untested() -> None:
     explained = pd.DataFrame({"layer": [0, 1, 2], "r2": 0.99})
-    claim = verdict(4, {"bound": bound(), "bound_control": sets(), "explained": explained})
+    tables = {"bound": bound(), "bound_given_tokens": bound(), "bound_control": sets()}
+    claim = verdict(4, {**tables, "explained": explained})
     assert claim["verdict"] == "can't be tested here" and "at 2 of 3 layers with SAEs" in claim["why"]
 
 
