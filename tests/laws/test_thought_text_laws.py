@@ -151,9 +151,9 @@ def share_supported(runs: int, *world: int, effect: float = 0.0) -> float:
     return counts / runs
 
 
-@pytest.mark.parametrize("world", [(5, 8, 1), (4, 12, 2), (2, 30, 10)])
+@pytest.mark.parametrize("world", [(1, 40, 8), (5, 8, 1), (2, 30, 10)])
 def test_one_thought_of_most_problems_is_one_case(world: tuple[int, int, int]) -> None:
-    """Families, problems in each, thoughts of their own among these."""
+    """Families, problems in each, thoughts of their own among these. Counted by problems the first was said in 18 of 60."""
     assert share_supported(30, *world) <= 3 / 30
     if world[2] == 10:
         assert share_supported(10, *world, effect=25.0) >= 0.9

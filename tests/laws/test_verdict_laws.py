@@ -6,6 +6,7 @@ A true rate of 7% comes to more than `allowed` in one test of a thousand.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import binom
 
 from tests.planted import Array, response
@@ -153,7 +155,9 @@ def bound(world: World, seed: int) -> dict[str, pd.DataFrame]:
     ids=["boring", "louder", "uneven offset"],
 )
 def test_an_offset_is_no_bound(world: World) -> None:
-    assert verdicts(theory.theorem, bound, world, SLOW_RUNS)[NOT_SUPPORTED] == SLOW_RUNS
+    """Of an uneven offset now and then prompts are too much alike to deny it."""
+    counts = verdicts(theory.theorem, bound, world, SLOW_RUNS)
+    assert counts[NOT_SUPPORTED] + counts[UNTESTED] == SLOW_RUNS and counts[NOT_SUPPORTED] >= needed(0.99, SLOW_RUNS)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +223,27 @@ def test_positions_behind_longer_prompts_do_not_make_a_domain(each: int) -> None
     assert verdicts(norms.domain, families, world)[SUPPORTED] <= allowed()
 
 
+def paraphrased(seed: int, *, known: bool, originals: int = 32) -> dict[str, pd.DataFrame]:
+    """Families of nothing but a name; norms differ between the originals that prompts are paraphrases of."""
+    rng = np.random.default_rng([seed, 12])
+    lifts = 8 * rng.normal(size=(originals, 4, 1))
+    modes = World(n=160, families=4, prompts=2.0, family_types=1e-9).make(seed)
+    for traces in modes:
+        for i, trace in enumerate(traces):
+            original = int(str(trace.labels["family"])[1]) + 4 * (i // 4 % (originals // 4))
+            norms = trace.l2_norms + torch.from_numpy(lifts[original]).float()
+            labels = {"original": f"o{original}"} if known else {}
+            traces[i] = dataclasses.replace(trace, l2_norms=norms).with_labels(**labels)
+    return {"families": family_separation(*modes, seed=seed)}
+
+
+def test_paraphrases_that_say_their_original_do_not_make_a_domain() -> None:
+    """Of 160 prompts five each are of one original; without the label each half knows what the other asks."""
+    findings = [norms.domain(Known(paraphrased(seed, known=known), {})) for known in (True, False) for seed in range(RUNS)]
+    supported = [finding.verdict(finding.p) == SUPPORTED for finding in findings]
+    assert sum(supported[:RUNS]) <= allowed() and sum(supported[RUNS:]) > allowed()
+
+
 def test_a_domain_that_norms_alone_tell_is_found() -> None:
     """Of 4 families with 20 prompts each whose means differ by 10, twice as much as prompts do."""
     world = World(n=80, families=4, family_types=0.1, family_effect=10.0)
@@ -251,7 +276,16 @@ LONGER = World(n=60, levels=4, thinking=(20, 40), direct=(15, 20), length=40.0)
         BOTH_LOUDER,
         World(n=60, levels=4, harder=12.0, quieter=-10.0, effect=40.0),  # thinking is the louder mode by a fifth
     ],
-    ids=["boring", "length", "position", "quieter direct answers", "longer prompts", "louder types", "both louder", "by a factor"],
+    ids=[
+        "boring",
+        "length",
+        "position",
+        "quieter direct answers",
+        "longer prompts",
+        "louder types",
+        "both louder",
+        "by a factor",
+    ],
 )
 def test_lengths_types_and_quieter_answers_do_not_make_difficulty(world: World) -> None:
     assert verdicts(norms.difficulty, trend, world)[SUPPORTED] <= allowed()
@@ -264,7 +298,9 @@ def test_without_the_lengths_the_same_world_has_a_trend() -> None:
 
 def test_ratios_of_modes_that_both_get_louder_grow() -> None:
     """Their difference doesn't: without it that would be taken for amplification."""
-    tables = [trend(BOTH_LOUDER, seed)["trend"].set_index(["part", "given", "layer"])["p"].unstack() for seed in range(SLOW_RUNS)]
+    tables = [
+        trend(BOTH_LOUDER, seed)["trend"].set_index(["part", "given", "layer"])["p"].unstack() for seed in range(SLOW_RUNS)
+    ]
     given = [("ratio", "length"), ("thinking", "length"), ("ratio", "length and tokens"), ("thinking", "length and tokens")]
     assert sum(table.loc[given, "late"].max() <= 0.05 for table in tables) > SLOW_RUNS / 2
 

@@ -22,8 +22,8 @@ earlier: the last of the prompt, at which a direct answer is worked out, is then
 
 Match = Literal["none", "count", "length", "position", "token", "answer"]
 """Which of them are compared between the modes: all; k of each, k being what the shorter response has, drawn at random from the
-longer; the first k of each (both of tokens that are attention sinks at no layer); those at the same position in the sequence; those of the same token ids, each id with equal weight;
-or the one of the answer alone.
+longer; the first k of each (of these two kinds only tokens that are attention sinks at no layer); those at the same position in
+the sequence; those of the same token ids, each id with equal weight; or the one of the answer alone.
 
 Where tokens of both modes are alike, only "count" gives means of one distribution: a mean of 30 skewed tokens and that of one
 have the same expectation and unlike medians, so that rank tests, and intervals of few prompts, tell them apart."""

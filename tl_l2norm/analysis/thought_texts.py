@@ -17,7 +17,7 @@ from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, interval, permuted_within, prompt_weights
-from tl_l2norm.core.schema import MODEL, SEED, Column, N, Schema, ends
+from tl_l2norm.core.schema import MODEL, SEED, Column, Schema, ends
 from tl_l2norm.core.sign_flips import sign_flips
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
@@ -89,8 +89,8 @@ def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RE
         log-probability of the answer in nats, and "says answer", whether it is the likeliest), own, replaced (means over
         problems), difference (own less replaced), low, high, p, p_max (norms: over the layers of that text and scope; else p),
         p_families (the greatest p without any one family, 1 where the difference then changes its sign; NaN of fewer than 2
-        families, or where fewer than 8 problems are left), n (problems that have both texts, those that share a thought as one; of
-        fewer than 8 there are neither intervals nor p), seed, model.
+        families, or where fewer than 8 problems are left), n (problems that have both texts, those that share a thought as one;
+        of fewer than 8 there are neither intervals nor p), seed, model.
 
     Raises:
         ValueError: traces that don't say which text they are of, or fewer than 8 problems of every text.

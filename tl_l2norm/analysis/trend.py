@@ -80,8 +80,8 @@ def level_trend(
 
     Returns:
         For "late", "late but the last" (without the model's last block) and each layer three entries for each part ("ratio",
-        "thinking", "direct", "difference"): layer, part, given ("nothing", "length", "length and tokens"), rho, low, high, p (two-sided),
-        p_max (over all layers and both means together), tolerance (share of the level's variance that is left),
+        "thinking", "direct", "difference"): layer, part, given ("nothing", "length", "length and tokens"), rho, low, high, p
+        (two-sided), p_max (over all layers and both means together), tolerance (share of the level's variance that is left),
         tolerance_prompt (by the length of the prompt alone), n (prompts), levels (how many), quantity, seed, model.
 
     Raises:

@@ -46,9 +46,9 @@ def replaced_thoughts(
 
     "filler": a neutral token, or a few, again and again. "shuffled": the thought's own tokens in random order. "another's": the
     thought of another problem of the same family, of exactly as many tokens, whatever its answer; drawn where there are
-    several, thoughts of the same tokens as one. Nothing is cut: the last tokens of a thought are loud, and other families have other types of tokens. A thought
-    without such another has no "another's". What opens and closes a thought stays. Where no tags mark it, the thought is what
-    comes before the sentence that states the answer.
+    several, thoughts of the same tokens as one. Nothing is cut: the last tokens of a thought are loud, and other families have
+    other types of tokens. A thought without such another has no "another's". What opens and closes a thought stays. Where no
+    tags mark it, the thought is what comes before the sentence that states the answer.
 
     Teacher-forced: the model is made to read such text, it wouldn't have written it. So unusual text and missing reasoning
     come together ("shuffled" and "filler" are both); "another's" is ordinary reasoning, about something else. A norm that is as

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -137,7 +135,9 @@ def test_problems_that_share_a_thought_are_one_by_their_mean() -> None:
         traces.append(trace.with_labels(response=f"{prompt}/{sample}"))
     entry = thought_text_table(traces, resamples=100).set_index(["scope", "layer"]).loc[("thought", 0)]
     differences: dict[str, list[float]] = {}
-    means = {(t.labels["text"], t.labels["response"]): float(t.l2_norms[0, 1 : int(t.labels["thought_to"])].mean()) for t in traces}
+    means = {
+        (t.labels["text"], t.labels["response"]): float(t.l2_norms[0, 1 : int(t.labels["thought_to"])].mean()) for t in traces
+    }
     for text, sample in means:
         if text == "own":
             differences.setdefault(str(sample).split("/")[0], []).append(means["own", sample] - means["filler", sample])

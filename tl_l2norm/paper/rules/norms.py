@@ -118,7 +118,8 @@ def domain(known: Known) -> Finding:
         p=float(max(profile["p"], rest["p"], controls["p"].max())),
         meets=bool(profile["accuracy"] > best["accuracy"] and rest["accuracy"] > rest["chance"]),
         why="needs norms to be right where length and tokens of the response and the length of the prompt, alone and together, "
-        "are wrong more often than the reverse; and more than chance from what type, positions and lengths leave of them",
+        "are wrong more often than the reverse; and more than chance from what type, positions and lengths leave of them; "
+        "paraphrases of one problem count as one where they have the label original",
     )
 
 
@@ -143,8 +144,7 @@ def difficulty(known: Known) -> Finding:
         if np.isnan(entry["p"]):
             return replace(finding, control=f"given {_HELD[entry.name[1]]}: not defined", why=_inseparable(entry))
     told = [
-        f"given {_HELD[given]}: "
-        + ", ".join(f"{part} {figure(table.loc[(part, given)], 'rho', '.2f')}" for part in PARTS)
+        f"given {_HELD[given]}: " + ", ".join(f"{part} {figure(table.loc[(part, given)], 'rho', '.2f')}" for part in PARTS)
         for given in GIVEN[1:]
     ]
     return replace(

@@ -16,7 +16,7 @@ def theorem(known: Known) -> Finding:
     """Of the premise, and of left as a multiple of right, at every layer: as they are, and given token types.
 
     Right sides that are alike can't show that left is a multiple of them; low R2 and a wide spread deny it there no more than
-    they would of a multiple that scatters so. Only a slope that is surely another does.
+    they would of a multiple that scatters so. Only a slope outside the margin does, if its interval is no wider than that.
     """
     table = known["bound"]
     premise = table["premise"]
@@ -68,11 +68,11 @@ def _fit(table: pd.DataFrame) -> str:
 
 
 def _states(table: pd.DataFrame) -> tuple[pd.Series[bool], pd.Series[bool]]:
-    """By layer whether premise, R2 and spread are met; and whether the last two aren't where the slope denies nothing."""
+    """By layer whether premise, R2 and spread are met; and whether the last two aren't while the slope denies nothing."""
     premise = (table["premise_low"] > PREMISE) & (table["c1"] > 0)
     follows = (table["r2_low"] > LEAST_R2) & (table["spread"] < table["spread_right"])
-    other = (table["slope_low"] > 1 + MARGIN) | (table["slope_high"] < 1 - MARGIN)
-    return premise & follows, premise & ~follows & ~other
+    known = table["slope_high"] - table["slope_low"] <= 2 * MARGIN
+    return premise & follows, premise & ~follows & ~(known & ((table["slope"] - 1).abs() > MARGIN))
 
 
 def _too_alike(raw: pd.DataFrame, given: pd.DataFrame) -> str:
