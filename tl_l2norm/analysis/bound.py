@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, vstack
 from scipy.stats import binomtest, t
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
-from tl_l2norm.analysis.activations import activation_means
-from tl_l2norm.analysis.pairing import Pair, Tokens, meant, mode_means, pair_modes
+from tl_l2norm.analysis.activations import activation_means, response_acts
+from tl_l2norm.analysis.pairing import Pair, Tokens, mode_means, pair_modes
 from tl_l2norm.analysis.random_sets import random_sets
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, check_features
 from tl_l2norm.analysis.token_rest import ResponseTokens
@@ -334,7 +333,7 @@ def bound_control(
     for layer, latents in features.latents.items():
         if not latents:
             continue
-        drawn = random_sets(_acts(pairs, layer, tokens), latents, sets, seed, others=True)[:, 1:]
+        drawn = random_sets(response_acts(pairs, layer, tokens), latents, sets, seed, others=True)[:, 1:]
         gap, modes = square[:, think[0].index_of(layer)], [m @ drawn for m in activation_means(pairs, layer, tokens=tokens)]
         at = (gap > 0) & ~np.isnan(modes[0] - modes[1]).any(1)
         sides = modes[0][at] - modes[1][at], modes[0][at]
@@ -343,13 +342,3 @@ def bound_control(
         shares = {"meets": meets, "meets_level": level, "slope_level": float(pd.Series(fits[1].slope).median())}
         entries.append({"layer": layer, "sets": sets, **shares, "latents": len(latents), "n": int(at.sum())})
     return BOUND_CONTROLS.frame(entries, seed=seed, model=features.model)
-
-
-def _acts(pairs: Mapping[str, Sequence[Pair]], layer: int, tokens: Tokens) -> csr_array:
-    """[token, latent] of all responses in both modes."""
-    parts = []
-    for trace in {id(trace): trace for members in pairs.values() for pair in members for trace in pair}.values():
-        acts = trace.features[layer].select((meant(trace, tokens) & ~trace.is_sink[trace.index_of(layer)]).nonzero()[:, 0])
-        shape = (len(acts), acts.d_sae)
-        parts.append(csr_array((acts.values.numpy(), acts.latents.numpy(), acts.starts.numpy()), shape=shape))
-    return csr_array(vstack(parts, format="csr"))

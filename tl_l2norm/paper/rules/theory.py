@@ -48,7 +48,7 @@ def theorem(known: Known) -> Finding:
         return replace(finding, why=_too_alike(table[unclear[0]], given[unclear[1]]))
     return replace(
         finding,
-        p=float(max(own["p"].max(skipna=False) for own in (table, given))),
+        p=float(pd.concat([table["p"], given["p"]]).max(skipna=False)),
         meets=bool(all(own.all() for own in held)),
         control_meets=bool(alike.max() > ALPHA),
         why=f"needs at every layer the premise in over {PREMISE:.0%} of prompts, a slope of log left on log right surely in "
