@@ -14,7 +14,7 @@ from scipy.stats import binomtest, t
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
 from tl_l2norm.analysis.activations import activation_means, response_acts
-from tl_l2norm.analysis.pairing import Pair, Tokens, mode_means, pair_modes
+from tl_l2norm.analysis.pairing import Pair, Tokens, mode_means, pair_modes, require_prompts
 from tl_l2norm.analysis.random_sets import random_sets
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, check_features
 from tl_l2norm.analysis.token_rest import ResponseTokens
@@ -116,6 +116,7 @@ def bound_points(
 
     Raises:
         ValueError: prompts that the features were chosen on, modes with different prompts, or fewer than 8.
+        Unmeasurable: given tokens, fewer than 8 prompts that share token types with others in both modes.
     """
     check_features(features)
     check_choice("given", given, get_args(Given))
@@ -157,6 +158,7 @@ def _given_tokens(
         members = [list({id(pair[m]): pair[m] for pair in own}.values()) for own in pairs.values()]
         modes.append(ResponseTokens.of(members, read, tokens).at_equal_types())
     left, square = np.split(modes[0] - modes[1], 2, axis=1)
+    require_prompts(int((~np.isnan(square)).all(1).sum()), what="prompts that share token types with others in both modes")
     return left, square
 
 
