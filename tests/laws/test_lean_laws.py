@@ -15,6 +15,7 @@ from tests import models
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.hooks import attached, hook_points
 from tl_l2norm.models.lean import LeanBackend, lean
+from tl_l2norm.recording.completions import Generations
 
 PROMPTS = ["The capital of France is", "One, two, three, four, five, six, seven,", "Why?"]
 LEAN = [case for case in models.CASES if case.backend == "bridge" and case.architecture != "gpt2"]
@@ -41,13 +42,13 @@ def heard(stream: Tensor, hook: Any) -> None:
     """A hook of somebody else's, which changes nothing."""
 
 
-def through_the_bridge(model: Any, **options: Any) -> l2.Generations:
+def through_the_bridge(model: Any, **options: Any) -> Generations:
     """The same run with a hook of somebody else's on the model."""
     with attached([(model.blocks[0].hook_in, heard)]):
         return generated(model, **options)
 
 
-def generated(model: Any, **options: Any) -> l2.Generations:
+def generated(model: Any, **options: Any) -> Generations:
     return l2.generate(model, PROMPTS, max_new_tokens=12, ignore_eos=True, progress=False, **options)
 
 
@@ -56,7 +57,7 @@ def is_lean(model: Any) -> bool:
     return isinstance(lean(backend, backend.identity()), LeanBackend)
 
 
-def assert_same(runs: l2.Generations, truth: l2.Generations) -> None:
+def assert_same(runs: Generations, truth: Generations) -> None:
     assert len(runs) == len(truth)
     for one, other in zip(runs, truth, strict=True):
         assert one.tokens == other.tokens

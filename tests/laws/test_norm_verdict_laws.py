@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,6 +62,23 @@ def test_features_are_not_found_by_numbers_of_tokens() -> None:
             any_found.append(len(chosen(modes, seed, match)) > 0)
     assert np.mean(runs["none"]) > 0.8, "the artefact that the default avoids"
     assert sum(runs["count"]) <= most(RUNS) and sum(runs["length"]) <= most(RUNS)
+
+
+@pytest.mark.parametrize("match", ["count", "length"])
+def test_features_are_not_found_by_sinks(match: Match) -> None:
+    """The first of two direct tokens is an attention sink, which means leave out: one token is compared with one."""
+    runs = [with_sinks(alike(seed, n=80, short=(2, 3), latents=200)) for seed in range(RUNS)]
+    assert sum(len(chosen(modes, seed, match)) > 0 for seed, modes in enumerate(runs)) <= most(RUNS)
+
+
+def with_sinks(modes: Modes) -> Modes:
+    """The same, each direct response's first token being a sink at all layers."""
+    direct = []
+    for trace in modes[1]:
+        is_sink = trace.is_sink.clone()
+        is_sink[:, trace.prompt_len] = True
+        direct.append(dataclasses.replace(trace, is_sink=is_sink))
+    return modes[0], direct
 
 
 def test_a_latent_of_thinking_is_found_by_count() -> None:

@@ -12,10 +12,12 @@ import torch
 
 import tl_l2norm as l2
 from tests.builders import make_result
+from tests.traces import response
 from tl_l2norm.analysis.thought_texts import thought_text_table
+from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.experiments.thought_texts import KINDS, replaced_thoughts
-from tl_l2norm.paper.finding import NOT_SUPPORTED, UNTESTED, Known
+from tl_l2norm.paper.finding import NOT_SUPPORTED, SUPPORTED, UNTESTED, Known
 from tl_l2norm.paper.rules.thinking import thoughts
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.results import Result
@@ -115,6 +117,64 @@ def test_loud_ends_of_thoughts_of_any_length_are_no_finding(tiny: Any) -> None:
         entries = table(*range(8, 20))
     finding = thoughts(Known({"thought_texts": entries}, {}))
     assert finding.verdict(finding.p) == UNTESTED and "only 0 problems share family and length" in finding.why
+
+
+def boilerplate(seed: int, families: int, each: int, odd: int, *, effect: float = 0.0) -> list[Trace]:
+    """Most thoughts of a family are one text, the others texts of their own; a text has its loudness, whoever thinks it.
+
+    Ordinary text is louder than filler and shuffled tokens; `effect` is how much louder a text is where it is the own one.
+    """
+    rng = np.random.default_rng([seed, 41])
+    traces, k = [], 12
+    for family in range(families):
+        own_texts = [max(0, i - (each - odd) + 1) for i in range(each)]
+        loudness = 6 * rng.normal(size=odd + 1)
+        for i, own in enumerate(own_texts):
+            another = rng.choice([text for text in range(odd + 1) if text != own])
+            offset = 10 * rng.exponential()
+            lift = {"own": loudness[own] + effect, "another's": loudness[another], "filler": -30.0, "shuffled": -30.0}
+            for text, more in lift.items():
+                norms = 200 + offset + more + 5 * rng.normal(size=(4, k + 2))
+                tokens = 1000 * (100 * family + (own if text == "own" else another)) + np.arange(k + 2)
+                labels = {"text": text, "family": str(family), "thought_from": 1, "thought_to": 1 + k, "answer_at": 2 + k}
+                said = {"answer_logprob": -1.0, "says_answer": True}
+                traces.append(response(norms, prompt=f"{family}/{i}", tokens=tokens, labels={**labels, **said}))
+    return traces
+
+
+def share_supported(runs: int, *world: int, effect: float = 0.0) -> float:
+    counts = 0
+    for seed in range(runs):
+        table = thought_text_table(boilerplate(seed, *world, effect=effect), seed=seed, resamples=300)
+        finding = thoughts(Known({"thought_texts": table}, {}))
+        counts += finding.verdict(finding.p) == SUPPORTED
+    return counts / runs
+
+
+@pytest.mark.parametrize("world", [(1, 40, 8), (5, 8, 1), (2, 30, 10)])
+def test_one_thought_of_most_problems_is_one_case(world: tuple[int, int, int]) -> None:
+    """Families, problems in each, thoughts of their own among these. Counted by problems the first was said in 18 of 60."""
+    assert share_supported(30, *world) <= 3 / 30
+    if world[2] == 10:
+        assert share_supported(10, *world, effect=25.0) >= 0.9
+
+
+def test_few_thoughts_are_not_tested() -> None:
+    with pytest.raises(Unmeasurable, match="6 problems with thoughts of their own"):
+        thought_text_table(boilerplate(0, 3, 8, 1))
+
+
+def test_what_many_wrote_is_drawn_as_one(tiny: Any) -> None:
+    """Of 12 thoughts 8 are the same: the others' thoughts come from it no more often than from each other."""
+    own = results(tiny, (9,) * 12)
+    tokens = own[0].trace.tokens
+    for i in range(1, 8):
+        own[i] = dataclasses.replace(own[i], trace=dataclasses.replace(own[i].trace, tokens=tokens))
+    drawn = 0
+    for seed in range(8):
+        traces = replaced_thoughts(tiny, own, kinds="another's", layers=-1, seed=100 * seed, progress=False)[12:]
+        drawn += sum(torch.equal(t.tokens[PROMPT : PROMPT + 9], tokens[PROMPT : PROMPT + 9]) for t in traces[8:])
+    assert 2 <= drawn <= 16, "of 32 a quarter is expected, of responses two thirds and more"
 
 
 LOUD = 5000

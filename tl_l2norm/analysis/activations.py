@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-from tl_l2norm.analysis.pairing import Match, Pair, Tokens, weighted_pairs
+from tl_l2norm.analysis.pairing import Match, Pair, Tokens, meant, weighted_pairs
 from tl_l2norm.core.resampling import Array
 from tl_l2norm.core.trace import Trace
 
@@ -49,3 +50,13 @@ def paired_effect(differences: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         effect: Array = np.where(mean == 0, 0.0, mean / spread)
     return effect
+
+
+def response_acts(pairs: Mapping[str, Sequence[Pair]], layer: int, tokens: Tokens) -> csr_array:
+    """[token, latent] of all responses in both modes."""
+    parts = []
+    for trace in {id(trace): trace for members in pairs.values() for pair in members for trace in pair}.values():
+        acts = trace.features[layer].select((meant(trace, tokens) & ~trace.is_sink[trace.index_of(layer)]).nonzero()[:, 0])
+        shape = (len(acts), acts.d_sae)
+        parts.append(csr_array((acts.values.numpy(), acts.latents.numpy(), acts.starts.numpy()), shape=shape))
+    return csr_array(vstack(parts, format="csr"))

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, vstack
 from scipy.stats import binomtest, t
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
-from tl_l2norm.analysis.activations import activation_means
-from tl_l2norm.analysis.pairing import Pair, Tokens, meant, mode_means, pair_modes
+from tl_l2norm.analysis.activations import activation_means, response_acts
+from tl_l2norm.analysis.pairing import Pair, Tokens, mode_means, pair_modes, require_prompts
 from tl_l2norm.analysis.random_sets import random_sets
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, check_features
-from tl_l2norm.core.arguments import as_integer
+from tl_l2norm.analysis.token_rest import ResponseTokens
+from tl_l2norm.core.arguments import as_integer, check_choice
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, interval, prompt_weights
 from tl_l2norm.core.schema import LAYER, MODEL, SEED, Column, N, Schema, ends
-from tl_l2norm.core.trace import TracesLike, traces_of
+from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
 MARGIN = 0.5
 """Of the slope in logs about 1. Half-way to the nearest laws that are no bound: a left side that doesn't depend on the right
@@ -29,6 +31,8 @@ LEAST_R2 = 0.5
 """Share of the variance of log left that log right must explain: more than all else does."""
 PREMISE = 0.9
 SETS = 199
+Given = Literal["nothing", "tokens"]
+"""What is taken out of both sides of the bound."""
 OUTER = 0.05
 """c1 and c2 hold for all but this share of prompts on either side: extremes grow with their number."""
 
@@ -90,7 +94,12 @@ BOUND_CONTROLS = Schema(
 
 
 def bound_points(
-    think: TracesLike, direct: TracesLike, features: ReasoningFeatures, *, tokens: Tokens = "read"
+    think: TracesLike,
+    direct: TracesLike,
+    features: ReasoningFeatures,
+    *,
+    tokens: Tokens = "read",
+    given: Given = "nothing",
 ) -> pd.DataFrame:
     """Both sides of the theorem for each prompt and layer with reasoning features.
 
@@ -98,20 +107,30 @@ def bound_points(
     `sqrt(||h_think||^2 - ||h_direct||^2)` of mean squared norms, NaN where the difference is not positive: there the theorem's
     premise fails.
 
+    Given "tokens" both sides are what they would be with all token ids, smooth indices and smooth positions as frequent in each
+    prompt's responses, mode by mode (of a linear fit of these and the prompts on activations and on squared norms): where a
+    loud type is a larger share of some prompts' thinking, and latents fire on it, left follows right by types alone.
+
     Returns:
         One entry per prompt and layer: prompt, layer, left, right, premise, model.
 
     Raises:
         ValueError: prompts that the features were chosen on, modes with different prompts, or fewer than 8.
+        Unmeasurable: given tokens, fewer than 8 prompts that share token types with others in both modes.
     """
     check_features(features)
+    check_choice("given", given, get_args(Given))
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)
     left_think, left_direct = mode_means(pairs, features.total, tokens=tokens)
     left, square = left_think - left_direct, _squares(pairs, tokens)
+    rows = [i for i, layer in enumerate(think[0].layers) if features.latents.get(layer)]
+    if given == "tokens" and rows:
+        left[:, rows], rest = _given_tokens(pairs, features, rows, tokens)
+        square[:, rows] = np.where(np.isnan(square[:, rows]), np.nan, rest)
     frames = []
     for i, layer in enumerate(think[0].layers):
-        if features.latents.get(layer):
+        if i in rows:
             premise = square[:, i] > 0
             sides = {"left": left[:, i], "right": np.sqrt(np.where(premise, square[:, i], np.nan)), "premise": premise}
             frames.append(pd.DataFrame({"prompt": list(pairs), "layer": layer, **sides})[~np.isnan(square[:, i])])
@@ -125,6 +144,24 @@ def _squares(pairs: Mapping[str, Sequence[Pair]], tokens: Tokens) -> Array:
     return first - second
 
 
+def _given_tokens(
+    pairs: Mapping[str, Sequence[Pair]], features: ReasoningFeatures, rows: list[int], tokens: Tokens
+) -> tuple[Array, Array]:
+    """[prompt, layer of these rows] both sides at equal token types and places, the right one squared."""
+
+    def read(trace: Trace) -> Array:
+        sides = torch.cat([features.total(trace)[rows].double(), trace.l2_norms[rows].double() ** 2])
+        return sides.numpy()
+
+    modes = []
+    for m in (0, 1):
+        members = [list({id(pair[m]): pair[m] for pair in own}.values()) for own in pairs.values()]
+        modes.append(ResponseTokens.of(members, read, tokens).at_equal_types())
+    left, square = np.split(modes[0] - modes[1], 2, axis=1)
+    require_prompts(int((~np.isnan(square)).all(1).sum()), what="prompts that share token types with others in both modes")
+    return left, square
+
+
 def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPLES) -> pd.DataFrame:
     """The theorem layer by layer: how often its premise holds, and whether left is a multiple of right where it does.
 
@@ -133,6 +170,9 @@ def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPL
     lying within 1 -+ 0.5 (two one-sided tests, errors by HC3: logs of small differences scatter more). The margin is half-way
     to a left that doesn't depend on right (b = 0) and to one that follows its square (b = 2). c1 and c2 are quantiles of left /
     right: their ratio, the spread, is that of right alone where left is anything else than a multiple of it.
+
+    R2 and the spread depend on how unlike the prompts are: where right hardly varies, beside the scatter of left, R2 is low
+    and the spread wide also of a multiple of right. They can't deny the bound then, and the claim isn't tested.
 
     Returns:
         One entry per layer: layer, n (prompts), premise (share with a larger thinking norm), premise_low, premise_high
@@ -295,7 +335,7 @@ def bound_control(
     for layer, latents in features.latents.items():
         if not latents:
             continue
-        drawn = random_sets(_acts(pairs, layer, tokens), latents, sets, seed, others=True)[:, 1:]
+        drawn = random_sets(response_acts(pairs, layer, tokens), latents, sets, seed, others=True)[:, 1:]
         gap, modes = square[:, think[0].index_of(layer)], [m @ drawn for m in activation_means(pairs, layer, tokens=tokens)]
         at = (gap > 0) & ~np.isnan(modes[0] - modes[1]).any(1)
         sides = modes[0][at] - modes[1][at], modes[0][at]
@@ -304,13 +344,3 @@ def bound_control(
         shares = {"meets": meets, "meets_level": level, "slope_level": float(pd.Series(fits[1].slope).median())}
         entries.append({"layer": layer, "sets": sets, **shares, "latents": len(latents), "n": int(at.sum())})
     return BOUND_CONTROLS.frame(entries, seed=seed, model=features.model)
-
-
-def _acts(pairs: Mapping[str, Sequence[Pair]], layer: int, tokens: Tokens) -> csr_array:
-    """[token, latent] of all responses in both modes."""
-    parts = []
-    for trace in {id(trace): trace for members in pairs.values() for pair in members for trace in pair}.values():
-        acts = trace.features[layer].select((meant(trace, tokens) & ~trace.is_sink[trace.index_of(layer)]).nonzero()[:, 0])
-        shape = (len(acts), acts.d_sae)
-        parts.append(csr_array((acts.values.numpy(), acts.latents.numpy(), acts.starts.numpy()), shape=shape))
-    return csr_array(vstack(parts, format="csr"))

@@ -22,8 +22,8 @@ earlier: the last of the prompt, at which a direct answer is worked out, is then
 
 Match = Literal["none", "count", "length", "position", "token", "answer"]
 """Which of them are compared between the modes: all; k of each, k being what the shorter response has, drawn at random from the
-longer; the first k of each; those at the same position in the sequence; those of the same token ids, each id with equal weight;
-or the one of the answer alone.
+longer; the first k of each (of these two kinds only tokens that are attention sinks at no layer); those at the same position in
+the sequence; those of the same token ids, each id with equal weight; or the one of the answer alone.
 
 Where tokens of both modes are alike, only "count" gives means of one distribution: a mean of 30 skewed tokens and that of one
 have the same expectation and unlike medians, so that rank tests, and intervals of few prompts, tell them apart."""
@@ -188,11 +188,11 @@ def token_weights(
 ) -> tuple[Float[Tensor, " think_pos"], Float[Tensor, " direct_pos"]] | None:
     """Weight of each position of both traces, each summing to 1; None where the pair has no tokens to compare.
 
-    What "count" draws depends on the seed and the prompt's label alone. Attention sinks count as tokens here: they differ by
-    layer, and the means leave them out.
+    What "count" draws depends on the seed and the prompt's label alone. "count" and "length" take no token that is an attention
+    sink at any layer: means leave sinks out, and would be of unequal numbers. To the other ways sinks are tokens.
     """
     check_choice("match", match, MATCHES)
-    held = [meant(trace, tokens) for trace in pair]
+    held = [_counted(trace, tokens) if match in ("count", "length") else meant(trace, tokens) for trace in pair]
     if not all(bool(h.any()) for h in held):
         return None
     weights = _same_count(pair, held, seed) if match == "count" else _MATCHED[match](pair, held, tokens)
@@ -226,6 +226,11 @@ def infinite(trace: Trace) -> str:
 
 def _all(pair: Pair, held: Sequence[Tensor], tokens: Tokens) -> tuple[Tensor, Tensor]:
     return held[0].float(), held[1].float()
+
+
+def _counted(trace: Trace, tokens: Tokens) -> Bool[Tensor, " pos"]:
+    """Those that are sinks at no layer, so that means at all layers are of as many."""
+    return meant(trace, tokens) & ~trace.is_sink.any(0)
 
 
 def _same_count(pair: Pair, held: Sequence[Tensor], seed: int) -> tuple[Tensor, Tensor]:
@@ -300,7 +305,7 @@ def weighted_pairs(
     """
     if match == "count":
         sides = ({id(pair[m]): pair[m] for pair in members}.values() for m in (0, 1))
-        first, second = ([trace for trace in side if bool(meant(trace, tokens).any())] for side in sides)
+        first, second = ([trace for trace in side if bool(_counted(trace, tokens).any())] for side in sides)
         members = list(zip(first, second, strict=False))
     weighted = ((pair, token_weights(pair, match, tokens, seed=seed)) for pair in members)
     return [(pair, weights) for pair, weights in weighted if weights is not None]

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
-from tl_l2norm.analysis.pairing import Tokens, label, meant, mode_means, pair_modes
+from tl_l2norm.analysis.pairing import Pair, Tokens, label, meant, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.token_rest import ResponseTokens
 from tl_l2norm.core.errors import Unmeasurable
@@ -64,22 +64,26 @@ def family_separation(
     "length" of the response, its "tokens" (multinomial naive Bayes over their ids), the length of the "prompt", by which
     positions in the sequence differ, and "all" three together.
 
-    Families are guessed from the other half of the prompts, and the other way round: by the nearest mean of standardised
-    values or, of controls, by the greatest likelihood. Whether the profile beats a control is tested on the prompts of which
-    one of the two alone is right (McNemar's test, exact). Where a control is wrong so rarely that no profile could be better
-    by it, `least_p` says so.
+    Families are guessed from the other half of the prompts, and the other way round: by the nearest mean of standardised values
+    or, of controls, by the greatest likelihood. Prompts with the same label "original" are one, by their means: of paraphrases
+    on both sides each half knows what the other asks, and any norm tells the family by its originals. Near duplicates without
+    that label are taken for prompts of their own. Whether the profile beats a control is tested on the prompts of which one of
+    the two alone is right (McNemar's test, exact). Where a control is wrong so rarely that no profile could be better by it,
+    `least_p` says so.
 
     Returns:
         One entry per predictor (the above; "spike but the last" is without the model's last block): predictor, accuracy, low,
         high (Wilson), chance (the largest family's share), p (of a control, that the profile is right no more often; of the
-        others, that they are right by chance), least_p (of a control, p of a profile that is always right), n (prompts),
-        families, quantity, seed, model.
+        others, that they are right by chance), least_p (of a control, p of a profile that is always right), n (prompts,
+        those of one original as one), families, quantity, seed, model.
 
     Raises:
         ValueError: as `dynamics`; or fewer than two families of at least 8 prompts.
     """
     think, direct = traces_of(think), traces_of(direct)
-    pairs = pair_modes(think, direct)
+    pairs: dict[str, list[Pair]] = {}
+    for prompt, own in pair_modes(think, direct).items():
+        pairs.setdefault(str(own[0][0].labels.get("original", prompt)), []).extend(own)
     first, second = mode_means(pairs, lambda trace: values(trace, quantity, features), tokens=tokens)
     members = [list({id(pair[0]): pair[0] for pair in pairs[prompt]}.values()) for prompt in pairs]
     names, families = np.unique([str(label(traces[0], "family")) for traces in members], return_inverse=True)

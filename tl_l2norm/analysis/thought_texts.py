@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from tl_l2norm.analysis.covariates import ranks_within
 from tl_l2norm.analysis.pairing import by_prompt, label, require_prompts, weighted_mean
@@ -15,7 +17,7 @@ from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, bootstrap_mean, interval, permuted_within, prompt_weights
-from tl_l2norm.core.schema import MODEL, SEED, Column, N, Schema, ends
+from tl_l2norm.core.schema import MODEL, SEED, Column, Schema, ends
 from tl_l2norm.core.sign_flips import sign_flips
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 
@@ -39,7 +41,7 @@ THOUGHT_TEXTS = Schema(
         Column("p", float, "two-sided"),
         Column("p_max", float, "over the layers of that text and scope"),
         Column("p_families", float, "the greatest when any one family is left out"),
-        N,
+        Column("n", int, "problems that have both texts, those of one family that share a thought counted as one"),
         SEED,
         MODEL,
     ),
@@ -67,8 +69,10 @@ def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RE
     """Norms of a thought, and of the answer behind it, less those with other text of the same length in its place.
 
     Differences are paired by problem, at the very same positions, so neither length nor position nor prompt can make them; of
-    "shuffled" not the types of tokens either. p by flipping the sign of each problem's difference. What one family alone makes
-    is no finding of thoughts: p_families is the greatest p when any one family is left out.
+    "shuffled" not the types of tokens either. p by flipping the sign of each problem's difference. Problems of one family that
+    share a thought, token by token, count as one, by their mean: else one that most write would be compared again and again,
+    and always with the few others. Thoughts that are nearly the same are not known for it. What one family alone makes is no
+    finding of thoughts: p_families is the greatest p when any one family is left out.
 
     A difference over 0 against "filler" and "shuffled" alone says that ordinary text is louder; against "another's" too, that
     reasoning about this problem is. One of about 0 against "another's" says that norms don't tell whose reasoning it is. How
@@ -85,8 +89,8 @@ def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RE
         log-probability of the answer in nats, and "says answer", whether it is the likeliest), own, replaced (means over
         problems), difference (own less replaced), low, high, p, p_max (norms: over the layers of that text and scope; else p),
         p_families (the greatest p without any one family, 1 where the difference then changes its sign; NaN of fewer than 2
-        families, or where fewer than 8 problems are left), n (problems that have both texts; of fewer than 8 there are neither
-        intervals nor p), seed, model.
+        families, or where fewer than 8 problems are left), n (problems that have both texts, those that share a thought as one;
+        of fewer than 8 there are neither intervals nor p), seed, model.
 
     Raises:
         ValueError: traces that don't say which text they are of, or fewer than 8 problems of every text.
@@ -106,7 +110,7 @@ def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RE
         raise InputError("there is no 'own' thought, or nothing beside it: give what replaced_thoughts(...) returns")
     columns = _columns(traces[0])
     pairs = {text: _paired(groups["own"], others, columns) for text, others in groups.items() if text != "own"}
-    require_prompts(max(len(own) for own, _ in pairs.values()), what="problems")
+    require_prompts(max(len(own) for own, _ in pairs.values()), what="problems with thoughts of their own")
     families = {prompt: str(own[0].labels.get("family", "")) for prompt, own in by_prompt(groups["own"]).items()}
     frames = [_compared(*pair, columns, families, seed, resamples).assign(text=text) for text, pair in pairs.items()]
     return THOUGHT_TEXTS.frame(pd.concat(frames, ignore_index=True), seed=seed, model=traces[0].provenance.model)
@@ -125,14 +129,34 @@ def _late(trace: Trace) -> dict[str, list[int]]:
 
 
 def _paired(own: Sequence[Trace], others: Sequence[Trace], columns: Columns) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of either text a row per problem that has both, the mean over the same samples, and a column per figure."""
+    """Of either text a row per problem that has both, the mean over the same samples, and a column per figure.
+
+    Problems that share a thought are one, under the name of the first.
+    """
     sides = []
     for traces, rivals in ((own, others), (others, own)):
         held = {_response(trace) for trace in rivals}
         means = by_prompt([trace for trace in traces if _response(trace) in held])
         figures = {prompt: np.mean([_figures(t, len(columns)) for t in samples], axis=0) for prompt, samples in means.items()}
         sides.append(pd.DataFrame.from_dict(figures, orient="index", columns=range(len(columns))))
-    return sides[0], sides[1].loc[sides[0].index]
+    units = _units(own)
+    first, second = (side.loc[sides[0].index].groupby(units, sort=False).mean() for side in sides)
+    return first, second
+
+
+def _units(own: Sequence[Trace]) -> dict[str, str]:
+    """By problem the first of those of its family that it shares thoughts with, be it by way of others."""
+    edges = []
+    for prompt, samples in by_prompt(own).items():
+        for trace in samples:
+            first, stop = (int(label(trace, name)) for name in ("thought_from", "thought_to"))  # type: ignore[call-overload]
+            edges.append((prompt, (str(trace.labels.get("family", "")), *trace.tokens[first:stop].tolist())))
+    prompts, texts = ({name: i for i, name in enumerate(dict.fromkeys(ends))} for ends in zip(*edges, strict=True))
+    at = [prompts[prompt] for prompt, _ in edges], [len(prompts) + texts[text] for _, text in edges]
+    size = len(prompts) + len(texts)
+    unit = connected_components(csr_array((np.ones(len(edges)), at), shape=(size, size)), directed=False)[1]
+    names = dict(reversed([(unit[i], prompt) for prompt, i in prompts.items()]))
+    return {prompt: names[unit[i]] for prompt, i in prompts.items()}
 
 
 def _response(trace: Trace) -> tuple[object, object]:

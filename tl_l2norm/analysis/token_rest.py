@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import hstack
+from scipy.sparse import csr_array, hstack
 from scipy.sparse.linalg import lsmr
 
 from tl_l2norm.analysis.covariates import Integers, Projection, indicators, log_powers, smooth
@@ -31,6 +31,10 @@ class ResponseTokens:
     prompt: NDArray[np.intp]
     """[token] number of its prompt."""
     projection: Projection
+    places: csr_array
+    """[token, covariate] of index and position alone."""
+    token: NDArray[np.intp]
+    """[token] id."""
     amounts: Array
     """[token, layer]"""
     n_prompts: int
@@ -54,7 +58,9 @@ class ResponseTokens:
             raise Unmeasurable("no response has a token that is an attention sink at no layer")
         places = smooth(position - before), smooth(position)
         projection = Projection.on(indicators(token), *places, log_powers(length), log_powers(before))
-        return cls(prompt=prompt, projection=projection, amounts=np.concatenate(amounts, axis=1).T, n_prompts=len(members))
+        every = np.concatenate(amounts, axis=1).T
+        held = {"projection": projection, "places": csr_array(hstack(places)), "amounts": every}
+        return cls(prompt=prompt, token=token, n_prompts=len(members), **held)
 
     @property
     def level(self) -> Array:
@@ -68,6 +74,27 @@ class ResponseTokens:
         means = self._means(self.projection.rest(np.where(held, self.amounts, 0.0)))
         means[:, held] *= np.abs(means[:, held]) > _NOTHING * np.abs(self.level[held])
         means[:, ~held] = np.nan
+        return means
+
+    def at_equal_types(self) -> Array:
+        """[prompt, layer] what the prompts' means would be, were all token types and places as frequent in each.
+
+        Of a fit of prompts, token ids, smooth index and smooth position together, in which types and places are told from
+        what differs within prompts; about the mean of all tokens that count, those whose id another prompt has as well. NaN for
+        a prompt without such tokens.
+        """
+        pairs = np.unique(np.stack([self.token, self.prompt]), axis=1)
+        ids, counts = np.unique(pairs[0], return_counts=True)
+        kept = np.isin(self.token, ids[counts > 1])
+        means = np.full((self.n_prompts, self.amounts.shape[1]), np.nan)
+        if not kept.any():
+            return means
+        prompt, amounts = self.prompt[kept], self.amounts[kept]
+        names, index = np.unique(prompt, return_inverse=True)
+        fit = Projection.on(indicators(prompt), indicators(self.token[kept]), csr_array(self.places[kept]))
+        level = amounts.mean(0)
+        own = (fit.inverse @ (fit.covariates.T @ (amounts - level)))[: len(names)]
+        means[names] = level + own - own[index].mean(0)
         return means
 
     def of_prompts(self, x: Array) -> Array:

@@ -28,14 +28,14 @@ MIN_TOLERANCE = 0.1
 
 LENGTH, TOKENS = "length", "length and tokens"
 GIVEN = ("nothing", LENGTH, TOKENS)
-PARTS = ("ratio", "thinking", "direct")
+PARTS = ("ratio", "thinking", "direct", "difference")
 
 TRENDS = Schema(
     "trends",
     "level_trend",
     (
         Column("layer", object, f'"{LATE}", "{BUT_LAST}" or a number'),
-        Column("part", str, '"ratio" (thinking over direct), "thinking" (its numerator) or "direct" (its denominator)'),
+        Column("part", str, '"ratio" (thinking over direct), "thinking" and "direct" (its parts) or "difference" (of these)'),
         Column("given", str, 'what is held fixed: "nothing", "length" or "length and tokens"'),
         Column("rho", float, "rank correlation with the level within families; NaN where that and the level go together"),
         *ends("rho"),
@@ -65,8 +65,10 @@ def level_trend(
     """Does amplification (late layers, thinking over direct) grow with the level? Over prompts, within families.
 
     Spearman's rho of ranks that are centred within each family, so that families of different level or size of norm don't make
-    a trend, for the ratio, its numerator and its denominator: a ratio also grows where direct answers alone get quieter. Its
-    test permutes the levels within families.
+    a trend, for the ratio, its numerator and its denominator, and their difference: a ratio also grows where direct answers
+    alone get quieter, or where both modes get louder by the same and direct answers were the louder ones; a difference, where
+    both are multiplied by the same. Only thinking, ratio and difference together say that thinking gets louder by more. What
+    draws both modes towards one ceiling makes all three grow. The test permutes the levels within families.
 
     Given the length: what powers 1 to 3 of the log lengths of both responses and of the prompt, their ranks and the family
     explain is taken out of the ranks of levels and amounts; what is left of the levels is permuted within families, and t, not
@@ -78,8 +80,8 @@ def level_trend(
 
     Returns:
         For "late", "late but the last" (without the model's last block) and each layer three entries for each part ("ratio",
-        "thinking", "direct"): layer, part, given ("nothing", "length", "length and tokens"), rho, low, high, p (two-sided),
-        p_max (over all layers and both means together), tolerance (share of the level's variance that is left),
+        "thinking", "direct", "difference"): layer, part, given ("nothing", "length", "length and tokens"), rho, low, high, p
+        (two-sided), p_max (over all layers and both means together), tolerance (share of the level's variance that is left),
         tolerance_prompt (by the length of the prompt alone), n (prompts), levels (how many), quantity, seed, model.
 
     Raises:
@@ -182,12 +184,9 @@ def _groups(trace: Trace) -> dict[object, list[int]]:
 def _parts(means: Array, trace: Trace) -> dict[str, Array]:
     """[prompt, group] of means [prompt, mode, layer]."""
     groups = [means[..., rows] for rows in _groups(trace).values()]
-    ratio, thinking, direct = (
-        [amplification(own) for own in groups],
-        [own[:, 0].mean(-1) for own in groups],
-        [own[:, 1].mean(-1) for own in groups],
-    )
-    return {name: np.stack(x, axis=1) for name, x in zip(PARTS, (ratio, thinking, direct), strict=True)}
+    thinking, direct = (np.stack([own[:, m].mean(-1) for own in groups], axis=1) for m in (0, 1))
+    ratio = np.stack([amplification(own) for own in groups], axis=1)
+    return dict(zip(PARTS, (ratio, thinking, direct, thinking - direct), strict=True))
 
 
 def _lengths(members: Sequence[Sequence[Pair]]) -> Array:

@@ -46,9 +46,9 @@ def replaced_thoughts(
 
     "filler": a neutral token, or a few, again and again. "shuffled": the thought's own tokens in random order. "another's": the
     thought of another problem of the same family, of exactly as many tokens, whatever its answer; drawn where there are
-    several. Nothing is cut: the last tokens of a thought are loud, and other families have other types of tokens. A thought
-    without such another has no "another's". What opens and closes a thought stays. Where no tags mark it, the thought is what
-    comes before the sentence that states the answer.
+    several, thoughts of the same tokens as one. Nothing is cut: the last tokens of a thought are loud, and other families have
+    other types of tokens. A thought without such another has no "another's". What opens and closes a thought stays. Where no
+    tags mark it, the thought is what comes before the sentence that states the answer.
 
     Teacher-forced: the model is made to read such text, it wouldn't have written it. So unusual text and missing reasoning
     come together ("shuffled" and "filler" are both); "another's" is ordinary reasoning, about something else. A norm that is as
@@ -191,8 +191,9 @@ class _Texts:
         # any answer will do: where there are two, demanding the other one would choose by the types of tokens
         own, problem = self._own[i], self.results[i].problem
         alike = self._alike[problem.family, len(own)]
-        donors = [j for j in alike if self.results[j].problem.id != problem.id and self._own[j] != own]
-        return self._own[donors[generator(self._seed + i).integers(len(donors))]] if donors else None
+        others = (self._own[j] for j in alike if self.results[j].problem.id != problem.id)
+        texts = [list(text) for text in dict.fromkeys(map(tuple, others)) if list(text) != own]  # what many wrote counts once
+        return texts[generator(self._seed + i).integers(len(texts))] if texts else None
 
 
 def _say_lacking(plans: Sequence[tuple[str, int]], kinds: Sequence[str], n: int) -> None:

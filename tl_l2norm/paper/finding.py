@@ -96,7 +96,7 @@ class Known:
 
 
 _OF_FEATURES = {"features", "curves", "feature_dynamics", "feature_shapes", "correlations", "links"}
-_OF_FEATURES |= {"bound_points", "bound", "bound_control", "assumptions"}
+_OF_FEATURES |= {"bound_points", "bound", "bound_given_tokens", "bound_control", "assumptions"}
 
 _MADE_OF = {
     "curves": "features",
@@ -105,6 +105,7 @@ _MADE_OF = {
     "links": "features",
     "correctness": "samples",
     "bound": "bound_points",
+    "bound_given_tokens": "bound_points",
     "bound_control": "bound_points",
     "assumptions": "explained",
     "pressure": "pressure_tokens",

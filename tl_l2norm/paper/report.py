@@ -82,8 +82,8 @@ _SECTIONS = {
         "The theorem: both sides",
         "Points between two lines through the origin are what the theorem says; where the thinking norm is not the larger one "
         "it has no right side, and the bars count such prompts. If the modes did not differ, that would be half of them. The "
-        "control, random sets of other latents put through the same, is in a table of its own.",
-        ("bound", "bound_control", "bound_points"),
+        "control, random sets of other latents put through the same, has a table of its own; so has what token types leave.",
+        ("bound", "bound_given_tokens", "bound_control", "bound_points"),
     ),
     "assumptions": _Section(
         "The theorem's assumptions",

@@ -301,8 +301,13 @@ class Study:
         """The theorem and its assumptions."""
         think, direct = self._held_out
         features = self.features[TRAINED]
+
+        def given_tokens() -> pd.DataFrame:
+            return bound_table(bound_points(think, direct, features, given="tokens"), seed=self.seed)
+
         self.add("bound_points", lambda: bound_points(think, direct, features))
         self.add("bound", lambda: bound_table(self.tables["bound_points"], seed=self.seed), of="bound_points")
+        self.add("bound_given_tokens", given_tokens, of="bound_points")
         self.add("bound_control", lambda: bound_control(think, direct, features, seed=self.seed))
         self.add("explained", lambda: self._explained(self.backend.model, self.saes, [*think, *direct]))
         decoders = {layer: (unit_directions(sae), sae.b_dec) for layer, sae in self.saes.items()}

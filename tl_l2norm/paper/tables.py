@@ -80,6 +80,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "links": LINKS.plus(_SOURCE),
     "bound_points": BOUND_POINTS,
     "bound": BOUND_BY_LAYER,
+    "bound_given_tokens": BOUND_BY_LAYER,
     "bound_control": BOUND_CONTROLS,
     "explained": EXPLAINED,
     "assumptions": ASSUMPTIONS,

@@ -68,6 +68,23 @@ def test_every_token_is_drawn_as_often() -> None:
     np.testing.assert_allclose(torch.stack(drawn).mean(0)[1:], 1 / 6, atol=0.03)
 
 
+def test_as_many_are_as_many_that_are_no_sinks() -> None:
+    long, short = pair([*range(30)], [7, 8, 9])
+    sinks = [torch.zeros_like(trace.is_sink) for trace in (long, short)]
+    sinks[0][0, 2:10], sinks[1][1, 1] = True, True  # each at one of the layers
+    members = tuple(dataclasses.replace(trace, is_sink=own) for trace, own in zip((long, short), sinks, strict=True))
+    for match in ("count", "length"):
+        for seed in range(5):
+            matched = token_weights(members, match, seed=seed)  # type: ignore[arg-type]
+            assert matched is not None and matched[1].tolist() == [0, 0, 0.5, 0.5]
+            assert int((matched[0] > 0).sum()) == 2 and not matched[0][2:10].any()
+    assert matched[0].nonzero().flatten().tolist() == [1, 10], "the first two"
+    everywhere = dataclasses.replace(short, is_sink=torch.ones_like(short.is_sink))
+    assert token_weights((long, everywhere), "count") is None and token_weights((long, everywhere), "none") is not None
+    pairs = {"a": [(long, everywhere), (long, short)]}
+    assert not np.isnan(mode_means(pairs, lambda trace: trace.l2_norms, match="count")).any(), "another sample has tokens"
+
+
 def test_by_count_no_response_is_in_two_pairs() -> None:
     """Of three samples and two direct answers two of each: the mean of three would have another distribution."""
     sides = [

@@ -74,6 +74,29 @@ def test_norms_are_squared_before_they_are_averaged() -> None:
     np.testing.assert_allclose(points["right"], 1.0, rtol=1e-5)  # 34 / 2 - 16; equal mean norms would give 0
 
 
+def test_given_tokens_both_sides_are_those_of_equal_types() -> None:
+    """Squared norms and activations are sums of what prompts, types and places give: those of the prompts come back."""
+    rng = np.random.default_rng(3)
+    gives, lifts = {"think": rng.uniform(300, 500, 12), "direct": rng.uniform(100, 200, 12)}, rng.uniform(3, 5, 12)
+    types = np.array([0.0, 40.0, 90.0, 5.0])
+
+    def make(i: int, mode: str) -> Trace:
+        ids = rng.choice(4, size=20, p=[0.1, 0.2, 0.1 + 0.04 * i, 0.6 - 0.04 * i])
+        squares = gives[mode][i] + types[ids] + np.arange(20)
+        acts = lifts[i] * (mode == "think") + 0.1 * types[ids] + 0.02 * np.arange(20) + 1
+        return response(np.sqrt(np.tile(squares, (4, 1))), prompt=str(i), mode=mode, tokens=ids, acts=acts[:, None])
+
+    traces = both_modes(12, make)
+    raw, points = (bound_points(*traces, chosen(0), given=given) for given in ("nothing", "tokens"))  # type: ignore[arg-type]
+    for name, truth in (("left", lifts), ("right", gives["think"] - gives["direct"])):
+        sides = [np.asarray(own[name] ** (2 if name == "right" else 1)) for own in (raw, points)]
+        off = [float(np.std(side - truth)) for side in sides]
+        assert off[1] < 0.01 * truth.std() < 0.1 * off[0], "but for a constant: the modes' own mean over types"
+    alone = [[dataclasses.replace(t, tokens=t.tokens + 100 * i) for i, t in enumerate(own)] for own in traces]
+    with pytest.raises(ValueError, match="0 prompts that share token types with others in both modes"):
+        bound_points(*alone, chosen(0), given="tokens")
+
+
 def test_where_thinking_is_not_larger_the_premise_fails_and_the_prompt_is_left_out_of_the_constants() -> None:
     direct = np.full(12, 10.0)
     think = np.where(np.arange(12) < 3, 9.0, 12.0)

@@ -28,7 +28,8 @@ def read(seed: int, *, n: int = 12, effect: float = 0.0, lacking: int = 0, only:
             norms[:, :k] += effect * (text == "own" and only in (None, family))
             labels = {"text": text, "family": family, "thought_from": 1, "thought_to": 1 + k, "answer_at": 2 + k}
             said = {"answer_logprob": -float(rng.exponential()), "says_answer": bool(rng.random() < 0.5)}
-            traces.append(response(norms, prompt=str(i), labels={**labels, **said}))
+            words = 1000 * i + np.arange(k + 2)  # no two problems share a thought
+            traces.append(response(norms, prompt=str(i), tokens=words, labels={**labels, **said}))
     return traces
 
 
@@ -117,6 +118,34 @@ def test_samples_without_the_other_text_do_not_count_on_the_own_side() -> None:
     second = [t.with_labels(response=100 + int(str(t.labels["prompt"]))) for t in read(1, effect=500.0)]
     kept = [t for t in second if t.labels["text"] != "another's"]
     assert thoughts_of([*traces, *kept]).equals(thoughts_of(traces))
+
+
+def test_problems_that_share_a_thought_are_one_by_their_mean() -> None:
+    """Of family a 0 and 3 share one, and so do 3 and 6 by a second sample; 9 shares it with 1, of another family."""
+    texts = {("0", 0): 7, ("3", 0): 7, ("3", 1): 8, ("6", 0): 8, ("9", 0): 9, ("1", 0): 9}
+    firsts = [(t, 0) for t in read(0) if t.labels["text"] in ("own", "filler")]
+    seconds = [(t, 1) for t in read(1) if t.labels["text"] in ("own", "filler") and t.labels["prompt"] == "3"]
+    traces = []
+    for trace, sample in (*firsts, *seconds):
+        prompt = str(trace.labels["prompt"])
+        if trace.labels["text"] == "own" and (prompt, sample) in texts:
+            words, norms = np.full(7, texts[prompt, sample]), trace.l2_norms[:, 1:8].double().numpy()
+            labels = {**trace.labels, "thought_to": 6, "answer_at": 7}
+            trace = response(norms, prompt=prompt, tokens=words, labels=labels)
+        traces.append(trace.with_labels(response=f"{prompt}/{sample}"))
+    entry = thought_text_table(traces, resamples=100).set_index(["scope", "layer"]).loc[("thought", 0)]
+    differences: dict[str, list[float]] = {}
+    means = {
+        (t.labels["text"], t.labels["response"]): float(t.l2_norms[0, 1 : int(t.labels["thought_to"])].mean()) for t in traces
+    }
+    for text, sample in means:
+        if text == "own":
+            differences.setdefault(str(sample).split("/")[0], []).append(means["own", sample] - means["filler", sample])
+    problems = {prompt: float(np.mean(own)) for prompt, own in differences.items()}
+    alone = [own for prompt, own in problems.items() if prompt not in ("0", "3", "6")]
+    shared = float(np.mean([problems[prompt] for prompt in ("0", "3", "6")]))
+    assert entry["n"] == len(alone) + 1 == 10
+    assert entry["difference"] == pytest.approx(np.mean([shared, *alone]), rel=1e-4)
 
 
 def test_what_can_not_be_compared() -> None:

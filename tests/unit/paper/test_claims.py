@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.paper_tables import filled
+from tl_l2norm.analysis.trend import PARTS
 from tl_l2norm.paper.claims import CLAIMS, adjust, claims_table
 
 
@@ -238,21 +239,40 @@ def sets(meets: float = 0.0, level: float = 0.0) -> pd.DataFrame:
         (bound(), sets(level=0.06), "uninformative"),  # other latents, as they are
         (bound(premise=(1.0, 0.0)), sets(), "not supported"),
         (bound(p=0.2), sets(), "not supported"),  # a slope that may lie outside the margin
-        (bound(r2_low=0.4), sets(), "not supported"),
+        (bound(r2_low=0.4), sets(), "can't be tested here"),  # prompts that are alike
+        (bound(r2_low=0.4, slope=0.3, slope_low=0.0, slope_high=0.6), sets(), "not supported"),  # a slope of 1 is denied
+        (bound(r2_low=0.4, slope=0.3, slope_low=-0.3, slope_high=0.9), sets(), "can't be tested here"),  # by too little
+        (bound(r2_low=0.4, c1=-0.1), sets(), "not supported"),
         (bound(c1=-0.1), sets(), "not supported"),
-        (bound(spread=5.0), sets(), "not supported"),  # wider than right itself
+        (bound(spread=5.0), sets(), "can't be tested here"),  # wider than right itself
+        (bound(spread=5.0, slope=1.8, slope_low=1.6, slope_high=2.0), sets(), "not supported"),
         (bound(p=np.nan), sets(), "can't be tested here"),
     ],
 )
 def test_the_theorem_needs_premise_slope_fit_and_spread_at_every_layer_of_the_chosen_latents_alone(
     table: pd.DataFrame, control: pd.DataFrame, expected: str
 ) -> None:
-    claim = verdict(4, {"bound": table, "bound_control": control})
-    assert claim["verdict"] == expected and "slope in logs 1.10 to 1.10" in claim["measured"]
+    claim = verdict(4, {"bound": table, "bound_given_tokens": bound(), "bound_control": control})
+    assert claim["verdict"] == expected and "nearly all prompts at" in claim["measured"]
+    claim = verdict(4, {"bound": bound(), "bound_given_tokens": table, "bound_control": control})
+    assert claim["verdict"] == expected and "; given token types and places slope in logs" in claim["measured"]
+
+
+def test_why_prompts_that_are_alike_do_not_test_the_theorem() -> None:
+    unclear, failed = bound(r2_low=0.4, spread=5.0), bound(c1=-0.1)
+    why = verdict(4, {"bound": unclear, "bound_given_tokens": bound(), "bound_control": sets()})["why"]
+    assert why.startswith(
+        "layer 1: the prompts' right sides are too much alike (95% over 5% quantile 4.00) beside left / right (5.00)"
+    )
+    why = verdict(4, {"bound": bound(), "bound_given_tokens": unclear, "bound_control": sets()})["why"]
+    assert why.startswith("layer 1: of what token types and places leave, the prompts' right sides")
+    claim = verdict(4, {"bound": failed, "bound_given_tokens": unclear, "bound_control": sets()})
+    assert claim["verdict"] == "not supported", "one layer, or one side, without a bound is enough"
 
 
 def test_without_other_latents_the_theorem_is_not_tested() -> None:
-    claim = verdict(4, {"bound": bound()}, {"bound_control": "too few for sets of the same kind"})
+    tables = {"bound": bound(), "bound_given_tokens": bound()}
+    claim = verdict(4, tables, {"bound_control": "too few for sets of the same kind"})
     assert claim["verdict"] == "can't be tested here" and claim["why"] == "too few for sets of the same kind"
     assert "premise by layer 97% to 100%" in claim["interval"]
 
@@ -323,7 +343,8 @@ def test_where_suppression_leaves_no_room_to_end_it_is_not_tested() -> None:
 
 def test_layers_without_reasoning_features_leave_the_theorem_untested() -> None:
     explained = pd.DataFrame({"layer": [0, 1, 2], "r2": 0.99})
-    claim = verdict(4, {"bound": bound(), "bound_control": sets(), "explained": explained})
+    tables = {"bound": bound(), "bound_given_tokens": bound(), "bound_control": sets()}
+    claim = verdict(4, {**tables, "explained": explained})
     assert claim["verdict"] == "can't be tested here" and "at 2 of 3 layers with SAEs" in claim["why"]
 
 
@@ -374,7 +395,7 @@ def test_a_pull_whose_link_cant_be_measured_is_told() -> None:
 def trend(**changed: dict[str, float]) -> pd.DataFrame:
     """Of each part, given nothing, length, and length and tokens; changed is by "part_given"."""
     fixed = {"rho": 0.5, "low": 0.3, "high": 0.7, "p": 0.001, "tolerance": 0.6, "tolerance_prompt": 0.8, "n": 40}
-    parts = [(part, given) for part in ("ratio", "thinking", "direct") for given in ("nothing", "length", "length and tokens")]
+    parts = [(part, given) for part in PARTS for given in ("nothing", "length", "length and tokens")]
     entries = [
         {"layer": "late", "part": p, "given": g, **fixed, **changed.get(f"{p}_{g.removeprefix('length and ')}", {})}
         for p, g in parts
@@ -394,6 +415,9 @@ def trend(**changed: dict[str, float]) -> pd.DataFrame:
         ({"thinking_length": {"rho": -0.5}}, "not supported"),
         ({"thinking_tokens": {"p": 0.2}}, "not supported"),  # harder problems use louder types
         ({"ratio_tokens": {"rho": -0.5}}, "not supported"),
+        ({"difference_nothing": {"p": 0.2}}, "supported"),
+        ({"difference_length": {"p": 0.2}}, "not supported"),  # both modes get louder by the same
+        ({"difference_tokens": {"rho": -0.5}}, "not supported"),
     ],
 )
 def test_difficulty_must_survive_length_and_tokens_and_be_of_the_numerator(changed: Any, expected: str) -> None:
@@ -471,8 +495,9 @@ def test_tables_that_lack_a_control_are_told() -> None:
     table, every = families(), trend()
     claim = verdict(13, {"families": table[table["predictor"] != "prompt"]})
     assert claim["verdict"] == "can't be tested here" and "lacks the controls prompt" in claim["why"]
-    claim = verdict(14, {"trend": every[every["given"] != "length and tokens"]})
-    assert claim["verdict"] == "can't be tested here" and "has none given length and tokens" in claim["why"]
+    for lacking in (every[every["given"] != "length and tokens"], every[every["part"] != "difference"]):
+        claim = verdict(14, {"trend": lacking})
+        assert claim["verdict"] == "can't be tested here" and "has no difference given length and tokens" in claim["why"]
 
 
 def test_what_was_not_measured_says_why() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from tl_l2norm.analysis.rise import SHARP
 from tl_l2norm.analysis.separation import BUT_LAST_SPIKE, CONTROLS
-from tl_l2norm.analysis.trend import GIVEN, LENGTH, MIN_TOLERANCE, TOKENS
+from tl_l2norm.analysis.trend import GIVEN, LENGTH, MIN_TOLERANCE, PARTS, TOKENS
 from tl_l2norm.core.layers import BUT_LAST, LATE
 from tl_l2norm.paper.finding import ALPHA, Finding, Known, figure, is_late_twice, span, two_stages_p
 
@@ -118,7 +118,8 @@ def domain(known: Known) -> Finding:
         p=float(max(profile["p"], rest["p"], controls["p"].max())),
         meets=bool(profile["accuracy"] > best["accuracy"] and rest["accuracy"] > rest["chance"]),
         why="needs norms to be right where length and tokens of the response and the length of the prompt, alone and together, "
-        "are wrong more often than the reverse; and more than chance from what type, positions and lengths leave of them",
+        "are wrong more often than the reverse; and more than chance from what type, positions and lengths leave of them; "
+        "paraphrases of one problem count as one where they have the label original",
     )
 
 
@@ -126,8 +127,8 @@ def difficulty(known: Known) -> Finding:
     """Of amplification by level, beyond lengths and tokens."""
     every = known["trend"].set_index(["layer", "part", "given"])
     table = every.loc[LATE]
-    if TOKENS not in table.index.get_level_values("given"):
-        return Finding(why=f"the table of trends has none given {TOKENS}: it is of an earlier version")
+    if ("difference", TOKENS) not in table.index:
+        return Finding(why=f"the table of trends has no difference given {TOKENS}: it is of an earlier version")
     own = table.loc[("ratio", "nothing")]
     parts = [f"{part} {table.loc[(part, 'nothing'), 'rho']:.2f}" for part in ("thinking", "direct")]
     last = [every.loc[(BUT_LAST, "ratio", "nothing"), "rho"]] if BUT_LAST in every.index else []
@@ -138,13 +139,12 @@ def difficulty(known: Known) -> Finding:
         interval=span(own["low"], own["high"], ".2f"),
         n=int(own["n"]),
     )
-    needed = [table.loc[(part, given)] for given in GIVEN[1:] for part in ("ratio", "thinking")]
+    needed = [table.loc[(part, given)] for given in GIVEN[1:] for part in ("ratio", "thinking", "difference")]
     for entry in needed:
         if np.isnan(entry["p"]):
             return replace(finding, control=f"given {_HELD[entry.name[1]]}: not defined", why=_inseparable(entry))
     told = [
-        f"given {_HELD[given]}: "
-        + ", ".join(f"{part} {figure(table.loc[(part, given)], 'rho', '.2f')}" for part in ("ratio", "thinking", "direct"))
+        f"given {_HELD[given]}: " + ", ".join(f"{part} {figure(table.loc[(part, given)], 'rho', '.2f')}" for part in PARTS)
         for given in GIVEN[1:]
     ]
     return replace(
@@ -153,8 +153,8 @@ def difficulty(known: Known) -> Finding:
         p=float(max(entry["p"] for entry in (own, *needed))),
         meets=bool(min(entry["rho"] for entry in (own, *needed)) > 0),
         why="needs rho over 0, within families, also given the lengths of prompt and both responses, and given token types and "
-        "positions besides, there of the thinking norms by themselves as well: a ratio also grows where direct answers get "
-        "quieter",
+        "positions besides, there of the thinking norms by themselves and of thinking minus direct as well: a ratio also grows "
+        "where direct answers get quieter, or where both modes get louder by the same",
     )
 
 

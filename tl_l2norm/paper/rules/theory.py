@@ -13,38 +13,76 @@ from tl_l2norm.paper.finding import ALPHA, Finding, Known, Missing, span
 
 
 def theorem(known: Known) -> Finding:
-    """Of the premise, and of left as a multiple of right, at every layer."""
+    """Of the premise, and of left as a multiple of right, at every layer: as they are, and given token types.
+
+    Right sides that are alike can't show that left is a multiple of them; low R2 and a wide spread deny it there no more than
+    they would of a multiple that scatters so. Only a slope outside the margin does, if its interval is no wider than that.
+    """
     table = known["bound"]
-    premise, slope, r2 = table["premise"], table["slope"].dropna(), table["r2"].dropna()
+    premise = table["premise"]
     always = int((table["premise_low"] > PREMISE).sum())
-    fit = f", slope in logs {slope.min():.2f} to {slope.max():.2f}, R2 {r2.min():.2f} to {r2.max():.2f}" if len(slope) else ""
-    spread = f", c2 / c1 up to {table['spread'].max():.3g}" if len(slope) else ""
+    slopes = f", slope {span(table['slope_low'].min(), table['slope_high'].max(), '.2f')}" if _fit(table) else ""
     finding = Finding(
         measured=f"premise (thinking norm larger) holds in {premise.mean():.0%} of prompts and layers, for nearly all prompts "
-        f"at {always} of {len(table)} layers{fit}{spread}",
-        interval=f"premise by layer {premise.min():.0%} to {premise.max():.0%}"
-        + (f", slope {span(table['slope_low'].min(), table['slope_high'].max(), '.2f')}" if len(slope) else ""),
+        f"at {always} of {len(table)} layers{_fit(table)}",
+        interval=f"premise by layer {premise.min():.0%} to {premise.max():.0%}{slopes}",
         n=int(table["n"].max()),
     )
     encoded = set(known["explained"]["layer"]) if "explained" in known else set()
     if lacking := encoded - set(table["layer"]):
         found = f"reasoning features were found at {len(encoded) - len(lacking)} of {len(encoded)} layers with SAEs"
         return replace(finding, why=f"{found}: nothing can be said of every layer")
-    if "bound_control" not in known:
-        return replace(finding, why=known.reason("bound_control"))
-    sets = known["bound_control"]
+    for name in ("bound_given_tokens", "bound_control"):
+        if name not in known:
+            return replace(finding, why=known.reason(name))
+    given, sets = known["bound_given_tokens"], known["bound_control"]
     alike = sets[["meets", "meets_level"]].max()
-    held = (table["c1"] > 0) & (table["r2_low"] > LEAST_R2) & (table["spread"] < table["spread_right"])
-    return replace(
+    finding = replace(
         finding,
+        measured=f"{finding.measured}; given token types and places{_fit(given).removeprefix(',') or ' no fit'}",
         control=f"random sets of other latents that meet it too, at the layer with most: {alike['meets']:.0%}, of their "
         f"activation in thinking alone {alike['meets_level']:.0%}",
-        p=float(table["p"].max(skipna=False)),
-        meets=bool(always == len(table) and held.all()),
+    )
+    held, unclear = zip(*(_states(own) for own in (table, given)), strict=True)
+    if any(own.any() for own in unclear) and all((h | u).all() for h, u in zip(held, unclear, strict=True)):
+        return replace(finding, why=_too_alike(table[unclear[0]], given[unclear[1]]))
+    return replace(
+        finding,
+        p=float(pd.concat([table["p"], given["p"]]).max(skipna=False)),
+        meets=bool(all(own.all() for own in held)),
         control_meets=bool(alike.max() > ALPHA),
         why=f"needs at every layer the premise in over {PREMISE:.0%} of prompts, a slope of log left on log right surely in "
-        f"{1 - MARGIN:g} to {1 + MARGIN:g}, R2 surely over {LEAST_R2:g} and a c2 / c1 under that of right alone; and at most "
-        f"{ALPHA:.0%} of random sets of other latents that meet this too",
+        f"{1 - MARGIN:g} to {1 + MARGIN:g}, R2 surely over {LEAST_R2:g} and a c2 / c1 under that of right alone, also of what "
+        f"token types and places leave of both sides; and at most {ALPHA:.0%} of random sets of other latents that "
+        "meet this too",
+    )
+
+
+def _fit(table: pd.DataFrame) -> str:
+    """Slopes, R2 and spread, after a comma; nothing where no layer has them."""
+    slope, r2 = table["slope"].dropna(), table["r2"].dropna()
+    if not len(slope):
+        return ""
+    fit = f", slope in logs {slope.min():.2f} to {slope.max():.2f}, R2 {r2.min():.2f} to {r2.max():.2f}"
+    return f"{fit}, c2 / c1 up to {table['spread'].max():.3g}"
+
+
+def _states(table: pd.DataFrame) -> tuple[pd.Series[bool], pd.Series[bool]]:
+    """By layer whether premise, R2 and spread are met; and whether the last two aren't while the slope denies nothing."""
+    premise = (table["premise_low"] > PREMISE) & (table["c1"] > 0)
+    follows = (table["r2_low"] > LEAST_R2) & (table["spread"] < table["spread_right"])
+    known = table["slope_high"] - table["slope_low"] <= 2 * MARGIN
+    return premise & follows, premise & ~follows & ~(known & ((table["slope"] - 1).abs() > MARGIN))
+
+
+def _too_alike(raw: pd.DataFrame, given: pd.DataFrame) -> str:
+    """Why the bound isn't tested at the first of these layers."""
+    of, table = ("", raw) if len(raw) else ("of what token types and places leave, ", given)
+    entry = table.iloc[0]
+    return (
+        f"layer {entry['layer']}: {of}the prompts' right sides are too much alike (95% over 5% quantile "
+        f"{entry['spread_right']:.2f}) beside left / right ({entry['spread']:.2f}): even a multiple of right would not be seen "
+        "to follow it; it takes prompts whose norms differ more"
     )
 
 

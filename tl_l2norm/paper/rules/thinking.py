@@ -113,7 +113,10 @@ def thoughts(known: Known) -> Finding:
     )
     donors = int(own["n"].get("another's", 0))
     if donors < MIN_PROMPTS:
-        why = f"only {donors} problems share family and length of thought with another: at least {MIN_PROMPTS} are needed"
+        why = (
+            f"only {donors} problems share family and length of thought with another, those with the same thought counted as "
+            f"one: at least {MIN_PROMPTS} are needed"
+        )
         return replace(finding, n=donors, why=why)
     one_made_it = "whichever family is left out"
     if own["p_families"].isna().any():
@@ -123,5 +126,6 @@ def thoughts(known: Known) -> Finding:
         p=float(own["p"].clip(lower=own["p_families"]).max(skipna=False)),
         meets=bool((own["difference"] > 0).all()),
         why="needs the own thought louder than filler, than its own tokens in another order and than the thought of another "
-        f"problem of its family and length, at the same positions, {one_made_it}",
+        f"problem of its family and length, at the same positions, {one_made_it}; a thought that problems "
+        "share counts once",
     )
