@@ -41,7 +41,8 @@ def pooled(ids: Integers, *, least: int) -> Integers:
 
 def times_before(ids: Integers) -> Integers:
     """How often each id [token] occurred before."""
-    return pd.Series(ids).groupby(ids).cumcount().to_numpy()
+    counts: Integers = pd.Series(ids).groupby(ids).cumcount().to_numpy()
+    return counts
 
 
 def own_curves(place: Integers, group: Integers, degree: int) -> csr_array:
