@@ -26,8 +26,8 @@ _WORDS = {
     "token": "tokens of the same types",
     "answer": "the answer's token alone",
     "length, by regression": "responses of the same length, by regression over prompts",
-    "jointly": "thoughts without the answer behind them: tokens of the same types, given place, length and prompt as well, by "
-    "one regression over tokens",
+    "jointly": "thoughts without the answer behind them: tokens of the same types, given the token before, repeats, place, "
+    "length and prompt as well, by one regression over tokens",
 }
 ALPHA = 0.05
 
@@ -157,10 +157,10 @@ def attribute(
     Whether there is a difference is asked of as many tokens of each response ("count"), by its interval and by flipping the
     signs of prompts' differences, as `compare_late` does: with rare loud tokens that of all tokens has too narrow an interval.
 
-    What two of these do together no single match takes away, so "jointly" has the effect of mode given token type, index,
-    length and prompt at once (`mode_effects`, for the mean over the layers); its removed is what that leaves out of the whole
-    difference. There, unlike in the other entries, only the thought of a response that thinks between tags is compared, not
-    the answer behind it. A difference is only said to stay where it stays there too.
+    What two of these do together no single match takes away, so "jointly" has the effect of mode given token type, the token
+    before, repeats, place, length and prompt at once (`mode_effects`, for the mean over the layers); its removed is what that
+    leaves out of the whole difference. There, unlike in the other entries, only the thought of a response that thinks between
+    tags is compared, not the answer behind it. A difference is only said to stay where it stays there too.
 
     Args:
         think: thinking traces; the label "prompt" pairs them.

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
+from scipy.linalg import block_diag
 from scipy.sparse import csr_array, diags_array, hstack
 from scipy.stats import rankdata
 
@@ -36,6 +37,12 @@ def pooled(ids: Integers, *, least: int) -> Integers:
     """Ids [token], those of fewer tokens than `least` all made -1: an indicator of its own would explain such a token whole."""
     values, index, counts = np.unique(ids, return_inverse=True, return_counts=True)
     return np.where(counts >= least, values, -1)[index]
+
+
+def times_before(ids: Integers) -> Integers:
+    """How often each id [token] occurred before."""
+    counts: Integers = pd.Series(ids).groupby(ids).cumcount().to_numpy()
+    return counts
 
 
 def own_curves(place: Integers, group: Integers, degree: int) -> csr_array:
@@ -92,6 +99,18 @@ class Projection:
             covariates = csr_array(diags_array(root_weight) @ covariates)
         inverse = np.linalg.pinv((covariates.T @ covariates).toarray(), rcond=1e-10, hermitian=True)
         return cls(covariates=covariates, inverse=inverse)
+
+    def beside(self, *blocks: csr_array, root_weight: Array | None = None) -> Projection:
+        """On these columns too: what this leaves of them is added, so that no more than their own products is inverted."""
+        added = hstack(blocks).toarray()
+        if root_weight is not None:
+            added = added * root_weight[:, None]
+        rest = self.rest(added)
+        rest[:, (rest**2).sum(0) <= 1e-10 * (added**2).sum(0)] = 0.0
+        inverse = np.linalg.pinv(rest.T @ rest, rcond=1e-10, hermitian=True)
+        return Projection(
+            covariates=csr_array(hstack([self.covariates, csr_array(rest)])), inverse=block_diag(self.inverse, inverse)
+        )
 
     @property
     def rank(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
-from tl_l2norm.analysis.covariates import Integers, Projection, indicators, log_powers, smooth
+from tl_l2norm.analysis.covariates import Integers, Projection, indicators, log_powers, pooled, smooth, times_before
 from tl_l2norm.analysis.pairing import Pair, Tokens, compared, infinite, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.errors import InputError, Unmeasurable
@@ -27,6 +28,10 @@ MIN_TOLERANCE = 0.1
 responses that are all longer than direct ones tell nothing of mode at equal length."""
 
 _MODES: tuple[Mode, Mode] = ("think", "direct")
+_LAST = 8  # tokens of a response, each of which may have a level of its own
+_SEEN = 8  # times that a type occurred before, or more
+_POOLED_BELOW = 3  # tokens: ids of the token before in fewer have one indicator together
+_FACTS = ("prompt", "mode", "token", "index", "length", "position", "to_end", "to_own_end", "seen", "before")
 _ROUNDING = 1e-6
 """Share of a quantity's size below which what is left of it is rounding of float32."""
 
@@ -66,8 +71,19 @@ def mode_effects(
     Without tags the whole response counts.
 
     Weighted least squares over tokens whose ids occur in both modes and whose index in the response both modes reach:
-    quantity = token id + smooth index + smooth log length + prompt + effect x mode, each response with the same weight. Its
-    test is the wild cluster bootstrap-t with the null imposed (Cameron, Gelbach and Miller 2008): residuals of each prompt
+    quantity = token id + id of the token before (ids of fewer than 3 tokens together) + how often the id occurred in the
+    response before (a level each for 0 to 7 times, one for more) + smooth place + a level each for the last 8 tokens + smooth
+    log length + prompt + effect x mode, each prompt's response or responses of a mode with the same weight.
+
+    A place is counted from the beginning of the response or, as drift may, of the sequence; the last tokens and the length are
+    those of the response or, as a thought's may, of the thought alone. All of these at once would be mode itself where prompts
+    or answers of the modes differ in length. So each way that differs is fitted on its own: the effect is that nearest 0, in an
+    interval that holds all of theirs, p is the greatest of theirs, and 1 where two are of opposite signs.
+
+    Not taken out: pairs of types (a type that is loud behind one other alone), tokens further back, what the prompt holds
+    already, and drifts by both beginnings with opposite signs.
+
+    Its test is the wild cluster bootstrap-t with the null imposed (Cameron, Gelbach and Miller 2008): residuals of each prompt
     keep or change their sign together, so that neither skew nor what the tokens of a prompt share breaks it. `p_max` counts,
     over the same flips, the greatest |t| of all layers: where mode acts nowhere, 5% of tables hold one of at most 0.05.
 
@@ -83,7 +99,7 @@ def mode_effects(
 
     Returns:
         One entry per layer: layer, quantity, effect (thinking minus direct, in the quantity's unit), low, high, p (two-sided),
-        p_max, tolerance (share of mode's variance that nothing else explains), n (prompts),
+        p_max, tolerance (share of mode's variance that nothing else explains, the least), n (prompts),
         n_tokens, seed, model.
 
     Raises:
@@ -116,8 +132,15 @@ def effects_on(
 ) -> list[dict[str, float]]:
     """The effect of mode on each row of what `read` gives of a trace: effect, low, high, p, p_max, tolerance, n, n_tokens."""
     table = _TokenTable.of(pairs, read, tokens)
-    model = _Model.of(table)
-    tests = [model.test(y, seed, flips) for y in table.values]
+    shared, root = table.shared_covariates(), np.sqrt(table.weight)
+    models = (_Model.of(table, shared.beside(*_columns(*places), root_weight=root)) for places in table.places())
+    fits = [_fitted(model, table.values, seed, flips) for model in models]
+    return [_of_all(entries) | {"n": table.n_prompts, "n_tokens": len(table.mode)} for entries in zip(*fits, strict=True)]
+
+
+def _fitted(model: _Model, values: Array, seed: int, flips: int) -> list[dict[str, float]]:
+    """An entry for each row of values [layer, token]."""
+    tests = [model.test(y, seed, flips) for y in values]
     drawn = np.abs(np.stack([test.t for test in tests], axis=1))
     p, p_max = as_extreme(drawn, drawn[0]), as_extreme(drawn.max(1, keepdims=True), drawn[0])
     return [
@@ -128,11 +151,24 @@ def effects_on(
             "p": float(p[i]),
             "p_max": float(p_max[i]),
             "tolerance": model.tolerance,
-            "n": model.n_prompts,
-            "n_tokens": len(table.mode),
         }
         for i, test in enumerate(tests)
     ]
+
+
+def _of_all(entries: Sequence[dict[str, float]]) -> dict[str, float]:
+    """What every fit says: the effect nearest 0, in an interval that holds all of theirs, with the greatest p.
+
+    Where they are of opposite signs no sign can be told: p is 1.
+    """
+    effects = [entry["effect"] for entry in entries]
+    opposite = min(effects) < 0 < max(effects)
+    return {
+        "effect": min(effects, key=abs),
+        "low": min(entry["low"] for entry in entries),
+        "high": max(entry["high"] for entry in entries),
+        "tolerance": min(entry["tolerance"] for entry in entries),
+    } | {name: 1.0 if opposite else max(entry[name] for entry in entries) for name in ("p", "p_max")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +183,16 @@ class _TokenTable:
     """In the response."""
     length: Integers
     """Of the response."""
+    position: Integers
+    """In the sequence."""
+    to_end: Integers
+    """Tokens behind it, to the end of the response."""
+    to_own_end: Integers
+    """Tokens behind it, to the end of what is compared: of a thought between tags, to the thought's."""
+    seen: Integers
+    """How often its type occurred in the response before."""
+    before: Integers
+    """Id of the token before."""
     weight: Array
     """1 over the tokens of its prompt and mode."""
     values: Array
@@ -156,17 +202,17 @@ class _TokenTable:
     def of(
         cls, pairs: Mapping[str, Sequence[Pair]], read: Callable[[Trace], Float[Tensor, "row pos"]], tokens: Tokens
     ) -> _TokenTable:
-        parts, read_off = [np.zeros((5, 0), dtype=np.int64)], []
+        parts, read_off = [np.zeros((len(_FACTS), 0), dtype=np.int64)], []
         for number, members in enumerate(pairs.values()):
             for side, mode in enumerate(_MODES):
                 for trace in {id(pair[side]): pair[side] for pair in members}.values():  # each once
                     y = read(trace).double().numpy()
                     at = _usable(trace, mode, tokens, y)
-                    own = number, 1 - side, trace.tokens.numpy()[at], at - trace.prompt_len, len(trace) - trace.prompt_len
-                    parts.append(np.stack(np.broadcast_arrays(*own)))
+                    own_end = int(compared(trace, mode, tokens).nonzero().max()) if len(at) else 0
+                    parts.append(np.stack(np.broadcast_arrays(number, 1 - side, *_facts(trace, at, own_end))))
                     read_off.append(y[:, at])
         facts, y = _comparable(np.concatenate(parts, axis=1), np.concatenate(read_off, axis=1))
-        prompt, mode_of, token, index, length = facts
+        prompt, mode_of = facts[:2]
         if (n := len(np.unique(prompt))) < MIN_PROMPTS:
             raise Unmeasurable(
                 f"{n} prompts have tokens of the same types and places in both modes: at least {MIN_PROMPTS} are needed to "
@@ -176,12 +222,44 @@ class _TokenTable:
         counts = np.zeros((n, 2))
         np.add.at(counts, (prompt, mode_of), 1)
         weight = 1 / counts[prompt, mode_of]
-        return cls(prompt=prompt, mode=mode_of, token=token, index=index, length=length, weight=weight, values=y)
+        return cls(**dict(zip(_FACTS, (prompt, *facts[1:]), strict=True)), weight=weight, values=y)
+
+    @property
+    def n_prompts(self) -> int:
+        return int(self.prompt.max()) + 1
+
+    def shared_covariates(self) -> Projection:
+        """All but those of place and length."""
+        before = pooled(self.before, least=_POOLED_BELOW)
+        columns = (self.prompt, self.token, before, np.minimum(self.seen, _SEEN))
+        return Projection.on(*map(indicators, columns), root_weight=np.sqrt(self.weight))
+
+    def places(self) -> list[tuple[Integers, Integers, Integers]]:
+        """Every way to count from the beginning, to the end, and how long all is, but those that are others plus a constant."""
+        starts, ends = [self.index], [(self.to_end, self.length)]
+        if np.ptp(self.position - self.index):
+            starts.append(self.position)
+        if np.ptp(behind := self.to_end - self.to_own_end):
+            ends.append((self.to_own_end, self.length - behind))
+        return [(start, *end) for start, end in product(starts, ends)]
+
+
+def _columns(start: Integers, to_end: Integers, length: Integers) -> tuple[csr_array, csr_array, csr_array]:
+    """Covariates of a place: smooth from the beginning, a level for each of the last tokens, and powers of the log length."""
+    return smooth(start), indicators(np.minimum(to_end, _LAST)), log_powers(length)
+
+
+def _facts(trace: Trace, at: Integers, own_end: int) -> tuple[Integers | int, ...]:
+    """What the table holds of the tokens at these positions of a response, from its token on."""
+    ids, start, n = trace.tokens.numpy(), trace.prompt_len, len(trace)
+    seen = np.concatenate([np.zeros(start, dtype=np.int64), times_before(ids[start:])])
+    before = np.where(at > 0, ids[at - 1], -1)
+    return ids[at], at - start, n - start, at, n - 1 - at, own_end - at, seen[at], before
 
 
 def _comparable(facts: Integers, y: Array) -> tuple[Integers, Array]:
     """Tokens [fact, token] whose id and index both modes have, of prompts that both modes then still have."""
-    _, mode, token, index, _ = facts
+    _, mode, token, index, *_ = facts
     kept = np.isin(token, _shared(token, mode)) & (index <= min(index[mode == m].max(initial=-1) for m in (0, 1)))
     facts, y = facts[:, kept], y[:, kept]
     kept = np.isin(facts[0], _shared(facts[0], facts[1]))
@@ -228,10 +306,8 @@ class _Model:
     tolerance: float
 
     @classmethod
-    def of(cls, table: _TokenTable) -> _Model:
+    def of(cls, table: _TokenTable, projection: Projection) -> _Model:
         root: Array = np.sqrt(table.weight)
-        blocks = indicators(table.prompt), indicators(table.token), smooth(table.index), log_powers(table.length)
-        projection = Projection.on(*blocks, root_weight=root)
         mode = (table.mode - 0.5) * root
         rest = projection.rest(mode)
         tolerance = float((rest @ rest) / (mode @ mode))
@@ -242,10 +318,6 @@ class _Model:
             )
         group = csr_array(indicators(table.prompt).T)
         return cls(projection=projection, root_weight=root, rest=rest, group=group, tolerance=tolerance)
-
-    @property
-    def n_prompts(self) -> int:
-        return int(self.group.shape[0])
 
     def test(self, y: Array, seed: int, flips: int) -> _Test:
         """The effect on y [token], and t under flipped residuals.
@@ -265,7 +337,7 @@ class _Model:
         design = (self.group @ (diags_array(self.rest) @ covariates)).toarray() @ inverse
         drawn = (self.group @ (diags_array(residual) @ covariates)).toarray()
         leverage = self.group @ self.rest**2
-        signs = random_signs(self.n_prompts, seed=seed, flips=flips)
+        signs = random_signs(self.group.shape[0], seed=seed, flips=flips)
         effects = signs @ own / size
         scores = signs * own - (signs @ drawn) @ design.T - effects[:, None] * leverage
         errors = np.sqrt((scores**2).sum(1)) / size

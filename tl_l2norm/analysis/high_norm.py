@@ -113,11 +113,12 @@ def high_norm_effect(
     seed: int = 0,
     flips: int = RESAMPLES,
 ) -> pd.DataFrame:
-    """Whether a thinking token has a high norm more often than a direct one of the same type, index and length of response.
+    """Whether a thinking token has a high norm more often than a direct one of the same type, place and length of response.
 
     High is over the layer's quantile 1 - share of both responses to the prompt, each with the same weight: what `mode_effects`
-    asks of norms is asked of that, at each late layer and of its mean over them. As there, the answer behind a thought between
-    tags is left out.
+    asks of norms is asked of that, at each late layer and of its mean over them, with all that it takes out. As there, the
+    answer behind a thought between tags is left out. Whether a norm is high is no sum of what acts on it: where modes put the
+    same types behind others, 6 of 40 worlds of 100 prompts whose norms follow both tokens were said to differ.
 
     Returns:
         One entry for "late", "late but the last" (without the model's last block) and each late layer: layer, effect, low,

@@ -98,9 +98,10 @@ def test_layers_are_averaged_and_the_late_ones_by_default() -> None:
 
 def test_another_quantity_is_attributed_like_the_norm() -> None:
     def make(i: int, mode: str) -> Trace:
-        trace = response(np.ones((4, 2)), prompt=str(i), mode=mode)
+        k = 4 + i * (5 if mode == "think" else 3) % 7  # neither this nor a thought's length, one less, tells the mode
+        trace = response(np.ones((4, k)), prompt=str(i), mode=mode)
         value = 2.0 - (mode == "think") + 0.01 * (i % 3) * (mode == "think")  # 0.0112 on average for 8 prompts
-        return dataclasses.replace(trace, metrics={"hidden_entropy": torch.full((4, 3), value)})
+        return dataclasses.replace(trace, metrics={"hidden_entropy": torch.full((4, k + 1), value)})
 
     attribution = attribute(*both_modes(8, make), quantity="hidden_entropy")
     assert differences_of(attribution)["none"] == pytest.approx(-1 + 0.07 / 8) and attribution.quantity == "hidden_entropy"

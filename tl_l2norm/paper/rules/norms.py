@@ -43,7 +43,7 @@ def stages(known: Known) -> Finding:
         measured=f"{finding.measured}; given type, position, length and prompt above at {int(above.sum())} of {len(effects)}",
         p=float(max(effects["p"].max(), two_stages_p(shapes))),
         meets=bool((effects["effect"] > 0).all()) and is_late_twice(shape, shapes),
-        why="needs thinking above direct at every layer, given type, position, length and prompt; "
+        why="needs thinking above direct at every layer, given types, repeats, position, length and prompt; "
         f"over {SHARP:.0%} of the rise late, also without the last block; and two straight pieces, not a smooth curve, for "
         f"thinking and for the difference ({_closest(shapes)})",
     )
@@ -77,7 +77,7 @@ def thinking_tokens(known: Known) -> Finding:
         p=float(effect["p"]),
         meets=bool(effect["effect"] > 0 and own["excess"] > 0),
         why="needs thinking tokens in the top tenth of the late layers' norms more often than direct ones of the same type, "
-        "index and length of response",
+        "behind the same, seen as often, at like places of responses of like length",
     )
 
 
