@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
-from scipy.linalg import block_diag
+from scipy.linalg import block_diag, cho_solve
+from scipy.linalg.lapack import dpstrf
 from scipy.sparse import csr_array, diags_array, hstack
 from scipy.stats import rankdata
 
@@ -18,6 +19,7 @@ from tl_l2norm.core.resampling import Array
 _KNOTS, _POWERS = 3, 3
 _TOKENS_PER_DEGREE = 5
 _LEAST_FREE = 0.1
+_COLLINEAR = 1e-10  # of a column of length 1: what others leave of it
 
 Integers = NDArray[np.integer]
 
@@ -97,8 +99,8 @@ class Projection:
         covariates = csr_array(hstack(blocks))
         if root_weight is not None:
             covariates = csr_array(diags_array(root_weight) @ covariates)
-        inverse = np.linalg.pinv((covariates.T @ covariates).toarray(), rcond=1e-10, hermitian=True)
-        return cls(covariates=covariates, inverse=inverse)
+        independent, inverse = _inverted((covariates.T @ covariates).toarray())
+        return cls(covariates=csr_array(covariates[:, independent]), inverse=inverse)
 
     def beside(self, *blocks: csr_array, root_weight: Array | None = None) -> Projection:
         """On these columns too: what this leaves of them is added, so that no more than their own products is inverted."""
@@ -134,3 +136,14 @@ class Projection:
         total = float(((values - means[np.unique(group, return_inverse=True)[1]]) ** 2).sum())
         left = float((rest**2).sum()) / total if total > 0 else 1.0
         return f"covariates explain {1 - left:.0%} of its variance within responses" if left < tolerance else None
+
+
+def _inverted(products: Array) -> tuple[Integers, Array]:
+    """Columns of which none follows from the others, and the inverse of their cross-products; by Cholesky with pivots."""
+    scale = np.sqrt(np.diag(products))
+    there = np.flatnonzero(scale > 0)
+    scale = scale[there]
+    factor, pivots, rank, _ = dpstrf(products[np.ix_(there, there)] / np.outer(scale, scale), tol=_COLLINEAR)
+    order = pivots[:rank] - 1
+    inverse: Array = cho_solve((factor[:rank, :rank], False), np.eye(rank)) / np.outer(scale[order], scale[order])
+    return there[order], inverse
