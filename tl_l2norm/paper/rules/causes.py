@@ -80,7 +80,8 @@ def suppression(known: Known) -> Finding:
         control_meets=random_breaks,
         why=f"needs suppression of high-norm tokens to lose {100 * MARGIN:.0f} points or more, and more than that of as many "
         f"others of the same types and places, which is to lose surely less than {100 * MARGIN:.0f} (one-sided p = "
-        f"{random['p_margin']:.2g})",
+        f"{random['p_margin']:.2g}). The first token of a type in a response is left alone on both sides; that others stand "
+        "behind tokens that matter, such as an equals sign, is not seen",
     )
 
 
