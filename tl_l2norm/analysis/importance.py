@@ -72,7 +72,8 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
     - given "nothing": ranks within each response.
     - given "the rest": of both, what response, token id, the ids of the token before (ids with fewer than 3 tokens together)
       and of the one before that (fewer than 20), how often the id was there before (up to 8), the last six places of the
-      thought, smooth place (from the beginning and as a share of the thought), a line and a curve of each response's own, entropy (for
+      thought, smooth place (from the beginning and as a share of the thought), a line and a curve of each response's own,
+      entropy (for
       entropies: the late norm) and dose (`cosine`) leave, by one regression over all responses, in which ids with 20 tokens or
       more have slopes of their own; only tokens whose id occurs in two prompts or more. The norm goes in as it is,
       importance by the normal scores of its ranks over all tokens, and the norm's residuals are ranked: ranks within responses
@@ -87,12 +88,12 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
     tell. It can't say that a norm causes anything: the swap keeps it.
 
     Where first occurrences of a type are a deviation of the noise louder and heavier, or the last three tokens three, 1 of 40
-    worlds got a verdict (without what stands round a token 40 and 30). Without an effect 1 of 90 worlds in which both follow the token before got a verdict, and none of 80 in which each response
-    drifts in its own way. Half of the norm's own noise in importance is found in 37 of 40 worlds of 16 prompts with 12 to 36
+    worlds got a verdict (without what stands round a token 40 and 30); where both follow the token before 1 of 40, where each
+    response drifts in its own way none. Half of the norm's own noise in importance is found in 37 of 40 worlds of 16 prompts with 12 to 36
     tokens and in 39 of 40 of 24 prompts. What is still left in both: type and place that act together in a way that is no sum
-    (a type that counts near the end alone; 10 of 40 such worlds got a verdict; the two tokens behind a full stop, 9 of 40), what
-    comes from tokens further back, or from rare ones, and a response's own drift that is no parabola. Sections of 5 to 15 tokens
-    that are loud and weigh much together, 0.7 deviations, get a verdict in 40 of 40 worlds: nothing here tells them from a link.
+    (a type that counts near the end alone: 10 of 40 such worlds got a verdict; the two tokens behind a full stop: 9 of 40),
+    what comes from tokens further back, or from rare ones, and a response's own drift that is no parabola. Sections of 5 to 15
+    tokens that are loud and weigh much together, 0.7 deviations, get one in 40 of 40: nothing here tells them from a link.
 
     Of 8 prompts no p is under 2 of 256 flips, of several layers times their number: beside six or more other claims that are
     tested, no effect can then be supported after Holm's correction. 10 prompts are enough for 25 such figures.

@@ -76,8 +76,8 @@ def pull_link(pressure: pd.DataFrame, *, shifts: int = SHIFTS, seed: int = 0, re
     """Rank correlation of the pull `||dL/dy||` with the norm, with all that acts on both taken out.
 
     Over the tokens of a response, ranks of both, with what both token ids (the one that is read and the one that is predicted;
-    of that whose state it isn't, ids with fewer than 3 tokens together), the ids of the two tokens before the state's (fewer than
-    20 together), how often either type was in the response before (up to 8), the last six places, smooth index, smooth share
+    of that whose state it isn't, ids with fewer than 3 tokens together), the ids of the two tokens before the state's (fewer
+    than 20 together), how often either type was in the response before (up to 8), the last six places, smooth index, smooth share
     of the response and a curve of each response's own (up to degree 5, one for every 5 tokens) explain taken out; then the
     mean over prompts. `p`
     flips the signs of prompts. Beside it the same with the pull shifted round its response by a random amount each, which keeps
@@ -92,8 +92,8 @@ def pull_link(pressure: pd.DataFrame, *, shifts: int = SHIFTS, seed: int = 0, re
     left in both: sections of 5 to 15 tokens, loud and of high pull together by 0.7 deviations, get a verdict in 38 of 40.
 
     A claim of two readings takes twice p and p_shifts: of 8 prompts no p is under 2 of 256 flips, of 79 shifts no p_shifts
-    under 1/40. Beside three or more other claims that are tested, 8 prompts can't be supported after Holm's correction, whatever
-    the effect; 11 prompts and the default shifts can beside 20.
+    under 1/40. Beside three or more other claims that are tested, 8 prompts can't be supported after Holm's correction,
+    whatever the effect; 11 prompts and the default shifts can beside 20.
 
     Args:
         pressure: what `optimisation_pressure` returned, with the labels mode and prompt.

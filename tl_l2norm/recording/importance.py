@@ -72,12 +72,11 @@ def token_importance(
     Returns:
         One row per response, layer and token: sequence (number of the response), prompt, family (if labelled), position,
         token_id, token, previous_token_id (of the token before it), second_previous_token_id (of the one before that; -1
-        where there is none), occurrence (how many tokens of its id stand before it in the response), left (tokens of the thought
-        behind it), layer, importance (nats, over 0 where the answer loses),
-        answer_logprob (nats, unchanged), entropy (nats, of the distribution from which the token was drawn, as for "forking
-        tokens", Wang et al., arXiv 2506.01939), next_entropy (of that behind it), cosine (of old and new direction), l2_norm_0,
-        ... (of each recorded layer), late_norm (mean over late layers), late_norm_but_the_last (without the model's last
-        block), seed, model.
+        where there is none), occurrence (how many tokens of its id stand before it in the response), left (tokens of the
+        thought behind it), layer, importance (nats, over 0 where the answer loses), answer_logprob (nats, unchanged), entropy
+        (nats, of the distribution from which the token was drawn, as for "forking tokens", Wang et al., arXiv 2506.01939),
+        next_entropy (of that behind it), cosine (of old and new direction), l2_norm_0, ... (of each recorded layer),
+        late_norm (mean over late layers), late_norm_but_the_last (without the model's last block), seed, model.
         Attention sinks, the first token and the one just before the answer are left out.
 
     Raises:
