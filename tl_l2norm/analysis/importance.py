@@ -89,11 +89,12 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
 
     Where first occurrences of a type are a deviation of the noise louder and heavier, or the last three tokens three, 1 of 40
     worlds got a verdict (without what stands round a token 40 and 30); where both follow the token before 1 of 40, where each
-    response drifts in its own way none. Half of the norm's own noise in importance is found in 37 of 40 worlds of 16 prompts with 12 to 36
-    tokens and in 39 of 40 of 24 prompts. What is still left in both: type and place that act together in a way that is no sum
-    (a type that counts near the end alone: 10 of 40 such worlds got a verdict; the two tokens behind a full stop: 9 of 40),
-    what comes from tokens further back, or from rare ones, and a response's own drift that is no parabola. Sections of 5 to 15
-    tokens that are loud and weigh much together, 0.7 deviations, get one in 40 of 40: nothing here tells them from a link.
+    response drifts in its own way none. Half of the norm's own noise in importance is found in 37 of 40 worlds of 16 prompts
+    with 12 to 36 tokens and in 39 of 40 of 24 prompts. What is still left in both: type and place that act together in a way
+    that is no sum (a type that counts near the end alone: 10 of 40 such worlds got a verdict; the two tokens behind a full
+    stop: 9 of 40), what comes from tokens further back, or from rare ones, and a response's own drift that is no parabola.
+    Sections of 5 to 15 tokens that are loud and weigh much together, 0.7 deviations, get one in 40 of 40: nothing here tells
+    them from a link.
 
     Of 8 prompts no p is under 2 of 256 flips, of several layers times their number: beside six or more other claims that are
     tested, no effect can then be supported after Holm's correction. 10 prompts are enough for 25 such figures.

@@ -77,12 +77,11 @@ def pull_link(pressure: pd.DataFrame, *, shifts: int = SHIFTS, seed: int = 0, re
 
     Over the tokens of a response, ranks of both, with what both token ids (the one that is read and the one that is predicted;
     of that whose state it isn't, ids with fewer than 3 tokens together), the ids of the two tokens before the state's (fewer
-    than 20 together), how often either type was in the response before (up to 8), the last six places, smooth index, smooth share
-    of the response and a curve of each response's own (up to degree 5, one for every 5 tokens) explain taken out; then the
-    mean over prompts. `p`
-    flips the signs of prompts. Beside it the same with the pull shifted round its response by a random amount each, which keeps
-    its distribution, drift and autocorrelation, and unties it from the token: `p_shifts` is twice the share of shifts, the
-    data's own among them, whose rho is as high, or as low.
+    than 20 together), how often either type was in the response before (up to 8), the last six places, smooth index, smooth
+    share of the response and a curve of each response's own (up to degree 5, one for every 5 tokens) explain taken out; then
+    the mean over prompts. `p` flips the signs of prompts. Beside it the same with the pull shifted round its response by a
+    random amount each, which keeps its distribution, drift and autocorrelation, and unties it from the token: `p_shifts` is
+    twice the share of shifts, the data's own among them, whose rho is as high, or as low.
 
     Only tokens whose type occurs again, of responses with 8 of them or more; of responses to a prompt that are the same tokens
     one counts. Norms that follow the token before too, and pulls that follow both, got a verdict in 2 of 80 worlds; bumps of

@@ -43,7 +43,8 @@ def pressure(known: Known) -> Finding:
         meets=bool(best["rho"] > 0 and by_p["rho"] < 0 and not opposed),
         why="needs rho of pull and norm over 0, over prompts and beyond shifted pulls, for one of the two readings (p is times "
         "their number), and none surely under 0; that the pull falls with the probability is needed, but no evidence. "
-        "Sections of some 10 tokens that are loud and of high pull for a reason of their own pass for it (38 of 40 made-up worlds)",
+        "Sections of some 10 tokens that are loud and of high pull for a reason of their own "
+        "pass for it (38 of 40 made-up worlds)",
     )
 
 
