@@ -181,7 +181,8 @@ def _previous(tokens: pd.DataFrame) -> NDArray[np.integer]:
 
 def _response(tokens: pd.DataFrame) -> Integers:
     """Number of each token's response, at the layer behind which it was swapped."""
-    return tokens.groupby(["layer", "sequence"]).ngroup().to_numpy()
+    numbers: Integers = tokens.groupby(["layer", "sequence"]).ngroup().to_numpy()
+    return numbers
 
 
 _AROUND: Mapping[str, Callable[[pd.DataFrame], Integers]] = {

@@ -123,9 +123,8 @@ class Plan:
 def _is_first(read: NDArray[np.int64], prompt_len: int) -> NDArray[np.bool_]:
     """Whether it is the first token of its id in the response, of what was read [position or id, token] in its order."""
     own = np.where(read[0] >= prompt_len, read[1], _NO_TOKEN)
-    is_first = np.zeros(len(own), dtype=bool)
-    is_first[np.unique(own, return_index=True)[1]] = True
-    return is_first & (own != _NO_TOKEN)
+    firsts: NDArray[np.bool_] = np.isin(np.arange(len(own)), np.unique(own, return_index=True)[1]) & (own != _NO_TOKEN)
+    return firsts
 
 
 def _first(log: Log, index: int, sequence: int) -> int:
