@@ -19,6 +19,8 @@ def token_table(
     before: float = 0.0,
     drift: float = 0.0,
     shortest: int = 12,
+    first: float = 0.0,
+    end: float = 0.0,
 ) -> pd.DataFrame:
     """A table of n prompts.
 
@@ -31,13 +33,16 @@ def token_table(
         before: how much the type of the token before acts on both.
         drift: how much each response drifts, by an amount of its own, in both.
         shortest: tokens of the shortest response; the longest has three times as many.
+        first: how much it acts on both that a token is the first of its type in the response.
+        end: how much it acts on both that it is one of the last three.
     """
     rng = np.random.default_rng([seed, 15])
     vocabulary = 30
     loud, weighty = rng.normal(size=vocabulary), rng.normal(size=vocabulary)
     weighty = loud + 0.5 * weighty
     logits = rng.normal(size=vocabulary)
-    parts = [_response(rng, i, loud, weighty, logits, boring, effect, together, before, drift, shortest) for i in range(n)]
+    given = boring, effect, together, before, drift, shortest, first, end
+    parts = [_response(rng, i, loud, weighty, logits, *given) for i in range(n)]
     return pd.concat(parts)
 
 
@@ -53,6 +58,8 @@ def _response(
     before: float,
     drift: float,
     shortest: int,
+    first: float,
+    end: float,
 ) -> pd.DataFrame:
     k = int(rng.integers(shortest, 3 * shortest))
     p = np.exp(logits) / np.exp(logits).sum()
@@ -64,6 +71,7 @@ def _response(
     common += before * loud[np.append(ids[:1], ids[:-1])]
     if drift:
         common += drift * np.exp(0.8 * rng.normal()) * place
+    common += first * np.isin(np.arange(k), np.unique(ids, return_index=True)[1]) + end * (np.arange(k) >= k - 3)
     norms = 100 + 10 * rng.normal() + 5 * (boring * loud[ids] + common + noise + shared)
     worth = boring * weighty[ids] + common + effect * shared + (rng.exponential(size=k) - 1)
     columns = {

@@ -18,7 +18,7 @@ from tests.planted import Array, response
 from tl_l2norm.core.batch import Places, Rows
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.interventions.log import Entry, Log
-from tl_l2norm.interventions.matching import Likeness
+from tl_l2norm.interventions.matching import STUDY, Likeness
 from tl_l2norm.interventions.rule import Visit
 from tl_l2norm.interventions.suppress import Suppression
 
@@ -103,6 +103,10 @@ class World:
     """The same where the token is of the loudest fifth of the types."""
     late_harm: float = 0.0
     """The same where the token is in the first third of its response."""
+    first: float = 0.0
+    """The first token of each type in a response is louder by this many `token`, and of higher pull by this."""
+    first_harm: float = 0.0
+    """The same as `harm` where the token is the first of its type."""
     norm_harm: float = 0.0
     """Planted: the same where its norm was high."""
     random_length: float = 1.0
@@ -139,6 +143,7 @@ class World:
                 norms += self.response * _skewed(rng, (self.layers, 1)) + noise
                 norms += steep + lift * thinks * (1 + 4 * late * bool(self.rise))
                 norms += self.harder * level if thinks else -self.quieter * level
+                norms += self.first * self.token * _first(ids)
                 norms += 0.0 if own_effect is None or not thinks else own_effect[family]
                 norms[:, k - self.answers :] += self.answer * thinks
                 reasons = (rng.random(k) < 1 / 3) & thinks
@@ -165,13 +170,14 @@ class World:
             z = (norms - norms.mean()) / norms.std()
             log = pulls[0, ids[:-1]] + pulls[1, ids[1:]] + own[i, 0] + 0.5 * own[i, 1] * at + 2 * at**3
             log += self._smoothed(_skewed(rng, (1, len(at))))[0] + self.pull * z[:-1] + self.pull_back * z[1:]
+            log += self.first * _first(ids)[1:]
             columns = {"token_id": ids[1:], "state_token_id": ids[:-1], "l2_norm": norms[:-1], "next_l2_norm": norms[1:]}
             columns |= {"pull": np.exp(log), "pressure": np.exp(log) / norms[:-1], "p_true": 1 / (1 + np.exp(log))}
             frames.append(pd.DataFrame(columns).assign(sequence=i, prompt=f"p{i:03}", position=range(len(at))))
         frame = pd.concat(frames, ignore_index=True)
         return frame.assign(loss=-np.log(frame["p_true"]), mode="think", is_sink=False, next_is_sink=False)
 
-    def outcomes(self, seed: int, *, draws: int = 3, alike: Sequence[Likeness] = ("token", "position")) -> pd.DataFrame:
+    def outcomes(self, seed: int, *, draws: int = 3, alike: Sequence[Likeness] = STUDY) -> pd.DataFrame:
         """What `suppress_and_ask` would say of the thinking responses, matched as it matches, at three thresholds."""
         rng = np.random.default_rng([seed, _STREAM, 2])
         traces = self.make(seed)[0]
@@ -184,6 +190,7 @@ class World:
         length = live.sum(1, keepdim=True)
         at = torch.arange(norms.shape[1])[None]
         risk = self.harm + self.type_harm * loud + self.late_harm * (at < length / 3)
+        risk = risk + self.first_harm * torch.stack([torch.from_numpy(_first(own)) for own in tokens.numpy()])
         ease = np.clip(self.accuracy + 0.3 * (rng.random(self.n) - 0.5), 0, 1)
         frames = []
 
@@ -257,6 +264,11 @@ def _matched(
     control = Suppression({0: tau}, which=which, match=log, alike=alike, seed=seed)
     visit = Visit(0, x[..., None], x, tau, shorter, places, None, None)
     return control.act(control.new_state(0, rows, 1), visit).decision == 1
+
+
+def _first(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether it is the first of its type."""
+    return np.isin(np.arange(len(ids)), np.unique(ids, return_index=True)[1])
 
 
 def _skewed(rng: np.random.Generator, size: tuple[int, ...]) -> Array:

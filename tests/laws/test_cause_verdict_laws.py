@@ -60,6 +60,7 @@ PULL_NULLS = {
     "boring: types, position, length": World(n=24),
     "autocorrelated": World(n=24, **SMOOTH),  # type: ignore[arg-type]
     "drift that is all there is": World(n=24, position=2.0, token=0.5, **SMOOTH),  # type: ignore[arg-type]
+    "first occurrences": World(n=24, first=1.0),
     "few prompts, short": World(n=10, thinking=(16, 30), position=0.5, **SMOOTH),  # type: ignore[arg-type]
 }
 PULL_PLANTED = {
@@ -73,6 +74,7 @@ SUPPRESSION_NULLS = {
     "every change harms": World(harm=0.05, **CLOSE),  # type: ignore[arg-type]
     "loud types do harm": World(type_harm=0.3, **CLOSE),  # type: ignore[arg-type]
     "early tokens do harm": World(late_harm=0.15, position=-0.5, **CLOSE),  # type: ignore[arg-type]
+    "first occurrences are louder and do harm": World(first=3.0, first_harm=0.15, harm=0.003, **CLOSE),  # type: ignore[arg-type]
     "unlike doses": World(harm=0.05, random_length=0.5, **CLOSE),  # type: ignore[arg-type]
 }
 SUPPRESSION_PLANTED = World(n=120, prompts=0.5, layers=1, norm_harm=0.2, harm=0.003)

@@ -69,6 +69,10 @@ def test_importance_is_that_of_a_swap_by_plain_hooks(tiny: Any) -> None:
     plain = float(logits.gather(1, trace.tokens[1:, None])[-ANSWER:].sum())
     probabilities = logits.exp()
     assert table["previous_token_id"].tolist() == trace.tokens[table["position"].to_numpy() - 1].tolist()
+    ids, places = trace.tokens.tolist(), table["position"].tolist()
+    assert table["second_previous_token_id"].tolist() == [ids[t - 2] for t in places]
+    assert table["occurrence"].tolist() == [ids[PROMPT_LEN:t].count(ids[t]) for t in places]
+    assert table["left"].tolist() == list(range(len(table)))[::-1]
     for entry in table.itertuples():
         before, after, logprob = by_hand(tiny, trace, entry.position, pairs[entry.position])
         assert entry.importance == pytest.approx(plain - logprob, abs=2e-5)

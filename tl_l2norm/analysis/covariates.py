@@ -41,10 +41,22 @@ def pooled(ids: Integers, *, least: int) -> Integers:
     return np.where(counts >= least, values, -1)[index]
 
 
-def times_before(ids: Integers) -> Integers:
-    """How often each id [token] occurred before."""
-    counts: Integers = pd.Series(ids).groupby(ids).cumcount().to_numpy()
-    return counts
+def occurrence(ids: Integers, group: Integers, *, most: int) -> Integers:
+    """Of tokens in their order [token], how many of the same id their group holds before each; `most` where there are more."""
+    counts: Integers = pd.DataFrame({"id": ids, "group": group}).groupby(["group", "id"]).cumcount().to_numpy()
+    return np.minimum(counts, most)
+
+
+def to_end(group: Integers, *, most: int) -> Integers:
+    """Of tokens in their order [token], how many their group holds behind each; `most` where there are more."""
+    behind: Integers = pd.Series(group).groupby(group).cumcount(ascending=False).to_numpy()
+    return np.minimum(behind, most)
+
+
+def before(ids: Integers, group: Integers, *, by: int) -> Integers:
+    """Of tokens in their order, the ids so many places before each in its group, -1 where there are none: [token]."""
+    shifted: Integers = pd.Series(ids).groupby(group).shift(by, fill_value=-1).to_numpy()
+    return shifted
 
 
 def own_curves(place: Integers, group: Integers, degree: int) -> csr_array:

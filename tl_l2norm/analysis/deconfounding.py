@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
-from tl_l2norm.analysis.covariates import Integers, Projection, indicators, log_powers, pooled, smooth, times_before
+from tl_l2norm.analysis.covariates import Integers, Projection, indicators, log_powers, occurrence, pooled, smooth
 from tl_l2norm.analysis.pairing import Pair, Tokens, compared, infinite, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.errors import InputError, Unmeasurable
@@ -252,7 +252,8 @@ def _columns(start: Integers, to_end: Integers, length: Integers) -> tuple[csr_a
 def _facts(trace: Trace, at: Integers, own_end: int) -> tuple[Integers | int, ...]:
     """What the table holds of the tokens at these positions of a response, from its token on."""
     ids, start, n = trace.tokens.numpy(), trace.prompt_len, len(trace)
-    seen = np.concatenate([np.zeros(start, dtype=np.int64), times_before(ids[start:])])
+    own = np.zeros(n - start, dtype=np.int64)  # one group
+    seen = np.concatenate([np.zeros(start, dtype=np.int64), occurrence(ids[start:], own, most=n)])
     before = np.where(at > 0, ids[at - 1], -1)
     return ids[at], at - start, n - start, at, n - 1 - at, own_end - at, seen[at], before
 

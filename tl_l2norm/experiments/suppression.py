@@ -26,7 +26,7 @@ from tl_l2norm.core.thresholds import quantile_thresholds
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 from tl_l2norm.experiments.modes import thinking_room
 from tl_l2norm.interventions.log import Log, Tally
-from tl_l2norm.interventions.matching import Likeness
+from tl_l2norm.interventions.matching import STUDY
 from tl_l2norm.interventions.suppress import Suppression
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
@@ -43,7 +43,6 @@ DRAWS = 3
 _Fired = list[list[Any]]
 """Layers, and the positions that were changed there, as JSON keeps them."""
 
-_ALIKE: tuple[Likeness, ...] = ("token", "position")
 _EARLY = 0.9  # share of the plain response by whose end a random arm has its number: it may end before
 
 
@@ -199,14 +198,14 @@ class _Asker:
         high = [] if pairs is None else [self._high(i, pairs, paid) for i in range(len(self.problems))]
         what = [arm, *(sorted(x.thresholds.items()) for x in interventions if isinstance(x.thresholds, Mapping))]
         keys = [
-            content_key([what, prompt.text, prompt.tokens, own, [seed, high[i]] if high else None])
+            content_key([what, prompt.text, prompt.tokens, own, [seed, high[i], STUDY] if high else None])
             for i, (prompt, own) in enumerate(zip(self.prompts, self.seeds, strict=True))
         ]
         todo = [i for i, key in enumerate(keys) if key not in self.journal.entries]
         if pairs is not None and todo:
             which: Literal["matched", "high"] = "matched" if "random" in arm else "high"
             match = self._tally(interventions[0], todo, high)
-            interventions = [dataclasses.replace(x, which=which, match=match, alike=_ALIKE, seed=seed) for x in interventions]
+            interventions = [dataclasses.replace(x, which=which, match=match, alike=STUDY, seed=seed) for x in interventions]
 
         def keep(done: Generations) -> None:
             assert done.log is not None

@@ -51,7 +51,7 @@ class Suppression(Intervention):
         p: of which="random": probability of each token and layer; 0.05 by default.
         match: of which="matched" or "high": the log of a run with one suppression, `out.log`.
         alike: of `match`: in what tokens are like those of the log beside their number: "token" (of the same ids), "position"
-            (in the same eight positions), or both.
+            (in the same eight positions), or both; with "token" also "occurrence" (none the first of its id in the response).
         seed: of what is drawn: which="random" and "matched", how="swap"; 0 by default.
         layers: which blocks; by default those of the thresholds, the late layers without or where they adapt.
         positions: "decode" (tokens that the model generated and reads back), "all", or a position from which on it acts.
@@ -86,7 +86,8 @@ class Suppression(Intervention):
     alike: Likeness | Sequence[Likeness] = ()
     """Of `match`: in what tokens are like those of the log beside their number. "token": of the same ids, as many of each as
     have a partner, another token of that id there that didn't fire; the high ones and their partners are then as many.
-    "position": in the same eight positions. What finds none there is taken as soon as there is one after."""
+    "position": in the same eight positions. What finds none there is taken as soon as there is one after.
+    "occurrence", with "token": the first token of an id in a response is left alone on both sides."""
     seed: int | None = None
     """Of what is drawn: which="random" and "matched", how="swap"; 0 by default."""
 

@@ -71,11 +71,12 @@ def token_importance(
 
     Returns:
         One row per response, layer and token: sequence (number of the response), prompt, family (if labelled), position,
-        token_id, token, previous_token_id (of the token before it), layer, importance (nats, over 0 where the answer loses),
-        answer_logprob (nats, unchanged), entropy (nats, of the distribution from which the token was drawn, as for "forking
-        tokens", Wang et al., arXiv 2506.01939), next_entropy (of that behind it), cosine (of old and new direction), l2_norm_0,
-        ... (of each recorded layer), late_norm (mean over late layers), late_norm_but_the_last (without the model's last
-        block), seed, model.
+        token_id, token, previous_token_id (of the token before it), second_previous_token_id (of the one before that; -1
+        where there is none), occurrence (how many tokens of its id stand before it in the response), left (tokens of the
+        thought behind it), layer, importance (nats, over 0 where the answer loses), answer_logprob (nats, unchanged), entropy
+        (nats, of the distribution from which the token was drawn, as for "forking tokens", Wang et al., arXiv 2506.01939),
+        next_entropy (of that behind it), cosine (of old and new direction), l2_norm_0, ... (of each recorded layer),
+        late_norm (mean over late layers), late_norm_but_the_last (without the model's last block), seed, model.
         Attention sinks, the first token and the one just before the answer are left out.
 
     Raises:
@@ -213,7 +214,7 @@ class _Reader:
         for layer, positions in places.items():
             found, cosines = self._swapped(number, trace, layer, positions, n_answer)
             importance = [plain.logprob - one.logprob for one in found]
-            own = _frame(trace, positions, entropy)
+            own = _frame(trace, positions, entropy).assign(left=at - 2 - np.array(positions, dtype=int))
             frames.append(own.assign(layer=layer, importance=importance, answer_logprob=plain.logprob, cosine=cosines))
         labels = {name: trace.labels[name] for name in ("prompt", "family") if name in trace.labels}
         return pd.concat(frames, ignore_index=True).assign(sequence=number, **labels)[_columns(trace, labels)]
@@ -280,6 +281,8 @@ def _frame(trace: Trace, positions: Sequence[int], entropy: Float[Tensor, " pos"
             "token_id": trace.tokens.numpy()[at],
             "token": [trace.str_tokens[t] for t in positions],
             "previous_token_id": trace.tokens.numpy()[at - 1],
+            "second_previous_token_id": np.where(at > 1, trace.tokens.numpy()[at - 2], -1),
+            "occurrence": [int((trace.tokens[trace.prompt_len : t] == trace.tokens[t]).sum()) for t in positions],
             "entropy": entropy.numpy()[at - 1],
             "next_entropy": entropy.numpy()[at],
             **by_layer,
@@ -292,6 +295,7 @@ _LATE_NORMS = {"late_norm": LATE, "late_norm_but_the_last": BUT_LAST}
 
 
 def _columns(trace: Trace, labels: dict[str, Any]) -> list[str]:
-    first = ["sequence", *labels, "position", "token_id", "token", "previous_token_id", "layer", "importance", "answer_logprob"]
+    around = ["previous_token_id", "second_previous_token_id", "occurrence", "left"]
+    first = ["sequence", *labels, "position", "token_id", "token", *around, "layer", "importance", "answer_logprob"]
     norms = [f"l2_norm_{one}" for one in trace.layers]
     return [*first, "entropy", "next_entropy", "cosine", *norms, *_LATE_NORMS]

@@ -10,7 +10,7 @@ from tl_l2norm.core.errors import InputError, Unmeasurable
 
 
 def test_a_pull_that_is_a_function_of_the_norm_has_rho_1_in_its_reading() -> None:
-    table = World(n=10, thinking=(30, 60)).pressures(0)
+    table = World(n=10, thinking=(60, 90)).pressures(0)
     for reading, norm in (("predicting", "l2_norm"), ("read back", "next_l2_norm")):
         links = pull_link(table.assign(pull=np.exp(table[norm] / 50)), shifts=99).set_index("reading")
         assert links.loc[reading, "rho"] == pytest.approx(1) and links.loc[reading, "p_shifts"] == 2 / 100
@@ -28,7 +28,7 @@ def test_rho_is_that_of_residuals_from_dense_least_squares() -> None:
         for i, n in enumerate(lengths)
     ]
     table = pd.concat(parts).assign(mode="think", token_id=1, state_token_id=1, is_sink=False, next_is_sink=False)
-    links = pull_link(table.assign(next_l2_norm=table["l2_norm"]), shifts=39)
+    links = pull_link(table.assign(next_l2_norm=table["l2_norm"]), shifts=79)
     assert links["rho"].nunique() == 1 and links["n_tokens"].tolist() == [sum(lengths)] * 2
 
     index = table["position"].to_numpy()
@@ -37,7 +37,10 @@ def test_rho_is_that_of_residuals_from_dense_least_squares() -> None:
     for i, n in enumerate(lengths):
         powers = np.polynomial.legendre.legvander(np.linspace(-1, 1, n), min(5, n // 5))
         own[np.repeat(np.arange(8), lengths) == i, 6 * i : 6 * i + powers.shape[1]] = powers
-    x = np.hstack([own, smooth(index).toarray(), smooth(shares).toarray()])
+    steps = [np.minimum(places, most)[:, None] == np.arange(most + 1) for places, most in ((index, 8), (index + 1, 8))]
+    left = np.concatenate([np.arange(n)[::-1] for n in lengths])
+    steps += [np.minimum(left, 6)[:, None] == np.arange(7)]  # that it's the first token or the second says what stands before
+    x = np.hstack([own, *steps, smooth(index).toarray(), smooth(shares).toarray()])
     ranks = np.stack(
         [np.concatenate([rankdata(part[name]) / len(part) for part in parts]) for name in ("pull", "l2_norm")], axis=1
     )
@@ -49,11 +52,11 @@ def test_rho_is_that_of_residuals_from_dense_least_squares() -> None:
 
 def test_sinks_rare_types_and_short_responses_are_left_out() -> None:
     table = World(n=9, thinking=(30, 40)).pressures(0)
-    n = pull_link(table, shifts=39).set_index("reading")["n_tokens"]
+    n = pull_link(table, shifts=79).set_index("reading")["n_tokens"]
     sink = table.assign(is_sink=table["position"] == 3)
-    assert (pull_link(sink, shifts=39).set_index("reading")["n_tokens"] <= n - 9).all()
+    assert (pull_link(sink, shifts=79).set_index("reading")["n_tokens"] <= n - 9).all()
     rare = table.assign(token_id=np.arange(len(table)))
-    assert pull_link(rare, shifts=39)["reading"].tolist() == ["predicting"]
+    assert pull_link(rare, shifts=79)["reading"].tolist() == ["predicting"]
     for few in (table[table["position"] < 7], table[table["sequence"] < 7]):
         with pytest.raises(Unmeasurable, match="fewer than 8 prompts have 8 response tokens"):
             pull_link(few)
@@ -64,7 +67,7 @@ def test_sinks_rare_types_and_short_responses_are_left_out() -> None:
 def test_samples_of_a_prompt_count_once() -> None:
     table = World(n=16, thinking=(30, 40)).pressures(0)
     halves = table.assign(prompt="p" + (table["sequence"] // 2).astype(str))
-    assert pull_link(table, shifts=39)["n"].tolist() == [16, 16] and pull_link(halves, shifts=39)["n"].tolist() == [8, 8]
+    assert pull_link(table, shifts=79)["n"].tolist() == [16, 16] and pull_link(halves, shifts=79)["n"].tolist() == [8, 8]
 
 
 def two_types(seed: int, n: int = 24, vocabulary: int = 12) -> pd.DataFrame:
@@ -94,7 +97,7 @@ def test_types_of_both_tokens_are_no_link() -> None:
 def test_copies_of_a_response_count_once() -> None:
     table = World(n=12, thinking=(30, 40)).pressures(0)
     copies = pd.concat([table, table.assign(sequence=table["sequence"] + 12)])
-    pd.testing.assert_frame_equal(pull_link(copies, shifts=39), pull_link(table, shifts=39))
+    pd.testing.assert_frame_equal(pull_link(copies, shifts=79), pull_link(table, shifts=79))
 
 
 def test_what_is_no_table_of_one_call_is_refused() -> None:
@@ -113,12 +116,12 @@ def test_what_is_no_table_of_one_call_is_refused() -> None:
     }
     for message, odd in cases.items():
         with pytest.raises(InputError if "empty" not in message else Unmeasurable, match=message):
-            pull_link(odd, shifts=39)
-    with pytest.raises(ValueError, match="shifts must be at least 39"):
-        pull_link(table, shifts=38)
+            pull_link(odd, shifts=79)
+    with pytest.raises(ValueError, match="shifts must be at least 79"):
+        pull_link(table, shifts=78)
 
 
 @pytest.mark.parametrize("kind", [int, object, "boolean", float])
 def test_sinks_may_come_as_numbers_or_objects(kind: object) -> None:
     table = World(n=12, thinking=(30, 40)).pressures(0).assign(is_sink=lambda x: x["position"] == 3)
-    pd.testing.assert_frame_equal(pull_link(table.astype({"is_sink": kind}), shifts=39), pull_link(table, shifts=39))
+    pd.testing.assert_frame_equal(pull_link(table.astype({"is_sink": kind}), shifts=79), pull_link(table, shifts=79))

@@ -102,6 +102,20 @@ def test_high_ones_are_as_many_as_have_partners() -> None:
     assert torch.equal(*both), "as many in any other response"
 
 
+def test_firsts_of_an_id_are_left_alone_and_partners_are_near() -> None:
+    """A at 0 and B at 1 are the first; of A at 2 and 4 the partner is that at 6; the B at 3 has one 10 behind, none near."""
+    tokens, high = [A, B, A, B, A, C, A, *[C] * 6, B], {0, 1, 2, 3, 4}
+    log = log_of(tokens, high, 2000)
+    alike = ("token", "position", "occurrence")
+    for which, places in (("high", {2, 4}), ("matched", {6})):
+        hits = taken(log, tokens, high, 2000, alike, which=which)
+        assert (hits.sum(1) == 1).all() and set(hits.any(0).nonzero()[:, 0].tolist()) == places
+    assert not taken(log, [C, B, A, B], {0, 1, 2}, 50, alike).any(), "the first A of any other response is left alone too"
+    assert taken(log, tokens, high, 50, "token").sum(1).unique().tolist() == [2], "of A and B"
+    with pytest.raises(InputError, match="give 'token' too"):
+        l2.Suppression(TAU, which="matched", match=log, alike=("position", "occurrence"))
+
+
 def test_a_type_that_is_always_high_has_no_partner() -> None:
     tokens = [A, B, A, B, A, B, A, B]
     assert not taken(log_of(tokens, {0, 2, 4, 6}, 20), tokens, {0, 2, 4, 6}, 20).any()

@@ -92,7 +92,9 @@ def importance(known: Known) -> Finding:
         meets=bool(is_met.loc[layer]),
         why="needs the answer to lose more where a token of higher norm is swapped for another at equal norm, more so than "
         "after a shift of the importances along the response"
-        + (f", behind one of {len(norms)} layers (p is times their number)" if others else ""),
+        + (f", behind one of {len(norms)} layers (p is times their number)" if others else "")
+        + ". Sections of some 10 tokens that are loud and weigh much for a reason of their own pass for it (40 of 40 made-up "
+        "worlds), two tokens behind a full stop sometimes (9 of 40)",
     )
 
 
