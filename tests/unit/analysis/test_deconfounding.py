@@ -4,12 +4,12 @@ from scipy.sparse import csr_array
 
 from tests.planted import both_modes, response
 from tests.worlds import World
-from tl_l2norm.analysis.covariates import Projection, indicators, smooth, times_before
+from tl_l2norm.analysis.covariates import Projection, indicators, occurrence, smooth
 from tl_l2norm.analysis.deconfounding import _of_all, mode_effects
 
 
 def test_how_often_an_id_occurred_before() -> None:
-    assert times_before(np.array([5, 7, 5, 5, 7])).tolist() == [0, 0, 1, 2, 1]
+    assert occurrence(np.array([5, 7, 5, 5, 7]), np.zeros(5, dtype=int), most=9).tolist() == [0, 0, 1, 2, 1]
 
 
 def test_columns_put_beside_others_explain_what_they_explain_together() -> None:
