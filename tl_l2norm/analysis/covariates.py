@@ -19,7 +19,7 @@ from tl_l2norm.core.resampling import Array
 _KNOTS, _POWERS = 3, 3
 _TOKENS_PER_DEGREE = 5
 _LEAST_FREE = 0.1
-_COLLINEAR = 1e-10  # of a column of length 1: what others leave of it
+_COLLINEAR = 1e-8  # of the square of a column of length 1: what others leave of it
 
 Integers = NDArray[np.integer]
 
@@ -111,8 +111,7 @@ class Projection:
         covariates = csr_array(hstack(blocks))
         if root_weight is not None:
             covariates = csr_array(diags_array(root_weight) @ covariates)
-        independent, inverse = _inverted((covariates.T @ covariates).toarray())
-        return cls(covariates=csr_array(covariates[:, independent]), inverse=inverse)
+        return cls(covariates=covariates, inverse=_inverted((covariates.T @ covariates).toarray()))
 
     def beside(self, *blocks: csr_array, root_weight: Array | None = None) -> Projection:
         """On these columns too: what this leaves of them is added, so that no more than their own products is inverted."""
@@ -150,12 +149,14 @@ class Projection:
         return f"covariates explain {1 - left:.0%} of its variance within responses" if left < tolerance else None
 
 
-def _inverted(products: Array) -> tuple[Integers, Array]:
-    """Columns of which none follows from the others, and the inverse of their cross-products; by Cholesky with pivots."""
+def _inverted(products: Array) -> Array:
+    """A generalised inverse, by Cholesky with pivots: columns that follow from others get zeros."""
     scale = np.sqrt(np.diag(products))
     there = np.flatnonzero(scale > 0)
     scale = scale[there]
     factor, pivots, rank, _ = dpstrf(products[np.ix_(there, there)] / np.outer(scale, scale), tol=_COLLINEAR)
     order = pivots[:rank] - 1
-    inverse: Array = cho_solve((factor[:rank, :rank], False), np.eye(rank)) / np.outer(scale[order], scale[order])
-    return there[order], inverse
+    own = cho_solve((factor[:rank, :rank], False), np.eye(rank)) / np.outer(scale[order], scale[order])
+    inverse = np.zeros(products.shape)
+    inverse[np.ix_(there[order], there[order])] = own
+    return inverse

@@ -13,6 +13,7 @@ import tl_l2norm as l2
 from tests import models, tiny_folders
 from tl_l2norm.experiments.selfcheck import count_hooks
 from tl_l2norm.models.backends import backend_of
+from tl_l2norm.models.lean import lean
 
 
 def test_a_sound_model_passes(model: Any) -> None:
@@ -144,12 +145,15 @@ def test_a_tokenizer_of_a_larger_vocabulary_fails_and_leaves_the_other_rows(load
 def test_a_model_whose_decoding_is_refused_fails_and_leaves_the_other_rows(
     loaded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def blind(self: Any, tokens: Any, mask: Any, *, cache: Any = None, **options: Any) -> Any:
-        return forward(self, tokens, mask[:, -tokens.shape[1] :], **options)
+    def blinded(forward: Any) -> Any:
+        def blind(self: Any, tokens: Any, mask: Any, *, cache: Any = None, **options: Any) -> Any:
+            return forward(self, tokens, mask[:, -tokens.shape[1] :], **options)
 
-    backend = type(backend_of(loaded))
-    forward = backend.forward
-    monkeypatch.setattr(backend, "forward", blind)
+        return blind
+
+    backend = backend_of(loaded)
+    for kind in {type(backend), type(lean(backend, backend.identity()))}:
+        monkeypatch.setattr(kind, "forward", blinded(kind.forward))
     checks = {check.name: check for check in l2.selfcheck(loaded).checks}
     assert {name for name, check in checks.items() if check.result == "FAIL"} == {"cache"}
     assert "decoding with a cache" in checks["cache"].meaning
