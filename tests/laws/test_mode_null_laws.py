@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.laws.test_deconfounding_laws import FLIPS, RUNS, allowed
+from tests.laws.test_deconfounding_laws import FLIPS, allowed
 from tests.traces import Array, response
 from tests.worlds import Modes
 from tl_l2norm.analysis.attribution import attribute
@@ -107,19 +107,22 @@ NUISANCES = {
 }
 
 
+RUNS = 20
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if w.n > 50 else ()) for name, w in NUISANCES.items()]
 )
 def test_what_stands_where_is_not_taken_for_thinking(name: str) -> None:
     tables = [mode_effects(*NUISANCES[name].make(seed), layers=-1, seed=seed, flips=FLIPS) for seed in range(RUNS)]
-    assert sum(table["p"].iloc[0] <= 0.05 for table in tables) <= allowed()
+    assert sum(table["p"].iloc[0] <= 0.05 for table in tables) <= allowed(runs=RUNS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NUISANCES)
 def test_nor_is_a_difference_said_to_stay(name: str) -> None:
     said = [attribute(*NUISANCES[name].make(seed), seed=seed, resamples=FLIPS).stays for seed in range(RUNS)]
-    assert sum(said) <= allowed()
+    assert sum(said) <= allowed(runs=RUNS)
 
 
 @pytest.mark.slow
@@ -127,7 +130,7 @@ def test_nor_is_a_difference_said_to_stay(name: str) -> None:
 def test_nor_are_high_norms_said_to_be_of_thinking(name: str) -> None:
     """But where pairs differ: whether a sum of two is high is no sum of two."""
     late = [high_norm_effect(*NUISANCES[name].make(seed), seed=seed, flips=FLIPS).iloc[0] for seed in range(RUNS)]
-    assert sum(entry["p"] <= 0.05 and entry["effect"] > 0 for entry in late) <= allowed()
+    assert sum(entry["p"] <= 0.05 and entry["effect"] > 0 for entry in late) <= allowed(runs=RUNS)
 
 
 @pytest.mark.parametrize("of", ["the thought", "the response"])
@@ -141,7 +144,7 @@ def test_the_end_of_a_thought_or_of_its_answer_is_not_taken_for_thinking(of: str
             [quiet(trace, 0) for trace in direct],
         )
         said += int(mode_effects(*ended, layers=-1, seed=seed, flips=FLIPS)["p"].iloc[0] <= 0.05)
-    assert said <= allowed()
+    assert said <= allowed(runs=RUNS)
 
 
 def tagged(trace: Trace) -> Trace:
@@ -157,6 +160,7 @@ def quiet(trace: Trace, behind: int) -> Trace:
     return replace(trace, l2_norms=norms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["norms drift over the sequence, direct prompts are shorter by 20", "pairs of types differ, and the type before counts"],
@@ -164,9 +168,9 @@ def quiet(trace: Trace, behind: int) -> Trace:
 def test_a_planted_effect_is_found_beside_them(name: str) -> None:
     """Of 3, one and a half times a token's noise."""
     said = 0
-    for seed in range(RUNS // 2):
+    for seed in range(RUNS):
         think, direct = replace(NUISANCES[name], n=64).make(seed)
         loud = [replace(trace, l2_norms=trace.l2_norms + 3 * (torch.arange(len(trace)) >= trace.prompt_len)) for trace in think]
         entry = mode_effects(loud, direct, layers=-1, seed=seed, flips=FLIPS).iloc[0]
         said += int(entry["p"] <= 0.05 and entry["effect"] > 0)
-    assert said >= 0.9 * RUNS // 2
+    assert said >= 0.9 * RUNS
