@@ -15,7 +15,7 @@ import torch
 
 import tl_l2norm as l2
 from benchmarks.regions import markdown_table
-from benchmarks.run import seconds
+from benchmarks.timing import seconds
 from tl_l2norm.models.reading import read
 from tl_l2norm.models.sources import find_source
 from tl_l2norm.text.sequences import pad_left

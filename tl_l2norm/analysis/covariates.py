@@ -120,10 +120,8 @@ class Projection:
             added = added * root_weight[:, None]
         rest = self.rest(added)
         rest[:, (rest**2).sum(0) <= 1e-10 * (added**2).sum(0)] = 0.0
-        inverse = np.linalg.pinv(rest.T @ rest, rcond=1e-10, hermitian=True)
-        return Projection(
-            covariates=csr_array(hstack([self.covariates, csr_array(rest)])), inverse=block_diag(self.inverse, inverse)
-        )
+        inverse = block_diag(self.inverse, _inverted(rest.T @ rest))
+        return Projection(covariates=csr_array(hstack([self.covariates, csr_array(rest)])), inverse=inverse)
 
     @property
     def rank(self) -> int:

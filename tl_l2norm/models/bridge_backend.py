@@ -80,13 +80,16 @@ class BridgeBackend(Backend):
             call["past_key_values"] = cache
         if logits != "all" and self._skips_logits:
             call["logits_to_keep"] = 1  # 0 means all of them
-        with handed_over(self.cache_renamings):
-            scores, cache = self.model(tokens, return_type="logits_and_cache", **call)
+        scores, cache = self._run(tokens, call)
         if keep_cache:
             check_grown(before, cache, tokens.shape[1])
         if logits == "none":
             return None, cache
         return (scores if logits == "all" else scores[:, -1:]), cache
+
+    def _run(self, tokens: Int[Tensor, "batch pos"], call: dict[str, Any]) -> tuple[Tensor, Cache | None]:
+        with handed_over(self.cache_renamings):
+            return self.model(tokens, return_type="logits_and_cache", **call)  # type: ignore[no-any-return]
 
     @override
     def unembed(self, stream: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_vocab"]:

@@ -11,7 +11,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
@@ -21,10 +21,10 @@ from tl_l2norm.core.errors import Unsupported
 from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.layers import resid_post
 from tl_l2norm.models.agreement import lens_pass, probe_tokens, require_agreement
-from tl_l2norm.models.backend import Backend, LogitsAt
+from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.block_calls import BlockRuns
 from tl_l2norm.models.bridge_backend import BridgeBackend
-from tl_l2norm.models.cache import Renamings, check_grown, positions_held
+from tl_l2norm.models.cache import Renamings
 from tl_l2norm.models.cache_rows import Cache
 from tl_l2norm.models.hooks import silenced
 
@@ -115,30 +115,11 @@ class LeanBackend(BridgeBackend):
         return BlockRuns({layer: self._blocks[layer] for layer in layers})
 
     @override
-    def forward(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        mask: Int[Tensor, "batch total"],
-        *,
-        cache: Cache | None = None,
-        keep_cache: bool = False,
-        logits: LogitsAt = "none",
-    ) -> tuple[Float[Tensor, "batch kept d_vocab"] | None, Cache | None]:
-        keep_cache, before = keep_cache or cache is not None, positions_held(cache)
-        call: dict[str, Any] = {"attention_mask": mask, "use_cache": keep_cache}
-        if cache is not None:
-            call["past_key_values"] = cache
-        if logits != "all" and self._skips_logits:
-            call["logits_to_keep"] = 1  # 0 means all of them
+    def _run(self, tokens: Int[Tensor, "batch pos"], call: dict[str, Any]) -> tuple[Tensor, Cache | None]:
         if self._takes_positions:
-            call["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+            call["position_ids"] = (call["attention_mask"].cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         out = self._runs(tokens, **call)
-        cache = getattr(out, "past_key_values", None) if keep_cache else None
-        if keep_cache:
-            check_grown(before, cache, tokens.shape[1])
-        if logits == "none":
-            return None, cache
-        return (out.logits if logits == "all" else out.logits[:, -1:]), cache
+        return out.logits, getattr(out, "past_key_values", None) if call["use_cache"] else None
 
 
 class _Through:

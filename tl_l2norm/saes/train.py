@@ -130,8 +130,9 @@ def train_saes(
         raise InputError("each prompt is one token, and first tokens are left out as attention sinks: give longer ones")
     key = _key(backend, items, recipe, sink_ratio)
     todo = [layer for layer in chosen if not _is_done(folder / f"layer_{layer}", key)]
-    if todo:
-        require_sae_lens()
+    if not todo:
+        return load_saes(folder, layers=chosen)
+    require_sae_lens()
     reader = _Reader(lean(backend, backend.identity()), items, sequences_at_once, sink_ratio)
     at_once = buffer // sum(map(len, items))
     for start in range(0, len(todo), max(1, at_once)):
