@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tl_l2norm.core.errors import Unsupported
 
-_NEW = "cache"
+_OLD, _NEW = "past_key_values", "cache"
 
 Renamings = Sequence[tuple[nn.Module, Callable[..., Any]]]
 """Modules, each with the pre-hook that renames the cache in what it is called with."""
@@ -82,12 +82,12 @@ def cache_renamings(bridge: Any) -> Renamings:
     from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
     model = bridge.original_model
-    renamings = [(model, partial(_rename, "past_key_values", _NEW))] if _takes_new_name(type(model).forward) else []
+    renamings = [(model, partial(_rename, _OLD, _NEW))] if cache_name(model) == _NEW else []
     for component in (inner for block in bridge.blocks for inner in block.modules() if inner is not block):
         original = getattr(component, "original_component", None)
         if original is None or not _takes_new_name(type(original).forward):
             continue
-        old = "past_key_values" if isinstance(component, AttentionBridge) else "cache_params"
+        old = _OLD if isinstance(component, AttentionBridge) else "cache_params"
         # What the component doesn't compute itself it hands on, to a layer that knows the new name.
         renamings += [(component, partial(_rename, _NEW, old)), (original, partial(_rename, old, _NEW))]
     return renamings
@@ -111,6 +111,11 @@ def _rename(old: str, new: str, module: nn.Module, args: Any, kwargs: Mapping[st
     if old not in kwargs or new in kwargs:
         return None
     return args, {new if name == old else name: value for name, value in kwargs.items()}
+
+
+def cache_name(model: nn.Module) -> str:
+    """Under which name a Hugging Face model takes its cache."""
+    return _NEW if _takes_new_name(type(model).forward) else _OLD
 
 
 @lru_cache(maxsize=64)

@@ -24,7 +24,7 @@ from tl_l2norm.models.agreement import lens_pass, probe_tokens, require_agreemen
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.block_calls import BlockRuns
 from tl_l2norm.models.bridge_backend import BridgeBackend
-from tl_l2norm.models.cache import Renamings
+from tl_l2norm.models.cache import Renamings, cache_name
 from tl_l2norm.models.cache_rows import Cache
 from tl_l2norm.models.hooks import silenced
 
@@ -118,6 +118,8 @@ class LeanBackend(BridgeBackend):
     def _run(self, tokens: Int[Tensor, "batch pos"], call: dict[str, Any]) -> tuple[Tensor, Cache | None]:
         if self._takes_positions:
             call["position_ids"] = (call["attention_mask"].cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        if (cache := call.pop("past_key_values", None)) is not None:
+            call[cache_name(self._runs)] = cache
         out = self._runs(tokens, **call)
         return out.logits, getattr(out, "past_key_values", None) if call["use_cache"] else None
 
