@@ -28,6 +28,7 @@ from benchmarks.regions import ANALYSIS, CLAIMS, markdown_table, write_regions
 from tests.laws import test_cause_verdict_laws as cause_worlds
 from tests.laws import test_correctness_laws as correctness_worlds
 from tests.laws import test_deconfounding_laws as mode_worlds
+from tests.laws import test_mode_null_laws as mode_nulls
 from tests.laws import test_verdict_laws as verdict_worlds
 from tests.token_worlds import token_table
 from tests.unit.analysis.test_thought_texts import read as thought_texts
@@ -87,7 +88,11 @@ def samples(**world: Any) -> Callable[[int], Tables]:
     return lambda seed: {"correctness": correctness_effect(correctness_worlds.world(seed, **world), seed=seed, resamples=500)}
 
 
-def stages(world: World) -> Callable[[int], Tables]:
+def spoken(**world: Any) -> Callable[[int], Tables]:
+    return lambda seed: correctness_worlds.spoken(seed, **world)
+
+
+def stages(world: World | mode_nulls.Nuisance) -> Callable[[int], Tables]:
     """Of a world's norms."""
 
     def tables(seed: int) -> Tables:
@@ -171,6 +176,7 @@ def cases() -> list[Case]:
         case("0 correctness", "nothing acts (100 problems x 8)", samples(), thinking.correctness),
         case("0 correctness", "length acts on both", samples(**length), thinking.correctness),
         case("0 correctness", "length acts on both, U-shaped", samples(**curved), thinking.correctness),
+        case("0 correctness", "right responses have more loud types", spoken(more=0.1, level=0.5), thinking.correctness),
         *(
             case("0 correctness", f"beta {beta} (100 x 8)", samples(beta=beta), thinking.correctness, planted=True)
             for beta in (0.2, 0.4)
@@ -199,6 +205,10 @@ def cases() -> list[Case]:
             for effect, layers in ((25, 12), (10, 28), (25, 28))
         ),
         case("10 thinking tokens", "boring (24)", stages(World(layers=8)), norms.thinking_tokens),
+        *(
+            case("10 thinking tokens", f"{name} ({world.n})", stages(world), norms.thinking_tokens)
+            for name, world in mode_nulls.NUISANCES.items()
+        ),
         *(
             case(
                 "10 thinking tokens",
@@ -240,6 +250,7 @@ def cases() -> list[Case]:
             {
                 "boring": World(n=60, latents=60),
                 "an offset": World(**loud, firing=3.0, uneven=0.7),
+                "a loud type that latents fire on": verdict_worlds.LoudType(n=60, latents=60, firing=0.15),
                 "a gain of whole prompts": World(**loud, firing=3.0, prompt_gain=0.7, thinking=(150, 250)),
             },
             {"reasoning latents alone follow (60)": World(**loud, proportional=0.05, uneven=0.7)},
@@ -269,6 +280,7 @@ def cases() -> list[Case]:
                 "quieter direct answers": World(n=60, levels=4, quieter=4.0),
                 "longer prompts": verdict_worlds.Placed(n=60, levels=4, each=15),
                 "louder types": verdict_worlds.LouderTypes(n=60, levels=4),
+                "both modes louder": verdict_worlds.BOTH_LOUDER,
             },
             {
                 "0.4 prompt deviations a level (60)": World(n=60, levels=4, harder=2.0),
@@ -313,6 +325,8 @@ def cases() -> list[Case]:
         case("16 single tokens", "boring (16)", importances(n=16, boring=1.0), thinking.importance),
         case("16 single tokens", "the token before (16)", importances(n=16, before=1.0), thinking.importance),
         case("16 single tokens", "each response drifts (16)", importances(n=16, drift=1.0), thinking.importance),
+        case("16 single tokens", "first occurrences (16)", importances(n=16, first=1.0), thinking.importance),
+        case("16 single tokens", "the last three (16)", importances(n=16, end=3.0), thinking.importance),
         *(
             case(
                 "16 single tokens",

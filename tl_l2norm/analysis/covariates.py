@@ -16,6 +16,11 @@ from scipy.stats import rankdata
 
 from tl_l2norm.core.resampling import Array
 
+OCCURRENCES = 8
+"""Of a type before a token that have a level each, at the most; from so many on they share one."""
+LAST = 6
+"""Tokens to the end that have a level each; all before them share one."""
+
 _KNOTS, _POWERS = 3, 3
 _TOKENS_PER_DEGREE = 5
 _LEAST_FREE = 0.1

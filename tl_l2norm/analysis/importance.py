@@ -14,6 +14,8 @@ from scipy.stats import rankdata
 
 from tl_l2norm.analysis.correlation import MIN_TOKENS
 from tl_l2norm.analysis.covariates import (
+    LAST,
+    OCCURRENCES,
     Integers,
     Projection,
     before,
@@ -37,7 +39,6 @@ _SHIFTS = 20
 _SLOPES_FROM = 20
 _POOLED_BELOW = 3  # tokens: ids of the token before in fewer have one indicator together
 _SECOND_POOLED_BELOW = 20  # the same of the one before that
-_OCCURRENCES, _LAST = 8, 6  # of a type and at the end, each with an indicator
 _DEGREE = 2  # of each response's own curve
 _UNKNOWN = 0.2  # of tokens, whose previous one may be missing
 _NEEDED = ("sequence", "prompt", "position", "token_id", "layer", "importance", "entropy", "cosine", "late_norm")
@@ -188,8 +189,8 @@ def _response(tokens: pd.DataFrame) -> Integers:
 _AROUND: Mapping[str, Callable[[pd.DataFrame], Integers]] = {
     _PREVIOUS: lambda tokens: _previous(tokens),
     _SECOND: lambda tokens: before(tokens[_PREVIOUS].to_numpy(), _response(tokens), by=1),
-    _OCCURRENCE: lambda tokens: occurrence(tokens["token_id"].to_numpy(), _response(tokens), most=_OCCURRENCES),
-    _LEFT: lambda tokens: to_end(_response(tokens), most=_LAST),
+    _OCCURRENCE: lambda tokens: occurrence(tokens["token_id"].to_numpy(), _response(tokens), most=OCCURRENCES),
+    _LEFT: lambda tokens: to_end(_response(tokens), most=LAST),
 }
 """Columns of what stands round a token, and how a table that lacks them tells of those tokens that it holds."""
 
@@ -264,7 +265,7 @@ class _Tokens:
         ids, counts = np.unique(self.table["token_id"], return_inverse=True, return_counts=True)[1:]
         types, previous = indicators(ids), indicators(pooled(self.table[_PREVIOUS].to_numpy(), least=_POOLED_BELOW))
         second = indicators(pooled(self.table[_SECOND].to_numpy(), least=_SECOND_POOLED_BELOW))
-        most = {_OCCURRENCE: _OCCURRENCES, _LEFT: _LAST}
+        most = {_OCCURRENCE: OCCURRENCES, _LEFT: LAST}
         steps = [indicators(np.minimum(self.table[name].to_numpy(), number)) for name, number in most.items()]
         curves = own_curves(index.astype(np.int64), self.response, _DEGREE)
         frequent = types[:, np.flatnonzero(counts >= _SLOPES_FROM)]

@@ -10,6 +10,8 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from tl_l2norm.analysis.covariates import (
+    LAST,
+    OCCURRENCES,
     Integers,
     Projection,
     before,
@@ -39,7 +41,6 @@ _AT_ONCE = 64  # shifts
 _TOLERANCE = 0.001  # ranks of a norm that drifts hold little else, and yet that little can be told from chance
 _POOLED_BELOW = 3  # tokens: the other token's ids of fewer have one indicator together
 _FAR, _FAR_POOLED_BELOW = 2, 20  # tokens before the state's whose ids count, and of how many tokens an id then has its own
-_OCCURRENCES, _LAST = 8, 6  # of a type and at the end, each with an indicator
 _DEGREE = 5  # of each response's own curve
 _SHARES = 100  # of a response, to which its index is rounded
 
@@ -175,8 +176,8 @@ def _around(group: pd.DataFrame) -> dict[str, Integers]:
     sequence, states = group["sequence"].to_numpy(), group["state_token_id"].to_numpy()
     return {
         **{f"before_{by}": before(states, sequence, by=by) for by in range(1, 1 + _FAR)},
-        **{f"occurrence_{name}": occurrence(group[name].to_numpy(), sequence, most=_OCCURRENCES) for name in _IDS},
-        "left": to_end(sequence, most=_LAST),
+        **{f"occurrence_{name}": occurrence(group[name].to_numpy(), sequence, most=OCCURRENCES) for name in _IDS},
+        "left": to_end(sequence, most=LAST),
     }
 
 
