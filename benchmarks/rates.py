@@ -178,8 +178,8 @@ def cases() -> list[Case]:
         case("0 correctness", "length acts on both, U-shaped", samples(**curved), thinking.correctness),
         case("0 correctness", "right responses have more loud types", spoken(more=0.1, level=0.5), thinking.correctness),
         *(
-            case("0 correctness", f"beta {beta} (100 x 8)", samples(beta=beta), thinking.correctness, planted=True)
-            for beta in (0.2, 0.4)
+            case("0 correctness", f"beta {beta} ({n} x 8)", samples(beta=beta, problems=n), thinking.correctness, planted=True)
+            for beta, n in ((0.2, 100), (0.4, 100), (0.4, 200))
         ),
     ]
     for name, shape in mode_worlds.SMOOTH.items():
