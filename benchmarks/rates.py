@@ -309,6 +309,8 @@ def cases() -> list[Case]:
                 "high norms do half of that harm (120)": replace(cause_worlds.SUPPRESSION_PLANTED, norm_harm=0.1),
                 "high norms cost a fifth of the right answers each (120)": cause_worlds.SUPPRESSION_PLANTED,
                 "the same (200)": replace(cause_worlds.SUPPRESSION_PLANTED, n=200),
+                "the same (300)": replace(cause_worlds.SUPPRESSION_PLANTED, n=300),
+                "three tenths of them (200)": cause_worlds.SUPPRESSION_SEEN,
             },
         ),
     ):

@@ -5,6 +5,8 @@ Few runs here; `python -m benchmarks.rates` runs hundreds.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from scipy.stats import binom
@@ -78,6 +80,8 @@ SUPPRESSION_NULLS = {
     "unlike doses": World(harm=0.05, random_length=0.5, **CLOSE),  # type: ignore[arg-type]
 }
 SUPPRESSION_PLANTED = World(n=120, prompts=0.5, layers=1, norm_harm=0.2, harm=0.003)
+SUPPRESSION_SEEN = replace(SUPPRESSION_PLANTED, n=200, norm_harm=0.3)
+"""With as many prompts as it takes to find such an effect in nine of ten."""
 
 
 @pytest.mark.parametrize("name", PULL_NULLS)
@@ -119,4 +123,4 @@ def test_unlike_doses_cant_be_tested() -> None:
 
 @pytest.mark.slow
 def test_high_norms_that_matter_are_found() -> None:
-    assert is_usual(verdicts(of_suppression, SUPPRESSION_PLANTED, FEW).count(SUPPORTED), FEW)
+    assert is_usual(verdicts(of_suppression, SUPPRESSION_SEEN, FEW).count(SUPPORTED), FEW)
