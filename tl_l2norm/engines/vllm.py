@@ -164,7 +164,8 @@ class Requests:
         self.max_new_tokens = max_new_tokens
         self.vllm = engine._vllm
         acts, ratio = recording.interventions, recording.sink_ratio
-        self.acting = Acting(engine, acts, sink_ratio=ratio) if acts else None
+        whole = self.vllm.reads_whole_prompts
+        self.acting = Acting(engine, acts, sink_ratio=ratio, whole_prompts=whole) if acts else None
         self.rows: dict[int, Growing] = {}
         """On their way, by number."""
         self.names: dict[int, str] = {}
@@ -240,6 +241,8 @@ class Requests:
     def _hand_over(self, row: Growing) -> None:
         """Give a response what was recorded of it."""
         name = self.names.pop(row.number)
+        if self.acting is not None:
+            self.acting.leave(name)
         if not self.recording.records:
             return
         n_read = len(row.item) + len(row.new) - 1

@@ -55,6 +55,7 @@ class Vllm:
         version: of vLLM.
         max_model_len: tokens that a prompt and its response may have together.
         max_num_seqs: responses that are written at once.
+        reads_whole_prompts: whether it reads no prompt in parts.
         carried: where the stream is in what its blocks return.
     """
 
@@ -72,7 +73,9 @@ class Vllm:
             try:
                 self._llm = _start(vllm, folder, dtype, options)
                 self.max_model_len = int(self._llm.llm_engine.model_config.max_model_len)
-                self.max_num_seqs = int(self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
+                scheduling = self._llm.llm_engine.vllm_config.scheduler_config
+                self.max_num_seqs = int(scheduling.max_num_seqs)
+                self.reads_whole_prompts = not scheduling.enable_chunked_prefill
                 self.carried: Carried = self._probe()
             except BaseException:
                 self.close()
@@ -272,7 +275,9 @@ class Hooks:
         states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[self.hidden_at]
         self.norms = [self._measured(states)]
         if self.acting is not None:
-            self.acting.begin(batch.req_ids, np.diff(ends), self.read.positions, states.device)
+            lengths = np.diff(ends)
+            tokens = batch.token_ids_cpu[np.repeat(np.arange(len(lengths)), lengths), self.read.positions]
+            self.acting.begin(batch.req_ids, lengths, self.read.positions, tokens, states.device)
 
     def _note(self, layer: int, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         stream = stream_of(output, self.carried)[: len(self.read.owners)]

@@ -1,0 +1,229 @@
+"""Interventions where vLLM writes, against the bridge on the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import tl_l2norm as l2
+from tests import engines as made
+from tests.engines import Engines
+from tests.integration.test_vllm_engine import ARCHITECTURES, QUESTIONS, TOKENS, Passes, require_same, require_same_norms, write
+from tl_l2norm.core.batch import RowTensors
+from tl_l2norm.core.errors import InputError, Unsupported
+from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.interventions.rule import Decision, Effect
+
+pytestmark = pytest.mark.skipif(not made.has_vllm(), reason="vLLM isn't installed; see docs/engines.md")
+
+running = pytest.fixture(scope="module", name="engines")(made.running)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return l2.load_model("tiny-reasoner", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def prompts(model: Any) -> list[Any]:
+    """Of unequal lengths, the last with a long text before its question."""
+    texts = [*QUESTIONS[:3], "7 times 8 is 56; " * 3 + QUESTIONS[3]]
+    return [l2.chat_prompt(model.tokenizer, text, mode="think") for text in texts]
+
+
+@pytest.fixture(scope="module")
+def tau(model: Any, prompts: list[Any]) -> Any:
+    """By layer; between norms that were seen: at a tie two implementations may differ."""
+    quantiles = l2.quantile_thresholds(write(model, prompts, n=2, temperature=1.0), q=0.8)
+    return {layer: 1.001 * value for layer, value in quantiles.items()}
+
+
+def suppressions(tau: Any) -> list[Any]:
+    low = l2.Suppression({3: tau[3], 7: tau[7]}, which="low", scale=0.5)
+    both = [l2.Suppression(tau, layers=[2, 9]), l2.Suppression(tau, how="clamp", layers=[2, 11])]
+    return [
+        l2.Suppression(tau),
+        both,
+        low,
+        l2.Suppression(which="random", p=0.2, seed=4),
+        l2.Suppression(tau, include_sinks=True),
+    ]
+
+
+def require_same_events(ours: Any, theirs: Any) -> None:
+    a, b = ours.events(), theirs.events()
+    measured = ["threshold", "l2_norm_before", "l2_norm_after", *({"cosine"} & {*a.columns})]
+    assert len(a) > 10 and a["fired"].any()
+    pd.testing.assert_frame_equal(a.drop(columns=measured), b.drop(columns=measured))
+    np.testing.assert_allclose(a[measured], b[measured], rtol=1e-3)
+    assert ours.log.counts().equals(theirs.log.counts()) and ours.log.keys == theirs.log.keys
+    assert ours.log.prompt_lens == theirs.log.prompt_lens
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_a_suppression_does_what_it_does_on_the_bridge(
+    engines: Engines, model: Any, prompts: Any, tau: Any, which: int
+) -> None:
+    options = {"interventions": suppressions(tau)[which], "n": 2, "temperature": 1.0}
+    ours, theirs = write(engines(), prompts, **options), write(model, prompts, **options)
+    require_same(ours, theirs)
+    require_same_events(ours, theirs)
+    assert ours[0].trace.provenance.interventions == theirs[0].trace.provenance.interventions
+    forced = l2.collect(model, ours, interventions=options["interventions"], progress=False)
+    for a, b in zip(ours.traces, forced, strict=True):
+        require_same_norms(a, b)
+    bare = write(engines(), prompts, record=False, **options)
+    assert [c.tokens for c in bare] == [c.tokens for c in ours] and bare.log.counts().equals(ours.log.counts())
+
+
+def test_one_that_never_fires_changes_no_bit(engines: Engines, prompts: Any) -> None:
+    plain = write(engines(), prompts, temperature=1.0)
+    with pytest.warns(UserWarning, match="nothing was changed by Suppression"):
+        idle = write(engines(), prompts, temperature=1.0, interventions=l2.Suppression(dict.fromkeys(range(12), 1e9)))
+    for a, b in zip(idle, plain, strict=True):
+        assert a.tokens == b.tokens and torch.equal(a.logprobs, b.logprobs) and torch.equal(a.trace.l2_norms, b.trace.l2_norms)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Every(Intervention):
+    """Halve every so manieth live token: a rule of a user's own, with a memory."""
+
+    n: int = 3
+    thresholds: Any = None
+    DECISIONS: ClassVar = (Decision("halved", True),)
+
+    def new_state(self, layer: int, rows: Any, d_model: int) -> Any:
+        return Count(torch.zeros_like(rows.number))
+
+    def act(self, state: Any, visit: Any) -> Effect:
+        met = state.n[:, None] + visit.live.cumsum(1)
+        state.n = met[:, -1]
+        hit = visit.live & (met % self.n == 0)
+        return Effect(torch.where(hit[..., None], visit.stream / 2, visit.stream), hit.to(torch.int8))
+
+
+@dataclass(slots=True, eq=False)
+class Count(RowTensors):
+    n: torch.Tensor
+
+
+Made = Callable[[Any, Any], list[Any]]
+"""Interventions, of thresholds and the log of a run that suppressed tokens over them."""
+REMEMBER: dict[str, Made] = {
+    "swap": lambda tau, log: [l2.Suppression(tau, how="swap", seed=3)],
+    "random swap": lambda tau, log: [l2.Suppression(which="random", p=0.3, how="swap", layers=[1, 6])],
+    "matched": lambda tau, log: [l2.Suppression(tau, which="matched", match=log)],
+    "matched swap": lambda tau, log: [l2.Suppression(tau, which="matched", match=log, how="swap")],
+    "alike": lambda tau, log: [
+        l2.Suppression(tau, which="matched", match=log, alike=("token", "position"), scale=0.3),
+    ],
+    "alike high": lambda tau, log: [l2.Suppression(tau, match=log, alike="token")],
+    "adaptive": lambda tau, log: [
+        l2.Suppression(l2.AdaptiveIQR(k=0.3137, warmup=6, scope="sequence"), layers=[4, 8, 9], how="clamp")
+    ],
+    "erss": lambda tau, log: [
+        l2.ERSS(tau, patience=2, p=0.7, cos_min=0.0, cooldown=2, bank_size=3, keep_banks=True, seed=2),
+    ],
+    "several": lambda tau, log: [
+        l2.Suppression(tau, layers=[2, 7]),
+        l2.ERSS(
+            l2.AdaptiveIQR(k=0.3137, warmup=4, scope="sequence"),
+            layers=[3, 7],
+            patience=1,
+            p=1.0,
+            cos_min=-1.0,
+            cooldown=1,
+            mix="interpolate",
+        ),
+        Every(layers=[0, 7]),
+    ],
+}
+
+
+def options_with(rule: Made, model: Any, prompts: Any, tau: Any, **options: Any) -> dict[str, Any]:
+    """Of a run with interventions, and with a log of the same sequences for those that are matched to one."""
+    log = write(model, prompts, record=False, interventions=l2.Suppression(tau), **options).log
+    return {**options, "interventions": rule(tau, log)}
+
+
+def require_same_memory(ours: Any, theirs: Any) -> None:
+    """What outlives the sequences, and the tokens that were read back."""
+    for kept, expected in zip(ours.log.kept, theirs.log.kept, strict=True):
+        for number, layers in kept.items():
+            for layer, states in layers.items():
+                torch.testing.assert_close(states, expected[number][layer], rtol=1e-3, atol=1e-3)
+    order = ["intervention", "layer", "owner"]
+    a, b = (out.log.thresholds().sort_values(order, ignore_index=True) for out in (ours, theirs))
+    a = a[a["n_samples"] > 0]
+    pd.testing.assert_frame_equal(a, b[b["n_samples"] > 0], rtol=1e-4)
+    read = [out.log.read() for out in (ours, theirs)]
+    places = [
+        {tuple(place) for place in own.T.tolist() if place[1] >= out.log.prompt_lens[place[0]]}
+        for own, out in zip(read, (ours, theirs), strict=True)
+    ]
+    assert places[0] == places[1] and len(places[0]) > 20
+
+
+@pytest.mark.parametrize("rule", REMEMBER)
+def test_what_remembers_does_what_it_does_on_the_bridge(
+    engines: Engines, model: Any, prompts: Any, tau: Any, rule: str
+) -> None:
+    options = options_with(REMEMBER[rule], model, prompts, tau, n=2, temperature=1.0)
+    ours, theirs = write(engines(), prompts, **options), write(model, prompts, **options)
+    require_same(ours, theirs)
+    require_same_events(ours, theirs)
+    require_same_memory(ours, theirs)
+
+
+TIGHT = {"max_num_seqs": 8, "block_size": 32, "num_gpu_blocks_override": 18, "max_model_len": 256}
+LONG = {"n": 3, "temperature": 1.5, "ignore_eos": True, "max_new_tokens": 120}
+DECIDES_ALONE: dict[str, Made] = {"high": lambda tau, log: [l2.Suppression(tau)]}
+
+
+@pytest.mark.parametrize("rule", [*DECIDES_ALONE, *REMEMBER])
+def test_through_chunks_and_preemptions(
+    engines: Engines, model: Any, prompts: Any, tau: Any, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options_with({**DECIDES_ALONE, **REMEMBER}[rule], model, prompts, tau, **LONG)
+    theirs = write(model, prompts, **options)
+    engine, passes = engines(**TIGHT, max_num_batched_tokens=16), Passes(monkeypatch)
+    ours = write(engine, prompts, **options)
+    places = passes.places()
+    assert len(places) > len(set(places)) + 50 and max(len(step.owners) for step in passes.steps) <= 16
+    require_same(ours, theirs)
+    require_same_events(ours, theirs)
+    require_same_memory(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["LlamaConfig", "GPT2Config", "Gemma2Config", "CohereConfig"])
+def test_suppression_on_other_architectures(engines: Engines, kind: str, tmp_path: Path) -> None:
+    folder = made.save_random(kind, tmp_path / "model", **ARCHITECTURES[kind])
+    model, options = l2.load_model(folder), {"n": 2, "temperature": 1.0, "ignore_eos": True}
+    tau = l2.quantile_thresholds(write(model, TOKENS, **options), q=0.7)
+    options["interventions"] = l2.Suppression({layer: 1.001 * value for layer, value in tau.items()})
+    ours, theirs = write(engines(folder), TOKENS, **options), write(model, TOKENS, **options)
+    require_same(ours, theirs)
+    require_same_events(ours, theirs)
+
+
+def test_interventions_that_it_cannot_do_exactly_are_refused_by_name(
+    engines: Engines, model: Any, prompts: Any, tau: Any
+) -> None:
+    refused = {
+        l2.ERSS(tau, mix="authors"): "before the MLP's write.*needs a model of load_model",
+        l2.Suppression(tau, positions="all"): r"Suppression\(.*a model of load_model",
+        l2.Suppression(l2.AdaptiveIQR()): "needs scope='sequence', or a model of load_model",
+    }
+    for x, message in refused.items():
+        with pytest.raises(Unsupported, match=message):
+            write(engines(), prompts, interventions=[x])
+    given = l2.quantile_thresholds(write(model, prompts), q=0.8)
+    with pytest.raises(InputError, match="thresholds are of"):
+        write(engines(dtype=torch.bfloat16), prompts, interventions=l2.Suppression(given))
