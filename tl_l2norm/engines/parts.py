@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_l2norm.core.batch import Batch, Rows
+from tl_l2norm.engines.again import Reruns
 from tl_l2norm.interventions.intervener import Intervener
 
 
@@ -101,6 +102,8 @@ class Part:
             keeps: whether what is changed is kept, too.
         """
         self.intervener.reading = self.reading
+        if isinstance(self.intervener.blocks, Reruns):
+            self.intervener.blocks.over(stream, self.index)
         shown = stream[:, None] if self.is_whole else stream[self.index]
         made = self.intervener.visit(layer, shown, None)
         if made is None:

@@ -14,10 +14,12 @@ from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.protocols import Tokenizer
 from tl_l2norm.engines.acting import Acting
+from tl_l2norm.engines.again import Reruns
 from tl_l2norm.engines.files import ModelFiles
 from tl_l2norm.engines.vllm_worker import Vllm, begin_run, end_run, take_response
 from tl_l2norm.interventions.intervener import JUDGED
 from tl_l2norm.interventions.log import Log
+from tl_l2norm.models.block_calls import BlockRuns
 from tl_l2norm.models.fingerprint import template_fingerprint, tokenizer_fingerprint
 from tl_l2norm.recording.decoder import Growing
 from tl_l2norm.recording.engine import Engine
@@ -129,6 +131,10 @@ class VLLMEngine(Engine):
     def eos_token_ids(self) -> frozenset[int]:
         ends = turn_ends(self.tokenizer, self._files.eos_token_ids)
         return frozenset(end for end in ends if 0 <= end < self.d_vocab)
+
+    @override
+    def block_runs(self, layers: tuple[int, ...]) -> BlockRuns:
+        return Reruns(layers)
 
     @override
     def rows_at_once(self, batch_size: int | None) -> int:

@@ -8,11 +8,8 @@ responses are generated.
 from __future__ import annotations
 
 import inspect
-import os
-import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +21,9 @@ from torch import Tensor, nn
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.engines.acting import Acting
+from tl_l2norm.engines.again import BlockAgain, Reruns
 from tl_l2norm.engines.by_request import ByRequest, Read
+from tl_l2norm.engines.process import environment, generators_kept
 from tl_l2norm.engines.stream import Carried, StreamProbe, stream_of, with_stream
 from tl_l2norm.recording.sampling import Sampling, Warper, choose, score
 
@@ -36,7 +35,7 @@ except ImportError:  # `load_engine` says so
 
 _KEY = "tl_l2norm"
 _FORCED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "0"}
-"""In this process, where an error keeps its traceback; and by the runner that knows custom logits processors."""
+"""From the environment alone: in this process, where an error keeps its traceback; by the runner that knows custom processors."""
 
 
 class Written(NamedTuple):
@@ -60,7 +59,7 @@ class Vllm:
     """
 
     def __init__(self, folder: str, architectures: Sequence[str], dtype: torch.dtype, options: Mapping[str, Any]) -> None:
-        with _as_it_was(), _forced(), warnings.catch_warnings():
+        with generators_kept(), environment(_FORCED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of vLLM's own imports
             import vllm
 
@@ -163,30 +162,6 @@ def _start(vllm: Any, folder: str, dtype: torch.dtype, options: Mapping[str, Any
         raise InputError(f"vLLM doesn't load the model in {folder} with {dict(options)}: {error}") from error
 
 
-@contextmanager
-def _forced() -> Iterator[None]:
-    """Some settings vLLM reads from the environment alone."""
-    before = {name: os.environ.get(name) for name in _FORCED}
-    os.environ.update(_FORCED)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-
-
-@contextmanager
-def _as_it_was() -> Iterator[None]:
-    """Every generator of the process as it is: vLLM seeds them all."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-
-
 def _replaced_by_vllm() -> list[tuple[Any, str, Any]]:
     """What its CPU worker puts functions that do nothing in the place of, for the process."""
     places = [(torch, "set_num_threads"), (torch.accelerator, "synchronize"), (torch.accelerator, "empty_cache")]
@@ -254,7 +229,12 @@ class Hooks:
         self.kept = ByRequest()
         watched = sorted({*self.layers, *self.acts_at})
         self.last = watched[-1]
-        self.handles = [blocks[0].register_forward_pre_hook(self._begin, with_kwargs=True)]
+        reruns = acting.first.blocks if acting else None
+        again = {layer: block_again(blocks[layer], carried) for layer in (reruns.blocks if reruns else ())}
+        if isinstance(reruns, Reruns):
+            reruns.known = again
+        self.handles = [block.attach() for block in again.values()]
+        self.handles += [blocks[0].register_forward_pre_hook(self._begin, with_kwargs=True)]
         self.handles += [blocks[layer].register_forward_hook(partial(self._note, layer)) for layer in watched]
 
     def remove(self) -> None:
@@ -292,6 +272,25 @@ class Hooks:
 
     def _measured(self, stream: Float[Tensor, "padded d_model"]) -> Float[Tensor, " token"]:
         return l2_norms(stream[: len(self.read.owners)])
+
+
+def block_again(block: nn.Module, carried: Carried) -> BlockAgain:
+    """What runs a block again.
+
+    Raises:
+        NotImplementedError: one whose cache isn't written by attention layers of its own, apart from attending.
+    """
+    from vllm.forward_context import get_forward_context
+    from vllm.model_executor.layers.attention import Attention
+    from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+
+    layers = [module for module in block.modules() if isinstance(module, AttentionLayerBase)]
+    for layer in layers or (None,):
+        shares = getattr(layer, "kv_sharing_target_layer_name", None) is not None
+        if not isinstance(layer, Attention) or shares or layer.attn_backend.forward_includes_kv_cache_update:
+            kind = f"{type(block).__name__} with {type(layer).__name__}"
+            raise Unsupported(f"vLLM's {kind} can't run again without writing to its cache: ALRR needs a model of load_model")
+    return BlockAgain(block, carried, [layer.layer_name for layer in layers], lambda: get_forward_context().slot_mapping)
 
 
 def decoder_layers(runner: Any) -> nn.ModuleList:
