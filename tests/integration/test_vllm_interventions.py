@@ -147,7 +147,7 @@ REMEMBER: dict[str, Made] = {
             mix="interpolate",
         ),
         Every(layers=[0, 7]),
-        l2.ALRR(tau, layers=[7, 11], growth_eps=-0.513, blowup=3.13),
+        l2.ALRR(tau, layers=[5, 10], growth_eps=-0.513, blowup=3.13),
     ],
 }
 
@@ -229,7 +229,7 @@ def test_on_prompts_that_are_read_whole(
     engine, passes = engines(**TIGHT, enable_chunked_prefill=False, max_num_batched_tokens=256), Passes(monkeypatch)
     ours, theirs = write(engine, prompts, **options), write(model, prompts, **options)
     places = passes.places()
-    assert (len(places) > len(set(places)) + 50) == tight
+    assert len(places) > len(set(places)) + 50 or not tight
     require_same(ours, theirs)
     require_same_events(ours, theirs)
     require_same_memory(ours, theirs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 
 import numpy as np
@@ -107,17 +107,17 @@ class Acting:
             rows = [self.requests[request] for request in self._order]
             self._parts.append(Part(self.first, self._batch, rows, index, len(tokens), ids))
         if prompts:
-            self._read_prompts([self.requests[request] for request in prompts], list(prompts.values()), ids)
+            self._read_prompts(prompts, ids)
         if self.keeps:
             self._bring_back(device)
         else:
             self._judge_again(positions, lengths, ids)
 
-    def _first_read(
-        self, requests: Sequence[str], firsts: Int[np.ndarray, " row"]
-    ) -> tuple[dict[str, int], dict[str, Int[np.ndarray, " pos"]]]:
-        """Where in the pass the tokens are that are read for the first time: of responses, and of prompts if one acts there."""
-        written, prompts = {}, {}
+    def _first_read(self, requests: Sequence[str], firsts: Int[np.ndarray, " row"]) -> tuple[dict[str, int], dict[str, int]]:
+        """Where in the pass the tokens are that are read for the first time: a response's newest, and a prompt's first where
+        something acts on prompts.
+        """
+        written, prompts = dict[str, int](), dict[str, int]()
         for request, at, (one, start, n) in zip(requests, firsts.tolist(), self._now, strict=True):
             known = max(one.n_read, one.prompt_len)
             if start + n > known + 1:
@@ -127,7 +127,7 @@ class Acting:
             elif self.first.acts_on_prompts and one.n_read < one.prompt_len:
                 if (start, n) != (0, one.prompt_len):
                     raise RuntimeError(f"{n} of {one.prompt_len} tokens of prompt {one.number} were read, from {start} on")
-                prompts[request] = np.arange(at, at + n)
+                prompts[request] = at
         return written, prompts
 
     def _take_turns(self, requests: Sequence[str], device: torch.device) -> None:
@@ -166,15 +166,14 @@ class Acting:
             batch.keep((BOUNDS, layer), own)
         return batch
 
-    def _read_prompts(
-        self, asked: Sequence[Asked], places: Sequence[Int[np.ndarray, " pos"]], ids: Int[Tensor, " token"]
-    ) -> None:
-        """Whole prompts, padded on their left."""
+    def _read_prompts(self, prompts: Mapping[str, int], ids: Int[Tensor, " token"]) -> None:
+        """Whole prompts that begin there, padded on their left."""
+        asked = [self.requests[request] for request in prompts]
         lengths = np.array([one.prompt_len for one in asked])
-        index = np.full((len(asked), lengths.max()), -1)
-        for row, own in zip(index, places, strict=True):
-            row[-len(own) :] = own
-        batch = Batch(rows_of(asked, lengths - lengths.max(), ids.device))
+        padding = lengths.max() - lengths
+        columns = np.arange(lengths.max()) - padding[:, None]
+        index = np.where(columns < 0, -1, columns + np.array([*prompts.values()])[:, None])
+        batch = Batch(rows_of(asked, -padding, ids.device))
         self._parts.append(Part(self.first, batch, asked, index, len(ids), ids))
 
     def _bring_back(self, device: torch.device) -> None:

@@ -35,7 +35,7 @@ except ImportError:  # `load_engine` says so
 
 _KEY = "tl_l2norm"
 _FORCED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "0"}
-"""From the environment alone: in this process, where an error keeps its traceback; by the runner that knows custom processors."""
+"""Of the environment: in this process, where an error keeps its traceback; by the runner that knows custom processors."""
 
 
 class Written(NamedTuple):
