@@ -180,8 +180,9 @@ class Acting:
         """What the tokens became that are read again."""
         at, back = 0, dict[int, list[tuple[int, Tensor]]]()
         for one, start, n in self._now:
-            for layer, position, state in one.changed.between(start, min(start + n, one.n_read)):
-                back.setdefault(layer, []).append((at + position - start, state))
+            if start < one.n_read:
+                for layer, position, state in one.changed.between(start, min(start + n, one.n_read)):
+                    back.setdefault(layer, []).append((at + position - start, state))
             at += n
         for layer, states in back.items():
             index = torch.tensor([place for place, _ in states], device=device)
