@@ -100,6 +100,11 @@ class VLLMEngine(Engine):
 
     @property
     @override
+    def device(self) -> torch.device:
+        return self._vllm.device
+
+    @property
+    @override
     def centred(self) -> bool:
         return self._files.centred
 
@@ -120,12 +125,17 @@ class VLLMEngine(Engine):
 
     @override
     def identity(self) -> Identity:
+        self._require_open()
         return Identity(
             weights=self._files.fingerprint,
             tokenizer=tokenizer_fingerprint(self.tokenizer),
             chat_template=template_fingerprint(self.tokenizer),
-            foreign_hooks=0,
+            foreign_hooks=self._vllm.foreign_hooks(),
         )
+
+    def _require_open(self) -> None:
+        if self._lost is not None:
+            raise InputError(f"this engine {self._lost}: load another with load_engine(...)")
 
     @override
     def eos_token_ids(self) -> frozenset[int]:
@@ -147,8 +157,7 @@ class VLLMEngine(Engine):
 
     @override
     def decoding(self, recording: Recording, sampling: Sampling, stops: Stops, max_new_tokens: int) -> Requests:
-        if self._lost is not None:
-            raise InputError(f"this engine {self._lost}: load another with load_engine(...)")
+        self._require_open()
         for what, given in (("saes", recording.saes), ("observers", recording.observers)):
             if given:
                 raise Unsupported(

@@ -56,6 +56,7 @@ class Vllm:
         max_num_seqs: responses that are written at once.
         reads_whole_prompts: whether it reads no prompt in parts.
         carried: where the stream is in what its blocks return.
+        device: where it runs.
     """
 
     def __init__(self, folder: str, architectures: Sequence[str], dtype: torch.dtype, options: Mapping[str, Any]) -> None:
@@ -67,7 +68,7 @@ class Vllm:
             self.version = str(vllm.__version__)
             self._params = vllm.SamplingParams
             self._kinds = vllm.sampling_params.RequestOutputKind
-            self._put_back = _replaced_by_vllm()
+            self._put_back = replaced_by_vllm()
             self._llm: Any = None
             try:
                 self._llm = _start(vllm, folder, dtype, options)
@@ -76,6 +77,8 @@ class Vllm:
                 self.max_num_seqs = int(scheduling.max_num_seqs)
                 self.reads_whole_prompts = not scheduling.enable_chunked_prefill
                 self.carried: Carried = self._probe()
+                self.device: torch.device = self.call(device_of)
+                self._own_hooks: int = self.call(count_hooks)
             except BaseException:
                 self.close()
                 raise
@@ -91,6 +94,10 @@ class Vllm:
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """What a function of the worker returns there."""
         return self._llm.llm_engine.collective_rpc(function, args=args)[0]
+
+    def foreign_hooks(self) -> int:
+        """How many hooks are on the model beside those that vLLM put there; to be asked between runs."""
+        return int(self.call(count_hooks)) - self._own_hooks
 
     def add(self, prompt: Sequence[int], number: int, key: int, room: int, stops: Sequence[int], step_by_step: bool) -> str:
         """Queue a response; returns what the worker calls it.
@@ -305,6 +312,17 @@ def decoder_layers(runner: Any) -> nn.ModuleList:
 def _draws(worker: Any) -> Draws:
     processors = worker.model_runner.input_batch.logitsprocs.non_argmax_invariant
     return next(one for one in processors if isinstance(one, Draws))
+
+
+def device_of(worker: Any) -> torch.device:
+    """On the worker: where it runs the model."""
+    return torch.device(worker.device)
+
+
+def count_hooks(worker: Any) -> int:
+    """On the worker: hooks on the model and all inside it."""
+    modules = worker.model_runner.get_model().modules()
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
 
 
 def begin_probe(worker: Any) -> None:

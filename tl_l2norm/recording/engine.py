@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
+import torch
+
 from tl_l2norm.interventions.log import Log
 from tl_l2norm.models.described import Described
 from tl_l2norm.recording.decoder import Growing
@@ -32,6 +34,11 @@ class Decoding(Protocol):
 
 class Engine(Described):
     """A model that runs elsewhere and writes whole responses there; `generate` takes one in a model's place."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where it runs the model."""
 
     @abstractmethod
     def decoding(self, recording: Recording, sampling: Sampling, stops: Stops, max_new_tokens: int) -> Decoding:
