@@ -14,10 +14,11 @@ import tl_l2norm as l2
 from tests import engines as made
 from tests.engines import CACHE, Engines
 from tl_l2norm.core.errors import InputError, InputTypeError, Unsupported
+from tl_l2norm.core.norms import l2_norms
 
 pytestmark = pytest.mark.skipif(not made.has_vllm(), reason="vLLM isn't installed; see docs/engines.md")
 if made.has_vllm():
-    from tl_l2norm.engines import by_request, vllm_worker
+    from tl_l2norm.engines import by_request, recorder, vllm_worker
 
 running = pytest.fixture(scope="module", name="engines")(made.running)
 QUESTIONS = [f"mod 10: {i}A-{j}" for i, j in ((7, 3), (2, 9), (4, 4), (8, 1))]
@@ -261,8 +262,7 @@ def test_an_error_in_a_hook_keeps_its_traceback_and_the_engine_is_refused_from_t
 
 
 def test_norms_that_are_no_numbers_stop_the_run(engines: Engines, prompts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = vllm_worker.Hooks._measured
-    monkeypatch.setattr(vllm_worker.Hooks, "_measured", lambda hooks, stream: measured(hooks, stream) * torch.inf)
+    monkeypatch.setattr(recorder, "l2_norms", lambda stream: l2_norms(stream) * torch.inf)
     with pytest.raises(FloatingPointError, match=r"embedding output, sequence \d, position 0"):
         write(engines(), prompts)
 
@@ -293,19 +293,6 @@ def hooks_of_module(model: nn.Module) -> int:
 
 def test_what_it_does_not_do_is_refused_by_name(engines: Engines, prompts: Any) -> None:
     engine = engines()
-
-    class Largest(l2.StreamObserver):
-        name = "largest"
-
-        def measure(self, stream: Any, layer: int) -> Any:
-            return stream.abs().amax(-1)
-
-    for options in (
-        {"observers": Largest()},
-        {"saes": l2.load_saes("tiny-reasoner", layers=[9])},
-    ):
-        with pytest.raises(Unsupported, match=f"{next(iter(options))}= needs a model of load_model"):
-            write(engine, prompts, **options)
     with pytest.raises(InputError, match="max_num_seqs=3"):
         write(engine, prompts, batch_size=3)
     with pytest.raises(InputTypeError, match="an engine only generates"):

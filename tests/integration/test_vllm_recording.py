@@ -11,10 +11,11 @@ import tl_l2norm as l2
 from tests import engines as made
 from tests.engines import Engines
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.recording import features
 
 pytestmark = pytest.mark.skipif(not made.has_vllm(), reason="vLLM isn't installed; see docs/engines.md")
 if made.has_vllm():
-    from tl_l2norm.engines import vllm_worker
+    from tl_l2norm.engines import by_request, recorder, vllm_worker
 
 running = pytest.fixture(scope="module", name="engines")(made.running)
 
@@ -71,3 +72,159 @@ def test_planted_faults_of_an_engine_fail(engines: Engines, model: Any, monkeypa
         patch.setattr(vllm_worker.Hooks, "remove", lambda hooks: None)
         assert "hooks left" in failed(l2.selfcheck(engine))
     engines.close()
+
+
+@pytest.fixture(scope="module")
+def prompts(model: Any) -> list[Any]:
+    """Of unequal lengths."""
+    texts = ["mod 10: 7A-3", "mod 10: 2B+1", "7 times 8 is 56; " * 3 + "mod 10: 8A-1"]
+    return [l2.chat_prompt(model.tokenizer, text, mode="think") for text in texts]
+
+
+@pytest.fixture(scope="module")
+def saes() -> Any:
+    return l2.load_saes("tiny-reasoner", layers=[2, 7, 11])
+
+
+def write(model: Any, prompts: Any, **options: Any) -> Any:
+    return l2.generate(model, prompts, **{"max_new_tokens": 40, "progress": False, "temperature": 1.5, "n": 2, **options})
+
+
+class Largest(l2.StreamObserver):
+    name = "largest"
+
+    def measure(self, stream: Any, layer: int) -> Any:
+        return stream.abs().amax(-1)
+
+
+class Cosine(l2.StreamObserver):
+    """With a direction of each layer's own."""
+
+    name = "cosine"
+
+    def measure(self, stream: Any, layer: int) -> Any:
+        direction = torch.where(torch.arange(stream.shape[-1]) < 8 * (1 + layer % 2), 1.0, -0.5).to(stream)
+        return torch.cosine_similarity(stream, direction.expand_as(stream), dim=-1)
+
+
+def require_same_recordings(ours: Any, theirs: Any) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a.tokens, b.tokens) and a.layers == b.layers
+        torch.testing.assert_close(a.l2_norms, b.l2_norms, rtol=1e-4, atol=0)
+        assert a.metrics.keys() == b.metrics.keys() and a.features.keys() == b.features.keys()
+        for name in a.metrics:
+            assert a.metrics[name].dtype == torch.float32
+            torch.testing.assert_close(a.metrics[name], b.metrics[name], rtol=1e-3, atol=1e-5)
+        for layer, acts in a.features.items():
+            require_same_features(acts, b.features[layer])
+
+
+def require_same_features(ours: Any, theirs: Any) -> None:
+    """Equal, but that of the last of a state's activations a near tie may choose another."""
+    assert (len(ours), ours.d_sae, ours.sae) == (len(theirs), theirs.d_sae, theirs.sae) and len(theirs.values)
+    a, b = ours.dense(), theirs.dense()
+    both = (a != 0) & (b != 0)
+    torch.testing.assert_close(a[both], b[both], rtol=1e-3, atol=1e-4)
+    flipped = (a != 0) ^ (b != 0)
+    assert flipped.sum() <= 2, (flipped.sum(), len(theirs.values))
+
+
+def test_features_and_observers_are_those_of_the_bridge(engines: Engines, model: Any, prompts: Any, saes: Any) -> None:
+    options = {"saes": saes, "observers": [Largest(), Cosine()]}
+    ours, theirs = write(engines(), prompts, **options), write(model, prompts, **options)
+    require_same_recordings(ours.traces, theirs.traces)
+    require_same_recordings(ours.traces, l2.collect(model, ours, progress=False, **options))
+    assert list(ours.traces[0].features) == [2, 7, 11] and list(ours.traces[0].metrics) == ["largest", "cosine"]
+    plain = write(engines(), prompts)
+    for a, b in zip(ours, plain, strict=True):  # recording changes nothing
+        assert a.tokens == b.tokens and torch.equal(a.trace.l2_norms, b.trace.l2_norms)
+
+
+def test_layers_of_saes_need_not_be_recorded(engines: Engines, model: Any, prompts: Any, saes: Any) -> None:
+    options = {"saes": {11: saes[11], 2: saes[2]}, "observers": Largest(), "layers": [5]}
+    ours, theirs = write(engines(), prompts, **options), write(model, prompts, **options)
+    require_same_recordings(ours.traces, theirs.traces)
+    assert ours.traces[0].layers == (5,) and ours.traces[0].metrics["largest"].shape[0] == 1
+
+
+def test_features_of_suppressed_states(engines: Engines, model: Any, prompts: Any, saes: Any) -> None:
+    tau = {layer: 1.001 * x for layer, x in l2.quantile_thresholds(write(model, prompts), q=0.8).items()}
+    options = {"saes": saes, "observers": Largest(), "interventions": l2.Suppression(tau, layers=[2, 6, 11])}
+    ours, theirs = write(engines(), prompts, **options), write(model, prompts, **options)
+    require_same_recordings(ours.traces, theirs.traces)
+    assert torch.equal(ours.traces[0].is_sink, theirs.traces[0].is_sink)
+
+
+def test_features_through_chunks_and_preemptions(
+    engines: Engines, model: Any, prompts: Any, saes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"saes": saes, "observers": Largest(), "n": 4, "ignore_eos": True, "max_new_tokens": 120}
+    theirs, places = write(model, prompts, **options), []
+    begin = recorder.Recorder.begin
+
+    def watched(one: Any, read: Any, embedded: Any) -> None:
+        begin(one, read, embedded)
+        places.extend(zip(read.owners.tolist(), read.positions.tolist(), strict=True))
+
+    monkeypatch.setattr(recorder.Recorder, "begin", watched)
+    monkeypatch.setattr(by_request, "_SORT_AT", 200)
+    monkeypatch.setattr(features, "_STATES_KEPT", 1 << 12)
+    tight = {"max_num_seqs": 8, "block_size": 32, "num_gpu_blocks_override": 18, "max_model_len": 256}
+    ours = write(engines(**tight, max_num_batched_tokens=24), prompts, **options)
+    assert len(places) > len(set(places)) + 50, "nothing was preempted"
+    require_same_recordings(ours.traces, theirs.traces)
+
+
+class Fails(Largest):
+    """After a while."""
+
+    def __init__(self, error: Exception) -> None:
+        self.calls, self.error = 0, error
+
+    def measure(self, stream: Any, layer: int) -> Any:
+        self.calls += 1
+        if self.calls > 50:
+            raise self.error
+        return super().measure(stream, layer)
+
+
+def test_what_fails_while_it_records_ends_the_run_alone(
+    engines: Engines, model: Any, prompts: Any, saes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engines()
+    expected = write(engine, prompts, saes=saes)
+    with pytest.raises(KeyError, match="enough") as caught:
+        write(engine, prompts, observers=Fails(KeyError("enough")))
+    assert "measure" in [entry.name for entry in caught.traceback] and "the observer 'largest'" in caught.value.__notes__[0]
+
+    class Writes(Largest):
+        def measure(self, stream: Any, layer: int) -> Any:
+            return stream.mul_(2)[..., 0]
+
+    with pytest.raises(InputError, match="wrote into the stream at layer 0"):
+        write(engine, prompts, observers=Writes())
+    with pytest.raises(InputError, match="one number for each state"):
+        write(engine, prompts, observers=type("Odd", (Largest,), {"measure": lambda self, stream, layer: stream})())
+    nothing = type("Nothing", (Largest,), {"measure": lambda self, stream, layer: stream[..., 0] * torch.nan})
+    with pytest.raises(FloatingPointError, match="largest"):
+        write(engine, prompts, observers=nothing())
+    broken = l2.load_saes("tiny-reasoner", layers=[7])
+    with torch.no_grad():
+        broken[7].W_enc.fill_(torch.nan)
+    for kept in (features._STATES_KEPT, 1 << 8):  # it is encoded at a response's end, or in the hook
+        monkeypatch.setattr(features, "_STATES_KEPT", kept)
+        with pytest.raises(FloatingPointError, match="latent .* at layer 7"):
+            write(engine, prompts, saes=broken)
+    with pytest.raises(InputError, match="doesn't fit"):
+        write(engine, prompts, saes={3: saes[7]})
+    with pytest.raises(InputError, match="are recorded beside the norms"):
+        write(engine, prompts, saes=saes, record=False)
+    assert engine.identity().foreign_hooks == 0
+    require_same_recordings(write(engine, prompts, saes=saes).traces, expected.traces)
+
+
+def test_a_cache_in_fewer_bits_is_said_with_features_too(engines: Engines, prompts: Any, saes: Any, model: Any) -> None:
+    ours = write(engines(kv_cache_dtype="fp8"), prompts, saes=saes, observers=Largest())
+    assert {tuple(trace.provenance.options.items()) for trace in ours.traces} == {(("kv_cache_dtype", "fp8"),)}
+    assert not ours.traces[0].provenance.comparable(write(model, prompts).traces[0].provenance)

@@ -10,14 +10,14 @@ import torch
 from tqdm.auto import tqdm
 from typing_extensions import override
 
-from tl_l2norm.core.errors import InputError, Unsupported
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.protocols import Tokenizer
 from tl_l2norm.engines.acting import Acting
 from tl_l2norm.engines.again import Reruns
 from tl_l2norm.engines.files import ModelFiles
+from tl_l2norm.engines.recorder import Recorder
 from tl_l2norm.engines.vllm_worker import Vllm, begin_run, end_run, take_response
-from tl_l2norm.interventions.intervener import JUDGED
 from tl_l2norm.interventions.log import Log
 from tl_l2norm.models.block_calls import BlockRuns
 from tl_l2norm.models.fingerprint import template_fingerprint, tokenizer_fingerprint
@@ -25,8 +25,8 @@ from tl_l2norm.recording.decoder import Growing
 from tl_l2norm.recording.engine import Engine
 from tl_l2norm.recording.sampling import Sampling
 from tl_l2norm.recording.stops import Stops
-from tl_l2norm.recording.stream import NORM
 from tl_l2norm.recording.traces import Recording
+from tl_l2norm.saes.checks import check_saes
 from tl_l2norm.text.turn_ends import turn_ends
 
 
@@ -123,6 +123,11 @@ class VLLMEngine(Engine):
     def options(self) -> Mapping[str, str]:
         return self._options
 
+    @property
+    @override
+    def fingerprint(self) -> str:
+        return self._files.fingerprint
+
     @override
     def identity(self) -> Identity:
         self._require_open()
@@ -158,12 +163,6 @@ class VLLMEngine(Engine):
     @override
     def decoding(self, recording: Recording, sampling: Sampling, stops: Stops, max_new_tokens: int) -> Requests:
         self._require_open()
-        for what, given in (("saes", recording.saes), ("observers", recording.observers)):
-            if given:
-                raise Unsupported(
-                    f"an engine records norms and nothing else: {what}= needs a model of load_model, as collect(model, out, "
-                    f"{what}=...) on what it wrote"
-                )
         return Requests(self, recording, sampling, stops, max_new_tokens)
 
 
@@ -181,6 +180,8 @@ class Requests:
         acts, ratio = recording.interventions, recording.sink_ratio
         whole = self.vllm.reads_whole_prompts
         self.acting = Acting(engine, acts, sink_ratio=ratio, whole_prompts=whole) if acts else None
+        saes = {} if recording.saes is None else check_saes(engine, recording.saes)
+        self.recorder = Recorder(recording.layers, recording.observers, saes) if recording.records else None
         self.rows: dict[int, Growing] = {}
         """On their way, by number."""
         self.names: dict[int, str] = {}
@@ -195,8 +196,7 @@ class Requests:
     def attached(self) -> Iterator[None]:
         """Keep hooks on vLLM's model inside the context; what is not written to its end by then is given up."""
         try:
-            layers, sampling, records = self.recording.layers, self.sampling, self.recording.records
-            self.vllm.call(begin_run, layers, self.vllm.carried, sampling, records, self.acting)
+            self.vllm.call(begin_run, self.vllm.carried, self.sampling, self.acting, self.recorder)
             yield
         finally:
             self.vllm.abort(list(self.rows))
@@ -231,6 +231,8 @@ class Requests:
         except BaseException:
             self.engine._lost = _FAILED  # its scheduler and its worker may not agree any longer
             raise
+        if self.recorder is not None and self.recorder.failure is not None:
+            raise self.recorder.failure  # the pass went on without it, so that the engine is as it should be
         finished = []
         for number, tokens, ended in written:
             row = self.rows[number]
@@ -258,11 +260,9 @@ class Requests:
         name = self.names.pop(row.number)
         if self.acting is not None:
             self.acting.leave(name)
-        if not self.recording.records:
+        if self.recorder is None:
             return
         n_read = len(row.item) + len(row.new) - 1
-        norms, scores = self.vllm.call(take_response, name, row.number, n_read, len(row.new))
-        n = 1 + len(self.recording.layers)
-        self.recording.check({NORM: norms[:n]}, row.prompt)
-        judged = () if self.acting is None else zip(self.acting.layers, norms[n:], strict=True)
-        row.recorded, row.scores = [{NORM: norms[:n], **{(JUDGED, layer): own for layer, own in judged}}], [scores]
+        recorded, scores = self.vllm.call(take_response, name, row.number, n_read, len(row.new))
+        self.recording.check(recorded, row.prompt)
+        row.recorded, row.scores = [recorded], [scores]

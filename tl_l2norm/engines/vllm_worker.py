@@ -19,12 +19,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_l2norm.core.errors import InputError, Unsupported
-from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.engines.acting import Acting
 from tl_l2norm.engines.again import BlockAgain, Reruns
-from tl_l2norm.engines.by_request import ByRequest, Read
+from tl_l2norm.engines.by_request import Read
 from tl_l2norm.engines.process import environment, generators_kept
+from tl_l2norm.engines.recorder import Recorder
 from tl_l2norm.engines.stream import Carried, StreamProbe, stream_of, with_stream
+from tl_l2norm.models.observer import Recorded
 from tl_l2norm.recording.sampling import Sampling, Warper, choose, score
 
 try:
@@ -220,21 +221,16 @@ class Draws(LogitsProcessor):  # type: ignore[misc,unused-ignore]
 
 
 class Hooks:
-    """Norms of the stream behind decoder layers, reduced where they are computed and kept by request and position; and before
-    them, what interventions make of it.
+    """Hooks on decoder layers: what interventions make of the stream there, and behind them what records it."""
 
-    Of a request's norms the first are of the embedding output, then those of each layer, then those by which each layer's
-    interventions judged.
-    """
-
-    def __init__(self, runner: Any, layers: Sequence[int], carried: Carried, acting: Acting | None) -> None:
+    def __init__(self, runner: Any, carried: Carried, acting: Acting | None, recorder: Recorder | None) -> None:
         blocks = decoder_layers(runner)
-        self.runner, self.carried, self.layers, self.acting = runner, carried, tuple(layers), acting
+        self.runner, self.carried, self.acting, self.recorder = runner, carried, acting, recorder
         self.acts_at = acting.layers if acting else ()
+        self.records_at = recorder.watched if recorder else ()
         self.hidden_at = list(inspect.signature(blocks[0].forward).parameters).index("hidden_states")
         self.ids: dict[str, int] = {}
-        self.kept = ByRequest()
-        watched = sorted({*self.layers, *self.acts_at})
+        watched = sorted({*self.records_at, *self.acts_at})
         self.last = watched[-1]
         reruns = acting.first.blocks if acting else None
         again = {layer: block_again(blocks[layer], carried) for layer in (reruns.blocks if reruns else ())}
@@ -249,10 +245,6 @@ class Hooks:
         for handle in self.handles:
             handle.remove()
 
-    def take(self, request: str, n_tokens: int) -> Float[Tensor, "place pos"]:
-        """Norms of a request's first tokens; they are forgotten here."""
-        return self.kept.take(self.ids[request], n_tokens)
-
     def _begin(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A pass starts: rows of the batch belong to its requests in order."""
         batch = self.runner.input_batch
@@ -260,7 +252,8 @@ class Hooks:
         ends = self.runner.query_start_loc.np[: batch.num_reqs + 1]
         self.read = Read.of(owners, batch.num_computed_tokens_cpu[: batch.num_reqs], ends)
         states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[self.hidden_at]
-        self.norms = [self._measured(states)]
+        if self.recorder is not None:
+            self.recorder.begin(self.read, states[: len(self.read.owners)])
         if self.acting is not None:
             lengths = np.diff(ends)
             tokens = batch.token_ids_cpu[np.repeat(np.arange(len(lengths)), lengths), self.read.positions]
@@ -269,16 +262,13 @@ class Hooks:
     def _note(self, layer: int, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         stream = stream_of(output, self.carried)[: len(self.read.owners)]
         changed = self.acting.visit(layer, stream) if self.acting is not None and layer in self.acts_at else None
-        if layer in self.layers:
-            self.norms.append(self._measured(stream if changed is None else changed))
+        if self.recorder is not None and layer in self.records_at:
+            self.recorder.visit(layer, stream if changed is None else changed)
         if layer == self.last:
-            judged = [] if self.acting is None else [*self.acting.end()]
-            if self.layers:
-                self.kept.note(self.read, torch.stack([*self.norms, *judged]))
+            judged = dict(zip(self.acts_at, self.acting.end(), strict=True)) if self.acting is not None else {}
+            if self.recorder is not None:
+                self.recorder.end(judged)
         return None if changed is None else with_stream(output, self.carried, stream, changed)
-
-    def _measured(self, stream: Float[Tensor, "padded d_model"]) -> Float[Tensor, " token"]:
-        return l2_norms(stream[: len(self.read.owners)])
 
 
 def block_again(block: nn.Module, carried: Carried) -> BlockAgain:
@@ -341,23 +331,21 @@ def end_probe(worker: Any) -> Carried:
     return probe.found()
 
 
-def begin_run(
-    worker: Any, layers: Sequence[int], carried: Carried, sampling: Sampling, records: bool, acting: Acting | None
-) -> None:
+def begin_run(worker: Any, carried: Carried, sampling: Sampling, acting: Acting | None, recorder: Recorder | None) -> None:
     """On the worker: hook the model, and sample like this from now on."""
-    draws, recorded = _draws(worker), layers if records else ()
-    draws.warpers, draws.scores = sampling.warpers(), {} if records else None
-    draws.hooks = Hooks(worker.model_runner, recorded, carried, acting) if records or acting else None
+    draws = _draws(worker)
+    draws.warpers, draws.scores = sampling.warpers(), None if recorder is None else {}
+    draws.hooks = Hooks(worker.model_runner, carried, acting, recorder) if recorder or acting else None
 
 
 def take_response(
     worker: Any, request: str, number: int, n_read: int, n_written: int
-) -> tuple[Float[Tensor, "place pos"], Float[Tensor, "2 token"]]:
-    """On the worker: norms of the tokens that were read, and scores of those that were written."""
+) -> tuple[Recorded, Float[Tensor, "2 token"]]:
+    """On the worker: what was recorded of the tokens that were read, and scores of those that were written."""
     draws = _draws(worker)
-    assert isinstance(draws.hooks, Hooks) and draws.scores is not None
-    scores = draws.scores.pop(number)
-    return draws.hooks.take(request, n_read), torch.stack([scores[i] for i in range(n_written)], dim=1)
+    assert isinstance(draws.hooks, Hooks) and draws.hooks.recorder is not None and draws.scores is not None
+    scores, owner = draws.scores.pop(number), draws.hooks.ids[request]
+    return draws.hooks.recorder.take(owner, n_read), torch.stack([scores[i] for i in range(n_written)], dim=1)
 
 
 def end_run(worker: Any) -> None:
