@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,3 +34,9 @@ def generators_kept() -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+
+
+def replaced_by_vllm() -> list[tuple[Any, str, Any]]:
+    """What its CPU worker puts functions that do nothing in the place of, for the process."""
+    places = [(torch, "set_num_threads"), (torch.accelerator, "synchronize"), (torch.accelerator, "empty_cache")]
+    return [(owner, name, getattr(owner, name)) for owner, name in places]

@@ -22,7 +22,7 @@ from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.engines.acting import Acting
 from tl_l2norm.engines.again import BlockAgain, Reruns
 from tl_l2norm.engines.by_request import Read
-from tl_l2norm.engines.process import environment, generators_kept
+from tl_l2norm.engines.process import environment, generators_kept, replaced_by_vllm
 from tl_l2norm.engines.recorder import Recorder
 from tl_l2norm.engines.stream import Carried, StreamProbe, stream_of, with_stream
 from tl_l2norm.models.observer import Recorded
@@ -168,12 +168,6 @@ def _start(vllm: Any, folder: str, dtype: torch.dtype, options: Mapping[str, Any
         )
     except (ValueError, TypeError) as error:  # pydantic's among them
         raise InputError(f"vLLM doesn't load the model in {folder} with {dict(options)}: {error}") from error
-
-
-def _replaced_by_vllm() -> list[tuple[Any, str, Any]]:
-    """What its CPU worker puts functions that do nothing in the place of, for the process."""
-    places = [(torch, "set_num_threads"), (torch.accelerator, "synchronize"), (torch.accelerator, "empty_cache")]
-    return [(owner, name, getattr(owner, name)) for owner, name in places]
 
 
 class _Row(NamedTuple):
