@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 import tl_l2norm as l2
 from tests import engines as made
 from tests.engines import Engines
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.experiments import modes
 from tl_l2norm.recording import features
 
 pytestmark = pytest.mark.skipif(not made.has_vllm(), reason="vLLM isn't installed; see docs/engines.md")
@@ -228,3 +231,90 @@ def test_a_cache_in_fewer_bits_is_said_with_features_too(engines: Engines, promp
     ours = write(engines(kv_cache_dtype="fp8"), prompts, saes=saes, observers=Largest())
     assert {tuple(trace.provenance.options.items()) for trace in ours.traces} == {(("kv_cache_dtype", "fp8"),)}
     assert not ours.traces[0].provenance.comparable(write(model, prompts).traces[0].provenance)
+
+
+def require_same_results(ours: Any, theirs: Any) -> None:
+    names = ("problem", "mode", "prompt", "control", "response", "answer", "finish_reason", "correct", "direct")
+    for a, b in zip(ours, theirs, strict=True):
+        assert [getattr(a, name) for name in names] == [getattr(b, name) for name in names]
+        mine, others = dict(a.trace.labels), dict(b.trace.labels)
+        assert mine.pop("log_prob", 0.0) == pytest.approx(others.pop("log_prob", 0.0), abs=1e-4) and mine == others
+        assert a.trace.segments == b.trace.segments and torch.equal(a.trace.is_sink, b.trace.is_sink)
+        assert a.trace.provenance.seed == b.trace.provenance.seed
+        assert a.trace.provenance.temperature == b.trace.provenance.temperature
+        assert a.trace.provenance.comparable(b.trace.provenance)
+    require_same_recordings([a.trace for a in ours], [b.trace for b in theirs])
+
+
+@pytest.fixture(scope="module")
+def problems() -> Any:
+    return l2.make_mixture(3, families="compact", seed=1)
+
+
+def test_modes_are_asked_with_an_engine(
+    engines: Engines, model: Any, problems: Any, saes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"temperature": 1.0, "saes": saes, "max_new_tokens": 60, "progress": False}
+    theirs, engine = l2.run_modes(model, problems, **options), engines()
+    require_same_results(l2.run_modes(engine, problems, **options), theirs)
+    l2.run_modes(engine, problems[:2], save_to=tmp_path, **options)  # as far as an interrupted run came
+    asked, generate = [], modes.generate
+    monkeypatch.setattr(
+        modes, "generate", lambda m, prompts, **more: asked.append(len(prompts)) or generate(m, prompts, **more)
+    )
+    require_same_results(l2.run_modes(engine, problems, save_to=tmp_path, **options), theirs)
+    assert asked == [1, 1]
+    require_same_results(l2.run_modes(engine, problems, save_to=tmp_path, **options), theirs)
+    assert asked == [1, 1]
+    index = next(tmp_path.glob("think-*/parts/*/traces.json"))
+    index.write_text("{")
+    with pytest.warns(UserWarning, match="can't be read are written again"):
+        require_same_results(l2.run_modes(engine, problems, save_to=tmp_path, **options), theirs)
+    assert sum(asked[2:]) >= 1
+    l2.report(theirs, path=tmp_path / "report.html")
+    with pytest.raises(InputError, match="max_num_seqs=3"):
+        l2.run_modes(engine, problems, batch_size=3)
+
+
+def test_samples_are_taken_with_an_engine(engines: Engines, model: Any, problems: Any, tmp_path: Path) -> None:
+    options = {"n": 3, "temperature": 1.5, "max_new_tokens": 40, "progress": False}
+    theirs = l2.experiments.sample_thinking(model, problems, **options)
+    require_same_results(l2.experiments.sample_thinking(engines(), problems, **options), theirs)
+    for _ in range(2):
+        require_same_results(l2.experiments.sample_thinking(engines(), problems, save_to=tmp_path, **options), theirs)
+    scores = l2.score_table(write(engines(), [problem.question for problem in problems], n=3))
+    assert len(scores.scores) == 9
+
+
+def test_suppression_is_tried_with_an_engine(engines: Engines, model: Any, problems: Any, tmp_path: Path) -> None:
+    traces = [r.trace for r in l2.run_modes(model, problems, modes="think", max_new_tokens=60, progress=False)]
+    options = {"quantiles": 0.7, "max_new_tokens": 60, "draws": 1, "progress": False}
+    theirs = l2.experiments.suppress_and_ask(model, problems, traces, **options)
+    pd.testing.assert_frame_equal(l2.experiments.suppress_and_ask(engines(), problems, traces, **options), theirs)
+    assert theirs.loc[theirs["arm"] == "paired", "events"].sum() > 0
+    for _ in range(2):
+        kept = l2.experiments.suppress_and_ask(engines(), problems, traces, save_to=tmp_path, **options)
+        pd.testing.assert_frame_equal(kept, theirs)
+
+
+def test_what_needs_the_model_itself_says_so_before_anything_is_written(
+    engines: Engines, problems: Any, saes: Any, prompts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engines()
+    results = l2.run_modes(engine, problems, progress=False, max_new_tokens=60)
+    traces = [result.trace for result in results]
+    monkeypatch.setattr(type(engine), "decoding", None)
+    calls: list[Any] = [
+        lambda: l2.collect(engine, prompts),
+        lambda: l2.analyse(engine, saes, l2.make_mixture(8, families="compact")),
+        lambda: l2.train_saes(engine, traces, layers=[3], save_to="unused"),
+        lambda: l2.saes.evaluate_saes(engine, saes, traces),
+        lambda: l2.recording.optimisation_pressure(engine, traces),
+        lambda: l2.recording.token_importance(engine, traces),
+        lambda: l2.experiments.replaced_thoughts(engine, results),
+        lambda: l2.Suppression(which="random").hooks(engine).__enter__(),
+        lambda: l2.models.random_twin(engine),
+    ]
+    for call in calls:
+        with pytest.raises(InputTypeError, match="an engine only generates"):
+            call()

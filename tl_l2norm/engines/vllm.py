@@ -153,7 +153,7 @@ class VLLMEngine(Engine):
 
     @override
     def rows_at_once(self, batch_size: int | None) -> int:
-        if batch_size is not None:
+        if batch_size not in (None, self._vllm.max_num_seqs):
             raise InputError(
                 f"batch_size is the engine's own, {self._vllm.max_num_seqs} here: leave it out, and load the engine with "
                 f"max_num_seqs={batch_size} for another"
