@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +228,14 @@ def test_what_fails_while_it_records_ends_the_run_alone(
     require_same_recordings(write(engine, prompts, saes=saes).traces, expected.traces)
 
 
-def test_a_cache_in_fewer_bits_is_said_with_features_too(engines: Engines, prompts: Any, saes: Any, model: Any) -> None:
-    ours = write(engines(kv_cache_dtype="fp8"), prompts, saes=saes, observers=Largest())
+def test_a_cache_in_fewer_bits_is_said_with_features_too(
+    engines: Engines, prompts: Any, saes: Any, model: Any, tmp_path: Path
+) -> None:
+    engine = engines(kv_cache_dtype="fp8")
+    l2.run_modes(engine, l2.make_mixture(1, families="compact"), modes="direct", save_to=tmp_path, progress=False)
+    run = json.loads(next(tmp_path.glob("direct-*/run.json")).read_text())
+    assert run["options"] == {"kv_cache_dtype": "fp8"} and "vllm" in run["versions"]  # another folder than without
+    ours = write(engine, prompts, saes=saes, observers=Largest())
     assert {tuple(trace.provenance.options.items()) for trace in ours.traces} == {(("kv_cache_dtype", "fp8"),)}
     assert not ours.traces[0].provenance.comparable(write(model, prompts).traces[0].provenance)
 
