@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -15,10 +14,11 @@ import tl_l2norm as l2
 from tests import engines as made
 from tests.engines import CACHE, Engines
 from tl_l2norm.core.errors import InputError, InputTypeError, Unsupported
+from tl_l2norm.core.norms import l2_norms
 
 pytestmark = pytest.mark.skipif(not made.has_vllm(), reason="vLLM isn't installed; see docs/engines.md")
 if made.has_vllm():
-    from tl_l2norm.engines import by_request, vllm_worker
+    from tl_l2norm.engines import by_request, recorder, vllm_worker
 
 running = pytest.fixture(scope="module", name="engines")(made.running)
 QUESTIONS = [f"mod 10: {i}A-{j}" for i, j in ((7, 3), (2, 9), (4, 4), (8, 1))]
@@ -262,8 +262,7 @@ def test_an_error_in_a_hook_keeps_its_traceback_and_the_engine_is_refused_from_t
 
 
 def test_norms_that_are_no_numbers_stop_the_run(engines: Engines, prompts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = vllm_worker.Hooks._measured
-    monkeypatch.setattr(vllm_worker.Hooks, "_measured", lambda hooks, stream: measured(hooks, stream) * torch.inf)
+    monkeypatch.setattr(recorder, "l2_norms", lambda stream: l2_norms(stream) * torch.inf)
     with pytest.raises(FloatingPointError, match=r"embedding output, sequence \d, position 0"):
         write(engines(), prompts)
 
@@ -294,19 +293,6 @@ def hooks_of_module(model: nn.Module) -> int:
 
 def test_what_it_does_not_do_is_refused_by_name(engines: Engines, prompts: Any) -> None:
     engine = engines()
-
-    class Largest(l2.StreamObserver):
-        name = "largest"
-
-        def measure(self, stream: Any, layer: int) -> Any:
-            return stream.abs().amax(-1)
-
-    for options in (
-        {"observers": Largest()},
-        {"saes": l2.load_saes("tiny-reasoner", layers=[9])},
-    ):
-        with pytest.raises(Unsupported, match=f"{next(iter(options))}= needs a model of load_model"):
-            write(engine, prompts, **options)
     with pytest.raises(InputError, match="max_num_seqs=3"):
         write(engine, prompts, batch_size=3)
     with pytest.raises(InputTypeError, match="an engine only generates"):
@@ -329,104 +315,3 @@ def test_models_that_vllm_lacks_and_options_that_it_refuses(engines: Engines, tm
         l2.load_engine("tiny-reasoner", kv_cache_memory_bytes=1 << 50)
     assert torch.set_num_threads is threads
     assert engines().n_layers == 12
-
-
-@pytest.fixture(scope="module")
-def tau(model: Any, prompts: list[Any]) -> Any:
-    """By layer; between norms that were seen: at a tie two implementations may differ."""
-    quantiles = l2.quantile_thresholds(write(model, prompts, n=2, temperature=1.0), q=0.8)
-    return {layer: 1.001 * value for layer, value in quantiles.items()}
-
-
-def suppressions(tau: Any) -> list[Any]:
-    low = l2.Suppression({3: tau[3], 7: tau[7]}, which="low", scale=0.5)
-    both = [l2.Suppression(tau, layers=[2, 9]), l2.Suppression(tau, how="clamp", layers=[2, 11])]
-    return [
-        l2.Suppression(tau),
-        both,
-        low,
-        l2.Suppression(which="random", p=0.2, seed=4),
-        l2.Suppression(tau, include_sinks=True),
-    ]
-
-
-def require_same_events(ours: Any, theirs: Any) -> None:
-    measured = ["threshold", "l2_norm_before", "l2_norm_after"]
-    a, b = ours.events(), theirs.events()
-    assert len(a) > 10 and a["fired"].any()
-    pd.testing.assert_frame_equal(a.drop(columns=measured), b.drop(columns=measured))
-    np.testing.assert_allclose(a[measured], b[measured], rtol=1e-3)
-    assert ours.log.counts().equals(theirs.log.counts()) and ours.log.keys == theirs.log.keys
-    assert ours.log.prompt_lens == theirs.log.prompt_lens
-
-
-@pytest.mark.parametrize("which", range(5))
-def test_a_suppression_does_what_it_does_on_the_bridge(
-    engines: Engines, model: Any, prompts: Any, tau: Any, which: int
-) -> None:
-    options = {"interventions": suppressions(tau)[which], "n": 2, "temperature": 1.0}
-    ours, theirs = write(engines(), prompts, **options), write(model, prompts, **options)
-    require_same(ours, theirs)
-    require_same_events(ours, theirs)
-    assert ours[0].trace.provenance.interventions == theirs[0].trace.provenance.interventions
-    forced = l2.collect(model, ours, interventions=options["interventions"], progress=False)
-    for a, b in zip(ours.traces, forced, strict=True):
-        require_same_norms(a, b)
-    bare = write(engines(), prompts, record=False, **options)
-    assert [c.tokens for c in bare] == [c.tokens for c in ours] and bare.log.counts().equals(ours.log.counts())
-
-
-def test_one_that_never_fires_changes_no_bit(engines: Engines, prompts: Any) -> None:
-    plain = write(engines(), prompts, temperature=1.0)
-    with pytest.warns(UserWarning, match="nothing was changed by Suppression"):
-        idle = write(engines(), prompts, temperature=1.0, interventions=l2.Suppression(dict.fromkeys(range(12), 1e9)))
-    for a, b in zip(idle, plain, strict=True):
-        assert a.tokens == b.tokens and torch.equal(a.logprobs, b.logprobs) and torch.equal(a.trace.l2_norms, b.trace.l2_norms)
-
-
-def test_suppression_through_chunks_and_preemptions(
-    engines: Engines, model: Any, prompts: Any, tau: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = {"n": 3, "temperature": 1.5, "ignore_eos": True, "max_new_tokens": 120, "interventions": l2.Suppression(tau)}
-    theirs = write(model, prompts, **options)
-    engine = engines(max_num_seqs=8, block_size=32, num_gpu_blocks_override=18, max_model_len=256, max_num_batched_tokens=24)
-    passes = Passes(monkeypatch)
-    ours = write(engine, prompts, **options)
-    places = passes.places()
-    assert len(places) > len(set(places)) + 50 and max(len(step.owners) for step in passes.steps) <= 24
-    require_same(ours, theirs)
-    require_same_events(ours, theirs)
-
-
-@pytest.mark.parametrize("kind", ["LlamaConfig", "GPT2Config", "Gemma2Config", "CohereConfig"])
-def test_suppression_on_other_architectures(engines: Engines, kind: str, tmp_path: Path) -> None:
-    folder = made.save_random(kind, tmp_path / "model", **ARCHITECTURES[kind])
-    model, options = l2.load_model(folder), {"n": 2, "temperature": 1.0, "ignore_eos": True}
-    tau = l2.quantile_thresholds(write(model, TOKENS, **options), q=0.7)
-    options["interventions"] = l2.Suppression({layer: 1.001 * value for layer, value in tau.items()})
-    ours, theirs = write(engines(folder), TOKENS, **options), write(model, TOKENS, **options)
-    require_same(ours, theirs)
-    require_same_events(ours, theirs)
-
-
-def test_interventions_that_need_more_are_refused_by_name(engines: Engines, model: Any, prompts: Any, tau: Any) -> None:
-    log = write(model, prompts, interventions=l2.Suppression(tau)).log
-
-    class Halved(l2.Suppression):
-        pass
-
-    refused = [
-        l2.ALRR(tau),
-        l2.ERSS(tau),
-        l2.Suppression(tau, how="swap"),
-        l2.Suppression(tau, which="matched", match=log),
-        l2.Suppression(tau, positions="all"),
-        l2.Suppression(l2.AdaptiveIQR()),
-        Halved(tau),
-    ]
-    for x in refused:
-        with pytest.raises(Unsupported, match=rf"{type(x).__name__}\(.*needs a model of load_model"):
-            write(engines(), prompts, interventions=[x])
-    given = l2.quantile_thresholds(write(model, prompts), q=0.8)
-    with pytest.raises(InputError, match="thresholds are of"):
-        write(engines(dtype=torch.bfloat16), prompts, interventions=l2.Suppression(given))

@@ -285,7 +285,7 @@ class RunningIQR:
         merged.scatter_(1, before, old)
         self.counts = self.counts + (live.sum() if shared else live)
         self._added += 1
-        self.samples = merged if self._added % 256 else merged[:, : int(self.counts.max())]
+        self.samples = merged if self._added % 256 else merged[:, : int(self.counts.max())].contiguous()
 
 
 def _widen(samples: Tensor, width: int) -> Tensor:

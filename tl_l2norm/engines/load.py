@@ -54,8 +54,9 @@ def load_engine(source: str | Path, *, dtype: torch.dtype = torch.float32, **vll
         source: a hub id, a local Hugging Face folder or "tiny-reasoner", as for `load_model`.
         dtype: of weights and stream. Norms move with it by up to 7% in bfloat16.
         vllm_options: those of vLLM's `LLM` that change no more than memory and speed: `max_model_len`, `max_num_seqs`,
-            `max_num_batched_tokens`, `enable_chunked_prefill`, `gpu_memory_utilization`, `kv_cache_memory_bytes` (which vLLM
-            wants on a CPU), `block_size`, `num_gpu_blocks_override`; and `kv_cache_dtype`, which is kept with every trace.
+            `max_num_batched_tokens`, `enable_chunked_prefill` (False reads every prompt whole, as interventions on prompts
+            need), `gpu_memory_utilization`, `kv_cache_memory_bytes` (which vLLM wants on a CPU), `block_size`,
+            `num_gpu_blocks_override`; and `kv_cache_dtype`, which is kept with every trace.
 
     Raises:
         ValueError: an unknown source, files that can't be read, another engine is open, vLLM refuses an option.

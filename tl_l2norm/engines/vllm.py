@@ -10,21 +10,23 @@ import torch
 from tqdm.auto import tqdm
 from typing_extensions import override
 
-from tl_l2norm.core.errors import InputError, Unsupported
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.identity import Identity
 from tl_l2norm.core.protocols import Tokenizer
 from tl_l2norm.engines.acting import Acting
+from tl_l2norm.engines.again import Reruns
 from tl_l2norm.engines.files import ModelFiles
+from tl_l2norm.engines.recorder import Recorder
 from tl_l2norm.engines.vllm_worker import Vllm, begin_run, end_run, take_response
-from tl_l2norm.interventions.intervener import JUDGED
 from tl_l2norm.interventions.log import Log
+from tl_l2norm.models.block_calls import BlockRuns
 from tl_l2norm.models.fingerprint import template_fingerprint, tokenizer_fingerprint
 from tl_l2norm.recording.decoder import Growing
 from tl_l2norm.recording.engine import Engine
 from tl_l2norm.recording.sampling import Sampling
 from tl_l2norm.recording.stops import Stops
-from tl_l2norm.recording.stream import NORM
 from tl_l2norm.recording.traces import Recording
+from tl_l2norm.saes.checks import check_saes
 from tl_l2norm.text.turn_ends import turn_ends
 
 
@@ -98,6 +100,11 @@ class VLLMEngine(Engine):
 
     @property
     @override
+    def device(self) -> torch.device:
+        return self._vllm.device
+
+    @property
+    @override
     def centred(self) -> bool:
         return self._files.centred
 
@@ -116,14 +123,24 @@ class VLLMEngine(Engine):
     def options(self) -> Mapping[str, str]:
         return self._options
 
+    @property
+    @override
+    def fingerprint(self) -> str:
+        return self._files.fingerprint
+
     @override
     def identity(self) -> Identity:
+        self._require_open()
         return Identity(
             weights=self._files.fingerprint,
             tokenizer=tokenizer_fingerprint(self.tokenizer),
             chat_template=template_fingerprint(self.tokenizer),
-            foreign_hooks=0,
+            foreign_hooks=self._vllm.foreign_hooks(),
         )
+
+    def _require_open(self) -> None:
+        if self._lost is not None:
+            raise InputError(f"this engine {self._lost}: load another with load_engine(...)")
 
     @override
     def eos_token_ids(self) -> frozenset[int]:
@@ -131,8 +148,12 @@ class VLLMEngine(Engine):
         return frozenset(end for end in ends if 0 <= end < self.d_vocab)
 
     @override
+    def block_runs(self, layers: tuple[int, ...]) -> BlockRuns:
+        return Reruns(layers)
+
+    @override
     def rows_at_once(self, batch_size: int | None) -> int:
-        if batch_size is not None:
+        if batch_size not in (None, self._vllm.max_num_seqs):
             raise InputError(
                 f"batch_size is the engine's own, {self._vllm.max_num_seqs} here: leave it out, and load the engine with "
                 f"max_num_seqs={batch_size} for another"
@@ -141,14 +162,7 @@ class VLLMEngine(Engine):
 
     @override
     def decoding(self, recording: Recording, sampling: Sampling, stops: Stops, max_new_tokens: int) -> Requests:
-        if self._lost is not None:
-            raise InputError(f"this engine {self._lost}: load another with load_engine(...)")
-        for what, given in (("saes", recording.saes), ("observers", recording.observers)):
-            if given:
-                raise Unsupported(
-                    f"an engine records norms and nothing else: {what}= needs a model of load_model, as collect(model, out, "
-                    f"{what}=...) on what it wrote"
-                )
+        self._require_open()
         return Requests(self, recording, sampling, stops, max_new_tokens)
 
 
@@ -164,7 +178,10 @@ class Requests:
         self.max_new_tokens = max_new_tokens
         self.vllm = engine._vllm
         acts, ratio = recording.interventions, recording.sink_ratio
-        self.acting = Acting(engine, acts, sink_ratio=ratio) if acts else None
+        whole = self.vllm.reads_whole_prompts
+        self.acting = Acting(engine, acts, sink_ratio=ratio, whole_prompts=whole) if acts else None
+        saes = {} if recording.saes is None else check_saes(engine, recording.saes)
+        self.recorder = Recorder(recording.layers, recording.observers, saes) if recording.records else None
         self.rows: dict[int, Growing] = {}
         """On their way, by number."""
         self.names: dict[int, str] = {}
@@ -179,8 +196,7 @@ class Requests:
     def attached(self) -> Iterator[None]:
         """Keep hooks on vLLM's model inside the context; what is not written to its end by then is given up."""
         try:
-            layers, sampling, records = self.recording.layers, self.sampling, self.recording.records
-            self.vllm.call(begin_run, layers, self.vllm.carried, sampling, records, self.acting)
+            self.vllm.call(begin_run, self.vllm.carried, self.sampling, self.acting, self.recorder)
             yield
         finally:
             self.vllm.abort(list(self.rows))
@@ -215,6 +231,8 @@ class Requests:
         except BaseException:
             self.engine._lost = _FAILED  # its scheduler and its worker may not agree any longer
             raise
+        if self.recorder is not None and self.recorder.failure is not None:
+            raise self.recorder.failure  # the pass went on without it, so that the engine is as it should be
         finished = []
         for number, tokens, ended in written:
             row = self.rows[number]
@@ -240,11 +258,11 @@ class Requests:
     def _hand_over(self, row: Growing) -> None:
         """Give a response what was recorded of it."""
         name = self.names.pop(row.number)
-        if not self.recording.records:
+        if self.acting is not None:
+            self.acting.leave(name)
+        if self.recorder is None:
             return
         n_read = len(row.item) + len(row.new) - 1
-        norms, scores = self.vllm.call(take_response, name, row.number, n_read, len(row.new))
-        n = 1 + len(self.recording.layers)
-        self.recording.check({NORM: norms[:n]}, row.prompt)
-        judged = () if self.acting is None else zip(self.acting.layers, norms[n:], strict=True)
-        row.recorded, row.scores = [{NORM: norms[:n], **{(JUDGED, layer): own for layer, own in judged}}], [scores]
+        recorded, scores = self.vllm.call(take_response, name, row.number, n_read, len(row.new))
+        self.recording.check(recorded, row.prompt)
+        row.recorded, row.scores = [recorded], [scores]

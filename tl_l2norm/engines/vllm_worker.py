@@ -8,11 +8,8 @@ responses are generated.
 from __future__ import annotations
 
 import inspect
-import os
-import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,10 +19,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_l2norm.core.errors import InputError, Unsupported
-from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.engines.acting import Acting
-from tl_l2norm.engines.by_request import ByRequest, Read
+from tl_l2norm.engines.again import BlockAgain, Reruns
+from tl_l2norm.engines.by_request import Read
+from tl_l2norm.engines.process import environment, generators_kept, replaced_by_vllm
+from tl_l2norm.engines.recorder import Recorder
 from tl_l2norm.engines.stream import Carried, StreamProbe, stream_of, with_stream
+from tl_l2norm.models.observer import Recorded
 from tl_l2norm.recording.sampling import Sampling, Warper, choose, score
 
 try:
@@ -36,7 +36,7 @@ except ImportError:  # `load_engine` says so
 
 _KEY = "tl_l2norm"
 _FORCED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "0"}
-"""In this process, where an error keeps its traceback; and by the runner that knows custom logits processors."""
+"""Of the environment: in this process, where an error keeps its traceback; by the runner that knows custom processors."""
 
 
 class Written(NamedTuple):
@@ -55,11 +55,13 @@ class Vllm:
         version: of vLLM.
         max_model_len: tokens that a prompt and its response may have together.
         max_num_seqs: responses that are written at once.
+        reads_whole_prompts: whether it reads no prompt in parts.
         carried: where the stream is in what its blocks return.
+        device: where it runs.
     """
 
     def __init__(self, folder: str, architectures: Sequence[str], dtype: torch.dtype, options: Mapping[str, Any]) -> None:
-        with _as_it_was(), _forced(), warnings.catch_warnings():
+        with generators_kept(), environment(_FORCED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of vLLM's own imports
             import vllm
 
@@ -67,13 +69,17 @@ class Vllm:
             self.version = str(vllm.__version__)
             self._params = vllm.SamplingParams
             self._kinds = vllm.sampling_params.RequestOutputKind
-            self._put_back = _replaced_by_vllm()
+            self._put_back = replaced_by_vllm()
             self._llm: Any = None
             try:
                 self._llm = _start(vllm, folder, dtype, options)
                 self.max_model_len = int(self._llm.llm_engine.model_config.max_model_len)
-                self.max_num_seqs = int(self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
+                scheduling = self._llm.llm_engine.vllm_config.scheduler_config
+                self.max_num_seqs = int(scheduling.max_num_seqs)
+                self.reads_whole_prompts = not scheduling.enable_chunked_prefill
                 self.carried: Carried = self._probe()
+                self.device: torch.device = self.call(device_of)
+                self._own_hooks: int = self.call(count_hooks)
             except BaseException:
                 self.close()
                 raise
@@ -89,6 +95,10 @@ class Vllm:
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """What a function of the worker returns there."""
         return self._llm.llm_engine.collective_rpc(function, args=args)[0]
+
+    def foreign_hooks(self) -> int:
+        """How many hooks are on the model beside those that vLLM put there; to be asked between runs."""
+        return int(self.call(count_hooks)) - self._own_hooks
 
     def add(self, prompt: Sequence[int], number: int, key: int, room: int, stops: Sequence[int], step_by_step: bool) -> str:
         """Queue a response; returns what the worker calls it.
@@ -160,36 +170,6 @@ def _start(vllm: Any, folder: str, dtype: torch.dtype, options: Mapping[str, Any
         raise InputError(f"vLLM doesn't load the model in {folder} with {dict(options)}: {error}") from error
 
 
-@contextmanager
-def _forced() -> Iterator[None]:
-    """Some settings vLLM reads from the environment alone."""
-    before = {name: os.environ.get(name) for name in _FORCED}
-    os.environ.update(_FORCED)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-
-
-@contextmanager
-def _as_it_was() -> Iterator[None]:
-    """Every generator of the process as it is: vLLM seeds them all."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-
-
-def _replaced_by_vllm() -> list[tuple[Any, str, Any]]:
-    """What its CPU worker puts functions that do nothing in the place of, for the process."""
-    places = [(torch, "set_num_threads"), (torch.accelerator, "synchronize"), (torch.accelerator, "empty_cache")]
-    return [(owner, name, getattr(owner, name)) for owner, name in places]
-
-
 class _Row(NamedTuple):
     """A row of the batch, as its draws need it."""
 
@@ -235,33 +215,29 @@ class Draws(LogitsProcessor):  # type: ignore[misc,unused-ignore]
 
 
 class Hooks:
-    """Norms of the stream behind decoder layers, reduced where they are computed and kept by request and position; and before
-    them, what interventions make of it.
+    """Hooks on decoder layers: what interventions make of the stream there, and behind them what records it."""
 
-    Of a request's norms the first are of the embedding output, then those of each layer, then those by which each layer's
-    interventions judged.
-    """
-
-    def __init__(self, runner: Any, layers: Sequence[int], carried: Carried, acting: Acting | None) -> None:
+    def __init__(self, runner: Any, carried: Carried, acting: Acting | None, recorder: Recorder | None) -> None:
         blocks = decoder_layers(runner)
-        self.runner, self.carried, self.layers, self.acting = runner, carried, tuple(layers), acting
+        self.runner, self.carried, self.acting, self.recorder = runner, carried, acting, recorder
         self.acts_at = acting.layers if acting else ()
+        self.records_at = recorder.watched if recorder else ()
         self.hidden_at = list(inspect.signature(blocks[0].forward).parameters).index("hidden_states")
         self.ids: dict[str, int] = {}
-        self.kept = ByRequest()
-        watched = sorted({*self.layers, *self.acts_at})
+        watched = sorted({*self.records_at, *self.acts_at})
         self.last = watched[-1]
-        self.handles = [blocks[0].register_forward_pre_hook(self._begin, with_kwargs=True)]
+        reruns = acting.first.blocks if acting else None
+        again = {layer: block_again(blocks[layer], carried) for layer in (reruns.blocks if reruns else ())}
+        if isinstance(reruns, Reruns):
+            reruns.known = again
+        self.handles = [block.attach() for block in again.values()]
+        self.handles += [blocks[0].register_forward_pre_hook(self._begin, with_kwargs=True)]
         self.handles += [blocks[layer].register_forward_hook(partial(self._note, layer)) for layer in watched]
 
     def remove(self) -> None:
         """Take the hooks off the model."""
         for handle in self.handles:
             handle.remove()
-
-    def take(self, request: str, n_tokens: int) -> Float[Tensor, "place pos"]:
-        """Norms of a request's first tokens; they are forgotten here."""
-        return self.kept.take(self.ids[request], n_tokens)
 
     def _begin(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A pass starts: rows of the batch belong to its requests in order."""
@@ -270,23 +246,42 @@ class Hooks:
         ends = self.runner.query_start_loc.np[: batch.num_reqs + 1]
         self.read = Read.of(owners, batch.num_computed_tokens_cpu[: batch.num_reqs], ends)
         states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[self.hidden_at]
-        self.norms = [self._measured(states)]
+        if self.recorder is not None:
+            self.recorder.begin(self.read, states[: len(self.read.owners)])
         if self.acting is not None:
-            self.acting.begin(batch.req_ids, np.diff(ends), self.read.positions, states.device)
+            lengths = np.diff(ends)
+            tokens = batch.token_ids_cpu[np.repeat(np.arange(len(lengths)), lengths), self.read.positions]
+            self.acting.begin(batch.req_ids, lengths, self.read.positions, tokens, states.device)
 
     def _note(self, layer: int, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         stream = stream_of(output, self.carried)[: len(self.read.owners)]
         changed = self.acting.visit(layer, stream) if self.acting is not None and layer in self.acts_at else None
-        if layer in self.layers:
-            self.norms.append(self._measured(stream if changed is None else changed))
+        if self.recorder is not None and layer in self.records_at:
+            self.recorder.visit(layer, stream if changed is None else changed)
         if layer == self.last:
-            judged = [] if self.acting is None else [*self.acting.end()]
-            if self.layers:
-                self.kept.note(self.read, torch.stack([*self.norms, *judged]))
+            judged = dict(zip(self.acts_at, self.acting.end(), strict=True)) if self.acting is not None else {}
+            if self.recorder is not None:
+                self.recorder.end(judged)
         return None if changed is None else with_stream(output, self.carried, stream, changed)
 
-    def _measured(self, stream: Float[Tensor, "padded d_model"]) -> Float[Tensor, " token"]:
-        return l2_norms(stream[: len(self.read.owners)])
+
+def block_again(block: nn.Module, carried: Carried) -> BlockAgain:
+    """What runs a block again.
+
+    Raises:
+        NotImplementedError: one whose cache isn't written by attention layers of its own, apart from attending.
+    """
+    from vllm.forward_context import get_forward_context
+    from vllm.model_executor.layers.attention import Attention
+    from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+
+    layers = [module for module in block.modules() if isinstance(module, AttentionLayerBase)]
+    for layer in layers or (None,):
+        shares = getattr(layer, "kv_sharing_target_layer_name", None) is not None
+        if not isinstance(layer, Attention) or shares or layer.attn_backend.forward_includes_kv_cache_update:
+            kind = f"{type(block).__name__} with {type(layer).__name__}"
+            raise Unsupported(f"vLLM's {kind} can't run again without writing to its cache: ALRR needs a model of load_model")
+    return BlockAgain(block, carried, [layer.layer_name for layer in layers], lambda: get_forward_context().slot_mapping)
 
 
 def decoder_layers(runner: Any) -> nn.ModuleList:
@@ -301,6 +296,17 @@ def decoder_layers(runner: Any) -> nn.ModuleList:
 def _draws(worker: Any) -> Draws:
     processors = worker.model_runner.input_batch.logitsprocs.non_argmax_invariant
     return next(one for one in processors if isinstance(one, Draws))
+
+
+def device_of(worker: Any) -> torch.device:
+    """On the worker: where it runs the model."""
+    return torch.device(worker.device)
+
+
+def count_hooks(worker: Any) -> int:
+    """On the worker: hooks on the model and all inside it."""
+    modules = worker.model_runner.get_model().modules()
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
 
 
 def begin_probe(worker: Any) -> None:
@@ -319,23 +325,21 @@ def end_probe(worker: Any) -> Carried:
     return probe.found()
 
 
-def begin_run(
-    worker: Any, layers: Sequence[int], carried: Carried, sampling: Sampling, records: bool, acting: Acting | None
-) -> None:
+def begin_run(worker: Any, carried: Carried, sampling: Sampling, acting: Acting | None, recorder: Recorder | None) -> None:
     """On the worker: hook the model, and sample like this from now on."""
-    draws, recorded = _draws(worker), layers if records else ()
-    draws.warpers, draws.scores = sampling.warpers(), {} if records else None
-    draws.hooks = Hooks(worker.model_runner, recorded, carried, acting) if records or acting else None
+    draws = _draws(worker)
+    draws.warpers, draws.scores = sampling.warpers(), None if recorder is None else {}
+    draws.hooks = Hooks(worker.model_runner, carried, acting, recorder) if recorder or acting else None
 
 
 def take_response(
     worker: Any, request: str, number: int, n_read: int, n_written: int
-) -> tuple[Float[Tensor, "place pos"], Float[Tensor, "2 token"]]:
-    """On the worker: norms of the tokens that were read, and scores of those that were written."""
+) -> tuple[Recorded, Float[Tensor, "2 token"]]:
+    """On the worker: what was recorded of the tokens that were read, and scores of those that were written."""
     draws = _draws(worker)
-    assert isinstance(draws.hooks, Hooks) and draws.scores is not None
-    scores = draws.scores.pop(number)
-    return draws.hooks.take(request, n_read), torch.stack([scores[i] for i in range(n_written)], dim=1)
+    assert isinstance(draws.hooks, Hooks) and draws.hooks.recorder is not None and draws.scores is not None
+    scores, owner = draws.scores.pop(number), draws.hooks.ids[request]
+    return draws.hooks.recorder.take(owner, n_read), torch.stack([scores[i] for i in range(n_written)], dim=1)
 
 
 def end_run(worker: Any) -> None:

@@ -14,16 +14,27 @@ from typing import Any
 from tl_l2norm.core.arguments import as_integer, as_names, as_seed, check_choice, check_progress
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import Layers, resolve_layers
-from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.storage import content_key
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backends import backend_of
+from tl_l2norm.models.described import Described
 from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.completions import Completion, Generations
+from tl_l2norm.recording.engine import Engine, generator_of, model_of, must_record, rows_at_once
 from tl_l2norm.recording.generate import generate, restore
-from tl_l2norm.recording.saved import ReadOptions, begin, collected, describe_run, locked, may_save, run_folder
+from tl_l2norm.recording.saved import (
+    ReadOptions,
+    begin,
+    collected,
+    describe_run,
+    keep_recorded,
+    kept_recorded,
+    locked,
+    may_save,
+    run_folder,
+)
 from tl_l2norm.saes.checks import sae_key
 from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
 from tl_l2norm.tasks.results import Result
@@ -55,7 +66,7 @@ def run_modes(
     """Ask every problem in every mode, verify the answers and record the norms.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template.
+        model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template, or an engine of `load_engine`.
         problems: distinct ones; their ids pair the modes.
         modes: which, in this order.
         max_new_tokens: of a thinking response; by default `thinking_room`.
@@ -66,7 +77,7 @@ def run_modes(
         saes: SAEs by layer, whose feature activations are recorded beside the norms.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink; 5 by default
             (20 for tiny-reasoner).
-        batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner).
+        batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner); an engine has its own.
         save_to: a folder to keep results in as they come; the same call goes on from what is there.
         progress: show progress bars.
 
@@ -85,7 +96,7 @@ def run_modes(
         >>> results[0].trace
         Trace(12 layers x 30 tokens (18 prompt), tiny-reasoner on bridge, mode='think', prompt=..., answer_at=29)
     """
-    backend = backend_of(model)
+    backend = generator_of(model)
     if backend.tokenizer is None:
         raise InputError("the model has no tokenizer: set model.tokenizer to ask it questions")
     problems, modes, seed = problems_of(problems), _modes(modes), as_seed(seed)
@@ -95,7 +106,7 @@ def run_modes(
         layers=resolve_layers(layers, backend.n_layers),
         saes=saes,
         sink_ratio=sink_ratio_of(model, sink_ratio),
-        batch_size=batch_size_of(model, batch_size),
+        batch_size=rows_at_once(model, batch_size),
         progress=progress,
     )
     if not problems:
@@ -119,7 +130,7 @@ def _modes(given: Any) -> tuple[Mode, ...]:
     return tuple(mode for name in names for mode in MODES if mode == name)
 
 
-def thinking_room(backend: Backend, prompts: Sequence[ChatPrompt]) -> int:
+def thinking_room(backend: Described, prompts: Sequence[ChatPrompt]) -> int:
     """How many tokens a thinking response may have where nobody says: what the context has left, up to 4,096 for a model whose
     template thinks and 256 for one that is asked to by an instruction.
     """
@@ -130,7 +141,7 @@ def thinking_room(backend: Backend, prompts: Sequence[ChatPrompt]) -> int:
 
 
 def _interview(
-    backend: Backend,
+    backend: Backend | Engine,
     mode: Mode,
     problems: Sequence[Problem],
     max_new_tokens: int | None,
@@ -149,7 +160,7 @@ def _interview(
         temperature=temperature,
         seeds=[_seed(seed, mode, problem) for problem in problems],
         reading=reading,
-        watched=backend.foreign_hooks() > 0,
+        watched=must_record(backend),
     )
 
 
@@ -169,7 +180,7 @@ def _require_distinct_prompts(problems: Sequence[Problem], prompts: Sequence[Cha
 class _Interview:
     """Problems that are asked in one mode with the same options."""
 
-    backend: Backend
+    backend: Backend | Engine
     mode: Mode
     problems: Sequence[Problem]
     prompts: Sequence[ChatPrompt]
@@ -179,7 +190,7 @@ class _Interview:
     reading: ReadOptions
     """Of the responses, once they are there."""
     watched: bool
-    """Whether to record while decoding: where somebody's hooks are on the model, which may act there in another way."""
+    """Whether to record while decoding, see `must_record`."""
 
     def place(self, parent: Path) -> Path:
         """The folder of these responses."""
@@ -205,25 +216,32 @@ class _Interview:
         journal = begin(place, self._what(), self.backend)
         # What a response depends on: not what its problem's answer is, by which it is judged anew each time.
         keys = [content_key([prompt.text, prompt.tokens, seed]) for prompt, seed in zip(self.prompts, seeds, strict=True)]
-        todo = [i for i, key in enumerate(keys) if key not in journal.entries]
+        traces = kept_recorded(place, journal.entries) if self.watched else {}
+        todo = [i for i, key in enumerate(keys) if key not in (traces if self.watched else journal.entries)]
 
         def keep(done: Generations) -> None:
-            journal.add({keys[todo[c.prompt_index]]: _kept(c, self.problems[todo[c.prompt_index]]) for c in done})
+            own = {keys[todo[c.prompt_index]]: _kept(c, self.problems[todo[c.prompt_index]]) for c in done}
+            if self.watched:
+                traces.update(zip(own, done.traces, strict=True))
+                own = keep_recorded(place, own, done.traces)
+            journal.add(own)
 
         if todo:
             self._generate(todo, keep)
-        entries = [journal.entries[key] for key in keys]
-        return [
-            restore(self.backend.model, prompt, entry["tokens"], finish_reason=entry["finish_reason"], seed=seed)
-            for prompt, entry, seed in zip(self.prompts, entries, seeds, strict=True)
-        ]
+        completions = []
+        for key, prompt, seed in zip(keys, self.prompts, seeds, strict=True):
+            entry = journal.entries[key]
+            reason = entry["finish_reason"]
+            completion = restore(model_of(self.backend), prompt, entry["tokens"], finish_reason=reason, seed=seed)
+            completions.append(dataclasses.replace(completion, trace=traces.get(key)))
+        return completions
 
     def _generate(self, chosen: Sequence[int], on_finish: Callable[[Generations], None] | None) -> Sequence[Completion]:
         prompts = [self.prompts[i] for i in chosen]
         if not self.watched:  # weights that give NaN show before anything is decoded
-            collect(self.backend.model, prompts[:1], progress=False)
+            collect(model_of(self.backend), prompts[:1], progress=False)
         return generate(
-            self.backend.model,
+            model_of(self.backend),
             prompts,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
@@ -247,8 +265,14 @@ class _Interview:
         Norms of the decode loop are the same to float tolerance, but their last bits depend on which responses were decoded
         side by side, and so on where a run was interrupted.
         """
-        if not self.watched:
-            traces = collected(place, self.backend.model, completions, labels=self._labels(), reading=self.reading)
+        labels = self._labels()
+        if self.watched:
+            completions = [
+                dataclasses.replace(c, trace=c.trace.with_labels(**own))  # type: ignore[union-attr]
+                for c, own in zip(completions, labels, strict=True)
+            ]
+        else:
+            traces = collected(place, model_of(self.backend), completions, labels=labels, reading=self.reading)
             traced = zip(completions, traces, self.seeds, strict=True)
             completions = [dataclasses.replace(c, trace=self._sampled(trace, seed)) for c, trace, seed in traced]
         return [self._judge(*asked) for asked in zip(self.problems, self.prompts, completions, strict=True)]

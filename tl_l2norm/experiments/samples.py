@@ -12,15 +12,26 @@ from typing import Any
 from tl_l2norm.core.arguments import as_integer, as_number, as_seed, check_progress
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import Layers, resolve_layers
-from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.storage import content_key
-from tl_l2norm.core.trace import Label
+from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.experiments.modes import answer_at, thinking_room
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backends import backend_of
 from tl_l2norm.recording.completions import Completion, Generations
+from tl_l2norm.recording.engine import Engine, generator_of, model_of, must_record, rows_at_once
 from tl_l2norm.recording.generate import generate, restore
-from tl_l2norm.recording.saved import Journal, ReadOptions, begin, collected, describe_run, locked, may_save, run_folder
+from tl_l2norm.recording.saved import (
+    Journal,
+    ReadOptions,
+    begin,
+    collected,
+    describe_run,
+    keep_recorded,
+    kept_recorded,
+    locked,
+    may_save,
+    run_folder,
+)
 from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
 from tl_l2norm.tasks.results import Result
 from tl_l2norm.tasks.verifiers import is_correct
@@ -47,7 +58,7 @@ def sample_thinking(
     before norms are looked at, so that 30 to 80% are right.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template.
+        model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template, or an engine of `load_engine`.
         problems: distinct ones.
         n: responses to each, from 2 on; `correctness_effect` needs 4, and 8 or more leave it much more.
         temperature: over 0, where responses to one problem differ.
@@ -56,7 +67,7 @@ def sample_thinking(
         layers: which blocks to record; all by default.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink; 5 by default
             (20 for tiny-reasoner).
-        batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner).
+        batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner); an engine has its own.
         seed: of sampling; a problem's samples don't depend on which other problems are asked.
         save_to: a folder to keep responses and norms in as they come; the same call goes on from what is there.
         progress: show progress bars.
@@ -75,7 +86,7 @@ def sample_thinking(
         >>> [result.trace.labels["sample"] for result in samples]
         [0, 1, 2, 0, 1, 2]
     """
-    backend = backend_of(model)
+    backend = generator_of(model)
     if backend.tokenizer is None:
         raise InputError("the model has no tokenizer: set model.tokenizer to ask it questions")
     problems, seed = problems_of(problems), as_seed(seed)
@@ -84,7 +95,7 @@ def sample_thinking(
     if not temperature > 0:
         raise InputError(f"temperature is over 0 where responses to one problem are to differ, got {temperature:g}")
     check_progress(progress)
-    batch_size, sink_ratio = batch_size_of(model, batch_size), sink_ratio_of(model, sink_ratio)
+    batch_size, sink_ratio = rows_at_once(model, batch_size), sink_ratio_of(model, sink_ratio)
     if not problems:
         raise InputError("no problems given")
     require_distinct(problems)
@@ -111,7 +122,7 @@ def sample_thinking(
 class _Sampling:
     """Problems asked several times each with the same options."""
 
-    backend: Backend
+    backend: Backend | Engine
     problems: Sequence[Problem]
     prompts: Sequence[ChatPrompt]
     n: int
@@ -134,14 +145,14 @@ class _Sampling:
 
     def results(self, place: Path | None) -> tuple[Result, ...]:
         """What came of each sample, those of a problem together."""
-        watched = self.backend.foreign_hooks() > 0  # somebody's hooks may act while decoding in another way than in one pass
+        watched = must_record(self.backend)
         journal = begin(place, self.what(), self.backend) if place else Journal()
-        recorded = self._ask(journal, watched)
+        recorded = self._ask(journal, watched, place)
         owners = [(i, sample) for i in range(len(self.problems)) for sample in range(self.n)]
         entries = [journal.entries[self._key(i, sample)] for i, sample in owners]
         completions = [
             restore(
-                self.backend.model,
+                model_of(self.backend),
                 self.prompts[i],
                 entry["tokens"],
                 finish_reason=entry["finish_reason"],
@@ -151,25 +162,27 @@ class _Sampling:
         ]
         labels = [self._labels(i, sample, entry["log_prob"]) for (i, sample), entry in zip(owners, entries, strict=True)]
         if watched:
-            traces = [recorded[owner].with_labels(**own) for owner, own in zip(owners, labels, strict=True)]
+            traces = [recorded[self._key(*owner)].with_labels(**own) for owner, own in zip(owners, labels, strict=True)]
         else:
-            traces = list(collected(place, self.backend.model, completions, labels=labels, reading=self.reading))
+            traces = list(collected(place, model_of(self.backend), completions, labels=labels, reading=self.reading))
         sampled = zip(owners, completions, traces, strict=True)
         return tuple(self._judge(i, dataclasses.replace(c, trace=self._sampled(trace, c.seed))) for (i, _), c, trace in sampled)
 
-    def _ask(self, journal: Journal, watched: bool) -> dict[tuple[int, int], Any]:
-        """Sample the problems of which a sample isn't in the journal, which keeps them; their traces, if watched."""
+    def _ask(self, journal: Journal, watched: bool, place: Path | None) -> dict[str, Trace]:
+        """Sample the problems of which a sample isn't in the journal, which keeps them; their traces by key, if watched."""
         keys = [[self._key(i, sample) for sample in range(self.n)] for i in range(len(self.problems))]
-        todo = [i for i, own in enumerate(keys) if not set(own) <= set(journal.entries)]
-        recorded: dict[tuple[int, int], Any] = {}
+        recorded = kept_recorded(place, journal.entries) if place and watched else {}
+        todo = [i for i, own in enumerate(keys) if not set(own) <= set(recorded if watched else journal.entries)]
 
         def keep(done: Generations) -> None:
-            journal.add({keys[todo[c.prompt_index]][c.sample]: _kept(c, self.problems[todo[c.prompt_index]]) for c in done})
-            recorded.update({(todo[c.prompt_index], c.sample): c.trace for c in done if watched})
+            own = {keys[todo[c.prompt_index]][c.sample]: _kept(c, self.problems[todo[c.prompt_index]]) for c in done}
+            if watched:
+                recorded.update(zip(own, done.traces, strict=True))
+            journal.add(keep_recorded(place, own, done.traces) if place and watched else own)
 
         if todo:
             generate(
-                self.backend.model,
+                model_of(self.backend),
                 [self.prompts[i] for i in todo],
                 n=self.n,
                 temperature=self.temperature,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
@@ -15,12 +16,15 @@ from transformer_lens.hook_points import HookPoint
 
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.tables import render_table
+from tl_l2norm.experiments.engine_check import engine_measures
 from tl_l2norm.experiments.file_check import compare_with_file
+from tl_l2norm.experiments.measures import TEXTS, Measure, relative, tolerance
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.lens_check import require_lens
 from tl_l2norm.models.provenance import library_versions
 from tl_l2norm.recording.collect import collect
+from tl_l2norm.recording.engine import Engine
 from tl_l2norm.recording.generate import generate
 from tl_l2norm.recording.stream import StreamRecorder
 from tl_l2norm.text.sequences import pad_left
@@ -28,12 +32,6 @@ from tl_l2norm.text.sequences import pad_left
 _REFUSALS = (InputError, FloatingPointError)
 """What the library says on purpose of a model that can't run as it is."""
 _MORE = 8  # tokens that are generated
-_TEXTS = (
-    "The norm of the residual stream is the length of a vector that every block reads and writes.",
-    "Seventeen and twenty-five make forty-two.",
-)
-_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Relative, on norms: half precision rounds differently in a batch, with a cache and alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +73,7 @@ class SelfCheck:
 
     @property
     def compared(self) -> bool:
-        """Whether the model was compared with its files."""
+        """Whether nothing was left out: a model was compared with its files, an engine with the same model of `load_model`."""
         return all(check.result != "not compared" for check in self.checks)
 
     def to_frame(self) -> pd.DataFrame:
@@ -105,7 +103,7 @@ class SelfCheck:
         return str(self.to_frame().to_html(index=False))
 
 
-def selfcheck(model: Any) -> SelfCheck:
+def selfcheck(model: Any, *, against: Any = None) -> SelfCheck:
     """Check in under a minute that norms of this model, as it is loaded, are what they should be.
 
     Norms against plain hooks on the blocks, decoding with a cache against one pass, a sequence in a batch against alone, logits
@@ -114,6 +112,18 @@ def selfcheck(model: Any) -> SelfCheck:
     of some texts and chats, norms behind every block, logits and the tokens that end a turn are compared. Where it isn't known
     which files are the model's, these checks say "not compared". Nothing is downloaded.
 
+    Of an engine: that every token that is read has one row of norms, that a response's norms are those it has alone, and that
+    a planted suppression changes exactly the planned tokens; and, where the same model is given as `load_model` loads it, norms
+    of plain and of suppressed responses against one pass over the same tokens. That second copy is never loaded unasked: an
+    engine holds the whole model already. Without it these two say "not compared".
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, or an engine of `load_engine`.
+        against: of an engine alone: the same model, in the same dtype, of `load_model`.
+
+    Raises:
+        ValueError: `against` is another model.
+
     Examples:
         >>> outcome = l2.selfcheck(model)
         >>> outcome.passed, outcome.compared
@@ -121,27 +131,43 @@ def selfcheck(model: Any) -> SelfCheck:
         >>> outcome.to_frame()["check"].tolist()[:5]
         ['norms', 'cache', 'batch', 'logits', 'logit lens']
     """
+    if isinstance(model, Engine):
+        checks = _taken(engine_measures(model, against), model.dtype)
+        return _outcome(model, checks, " ".join(f"{name}={value}" for name, value in model.options.items()))
+    if against is not None:
+        raise InputError("against= is for an engine: a model is compared with its files")
     backend = backend_of(model)
     before = count_hooks(model)
-    checks: list[Check] = []
     with torch.no_grad():
-        for name, meaning, exact, measure in _measures():
-            bound = 0.0 if exact else _tolerance(backend)
-            try:
-                checks.append(Check(name=name, measured=measure(backend), bound=bound, meaning=meaning))
-            except _REFUSALS as error:  # the other checks say more
-                checks.append(Check(name=name, measured=math.inf, bound=bound, meaning=f"{meaning}: {error}"))
+        checks = _taken(_measures(backend), backend.dtype)
         checks += [Check(**compared._asdict()) for compared in compare_with_file(backend)]
     checks.append(
         Check(name="hooks left", measured=float(count_hooks(model) - before), bound=0.0, meaning="hooks of ours still attached")
     )
+    return _outcome(backend, checks)
+
+
+def _taken(measures: Iterable[Measure], dtype: torch.dtype) -> list[Check]:
+    checks = []
+    for name, meaning, exact, take, missing in measures:
+        bound = 0.0 if exact else tolerance(dtype)
+        try:
+            measured, note = (take(), "") if missing is None else (None, missing)
+        except _REFUSALS as error:  # the other checks say more
+            measured, note = math.inf, str(error)
+        checks.append(Check(name=name, measured=measured, bound=bound, meaning=f"{meaning}: {note}" if note else meaning))
+    return checks
+
+
+def _outcome(model: Backend | Engine, checks: list[Check], options: str = "") -> SelfCheck:
+    dtype = str(model.dtype).removeprefix("torch.")
     return SelfCheck(
         checks=tuple(checks),
-        model=backend.model_name,
-        backend=backend.name,
-        dtype=str(backend.dtype).removeprefix("torch."),
-        device=str(backend.device),
-        versions=library_versions(),
+        model=model.model_name,
+        backend=model.name,
+        dtype=f"{dtype}, {options}" if options else dtype,
+        device=str(model.device),
+        versions=library_versions() | dict(model.versions),
     )
 
 
@@ -150,19 +176,22 @@ def count_hooks(model: Any) -> int:
     return sum(len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules() if isinstance(m, HookPoint))
 
 
-def _measures() -> Iterator[tuple[str, str, bool, Callable[[Backend], float]]]:
-    yield "norms", "our norms against plain hooks on the blocks", False, _norms
-    yield "cache", "norms while decoding against one pass over the result", False, _cache
-    yield "batch", "norms in a left-padded batch against alone", False, _batch
-    yield "logits", "logits with recording against without (bit for bit)", True, _logits
-    yield "logit lens", "unembed(last layer) against the model's logits", False, _logit_lens
+def _measures(backend: Backend) -> Iterator[Measure]:
+    for name, meaning, exact, take in (
+        ("norms", "our norms against plain hooks on the blocks", False, _norms),
+        ("cache", "norms while decoding against one pass over the result", False, _cache),
+        ("batch", "norms in a left-padded batch against alone", False, _batch),
+        ("logits", "logits with recording against without (bit for bit)", True, _logits),
+        ("logit lens", "unembed(last layer) against the model's logits", False, _logit_lens),
+    ):
+        yield Measure(name, meaning, exact, partial(take, backend))
 
 
 def _tokens(backend: Backend) -> list[list[int]]:
     if backend.tokenizer is None:
         size = int(backend.model.cfg.d_vocab)
         return [[(7 * i + 3) % size for i in range(19)], [(5 * i + 2) % size for i in range(8)]]
-    texts = [list(backend.tokenizer(text).input_ids)[: backend.n_ctx - _MORE] for text in _TEXTS]
+    texts = [list(backend.tokenizer(text).input_ids)[: backend.n_ctx - _MORE] for text in TEXTS]
     embedded = len(next(backend.model.embed.parameters()))  # a bridge takes d_vocab from its tokenizer
     if (largest := max(map(max, texts))) >= embedded:
         raise InputError(f"the tokenizer gives token {largest}, the model has {embedded}: it is another model's")
@@ -173,15 +202,10 @@ def _one(backend: Backend) -> tuple[Tensor, Tensor]:
     return pad_left(_tokens(backend)[:1], backend.device)
 
 
-def _relative(values: Tensor, truth: Tensor) -> float:
-    """The largest relative error."""
-    return float(((values.float() - truth.float()).abs() / truth.float().abs().clamp_min(1e-6)).max())
-
-
 def _norms(backend: Backend) -> float:
     tokens, mask = _one(backend)
     trace = collect(backend.model, tokens[0], progress=False)[0]
-    return _relative(trace.l2_norms, _plain_norms(backend, tokens, mask))
+    return relative(trace.l2_norms, _plain_norms(backend, tokens, mask))
 
 
 def _plain_norms(backend: Backend, tokens: Tensor, mask: Tensor) -> Float[Tensor, "layer pos"]:
@@ -204,14 +228,14 @@ def _cache(backend: Backend) -> float:
     done = generate(backend.model, _tokens(backend)[0], max_new_tokens=_MORE, ignore_eos=True, progress=False)[0]
     assert done.trace is not None
     whole = collect(backend.model, done.trace, progress=False)[0]
-    return _relative(done.trace.l2_norms, whole.l2_norms)
+    return relative(done.trace.l2_norms, whole.l2_norms)
 
 
 def _batch(backend: Backend) -> float:
     tokens = _tokens(backend)
     together = collect(backend.model, tokens, progress=False)
     alone = [collect(backend.model, one, progress=False)[0] for one in tokens]
-    return max(_relative(a.l2_norms, b.l2_norms) for a, b in zip(together, alone, strict=True))
+    return max(relative(a.l2_norms, b.l2_norms) for a, b in zip(together, alone, strict=True))
 
 
 def _logits(backend: Backend) -> float:
@@ -231,10 +255,6 @@ def _logit_lens(backend: Backend) -> float:
         logits, _ = backend.forward(tokens, mask, logits="all")
     assert logits is not None
     off = float((backend.unembed(streams[0]) - logits).float().abs().max() / logits.float().std())
-    if not off <= _tolerance(backend):
+    if not off <= tolerance(backend.dtype):
         require_lens(backend)  # raises, with the reason, where logits come another way
     return off
-
-
-def _tolerance(backend: Backend) -> float:
-    return _TOLERANCE.get(backend.dtype, 1e-1)

@@ -19,7 +19,7 @@ from tl_l2norm.core.arguments import as_integer, as_seed, as_share, check_progre
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.measured import OUTCOMES
-from tl_l2norm.core.presets import batch_size_of, check_sink_ratio
+from tl_l2norm.core.presets import check_sink_ratio
 from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.core.storage import content_key
 from tl_l2norm.core.thresholds import quantile_thresholds
@@ -29,8 +29,8 @@ from tl_l2norm.interventions.log import Log, Tally
 from tl_l2norm.interventions.matching import STUDY
 from tl_l2norm.interventions.suppress import Suppression
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backends import backend_of
 from tl_l2norm.recording.completions import Completion, Generations
+from tl_l2norm.recording.engine import Engine, generator_of, model_of, rows_at_once
 from tl_l2norm.recording.generate import generate, restore
 from tl_l2norm.recording.saved import Journal, begin, describe_run, locked, may_save, run_folder
 from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
@@ -73,7 +73,7 @@ def suppress_and_ask(
     with the direction swapped for another token's at equal norm.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`.
+        model: a `HookedTransformer` or `TransformerBridge`, or an engine of `load_engine`.
         problems: with known answers.
         traces: of thinking responses of this model, whose quantiles are the thresholds.
         quantiles: a threshold each; 0.8 suppresses the fifth of the tokens whose norm is highest (low: lowest) at each layer.
@@ -81,7 +81,7 @@ def suppress_and_ask(
         max_new_tokens: of a response; by default as in `run_modes`.
         sink_ratio: a norm over this many times its layer's median over the prompt is a sink's, and left alone; that of the
             traces, from which no other can be given.
-        batch_size: responses decoded at once, 8 by default (100 for tiny-reasoner).
+        batch_size: responses decoded at once, 8 by default (100 for tiny-reasoner); an engine has its own.
         draws: of each random arm.
         seed: of the random arms.
         save_to: a folder to keep responses in as they end; the same call goes on from what is there.
@@ -103,13 +103,13 @@ def suppress_and_ask(
         >>> table.loc[table["arm"] == "high", ["tokens", "positions"]].values.tolist()  # the last token is not read back
         [[2, 1]]
     """
-    backend = backend_of(model)
+    backend = generator_of(model)
     problems, traces, seed = _answerable(problems), traces_of(traces), as_seed(seed)
     if any(trace.labels.get("mode") == "direct" for trace in traces):
         raise InputError("the traces are of direct answers: thresholds are quantiles of thinking responses, give those")
     check_progress(progress)
     draws, quantiles = as_integer("draws", draws, least=1), as_quantiles(quantiles)
-    batch_size, sink_ratio = batch_size_of(model, batch_size), _sink_ratio(traces, sink_ratio)
+    batch_size, sink_ratio = rows_at_once(model, batch_size), _sink_ratio(traces, sink_ratio)
     chosen = resolve_layers(layers, backend.n_layers)
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
     max_new_tokens = thinking_room(backend, prompts) if max_new_tokens is None else max_new_tokens
@@ -170,7 +170,7 @@ def _sink_ratio(traces: Sequence[Trace], given: float | None) -> float:
 class _Asker:
     """Asks all problems under an intervention; what is in the journal is not asked again."""
 
-    backend: Backend
+    backend: Backend | Engine
     problems: Sequence[Problem]
     prompts: Sequence[ChatPrompt]
     max_new_tokens: int
@@ -216,7 +216,7 @@ class _Asker:
             warnings.filterwarnings("ignore", message="nothing was changed by")
             if todo:
                 generate(
-                    self.backend.model,
+                    model_of(self.backend),
                     [self.prompts[i] for i in todo],
                     seed=[self.seeds[i] for i in todo],
                     interventions=interventions,
@@ -272,7 +272,7 @@ class _Asker:
         for problem, prompt, seed, outcome in zip(self.problems, self.prompts, self.seeds, outcomes, strict=True):
             kept = outcome.kept
             reason = kept["finish_reason"]
-            response = restore(self.backend.model, prompt, kept["tokens"], finish_reason=reason, seed=seed)
+            response = restore(model_of(self.backend), prompt, kept["tokens"], finish_reason=reason, seed=seed)
             entries.append(
                 {
                     "arm": arm,

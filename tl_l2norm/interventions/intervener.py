@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -49,6 +49,16 @@ class Site:
     tau: float | AdaptiveIQR | None
 
 
+class Reading(NamedTuple):
+    """A pass over a batch, as the hooks need it."""
+
+    now: Pass
+    busy: Mapping[Positions, bool]
+    """Whether somebody who acts there may have something to do."""
+    of_prompts: bool
+    """Whether it reads tokens of a prompt for the first time."""
+
+
 class Intervener(Observer):
     """Applies a run's interventions to the residual stream of one model, by hooks, and logs what they decide.
 
@@ -76,9 +86,7 @@ class Intervener(Observer):
         self._mid_layers = self._layers_where(lambda x: x.needs_resid_mid)
         self._resid_mid: dict[int, Tensor] = {}
         self._shared: dict[Site, RunningIQR] = {}
-        self._now: Pass | None = None
-        self._busy: dict[Positions, bool] = {}
-        self._reads_prompt = False
+        self.reading: Reading | None = None
         self._n_raised: dict[int, Int[Tensor, ""]] = {}
         """By layer, how many tokens that are no sinks there were raised over the bound of sinks."""
         self._ledger = Ledger() if records else None
@@ -120,12 +128,12 @@ class Intervener(Observer):
         if self._ledger is not None:
             self._ledger.next_pass(now)
         self.log.note(places)
-        self._now, first = now, (BOUNDS, next(iter(self.sites), 0)) not in now.batch
+        first = (BOUNDS, next(iter(self.sites), 0)) not in now.batch
         options = {x.positions for x in self.log.interventions}
         # At a step of decoding nobody asks the device: something is nearly always to be done.
         asked = first or now.n_pos > 1
-        self._busy = {where: not asked or bool(places.eligible(where).any()) for where in options}
-        self._reads_prompt = asked and bool((places.positions[:, 0] < rows.prompt_len).any())
+        busy = {where: not asked or bool(places.eligible(where).any()) for where in options}
+        self.reading = Reading(now, busy, asked and bool((places.positions[:, 0] < rows.prompt_len).any()))
 
     @override
     def take(self, n_rows: int) -> list[Recorded]:
@@ -134,17 +142,18 @@ class Intervener(Observer):
 
     def visit(self, layer: int, stream: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor | None:
         """The hook on `resid_post` of a layer: every intervention there, in their order."""
-        batch, places = self._where(stream)
+        reading, places = self._where(stream)
+        batch = reading.now.batch
         block = self.blocks.take(layer) if layer in self.blocks.blocks else None
         mid = self._resid_mid.pop(layer, None)
         norms = l2_norms(stream)
-        if self._reads_prompt:
+        if reading.of_prompts:
             batch.keep((BOUNDS, layer), places.prompt_bounds(norms, self.sink_ratio))
         before, judged = stream, norms
         bounds: Float[Tensor, " batch"] = batch.recall((BOUNDS, layer))
         sink = (norms > bounds[:, None]) | (places.positions == 0)
         for site in self.sites[layer]:
-            if self._busy[site.intervention.positions]:
+            if reading.busy[site.intervention.positions]:
                 live = places.eligible(site.intervention.positions)
                 live = live if site.intervention.include_sinks else live & ~sink
                 visit = Visit(layer, stream, norms, 0.0, live, places, block, mid)
@@ -157,14 +166,14 @@ class Intervener(Observer):
         self._n_raised[layer] = n_raised + self._n_raised.get(layer, 0)
         return stream
 
-    def _where(self, stream: Float[Tensor, "batch pos d_model"]) -> tuple[Batch, Places]:
-        if self._now is None:
+    def _where(self, stream: Float[Tensor, "batch pos d_model"]) -> tuple[Reading, Places]:
+        if self.reading is None:
             raise RuntimeError(UNSEEN)
-        places = self._now.places(stream.device)
+        places = self.reading.now.places(stream.device)
         if places.positions.shape != stream.shape[:2]:
             shapes = f"{tuple(stream.shape[:2])} tokens, expected {tuple(places.positions.shape)}"
             raise RuntimeError(f"a forward pass over {shapes}")
-        return self._now.batch, places
+        return self.reading, places
 
     def _act(self, site: Site, batch: Batch, visit: Visit) -> tuple[Tensor, Tensor]:
         """The stream and its norms after one intervention."""
@@ -203,7 +212,7 @@ class Intervener(Observer):
     @override
     def leave(self, batch: Batch) -> None:
         """Let the log keep what outlives the sequences."""
-        self._now = None
+        self.reading = None
         for key, value in batch.remembered().items():
             match key:
                 case Site() if value is not None:

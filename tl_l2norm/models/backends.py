@@ -11,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from tl_l2norm.core.errors import InputError, InputTypeError, Unsupported
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.bridge_backend import BridgeBackend
+from tl_l2norm.models.described import Described
 from tl_l2norm.models.hooked_backend import HookedBackend
 
 
@@ -37,11 +38,16 @@ def backend_of(model: Any) -> Backend:
         backend: Backend = BridgeBackend(model)
     elif isinstance(model, _hooked_transformer()):
         backend = HookedBackend(model)
+    elif isinstance(model, Described):
+        raise InputTypeError(
+            f"this needs the model itself, and got {model!r}: an engine only generates, with generate, run_modes, "
+            "sample_thinking and suppress_and_ask; load the model with load_model(...), and it reads what the engine wrote"
+        )
     else:
         raise InputTypeError(
             f"expected a TransformerBridge or HookedTransformer, got {type(model).__name__}: load one with "
             "tl_l2norm.load_model(...), or wrap a Hugging Face model with "
-            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer); an engine only generates"
+            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
         )
     _require_weights(model)
     _warn_if_centred(backend)

@@ -75,6 +75,11 @@ class Described(ABC):
         """What it was told to do otherwise than by default, as far as norms move with it."""
         return {}
 
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Of weights and configuration, see `tl_l2norm.models.fingerprint`; "" where it isn't known."""
+
     @abstractmethod
     def identity(self) -> Identity:
         """Who the model is now: fingerprints of weights, tokenizer and chat template, and the number of hooks."""

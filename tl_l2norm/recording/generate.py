@@ -27,14 +27,13 @@ from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import check_decoding, decodes_rows_together, reads_rows_together, telling_tokens
 from tl_l2norm.models.described import Described
 from tl_l2norm.models.generation_config import warn_of_ignored
 from tl_l2norm.models.observer import joined
 from tl_l2norm.recording.completions import Completion, FinishReason, Generations
 from tl_l2norm.recording.decoder import Decoder, Growing
-from tl_l2norm.recording.engine import Decoding, Engine
+from tl_l2norm.recording.engine import Decoding, Engine, generator_of
 from tl_l2norm.recording.metrics import METRICS, check_metrics
 from tl_l2norm.recording.sampling import Sampling
 from tl_l2norm.recording.stops import Stops
@@ -130,7 +129,7 @@ def generate(
            position  layer  fired
         0        18      1   True
     """
-    backend = model if isinstance(model, Engine) else backend_of(model)
+    backend = generator_of(model)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     max_new_tokens, n = as_integer("max_new_tokens", max_new_tokens, least=1), as_integer("n", n, least=1, most=_MOST_SAMPLES)
     _check_options(record, metrics, ignore_eos, progress, stop, on_finish)
@@ -190,7 +189,7 @@ def restore(
     stop: Sequence[str | int] | str = (),
 ) -> Completion:
     """A response of an earlier run from its tokens, without what was recorded."""
-    backend = backend_of(model)
+    backend = generator_of(model)
     row = _make_rows(tokenize(backend, [prompt], continues=True), 1, [seed])[0]
     row.new, row.finish_reason = list(tokens), finish_reason
     return _Ending(Boundaries(backend.tokenizer), Stops.of(backend, stop, False)).complete(row)

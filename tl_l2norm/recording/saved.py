@@ -27,12 +27,16 @@ from tl_l2norm.core.storage import content_key, load_traces, replace_file, save_
 from tl_l2norm.core.trace import Label, Trace
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
+from tl_l2norm.models.described import Described
 from tl_l2norm.models.provenance import library_versions
 from tl_l2norm.recording.collect import collect
+from tl_l2norm.recording.engine import Engine
 from tl_l2norm.text.sequences import batches_by_length, tokenize
 
 _MARK = b"\xef\xbb\xbf"  # of byte order, which some editors write
 _BEGIN = b'{"key": '
+_MEASURED = "norms are measured again, the responses are kept"
+_AGAIN = "responses whose norms can't be read are written again"
 _PROBE = 1 << 20  # bytes that have to fit before a run begins
 
 
@@ -151,7 +155,7 @@ def _probe(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def describe_run(backend: Backend, **what: Any) -> dict[str, Any]:
+def describe_run(backend: Backend | Engine, **what: Any) -> dict[str, Any]:
     """All that responses of a model depend on beside the prompts, for `run_folder`."""
     identity = backend.identity()
     return {
@@ -162,7 +166,8 @@ def describe_run(backend: Backend, **what: Any) -> dict[str, Any]:
         "dtype": str(backend.dtype).removeprefix("torch."),
         "device": backend.device.type,
         "eos": sorted(backend.eos_token_ids()),
-        "versions": library_versions(),
+        "versions": library_versions() | dict(backend.versions),
+        **({"options": dict(backend.options)} if backend.options else {}),
         **what,
     }
 
@@ -172,14 +177,14 @@ def run_folder(parent: Path, name: str, what: Mapping[str, Any]) -> Path:
     return parent / f"{name}-{content_key(what)}"
 
 
-def begin(place: Path, what: Mapping[str, Any], backend: Backend) -> Journal:
+def begin(place: Path, what: Mapping[str, Any], backend: Described) -> Journal:
     """Note what the run in this folder is, and read which responses it has."""
     note = json.dumps({"model": backend.model_name, **what}, indent=1, default=str, sort_keys=True)
     replace_file(place / "run.json", note.encode())
     return Journal(place / "responses.jsonl")
 
 
-def may_save(backend: Backend, save_to: str | Path | None) -> Path | None:
+def may_save(backend: Described, save_to: str | Path | None) -> Path | None:
     """Where to save; None, with a warning, where what is saved could be taken for another model's."""
     if save_to is None:
         return None
@@ -259,12 +264,26 @@ def collected(
     return in_order
 
 
-def _kept_traces(place: Path) -> tuple[Trace, ...] | None:
-    """What an earlier run kept here; None where there is nothing, or nothing whole: then norms are measured again."""
+def keep_recorded(place: Path, entries: Mapping[str, Mapping[str, Any]], traces: Sequence[Trace]) -> dict[str, dict[str, Any]]:
+    """Keep traces that were recorded while decoding; returns the journal's entries with where their traces are."""
+    part = content_key(list(entries))
+    save_traces(place / "parts" / part, traces)
+    return {key: {**entry, "trace": [part, i]} for i, (key, entry) in enumerate(entries.items())}
+
+
+def kept_recorded(place: Path, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Trace]:
+    """What `keep_recorded` kept, by the journal's keys; without what can't be read."""
+    parts = {part: _kept_traces(place / "parts" / part, _AGAIN) for part in {entry["trace"][0] for entry in entries.values()}}
+    where = {key: (parts[entry["trace"][0]], entry["trace"][1]) for key, entry in entries.items()}
+    return {key: traces[i] for key, (traces, i) in where.items() if traces is not None}
+
+
+def _kept_traces(place: Path, what_now: str = _MEASURED) -> tuple[Trace, ...] | None:
+    """What an earlier run kept here; None where there is nothing, or nothing whole."""
     if not (place / "traces.json").is_file():
         return None
     try:
         return load_traces(place)
     except InputError as error:
-        warnings.warn(f"norms are measured again, the responses are kept: {error}", stacklevel=4)
+        warnings.warn(f"{what_now}: {error}", stacklevel=4)
         return None

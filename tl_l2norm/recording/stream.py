@@ -82,7 +82,7 @@ class StreamRecorder(Observer):
         if index != EMBED_INDEX and self._others:
             layer, shown = self.layers[index - 1], counting_writes(stream.detach())
             for name, observer in self._others.items():
-                self._now[name][index - 1] = _measured(observer, name, shown, layer)
+                self._now[name][index - 1] = measured(observer, name, shown, layer)
 
     @override
     def attached(self) -> AbstractContextManager[None]:
@@ -120,7 +120,7 @@ class StreamRecorder(Observer):
         return self._ledger.take(n_rows)
 
 
-def _measured(observer: StreamObserver, name: str, stream: Tensor, layer: int) -> Float[Tensor, "batch pos"]:
+def measured(observer: StreamObserver, name: str, stream: Tensor, layer: int) -> Float[Tensor, "batch pos"]:
     """What an observer says of a layer, in memory of our own: it may use its buffer again, or return a view of the stream."""
     before = stream._version
     try:

@@ -16,7 +16,7 @@ from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.identity import same_weights
 from tl_l2norm.core.layers import resid_post
 from tl_l2norm.core.protocols import SparseAutoencoder
-from tl_l2norm.models.backend import Backend
+from tl_l2norm.models.described import Described
 from tl_l2norm.saes.config import UNFOLDED, UNUSABLE, TrainingNote
 
 _DEFAULTS: Mapping[str, Any] = {
@@ -39,7 +39,7 @@ def read_layer(hook_name: str | None) -> int | None:
     return layer if layer >= 0 else None
 
 
-def check_saes(backend: Backend, saes: Mapping[Any, Any]) -> dict[int, SparseAutoencoder]:
+def check_saes(backend: Described, saes: Mapping[Any, Any]) -> dict[int, SparseAutoencoder]:
     """SAEs that fit the model, by layer.
 
     Raises:
@@ -78,7 +78,7 @@ def why_unusable(sae: Any) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _misfit(backend: Backend, layer: int, sae: Any) -> str | None:
+def _misfit(backend: Described, layer: int, sae: Any) -> str | None:
     """Why an SAE can't be used at this layer of this model."""
     cfg = sae.cfg
     meta = getattr(cfg, "metadata", None)
@@ -96,7 +96,7 @@ def _misfit(backend: Backend, layer: int, sae: Any) -> str | None:
     return why_unusable(sae) or next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _warn_of_another_model(backend: Backend, layer: int, sae: Any) -> None:
+def _warn_of_another_model(backend: Described, layer: int, sae: Any) -> None:
     """Names of one model differ by who names it, and fine-tuned ones take another's SAEs: no reason to refuse."""
     note = training_note(sae)
     if note.weights and backend.fingerprint and note.dtype == str(backend.dtype):
