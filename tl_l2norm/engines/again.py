@@ -15,13 +15,14 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from tl_l2norm.core.errors import Unsupported
+from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.engines.stream import Carried, stream_of
 from tl_l2norm.models.block_calls import BlockRun, BlockRuns
 
 Slots = MutableMapping[str, Tensor]
 """By attention layer, where in the cache each token's key and value are written; -1 is nowhere, and so is no entry."""
 _NOWHERE = -1
-_CLOSE = 0.05  # of the output's norm: bfloat16 moves it by 0.01
+_CLOSE = 0.05  # of what the block adds, beside what rounding the stream moves
 
 
 class BlockAgain:
@@ -66,8 +67,10 @@ class BlockAgain:
             return
         read = self.states if self.residual is None or self.carried == "first" else self.states + self.residual
         with self._writing(None):
-            made = self._run(read, None)[: len(stream)].float()
-        if not torch.dist(made, stream.float()) < _CLOSE * stream.float().norm():
+            made = self._run(read, None)[: len(stream)]
+        rounding = 4 * torch.finfo(stream.dtype).eps * l2_norms(stream)
+        error, most = l2_norms(made - stream), _CLOSE * l2_norms(stream - read[: len(stream)]) + rounding
+        if not (error < most).float().mean() > 0.5:  # rounding may send single tokens to other experts
             raise Unsupported(
                 f"{type(self.block).__name__} isn't what it was when it runs again: ALRR needs a model of load_model"
             )

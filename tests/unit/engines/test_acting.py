@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import tl_l2norm as l2
-from tests import models
 from tl_l2norm.core.batch import Batch
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.engines.acting import Acting
@@ -39,7 +38,7 @@ RULES: dict[str, Made] = {
 
 @pytest.fixture(scope="module")
 def backend() -> Any:
-    return backend_of(models.use(models.Case("llama", "bridge")))
+    return backend_of(l2.load_model("tiny-reasoner", device="cpu"))
 
 
 class World:
@@ -121,7 +120,7 @@ def require_the_same_as_in_one_pass(backend: Any, rules: list[Any], seed: int, *
 
 
 def require_same_log(ours: Any, theirs: Any) -> None:
-    pd.testing.assert_frame_equal(ours.events(), theirs.events(), rtol=1e-5)
+    pd.testing.assert_frame_equal(ours.events(), theirs.events(), rtol=1e-5, atol=1e-6)  # a cosine may be near 0
     assert len(ours.events()) > 5 and ours.keys == theirs.keys and ours.prompt_lens == theirs.prompt_lens
     for index in range(len(ours.interventions)):
         assert ours.live(index) == {key: n for key, n in theirs.live(index).items() if n}
