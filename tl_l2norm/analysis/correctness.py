@@ -144,30 +144,52 @@ def correctness_effect(
     """
     check_choice("clusters", clusters, get_args(Clusters))
     resamples = as_integer("resamples", resamples, least=MIN_DRAWS, most=MAX_DRAWS)
-    samples = _checked(samples)
+    given = _checked(samples)
+    samples = _with_norms(given)
     _require_clusters(samples, clusters)
     options: dict[str, Any] = {"clusters": clusters, "seed": seed, "resamples": resamples}
     finished = samples[~samples["cut_off"].astype(bool)]
     whole = _effects(samples, **options)
     parts = {"all": whole, "finished": whole if len(finished) == len(samples) else _effects(finished, **options)}
     table = pd.concat([part.assign(responses=name) for name, part in parts.items()], ignore_index=True)
-    table = table.assign(right=samples["correct"].mean(), cut_off=samples["cut_off"].mean())
+    table = table.assign(right=given["correct"].astype(float).mean(), cut_off=given["cut_off"].astype(float).mean())
     table["verdict"] = _verdicts(table)
     return CORRECTNESS.frame(table, seed=seed, model=samples["model"].iloc[0])
 
 
 def _checked(samples: pd.DataFrame) -> pd.DataFrame:
-    """Samples that have norms; refuses what isn't such a table."""
+    """The table; refuses what isn't such a one."""
     if not isinstance(samples, pd.DataFrame):
         raise InputTypeError(f"samples are what correctness_samples returns, got {samples!r:.80}")
-    samples = SAMPLES.check(samples).rename(columns=lambda name: int(name) if str(name).isdigit() else name)  # of a CSV file
+    samples = SAMPLES.check(samples).rename(columns=lambda name: int(name) if str(name).isdecimal() else name)  # of a CSV file
     if samples[LATE].isna().all():
         raise Unmeasurable("no late layer was recorded: nothing can be said of late norms")
     if samples.duplicated(["prompt", "sample"]).any():
         raise InputError("a sample of a problem occurs twice: give the results of one run of sample_thinking")
     if samples["model"].nunique() > 1:
         raise InputError("samples of several models: their norms are not comparable, give those of one")
+    _require_values(samples)
+    return samples
+
+
+def _require_values(samples: pd.DataFrame) -> None:
+    """Refuse values that no sample has."""
+    for name in ("correct", "cut_off"):
+        if not samples[name].isin([0, 1]).all():
+            raise InputError(f"{name} is 0 or 1, False or True, got {samples[name][~samples[name].isin([0, 1])].iloc[0]!r}")
+    for name in ("prompt", "family"):
+        if count := int(samples[name].isna().sum()):
+            raise InputError(f"{name} is missing in {count} samples: pandas reads NA and null in a CSV file as missing")
+    norms = [name for name in samples.columns if name in (LATE, GIVEN_TYPES, BUT_LAST) or isinstance(name, int | np.integer)]
+    if infinite := [name for name in (*norms, "log_prob") if np.isinf(samples[name].astype(float)).any()]:
+        raise InputError(f"{infinite[0]} is infinite in a sample: nothing can be fitted to it")
+
+
+def _with_norms(samples: pd.DataFrame) -> pd.DataFrame:
+    """Samples that have norms, enough of each problem."""
     held = samples[samples[[LATE, GIVEN_TYPES, "log_prob"]].notna().all(axis=1)]
+    if not (np.isfinite(held["length"].astype(float)) & (held["length"] > 0)).all():
+        raise InputError("length is a number of tokens, 1 or more: a sample with norms has another")
     counts = held.groupby("prompt").size()
     if not len(held) or (len(counts) < samples["prompt"].nunique()) or counts.min() < MIN_SAMPLES:
         few = min((int(counts.get(prompt, 0)) for prompt in samples["prompt"].unique()), default=0)

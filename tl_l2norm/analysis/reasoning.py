@@ -143,6 +143,11 @@ class ReasoningFeatures:
 
     def check(self, trace: Trace) -> None:
         """Refuse a trace that the latents must not or can't be evaluated on."""
+        if self.chosen_on and "prompt" not in trace.labels:
+            raise InputError(
+                "the trace doesn't say which prompt it answers, and features are not evaluated on those that they were chosen "
+                "on: collect(..., labels=[t.labels for t in traces]) keeps the labels"
+            )
         if str(trace.labels.get("prompt")) in self.chosen_on:
             raise InputError(
                 f"prompt {trace.labels['prompt']!r} is one that the features were chosen on: evaluate them on others, "

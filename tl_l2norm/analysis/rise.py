@@ -19,6 +19,7 @@ from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, Estimate, b
 from tl_l2norm.core.schema import MODEL, QUANTITY, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
+NO_SHAPE = "no shape can be told"
 SHARP = 0.5
 """Share of the rise in the last quarter of the layers over which it is called a sharp late spike; `even_share` of them rises
 there where the rise is even."""
@@ -149,7 +150,7 @@ def _lacking(whole: Array, trace: Trace, quantity: str) -> dict[str, str]:
     which = f"layers {layer_ranges(lacking)} have no value of {quantity}, as where they have no SAE"
     if set(lacking) & set(trace.late_layers):
         raise Unmeasurable(f"the rise over the layers needs all of them: {which}")
-    return {"description": f"no shape can be told: {which}"}
+    return {"description": f"{NO_SHAPE}: {which}"}
 
 
 def _group_index(traces: Sequence[Trace], by: Sequence[str]) -> dict[tuple[object, ...], NDArray[np.bool_]]:

@@ -223,13 +223,14 @@ class MixedProblems:
             return np.abs(t) - critical
 
         outside = np.clip(inside + step, -_FARTHEST, _FARTHEST)
+        beyond = (outside - inside) * step <= 0  # the estimate itself is farther out
         above = excess(outside)
-        while (more := (above <= 0) & (np.abs(outside) < _FARTHEST)).any():
+        while (more := (above <= 0) & (np.abs(outside) < _FARTHEST) & ~beyond).any():
             inside, below = np.where(more, outside, inside), np.where(more, above, below)
             step = np.where(more, 2 * step, step)
             outside = np.where(more, np.clip(outside + step, -_FARTHEST, _FARTHEST), outside)
             above = np.where(more, excess(outside), above)
-        endless = above <= 0
+        endless = (above <= 0) | beyond
         below, above, at = np.where(endless, -1, below), np.where(endless, 1, above), outside
         for _ in range(_STEPS):  # regula falsi; an end that stays has its value halved ("Illinois")
             at = (inside * above - outside * below) / (above - below)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tl_l2norm.core.arguments import as_integer
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.resampling import MAX_DRAWS, MIN_DRAWS, RESAMPLES, Array, generator
 
 
@@ -48,10 +49,15 @@ def sign_flips(values: NDArray[np.floating], *, seed: int = 0, flips: int = RESA
     Returns:
         p and p_max; NaN for a column without any value, 1 for one that is all zero.
 
+    Raises:
+        InputError: an infinite value.
+
     Examples:
         >>> sign_flips(np.array([[1.0], [2], [3]])).p  # of 8 means, 2 and -2 are as far out
         array([0.25])
     """
+    if np.isinf(values).any():
+        raise InputError("a prompt's value is infinite: its mean over prompts says nothing, leave it out (NaN) or mend it")
     held = np.where(np.isnan(values), 0.0, np.asarray(values, dtype=np.float64))
     scale = np.sqrt((held**2).sum(0))
     held = held / np.where(scale > 0, scale, 1.0)

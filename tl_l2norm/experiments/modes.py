@@ -150,7 +150,7 @@ def _interview(
     reading: ReadOptions,
 ) -> _Interview:
     prompts = [chat_prompt(backend.tokenizer, p.question, mode=mode, system=p.system) for p in problems]  # type: ignore[arg-type]
-    _require_distinct_prompts(problems, prompts)
+    require_distinct_prompts(problems, prompts)
     return _Interview(
         backend=backend,
         mode=mode,
@@ -164,7 +164,7 @@ def _interview(
     )
 
 
-def _require_distinct_prompts(problems: Sequence[Problem], prompts: Sequence[ChatPrompt]) -> None:
+def require_distinct_prompts(problems: Sequence[Problem], prompts: Sequence[ChatPrompt]) -> None:
     """Refuse problems that differ in name alone: one prompt would count as several."""
     first: dict[tuple[int, ...], Problem] = {}
     for problem, prompt in zip(problems, prompts, strict=True):

@@ -15,7 +15,7 @@ from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.storage import content_key
 from tl_l2norm.core.trace import Label, Trace
-from tl_l2norm.experiments.modes import answer_at, thinking_room
+from tl_l2norm.experiments.modes import answer_at, require_distinct_prompts, thinking_room
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.engine import Engine, generator_of, model_of, must_record, rows_at_once
@@ -100,6 +100,7 @@ def sample_thinking(
         raise InputError("no problems given")
     require_distinct(problems)
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]
+    require_distinct_prompts(problems, prompts)
     run = _Sampling(
         backend=backend,
         problems=problems,

@@ -316,6 +316,12 @@ def test_families_may_be_clusters() -> None:
         (lambda f: f.drop(columns="log_prob"), {}, InputError, "lacks the columns ..log_prob"),
         (lambda f: f.assign(model=f["prompt"]), {}, InputError, "samples of several models"),
         (lambda f: f, {"resamples": 0}, InputError, "resamples"),
+        (lambda f: f.assign(correct=f["correct"] / 2), {}, InputError, "correct is 0 or 1, False or True, got .*0.5"),
+        (lambda f: f.assign(cut_off=2), {}, InputError, "cut_off is 0 or 1"),
+        (lambda f: f.assign(family=f["family"].where(f["sample"] > 0)), {}, InputError, "family is missing in 20 samples"),
+        (lambda f: f.assign(length=f["length"].where(f["sample"] > 0, 0)), {}, InputError, "length is a number of tokens"),
+        (lambda f: f.assign(log_prob=-np.inf), {}, InputError, "log_prob is infinite"),
+        (lambda f: f.assign(late=f["late"].where(f["sample"] > 0, np.inf)), {}, InputError, "late is infinite"),
     ],
 )
 def test_what_can_not_be_answered_is_refused(change: Any, options: dict[str, Any], error: type, message: str) -> None:
@@ -327,6 +333,23 @@ def test_what_can_not_be_answered_is_refused(change: Any, options: dict[str, Any
 def test_outcomes_that_are_nearly_separated_have_figures_and_no_end(seed: int, options: dict[str, Any]) -> None:
     entry = correctness_effect(world(seed, **options), seed=seed, resamples=99).iloc[0]
     assert np.isfinite(entry["beta"]) and entry["low"] == -np.inf and entry["high"] == np.inf and entry["p"] > 0.05
+
+
+def test_responses_without_a_norm_count_among_those_that_were_cut_off() -> None:
+    frame = world(0, problems=20)
+    frame["cut_off"] = frame["sample"] >= 5
+    lacking = frame.assign(
+        log_prob=frame["log_prob"].where(~frame["cut_off"]), length=frame["length"].where(~frame["cut_off"], 0)
+    )
+    table = correctness_effect(lacking, **FEW)
+    assert (table["cut_off"] == 3 / 8).all() and set(table["verdict"]) == {"can't be tested here"}
+    assert table["right"].iloc[0] == pytest.approx(frame["correct"].mean())
+
+
+@pytest.mark.parametrize(("seed", "problems", "n"), [(5369, 12, 6), (5190, 10, 5)])
+def test_an_interval_holds_its_estimate_however_far_out(seed: int, problems: int, n: int) -> None:
+    table = correctness_effect(world(seed, problems=problems, n=n, layers=2, beta=20.0), seed=seed, resamples=99).dropna()
+    assert ((table["low"] <= table["beta"]) & (table["beta"] <= table["high"])).all()
 
 
 def test_a_table_read_from_csv_has_its_layers(tmp_path: Path) -> None:

@@ -167,6 +167,13 @@ def test_prompts_that_they_were_chosen_on_are_refused() -> None:
         features.evaluate(features.held_out(think), [*features.held_out(direct), direct[think.index(seen)]])
 
 
+def test_a_trace_that_does_not_say_its_prompt_is_refused() -> None:
+    think, direct = traces_of(planted)
+    features = find_reasoning_features(think, direct)
+    with pytest.raises(InputError, match="doesn't say which prompt it answers.*labels="):
+        features.total(dataclasses.replace(features.held_out(think)[0], labels={}))
+
+
 def test_the_sum_over_the_latents_is_that_of_a_dense_matrix() -> None:
     think, direct = traces_of(lambda i, mode: np.random.default_rng([i, mode == "think"]).random(LATENTS))
     features = find_reasoning_features(think, direct, n_latents={3: 2})

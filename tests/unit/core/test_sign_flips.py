@@ -36,3 +36,8 @@ def test_scale_of_a_column_does_not_matter(n: int) -> None:
     a, b = sign_flips(values), sign_flips(values * [1, 1e-3, 1e4])
     np.testing.assert_allclose(a.p, b.p)
     np.testing.assert_allclose(a.p_max, b.p_max)
+
+
+def test_an_infinite_value_is_refused() -> None:
+    with pytest.raises(ValueError, match="infinite"):
+        p(1, 2, np.inf)

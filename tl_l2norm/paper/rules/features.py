@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tl_l2norm.analysis.rise import SHARP
+from tl_l2norm.analysis.rise import NO_SHAPE, SHARP
 from tl_l2norm.core.layers import BUT_LAST, LATE
 from tl_l2norm.paper.finding import Finding, Known, Missing, figure, is_late_twice, span, two_stages_p
 
@@ -16,7 +16,10 @@ def spike(known: Known) -> Finding:
     trained, others = known.of_trained("feature_dynamics")
     own, others = trained.iloc[0], others.set_index("source")
     if np.isnan(own["sharpness"]):
-        raise Missing("no reasoning features were found, or their activation doesn't rise over the layers")
+        told = str(own["description"]).startswith(NO_SHAPE)
+        raise Missing(
+            own["description"] if told else "no reasoning features were found, or their activation doesn't rise over the layers"
+        )
     controls = {source: entry for source, entry in others.iterrows() if not np.isnan(entry["sharpness"])}
     beyond = all(own["sharpness_low"] > entry["sharpness_high"] for entry in controls.values())
     finding = Finding(

@@ -21,11 +21,12 @@ def correctness(known: Known) -> Finding:
     typed = table.loc[("all", GIVEN_TYPES)]
     needed = [own, finished, typed, table.loc[("finished", GIVEN_TYPES)]]
     inner = table.loc[("all", BUT_LAST)] if ("all", BUT_LAST) in table.index else None
+    without_cut = "too few problems" if np.isnan(finished["beta"]) else figure(finished, "beta", ".2f")
     finding = Finding(
         measured=f"log-odds of a right response per standard deviation of late norm {own['beta']:.2f}, of what token types "
         f"leave of it {figure(typed, 'beta', '.2f')}; without the last block "
         f"{'-' if inner is None else figure(inner, 'beta', '.2f')}, without the {own['cut_off']:.0%} that were cut off "
-        f"{figure(finished, 'beta', '.2f')}; {own['right']:.0%} of the samples are right",
+        f"{without_cut}; {own['right']:.0%} of the samples are right",
         interval=span(own["low"], own["high"], ".2f"),
         control="pairs of a right and a wrong response that length and log-probability rank right "
         f"{own['auc_without']:.0%}, with the norm {100 * own['gain']:+.1f} points "
