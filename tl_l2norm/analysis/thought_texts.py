@@ -241,22 +241,26 @@ def difficulty_at_length(traces: TracesLike, *, width: int = 1, seed: int = 0, r
     require_comparable(traces)
     if len(by_prompt(traces)) < len(traces):
         raise InputError("several responses to one problem: give one of each, for the level is the problem's")
-    levels = np.array([float(label(trace, "level")) for trace in traces])  # type: ignore[arg-type]
-    lengths = [(len(trace) - trace.prompt_len) // width for trace in traces]
+    late, n_all = _late(traces[0]), len(traces)
+    norms = np.stack([weighted_mean(t, t.l2_norms.double(), t.is_response.double()).numpy() for t in traces])
+    held = ~np.isnan(norms).any(1)  # a response without tokens that count has no norm
+    usable, norms = [trace for trace, own in zip(traces, held, strict=True) if own], norms[held]
+    levels = np.array([float(label(trace, "level")) for trace in usable])  # type: ignore[arg-type]
+    if np.isnan(levels).any():
+        raise InputError("the level of a problem is not a number (NaN)")
+    lengths = [(len(trace) - trace.prompt_len) // width for trace in usable]
     strata = np.unique(
-        [f"{trace.labels.get('family', '')}/{n}" for trace, n in zip(traces, lengths, strict=True)], return_inverse=True
+        [f"{trace.labels.get('family', '')}/{n}" for trace, n in zip(usable, lengths, strict=True)], return_inverse=True
     )[1]
     kept = np.array([len(set(levels[strata == own])) > 1 for own in strata])
     if kept.sum() < MIN_PROMPTS:
         raise Unmeasurable(
-            f"{int(kept.sum())} of {len(traces)} problems share family and length with one of another level: at least "
+            f"{int(kept.sum())} of {n_all} problems share family and length with one of another level: at least "
             f"{MIN_PROMPTS} are needed; level and length can't be told apart here"
         )
-    late = _late(traces[0])
-    norms = np.stack([weighted_mean(t, t.l2_norms.double(), t.is_response.double()).numpy() for t in traces])
     norms = np.concatenate([norms, *(norms[:, rows].mean(1, keepdims=True) for rows in late.values())], axis=1)
     trend = _within_strata(levels[kept], norms[kept], strata[kept], seed, resamples)
-    constant = {"n": int(kept.sum()), "strata": len(set(strata[kept])), "n_all": len(traces)}
+    constant = {"n": int(kept.sum()), "strata": len(set(strata[kept])), "n_all": n_all}
     layers = [*traces[0].layers, *late]
     return LEVELS_AT_LENGTH.frame(trend.assign(layer=layers, **constant), seed=seed, model=traces[0].provenance.model)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import spearmanr
 
 from tests.planted import response
@@ -191,6 +194,16 @@ def test_rho_of_one_stratum_is_scipys() -> None:
         truth = spearmanr(levels, [float(t.l2_norms[layer, 1:].mean()) for t in traces]).statistic
         assert found.loc[layer]["rho"] == pytest.approx(truth, abs=1e-6)
     assert found.loc["late"]["n"] == 20 and found.loc["late"]["strata"] == 1
+
+
+def test_a_response_without_a_norm_is_left_out() -> None:
+    traces = problems(0, effect=2.0)
+    lacking = dataclasses.replace(traces[0], is_sink=torch.ones_like(traces[0].is_sink))
+    table, rest = (difficulty_at_length(own, resamples=100) for own in ([lacking, *traces[1:]], traces[1:]))
+    pd.testing.assert_frame_equal(table.drop(columns="n_all"), rest.drop(columns="n_all"))
+    assert (table["n_all"] == 48).all() and table["rho"].notna().all()
+    with pytest.raises(ValueError, match="level of a problem is not a number"):
+        difficulty_at_length([traces[0].with_labels(level=float("nan")), *traces[1:]])
 
 
 def test_where_length_follows_from_the_level_nothing_is_tested() -> None:
