@@ -144,10 +144,7 @@ class ReasoningFeatures:
     def check(self, trace: Trace) -> None:
         """Refuse a trace that the latents must not or can't be evaluated on."""
         if self.chosen_on and "prompt" not in trace.labels:
-            raise InputError(
-                "the trace doesn't say which prompt it answers, and features are not evaluated on those that they were chosen "
-                "on: collect(..., labels=[t.labels for t in traces]) keeps the labels"
-            )
+            raise InputError("the trace doesn't say which prompt it answers: collect(..., labels=[t.labels for t in traces])")
         if str(trace.labels.get("prompt")) in self.chosen_on:
             raise InputError(
                 f"prompt {trace.labels['prompt']!r} is one that the features were chosen on: evaluate them on others, "
@@ -155,9 +152,7 @@ class ReasoningFeatures:
             )
         if trace.provenance.model != self.model:
             raise InputError(f"the features are of {self.model}, the trace is of {trace.provenance.model}")
-        for layer, sae in self.saes.items():
-            if layer not in trace.layers:
-                continue
+        for layer, sae in ((layer, sae) for layer, sae in self.saes.items() if layer in trace.layers):
             if layer not in trace.features:
                 raise InputError(f"the trace has no SAE features at layer {layer}: collect(..., saes=...)")
             if trace.features[layer].sae != sae:
