@@ -61,6 +61,19 @@ def running() -> Iterator[Engines]:
     engines.close()
 
 
+def reasoner() -> Any:
+    return l2.load_model("tiny-reasoner", device="cpu")
+
+
+QUESTIONS = [f"mod 10: {i}A-{j}" for i, j in ((7, 3), (2, 9), (4, 4), (8, 1))]
+
+
+def unequal_prompts(model: Any) -> list[Any]:
+    """The last with a long text before its question."""
+    texts = [*QUESTIONS[:3], "7 times 8 is 56; " * 3 + QUESTIONS[3]]
+    return [l2.chat_prompt(model.tokenizer, text, mode="think") for text in texts]
+
+
 def save_random(kind: str, place: Path, **options: Any) -> Path:
     """A folder of a random model of a class of configurations, with gains and biases of their own."""
     torch.manual_seed(0)

@@ -21,19 +21,8 @@ if made.has_vllm():
     from tl_l2norm.engines import by_request, recorder, vllm_worker
 
 running = pytest.fixture(scope="module", name="engines")(made.running)
-QUESTIONS = [f"mod 10: {i}A-{j}" for i, j in ((7, 3), (2, 9), (4, 4), (8, 1))]
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return l2.load_model("tiny-reasoner", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def prompts(model: Any) -> list[Any]:
-    """Of unequal lengths, the last with a long text before its question."""
-    texts = [*QUESTIONS[:3], "7 times 8 is 56; " * 3 + QUESTIONS[3]]
-    return [l2.chat_prompt(model.tokenizer, text, mode="think") for text in texts]
+reasoner = pytest.fixture(scope="module", name="model")(made.reasoner)
+unequal_prompts = pytest.fixture(scope="module", name="prompts")(made.unequal_prompts)
 
 
 def write(model: Any, prompts: Any, **options: Any) -> Any:

@@ -15,7 +15,7 @@ import torch
 import tl_l2norm as l2
 from tests import engines as made
 from tests.engines import Engines
-from tests.integration.test_vllm_engine import ARCHITECTURES, QUESTIONS, TOKENS, Passes, require_same, require_same_norms, write
+from tests.integration.test_vllm_engine import ARCHITECTURES, TOKENS, Passes, require_same, require_same_norms, write
 from tl_l2norm.core.batch import RowTensors
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.interventions.base import Intervention
@@ -24,18 +24,8 @@ from tl_l2norm.interventions.rule import Decision, Effect
 pytestmark = pytest.mark.skipif(not made.has_vllm(), reason="vLLM isn't installed; see docs/engines.md")
 
 running = pytest.fixture(scope="module", name="engines")(made.running)
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return l2.load_model("tiny-reasoner", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def prompts(model: Any) -> list[Any]:
-    """Of unequal lengths, the last with a long text before its question."""
-    texts = [*QUESTIONS[:3], "7 times 8 is 56; " * 3 + QUESTIONS[3]]
-    return [l2.chat_prompt(model.tokenizer, text, mode="think") for text in texts]
+reasoner = pytest.fixture(scope="module", name="model")(made.reasoner)
+unequal_prompts = pytest.fixture(scope="module", name="prompts")(made.unequal_prompts)
 
 
 @pytest.fixture(scope="module")

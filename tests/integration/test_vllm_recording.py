@@ -22,11 +22,7 @@ if made.has_vllm():
     from tl_l2norm.engines import by_request, recorder, vllm_worker
 
 running = pytest.fixture(scope="module", name="engines")(made.running)
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return l2.load_model("tiny-reasoner", device="cpu")
+reasoner = pytest.fixture(scope="module", name="model")(made.reasoner)
 
 
 def failed(outcome: Any) -> set[str]:

@@ -94,7 +94,7 @@ class _Runs:
         off = 0.0
         for prompt, response in zip(self.prompts, self.sampled[::2], strict=True):
             (alone,) = self.write([prompt], seed=[response.seed], temperature=1.0).traces
-            (among,) = (response.trace,)
+            among = response.trace
             assert among is not None
             n = _in_common(alone, among)
             off = max(off, relative(among.l2_norms[:, :n], alone.l2_norms[:, :n]))

@@ -16,10 +16,9 @@ def spike(known: Known) -> Finding:
     trained, others = known.of_trained("feature_dynamics")
     own, others = trained.iloc[0], others.set_index("source")
     if np.isnan(own["sharpness"]):
-        told = str(own["description"]).startswith(NO_SHAPE)
-        raise Missing(
-            own["description"] if told else "no reasoning features were found, or their activation doesn't rise over the layers"
-        )
+        if (why := str(own["description"])).startswith(NO_SHAPE):
+            raise Missing(why)
+        raise Missing("no reasoning features were found, or their activation doesn't rise over the layers")
     controls = {source: entry for source, entry in others.iterrows() if not np.isnan(entry["sharpness"])}
     beyond = all(own["sharpness_low"] > entry["sharpness_high"] for entry in controls.values())
     finding = Finding(
