@@ -16,10 +16,13 @@ from .core.thresholds import quantile_thresholds as quantile_thresholds
 from .core.trace import Trace as Trace
 from .core.trace import to_frame as to_frame
 from .engines.load import load_engine as load_engine
+from .experiments.arms import Arm as Arm
+from .experiments.evaluation import evaluate as evaluate
 from .experiments.modes import run_modes as run_modes
 from .experiments.selection import score_table as score_table
 from .experiments.selection import select as select
 from .experiments.selfcheck import selfcheck as selfcheck
+from .experiments.tuning import tune as tune
 from .interventions.alrr import ALRR as ALRR
 from .interventions.erss import ERSS as ERSS
 from .interventions.suppress import Suppression as Suppression

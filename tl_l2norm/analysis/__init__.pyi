@@ -1,4 +1,6 @@
 from .accuracy import accuracy_table as accuracy_table
+from .arms import arm_table as arm_table
+from .arms import cost_table as cost_table
 from .attribution import attribute as attribute
 from .bound import bound_control as bound_control
 from .bound import bound_points as bound_points

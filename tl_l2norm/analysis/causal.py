@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import ttest_1samp
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
+from tl_l2norm.analysis.paired import mean_difference, p_loss
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.measured import OUTCOMES
-from tl_l2norm.core.paired_shares import paired_shares
-from tl_l2norm.core.resampling import RESAMPLES, Array, Estimate, estimate
+from tl_l2norm.core.resampling import RESAMPLES, Array
 from tl_l2norm.core.schema import MODEL, SEED, Column, Schema, ends
 from tl_l2norm.core.sign_flips import sign_flips
 
@@ -179,7 +177,9 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
         kept = _with_dose(arms, name, against)
         for quantile, which in [*((q, [q]) for q in first.quantiles), (np.nan, kept)]:
             entry = _compare(first.mean(which), second.mean(which), _MATCHED.get(name) == against, seed, resamples)
-            entry["p_margin"] = _p_margin(first.mean(which), second.mean(which)) if against == "none" else np.nan
+            entry["p_margin"] = (
+                p_loss(_differences(first.mean(which), second.mean(which)), MARGIN) if against == "none" else np.nan
+            )
             entries.append({"arm": name, "against": against, "quantile": quantile, "thresholds": len(which), **entry})
     return ARM_DIFFERENCES.frame(entries, seed=seed, model=outcomes["model"].iloc[0])
 
@@ -243,9 +243,13 @@ def _dose(own: _Counts, control: _Counts) -> float:
     return max(shares, key=lambda share: max(share, 1 / share) if share else np.inf)
 
 
+def _differences(own: _Counts, other: _Counts) -> Array:
+    return own.correct.mean(1) - other.correct.mean(1)
+
+
 def _compare(own: _Counts, other: _Counts, matched: bool, seed: int, resamples: int) -> dict[str, float]:
-    differences = own.correct.mean(1) - other.correct.mean(1)
-    e = _difference(differences, seed, resamples)
+    differences = _differences(own, other)
+    e = mean_difference(differences, seed=seed, resamples=resamples)
     return {
         "difference": e.mean,
         "low": e.low,
@@ -258,22 +262,6 @@ def _compare(own: _Counts, other: _Counts, matched: bool, seed: int, resamples: 
         "dose": _dose(own, other) if matched else float("nan"),
         "n": e.n,
     }
-
-
-def _difference(values: NDArray[np.float64], seed: int, resamples: int) -> Estimate:
-    """With the score interval of a difference of shares, or by resampling where it is one of means over draws or quantiles."""
-    if np.isin(values[~np.isnan(values)], (-1, 0, 1)).all():
-        return paired_shares(values)
-    return estimate(values, seed=seed, resamples=resamples)
-
-
-def _p_margin(own: _Counts, other: _Counts) -> float:
-    """One-sided: that the arm loses the margin or more."""
-    losses = other.correct.mean(1) - own.correct.mean(1)
-    losses = np.append(losses[~np.isnan(losses)], 1.0)
-    if np.ptp(losses) == 0:
-        return 1.0
-    return float(ttest_1samp(losses, MARGIN, alternative="less").pvalue)
 
 
 def _require_same(outcomes: pd.DataFrame) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ class Thresholds(Mapping[int, float]):
         rule: str = "given",
         provenance: Provenance | None = None,
         sink_ratio: float | None = None,
+        prompts: Iterable[str] = (),
     ) -> None:
         if not isinstance(values, Mapping):
             raise InputTypeError(f"thresholds are a dict {{layer: value}}, or iqr_thresholds(traces), got {values!r:.80}")
@@ -52,6 +54,8 @@ class Thresholds(Mapping[int, float]):
         self.provenance = provenance
         self.sink_ratio = sink_ratio
         """Of the run whose sinks they leave out; None where they leave none out, or nobody says."""
+        self.prompts = frozenset(prompts)
+        """What they were taken from, `prompt_key` of each: nothing is tested there by them. Empty where nobody says."""
 
     @override
     def __getitem__(self, layer: int) -> float:
@@ -174,7 +178,14 @@ def _of_traces(given: TracesLike, tau_of: Callable[[np.ndarray], float], rule: s
     require_comparable(traces)
     values = {layer: tau_of(norms) for layer, norms in _decode_norms(traces, include_sinks).items()}
     source = traces[0].provenance
-    return Thresholds(values, rule=rule, provenance=source, sink_ratio=None if include_sinks else source.sink_ratio)
+    prompts = {prompt_key(trace.tokens[: trace.prompt_len].tolist()) for trace in traces}
+    sink_ratio = None if include_sinks else source.sink_ratio
+    return Thresholds(values, rule=rule, provenance=source, sink_ratio=sink_ratio, prompts=prompts)
+
+
+def prompt_key(tokens: Sequence[int]) -> str:
+    """Short hash of a prompt's token ids, by which it is known again."""
+    return hashlib.sha256(",".join(map(str, tokens)).encode()).hexdigest()[:16]
 
 
 def _as_factor(name: str, value: float) -> float:

@@ -1,3 +1,5 @@
+from .calibration import split_problems as split_problems
+from .evaluation_results import Results as Results
 from .samples import sample_thinking as sample_thinking
 from .suppression import suppress_and_ask as suppress_and_ask
 from .thought_texts import replaced_thoughts as replaced_thoughts

@@ -1,0 +1,322 @@
+"""Evaluate arms on the same problems: what helps, what harms, and what it costs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from tl_l2norm.analysis.arms import ARM_OUTCOMES, CUT_OFF
+from tl_l2norm.core.arguments import as_integer, as_seed, check_choice, check_progress
+from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.presets import sink_ratio_of
+from tl_l2norm.core.thresholds import prompt_key
+from tl_l2norm.experiments.arms import Arm, arms_of, comparisons
+from tl_l2norm.experiments.calibration import Calibration, calibrate, power_note, room_for
+from tl_l2norm.experiments.evaluation_files import open_journal, require_same
+from tl_l2norm.experiments.evaluation_results import Results
+from tl_l2norm.experiments.evaluation_run import Asked, Run, decisions_table, outcomes_of, sources_of
+from tl_l2norm.experiments.modes import MODES, require_distinct_prompts
+from tl_l2norm.models.backend import Backend
+from tl_l2norm.recording.engine import Engine, generator_of, model_of, rows_at_once
+from tl_l2norm.recording.sampling import Sampling
+from tl_l2norm.recording.saved import describe_run, locked, may_save
+from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
+from tl_l2norm.text.prompts import ChatPrompt, Mode, chat_prompt
+
+
+def evaluate(
+    model: Any,
+    problems: Problem | Iterable[Problem],
+    arms: Arm | Iterable[Arm],
+    *,
+    n: int = 1,
+    temperature: float = 0.0,
+    mode: Mode = "think",
+    max_new_tokens: int | None = None,
+    calibration: Problem | Iterable[Problem] | None = None,
+    sink_ratio: float | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Results:
+    """Ask every arm the same problems with the same seeds, and hold each against the baseline.
+
+    The baseline is the arm of that name, else the first. A response that is cut off counts as wrong. Arms with the same
+    interventions, sampling and limit share their responses: selections choose among those that the baseline is the mean of.
+
+    Before the run it is said, with `progress`, which difference so many problems can show (`smallest_difference`): the smallest
+    that the exact McNemar test finds in 80% of runs, at the first step of Holm's procedure, if arms differ on 20% of the
+    problems (a guess) or, with a calibration of accuracy a, on 2 a (1 - a), as if their answers were independent.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template, or an engine of `load_engine`.
+        problems: distinct ones with known answers, to test on.
+        arms: two or more, with names of their own.
+        n: responses to each problem, unless an arm says otherwise.
+        temperature: 0 is greedy; unless an arm says otherwise.
+        mode: "think" or "direct".
+        max_new_tokens: of a response, unless an arm says otherwise; by default what the calibration's lengths ask for, without
+            one as in `run_modes`.
+        calibration: other problems, which the plain model is asked first: arms make their thresholds of its traces, the limit
+            of its lengths.
+        sink_ratio: a norm over this many times its layer's median over the prompt is a sink's, and left alone; 5 by default (20
+            for tiny-reasoner).
+        batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner); an engine has its own.
+        seed: of sampling, resamples and signs; what a response draws hangs on it, the problem and its number alone.
+        out: a folder to keep responses in as they end; the same call goes on from what is there, and ends in the same tables.
+        progress: show a progress bar with the time that is left.
+
+    Returns:
+        `Results`: tables of accuracy, paired differences, verdicts, costs and decisions.
+
+    Raises:
+        ValueError: bad input; an arm that was calibrated or tuned on a problem of the test; a folder of another evaluation, or
+            one that another process works in.
+
+    Examples:
+        >>> problems = l2.make_mixture(8, families="compact", levels=[2])
+        >>> calibration, test = l2.experiments.split_problems(problems, share=0.3)
+        >>> arms = [l2.Arm("baseline"), l2.Arm("ALRR", lambda traces: l2.ALRR(l2.iqr_thresholds(traces)))]
+        >>> found = l2.evaluate(model, test, arms, calibration=calibration, progress=False)
+        >>> found.to_frame()[["arm", "against", "verdict"]]
+                arm   against           verdict
+        0  baseline                    baseline
+        1      ALRR  baseline  too few problems
+    """
+    asked = Evaluation.of(
+        model,
+        problems,
+        arms_of(arms),
+        n=n,
+        temperature=temperature,
+        mode=mode,
+        max_new_tokens=max_new_tokens,
+        calibration=calibration,
+        sink_ratio=sink_ratio,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+    asked.require_unseen(asked.arms)
+    folder = may_save(asked.backend, out)
+    with locked(*([folder] if folder else [])):
+        return asked.run(folder, unseen=True)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evaluation:
+    """Arguments, checked."""
+
+    backend: Backend | Engine
+    problems: Sequence[Problem]
+    prompts: Sequence[ChatPrompt]
+    arms: Sequence[Arm]
+    calibration: Sequence[Problem]
+    n: int
+    sampling: Sampling
+    mode: Mode
+    max_new_tokens: int | None
+    sink_ratio: float
+    batch_size: int
+    seed: int
+    progress: bool
+
+    @classmethod
+    def of(cls, model: Any, problems: Any, arms: Sequence[Arm], **given: Any) -> Evaluation:
+        """Check everything that can be checked before a token is written."""
+        backend = generator_of(model)
+        if backend.tokenizer is None:
+            raise InputError("the model has no tokenizer: set model.tokenizer to ask it questions")
+        check_choice("mode", given["mode"], MODES)
+        check_progress(given["progress"])
+        test, calibration = _answerable(problems), _answerable(given["calibration"] or (), least=0)
+        prompts = [chat_prompt(backend.tokenizer, p.question, mode=given["mode"], system=p.system) for p in test]
+        require_distinct_prompts(test, prompts)
+        limit = given["max_new_tokens"]
+        made = cls(
+            backend=backend,
+            problems=test,
+            prompts=prompts,
+            arms=arms,
+            calibration=calibration,
+            n=as_integer("n", given["n"], least=1),
+            sampling=Sampling(temperature=given["temperature"]),
+            mode=given["mode"],
+            max_new_tokens=None if limit is None else as_integer("max_new_tokens", limit, least=1),
+            sink_ratio=sink_ratio_of(model, given["sink_ratio"]),
+            batch_size=rows_at_once(model, given["batch_size"]),
+            seed=as_seed(given["seed"]),
+            progress=bool(given["progress"]),
+        )
+        made._check_arms()
+        return made
+
+    def _check_arms(self) -> None:
+        for arm in self.arms:
+            n, sampling = arm.n or self.n, arm.sampling or self.sampling
+            if n > 1 and sampling.temperature == 0:
+                raise InputError(
+                    f"arm {arm.name!r} takes {n} responses at temperature 0, which are all the same: give temperature=, or n=1"
+                )
+            if arm.selection is not None and n == 1:
+                raise InputError(f"arm {arm.name!r} selects by {arm.selection!r} among one response: give n=, from 2 on")
+            if arm.needs_calibration and not self.calibration:
+                raise InputError(
+                    f"arm {arm.name!r} is made of a calibration's traces: give calibration=, problems that aren't in the test, "
+                    "such as a side of l2.experiments.split_problems(problems)"
+                )
+
+    def require_unseen(self, arms: Sequence[Arm]) -> None:
+        """Refuse to test arms on what something of them was chosen on.
+
+        Raises:
+            InputError: which arm, and how many of the problems.
+        """
+        ids = {problem.id for problem in self.problems}
+        if both := ids & {problem.id for problem in self.calibration}:
+            raise InputError(
+                f"{len(both)} problems of the calibration are in the test: what is chosen on them can't be tested there"
+            )
+        prompts = {prompt_key(prompt.tokens) for prompt in self.prompts}
+        for arm in arms:
+            seen, taken = ids & set(arm.calibrated_on), prompts & arm.prompts()
+            if seen or taken:
+                what = "was tuned on" if seen else "has thresholds that were taken from responses to"
+                raise InputError(
+                    f"arm {arm.name!r} {what} {len(seen or taken)} of the {len(ids)} problems of the test: on those it was "
+                    "chosen, and can't be tested; take other problems for either"
+                )
+
+    def run(self, folder: Path | None, *, unseen: bool = False) -> tuple[Results, Sequence[Arm]]:
+        """Calibrate, ask every arm and judge; returns the arms beside it, as they were made of the calibration."""
+        require_same(folder, self._told())
+        calibration = self._calibrate(folder)
+        asked = self._asked(calibration)
+        traces, ids = asked.traces, sorted(calibration.ids) if calibration else ()
+        arms = [arm.made_of(traces, ids) if arm.needs_calibration or arm.match else arm for arm in self.arms]
+        if unseen:
+            self.require_unseen(arms)
+        sources = sources_of(arms, asked)
+        settings = {**self._told(), "max_new_tokens": asked.max_new_tokens}
+        settings["arms"] = {arm.name: arm.settings() | {"interventions": sources[arm.name].told} for arm in arms}
+        journal = open_journal(folder, settings, self.backend)
+        notes = self._notes(arms, calibration)
+        self._say(notes)
+        distinct = list(dict.fromkeys(sources.values()))
+        total = sum(source.n for source in distinct) * len(self.problems)
+        with tqdm(total=total, desc="evaluate", unit="response", disable=not self.progress, delay=2) as bar:
+            run = Run(asked=asked, journal=journal, place=folder, bar=bar)
+            run.load(distinct)
+            for source in distinct:
+                bar.set_postfix_str(source.arm.name)
+                run.draw(source)
+        entries = [entry for arm in arms for entry in outcomes_of(run, arm, sources[arm.name])]
+        results = Results(
+            outcomes=ARM_OUTCOMES.frame(entries, seed=self.seed, model=self.backend.model_name),
+            decisions=decisions_table(run, arms, sources),
+            comparisons=comparisons(arms, lambda a, b: _drawn(asked, sources, a) == _drawn(asked, sources, b)),
+            settings=settings,
+            notes=tuple(notes),
+            seed=self.seed,
+        )
+        if folder is not None:
+            results.save(folder / "results.json")
+        return results, arms
+
+    def _told(self) -> dict[str, Any]:
+        """What the outcomes depend on, as far as it is known before anything is asked."""
+        arms = {arm.name: None for arm in self.arms}
+        return describe_run(
+            self.backend,
+            mode=self.mode,
+            n=self.n,
+            temperature=self.sampling.temperature,
+            seed=self.seed,
+            sink_ratio=self.sink_ratio,
+            limit=self.max_new_tokens,
+            problems={p.id: prompt_key(prompt.tokens) for p, prompt in zip(self.problems, self.prompts, strict=True)},
+            calibration=sorted(problem.id for problem in self.calibration),
+            names=list(arms),
+        )
+
+    def _calibrate(self, folder: Path | None) -> Calibration | None:
+        if not self.calibration:
+            return None
+        return calibrate(
+            model_of(self.backend),
+            self.calibration,
+            mode=self.mode,
+            room=self.max_new_tokens or self._room(),
+            temperature=self.sampling.temperature,
+            seed=self.seed,
+            sink_ratio=self.sink_ratio,
+            batch_size=self.batch_size,
+            save_to=folder / "calibration" if folder else None,
+            progress=self.progress,
+        )
+
+    def _room(self) -> int:
+        assert self.backend.tokenizer is not None
+        others = [chat_prompt(self.backend.tokenizer, p.question, mode=self.mode, system=p.system) for p in self.calibration]
+        return room_for(self.backend, [*self.prompts, *others], self.mode)
+
+    def _asked(self, calibration: Calibration | None) -> Asked:
+        limit = self.max_new_tokens
+        if limit is None:
+            limit = self._room() if calibration is None else calibration.limit(self._room())
+        return Asked(
+            backend=self.backend,
+            problems=self.problems,
+            prompts=self.prompts,
+            mode=self.mode,
+            seed=self.seed,
+            n=self.n,
+            sampling=self.sampling,
+            max_new_tokens=limit,
+            sink_ratio=self.sink_ratio,
+            batch_size=self.batch_size,
+            traces=calibration.traces if calibration else (),
+        )
+
+    def _notes(self, arms: Sequence[Arm], calibration: Calibration | None) -> list[str]:
+        """What is said before the run."""
+        notes = [power_note(len(self.problems), len(arms) - 1, calibration)]
+        notes += [
+            f"{arm.name!r}: the best of {arm.tried} settings that were tried on {len(set(arm.calibrated_on))} other problems"
+            for arm in arms
+            if arm.tried
+        ]
+        if calibration and calibration.cut_off > CUT_OFF:
+            notes.append(
+                f"{calibration.cut_off:.0%} of the calibration's responses ran into the limit: as many of the test's will, and "
+                "count as wrong; give more room (max_new_tokens) or easier problems"
+            )
+        return notes
+
+    def _say(self, notes: Sequence[str]) -> None:
+        for note in notes if self.progress else ():
+            tqdm.write(note, file=sys.stderr)
+
+
+def _drawn(asked: Asked, sources: Mapping[str, Any], arm: Arm) -> tuple[str, int]:
+    """Which responses an arm has."""
+    return sources[arm.name].key, arm.n or asked.n
+
+
+def _answerable(given: Any, *, least: int = 1) -> tuple[Problem, ...]:
+    """Distinct problems with known answers, by id: nothing hangs on their order."""
+    problems = problems_of(given)
+    if len(problems) < least:
+        raise InputError("no problems given")
+    if unknown := [problem for problem in problems if problem.answer is None and problem.verify is None]:
+        raise Unmeasurable(
+            f"{len(unknown)} problems have no known answer, such as {unknown[0].question!r:.60}: accuracy is what is measured"
+        )
+    require_distinct(problems)
+    return tuple(sorted(problems, key=lambda problem: problem.id))

@@ -1,0 +1,170 @@
+"""What came of an evaluation: outcomes, and the tables that are made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import escape
+
+from tl_l2norm.analysis.arms import ARM_OUTCOMES, HELPS, Comparison, arm_table, cost_table, cut_off_notes
+from tl_l2norm.core.arguments import as_path
+from tl_l2norm.core.errors import InputError, MissingFile
+from tl_l2norm.core.storage import replace_file
+from tl_l2norm.core.tables import render_table
+
+FORMAT, FORMAT_VERSION = "tl_l2norm.evaluation", 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Results:
+    """Arms on the same problems; prints as tables.
+
+    Attributes:
+        outcomes: one entry per answer: arm, prompt (the problem's id), family, level, sample, correct, responses (written for
+            it), cut_off (share of them), tokens, reruns, layer_passes, seconds, seed, model.
+        decisions: how often each arm's interventions decided what: arm, intervention, decision, fired, n.
+        comparisons: what each arm is held against.
+        settings: all that the outcomes depend on, as JSON holds it: model, problems, limits, arms, and on which problems these
+            were calibrated or tuned.
+        notes: what was said before the run: what it can see, and how many settings were tried.
+        seed: of sampling, resamples and signs.
+
+    Examples:
+        >>> arms = [l2.Arm("baseline"), l2.Arm("scaled", l2.Suppression({11: 500.0}))]
+        >>> found = l2.evaluate(model, l2.make_mixture(2, families="compact"), arms, max_new_tokens=40, progress=False)
+        >>> found.to_frame()[["arm", "n", "accuracy", "verdict"]]
+                arm  n  accuracy           verdict
+        0  baseline  2       1.0          baseline
+        1    scaled  2       1.0  too few problems
+    """
+
+    outcomes: pd.DataFrame
+    decisions: pd.DataFrame
+    comparisons: tuple[Comparison, ...]
+    settings: Mapping[str, Any]
+    notes: tuple[str, ...]
+    seed: int
+
+    def to_frame(self, by: str | Sequence[str] = ()) -> pd.DataFrame:
+        """Accuracy, paired differences and verdicts, see `tl_l2norm.analysis.arm_table`; by "family", "level" or both."""
+        return arm_table(self.outcomes, self.comparisons, by=by, seed=self.seed)
+
+    def costs(self) -> pd.DataFrame:
+        """What an answer of each arm costs, see `tl_l2norm.analysis.cost_table`."""
+        return cost_table(self.outcomes)
+
+    @property
+    def helpful(self) -> tuple[str, ...]:
+        """Arms whose verdict is that they help."""
+        table = self.to_frame()
+        return tuple(dict.fromkeys(table.loc[table["verdict"] == HELPS, "arm"]))
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        """By title, as they are shown."""
+        table = self.to_frame()
+        shown = table[["arm", "against", "n", "accuracy"]].assign(
+            difference=[_interval(entry) for entry in table.to_dict("records")],
+            **{name: table[name] for name in ("better", "worse", "p_holm", "verdict")},
+        )
+        tables = {"accuracy, paired differences with 95% intervals": shown, "an answer's cost": self.costs()}
+        return tables | ({"what interventions decided": self.decisions} if len(self.decisions) else {})
+
+    def _head(self) -> list[str]:
+        first = self.outcomes.iloc[0]
+        n = self.outcomes["prompt"].nunique()
+        head = f"{first['model']}, {n} problems, {self.settings['mode']}, seed {self.seed}"
+        warnings = [*cut_off_notes(self.to_frame()), *idle_notes(self.decisions)]
+        return [head, *self.notes, *(f"WARNING: {note}" for note in warnings)]
+
+    def __str__(self) -> str:
+        """What was asked, what can be seen, and the tables."""
+        return "\n\n".join(["\n".join(self._head()), *(render_table(t, title=name) for name, t in self._tables().items())])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        parts = [f"<p>{escape(line)}</p>" for line in self._head()]
+        parts += [f"<p>{name}</p>{t.to_html(index=False, float_format='%.4g')}" for name, t in self._tables().items()]
+        return "".join(parts)
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one JSON file; the tables are made of it again, bit for bit.
+
+        Raises:
+            ValueError: a folder.
+        """
+        file = as_path("path", path)
+        if file.is_dir():
+            raise InputError(f"{file} is a folder: name a file, such as {file / 'results.json'}")
+        content = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "settings": self.settings,
+            "comparisons": [_plain(c) for c in self.comparisons],
+            "notes": self.notes,
+            "seed": self.seed,
+            "outcomes": self.outcomes.to_dict("list"),
+            "decisions": self.decisions.to_dict("list"),
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, json.dumps(content, ensure_ascii=False).encode())
+        return file
+
+    @classmethod
+    def load(cls, path: str | Path) -> Results:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: nothing there.
+            ValueError: a damaged or foreign file.
+        """
+        file = as_path("path", path)
+        if not file.is_file():
+            raise MissingFile(f"no results at {file}: give the file that Results.save wrote")
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{file} is damaged: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise InputError(f"{file} was not written by Results.save")
+        if content["version"] != FORMAT_VERSION:
+            raise InputError(f"{file} has format version {content['version']}, this library reads {FORMAT_VERSION}")
+        return cls(
+            outcomes=ARM_OUTCOMES.frame(pd.DataFrame(content["outcomes"])),
+            decisions=pd.DataFrame(content["decisions"]),
+            comparisons=tuple(_comparison(c) for c in content["comparisons"]),
+            settings=content["settings"],
+            notes=tuple(content["notes"]),
+            seed=content["seed"],
+        )
+
+
+def idle_notes(decisions: pd.DataFrame) -> list[str]:
+    """Of which arms no intervention changed anything, if there are any, in words."""
+    if decisions.empty:
+        return []
+    changed = decisions["n"].where(decisions["fired"].astype(bool), 0).groupby(decisions["arm"], sort=False).sum()
+    idle = [repr(arm) for arm, n in changed.items() if n == 0]
+    return [f"nothing was changed by {', '.join(idle)}: look at the thresholds and at decisions"] if idle else []
+
+
+def _interval(entry: Mapping[Any, Any]) -> str:
+    if entry["against"] == "":
+        return ""
+    return f"{entry['difference']:+.2f} [{entry['difference_low']:+.2f}, {entry['difference_high']:+.2f}]"
+
+
+def _plain(comparison: Comparison) -> dict[str, Any]:
+    fields = {f.name: getattr(comparison, f.name) for f in dataclasses.fields(comparison)}
+    return fields | {"against": list(comparison.against), "chosen_from": sorted(comparison.chosen_from)}
+
+
+def _comparison(plain: Mapping[str, Any]) -> Comparison:
+    made = {"against": tuple(plain["against"]), "chosen_from": frozenset(plain["chosen_from"])}
+    return Comparison(**{**plain, **made})
