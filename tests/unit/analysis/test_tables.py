@@ -15,7 +15,7 @@ from tests.planted import both_modes, response
 from tl_l2norm.analysis.reasoning import REPLICATIONS, TESTED, ReasoningFeatures
 from tl_l2norm.core import measured
 from tl_l2norm.core.schema import Schema
-from tl_l2norm.experiments import selection, suppression
+from tl_l2norm.experiments import evaluation_results, selection, suppression
 from tl_l2norm.paper import claims, stages, tables
 from tl_l2norm.recording import importance, pressure
 from tl_l2norm.saes import evaluate
@@ -44,6 +44,8 @@ def description(maker: str) -> str:
         return inspect.getsource(getattr(importlib.import_module(f"tl_l2norm.analysis.{module}"), name))
     if maker.startswith("score_table"):
         return inspect.getsource(selection.ScoreTable)
+    if maker.startswith("evaluate("):
+        return inspect.getsource(evaluation_results.Results)
     name = maker.partition("(")[0]
     owner = next(vars(module)[name.partition(".")[0]] for module in OWNERS if name.partition(".")[0] in vars(module))
     return inspect.getdoc(getattr(owner, name.partition(".")[2]) if "." in name else owner) or ""

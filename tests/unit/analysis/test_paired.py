@@ -1,0 +1,114 @@
+"""Paired statistics against statsmodels, scipy, enumeration and simulation."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, permutation_test
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from tl_l2norm.analysis.paired import (
+    MCNEMAR,
+    RANDOM_CHOICE,
+    SIGN_FLIPS,
+    compare,
+    holm,
+    mcnemar,
+    mcnemar_power,
+    random_choice,
+    smallest_difference,
+)
+from tl_l2norm.core.errors import InputError, Unmeasurable
+
+
+def arms(both: int, better: int, worse: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    own = np.repeat([1.0, 1.0, 0.0, 0.0], [both, better, worse, neither])
+    return own, np.repeat([1.0, 0.0, 1.0, 0.0], [both, better, worse, neither])
+
+
+@pytest.mark.parametrize("table", [(20, 9, 2, 9), (0, 1, 0, 0), (5, 0, 0, 5), (3, 6, 6, 1), (30, 1, 14, 5)])
+def test_mcnemar_is_that_of_statsmodels(table: tuple[int, int, int, int]) -> None:
+    both, better, worse, neither = table
+    one = compare(*arms(*table))
+    theirs = statsmodels_mcnemar([[both, better], [worse, neither]], exact=True)
+    assert one.p == pytest.approx(theirs.pvalue) and one.test == MCNEMAR
+    assert (one.better, one.worse) == (better, worse)
+    assert one.difference.mean == pytest.approx((better - worse) / sum(table)) and one.difference.n == sum(table)
+    assert one.difference.low < one.difference.mean <= one.difference.high
+    assert compare(*reversed(arms(*table))).p == one.p
+
+
+def test_shares_are_compared_by_the_signs_of_problems() -> None:
+    rng = np.random.default_rng(0)
+    own, other = rng.integers(0, 5, size=(2, 9)) / 4
+    theirs = permutation_test((own, other), lambda x, y: (x - y).mean(), permutation_type="samples", n_resamples=np.inf)
+    one = compare(own, other)
+    assert one.p == pytest.approx(theirs.pvalue) and one.test == SIGN_FLIPS
+    assert (one.better, one.worse) == ((own > other).sum(), (own < other).sum())
+    assert one.difference.low < one.difference.mean < one.difference.high
+
+
+def test_mcnemar_is_what_sign_flips_of_single_responses_are() -> None:
+    own, other = arms(4, 6, 1, 3)
+    theirs = permutation_test((own, other), lambda x, y: (x - y).mean(), permutation_type="samples", n_resamples=np.inf)
+    assert compare(own, other).p == pytest.approx(theirs.pvalue)
+
+
+def test_a_choice_is_judged_by_all_choices_that_chance_could_make() -> None:
+    shares = np.array([0.25, 0.5, 0.75, 0.75, 0.5, 1.0, 0.0])
+    chosen = np.array([1.0, 1, 1, 1, 0, 1, 0])
+    weights = {}
+    for right in itertools.product([0, 1], repeat=len(shares)):
+        chance = np.prod(np.where(right, shares, 1 - shares))
+        weights[sum(right)] = weights.get(sum(right), 0) + chance
+    upper, lower = (sum(w for k, w in weights.items() if keep(k)) for keep in (lambda k: k >= 5, lambda k: k <= 5))
+    assert random_choice(chosen, shares) == pytest.approx(2 * min(upper, lower))
+    assert compare(chosen, shares, chosen=True).test == RANDOM_CHOICE
+    assert random_choice(np.ones(7), np.full(7, 0.5)) == pytest.approx(binomtest(7, 7).pvalue)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, float("nan")]).tolist()[:3] == pytest.approx([0.03, 0.06, 0.06])
+    assert np.isnan(holm([float("nan")])).all() and holm([]).tolist() == []
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    p = np.random.default_rng(2).random(12) ** 3
+    assert holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def test_power_is_how_often_the_test_refuses() -> None:
+    n, discordance, difference, rng = 60, 0.3, 0.2, np.random.default_rng(1)
+    differing = rng.binomial(n, discordance, size=20_000)
+    better = rng.binomial(differing, (discordance + difference) / (2 * discordance))
+    p = {pair: mcnemar(pair[0], pair[1] - pair[0]) for pair in set(zip(better.tolist(), differing.tolist(), strict=True))}
+    refused = np.mean([p[pair] <= 0.05 and 2 * pair[0] > pair[1] for pair in zip(better, differing, strict=True)])
+    assert mcnemar_power(n, discordance, difference) == pytest.approx(refused, abs=0.01)
+
+
+@pytest.mark.parametrize("tests", [1, 4])
+def test_the_smallest_difference_has_the_power(tests: int) -> None:
+    least = smallest_difference(150, discordance=0.2, tests=tests)
+    assert mcnemar_power(150, 0.2, least, alpha=0.05 / tests) == pytest.approx(0.8, abs=1e-6)
+    assert least < smallest_difference(100, discordance=0.2, tests=tests)
+    assert least < smallest_difference(150, discordance=0.2, tests=tests + 1)
+    assert smallest_difference(30, discordance=0.05) > 0.05  # arms that never differ the other way
+    assert np.isnan(smallest_difference(5, discordance=0.5))
+
+
+def test_what_can_not_be_compared_is_refused() -> None:
+    with pytest.raises(InputError, match="same problems"):
+        compare(np.ones(3), np.ones(4))
+    with pytest.raises(InputError, match="between 0 and 1"):
+        compare(np.array([2.0]), np.ones(1))
+    with pytest.raises(Unmeasurable, match="no problems"):
+        compare(np.ones(0), np.ones(0))
+    with pytest.raises(InputError, match="one of the problem's responses"):
+        random_choice(np.ones(2), np.array([0.0, 0.5]))
+    with pytest.raises(InputError, match="that arms never differ"):
+        smallest_difference(10, discordance=0.0)
+    with pytest.raises(InputError, match="at most the share"):
+        mcnemar_power(10, 0.1, 0.2)
