@@ -22,7 +22,8 @@ from tl_l2norm.experiments.evaluation_results import Results
 from tl_l2norm.experiments.evaluation_run import Asked, Run, decisions_table, outcomes_of, sources_of
 from tl_l2norm.experiments.modes import MODES, require_distinct_prompts
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.recording.engine import Engine, generator_of, model_of, rows_at_once
+from tl_l2norm.recording.collect import collect
+from tl_l2norm.recording.engine import Engine, generator_of, model_of, must_record, rows_at_once
 from tl_l2norm.recording.sampling import Sampling
 from tl_l2norm.recording.saved import describe_run, locked, may_save
 from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
@@ -196,6 +197,8 @@ class Evaluation:
     def run(self, folder: Path | None, *, unseen: bool = False) -> tuple[Results, Sequence[Arm]]:
         """Calibrate, ask every arm and judge; returns the arms beside it, as they were made of the calibration."""
         require_same(folder, self._told())
+        if not must_record(self.backend):  # weights that give NaN show before anything is decoded
+            collect(model_of(self.backend), self.prompts[:1], progress=False)
         calibration = self._calibrate(folder)
         asked = self._asked(calibration)
         traces, ids = asked.traces, sorted(calibration.ids) if calibration else ()

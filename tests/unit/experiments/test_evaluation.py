@@ -1,0 +1,342 @@
+"""Arms on the tiny reasoner: shared seeds, planted verifiers, tuning, folders that are gone on from, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tl_l2norm as l2
+from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.experiments.calibration import token_limit
+from tl_l2norm.experiments.evaluation_results import Results
+from tl_l2norm.experiments.settings import differences, settings_of
+from tl_l2norm.recording.saved import Journal
+from tl_l2norm.tasks.verifiers import extract_answer
+
+HOT: dict[str, Any] = {"sampling": {"temperature": 2.2}}
+QUIET: dict[str, Any] = {"max_new_tokens": 60, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def reasoner() -> Any:
+    return l2.load_model("tiny-reasoner", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def problems() -> tuple[l2.Problem, ...]:
+    return l2.make_mixture(10, families="compact", levels=[2, 4], split="test")
+
+
+@pytest.fixture(scope="module")
+def others() -> tuple[l2.Problem, ...]:
+    return l2.make_mixture(6, families="compact", levels=[2, 4], split="train")
+
+
+def alrr(traces: Any) -> l2.ALRR:
+    return l2.ALRR(l2.quantile_thresholds(traces, 0.8), growth_eps=0.0, blowup=2.0)
+
+
+def swap(traces: Any) -> l2.Suppression:
+    return l2.Suppression(l2.quantile_thresholds(traces, 0.8), layers="late", how="swap")
+
+
+ARMS = (
+    l2.Arm("plain"),
+    l2.Arm("ALRR", alrr),
+    l2.Arm("swap", swap),
+    l2.Arm("as many", lambda traces, log: dataclasses.replace(swap(traces), which="matched", match=log), match="swap"),
+    l2.Arm("samples", n=4, **HOT),
+    l2.Arm("norms", n=4, selection="norm_sum", control="samples", **HOT),
+    l2.Arm("vote", n=4, selection="majority", control="samples", **HOT),
+)
+
+
+@pytest.fixture(scope="module")
+def found(reasoner: Any, problems: Any, others: Any) -> Results:
+    return l2.evaluate(reasoner, problems, ARMS, calibration=others, batch_size=7, **QUIET)
+
+
+def same(one: Results, other: Results) -> None:
+    """To the last bit, but for the clock."""
+    pd.testing.assert_frame_equal(*(r.outcomes.drop(columns="seconds") for r in (one, other)), check_exact=True)
+    pd.testing.assert_frame_equal(one.to_frame(), other.to_frame(), check_exact=True)
+    pd.testing.assert_frame_equal(*(r.costs().drop(columns="seconds") for r in (one, other)), check_exact=True)
+    pd.testing.assert_frame_equal(one.decisions, other.decisions)
+    assert one.notes == other.notes
+
+
+def test_outcomes_are_those_of_generate_and_is_correct(reasoner: Any, problems: Any, others: Any, found: Results) -> None:
+    ordered = sorted(problems, key=lambda problem: problem.id)
+    prompts = [l2.chat_prompt(reasoner.tokenizer, problem.question, mode="think") for problem in ordered]
+    traces = [r.trace for r in l2.run_modes(reasoner, sorted(others, key=lambda p: p.id), modes="think", **QUIET)]
+    for name, acts in (("plain", ()), ("ALRR", alrr(traces))):
+        out = l2.generate(reasoner, prompts, interventions=acts, **QUIET)
+        mine = found.outcomes[found.outcomes["arm"] == name]
+        assert mine["prompt"].tolist() == [problem.id for problem in ordered]
+        assert mine["tokens"].tolist() == [len(c.tokens) for c in out]
+        assert mine["correct"].tolist() == [bool(l2.is_correct(p, c)) for p, c in zip(ordered, out, strict=True)]
+    assert out.log is not None and mine["reruns"].sum() == out.events()["reruns"].sum() > 0
+    assert (mine["layer_passes"] == 12 * mine["tokens"] + mine["reruns"]).all()
+    counts = out.log.counts().set_index("decision")["n"]
+    decided = found.decisions[found.decisions["arm"] == "ALRR"].set_index("decision")["n"]
+    assert decided.to_dict() == {name: n for name, n in counts.items() if n or name == "live tokens"}
+
+
+def test_samples_are_shared_by_those_who_choose_among_them(found: Results) -> None:
+    by_arm = {arm: own.set_index(["prompt", "sample"])["correct"] for arm, own in found.outcomes.groupby("arm")}
+    for arm in ("norms", "vote"):
+        assert len(by_arm[arm]) == 10 and by_arm["samples"].loc[by_arm[arm].index].equals(by_arm[arm])
+    costs = found.costs().set_index("arm")
+    assert costs.loc["norms", "tokens"] == pytest.approx(4 * costs.loc["samples", "tokens"])
+    table = found.to_frame().set_index(["arm", "against"])
+    assert table.loc[("vote", "samples"), "test"] == "random choice" and table.loc[("vote", "plain"), "test"] == "exact McNemar"
+
+
+def test_a_matched_arm_changes_as_many_tokens(found: Results) -> None:
+    changed = found.decisions[found.decisions["fired"]].set_index("arm")["n"]
+    assert 0.5 * changed["swap"] <= changed["as many"] <= changed["swap"]
+
+
+def test_nothing_hangs_on_batches_or_the_order_of_problems(reasoner: Any, problems: Any, others: Any, found: Results) -> None:
+    again = l2.evaluate(reasoner, problems[::-1], ARMS, calibration=others[::-1], batch_size=3, **QUIET)
+    same(again, found)
+
+
+def test_a_planted_verifier_that_rewards_high_norms_makes_selection_by_norm_win(reasoner: Any, problems: Any) -> None:
+    many = l2.make_mixture(24, families="compact", levels=[2, 4, 8], split="test")
+    arms = [l2.Arm("samples"), l2.Arm("norms", selection="norm_sum"), l2.Arm("length", selection="shortest")]
+    options: dict[str, Any] = {"n": 4, "temperature": 2.2, **QUIET}
+    drawn = l2.evaluate(reasoner, many, arms, **options)
+    winners = _winners(reasoner, many, options["temperature"])
+    planted = [dataclasses.replace(p, verify=lambda answer, own=winners[p.id]: answer == own) for p in many]
+    table = l2.evaluate(reasoner, planted, arms, **options).to_frame().set_index("arm")
+    assert table.loc["norms", "accuracy"] >= 0.95 and table.loc["norms", "verdict"] == "helps"
+    assert table.loc["length", "verdict"] != "helps" and drawn.helpful == ()
+
+
+def _winners(reasoner: Any, problems: Any, temperature: float) -> dict[str, str | None]:
+    """What that one of four responses answers whose late norms have the highest sum: by their traces, by hand."""
+    winners = {}
+    for problem in problems:
+        seeds = [int.from_bytes(hashlib.sha256(f"0/think/{problem.id}/{i}".encode()).digest()[:6], "big") for i in range(4)]
+        prompt = l2.chat_prompt(reasoner.tokenizer, problem.question, mode="think")
+        out = l2.generate(reasoner, prompt, n=4, temperature=temperature, seed=seeds, **QUIET)
+        sums = np.array([[_sum(c.trace, layer) for layer in (9, 10, 11)] for c in out])
+        best = out[int(((sums - sums.mean(0)) / sums.std(0)).mean(1).argmax())]
+        winners[problem.id] = extract_answer(problem, best)
+    return winners
+
+
+def _sum(trace: l2.Trace, layer: int) -> float:
+    counted = trace.is_response & ~trace.is_sink[layer]
+    return float(trace.l2_norms[layer][counted].double().sum())
+
+
+def test_a_run_is_gone_on_from_and_ends_the_same(
+    reasoner: Any, problems: Any, others: Any, found: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    add, left = Journal.add, [9]
+
+    def adds(self: Journal, entries: Any) -> None:
+        add(self, entries)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    for n in (9, 17):
+        left[0] = n
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "add", adds)
+            with pytest.raises(Killed):
+                l2.evaluate(reasoner, problems, ARMS, calibration=others, batch_size=7, out=tmp_path, **QUIET)
+    before = (tmp_path / "responses.jsonl").read_bytes()
+    again = l2.evaluate(reasoner, problems, ARMS, calibration=others, batch_size=4, out=tmp_path, **QUIET)
+    same(again, found)
+    assert before and (tmp_path / "responses.jsonl").read_bytes().startswith(before)
+    monkeypatch.setattr("tl_l2norm.experiments.evaluation_run.generate", lambda *_, **__: pytest.fail("asked again"))
+    same(l2.evaluate(reasoner, problems, ARMS, calibration=others, out=tmp_path, **QUIET), found)
+    same(Results.load(tmp_path / "results.json"), found)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"seed": 1}, r"seed \(0 there, 1 here\)"),
+        ({"n": 2, "temperature": 1.0}, r"n \(1 there, 2 here\), temperature"),
+        ({"max_new_tokens": 9}, r"limit \(8 there, 9 here\)"),
+        ({"mode": "direct"}, r"mode \('think' there, 'direct' here\)"),
+        ({"arms": [l2.Arm("plain"), l2.Arm("low", l2.Suppression({11: 400.0}))]}, r"arms.low.interventions.0.thresholds.*400"),
+        ({"arms": [l2.Arm("plain"), l2.Arm("other")]}, "names.1"),
+        ({"problems": slice(1, 3)}, r"problems.\w+ \(only there\), problems.\w+ \(only here\)"),
+    ],
+    ids=str,
+)
+def test_a_folder_of_another_evaluation_is_refused_by_what_differs(
+    reasoner: Any, problems: Any, tmp_path_factory: pytest.TempPathFactory, options: dict[str, Any], says: str
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "evaluation"
+    given: dict[str, Any] = {"arms": [l2.Arm("plain"), l2.Arm("low", l2.Suppression({11: 500.0}))], "problems": slice(2)}
+    given |= {"max_new_tokens": 8, "progress": False, "out": folder}
+    for own in (given, given | options):
+        asked = {**own, "problems": problems[own["problems"]]}
+        if own is given:
+            l2.evaluate(reasoner, **asked)
+    kept = (folder / "responses.jsonl").read_bytes()
+    with pytest.raises(InputError, match=f"holds an evaluation with other settings: .*{says}"):
+        l2.evaluate(reasoner, **asked)
+    assert (folder / "responses.jsonl").read_bytes() == kept
+
+
+def test_a_tuned_arm_is_not_tested_on_what_it_was_tuned_on(
+    reasoner: Any, problems: Any, others: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = [
+        l2.Arm("wild", l2.Suppression({11: 0.0}, layers=[11])),
+        l2.Arm("mild", l2.Suppression({11: 1e9})),
+        l2.Arm("ALRR", alrr),
+    ]
+    chosen = l2.tune(reasoner, others, grid, max_new_tokens=60)
+    assert "'mild' is the best of 3 settings on 6 problems" in capsys.readouterr().err
+    assert chosen.name == "mild" and chosen.tried == 3
+    assert chosen.calibrated_on == {problem.id for problem in others}
+    plain = l2.Arm("plain")
+    with pytest.raises(InputError, match="arm 'mild' was tuned on 1 of the 11 problems of the test"):
+        l2.evaluate(reasoner, [*problems, others[2]], [plain, chosen], **QUIET)
+    tested = l2.evaluate(reasoner, problems[:2], [plain, chosen], **QUIET)
+    assert "'mild': the best of 3 settings that were tried on 6 other problems" in str(tested)
+    assert tested.settings["arms"]["mild"]["calibrated_on"] == sorted(chosen.calibrated_on)
+    assert "nothing was changed by 'mild'" in str(tested)
+
+
+def test_thresholds_of_the_test_are_refused(reasoner: Any, problems: Any) -> None:
+    traces = [r.trace for r in l2.run_modes(reasoner, problems[:2], modes="think", **QUIET)]
+    arms = [l2.Arm("plain"), l2.Arm("ALRR", alrr(traces))]
+    with pytest.raises(InputError, match="has thresholds that were taken from responses to 2 of the 10 problems"):
+        l2.evaluate(reasoner, problems, arms, **QUIET)
+    l2.evaluate(reasoner, problems[2:4], arms, **QUIET)
+    arms = [l2.Arm("plain"), l2.Arm("norms", selection="event_area", n=2, thresholds=l2.iqr_thresholds(traces), **HOT)]
+    with pytest.raises(InputError, match="'norms' has thresholds that were taken"):
+        l2.evaluate(reasoner, problems, arms, **QUIET)
+
+
+def test_the_limit_is_that_of_the_calibrations_lengths(reasoner: Any, problems: Any, others: Any) -> None:
+    arms = [l2.Arm("plain"), l2.Arm("nothing", l2.Suppression({11: 1e9}))]
+    out = l2.evaluate(reasoner, problems[:2], arms, calibration=others, progress=False)
+    lengths = [
+        len(r.trace.tokens) - r.trace.prompt_len + 1 for r in l2.run_modes(reasoner, others, modes="think", progress=False)
+    ]
+    assert out.settings["max_new_tokens"] == 16 * int(np.ceil(1.5 * max(lengths) / 16))
+    assert token_limit([10] * 99 + [90], 4096) == 16 and token_limit([10] * 97 + [90] * 3, 4096) == 144
+
+
+def test_what_is_cut_off_is_wrong_and_said(reasoner: Any, problems: Any) -> None:
+    always = [dataclasses.replace(p, verify=lambda _: True, answer=None) for p in problems[:4]]
+    arms = [l2.Arm("short", max_new_tokens=3), l2.Arm("long")]
+    out = l2.evaluate(reasoner, always, arms, mode="direct", max_new_tokens=30, progress=False)
+    short = out.outcomes[out.outcomes["arm"] == "short"]
+    assert not short.loc[short["cut_off"] == 1, "correct"].any()
+    assert out.costs()["cut_off"].tolist()[1] == 0 and out.outcomes.loc[out.outcomes["arm"] == "long", "correct"].all()
+    thinking = l2.evaluate(reasoner, always, [l2.Arm("short", max_new_tokens=3), l2.Arm("long")], **QUIET)
+    assert "WARNING: responses that ran into the token limit count as wrong: 100% of 'short'" in str(thinking)
+
+
+@pytest.mark.parametrize(
+    ("arms", "options", "says"),
+    [
+        ([l2.Arm("a"), l2.Arm("a")], {}, "two arms are called 'a'"),
+        ([l2.Arm("a")], {}, "'a' has nothing to be held against"),
+        ([], {}, "no arms given"),
+        (["ALRR", l2.Arm("b")], {}, r"arms are l2.Arm\(name"),
+        ([l2.Arm("a"), l2.Arm("b")], {"n": 3}, "'a' takes 3 responses at temperature 0"),
+        ([l2.Arm("a"), l2.Arm("b", n=3)], {}, "'b' takes 3 responses at temperature 0"),
+        (
+            [l2.Arm("a"), l2.Arm("b", selection="majority")],
+            {"temperature": 1.0},
+            "'b' selects by 'majority' among one response",
+        ),
+        ([l2.Arm("a"), l2.Arm("b", control="c")], {}, "'b': control='c' is no other arm"),
+        ([l2.Arm("a"), l2.Arm("b", lambda traces, log: (), match="b")], {}, "'b': match='b' is no other arm"),
+        ([l2.Arm("a"), l2.Arm("b", alrr)], {}, "'b' is made of a calibration's traces: give calibration="),
+        ([l2.Arm("a"), l2.Arm("b")], {"problems": ()}, "no problems given"),
+        ([l2.Arm("a"), l2.Arm("b")], {"problems": "twice"}, "some problems are the same"),
+        ([l2.Arm("a"), l2.Arm("b")], {"problems": "open"}, "have no known answer"),
+        ([l2.Arm("a"), l2.Arm("b")], {"calibration": "test"}, "1 problems of the calibration are in the test too"),
+        ([l2.Arm("a"), l2.Arm("b")], {"mode": "both"}, "mode must be one of"),
+        ([l2.Arm("a"), l2.Arm("b")], {"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+        ([l2.Arm("a"), l2.Arm("b")], {"n": 0}, "n must be at least 1"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_refused_each_by_its_name(
+    reasoner: Any, problems: Any, arms: Any, options: dict[str, Any], says: str
+) -> None:
+    asked = {
+        "twice": [problems[0], problems[0]],
+        "open": [dataclasses.replace(problems[0], answer=None)],
+        "test": problems[:1],
+    }
+    given: dict[str, Any] = {"problems": problems[:2], **QUIET, **options}
+    for name in ("problems", "calibration"):
+        if isinstance(given.get(name), str):
+            given[name] = asked[given[name]]
+    with pytest.raises((InputError, Unmeasurable), match=says):
+        l2.evaluate(reasoner, arms=arms, **given)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: l2.Arm(" "), "needs a name"),
+        (lambda: l2.Arm("a", selection="norms"), "no score 'norms'"),
+        (lambda: l2.Arm("a", selection="random"), "the same arm without selection is its expectation"),
+        (lambda: l2.Arm("a", thresholds={11: 1.0}), "thresholds and layers are of a selection"),
+        (lambda: l2.Arm("a", sampling={"temperatur": 1.0}), "'a': no option of sampling 'temperatur'.*temperature"),
+        (lambda: l2.Arm("a", claim="no harm"), "needs a margin"),
+        (lambda: l2.Arm("a", margin=0.1), "needs a margin"),
+        (lambda: l2.Arm("a", claim="no harm", margin=1.5), "between 0 and 1"),
+        (lambda: l2.Arm("a", ["ALRR"]), "an intervention is an Intervention"),  # type: ignore[list-item]
+        (lambda: l2.Arm("a", l2.ALRR(l2.AdaptiveIQR())), "follows all that is generated"),
+        (lambda: l2.Arm("a", l2.ALRR({1: 2.0}), match="b"), r"by a function \(traces, log\)"),
+        (lambda: l2.Arm("a", n=0), "n must be at least 1"),
+    ],
+)
+def test_what_is_no_arm_is_refused(make: Callable[[], Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        make()
+
+
+def test_an_arm_says_what_it_is() -> None:
+    arm = l2.Arm("a", alrr, n=4, control="b", calibrated_on=["x"], **HOT)
+    told = "Arm('a', interventions=alrr, sampling={'temperature': 2.2}, n=4, control=('b',), calibrated_on=1 problems)"
+    assert repr(arm) == told
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        arm.n = 3  # type: ignore[misc]
+
+
+def test_settings_tell_what_differs() -> None:
+    one, other = (settings_of(l2.Arm("a", l2.ERSS({3: tau, 4: 9.0}, p=1.0)).settings()) for tau in (5.0, 6.0))
+    assert list(differences(json.loads(json.dumps(one)), other)) == [
+        "interventions.0.thresholds.values.3 (5.0 there, 6.0 here)"
+    ]
+    with pytest.raises(InputError, match="can't be told apart"):
+        settings_of(lambda: 1)
+
+
+def test_a_split_is_by_the_problem_alone(problems: Any) -> None:
+    calibration, test = l2.experiments.split_problems(problems, share=0.4)
+    fewer, _ = l2.experiments.split_problems(problems[::-1][:8], share=0.4)
+    assert set(fewer) <= set(calibration) and set(calibration) | set(test) == set(problems) and calibration and test
+    assert l2.experiments.split_problems(problems, share=0.4, seed=3) != (calibration, test)
+    with pytest.raises(InputError, match="too few to split"):
+        l2.experiments.split_problems(problems[:1])
