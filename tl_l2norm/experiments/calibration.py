@@ -157,11 +157,7 @@ def power_note(n: int, n_arms: int, calibration: Calibration | None) -> str:
     least = smallest_difference(n, discordance=discordance, tests=n_arms)
     guess = "a guess" if calibration is None else "as if answers were independent, by the calibration's accuracy"
     arms = "one arm" if n_arms == 1 else f"the first of {n_arms} arms by Holm"
-    sees = (
-        f"differences of {100 * least:.1f} points and more"
-        if not math.isnan(least)
-        else "no difference, however clear: ask more"
-    )
+    sees = "no difference, however large," if math.isnan(least) else f"differences of {100 * least:.1f} points and more"
     return (
         f"power: {n} problems show {sees} in 80% of runs (exact McNemar, {arms}, if arms differ on {discordance:.0%} of the "
         f"problems, {guess})"

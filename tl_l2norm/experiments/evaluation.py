@@ -107,7 +107,7 @@ def evaluate(
     asked.require_unseen(asked.arms)
     folder = may_save(asked.backend, out)
     with locked(*([folder] if folder else [])):
-        return asked.run(folder, unseen=True)[0]
+        return asked.run(folder, tests=True)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -182,7 +182,7 @@ class Evaluation:
         ids = {problem.id for problem in self.problems}
         if both := ids & {problem.id for problem in self.calibration}:
             raise InputError(
-                f"{len(both)} problems of the calibration are in the test: what is chosen on them can't be tested there"
+                f"{len(both)} problems of the calibration are in the test too: what is chosen on them can't be tested there"
             )
         prompts = {prompt_key(prompt.tokens) for prompt in self.prompts}
         for arm in arms:
@@ -194,8 +194,13 @@ class Evaluation:
                     "chosen, and can't be tested; take other problems for either"
                 )
 
-    def run(self, folder: Path | None, *, unseen: bool = False) -> tuple[Results, Sequence[Arm]]:
-        """Calibrate, ask every arm and judge; returns the arms beside it, as they were made of the calibration."""
+    def run(self, folder: Path | None, *, tests: bool) -> tuple[Results, Sequence[Arm]]:
+        """Calibrate, ask every arm and judge; returns the arms beside it, as they were made of the calibration.
+
+        Args:
+            folder: where to keep what ends.
+            tests: whether arms are tested here, and may not have been chosen on these problems.
+        """
         require_same(folder, self._told())
         if not must_record(self.backend):  # weights that give NaN show before anything is decoded
             collect(model_of(self.backend), self.prompts[:1], progress=False)
@@ -203,13 +208,13 @@ class Evaluation:
         asked = self._asked(calibration)
         traces, ids = asked.traces, sorted(calibration.ids) if calibration else ()
         arms = [arm.made_of(traces, ids) if arm.needs_calibration or arm.match else arm for arm in self.arms]
-        if unseen:
+        if tests:
             self.require_unseen(arms)
         sources = sources_of(arms, asked)
         settings = {**self._told(), "max_new_tokens": asked.max_new_tokens}
         settings["arms"] = {arm.name: arm.settings() | {"interventions": sources[arm.name].told} for arm in arms}
         journal = open_journal(folder, settings, self.backend)
-        notes = self._notes(arms, calibration)
+        notes = self._notes(arms, calibration, tests)
         self._say(notes)
         distinct = list(dict.fromkeys(sources.values()))
         total = sum(source.n for source in distinct) * len(self.problems)
@@ -287,9 +292,9 @@ class Evaluation:
             traces=calibration.traces if calibration else (),
         )
 
-    def _notes(self, arms: Sequence[Arm], calibration: Calibration | None) -> list[str]:
+    def _notes(self, arms: Sequence[Arm], calibration: Calibration | None, tests: bool) -> list[str]:
         """What is said before the run."""
-        notes = [power_note(len(self.problems), len(arms) - 1, calibration)]
+        notes = [power_note(len(self.problems), len(arms) - 1, calibration)] if tests else []
         notes += [
             f"{arm.name!r}: the best of {arm.tried} settings that were tried on {len(set(arm.calibrated_on))} other problems"
             for arm in arms

@@ -141,6 +141,7 @@ class Run:
     traces: dict[str, Trace] = field(default_factory=dict)
     """Of scored responses, by their keys."""
     clock: float = 0.0
+    _restored: dict[str, Completion] = field(default_factory=dict)
 
     def key(self, source: Source, owner: Owner) -> str:
         """Of one response in the journal."""
@@ -240,6 +241,8 @@ class Run:
     def completion(self, source: Source, owner: Owner) -> Completion:
         """A response as it was drawn; what is judged of it begins with what the prompt forced."""
         prompt, key = self.asked.prompts[owner[0]], self.key(source, owner)
+        if key in self._restored:
+            return self._restored[key]
         entry = self.journal.entries[key]
         made = restore(
             model_of(self.asked.backend),
@@ -250,7 +253,8 @@ class Run:
         )
         answer = prompt.answer_prefix + made.answer
         own: dict[str, Any] = {"answer": answer, "prompt_index": owner[0], "sample": owner[1], "trace": self.traces.get(key)}
-        return dataclasses.replace(made, **own, **scores_of(entry))
+        self._restored[key] = dataclasses.replace(made, **own, **scores_of(entry))
+        return self._restored[key]
 
 
 def outcomes_of(run: Run, arm: Arm, source: Source) -> Iterator[dict[str, Any]]:
@@ -280,8 +284,12 @@ def outcomes_of(run: Run, arm: Arm, source: Source) -> Iterator[dict[str, Any]]:
 
 
 def _chosen(asked: Asked, arm: Arm, completions: Sequence[Completion]) -> Sequence[Completion]:
-    """One response to each problem."""
+    """One response to each problem; those of the same tokens have the same scores, whatever stood beside them in a batch."""
     assert arm.selection is not None
+    alike: dict[tuple[int, tuple[int, ...]], Completion] = {}
+    for own in completions:
+        alike.setdefault((own.prompt_index, own.tokens), own)
+    completions = [dataclasses.replace(alike[own.prompt_index, own.tokens], sample=own.sample) for own in completions]
     thresholds = arm.thresholds
     if thresholds is None and asked.traces:
         thresholds = iqr_thresholds(asked.traces)

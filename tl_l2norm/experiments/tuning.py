@@ -84,7 +84,7 @@ def tune(
     )
     folder = may_save(run.backend, out)
     with locked(*([folder] if folder else [])):
-        results, made = run.run(folder)
+        results, made = run.run(folder, tests=False)
     chosen = _chosen(results, made)
     n_tried = sum(max(1, arm.tried) for arm in tried)
     if progress:

@@ -32,12 +32,12 @@ def reasoner() -> Any:
 
 @pytest.fixture(scope="module")
 def problems() -> tuple[l2.Problem, ...]:
-    return l2.make_mixture(10, families="compact", levels=[2, 4], split="test")
+    return l2.make_mixture(6, families="compact", levels=[2, 4], split="test")
 
 
 @pytest.fixture(scope="module")
 def others() -> tuple[l2.Problem, ...]:
-    return l2.make_mixture(6, families="compact", levels=[2, 4], split="train")
+    return l2.make_mixture(4, families="compact", levels=[2, 4], split="train")
 
 
 def alrr(traces: Any) -> l2.ALRR:
@@ -53,15 +53,15 @@ ARMS = (
     l2.Arm("ALRR", alrr),
     l2.Arm("swap", swap),
     l2.Arm("as many", lambda traces, log: dataclasses.replace(swap(traces), which="matched", match=log), match="swap"),
-    l2.Arm("samples", n=4, **HOT),
-    l2.Arm("norms", n=4, selection="norm_sum", control="samples", **HOT),
-    l2.Arm("vote", n=4, selection="majority", control="samples", **HOT),
+    l2.Arm("samples", n=3, **HOT),
+    l2.Arm("norms", n=3, selection="norm_sum", control="samples", **HOT),
+    l2.Arm("vote", n=3, selection="majority", control="samples", **HOT),
 )
 
 
 @pytest.fixture(scope="module")
 def found(reasoner: Any, problems: Any, others: Any) -> Results:
-    return l2.evaluate(reasoner, problems, ARMS, calibration=others, batch_size=7, **QUIET)
+    return l2.evaluate(reasoner, problems, ARMS, calibration=others, batch_size=5, **QUIET)
 
 
 def same(one: Results, other: Results) -> None:
@@ -93,9 +93,9 @@ def test_outcomes_are_those_of_generate_and_is_correct(reasoner: Any, problems: 
 def test_samples_are_shared_by_those_who_choose_among_them(found: Results) -> None:
     by_arm = {arm: own.set_index(["prompt", "sample"])["correct"] for arm, own in found.outcomes.groupby("arm")}
     for arm in ("norms", "vote"):
-        assert len(by_arm[arm]) == 10 and by_arm["samples"].loc[by_arm[arm].index].equals(by_arm[arm])
+        assert len(by_arm[arm]) == 6 and by_arm["samples"].loc[by_arm[arm].index].equals(by_arm[arm])
     costs = found.costs().set_index("arm")
-    assert costs.loc["norms", "tokens"] == pytest.approx(4 * costs.loc["samples", "tokens"])
+    assert costs.loc["norms", "tokens"] == pytest.approx(3 * costs.loc["samples", "tokens"])
     table = found.to_frame().set_index(["arm", "against"])
     assert table.loc[("vote", "samples"), "test"] == "random choice" and table.loc[("vote", "plain"), "test"] == "exact McNemar"
 
@@ -111,26 +111,29 @@ def test_nothing_hangs_on_batches_or_the_order_of_problems(reasoner: Any, proble
 
 
 def test_a_planted_verifier_that_rewards_high_norms_makes_selection_by_norm_win(reasoner: Any, problems: Any) -> None:
-    many = l2.make_mixture(24, families="compact", levels=[2, 4, 8], split="test")
+    many = l2.make_mixture(16, families="compact", levels=[2, 4], split="test")
     arms = [l2.Arm("samples"), l2.Arm("norms", selection="norm_sum"), l2.Arm("length", selection="shortest")]
-    options: dict[str, Any] = {"n": 4, "temperature": 2.2, **QUIET}
+    options: dict[str, Any] = {"n": 4, "temperature": 2.6, **QUIET}
     drawn = l2.evaluate(reasoner, many, arms, **options)
     winners = _winners(reasoner, many, options["temperature"])
     planted = [dataclasses.replace(p, verify=lambda answer, own=winners[p.id]: answer == own) for p in many]
     table = l2.evaluate(reasoner, planted, arms, **options).to_frame().set_index("arm")
-    assert table.loc["norms", "accuracy"] >= 0.95 and table.loc["norms", "verdict"] == "helps"
+    assert table.loc["norms", "verdict"] == "helps" and table.loc["norms", "worse"] == 0
+    assert table.loc["norms", "accuracy"] == np.mean([winner is not None for winner in winners.values()]) > 0.7
     assert table.loc["length", "verdict"] != "helps" and drawn.helpful == ()
 
 
 def _winners(reasoner: Any, problems: Any, temperature: float) -> dict[str, str | None]:
     """What that one of four responses answers whose late norms have the highest sum: by their traces, by hand."""
+    keys = [f"0/think/{problem.id}/{i}" for problem in problems for i in range(4)]
+    seeds = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") for key in keys]
+    prompts = [l2.chat_prompt(reasoner.tokenizer, problem.question, mode="think") for problem in problems]
+    out = l2.generate(reasoner, prompts, n=4, temperature=temperature, seed=seeds, **QUIET)
     winners = {}
-    for problem in problems:
-        seeds = [int.from_bytes(hashlib.sha256(f"0/think/{problem.id}/{i}".encode()).digest()[:6], "big") for i in range(4)]
-        prompt = l2.chat_prompt(reasoner.tokenizer, problem.question, mode="think")
-        out = l2.generate(reasoner, prompt, n=4, temperature=temperature, seed=seeds, **QUIET)
-        sums = np.array([[_sum(c.trace, layer) for layer in (9, 10, 11)] for c in out])
-        best = out[int(((sums - sums.mean(0)) / sums.std(0)).mean(1).argmax())]
+    for i, problem in enumerate(problems):
+        own = out[4 * i : 4 * i + 4]
+        sums = np.array([[_sum(c.trace, layer) for layer in (9, 10, 11)] for c in own])
+        best = own[int(((sums - sums.mean(0)) / np.maximum(sums.std(0), 1e-9)).mean(1).argmax())]
         winners[problem.id] = extract_answer(problem, best)
     return winners
 
@@ -146,7 +149,7 @@ def test_a_run_is_gone_on_from_and_ends_the_same(
     class Killed(BaseException):
         pass
 
-    add, left = Journal.add, [9]
+    add, left = Journal.add, [0]
 
     def adds(self: Journal, entries: Any) -> None:
         add(self, entries)
@@ -154,12 +157,12 @@ def test_a_run_is_gone_on_from_and_ends_the_same(
         if left[0] == 0:
             raise Killed
 
-    for n in (9, 17):
+    for n in (5, 9):
         left[0] = n
         with monkeypatch.context() as patch:
             patch.setattr(Journal, "add", adds)
             with pytest.raises(Killed):
-                l2.evaluate(reasoner, problems, ARMS, calibration=others, batch_size=7, out=tmp_path, **QUIET)
+                l2.evaluate(reasoner, problems, ARMS, calibration=others, batch_size=5, out=tmp_path, **QUIET)
     before = (tmp_path / "responses.jsonl").read_bytes()
     again = l2.evaluate(reasoner, problems, ARMS, calibration=others, batch_size=4, out=tmp_path, **QUIET)
     same(again, found)
@@ -201,20 +204,17 @@ def test_a_folder_of_another_evaluation_is_refused_by_what_differs(
 def test_a_tuned_arm_is_not_tested_on_what_it_was_tuned_on(
     reasoner: Any, problems: Any, others: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    grid = [
-        l2.Arm("wild", l2.Suppression({11: 0.0}, layers=[11])),
-        l2.Arm("mild", l2.Suppression({11: 1e9})),
-        l2.Arm("ALRR", alrr),
-    ]
+    wild, mild = l2.Suppression({3: 0.0}), l2.Suppression({3: 1e9})
+    grid = [l2.Arm("wild", wild), l2.Arm("mild", mild), l2.Arm("ALRR", alrr)]
     chosen = l2.tune(reasoner, others, grid, max_new_tokens=60)
-    assert "'mild' is the best of 3 settings on 6 problems" in capsys.readouterr().err
     assert chosen.name == "mild" and chosen.tried == 3
+    assert "'mild' is the best of 3 settings on 4 problems" in capsys.readouterr().err
     assert chosen.calibrated_on == {problem.id for problem in others}
     plain = l2.Arm("plain")
-    with pytest.raises(InputError, match="arm 'mild' was tuned on 1 of the 11 problems of the test"):
+    with pytest.raises(InputError, match="arm 'mild' was tuned on 1 of the 7 problems of the test"):
         l2.evaluate(reasoner, [*problems, others[2]], [plain, chosen], **QUIET)
     tested = l2.evaluate(reasoner, problems[:2], [plain, chosen], **QUIET)
-    assert "'mild': the best of 3 settings that were tried on 6 other problems" in str(tested)
+    assert "'mild': the best of 3 settings that were tried on 4 other problems" in str(tested)
     assert tested.settings["arms"]["mild"]["calibrated_on"] == sorted(chosen.calibrated_on)
     assert "nothing was changed by 'mild'" in str(tested)
 
@@ -222,7 +222,7 @@ def test_a_tuned_arm_is_not_tested_on_what_it_was_tuned_on(
 def test_thresholds_of_the_test_are_refused(reasoner: Any, problems: Any) -> None:
     traces = [r.trace for r in l2.run_modes(reasoner, problems[:2], modes="think", **QUIET)]
     arms = [l2.Arm("plain"), l2.Arm("ALRR", alrr(traces))]
-    with pytest.raises(InputError, match="has thresholds that were taken from responses to 2 of the 10 problems"):
+    with pytest.raises(InputError, match="has thresholds that were taken from responses to 2 of the 6 problems"):
         l2.evaluate(reasoner, problems, arms, **QUIET)
     l2.evaluate(reasoner, problems[2:4], arms, **QUIET)
     arms = [l2.Arm("plain"), l2.Arm("norms", selection="event_area", n=2, thresholds=l2.iqr_thresholds(traces), **HOT)]
@@ -257,7 +257,6 @@ def test_what_is_cut_off_is_wrong_and_said(reasoner: Any, problems: Any) -> None
         ([l2.Arm("a"), l2.Arm("a")], {}, "two arms are called 'a'"),
         ([l2.Arm("a")], {}, "'a' has nothing to be held against"),
         ([], {}, "no arms given"),
-        (["ALRR", l2.Arm("b")], {}, r"arms are l2.Arm\(name"),
         ([l2.Arm("a"), l2.Arm("b")], {"n": 3}, "'a' takes 3 responses at temperature 0"),
         ([l2.Arm("a"), l2.Arm("b", n=3)], {}, "'b' takes 3 responses at temperature 0"),
         (
@@ -272,7 +271,6 @@ def test_what_is_cut_off_is_wrong_and_said(reasoner: Any, problems: Any) -> None
         ([l2.Arm("a"), l2.Arm("b")], {"problems": "twice"}, "some problems are the same"),
         ([l2.Arm("a"), l2.Arm("b")], {"problems": "open"}, "have no known answer"),
         ([l2.Arm("a"), l2.Arm("b")], {"calibration": "test"}, "1 problems of the calibration are in the test too"),
-        ([l2.Arm("a"), l2.Arm("b")], {"mode": "both"}, "mode must be one of"),
         ([l2.Arm("a"), l2.Arm("b")], {"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ([l2.Arm("a"), l2.Arm("b")], {"n": 0}, "n must be at least 1"),
     ],
@@ -305,7 +303,6 @@ def test_bad_input_is_refused_each_by_its_name(
         (lambda: l2.Arm("a", claim="no harm"), "needs a margin"),
         (lambda: l2.Arm("a", margin=0.1), "needs a margin"),
         (lambda: l2.Arm("a", claim="no harm", margin=1.5), "between 0 and 1"),
-        (lambda: l2.Arm("a", ["ALRR"]), "an intervention is an Intervention"),  # type: ignore[list-item]
         (lambda: l2.Arm("a", l2.ALRR(l2.AdaptiveIQR())), "follows all that is generated"),
         (lambda: l2.Arm("a", l2.ALRR({1: 2.0}), match="b"), r"by a function \(traces, log\)"),
         (lambda: l2.Arm("a", n=0), "n must be at least 1"),
