@@ -1,4 +1,4 @@
-"""The command line: `tl-l2norm report`, `tl-l2norm analyse` and `tl-l2norm doctor`."""
+"""The command line: `tl-l2norm report`, `analyse`, `evaluate` and `doctor`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ _OUR_LENGTH = 160
 _FAULTS = (InputError, Unmeasurable, FloatingPointError)  # anything else is a bug and keeps its traceback
 _OUTSIDE = (FileNotFoundError, PermissionError, ConnectionError, TimeoutError)  # but files, disks and networks are the user's
 
+_FOLDERS = ("analyse", "evaluate")  # whose --out is a folder to go on from
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (2 for bad input, 1 for a failed check)."""
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tl-l2norm {options.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = options.out if options.command == "analyse" else getattr(options, "save", None)
+        kept = options.out if options.command in _FOLDERS else getattr(options, "save", None)
         goes_on = f": finished responses are kept in {kept}, the same command goes on from them" if kept else ""
         print(f"\ninterrupted{goes_on}", file=sys.stderr)
         return 130
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_report(commands)
     _add_analyse(commands)
+    _add_evaluate(commands)
     _add_doctor(commands)
     return parser
 
@@ -156,6 +159,21 @@ def _add_analyse(commands: Any) -> None:
     command.set_defaults(run=_analyse)
 
 
+def _add_evaluate(commands: Any) -> None:
+    from tl_l2norm.experiments.command import add_options
+
+    command = commands.add_parser(
+        "evaluate",
+        help="hold ALRR, ERSS, LRS, suppression or arms of your own against a baseline",
+        description="Ask every arm of a file the same problems with the same seeds; print accuracy, paired differences with "
+        "verdicts, and costs. Thresholds and limits come from other problems. Writes a folder, and goes on from it.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_model(command)
+    add_options(command)
+    command.set_defaults(run=_evaluate)
+
+
 def _add_doctor(commands: Any) -> None:
     command = commands.add_parser(
         "doctor",
@@ -240,6 +258,13 @@ def _analyse(options: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(options: argparse.Namespace) -> int:
+    from tl_l2norm.experiments.command import run
+
+    _check(options)
+    return run(options, _problems(options, few=100), lambda: _load(options))
+
+
 def _check(options: argparse.Namespace) -> None:
     """Refuse options that no model could be asked with."""
     for name, least in (("n", 1), ("max_new_tokens", 1), ("max_direct_tokens", 1), ("batch_size", 1), ("examples", 0)):
@@ -252,7 +277,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.command == "report" and Path(options.out).is_dir():
         raise InputError(f"--out is a folder: {options.out}; name the page, such as {Path(options.out) / 'report.html'}")
     for name, folder in (("save", getattr(options, "save", None)), ("out", options.out)):
-        if folder is not None and (name == "save" or options.command == "analyse") and Path(folder).is_file():
+        if folder is not None and (name == "save" or options.command in _FOLDERS) and Path(folder).is_file():
             raise InputError(f"--{name} is a file: {folder}; name a folder")
 
 

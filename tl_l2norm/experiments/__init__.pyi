@@ -1,3 +1,4 @@
+from .arms_file import load_arms as load_arms
 from .calibration import split_problems as split_problems
 from .evaluation_results import Results as Results
 from .samples import sample_thinking as sample_thinking

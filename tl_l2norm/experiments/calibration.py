@@ -26,8 +26,7 @@ DIRECT_ROOM = 32
 DISCORDANCE = 0.2
 """Guess of the share of problems that two arms answer differently in right and wrong, where no calibration says more."""
 
-_LONG = 0.98  # quantile of the lengths that the limit is made of
-_SPARE = 1.5  # times that: interventions may make responses longer
+_ENOUGH = 59  # the longest of so many is longer than 95% of all in 95% of cases
 
 
 def split_problems(
@@ -134,20 +133,22 @@ def room_for(backend: Described, prompts: Sequence[ChatPrompt], mode: Mode) -> i
 
 
 def token_limit(lengths: Sequence[int], room: int) -> int:
-    """Tokens that a response may have in the test: half as many again as all but 2% of the calibration's have, so that few are
-    cut off though interventions make them longer; in steps of 16, and no more than there is room for.
+    """Tokens that a response may have in the test, so that under 5% are cut off though interventions may make them longer: half
+    as many again as all but 2% of the calibration's have. Of fewer than 59 responses, of which the longest is too often shorter
+    than 5% of all, it is four times the longest. In steps of 16, and no more than there is room for.
 
     Args:
         lengths: of the calibration's responses, in tokens.
         room: of the model's context, or what the calibration had.
 
     Examples:
-        >>> token_limit([100, 120, 140], 4096), token_limit([100, 4096], 4096)
-        (224, 4096)
+        >>> token_limit([100, 120, 140], 4096), token_limit([100] * 60, 4096), token_limit([100, 4096], 4096)
+        (560, 160, 4096)
     """
     if not lengths:
         raise Unmeasurable("no responses to take a limit from")
-    wanted = _SPARE * float(np.quantile(lengths, _LONG, method="higher"))
+    few = len(lengths) < _ENOUGH
+    wanted = 4 * max(lengths) if few else 1.5 * float(np.quantile(lengths, 0.98, method="higher"))
     return min(room, 16 * math.ceil(wanted / 16))
 
 

@@ -20,6 +20,8 @@ from tl_l2norm.recording.saved import Journal, begin
 LIVE = "live tokens"
 """How many tokens, layer by layer, an intervention had to judge: among the decisions, as in `Log.counts`."""
 
+_SCORES = ("logprobs", "self_certainty")
+"""What is measured of each token beside its norms."""
 _NAMED = 5  # differences in one message
 
 
@@ -70,7 +72,7 @@ def entry_of(completion: Completion, problem: str, *, seconds: float, scores: bo
         "reruns": 0,
     }
     if scores:
-        entry |= {name: _floats(getattr(completion, name)) for name in ("logprobs", "self_certainty")}
+        entry |= {name: _floats(getattr(completion, name)) for name in _SCORES}
     return entry
 
 
@@ -80,8 +82,7 @@ def _floats(values: Tensor | None) -> list[float] | None:
 
 def scores_of(entry: Mapping[str, Any]) -> dict[str, Tensor | None]:
     """The probabilities' part of an entry, for a `Completion`."""
-    names = ("logprobs", "self_certainty")
-    return {name: None if entry.get(name) is None else tensor(entry[name]) for name in names}
+    return {name: None if entry.get(name) is None else tensor(entry[name]) for name in _SCORES}
 
 
 def decisions_of(log: Log, numbers: list[int], *, events: bool) -> dict[int, dict[str, Any]]:

@@ -1,0 +1,108 @@
+"""What `tl-l2norm evaluate` asks for and prints."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tl_l2norm.experiments.evaluation_results import Results
+    from tl_l2norm.tasks.problems import Problem
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The options of the command, beside those of the model."""
+    command.add_argument(
+        "--problems",
+        dest="prompts",
+        metavar="FILE",
+        help="problems with columns question and answer: .jsonl, .json, .csv, .tsv or .parquet; a mixture of our own tasks "
+        "that suits the model by default",
+    )
+    command.add_argument(
+        "--n", type=int, default=None, help="how many problems; 100 of our own (200 for tiny-reasoner), all of a file"
+    )
+    command.add_argument(
+        "--arms",
+        required=True,
+        metavar="FILE.toml",
+        help="arms to hold against the first; shipped: alrr, erss, lrs, suppression",
+    )
+    command.add_argument("--out", required=True, metavar="DIR", help="folder to write, and to go on from")
+    command.add_argument("--calibration", metavar="FILE", default=None, help="problems to take thresholds and limits from")
+    command.add_argument(
+        "--calibration-share",
+        type=float,
+        default=0.25,
+        help="of the problems, for that, where there is no such file: chosen by their hash, and not tested on",
+    )
+    command.add_argument("--samples", type=int, default=1, help="responses to each problem, unless an arm says otherwise")
+    command.add_argument(
+        "--temperature",
+        type=float,
+        default=None,
+        help="0 is greedy; by default that, and 1 (2.2 for tiny-reasoner) where an arm takes several responses",
+    )
+    command.add_argument("--mode", choices=("think", "direct"), default="think", help="whether the model thinks first")
+    command.add_argument(
+        "--max-new-tokens", type=int, default=None, help="length of a response; by default what calibration's lengths ask for"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of problems, sampling and resampling")
+    command.add_argument("--batch-size", type=int, default=None, help="responses decoded at once; 16, 100 for tiny-reasoner")
+    command.add_argument("--sink-ratio", type=float, default=None, help="bound of attention sinks; 5, 20 for tiny-reasoner")
+
+
+def run(options: argparse.Namespace, problems: Sequence[Problem], load: Callable[[], Any]) -> int:
+    """Run the evaluation, print its tables and write them as CSV; what can be refused is, before a model is loaded."""
+    from tl_l2norm.core.presets import batch_size_of, kept_preset, temperature_of
+    from tl_l2norm.experiments.arms import arms_of
+    from tl_l2norm.experiments.arms_file import load_arms
+    from tl_l2norm.experiments.calibration import split_problems
+    from tl_l2norm.experiments.evaluation import evaluate
+    from tl_l2norm.tasks.sources import load_problems
+
+    arms = arms_of(load_arms(options.arms))
+    if options.calibration:
+        calibration, test = load_problems(options.calibration), tuple(problems)
+    else:
+        calibration, test = split_problems(problems, share=options.calibration_share, seed=options.seed)
+    model = load()
+    temperature = options.temperature
+    if temperature is None:
+        temperature = temperature_of(model) if any((arm.n or options.samples) > 1 for arm in arms) else 0.0
+    results = evaluate(
+        model,
+        test,
+        arms,
+        n=options.samples,
+        temperature=temperature,
+        mode=options.mode,
+        max_new_tokens=options.max_new_tokens,
+        calibration=calibration,
+        sink_ratio=options.sink_ratio,
+        batch_size=batch_size_of(model, options.batch_size) if kept_preset(model) else options.batch_size or 16,
+        seed=options.seed,
+        out=options.out,
+    )
+    print(results)
+    tables = write_tables(results, Path(options.out) / "tables")
+    print(f"\ntables: {tables}")
+    return 0
+
+
+def write_tables(results: Results, folder: Path) -> Path:
+    """Write all tables as CSV; those by family and level too, where there are several."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "arms": results.to_frame(),
+        "costs": results.costs(),
+        "decisions": results.decisions,
+        "outcomes": results.outcomes,
+    }
+    several = [name for name in ("family", "level") if results.outcomes[name].nunique() > 1]
+    tables |= {f"arms_by_{name}": results.to_frame(by=name) for name in several}
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    return folder
