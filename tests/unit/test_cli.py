@@ -67,7 +67,9 @@ def test_an_interruption_says_what_is_kept(monkeypatch: pytest.MonkeyPatch, caps
 
     monkeypatch.setattr(cli, "_report", stop)
     monkeypatch.setattr(cli, "_analyse", stop)
+    monkeypatch.setattr(cli, "_evaluate", stop)
     for arguments, place in (
+        (["evaluate", "--arms", "alrr", "--out", "here"], "here"),
         (["report", "--save", "mine"], "mine"),
         (["analyse", "--out", "there"], "there"),
         (["report"], ""),
@@ -137,3 +139,49 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     process.stdout.close()
     assert (process.wait(), process.stderr.read()) == (141, b"")
     process.stderr.close()
+
+
+def test_evaluate_prints_tables_and_goes_on_from_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms = tmp_path / "arms.toml"
+    arms.write_text(
+        """
+        [[arm]]
+        name = "baseline"
+        [[arm]]
+        name = "ALRR"
+        interventions = {kind = "ALRR", thresholds = {rule = "quantile", q = 0.9}, growth_eps = 0.0}
+        """
+    )
+    options = ["evaluate", "--arms", str(arms), "--n", "6", "--out", str(tmp_path / "out"), "--max-new-tokens", "20"]
+    assert cli.main(options) == 0
+    printed = capsys.readouterr().out
+    assert "paired differences" in printed and "ALRR" in printed and "power: " in printed
+    tables = tmp_path / "out" / "tables"
+    written = {file.stem for file in tables.glob("*.csv")}
+    assert written == {"arms", "arms_by_family", "arms_by_level", "costs", "decisions", "outcomes"}
+    kept = (tmp_path / "out" / "responses.jsonl").read_bytes()
+    assert cli.main(options) == 0 and capsys.readouterr().out == printed
+    assert (tmp_path / "out" / "responses.jsonl").read_bytes() == kept
+    assert cli.main([*options, "--seed", "1"]) == 2
+    assert "holds an evaluation with other settings: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--arms", "nowhere"], "no file of arms at nowhere"),
+        (["--arms", "alrr", "--calibration-share", "1"], "share is between 0 and 1"),
+        (["--arms", "alrr", "--n", "1"], "too few to split"),
+        (["--arms", "alrr", "--out", "FOLDER/file"], "--out is a file"),
+        (["--arms", "alrr", "--problems", "FOLDER/nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+    ids=" ".join,
+)
+def test_what_can_not_be_evaluated_is_refused_before_a_model_is_loaded(
+    options: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_load", lambda options: pytest.fail("a model was loaded"))
+    (tmp_path / "file").touch()
+    given = [option.replace("FOLDER", str(tmp_path)) for option in options]
+    assert cli.main(["evaluate", "--out", str(tmp_path / "out"), *given]) == 2
+    assert says in capsys.readouterr().err

@@ -262,6 +262,15 @@ def cost_table(outcomes: pd.DataFrame) -> pd.DataFrame:
         One entry per arm, means over its answers: arm, responses (written for one answer), tokens (as many forward passes, the
         first over the prompt), reruns (layers that ran again), layer_passes, times (layer passes over those of the baseline),
         cut_off (share of its responses), seconds (of the clock, beside others in the batch).
+
+    Examples:
+        >>> costs = {"responses": 1, "cut_off": 0, "tokens": 9, "seconds": 0.1}
+        >>> made = pd.DataFrame({"arm": ["plain", "again"], "reruns": [0, 12], "layer_passes": [108, 120]}).assign(**costs)
+        >>> made = made.assign(prompt="p", family="sums", level=1, sample=0, correct=True, seed=0, model="by hand")
+        >>> cost_table(made)[["arm", "tokens", "reruns", "times"]].round(2)
+             arm  tokens  reruns  times
+        0  plain     9.0     0.0   1.00
+        1  again     9.0    12.0   1.11
     """
     _require(outcomes)
     names = ["responses", "tokens", "reruns", "layer_passes", "cut_off", "seconds"]

@@ -70,7 +70,7 @@ def compare(
         >>> own, other = np.array([1.0] * 9 + [0.0]), np.array([1.0] * 4 + [0.0] * 5 + [1.0])
         >>> one = compare(own, other)
         >>> print(one.difference, one.better, one.worse, one.p)
-        0.4 [-0.09866, 0.7224], n = 10 5 1 0.21875
+        0.4 [-0.08729, 0.7201], n = 10 5 1 0.21875
     """
     own, other = (np.asarray(x, dtype=np.float64) for x in (own, other))
     if own.shape != other.shape or own.ndim != 1:
@@ -189,8 +189,8 @@ def mcnemar_power(n: int, discordance: float, difference: float, *, alpha: float
         alpha: of the two-sided test.
 
     Examples:
-        >>> print(f"{mcnemar_power(100, 0.3, 0.2):.2f}")  # the normal approximation says 0.96
-        0.95
+        >>> print(f"{mcnemar_power(100, 0.3, 0.2):.2f}")  # the normal approximation says 0.97
+        0.96
     """
     if not 0 < difference <= discordance <= 1:
         raise InputError(
@@ -223,7 +223,7 @@ def smallest_difference(n: int, *, discordance: float, tests: int = 1, power: fl
 
     Examples:
         >>> print(f"{smallest_difference(200, discordance=0.2):.3f}, {smallest_difference(5, discordance=0.2)}")
-        0.094, nan
+        0.091, nan
     """
     n, tests = as_integer("n", n, least=1), as_integer("tests", tests, least=1)
     discordance, power = as_share("discordance", discordance), as_share("power", power)
