@@ -195,7 +195,8 @@ def _with_baseline(outcomes: pd.DataFrame, comparisons: Sequence[Comparison]) ->
 def _shares(outcomes: pd.DataFrame, arm: str) -> Array:
     """[problem] share of the arm's answers that are right, problems by their id."""
     own = outcomes[outcomes["arm"] == arm]
-    return own["correct"].astype(float).groupby(own["prompt"]).mean().sort_index().to_numpy()
+    shares: Array = own["correct"].astype(float).groupby(own["prompt"]).mean().sort_index().to_numpy()
+    return shares
 
 
 def _entries(outcomes: pd.DataFrame, comparison: Comparison, seed: int, resamples: int) -> Iterator[dict[str, Any]]:

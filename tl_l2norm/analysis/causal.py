@@ -244,7 +244,8 @@ def _dose(own: _Counts, control: _Counts) -> float:
 
 
 def _differences(own: _Counts, other: _Counts) -> Array:
-    return own.correct.mean(1) - other.correct.mean(1)
+    gained: Array = own.correct.mean(1) - other.correct.mean(1)
+    return gained
 
 
 def _compare(own: _Counts, other: _Counts, matched: bool, seed: int, resamples: int) -> dict[str, float]:

@@ -166,6 +166,10 @@ class Arm:
         ]
         return f"Arm({', '.join([repr(self.name), *said])})"
 
+    def sampled(self, default: Sampling) -> Sampling:
+        """How it samples, where the evaluation does it so."""
+        return self.sampling if isinstance(self.sampling, Sampling) else default
+
     @property
     def needs_calibration(self) -> bool:
         """Whether something of it is made of a calibration's traces."""
@@ -183,7 +187,7 @@ class Arm:
     def acts(self, traces: Sequence[Trace] = (), log: Log | None = None) -> tuple[Intervention, ...]:
         """The interventions; of a matched arm those that it makes of this log."""
         if not callable(self.interventions):
-            return tuple(self.interventions or ())  # type: ignore[arg-type]
+            return one_or_several(self.interventions, Intervention)
         made = one_or_several(self.interventions(traces, log), Intervention)
         for x in made:
             if not isinstance(x, Intervention):
@@ -193,8 +197,8 @@ class Arm:
 
     def prompts(self) -> frozenset[str]:
         """`prompt_key` of all prompts that its thresholds were taken from, as far as they say."""
-        acts = () if callable(self.interventions) else tuple(self.interventions or ())
-        taus = [self.thresholds, *(x.thresholds for x in acts)]  # type: ignore[union-attr]
+        acts = () if callable(self.interventions) else self.acts()
+        taus = [self.thresholds, *(x.thresholds for x in acts)]
         return frozenset().union(*(tau.prompts for tau in taus if isinstance(tau, Thresholds)))
 
     def settings(self) -> dict[str, Any]:

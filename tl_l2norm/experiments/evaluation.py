@@ -160,7 +160,7 @@ class Evaluation:
 
     def _check_arms(self) -> None:
         for arm in self.arms:
-            n, sampling = arm.n or self.n, arm.sampling or self.sampling
+            n, sampling = arm.n or self.n, arm.sampled(self.sampling)
             if n > 1 and sampling.temperature == 0:
                 raise InputError(
                     f"arm {arm.name!r} takes {n} responses at temperature 0, which are all the same: give temperature=, or n=1"

@@ -94,7 +94,7 @@ def sources_of(arms: Sequence[Arm], asked: Asked) -> dict[str, Source]:
     for arm in sorted(arms, key=lambda arm: arm.match is not None):
         match = made[arm.match] if arm.match else None
         log = None if match is None else KeptLog(match.acts(asked, None), sink_ratio=asked.sink_ratio)
-        sampling = arm.sampling or asked.sampling
+        sampling = arm.sampled(asked.sampling)
         limit = arm.max_new_tokens or asked.max_new_tokens
         told = settings_of(arm.acts(asked.traces, log))
         made[arm.name] = Source(
@@ -253,7 +253,7 @@ class Run:
         )
         answer = prompt.answer_prefix + made.answer
         own: dict[str, Any] = {"answer": answer, "prompt_index": owner[0], "sample": owner[1], "trace": self.traces.get(key)}
-        self._restored[key] = dataclasses.replace(made, **own, **scores_of(entry))
+        self._restored[key] = dataclasses.replace(made, **(own | scores_of(entry)))
         return self._restored[key]
 
 
