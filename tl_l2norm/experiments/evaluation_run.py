@@ -158,7 +158,8 @@ class Run:
         if self.place is not None:
             keys = {self.key(source, owner) for source in sources if source.scored for owner in self.owners(source)}
             self.traces |= kept_recorded(self.place, {k: e for k, e in self.journal.entries.items() if k in keys})
-        self.bar.update(sum(self.is_kept(source, owner) for source in sources for owner in self.owners(source)))
+        kept = sum(self.is_kept(source, owner) for source in sources for owner in self.owners(source))
+        self.bar.n = self.bar.initial = kept  # the time left goes by what is drawn now
 
     def owners(self, source: Source) -> list[Owner]:
         """All responses of a source."""
