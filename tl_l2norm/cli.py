@@ -262,7 +262,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     from tl_l2norm.experiments.command import run
 
     _check(options)
-    return run(options, _problems(options, few=100), lambda: _load(options))
+    results = run(options, _problems(options, few=100), lambda: _load(options))
+    from tl_l2norm.show.evaluation_page import evaluation_page
+
+    print(f"page: {evaluation_page(results, path=Path(options.out) / 'evaluation.html')}")
+    return 0
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -157,6 +157,8 @@ def test_evaluate_prints_tables_and_goes_on_from_its_folder(tmp_path: Path, caps
     printed = capsys.readouterr().out
     assert "paired differences" in printed and "ALRR" in printed and "power: " in printed
     tables = tmp_path / "out" / "tables"
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert "not told apart: ALRR" in page or "too few problems: ALRR" in page
     written = {file.stem for file in tables.glob("*.csv")}
     assert written == {"arms", "arms_by_family", "arms_by_level", "costs", "decisions", "outcomes"}
     kept = (tmp_path / "out" / "responses.jsonl").read_bytes()

@@ -54,7 +54,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--sink-ratio", type=float, default=None, help="bound of attention sinks; 5, 20 for tiny-reasoner")
 
 
-def run(options: argparse.Namespace, problems: Sequence[Problem], load: Callable[[], Any]) -> int:
+def run(options: argparse.Namespace, problems: Sequence[Problem], load: Callable[[], Any]) -> Results:
     """Run the evaluation, print its tables and write them as CSV; what can be refused is, before a model is loaded."""
     from tl_l2norm.core.presets import batch_size_of, kept_preset, temperature_of
     from tl_l2norm.experiments.arms import arms_of
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace, problems: Sequence[Problem], load: Callable
     print(results)
     tables = write_tables(results, Path(options.out) / "tables")
     print(f"\ntables: {tables}")
-    return 0
+    return results
 
 
 def write_tables(results: Results, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from tl_l2norm.analysis.accuracy import ACCURACIES
+from tl_l2norm.analysis.arms import ARM_COSTS, ARM_TABLE
 from tl_l2norm.analysis.curves import LayerCurve
 from tl_l2norm.analysis.quantities import QUANTITIES
 from tl_l2norm.analysis.sinks import layer_medians, norms_without_sinks
@@ -19,10 +21,19 @@ from tl_l2norm.core.arguments import as_integer, check_choice, check_flag, one_o
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.tables import render_table
 from tl_l2norm.core.trace import HasTrace, Trace, trace_of
-from tl_l2norm.show.style import BAR_PATTERN, GREY, TEMPLATE, add_curve, mode_name, plain, shade_late, style_of
+from tl_l2norm.show.style import BAR_PATTERN, GREY, STYLES, TEMPLATE, add_curve, mode_name, plain, shade_late, style_of
 from tl_l2norm.show.tokens import norm_text
 
-__all__ = ["accuracy_bars", "curves_frame", "curves_table", "interval_text", "norm_curves", "token_heatmap"]
+__all__ = [
+    "accuracy_bars",
+    "arm_costs",
+    "arm_differences",
+    "curves_frame",
+    "curves_table",
+    "interval_text",
+    "norm_curves",
+    "token_heatmap",
+]
 
 
 def __dir__() -> list[str]:
@@ -184,6 +195,82 @@ def curves_table(curves: LayerCurve | Sequence[LayerCurve]) -> str:
         ...
     """
     return render_table(curves_frame(curves))
+
+
+def arm_differences(table: pd.DataFrame) -> go.Figure:
+    """Paired differences of accuracy with their 95% intervals, from `arm_table`: one for each arm and what it is held against.
+
+    Raises:
+        ValueError: a table without the columns of `arm_table`.
+
+    Examples:
+        >>> arms = [l2.Arm("baseline"), l2.Arm("scaled", l2.Suppression({11: 500.0}))]
+        >>> found = l2.evaluate(model, l2.make_mixture(2, families="compact"), arms, max_new_tokens=40, progress=False)
+        >>> figure = l2.figures.arm_differences(found.to_frame())
+        >>> [(line.name, list(line.y), line.x.tolist()) for line in figure.data]
+        [('too few problems', ['scaled - baseline'], [0.0])]
+    """
+    ARM_TABLE.check(table, "arm", "against", "difference", "difference_low", "difference_high", "p_holm", "verdict")
+    held = table[table["against"] != ""]
+    height = 130 + 34 * len(held)
+    figure = go.Figure(layout={"template": TEMPLATE, "height": height, "meta": {"min_width": 560}})
+    for (verdict, own), style in zip(held.groupby("verdict", sort=False), itertools.cycle(STYLES)):
+        figure.add_scatter(
+            x=100 * own["difference"],
+            y=[plain(f"{arm} - {against}") for arm, against in zip(own["arm"], own["against"], strict=True)],
+            error_x=_ends(own),
+            customdata=own[["p_holm"]],
+            hovertemplate="%{x:+.1f} points, p by Holm %{customdata[0]:.3g}<extra>%{y}</extra>",
+            name=plain(str(verdict)),
+            mode="markers",
+            marker={"color": style[0], "symbol": style[3], "size": 9},
+        )
+    figure.add_vline(0, line={"color": GREY, "width": 1})
+    figure.update_xaxes(title_text="difference of accuracy, points")
+    figure.update_yaxes(autorange="reversed", automargin=True, type="category")
+    return figure
+
+
+def arm_costs(table: pd.DataFrame, costs: pd.DataFrame) -> go.Figure:
+    """What each arm gains over the baseline against what it spends, from `arm_table` and `cost_table`.
+
+    Raises:
+        ValueError: tables without their columns.
+
+    Examples:
+        >>> arms = [l2.Arm("baseline"), l2.Arm("scaled", l2.Suppression({11: 500.0}))]
+        >>> found = l2.evaluate(model, l2.make_mixture(2, families="compact"), arms, max_new_tokens=40, progress=False)
+        >>> figure = l2.figures.arm_costs(found.to_frame(), found.costs())
+        >>> [(list(line.text), list(line.x)) for line in figure.data]
+        [(['scaled'], [1.0])]
+    """
+    ARM_TABLE.check(table, "arm", "against", "difference", "difference_low", "difference_high")
+    ARM_COSTS.check(costs, "arm", "times")
+    baseline, times = costs["arm"].iloc[0], costs.set_index("arm")["times"]
+    own = table[table["against"] == baseline]
+    figure = go.Figure(layout={"template": TEMPLATE})
+    figure.add_scatter(
+        x=times[own["arm"]].tolist(),
+        y=100 * own["difference"],
+        error_y=_ends(own),
+        text=[plain(arm) for arm in own["arm"]],
+        textposition="top center",
+        hovertemplate="%{text}: %{y:+.1f} points for %{x:.3g} times the baseline's layer passes<extra></extra>",
+        mode="markers+text",
+        marker={"color": STYLES[0][0], "size": 9},
+        showlegend=False,
+    )
+    figure.add_hline(0, line={"color": GREY, "width": 1})
+    figure.update_xaxes(title_text="layer passes for an answer, times the baseline's", type="log", dtick="D2")
+    figure.update_yaxes(title_text="gain of accuracy, points", automargin=True)
+    return figure
+
+
+def _ends(held: pd.DataFrame) -> dict[str, Any]:
+    """Both ends of the intervals, as Plotly draws them from the middle."""
+    middle = held["difference"]
+    ends = {"array": 100 * (held["difference_high"] - middle), "arrayminus": 100 * (middle - held["difference_low"])}
+    return {"type": "data", "symmetric": False, "color": GREY, "thickness": 1.5, **ends}
 
 
 def curves_frame(curves: LayerCurve | Sequence[LayerCurve]) -> pd.DataFrame:

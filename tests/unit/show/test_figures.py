@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from tests.builders import NASTY, make_trace
+from tests.unit.analysis.test_arms import outcomes, single
+from tl_l2norm.analysis.arms import Comparison, arm_table, cost_table
 from tl_l2norm.analysis.curves import LayerCurve
 from tl_l2norm.analysis.sinks import layer_medians, norms_without_sinks, sink_table
-from tl_l2norm.show.figures import accuracy_bars, curves_table, norm_curves, token_heatmap
+from tl_l2norm.show.figures import accuracy_bars, arm_costs, arm_differences, curves_table, norm_curves, token_heatmap
 
 
 def curve(mode: str, mean: list[float], **fields: Any) -> LayerCurve:
@@ -138,3 +140,20 @@ def test_sinks_are_listed_by_position_and_token() -> None:
 def test_no_sinks_give_an_empty_table() -> None:
     table = sink_table([make_trace(["a", "b"], norms=[[1, 2]], sinks=())])
     assert list(table.columns) == ["position", "token", "sequences", "n", "layers", "max_norm"] and table.empty
+
+
+def test_arms_stand_with_their_intervals_and_costs() -> None:
+    nasty = "".join(NASTY)
+    made = outcomes({"plain": single(20), nasty: single(32), "down": single(8)})
+    made.loc[made["arm"] == nasty, "layer_passes"] = 300
+    table = arm_table(made, [Comparison(arm=nasty, against=("plain", "down")), Comparison(arm="down", against=("plain",))])
+    helps, harms = arm_differences(table).data
+    assert (helps.name, harms.name) == ("helps", "harms") and helps.marker.symbol != harms.marker.symbol
+    assert list(helps.x) == pytest.approx([30, 60]) and list(harms.x) == pytest.approx([-30])
+    mine = table[table["arm"] == nasty]
+    assert list(helps.x + helps.error_x.array) == pytest.approx((100 * mine["difference_high"]).tolist())
+    assert list(helps.x - helps.error_x.arrayminus) == pytest.approx((100 * mine["difference_low"]).tolist())
+    assert not any("<script" in name for name in helps.y)
+    (points,) = arm_costs(table, cost_table(made)).data
+    assert list(points.x) == [2.5, 1.0] and list(points.y) == pytest.approx([30, -30])
+    assert "<script" not in points.text[0]
