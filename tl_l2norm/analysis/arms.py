@@ -33,6 +33,8 @@ HELPS, HARMS, ALIKE, NO_HARM, MAYBE_HARM, TOO_FEW, BASELINE = (
     "baseline",
 )
 """Verdicts on an arm."""
+NOT_BEYOND = ", not beyond its control"
+"""Follows a verdict that holds against the baseline, and not against what spends the same elsewhere."""
 
 _ARM = Column("arm", str, "its name")
 _GROUPS = (
@@ -126,7 +128,8 @@ def arm_table(
     """Accuracy of each arm, how it differs from what it is held against on the same problems, and a verdict.
 
     An arm *helps* (harms) where it is better (worse) than everything that it is held against and the greatest of these p, by
-    Holm's procedure over all arms of the table, is at most 0.05. Where no harm is the claim, p is that it loses the margin or
+    Holm's procedure over all arms of the table, is at most 0.05; "not beyond its control" where that holds against the baseline
+    alone, by Holm over the arms' p against it. Where no harm is the claim, p is that it loses the margin or
     more against the baseline. p and intervals are those of `analysis.paired.compare`.
 
     Args:
@@ -139,8 +142,8 @@ def arm_table(
     Returns:
         One entry per arm and what it is held against: arm, against ("" of the baseline), n (problems), accuracy, low, high
         (Wilson), difference, difference_low, difference_high, better, worse (problems of which it gets more, or less), p, test,
-        p_holm, verdict ("helps", "harms", "not told apart", "does no harm", "harm not excluded", "too few problems",
-        "baseline"), cut_off (share of all responses), seed, model.
+        p_holm, verdict ("helps", "harms", either ", not beyond its control", "not told apart", "does no harm", "harm not
+        excluded", "too few problems", "baseline"), cut_off (share of all responses), seed, model.
 
     Raises:
         InputError: a table of other columns, arms that were asked other problems, a group that is none.
@@ -166,8 +169,8 @@ def arm_table(
         for key, group in parts
         for comparison in _with_baseline(outcomes, comparisons)
     ]
-    adjusted = holm([arm.p for arm in arms])
-    entries = [entry for arm, p in zip(arms, adjusted, strict=True) for entry in arm.entries(float(p))]
+    adjusted = zip(arms, holm([arm.p for arm in arms]), holm([arm.p_baseline for arm in arms]), strict=True)
+    entries = [entry for arm, p, p_baseline in adjusted for entry in arm.entries(float(p), float(p_baseline))]
     return ARM_TABLE.frame(entries, by=by, seed=seed, model=outcomes["model"].iloc[0])
 
 
@@ -235,10 +238,18 @@ class _Judged:
             return float("nan")
         return float(self.found[0]["p"] if self.comparison.claim == "no harm" else max(entry["p"] for entry in self.found))
 
-    def entries(self, p_holm: float) -> Iterator[dict[str, Any]]:
+    @property
+    def p_baseline(self) -> float:
+        """The same against the baseline alone."""
+        return float("nan") if np.isnan(self.p) else float(self.found[0]["p"])
+
+    def entries(self, p_holm: float, p_baseline: float) -> Iterator[dict[str, Any]]:
         """With the verdict."""
+        verdict = self._verdict(p_holm)
+        if verdict == ALIKE and p_baseline <= ALPHA:
+            verdict = (HELPS if self.found[0]["difference"] > 0 else HARMS) + NOT_BEYOND
         for entry in self.found:
-            yield {**self.key, **entry, "p_holm": p_holm, "verdict": self._verdict(p_holm)}
+            yield {**self.key, **entry, "p_holm": p_holm, "verdict": verdict}
 
     def _verdict(self, p_holm: float) -> str:
         if not self.comparison.against:

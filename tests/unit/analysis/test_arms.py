@@ -58,9 +58,11 @@ def test_an_arm_that_does_not_beat_its_control_does_not_help() -> None:
     held = Comparison(arm="arm", against=("plain", "control"))
     table = arm_table(outcomes(arms), [held, Comparison(arm="control", against=("plain",))])
     mine = table[table["arm"] == "arm"]
-    assert mine["against"].tolist() == ["plain", "control"] and set(mine["verdict"]) == {ALIKE}
+    assert mine["against"].tolist() == ["plain", "control"] and set(mine["verdict"]) == {"helps, not beyond its control"}
     assert mine["p"].max() == 1.0 and set(mine["p_holm"]) == {1.0}
     assert table.loc[table["arm"] == "control", "verdict"].tolist() == [HELPS]
+    arms["arm"] = single(26, first=3)  # 9 better and 3 worse than the baseline
+    assert verdicts(arms, held, Comparison(arm="control", against=("plain",)))["arm"] == ALIKE
 
 
 def test_holm_counts_arms() -> None:
