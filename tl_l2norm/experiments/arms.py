@@ -83,7 +83,7 @@ class Arm:
             "interventions": self._as_interventions(),
             "sampling": self._as_sampling(),
             "control": as_names("control", self.control),
-            "calibrated_on": frozenset(self.calibrated_on),
+            "calibrated_on": frozenset(one_or_several(self.calibrated_on, str)),
             "tried": as_integer("tried", self.tried, least=0),
         }
         fields |= {
