@@ -232,3 +232,5 @@ def test_a_wheel_holds_the_model_and_its_saes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == "12" and str(tmp_path / "installed") in done.stdout
     assert len(list((tmp_path / "installed/tl_l2norm/assets/tiny_reasoner/saes").glob("layer_*/sae_weights.safetensors"))) == 12
+    arms = {file.stem for file in (tmp_path / "installed/tl_l2norm/experiments/shipped_arms").glob("*.toml")}
+    assert arms == {"alrr", "erss", "lrs", "suppression"}
