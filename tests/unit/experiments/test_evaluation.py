@@ -105,22 +105,16 @@ def test_a_matched_arm_changes_as_many_tokens(found: Results) -> None:
     assert 0.5 * changed["swap"] <= changed["as many"] <= changed["swap"]
 
 
-def test_nothing_hangs_on_batches_or_the_order_of_problems(reasoner: Any, problems: Any, others: Any, found: Results) -> None:
-    again = l2.evaluate(reasoner, problems[::-1], ARMS, calibration=others[::-1], batch_size=3, **QUIET)
-    same(again, found)
-
-
 def test_a_planted_verifier_that_rewards_high_norms_makes_selection_by_norm_win(reasoner: Any, problems: Any) -> None:
     many = l2.make_mixture(16, families="compact", levels=[2, 4], split="test")
     arms = [l2.Arm("samples"), l2.Arm("norms", selection="norm_sum"), l2.Arm("length", selection="shortest")]
     options: dict[str, Any] = {"n": 4, "temperature": 2.6, **QUIET}
-    drawn = l2.evaluate(reasoner, many, arms, **options)
     winners = _winners(reasoner, many, options["temperature"])
     planted = [dataclasses.replace(p, verify=lambda answer, own=winners[p.id]: answer == own) for p in many]
     table = l2.evaluate(reasoner, planted, arms, **options).to_frame().set_index("arm")
     assert table.loc["norms", "verdict"] == "helps" and table.loc["norms", "worse"] == 0
     assert table.loc["norms", "accuracy"] == np.mean([winner is not None for winner in winners.values()]) > 0.7
-    assert table.loc["length", "verdict"] != "helps" and drawn.helpful == ()
+    assert table.loc["length", "verdict"] != "helps"
 
 
 def _winners(reasoner: Any, problems: Any, temperature: float) -> dict[str, str | None]:
@@ -143,7 +137,7 @@ def _sum(trace: l2.Trace, layer: int) -> float:
     return float(trace.l2_norms[layer][counted].double().sum())
 
 
-def test_a_run_is_gone_on_from_and_ends_the_same(
+def test_a_killed_run_ends_the_same_with_other_batches_and_problems_in_another_order(
     reasoner: Any, problems: Any, others: Any, found: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
@@ -163,7 +157,8 @@ def test_a_run_is_gone_on_from_and_ends_the_same(
         with pytest.raises(Killed):
             l2.evaluate(reasoner, problems, ARMS, calibration=others, batch_size=5, out=tmp_path, **QUIET)
     before = (tmp_path / "responses.jsonl").read_bytes()
-    again = l2.evaluate(reasoner, problems, ARMS, calibration=others, batch_size=4, out=tmp_path, **QUIET)
+    turned = {"problems": problems[::-1], "calibration": others[::-1], "out": tmp_path}
+    again = l2.evaluate(reasoner, arms=ARMS, batch_size=4, **turned, **QUIET)
     same(again, found)
     assert before and (tmp_path / "responses.jsonl").read_bytes().startswith(before)
     monkeypatch.setattr("tl_l2norm.experiments.evaluation_run.generate", lambda *_, **__: pytest.fail("asked again"))
