@@ -215,8 +215,9 @@ def _analyse(options: argparse.Namespace) -> int:
     problems, saes = _problems(options, few=200), _saes(options)
     model = _load(options)
     from tl_l2norm.experiments.suppression import QUANTILES
-    from tl_l2norm.paper.report import analysis_report, analysis_summary
+    from tl_l2norm.paper.report import analysis_report
     from tl_l2norm.paper.study import CONTROLS, analyse
+    from tl_l2norm.paper.summary import summary
 
     analysis = analyse(
         model,
@@ -235,7 +236,7 @@ def _analyse(options: argparse.Namespace) -> int:
         save_to=options.out,
     )
     path = analysis_report(analysis, path=Path(options.out) / "analysis.html")
-    print(analysis_summary(analysis))
+    print(summary(analysis.claims(), analysis.tables))
     print(f"\npage: {path}\ntables: {Path(options.out) / 'tables'}")
     return 0
 

@@ -216,7 +216,7 @@ def test_rows_say_what_the_tables_say() -> None:
         "n": 9,
     }
     assert cells(analysis_rows.assumption_rows(pd.DataFrame(assumptions))) == [
-        ["A1", "small", "0.1 to 0.3", "0.3", "c: 0.2 to 0.2", "1 of 2 layers", 9]
+        ["A1", "small", "0.1 to 0.3", "0.3", "c: 0.2 to 0.2", "holds at 1 of 2 layers, does not hold at 1", 9]
     ]
     tokens = {"kind": ["thinking"], "among_top": 0.26, "overall": 0.25, "excess": 0.01, "low": -0.005, "high": 0.02, "n": 9}
     assert analysis_rows.high_norm_rows(pd.DataFrame(tokens))[0]["excess, points"] == "1.0 [-0.5, 2.0]"

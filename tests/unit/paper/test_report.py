@@ -7,8 +7,9 @@ import pytest
 from tests.paper_tables import HOSTILE, TABLES, analysis_of, hostile_analysis
 from tests.texts import text_of
 from tl_l2norm.paper.finding import DESCRIBED, SUPPORTED, UNTESTED
-from tl_l2norm.paper.report import analysis_report, analysis_summary
+from tl_l2norm.paper.report import analysis_report
 from tl_l2norm.paper.result import Analysis
+from tl_l2norm.paper.summary import summary
 
 
 def written(tmp_path: Path, analysis: Analysis, **kwargs: object) -> str:
@@ -28,7 +29,7 @@ def test_each_claim_has_its_row_with_its_verdict_in_words_and_a_mark(tmp_path: P
     ours, theirs = (judged[(judged["paper"] == "") == own]["verdict"] for own in (True, False))
     supported = [(own == SUPPORTED).sum() for own in (theirs, ours)]
     headline = f"paper's claims {supported[0]} of {len(theirs)} that could be tested are supported on this model, of our own"
-    for text in (text_of(page).replace("&#39;", "'"), analysis_summary(analysis)):
+    for text in (text_of(page).replace("&#39;", "'"), summary(claims, analysis.tables)):
         assert f"{headline} {supported[1]} of {len(ours)}" in " ".join(text.split())
 
 
@@ -80,7 +81,7 @@ def test_text_of_tables_and_notes_is_never_markup(tmp_path: Path, what: str) -> 
 
 
 def test_the_summary_is_as_wide_as_a_terminal() -> None:
-    lines = analysis_summary(hostile_analysis()).splitlines()
+    lines = repr(hostile_analysis()).splitlines()
     assert max(map(len, lines)) <= 100
     assert sum("can't be tested here" in line for line in lines[1:]) >= 3
     assert any(line.startswith("12 ") for line in lines)

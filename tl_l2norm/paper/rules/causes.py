@@ -40,7 +40,11 @@ def pressure(known: Known) -> Finding:
         control=f"pull shifted round its response {', '.join(shifted)}",
         n=int(best["n"]),
         p=least,
-        meets=bool(best["rho"] > 0 and by_p["rho"] < 0 and not opposed),
+        needs={
+            "rho of pull and norm over 0 in one of the readings": bool(best["rho"] > 0),
+            "rho of pull and norm surely under 0 in none of them": not opposed,
+            "rho of pull and probability under 0": bool(by_p["rho"] < 0),
+        },
         why="needs rho of pull and norm over 0, over prompts and beyond shifted pulls, for one of the two readings (p is times "
         "their number), and none surely under 0; that the pull falls with the probability is needed, but no evidence. "
         "Sections of some 10 tokens that are loud and of high pull for a reason of their own "
@@ -77,7 +81,10 @@ def suppression(known: Known) -> Finding:
     return replace(
         finding,
         p=float(max(own["p"], random["p_margin"])),
-        meets=breaks and (bool(own["difference"] < 0) or random_breaks),
+        needs={
+            f"a loss of {100 * MARGIN:.0f} points or more where high-norm tokens are suppressed": breaks,
+            "a greater loss than where as many others are": bool(own["difference"] < 0) or random_breaks,
+        },
         control_meets=random_breaks,
         why=f"needs suppression of high-norm tokens to lose {100 * MARGIN:.0f} points or more, and more than that of as many "
         f"others of the same types and places, which is to lose surely less than {100 * MARGIN:.0f} (one-sided p = "

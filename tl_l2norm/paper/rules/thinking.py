@@ -42,7 +42,7 @@ def correctness(known: Known) -> Finding:
     return replace(
         finding,
         p=float(p.max(axis=None)),
-        meets=all(entry["beta"] > 0 for entry in needed),
+        needs={f"log-odds over 0 ({entry.name[1]}, {entry.name[0]} responses)": bool(entry["beta"] > 0) for entry in needed},
         why="needs right responses to have the higher norm among samples of one problem, given length and log-probability, "
         "with and without what their token types add" + families + few,
     )
@@ -90,7 +90,7 @@ def importance(known: Known) -> Finding:
         + "".join(f", {name.replace('_', ' ')} {figure(entry, 'rho', '.3f')}" for name, entry in rivals.iterrows()),
         n=int(norm["n"]),
         p=float(np.minimum(1.0, len(norms) * p.loc[layer])),
-        meets=bool(is_met.loc[layer]),
+        needs={"rho over 0, and over that after a shift": bool(is_met.loc[layer])},
         why="needs the answer to lose more where a token of higher norm is swapped for another at equal norm, more so than "
         "after a shift of the importances along the response"
         + (f", behind one of {len(norms)} layers (p is times their number)" if others else "")
@@ -127,7 +127,7 @@ def thoughts(known: Known) -> Finding:
     return replace(
         finding,
         p=float(own["p"].clip(lower=own["p_families"]).max(skipna=False)),
-        meets=bool((own["difference"] > 0).all()),
+        needs={f"the own thought louder than {text}": bool(more > 0) for text, more in own["difference"].items()},
         why="needs the own thought louder than filler, than its own tokens in another order and than the thought of another "
         f"problem of its family and length, at the same positions, {one_made_it}; a thought that problems "
         "share counts once",
