@@ -66,13 +66,12 @@ def verdict_text(entry: Mapping[str, Any]) -> str:
 
 
 def _claim(entry: Mapping[str, Any]) -> str:
-    p = f"p = {text}" if (text := p_text(entry["p"], entry["p_adjusted"])) else ""
-    named = {"p (by Holm)": p.removeprefix("p = ")} if "(" in p else {"p": p.removeprefix("p = ")}
+    p = p_text(entry["p"], entry["p_adjusted"])
+    facts = {name: entry[name] for name in ("measured", "interval", "control")} | {"p (Holm)" if "(" in p else "p": p}
     lines = [f"{MARKS[entry['verdict']]} {verdict_text(entry)}"]
-    facts = {"measured": entry["measured"], "interval": entry["interval"], "control": entry["control"], **named}
     lines += [f"{name}: {value}" for name, value in facts.items() if value]
-    blocks = [_fill(f"{entry['number']:<{_INDENT}}{entry['claim']}", "", " " * _INDENT)]
-    return "\n".join(blocks + [_fill(line, " " * _INDENT, " " * (_INDENT + 2)) for line in lines])
+    heading = _fill(f"{entry['number']:<{_INDENT}}{entry['claim']}", "", " " * _INDENT)
+    return "\n".join([heading, *(_fill(line, " " * _INDENT, " " * (_INDENT + 2)) for line in lines)])
 
 
 def _fill(text: str, first: str, rest: str) -> str:

@@ -161,16 +161,14 @@ def difficulty(known: Known) -> Finding:
         finding,
         control="; ".join(told),
         p=float(max(entry["p"] for entry in (own, *needed))),
-        needs={
-            f"rho of {e.name[0]} over 0, given {_HELD.get(e.name[1], e.name[1])}": bool(e["rho"] > 0) for e in (own, *needed)
-        },
+        needs={f"rho of {e.name[0]} over 0 given {_HELD[e.name[1]]}": bool(e["rho"] > 0) for e in (own, *needed)},
         why="needs rho over 0, within families, also given the lengths of prompt and both responses, and given token types and "
         "positions besides, there of the thinking norms by themselves and of thinking minus direct as well: a ratio also grows "
         "where direct answers get quieter, or where both modes get louder by the same",
     )
 
 
-_HELD = {LENGTH: "the lengths of prompt and responses", TOKENS: "lengths, token types and positions"}
+_HELD = {GIVEN[0]: "nothing", LENGTH: "the lengths of prompt and responses", TOKENS: "lengths, token types and positions"}
 
 
 def _inseparable(entry: pd.Series) -> str:

@@ -50,9 +50,7 @@ def theorem(known: Known) -> Finding:
         finding,
         p=float(pd.concat([table["p"], given["p"]]).max(skipna=False)),
         needs={
-            f"premise, R2 and spread within their bounds at every layer (at {held[0].sum()} of {len(table)})": bool(
-                held[0].all()
-            ),
+            f"premise, R2 and spread within bounds at every layer (at {held[0].sum()} of {len(table)})": bool(held[0].all()),
             f"the same of what token types and places leave (at {held[1].sum()} of {len(given)})": bool(held[1].all()),
         },
         control_meets=bool(alike.max() > ALPHA),
