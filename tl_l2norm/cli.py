@@ -151,7 +151,8 @@ def _add_analyse(commands: Any) -> None:
         "--temperature",
         type=float,
         default=None,
-        help="of those, so that 30 to 80%% of them are right; 1, and 2.2 for tiny-reasoner",
+        help="of those: one at which many problems have right and wrong ones, and few state no answer; 1, and 2.2 for "
+        "tiny-reasoner",
     )
     command.set_defaults(run=_analyse)
 

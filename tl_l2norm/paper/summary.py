@@ -60,14 +60,16 @@ def p_text(p: float, adjusted: float) -> str:
 
 
 def verdict_text(entry: Mapping[str, Any]) -> str:
-    """The verdict, with why it can't be tested or what is not met."""
-    reason = entry["why"] if entry["verdict"] == UNTESTED else f"not met: {entry['unmet']}" if entry["unmet"] else ""
-    return f"{entry['verdict']}: {reason}" if reason else str(entry["verdict"])
+    """The verdict, with what it is a description of, why it can't be tested, or what is not met."""
+    if entry["verdict"] in (UNTESTED, DESCRIBED):
+        return f"{entry['verdict']}: {entry['why']}"
+    return f"{entry['verdict']}; not met: {entry['unmet']}" if entry["unmet"] else str(entry["verdict"])
 
 
 def _claim(entry: Mapping[str, Any]) -> str:
     p = p_text(entry["p"], entry["p_adjusted"])
-    facts = {name: entry[name] for name in ("measured", "interval", "control")} | {"p (Holm)" if "(" in p else "p": p}
+    facts = {"measured": entry["measured"], "95% interval": entry["interval"], "control": entry["control"]}
+    facts["p (Holm)" if "(" in p else "p"] = p
     lines = [f"{MARKS[entry['verdict']]} {verdict_text(entry)}"]
     lines += [f"{name}: {value}" for name, value in facts.items() if value]
     heading = _fill(f"{entry['number']:<{_INDENT}}{entry['claim']}", "", " " * _INDENT)

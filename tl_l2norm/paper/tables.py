@@ -190,7 +190,7 @@ def numpy_dtypes(frame: pd.DataFrame) -> pd.DataFrame:
 def _numpy_dtype(column: pd.Series[Any]) -> pd.Series[Any]:
     if isinstance(column.dtype, pd.CategoricalDtype) or (isinstance(column.dtype, np.dtype) and column.dtype != object):
         return column
-    return pd.Series(column.to_numpy(dtype=object, na_value=np.nan), index=column.index).infer_objects()
+    return column.astype(object).where(column.notna().to_numpy(dtype=bool), np.nan).infer_objects()
 
 
 def _require_p_values(name: str, table: pd.DataFrame) -> None:

@@ -42,7 +42,7 @@ def pressure(known: Known) -> Finding:
         p=least,
         needs={
             "rho of pull and norm over 0 in one of the readings": bool(best["rho"] > 0),
-            "rho of pull and norm surely under 0 in none of them": not opposed,
+            "no reading with a rho surely under 0": not opposed,
             "rho of pull and probability under 0": bool(by_p["rho"] < 0),
         },
         why="needs rho of pull and norm over 0, over prompts and beyond shifted pulls, for one of the two readings (p is times "
@@ -65,7 +65,7 @@ def suppression(known: Known) -> Finding:
     opposite = "; the others do more harm than these" if own["difference"] > 0 and own["p"] <= ALPHA else ""
     finding = Finding(
         measured="accuracy with high-norm tokens suppressed, minus as many others of the same types and places, mean over "
-        f"{own['thresholds']} threshold(s): {_points(own)} {_counts(own)}{opposite}; minus nothing suppressed "
+        f"{own['thresholds']} threshold{'s' if own['thresholds'] != 1 else ''}: {_points(own)} {_counts(own)}{opposite}; minus nothing suppressed "
         f"{_points(paired)}, all high-norm tokens {_points(high)} ({high['positions']:.1f} positions)",
         interval=span(100 * own["low"], 100 * own["high"]),
         control=", ".join(

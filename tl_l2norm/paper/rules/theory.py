@@ -113,7 +113,7 @@ def assumption(*names: str) -> Callable[[Known], Finding]:
             control=control,
             n=int(own["n"].max()),
             described=True,
-            why=f"to hold at every layer: {'; '.join(own['statement'].unique())}{_notes_on(holds, controls)}",
+            why=f"holds at a layer where {' and '.join(own['statement'].unique())}{_notes_on(holds, controls)}",
         )
 
     return rule

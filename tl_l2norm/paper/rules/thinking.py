@@ -58,7 +58,8 @@ def _why_not(entry: pd.Series) -> str:
     if np.isnan(entry["p"]):
         return (
             f"{entry['n']} of {entry['n'] + entry['n_same']} problems have right and wrong responses, at least {MIN_PROMPTS} "
-            "are needed: choose temperature and levels at which 30 to 80% are right"
+            "are needed: give more problems, or a temperature and levels at which more problems have both (now "
+            f"{entry['right']:.0%} of the samples are right)"
         )
     if entry["tolerance"] >= MIN_TOLERANCE:
         return ""
@@ -108,9 +109,9 @@ def thoughts(known: Known) -> Finding:
     says = table[table["layer"] == "says answer"]
     shares = own["difference"] / own["own"]
     finding = Finding(
-        measured="late norm of the own thought, less that of "
+        measured=f"late norm of the own thought {own['own'].iloc[0]:.4g}, less that of "
         + ", ".join(f"{text} {figure(e, 'difference', '.4g')} ({shares[text]:.1%})" for text, e in own.iterrows()),
-        interval=f"own {own['own'].iloc[0]:.4g}",
+        interval=", ".join(span(entry["low"], entry["high"], ".4g") for _, entry in own.iterrows()),
         control="still says its answer after " + ", ".join(f"{e['text']} {e['replaced']:.0%}" for _, e in says.iterrows()),
         n=int(own["n"].min()),
     )
@@ -118,7 +119,7 @@ def thoughts(known: Known) -> Finding:
     if donors < MIN_PROMPTS:
         why = (
             f"only {donors} problems share family and length of thought with another, those with the same thought counted as "
-            f"one: at least {MIN_PROMPTS} are needed"
+            f"one: at least {MIN_PROMPTS} are needed; give more problems of each family"
         )
         return replace(finding, n=donors, why=why)
     one_made_it = "whichever family is left out"
