@@ -70,6 +70,7 @@ def test_right_responses_must_be_louder_beside_token_types_and_without_any_famil
 
 
 UNTESTED = {"verdict": "can't be tested here"}
+NO = [np.nan, np.nan]
 
 
 @pytest.mark.parametrize(
@@ -77,9 +78,9 @@ UNTESTED = {"verdict": "can't be tested here"}
     [
         ({"cut_off": 0.08}, "8% of the responses were cut off.*more tokens, until at most 5% are$"),
         ({"tolerance": 0.04}, "^length and log-probability leave 4.0% of the norm's variance within problems, under 10%"),
-        ({"p": np.nan, "n": 5}, "^5 of 15 problems have right and wrong responses, at least 8 are needed"),
+        ({"p": np.nan, "beta": np.nan, "n": 5}, "^5 of 15 problems have right and wrong responses, at least 8 are needed"),
         ({"tolerance": 0.04, "n_samples": 160}, "under 10%.*; give 8 samples of a problem or more"),
-        ({"p": [0.01, 0.01, np.nan, np.nan], "n": [8, 8, 7, 7]}, "^7 of 17 problems"),
+        ({"p": [0.01, 0.01, *NO], "beta": [0.5, 0.5, *NO], "n": [8, 8, 7, 7]}, "^7 of 17 problems"),
         ({"tolerance": [0.6, 0.04, 0.6, 0.04]}, "^token types, length and log-prob.* leave 4.0%.*told from the token types$"),
     ],
 )

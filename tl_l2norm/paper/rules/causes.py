@@ -62,10 +62,11 @@ def suppression(known: Known) -> Finding:
     pairs = (("paired", "random"), ("paired", "none"), ("random", "none"), ("high", "none"))
     own, paired, random, high = (whole.loc[pair] for pair in pairs)
     others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if "none" not in (a, b) and (a, b) != pairs[0]}
+    thresholds = f"{own['thresholds']} threshold{'s' if own['thresholds'] != 1 else ''}"
     opposite = "; the others do more harm than these" if own["difference"] > 0 and own["p"] <= ALPHA else ""
     finding = Finding(
         measured="accuracy with high-norm tokens suppressed, minus as many others of the same types and places, mean over "
-        f"{own['thresholds']} threshold{'s' if own['thresholds'] != 1 else ''}: {_points(own)} {_counts(own)}{opposite}; minus nothing suppressed "
+        f"{thresholds}: {_points(own)} {_counts(own)}{opposite}; minus nothing suppressed "
         f"{_points(paired)}, all high-norm tokens {_points(high)} ({high['positions']:.1f} positions)",
         interval=span(100 * own["low"], 100 * own["high"]),
         control=", ".join(
