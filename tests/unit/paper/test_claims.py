@@ -287,8 +287,16 @@ def assumption(holds: list[str], control: float = 0.5, name: str = "A4") -> pd.D
 def test_an_assumption_is_described_and_says_when_its_control_keeps_its_bound_too() -> None:
     claim = verdict(8, {"assumptions": assumption(["holds", "undecided"])})
     assert claim["verdict"] == "described" and np.isnan(claim["p"]) and "holds at 1 of 2 layers" in claim["measured"]
+    assert claim["measured"].endswith("holds at 1 of 2 layers, undecided at 1") and "undecided where" in claim["why"]
     assert claim["control"] == "shuffled 0.5 [0.49, 0.51]" and "says little" not in claim["why"]
     assert "says little" in verdict(8, {"assumptions": assumption(["holds"], control=0.01)})["why"]
+
+
+def test_layers_are_counted_by_the_worst_of_an_assumptions_parts() -> None:
+    parts = [assumption(["holds", "holds", "undecided", "holds"], name="A2 R2")]
+    parts.append(assumption(["holds", "undecided", "does not hold", "not measured"], name="A2 residual"))
+    claim = verdict(6, {"assumptions": pd.concat(parts)})
+    assert claim["measured"].endswith("; holds at 1 of 4 layers, undecided at 1, not measured at 1, does not hold at 1")
 
 
 def test_parts_of_an_assumption_stand_side_by_side_with_their_controls() -> None:
@@ -383,6 +391,20 @@ def test_norms_must_follow_the_pull_beyond_shifted_ones(tables: Any, expected: s
     claim = verdict(9, tables)
     assert claim["verdict"] == expected and claim["p"] == pytest.approx(p)
     assert "rho of pull and probability -0.90 (nearly so by construction)" in claim["measured"]
+
+
+def test_a_small_p_of_a_claim_that_is_not_supported_is_explained() -> None:
+    against = verdict(9, links((-0.2, 0.002, 0.002), (0.0, 0.9, 0.9)))
+    assert against["p_adjusted"] < 0.05 and against["unmet"] == (
+        "rho of pull and norm over 0 in one of the readings; no reading with a rho surely under 0 "
+        "(p is two-sided: it is small for an effect against the claim too)"
+    )
+    weak = verdict(9, links((0.2, 0.2, 0.2), (0.0, 0.9, 0.9)))
+    assert weak["unmet"] == "p of at most 0.05" and weak["verdict"] == "not supported"
+    assert verdict(9, links((0.2, 0.002, 0.004)))["unmet"] == ""
+    known = {"bound": bound(), "bound_given_tokens": bound(), "bound_control": sets(meets=0.06)}
+    assert verdict(4, known)["unmet"] == "a control meets the rule as well"
+    assert verdict(4, {**known, "bound": bound(p=np.nan)})["why"].startswith("there is no p-value, which takes more prompts")
 
 
 def test_a_pull_whose_link_cant_be_measured_is_told() -> None:
