@@ -98,4 +98,4 @@ def test_the_summary_says_why_a_claim_is_untested_or_fails_beside_what_was_measu
     tables = {**stages, "mode_effects": filled("mode_effects", worse)}
     block = " ".join(next(text for text in repr(analysis_of(tables)).split("\n\n") if text.startswith("2 ")).split())
     assert "✗ not supported; not met: thinking above direct at every layer, all else equal (p is two-sided" in block
-    assert "layers, below at 2 95% interval: sharpness [60%, 90%]" in block and "p: 0.01" in block
+    assert "above at 0 of 2, below at 2 95% interval: sharpness [60%, 90%]" in block and "p: 0.01" in block
