@@ -313,7 +313,9 @@ def cases() -> list[Case]:
             cause_worlds.of_suppression,
             cause_worlds.SUPPRESSION_NULLS,
             {
-                "high norms cost a tenth of the right answers each (120)": replace(cause_worlds.SUPPRESSION_PLANTED, norm_harm=0.1),
+                "high norms cost a tenth of the right answers each (120)": replace(
+                    cause_worlds.SUPPRESSION_PLANTED, norm_harm=0.1
+                ),
                 "a fifth (120)": cause_worlds.SUPPRESSION_PLANTED,
                 "a fifth (200)": replace(cause_worlds.SUPPRESSION_PLANTED, n=200),
                 "a fifth (300)": replace(cause_worlds.SUPPRESSION_PLANTED, n=300),
