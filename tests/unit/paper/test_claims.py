@@ -458,15 +458,18 @@ NONE = {"p": np.nan, "rho": np.nan}
     [
         (
             {"ratio_length": {**NONE, "tolerance": 0.04}},
-            "level and lengths of prompt and responses go together: they leave 4% of the level's variance",
+            "level and lengths of prompt and responses go together: they leave 4% of the level's variance; "
+            "give levels whose lengths overlap",
         ),
         (
             {"ratio_length": {**NONE, "tolerance": 0.0, "tolerance_prompt": 0.02}},
-            "level and length of the prompt go together: it leaves 2% of the level's variance",
+            "level and length of the prompt go together: it leaves 2% of the level's variance; "
+            "give levels whose prompts are of like lengths",
         ),
         (
             {"thinking_tokens": {**NONE, "tolerance": 0.07}},
-            "level and lengths, token types and positions go together: they leave 7% of the level's variance",
+            "level and lengths, token types and positions go together: they leave 7% of the level's variance; "
+            "give levels whose lengths and words overlap",
         ),
         (
             {"thinking_tokens": NONE},
@@ -502,15 +505,16 @@ def test_norms_must_tell_the_family_beyond_lengths_and_tokens(changed: Any, expe
 
 
 @pytest.mark.parametrize(
-    ("names", "why"),
+    ("names", "told", "shared"),
     [
-        (["tokens", "all"], "the tokens of the response alone tell nearly every family: no norm could do better"),
-        (["prompt", "all"], "the length of the prompt alone tells nearly every family: no norm could do better"),
-        (["all"], "lengths and tokens together tell nearly every family: no norm could do better"),
+        (["tokens", "all"], "the tokens of the response alone tell", "words"),
+        (["prompt", "all"], "the length of the prompt alone tells", "lengths"),
+        (["all"], "lengths and tokens together tell", "words and lengths"),
     ],
 )
-def test_families_that_a_control_tells_cant_be_tested(names: list[str], why: str) -> None:
+def test_families_that_a_control_tells_cant_be_tested(names: list[str], told: str, shared: str) -> None:
     claim = verdict(13, {"families": families(**{name: {"least_p": 0.06, "accuracy": 0.95} for name in names})})
+    why = f"{told} nearly every family: no norm could do better; give families that share {shared}"
     assert (claim["verdict"], claim["why"]) == ("can't be tested here", why)
 
 

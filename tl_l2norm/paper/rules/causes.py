@@ -108,12 +108,12 @@ def _cut_off(accuracies: pd.DataFrame) -> str:
 
 def _why_untested(own: pd.Series, plain: float, only_all_break: bool) -> str:
     if plain < 2 * MARGIN:
-        return f"with nothing suppressed {plain:.0%} are right: there is little to break"
+        return f"with nothing suppressed {plain:.0%} are right: there is little to break; give easier problems"
     if not DOSE[0] <= own["dose"] <= DOSE[1]:
         return (
             f"unlike doses: others of the same types and places {own['against_positions']:.1f} positions "
             f"({own['against_events']:.1f} positions and layers), high-norm ones {own['positions']:.1f} ({own['events']:.1f}); "
-            f"needs {DOSE[0]:.0%} to {DOSE[1]:.0%}"
+            f"needs {DOSE[0]:.0%} to {DOSE[1]:.0%}; more problems or other quantiles may have them"
         )
     if only_all_break:
         return (

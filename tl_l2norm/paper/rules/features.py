@@ -29,7 +29,11 @@ def spike(known: Known) -> Finding:
         n=int(own["n"]),
     )
     if not controls:
-        lacking = f"with {', '.join(map(str, others.index))} none were found that rise" if len(others) else "none was made"
+        lacking = (
+            f"with {', '.join(map(str, others.index))} none were found that rise"
+            if len(others)
+            else "none was made (controls=...)"
+        )
         return replace(finding, why=f"there is no control to hold it against: {lacking}")
     if "feature_shapes" not in known:
         return replace(finding, why=known.reason("feature_shapes"))

@@ -119,7 +119,8 @@ def domain(known: Known) -> Finding:
         by = next(name for name, entry in controls.iterrows() if entry["least_p"] > ALPHA)  # one alone rather than all
         teller = {"all": "lengths and tokens together tell", "tokens": f"{_PREDICTORS['tokens']} alone tell"}
         told = teller.get(by, f"{_PREDICTORS[by]} alone tells")
-        return replace(finding, why=f"{told} nearly every family: no norm could do better")
+        alike = {"all": "words and lengths", "tokens": "words"}.get(by, "lengths")
+        return replace(finding, why=f"{told} nearly every family: no norm could do better; give families that share {alike}")
     return replace(
         finding,
         p=float(max(profile["p"], rest["p"], controls["p"].max())),
@@ -177,6 +178,12 @@ def _inseparable(entry: pd.Series) -> str:
     if entry["tolerance"] >= MIN_TOLERANCE:
         return f"given {_HELD[given]}, nothing is left of the norms of {part}"
     if entry["tolerance_prompt"] < MIN_TOLERANCE:
-        return f"level and length of the prompt go together: it leaves {entry['tolerance_prompt']:.0%} of the level's variance"
-    held = _HELD[given].removeprefix("the ")
-    return f"level and {held} go together: they leave {entry['tolerance']:.0%} of the level's variance"
+        return (
+            f"level and length of the prompt go together: it leaves {entry['tolerance_prompt']:.0%} of the level's variance; "
+            "give levels whose prompts are of like lengths"
+        )
+    held, alike = _HELD[given].removeprefix("the "), "lengths" if given == LENGTH else "lengths and words"
+    return (
+        f"level and {held} go together: they leave {entry['tolerance']:.0%} of the level's variance; give levels whose "
+        f"{alike} overlap"
+    )

@@ -31,7 +31,7 @@ def theorem(known: Known) -> Finding:
     encoded = set(known["explained"]["layer"]) if "explained" in known else set()
     if lacking := encoded - set(table["layer"]):
         found = f"reasoning features were found at {len(encoded) - len(lacking)} of {len(encoded)} layers with SAEs"
-        return replace(finding, why=f"{found}: nothing can be said of every layer")
+        return replace(finding, why=f"{found}: nothing can be said of every layer; with more problems there may be some")
     for name in ("bound_given_tokens", "bound_control"):
         if name not in known:
             return replace(finding, why=known.reason(name))
