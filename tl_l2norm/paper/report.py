@@ -26,8 +26,8 @@ _MAX_ROWS = 200  # of a table; a page with tens of thousands of cells is slow
 _RULE = (
     "Each claim has a rule of its own, which stands under it and is the same for every model. It is supported if its figures "
     "lie on its side and p is at most 0.05: claim 0, the primary endpoint, alone, the others after Holm's correction for their "
-    "number. p is two-sided, small for an effect against the claim too; what of a rule is not met stands under the verdict. Where "
-    "a control meets the rule as well the claim is uninformative. Assumptions, and claim 3, are described and not judged."
+    "number. p is two-sided, small for an effect against the claim too; what of a rule is not met stands under the verdict. "
+    "Where a control meets the rule as well the claim is uninformative. Assumptions, and claim 3, are described, not judged."
 )
 _CLASSES = {
     SUPPORTED: "supported",
