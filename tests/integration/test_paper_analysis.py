@@ -175,6 +175,10 @@ def test_without_saes_and_answers_the_rest_is_measured(reasoner: Any, problems: 
     assert "known answers" in claims.loc[12, "why"] and "one level" in claims.loc[14, "why"]
     assert "known answer" in claims.loc[0, "why"] and "needed to tell mode" in claims.loc[2, "why"]
     assert "thinking above direct at" in claims.loc[2, "measured"] and claims.loc[10, "n"] == N
+    facts = analysis.facts
+    assert facts["controls"] == "shuffled modes", "the others are of SAEs"
+    assert facts["thinking samples"] == facts["suppressed over the quantiles"] == "none", "no answer is known"
+    assert facts["most tokens of a response"] == "96 thinking, 32 direct"
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,16 @@ def snippets(page: Path, language: str) -> list[Snippet]:
     return [Snippet(text[: match.start(1)].count("\n"), match[1]) for match in matches]
 
 
+def said_to_print(page: Path) -> list[int]:
+    """Lines of the Python snippets behind which stands what they print."""
+    text = page.read_text()
+    return [s.line for s in snippets(page, "python") if f"```python\n{s.source}```\n\n```text\n" in text]
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
 def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -86,7 +96,7 @@ def shown(value: Any) -> None:
 
 
 @pytest.mark.parametrize("page", [slow(page) if named(page) in SLOW else page for page in with_snippets("python")], ids=named)
-def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "displayhook", shown)
     Path("questions.jsonl").write_text('{"question": "mod 10: 3A-2", "answer": "1"}\n')
@@ -96,8 +106,12 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             continue
         for said, ran in SHIPPED.items():
             source = source.replace(said, ran)
+        capsys.readouterr()
         for statement in ast.parse("\n" * line + source).body:
             exec(compile(ast.Interactive([statement]), named(page), "single", dont_inherit=True), namespace)
+        if line in said_to_print(page):
+            printed = words(capsys.readouterr().out)
+            assert printed and printed in words(page.read_text()), "behind the snippet or, of fewer problems, before it"
 
 
 def test_what_is_replaced_is_said_somewhere() -> None:
@@ -216,7 +230,7 @@ def test_rows_say_what_the_tables_say() -> None:
         "n": 9,
     }
     assert cells(analysis_rows.assumption_rows(pd.DataFrame(assumptions))) == [
-        ["A1", "small", "0.1 to 0.3", "0.3", "c: 0.2 to 0.2", "1 of 2 layers", 9]
+        ["A1", "small", "0.1 to 0.3", "0.3", "c: 0.2 to 0.2", "holds at 1 of 2 layers, does not hold at 1", 9]
     ]
     tokens = {"kind": ["thinking"], "among_top": 0.26, "overall": 0.25, "excess": 0.01, "low": -0.005, "high": 0.02, "n": 9}
     assert analysis_rows.high_norm_rows(pd.DataFrame(tokens))[0]["excess, points"] == "1.0 [-0.5, 2.0]"

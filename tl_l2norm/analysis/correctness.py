@@ -206,7 +206,8 @@ def _require_clusters(samples: pd.DataFrame, clusters: Clusters) -> None:
     if n < MIN_PROMPTS:
         raise Unmeasurable(
             f"{n} of {total} problems have right and wrong responses: at least {MIN_PROMPTS} are needed, problems whose "
-            "samples are all right or all wrong say nothing; choose temperature and levels at which 30 to 80% are right"
+            "samples are all right or all wrong say nothing; give more problems, or a temperature and levels at which more of "
+            "them have both"
         )
     if clusters == "family":
         sizes = samples.groupby("family")["prompt"].nunique()

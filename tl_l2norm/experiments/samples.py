@@ -55,7 +55,7 @@ def sample_thinking(
     """Ask every problem `n` times in thinking mode, verify the answers and record the norms: what `correctness_samples` reads.
 
     A problem tells something where some of its responses are right and others wrong: choose temperature and levels by accuracy,
-    before norms are looked at, so that 30 to 80% are right.
+    before norms are looked at, so that many problems have both.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template, or an engine of `load_engine`.

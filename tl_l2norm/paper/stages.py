@@ -76,7 +76,10 @@ class Study:
                 stage()
                 bar.update()
         analysis = Analysis(
-            tables=self.tables, notes=self.notes, features=self.features, facts=facts_of(self.readings, self.results)
+            tables=self.tables,
+            notes=self.notes,
+            features=self.features,
+            facts=facts_of(self.readings, self.results, self.tables),
         )
         if place := self.options.tables:
             save_rest(analysis, place)
