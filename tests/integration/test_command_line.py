@@ -81,9 +81,9 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [c for c in models.CASES if c.architecture == "smollm2"], ids=str)
+@pytest.mark.parametrize("case", models.SMOLLM2, ids=str)
 def test_doctor(case: models.Case) -> None:
-    done = run("doctor", "--model", models.folder("smollm2"), "--backend", case.backend)
+    done = run("doctor", "--model", models.folder(case.architecture), "--backend", case.backend)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(re.findall(r"\bpass  ", done.stdout)) == 10 and "FAIL" not in done.stdout
     assert "transformer-lens" in done.stdout

@@ -169,9 +169,9 @@ def cases_of(*architectures: str) -> list[models.Case]:
 
 GRID = [
     *((case, which) for case in cases_of("llama", "gpt2") for which in COMBINATIONS),
-    *((case, which) for case in cases_of("smollm2", "qwen3", "gemma3", "mistral") for which in ("alrr", "erss authors", "all")),
+    *((case, which) for case in cases_of(models.HALF, "qwen3", "gemma3", "mistral") for which in ("alrr", "erss authors", "all")),
     *((case, "alrr fresh") for case in cases_of("gemma3", "mistral")),
-    *((case, "swap") for case in cases_of("smollm2", "qwen3", "gemma3", "mistral")),
+    *((case, "swap") for case in cases_of(models.HALF, "qwen3", "gemma3", "mistral")),
 ]
 QUICK = ("swap mixed", "all")
 """Of several kinds of interventions at once; those of one kind are slow beside them."""
