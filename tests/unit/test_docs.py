@@ -37,7 +37,7 @@ SHIPPED = {
     'HookedTransformer.from_pretrained_no_processing("Qwen/Qwen3-0.6B")': 'l2.load_model("tiny-reasoner", backend="hooked")',
     "l2.make_mixture(12)": "l2.make_mixture(4, families='compact')",
     'l2.make_mixture(8, families="compact", levels=[2, 4]': "l2.make_mixture(4, families='compact', levels=[2]",
-    "l2.make_mixture(200, ": "l2.make_mixture(32, levels=[1, 2], ",
+    "l2.make_mixture(200, ": "l2.make_mixture(20, levels=[1, 2], ",
     "l2.analyse(model, saes, problems": "l2.analyse(model, {9: saes[9], 11: saes[11]}, problems, **" + LESS,
     "n_states=2_000_000": "n_states=4_096",
     "n=8, temperature=0.8": "n=2, temperature=0.8",
