@@ -220,8 +220,8 @@ def intervals(options: dict[str, Any], count: int) -> tuple[Array, Array, Array]
     for seed in range(count):
         problems = MixedProblems.of(mixed(world(seed, layers=2, **options)), ("late",), "prompt")
         t, drawn = problems.test(seed, 399)
-        own = problems.estimates(critical_size(np.abs(drawn)))
-        entries.append([p_value(drawn[:, 0], t[0]) <= 0.05, own["low"][0], own["high"][0]])
+        own = problems.estimates(t, critical_size(np.abs(drawn)))
+        entries.append([p_value(drawn[:, 0], own["evidence"][0]) <= 0.05, own["low"][0], own["high"][0]])
     rejected, low, high = np.array(entries).T
     return rejected > 0, low, high
 

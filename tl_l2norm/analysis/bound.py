@@ -115,7 +115,8 @@ def bound_points(
         One entry per prompt and layer: prompt, layer, left, right, premise, model.
 
     Raises:
-        ValueError: prompts that the features were chosen on, modes with different prompts, or fewer than 8.
+        ValueError: prompts that the features were chosen on, modes with different prompts, one prompt under two labels, or
+            fewer than 8.
         Unmeasurable: given tokens, fewer than 8 prompts that share token types with others in both modes.
     """
     check_features(features)
@@ -181,7 +182,8 @@ def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPL
         below 8 such prompts), p (two-sided: the greater of those of slope and premise; 1 where c1 is not over 0), seed, model.
 
     Raises:
-        InputError: a table of other columns, of several models, or one that holds a prompt twice at a layer.
+        InputError: a table of other columns, of several models, or one that holds a prompt twice at a layer. One prompt under
+            two labels is refused by `bound_points`, which sees its tokens; here it can't be told.
 
     Examples:
         >>> right = np.linspace(1, 2, 40)
@@ -190,7 +192,8 @@ def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPL
            layer  premise   c1   c2  slope   r2
         0      3      1.0  2.0  2.0    1.0  1.0
     """
-    if BOUND_POINTS.check(points).duplicated(["prompt", "layer"]).any():
+    points = BOUND_POINTS.check(points)
+    if points.duplicated(["prompt", "layer"]).any():
         raise InputError("the points hold a prompt twice at the same layer: give what bound_points returned, once")
     if len(models := sorted(map(str, set(points["model"])))) > 1:
         raise InputError(f"the points are of the models {', '.join(models)}: give those of one at a time")

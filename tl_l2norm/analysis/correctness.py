@@ -162,7 +162,11 @@ def _checked(samples: pd.DataFrame) -> pd.DataFrame:
     """The table; refuses what isn't such a one."""
     if not isinstance(samples, pd.DataFrame):
         raise InputTypeError(f"samples are what correctness_samples returns, got {samples!r:.80}")
-    samples = SAMPLES.check(samples).rename(columns=lambda name: int(name) if str(name).isdecimal() else name)  # of a CSV file
+    samples = SAMPLES.check(samples)
+    layers = {name: int(name) for name in samples.columns if isinstance(name, str) and name.isascii() and name.isdecimal()}
+    samples = samples.rename(columns=layers)  # of a CSV file
+    if twice := samples.columns[samples.columns.duplicated()].tolist():
+        raise InputError(f"samples have two columns of layer {twice[0]}, by number and as text: leave one of them out")
     if samples[LATE].isna().all():
         raise Unmeasurable("no late layer was recorded: nothing can be said of late norms")
     if samples.duplicated(["prompt", "sample"]).any():
@@ -175,9 +179,6 @@ def _checked(samples: pd.DataFrame) -> pd.DataFrame:
 
 def _require_values(samples: pd.DataFrame) -> None:
     """Refuse values that no sample has."""
-    for name in ("correct", "cut_off"):
-        if not samples[name].isin([0, 1]).all():
-            raise InputError(f"{name} is 0 or 1, False or True, got {samples[name][~samples[name].isin([0, 1])].iloc[0]!r}")
     for name in ("prompt", "family"):
         if count := int(samples[name].isna().sum()):
             raise InputError(f"{name} is missing in {count} samples: pandas reads NA and null in a CSV file as missing")
@@ -235,10 +236,10 @@ def _effects(samples: pd.DataFrame, *, clusters: Clusters, seed: int, resamples:
     t, drawn = tests[-1], all_drawn[:, -1]
     by_layer = np.array([isinstance(name, int | np.integer) for name in names])
     greatest = np.abs(drawn[:, by_layer]).max(1, initial=0)
-    table["p"] = _p(np.abs(drawn), np.abs(t))
-    table["p_max"] = np.where(by_layer, _p(greatest[:, None], np.abs(t)), np.nan)
+    figures = {**data.estimates(t, critical_size(np.abs(drawn))), **data.aucs(seed, resamples)}
+    table["p"] = _p(np.abs(drawn), figures["evidence"])
+    table["p_max"] = np.where(by_layer, _p(greatest[:, None], figures["evidence"]), np.nan)
     table["p_families"] = _p_families(tests, all_drawn, np.bincount(data.family))
-    figures = {**data.estimates(critical_size(np.abs(drawn))), **data.aucs(seed, resamples)}
     figures["tolerance"] *= np.where(table["layer"] == GIVEN_TYPES, _kept_by_types(own), 1)
     return table.assign(**{name: figures[name] for name in _FIGURES}, **counts, n_samples=len(own))
 

@@ -178,7 +178,8 @@ class ReasoningFeatures:
             replicated (the interval is over 0), n (prompts), seed, model.
 
         Raises:
-            ValueError: as `total`; as `find_reasoning_features` for the pairs; a layer with latents that was not recorded.
+            ValueError: as `total`; as `find_reasoning_features` for the pairs; a layer with latents that was not recorded, or
+                at which fewer than 8 prompts have tokens to compare.
         """
         think, direct = traces_of(think), traces_of(direct)
         for trace in (*think, *direct):
@@ -191,9 +192,10 @@ class ReasoningFeatures:
                 continue
             first, second = activation_means(pairs, layer, self.match, self.tokens, seed=seed)
             differences = (first - second)[:, list(latents)]
+            n = int((~np.isnan(differences[:, 0])).sum())
+            require_prompts(n, what=f"prompts with tokens to compare at layer {layer} (match={self.match!r})")
             mean, low, high = bootstrap_mean(differences, seed=seed, resamples=resamples)
             columns = {"latent": latents, "difference": mean, "low": low, "high": high, "effect": paired_effect(differences)}
-            n = int((~np.isnan(differences[:, 0])).sum())
             frames.append(pd.DataFrame({"layer": layer, **columns, "replicated": low > 0, "n": n}))
         entries = pd.concat(frames, ignore_index=True) if frames else ()
         return REPLICATIONS.frame(entries, seed=seed, model=self.model)

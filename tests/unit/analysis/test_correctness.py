@@ -111,15 +111,16 @@ def problems_of(seed: int = 0, **options: Any) -> MixedProblems:
 def test_the_interval_ends_where_the_test_begins_to_reject() -> None:
     problems, critical = problems_of(beta=0.5), np.array([2.0, 2.5])
     t, _ = problems.test(0, 1)
-    own = problems.estimates(critical)
-    np.testing.assert_allclose(problems._t(np.zeros(2))[0], t, atol=0.01)
+    own = problems.estimates(t, critical)
+    np.testing.assert_allclose(problems._t(np.zeros(2))[0], t, atol=1e-6)
     np.testing.assert_allclose(problems._t(own["beta"])[0], 0, atol=0.01)
     np.testing.assert_allclose(problems._t(own["low"])[0], critical, atol=0.002)
     np.testing.assert_allclose(problems._t(own["high"])[0], -critical, atol=0.002)
 
 
 def test_an_interval_of_a_test_that_never_rejects_has_no_ends() -> None:
-    own = problems_of().estimates(np.array([np.inf, 2.0]))
+    problems = problems_of()
+    own = problems.estimates(problems.test(0, 1)[0], np.array([np.inf, 2.0]))
     assert (own["low"][0], own["high"][0]) == (-np.inf, np.inf) and np.isfinite([own["low"][1], own["high"][1]]).all()
 
 
