@@ -117,9 +117,7 @@ def correlation_table(
 def _require_features(traces: Sequence[Trace], features: Latents) -> None:
     """Refuse features that are active nowhere: there is nothing to correlate with."""
     if not any(bool(features.total(trace).nan_to_num().any()) for trace in traces):
-        raise Unmeasurable(
-            "no reasoning feature was found, or none is active in these traces: there is nothing to correlate with"
-        )
+        raise Unmeasurable("no reasoning feature is active in these traces, or none was found: there is nothing to go with")
 
 
 def _rho(rho: Estimate) -> dict[str, object]:

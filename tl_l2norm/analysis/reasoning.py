@@ -178,8 +178,7 @@ class ReasoningFeatures:
             replicated (the interval is over 0), n (prompts), seed, model.
 
         Raises:
-            ValueError: as `total`; as `find_reasoning_features` for the pairs; a layer with latents that was not recorded, or
-                at which fewer than 8 prompts have tokens to compare.
+            ValueError: as `total`, `find_reasoning_features`; a layer with latents that wasn't recorded or has under 8 prompts.
         """
         think, direct = traces_of(think), traces_of(direct)
         for trace in (*think, *direct):

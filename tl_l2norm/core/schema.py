@@ -26,6 +26,7 @@ import pandas as pd
 
 from tl_l2norm.core.errors import InputError, InputTypeError
 
+types = pd.api.types
 _NUMERIC = (Real, Decimal, np.bool_)
 _NUMBERS = {int: "int64", float: "float64", bool: "bool"}
 
@@ -57,9 +58,15 @@ class Column:
         if self.dtype not in _NUMBERS:
             return None
         missing = values.isna()
-        if self.dtype in (bool, int) and missing.any():
+        if self.dtype is bool and missing.any():
             return "has missing values"
-        odd = [] if pd.api.types.is_numeric_dtype(values) else [v for v in values[~missing] if not isinstance(v, _NUMERIC)]
+        if self.dtype is int and missing.any():
+            return f"is missing in {missing.sum()} of {len(values)} entries"
+        odd = (
+            []
+            if types.is_numeric_dtype(values) and not types.is_complex_dtype(values)
+            else [v for v in values[~missing] if not isinstance(v, _NUMERIC)]
+        )
         if odd:
             return f"holds {odd[0]!r:.80}, which is no number"
         if self.dtype is bool and not (either := values.isin([0, 1])).all():
@@ -160,7 +167,6 @@ def _as_text_is(dtype: Any) -> bool:
 def _plain(values: pd.Series[Any]) -> pd.Series[Any]:
     if isinstance(values.dtype, pd.CategoricalDtype):
         return pd.Series(np.asarray(values.array), index=values.index, name=values.name)
-    types = pd.api.types
     if types.is_bool_dtype(values.dtype) or types.is_numeric_dtype(values.dtype):
         whole = not values.isna().any()
         kind = "bool" if types.is_bool_dtype(values.dtype) else "int64" if types.is_integer_dtype(values.dtype) else "float64"

@@ -323,6 +323,7 @@ def test_families_may_be_clusters() -> None:
         (lambda f: f.assign(length=f["length"].where(f["sample"] > 0, 0)), {}, InputError, "length is a number of tokens"),
         (lambda f: f.assign(log_prob=-np.inf), {}, InputError, "log_prob is infinite"),
         (lambda f: f.assign(late=f["late"].where(f["sample"] > 0, np.inf)), {}, InputError, "late is infinite"),
+        (lambda f: f.assign(**{"0": f[0]}), {}, InputError, "two columns of layer 0, by number and as text"),
     ],
 )
 def test_what_can_not_be_answered_is_refused(change: Any, options: dict[str, Any], error: type, message: str) -> None:
@@ -367,3 +368,9 @@ def test_a_table_read_from_csv_has_its_layers(tmp_path: Path) -> None:
     tables = [correctness_effect(one, resamples=99) for one in (samples, pd.read_csv(tmp_path / "samples.csv"))]
     assert tables[0]["layer"].tolist() == tables[1]["layer"].tolist() and 0 in tables[1]["layer"].tolist()
     np.testing.assert_allclose(tables[0]["p"], tables[1]["p"])
+
+
+def test_pandas_own_dtypes_a_category_and_an_index_of_prompts_change_nothing() -> None:
+    samples = world(0, problems=12, layers=2)
+    odd = samples.convert_dtypes().astype({"correct": "category"}).set_index("prompt", drop=False).assign(**{"²": 1})
+    pd.testing.assert_frame_equal(correctness_effect(odd, **FEW), correctness_effect(samples, **FEW))

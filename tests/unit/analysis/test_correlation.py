@@ -12,6 +12,7 @@ from scipy.stats import rankdata, spearmanr
 from tests.planted import Array, both_modes, response
 from tl_l2norm.analysis.correlation import correlation_table, pearson
 from tl_l2norm.analysis.reasoning import find_reasoning_features
+from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.trace import Trace
 
 
