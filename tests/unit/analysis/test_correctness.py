@@ -208,6 +208,12 @@ def test_sinks_of_late_layers_are_in_no_level_and_a_response_of_nothing_else_has
     assert correctness_samples(results)[GIVEN_TYPES].isna().tolist() == [False, True]
 
 
+def test_a_norm_that_is_nan_is_named_and_is_no_response_without_tokens() -> None:
+    odd = result([[1.0, 2.0], [1.0, np.nan]])
+    with pytest.raises(InputError, match=r"a norm of Trace.*, number 1, is NaN \(layer 1, position 2\)"):
+        correctness_samples([result([[1.0, 2.0], [1.0, 2.0]]), odd])
+
+
 def test_a_response_that_states_no_answer_counts_as_cut_off() -> None:
     """It is wrong by construction, and lacks the answer's tokens."""
     norms = [[1.0, 2.0]] * 8
