@@ -280,7 +280,7 @@ def find_reasoning_features(
             table["chosen"] = table.index.isin(order[: counts.get(layer, 0)])
         chosen = table[table["chosen"]].sort_values("effect", ascending=False)
         latents[layer] = tuple(chosen["latent"].tolist())
-        tables.append(table.assign(layer=layer, n=len(usable)))
+        tables.append(table.assign(layer=layer))
     return ReasoningFeatures(
         latents=latents,
         table=TESTED.frame(pd.concat(tables, ignore_index=True)),
@@ -307,6 +307,7 @@ def _test(think: Array, direct: Array, fdr: float) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "latent": tested,
+            "n": len(differences),
             "think": think[:, tested].mean(0),
             "direct": direct[:, tested].mean(0),
             "difference": differences.mean(0),
@@ -318,8 +319,7 @@ def _test(think: Array, direct: Array, fdr: float) -> pd.DataFrame:
 
 
 def _half(prompts: Sequence[str], seed: int) -> frozenset[str]:
-    order = generator(seed).permutation(sorted(prompts))
-    return frozenset(order[: len(order) // 2].tolist())
+    return frozenset(generator(seed).permutation(sorted(prompts))[: len(prompts) // 2].tolist())
 
 
 def _named(choose_on: Any, prompts: Collection[str]) -> frozenset[str]:
