@@ -297,7 +297,8 @@ def _verdicts(table: pd.DataFrame) -> list[str]:
 
 def _verdict(entry: dict[str, Any]) -> str:
     p = np.fmax(entry["p"] if np.isnan(entry["p_max"]) else entry["p_max"], entry["p_families"])
-    if entry["cut_off"] > MAX_CUT_OFF or np.isnan(entry["p"]) or entry["tolerance"] < MIN_TOLERANCE:
+    endless = np.isinf(entry["low"]) and np.isinf(entry["high"])
+    if entry["cut_off"] > MAX_CUT_OFF or np.isnan(entry["p"]) or entry["tolerance"] < MIN_TOLERANCE or endless:
         return _VERDICTS[2]
     return _VERDICTS[0] if p <= 0.05 and entry["beta"] > 0 else _VERDICTS[1]
 

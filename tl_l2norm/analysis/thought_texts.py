@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from tl_l2norm.analysis.covariates import ranks_within
 from tl_l2norm.analysis.labels import label, number, place, truth
-from tl_l2norm.analysis.pairing import by_prompt, require_numbers, require_prompts, weighted_mean
+from tl_l2norm.analysis.pairing import by_prompt, require_mode, require_numbers, require_prompts, weighted_mean
 from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
@@ -231,7 +231,8 @@ def difficulty_at_length(traces: TracesLike, *, width: int = 1, seed: int = 0, r
         (two-sided), p_max (over layers), n (problems in strata of several levels), strata, n_all (problems), seed, model.
 
     Raises:
-        ValueError: labels that are missing or no numbers, several responses to one problem, or one prompt under two labels.
+        ValueError: direct responses, labels that are missing or no numbers, several responses to one problem, one prompt under
+            two labels, or a norm that is NaN.
         Unmeasurable: fewer than 8 problems whose stratum has several levels.
 
     Examples:
@@ -241,6 +242,7 @@ def difficulty_at_length(traces: TracesLike, *, width: int = 1, seed: int = 0, r
     """
     traces, width = traces_of(traces), as_integer("width", width, least=1)
     require_comparable(traces)
+    require_mode(traces, "think", "levels at equal length", "give the thinking ones")
     if len(by_prompt(traces)) < len(traces):
         raise InputError("several responses to one problem: give one of each, for the level is the problem's")
     require_numbers(traces)

@@ -60,13 +60,16 @@ def _why_not(entry: pd.Series) -> str:
             f"{entry['n']} of {entry['n'] + entry['n_same']} problems have right and wrong responses, at least {MIN_PROMPTS} "
             "are needed: choose temperature and levels at which 30 to 80% are right"
         )
-    if entry["tolerance"] >= MIN_TOLERANCE:
-        return ""
     types = entry.name[1] == GIVEN_TYPES  # type: ignore[index]
-    return (
-        f"{'token types, ' if types else ''}length and log-probability leave {entry['tolerance']:.1%} of the norm's variance "
-        f"within problems, under {MIN_TOLERANCE:.0%}: the norm can't be told from " + ("the token types" if types else "them")
-    )
+    if entry["tolerance"] < MIN_TOLERANCE:
+        return (
+            f"{'token types, ' if types else ''}length and log-probability leave {entry['tolerance']:.1%} of the norm's "
+            f"variance within problems, under {MIN_TOLERANCE:.0%}: the norm can't be told from "
+            f"{'the token types' if types else 'them'}"
+        )
+    if np.isinf(entry["low"]) and np.isinf(entry["high"]):
+        return f"{entry['n_samples']} responses to {entry['n']} problems reject no effect, however large"
+    return ""
 
 
 def importance(known: Known) -> Finding:
