@@ -17,6 +17,9 @@ from tl_l2norm.core.resampling import Array
 VALUES: Array = np.array([-16.0, -8, -4, -2, -1, -0.5, -0.25, 0, 0.25, 0.5, 1, 2, 4, 8, 16])
 """Of which each is tested, in log-odds per standard deviation: an interval that holds the last on a side has no end there."""
 
+ROUNDING = 1e-12
+"""By how much a statistic may be over another that is the same but for rounding."""
+
 _STEPS, _CLOSE = 12, 1e-3  # of the search for an end between two of them, and how near |t| comes to its critical value
 
 
@@ -43,14 +46,14 @@ def lower_end(test: Callable[[Array], Array], t: Array, estimate: Array, critica
         critical: [layer]
     """
     layer, lower = np.arange(len(estimate)), VALUES[:, None] < estimate
-    passes = lower & (t <= critical)
+    passes = lower & (t - ROUNDING <= critical)
     first = np.where(passes.any(0), passes.argmax(0), lower.sum(0))  # of those that pass, or the estimate behind the lower ones
     endless, outer = first == 0, np.maximum(first - 1, 0)
     inner = np.minimum(first, len(VALUES) - 1)
     inside, below = np.where(passes.any(0), [VALUES[inner], t[inner, layer] - critical], [estimate, -critical])
     outside, above = VALUES[outer], t[outer, layer] - critical
     below, above = np.where(endless, -1.0, below), np.where(endless, 1.0, above)
-    at = outside
+    at, passed = outside, inside
     for _ in range(_STEPS):  # regula falsi; an end that stays has its value halved ("Illinois")
         at = np.where(above > below, (inside * above - outside * below) / np.where(above > below, above - below, 1), inside)
         value = test(at) - critical
@@ -59,7 +62,9 @@ def lower_end(test: Callable[[Array], Array], t: Array, estimate: Array, critica
         within = value <= 0
         inside, outside = np.where(within, at, inside), np.where(within, outside, at)
         below, above = np.where(within, value, below / 2), np.where(within, above / 2, value)
-    return np.where(endless, -np.inf, at)
+    return np.where(
+        endless, -np.inf, np.minimum(at, passed)
+    )  # it passes: where t is just critical, rounding must not part them
 
 
 def upper_end(test: Callable[[Array], Array], t: Array, estimate: Array, critical: Array) -> Array:

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.laws.test_correctness_laws import straight, world
+from tests.laws.test_correctness_laws import p_value, straight, world
 from tests.planted import response
 from tl_l2norm.analysis.conditional_logit import Groups, draw, fit, moments
-from tl_l2norm.analysis.correctness import correctness_effect
+from tl_l2norm.analysis.correctness import correctness_effect, critical_size
 from tl_l2norm.analysis.sample_norms import GIVEN_TYPES, correctness_samples
 from tl_l2norm.analysis.within_problems import MixedProblems, mixed, pair_counts
 from tl_l2norm.core.errors import InputError, Unmeasurable
@@ -380,3 +380,20 @@ def test_pandas_own_dtypes_a_category_and_an_index_of_prompts_change_nothing() -
     samples = world(0, problems=12, layers=2)
     odd = samples.convert_dtypes().astype({"correct": "category"}).set_index("prompt", drop=False).assign(**{"²": 1})
     pd.testing.assert_frame_equal(correctness_effect(odd, **FEW), correctness_effect(samples, **FEW))
+
+
+@pytest.mark.parametrize("seed", [51, 74, 138, 204, 226])
+def test_p_is_at_most_5_percent_where_the_interval_leaves_out_0_and_nowhere_else(seed: int) -> None:
+    """Of 12 problems x 4, such as where 0 is rejected and a beta of -8 isn't, or where t is just its critical value."""
+    problems = MixedProblems.of(mixed(world(seed, problems=12, n=4, beta=1.0, layers=2)), ("late",), "prompt")
+    t, drawn = problems.test(seed, 399)
+    own = problems.estimates(t, critical := critical_size(np.abs(drawn)))
+    assert t > critical if seed != 226 else t == pytest.approx(critical, abs=1e-12)
+    assert own["low"] <= 0 < own["beta"] and own["evidence"] <= t
+    assert p_value(drawn[:, 0], own["evidence"][0]) > 0.05
+
+
+def test_where_no_effect_is_rejected_there_is_no_verdict() -> None:
+    table = correctness_effect(world(74, problems=12, n=4, beta=1.0, layers=2), resamples=399)
+    endless = np.isinf(table["low"]) & np.isinf(table["high"])
+    assert endless[0] and set(table.loc[endless, "verdict"]) == {"can't be tested here"} and table["p"].notna().any()
