@@ -101,8 +101,8 @@ def correctness_effect(
     side on which the data set no bound; on both, no effect is rejected, and there is no verdict: so in 76, 46 and 17% of nulls
     with 12, 16 and 20 problems x 4, in none with 40 x 4 or 12 x 8 (of 200 or more each). Of 12, 16, 20 and 40 problems x 4 it
     misses 0 in 3, 6, 6 and 5% of nulls, of 12 and 40 x 8 in 7 and 4%; a beta of 1 of 12, 20 and 40 x 4 in 2, 10 and 6%, of 12
-    and 40 x 8 in 8 and 6%. Beta itself, a maximum likelihood, lies too far from 0 where samples are few (medians of 1.15, 1.08,
-    1.02 with 40 problems x 4, 8, 16); the interval, not centred on it, allows for that.
+    and 40 x 8 in 8 and 6%, of 20 x 16 in 9%. Beta itself, a maximum likelihood, lies too far from 0 where samples are few
+    (medians of 1.15, 1.08, 1.02 with 40 problems x 4, 8, 16); the interval, not centred on it, allows for that.
 
     Give 8 samples of a problem or more: of 4, the mean and the lines of each problem take three quarters, and the interval is
     three times as wide as with 8 and six times as wide as with 16.
