@@ -273,6 +273,15 @@ def test_layers_that_were_not_recorded_are_named() -> None:
         bound_control(*fewer, features)
 
 
+def test_a_norm_that_is_nan_is_named_and_is_no_lack_of_tokens() -> None:
+    think, direct = World(n=28, latents=60, reasoning=6.0).make(1)
+    features = find_reasoning_features(think, direct, choose_on=[str(t.labels["prompt"]) for t in think[:20]])
+    norms = think[-1].l2_norms.clone()
+    norms[3, -1] = torch.nan
+    with pytest.raises(InputError, match="a norm of Trace.*, number 7, is NaN .layer 3, position "):
+        feature_link([*think[20:-1], dataclasses.replace(think[-1], l2_norms=norms)], features)
+
+
 def test_links_of_no_quantity_and_a_bound_of_two_models_are_refused() -> None:
     think, direct = traces_of(planted)
     features = find_reasoning_features(think, direct)

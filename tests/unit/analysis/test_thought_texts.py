@@ -245,6 +245,12 @@ def test_a_level_is_a_number(level: object) -> None:
         difficulty_at_length([labelled(first, level=level), *rest])
 
 
+def test_direct_answers_have_no_thought_of_a_length() -> None:
+    traces = [t.with_labels(mode="direct" if i == 4 else "think") for i, t in enumerate(problems(0))]
+    with pytest.raises(InputError, match="trace 4 says by its label that its mode is 'direct'.*give the thinking ones"):
+        difficulty_at_length(traces)
+
+
 def test_a_norm_that_is_nan_is_named() -> None:
     first, *rest = problems(0)
     norms = first.l2_norms.clone()
