@@ -135,7 +135,8 @@ def correctness_effect(
         left); "late" and "late given types" share one, the lesser.
 
     Raises:
-        ValueError: not such a table, or a family of one problem where families are clusters.
+        ValueError: not such a table, or a family of one problem where families are clusters. One problem under two ids is
+            refused by `correctness_samples`, which sees its prompt; here it can't be told.
         Unmeasurable: a problem with fewer than 4 samples; fewer than 8 problems (or families) with both outcomes.
 
     Examples:
