@@ -19,6 +19,8 @@ from tl_l2norm.analysis.correctness import correctness_effect, critical_size
 from tl_l2norm.analysis.sample_norms import GIVEN_TYPES, correctness_samples
 from tl_l2norm.analysis.within_problems import MixedProblems, mixed, pair_counts
 from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.paper.finding import UNTESTED, Known
+from tl_l2norm.paper.rules.thinking import correctness
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.results import Result
 
@@ -397,3 +399,5 @@ def test_where_no_effect_is_rejected_there_is_no_verdict() -> None:
     table = correctness_effect(world(74, problems=12, n=4, beta=1.0, layers=2), resamples=399)
     endless = np.isinf(table["low"]) & np.isinf(table["high"])
     assert endless[0] and set(table.loc[endless, "verdict"]) == {"can't be tested here"} and table["p"].notna().any()
+    finding = correctness(Known({"correctness": table}, {}))
+    assert finding.verdict(finding.p) == UNTESTED and "responses to 9 problems reject no effect, however large" in finding.why
