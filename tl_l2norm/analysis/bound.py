@@ -211,7 +211,7 @@ def _checked(points: pd.DataFrame) -> pd.DataFrame:
         if not good.all():
             odd = held[~good].iloc[0]
             raise InputError(
-                f"{name} of prompt {odd['prompt']!r} at layer {odd['layer']} can't be {odd[name]:g} where the premise holds"
+                f"{name} of prompt {odd['prompt']} at layer {odd['layer']} can't be {odd[name]:g} where the premise holds"
             )
     return points
 
