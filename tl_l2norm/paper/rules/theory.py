@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from tl_l2norm.analysis.bound import LEAST_R2, MARGIN, PREMISE
+from tl_l2norm.analysis.bound import PREMISE
+from tl_l2norm.analysis.bound_fit import LEAST_R2, MARGIN
 from tl_l2norm.analysis.theory import AT_LEAST
 from tl_l2norm.paper.finding import ALPHA, Finding, Known, Missing, span
 

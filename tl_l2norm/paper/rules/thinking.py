@@ -61,13 +61,16 @@ def _why_not(entry: pd.Series) -> str:
             "are needed: give more problems, or a temperature and levels at which more problems have both (now "
             f"{entry['right']:.0%} of the samples are right)"
         )
-    if entry["tolerance"] >= MIN_TOLERANCE:
-        return ""
     types = entry.name[1] == GIVEN_TYPES  # type: ignore[index]
-    return (
-        f"{'token types, ' if types else ''}length and log-probability leave {entry['tolerance']:.1%} of the norm's variance "
-        f"within problems, under {MIN_TOLERANCE:.0%}: the norm can't be told from " + ("the token types" if types else "them")
-    )
+    if entry["tolerance"] < MIN_TOLERANCE:
+        return (
+            f"{'token types, ' if types else ''}length and log-probability leave {entry['tolerance']:.1%} of the norm's "
+            f"variance within problems, under {MIN_TOLERANCE:.0%}: the norm can't be told from "
+            f"{'the token types' if types else 'them'}"
+        )
+    if np.isinf(entry["low"]) and np.isinf(entry["high"]):
+        return f"{entry['n_samples']} responses to {entry['n']} problems reject no effect, however large"
+    return ""
 
 
 def importance(known: Known) -> Finding:
