@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.core.arguments import as_integer, check_flag, check_progress, one_or_several
 from tl_l2norm.core.errors import InputError, InputTypeError
+from tl_l2norm.core.identity import UNKNOWN, same_weights
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.presets import batch_size_of
 from tl_l2norm.models.backend import Backend
@@ -40,7 +41,7 @@ def read_signals(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Generations:
-    """The same completions with `signals`, which the scores `deep_thinking_ratio`, `net_change`, `probe` and others are made of.
+    """The same completions with `signals`, of which scores such as `deep_thinking_ratio`, `net_change` and `probe` are made.
 
     Responses are read again in one pass, or in two where the divergence is wanted: it compares each layer with the last, whose
     states of one batch are kept from the first pass to the second. All else is reduced inside the hooks.
@@ -68,10 +69,10 @@ def read_signals(
         (torch.Size([12, 13]), torch.Size([12]), torch.Size([3, 192]))
     """
     given: tuple[Any, ...] = one_or_several(completions, Completion)
-    _check(given)
     check_progress(progress)
     check_flag("divergence", divergence)
     backend = backend_of(model)
+    _check(given, backend)
     if divergence:
         require_lens(backend)
     items = tokenize(backend, given)
@@ -92,17 +93,19 @@ def read_signals(
     return Generations(tuple(dataclasses.replace(one, signals=found[i]) for i, one in enumerate(given)), log)
 
 
-def _check(given: Sequence[Any]) -> None:
+def _check(given: Sequence[Any], backend: Backend) -> None:
     if not given:
         raise InputError("no completions given")
     for one in given:
         if not isinstance(one, Completion):
             raise InputTypeError(f"signals are read of completions, as generate returns them, got {one!r:.80}")
-        if one.trace is not None and one.trace.provenance.interventions:
-            raise InputError(
-                f"prompt {one.prompt_index}, sample {one.sample} was written under interventions: read again without them, its "
-                "states are others"
-            )
+        wrote = None if one.trace is None else one.trace.provenance
+        which = f"prompt {one.prompt_index}, sample {one.sample} was written"
+        if wrote is not None and wrote.interventions:
+            raise InputError(f"{which} under interventions: read again without them, its states are others")
+        known = wrote is not None and UNKNOWN not in (wrote.fingerprint, backend.fingerprint)
+        if known and not same_weights(wrote.fingerprint, backend.fingerprint, same_kind=wrote.backend == backend.name):
+            raise InputError(f"{which} by {wrote.describe()}: give that model, not {backend.model_name} with other weights")
 
 
 class _Reader:
@@ -128,7 +131,7 @@ class _Reader:
         with attached(hooks):
             self.backend.forward(tokens, mask, logits="none")
         self.last = None
-        return [self._signals(row) for row in self.rows]
+        return [self._signals(row, at.stop - at.start) for row, at in zip(self.rows, self.chosen_at, strict=True)]
 
     def _last_states(self, tokens: Tensor, mask: Tensor) -> list[Tensor]:
         with ExitStack() as stack:
@@ -155,12 +158,12 @@ class _Reader:
         pairs = zip(states.split(size), last.split(size), strict=True)
         return torch.cat([js_divergence(self.backend.unembed(one), self.backend.unembed(other)) for one, other in pairs])
 
-    def _signals(self, row: dict[tuple[str, int], Tensor]) -> Signals:
+    def _signals(self, row: dict[tuple[str, int], Tensor], n_tokens: int) -> Signals:
         net, cumulative, aligned = torch.stack([row["changes", layer] for layer in self.layers], dim=1)
         divergence = None
         if self.divergence:
             parts = [row["divergence", layer] for layer in range(self.backend.n_layers - 1)]
-            divergence = torch.stack([*parts, torch.zeros(len(parts[0]))]) if parts else None
+            divergence = torch.stack([*parts, torch.zeros(n_tokens)])
         return Signals(
             divergence=divergence,
             layers=self.layers,

@@ -80,9 +80,9 @@ def choose(
 def score(logits: Float[Tensor, "batch d_vocab"], tokens: Int[Tensor, " batch"]) -> Float[Tensor, "3 batch"]:
     """What is kept of a distribution from which a token was chosen, at temperature 1, in nats.
 
-    Log-probability of the token; self-certainty `-log V - mean_j log p_j` (Kang et al., arXiv 2502.18581); and token confidence,
-    minus the mean log-probability of the 20 most likely tokens (Fu et al., "Deep Think with Confidence", arXiv 2508.15260), of
-    all where the vocabulary has fewer.
+    Log-probability of the token; self-certainty `-log V - mean_j log p_j` (Kang et al., arXiv 2502.18581); and token
+    confidence, minus the mean log-probability of the 20 most likely tokens, or of all where the vocabulary has fewer (Fu et
+    al., "Deep Think with Confidence", arXiv 2508.15260).
     """
     logits = logits.float()
     total = logits.logsumexp(-1)

@@ -1,11 +1,12 @@
-"""What others read off a response's states, reduced as the model runs: depth at which predictions settle, and the states' path.
+"""What others read off a response's states, reduced as the model runs: how deep predictions settle, and the states' path.
 
-- Divergence of layer l at a token: Jensen-Shannon divergence, in bits, between the logit lens of layer l and of the last layer at
-  the state from which the token was chosen (Chen et al., "Think Deep, Not Just Long", arXiv 2602.13517). The lens is the model's own
-  final norm and unembedding. Bits, as the authors try thresholds up to 0.75, which no divergence in nats reaches.
-- Change of a layer's states over the thinking (Vilas et al., "Tracing the Traces", arXiv 2510.10494): h_1 ... h_N are the mean states
-  of its segments of equal length, the last of which may be shorter, u_n = h_n+1 - h_n and d = h_N - h_1. Net change is
-  ||d|| / (N - 1), cumulative change sum_n ||u_n||, aligned change the mean cosine of u_n and d. They need two segments.
+- Divergence of a layer at a token: Jensen-Shannon divergence, in bits, between the logit lens of that layer and of the last
+  one, at the state from which the token was chosen (Chen et al., "Think Deep, Not Just Long", arXiv 2602.13517). The lens is
+  the model's own final norm and unembedding; the authors write the unembedding alone. Bits, as they try thresholds up to
+  0.75, which no divergence in nats reaches.
+- Change of a layer's states over the thinking (Vilas et al., "Tracing the Traces", arXiv 2510.10494): h_1 to h_N are the mean
+  states of its segments of equal length, of which the last may be shorter, u_n = h_(n+1) - h_n and d = h_N - h_1. Net change
+  is ||d|| / (N - 1), as in the authors' code, cumulative change sum_n ||u_n||, aligned change the mean cosine of u_n and d.
 """
 
 from __future__ import annotations
@@ -70,8 +71,10 @@ def js_divergence(p: Float[Tensor, "*axes d_vocab"], q: Float[Tensor, "*axes d_v
 def deep_thinking_ratio(
     divergence: Float[Tensor, "layer token"], *, threshold: float = SETTLED, depth: float = DEPTH
 ) -> Float[Tensor, ""]:
-    """Share of tokens whose prediction settles late: the first layer with a divergence of `threshold` or less, counted from 1, is
-    `ceil(depth * n_layers)` or later (Chen et al., arXiv 2602.13517, equations 3 to 6).
+    """Share of tokens whose prediction settles late (Chen et al., arXiv 2602.13517, equations 3 to 6).
+
+    It settles at the first layer, counted from 1, whose divergence is `threshold` or less; from layer `ceil(depth * n_layers)`
+    on that is late.
 
     Args:
         divergence: of every layer of the model, the last one's 0.
@@ -86,7 +89,7 @@ def deep_thinking_ratio(
     return (settled >= math.ceil(depth * len(divergence))).float().mean()
 
 
-def changes(states: Float[Tensor, "pos d_model"], segment_tokens: int) -> Float[Tensor, "3"]:
+def changes(states: Float[Tensor, "pos d_model"], segment_tokens: int) -> Float[Tensor, " change"]:
     """Net, cumulative and aligned change of a layer's states, float32; NaN with fewer than two segments.
 
     Examples:
