@@ -28,7 +28,7 @@ from tl_l2norm.core.tables import render_table
 from tl_l2norm.experiments.candidates import Unscorable, candidates_of
 from tl_l2norm.experiments.others_scores import WINDOW
 from tl_l2norm.experiments.scores import SCORES, VOTES, Scorer
-from tl_l2norm.experiments.selection import by_layer
+from tl_l2norm.experiments.selection import by_layer, missing_lines
 from tl_l2norm.recording.completions import Completion
 from tl_l2norm.tasks.problems import Problem, unknown
 
@@ -91,8 +91,7 @@ class SelectionCurve:
 
     def __str__(self) -> str:
         """Scores side by side, what is left out below."""
-        missing = [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
-        return "\n".join([self._head, render_table(self.to_frame(), width=140), *missing])
+        return "\n".join([self._head, render_table(self.to_frame(), width=140), *missing_lines(self.left_out)])
 
     __repr__ = __str__
 

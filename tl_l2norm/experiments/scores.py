@@ -116,7 +116,7 @@ class Scorer:
                 left_out[name] = str(reason)
         return found, left_out
 
-    def _baseline(self, name: str, group: Candidates) -> Sequence[float]:
+    def _baseline(self, name: str, group: Candidates) -> Sequence[int | float]:
         if name in CONFIDENCES:
             return [confidence(completion, name, self.window) for completion in group.completions]
         if name in STATE_SCORES:

@@ -99,8 +99,7 @@ class ScoreTable:
 
     def __str__(self) -> str:
         """The scores side by side, what they were computed from above them, what is left out below."""
-        missing = [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
-        return "\n".join([self._head, render_table(self.to_frame()), *missing])
+        return "\n".join([self._head, render_table(self.to_frame()), *missing_lines(self.left_out)])
 
     __repr__ = __str__
 
@@ -201,6 +200,14 @@ def score_table(
         model=scorer.traces[0].provenance.model if has_norms else None,
         seed=seed,
     )
+
+
+def missing_lines(left_out: Mapping[str, str]) -> list[str]:
+    """What is left out and why, one line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        reasons.setdefault(reason, []).append(name)
+    return [f"left out: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 
 def by_layer(thresholds: Any) -> Thresholds | None:
