@@ -176,7 +176,7 @@ def difference_table(found: Float[np.ndarray, "problem score"], names: Sequence[
         differences = found[:, others] - found[:, [names.index(reference)]]
         mean, low, high = bootstrap_mean(differences, seed=seed)
         p = np.array([np.nan if names[i] in UNTESTED else paired_p(differences[:, j], seed=seed) for j, i in enumerate(others)])
-        count, holm = (~np.isnan(differences)).sum(0), _holm(p)
+        count, corrected = (~np.isnan(differences)).sum(0), holm(p)
         entries += [
             {
                 "score": names[i],
@@ -185,7 +185,7 @@ def difference_table(found: Float[np.ndarray, "problem score"], names: Sequence[
                 "low": low[j],
                 "high": high[j],
                 "p": p[j],
-                "p_holm": holm[j],
+                "p_holm": corrected[j],
                 "problems": count[j],
             }
             for j, i in enumerate(others)
@@ -213,12 +213,16 @@ def paired_p(differences: Float[np.ndarray, " problem"], *, seed: int = 0) -> fl
     return float(sign_flips(known[:, None], seed=seed).p[0])
 
 
-def _holm(p: Array) -> Array:
-    from statsmodels.stats.multitest import multipletests  # slow to import
+def holm(p: Float[np.ndarray, " score"]) -> Float[np.ndarray, " score"]:
+    """Holm's correction for as many tests as there are; NaN is none. statsmodels' own collects garbage at each call, for 0.2 s.
 
+    Examples:
+        >>> holm(np.array([0.01, 0.04, np.nan, 0.03]))
+        array([0.03, 0.06,  nan, 0.06])
+    """
+    order = np.argsort(p)[: int((~np.isnan(p)).sum())]
     corrected = p.copy()
-    if len(tested := np.flatnonzero(~np.isnan(p))):
-        corrected[tested] = multipletests(p[tested], method="holm")[1]
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1.0)
     return corrected
 
 
