@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from tl_l2norm.analysis.signal_strength import auc, length_strata, spearman
 from tl_l2norm.analysis.subsets import expected_best, expected_majority, expected_vote
-from tl_l2norm.core.resampling import Array, bootstrap_mean
+from tl_l2norm.core.resampling import Array, bootstrap_mean, generator
 from tl_l2norm.core.schema import Column, Schema, ends
 from tl_l2norm.core.sign_flips import sign_flips
 
@@ -25,6 +25,7 @@ REFERENCES = ("random", "majority")
 UNTESTED = ("oracle",)
 """Beyond comparison: it has seen the answers."""
 
+_DRAWS = 10_000  # of chance
 _SCORE, _PROBLEMS = Column("score", str, "its name"), Column("problems", int, "with a known answer")
 _INTERVAL = "95% interval over problems"
 
@@ -48,7 +49,7 @@ DIFFERENCES = Schema(
         Column("reference", str, "what it is compared with"),
         Column("difference", float, "of accuracies, mean over problems"),
         *ends("difference", kind=_INTERVAL),
-        Column("p", float, "exact McNemar where problems are right or wrong, else by flipped signs; NaN for the oracle"),
+        Column("p", float, "of `chance_p` against random, of `paired_p` against majority; NaN for the oracle"),
         Column("p_holm", float, "corrected for all scores against this reference"),
         _PROBLEMS,
     ),
@@ -142,19 +143,34 @@ def accuracies(problems: Sequence[Sampled], rules: Mapping[str, Rule], n: Sequen
     )
 
 
-def accuracies_at_length(problems: Sequence[Sampled], rules: Mapping[str, Rule], seed: int) -> Array:
-    """[problem, score] of one response selected in each length stratum that has several, strata weighed by their size.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Selected:
+    """One response selected in each unit, which is a problem with all its responses, or a length stratum of one."""
 
-    NaN for a problem without such a stratum. A score that says no more than length does no better than chance here.
+    accuracy: Float[np.ndarray, "problem score"]
+    """Mean over a problem's units by weight; NaN without a unit."""
+    weights: Float[np.ndarray, " unit"]
+    """Within its problem."""
+    shares: Float[np.ndarray, " unit"]
+    """Of right responses."""
+
+
+def selected(problems: Sequence[Sampled], rules: Mapping[str, Rule], seed: int, *, at_length: bool = False) -> Selected:
+    """One response of all of each problem's or, with `at_length`, of each length stratum that has several, weighed by its size.
+
+    A score that says no more than length does no better than chance within strata.
     """
     found = np.full((len(problems), len(rules)), np.nan)
+    weights, shares = list[float](), list[float]()
     for i, problem in enumerate(problems):
-        strata = length_strata(problem.lengths)
+        strata = length_strata(problem.lengths) if at_length else np.zeros(len(problem))
         parts = [problem.part(strata == stratum) for stratum in np.unique(strata) if (strata == stratum).sum() > 1]
+        sizes = np.array([len(part) for part in parts])
         for j, (name, rule) in enumerate(rules.items() if parts else ()):
-            own = [rule.expected(name, part, len(part), seed) for part in parts]
-            found[i, j] = np.average(own, weights=[len(part) for part in parts])
-    return found
+            found[i, j] = np.average([rule.expected(name, part, len(part), seed) for part in parts], weights=sizes)
+        weights += (sizes / max(1, sizes.sum())).tolist()
+        shares += [float(part.correct.mean()) for part in parts]
+    return Selected(accuracy=found, weights=np.array(weights), shares=np.array(shares))
 
 
 def curve_table(found: Array, names: Sequence[str], n: Sequence[int], seed: int) -> pd.DataFrame:
@@ -168,14 +184,19 @@ def curve_table(found: Array, names: Sequence[str], n: Sequence[int], seed: int)
     return CURVES.frame(entries)
 
 
-def difference_table(found: Float[np.ndarray, "problem score"], names: Sequence[str], seed: int) -> pd.DataFrame:
-    """`DIFFERENCES`, of accuracies at one n, from each of `REFERENCES` that is among the scores."""
+def difference_table(one: Selected, names: Sequence[str], seed: int) -> pd.DataFrame:
+    """`DIFFERENCES`, from each of `REFERENCES` that is among the scores."""
+    found = one.accuracy
     entries: list[dict[str, object]] = []
     for reference in (name for name in REFERENCES if name in names):
         others = [i for i, name in enumerate(names) if name != reference]
         differences = found[:, others] - found[:, [names.index(reference)]]
         mean, low, high = bootstrap_mean(differences, seed=seed)
-        p = np.array([np.nan if names[i] in UNTESTED else paired_p(differences[:, j], seed=seed) for j, i in enumerate(others)])
+        if reference == "random":
+            p = chance_p(np.nansum(found[:, others], axis=0), one.weights, one.shares, seed=seed)
+        else:
+            p = np.array([paired_p(own, seed=seed) for own in differences.T])
+        p[[names[i] in UNTESTED for i in others]] = np.nan
         count, corrected = (~np.isnan(differences)).sum(0), holm(p)
         entries += [
             {
@@ -191,6 +212,34 @@ def difference_table(found: Float[np.ndarray, "problem score"], names: Sequence[
             for j, i in enumerate(others)
         ]
     return DIFFERENCES.frame(entries)
+
+
+def chance_p(
+    totals: Float[np.ndarray, " score"],
+    weights: Float[np.ndarray, " unit"],
+    shares: Float[np.ndarray, " unit"],
+    *,
+    seed: int = 0,
+) -> Float[np.ndarray, " score"]:
+    """Two-sided p of as many right responses where each unit's is right as often as its share of right ones says.
+
+    Flipped signs won't do: where nearly all responses are right, chance gains a little often and loses much seldom.
+
+    Args:
+        totals: right ones selected by each score, summed with the weights.
+        weights: of the units.
+        shares: of right ones among the responses of each.
+        seed: of the draws.
+
+    Examples:
+        >>> chance_p(np.array([4.0]), np.ones(4), np.full(4, 0.5)).round(1)  # 2 / 2^4
+        array([0.1])
+    """
+    rng = generator(seed)
+    drawn = np.concatenate([(rng.random((_DRAWS // 10, len(shares))) < shares) @ weights for _ in range(10)])
+    upper, lower = ((1 + (sign * drawn[:, None] >= sign * totals - 1e-9).sum(0)) / (len(drawn) + 1) for sign in (1, -1))
+    p: Array = np.minimum(1.0, 2 * np.minimum(upper, lower))
+    return p
 
 
 def paired_p(differences: Float[np.ndarray, " problem"], *, seed: int = 0) -> float:

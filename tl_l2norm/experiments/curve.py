@@ -15,10 +15,10 @@ from tl_l2norm.analysis.selecting import (
     Rule,
     Sampled,
     accuracies,
-    accuracies_at_length,
     curve_table,
     difference_table,
     in_order,
+    selected,
     strength_table,
 )
 from tl_l2norm.core.arguments import as_integer, as_integers, as_names, as_seed
@@ -165,8 +165,8 @@ def selection_curve(
     found, listed = accuracies(sampled, rules, sizes, seed), list(rules)
     return SelectionCurve(
         curve=curve_table(found, listed, sizes, seed),
-        differences=difference_table(found[:, :, -1], listed, seed),
-        at_length=difference_table(accuracies_at_length(sampled, rules, seed), listed, seed),
+        differences=difference_table(selected(sampled, rules, seed), listed, seed),
+        at_length=difference_table(selected(sampled, rules, seed, at_length=True), listed, seed),
         signals=strength_table(sampled, listed, seed),
         n=sizes,
         left_out=MappingProxyType(left_out),
