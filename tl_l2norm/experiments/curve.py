@@ -104,7 +104,7 @@ class SelectionCurve:
 def selection_curve(
     completions: Completion | Iterable[Completion],
     *,
-    problems: Sequence[Problem],
+    problems: Sequence[Problem] | None,
     by: str | Sequence[str] | None = None,
     n: SupportsIndex | Iterable[SupportsIndex] | None = None,
     thresholds: Mapping[int, float] | None = None,
@@ -157,7 +157,7 @@ def selection_curve(
                 correct=scorer.correct[i],
                 answers=scorer.answers[i],
                 lengths=lengths[i],
-                values={name: values[i] for name, values in names.items()},
+                values={n: np.zeros(len(v[i])) if RULES[n].at_random else v[i] for n, v in names.items()},  # no draw: its mean
             )
             for i in known
         ]
