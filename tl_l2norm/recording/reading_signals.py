@@ -66,7 +66,7 @@ def read_signals(
         >>> out = l2.generate(model, prompt, max_new_tokens=64, progress=False)
         >>> (read,) = l2.recording.read_signals(model, out, segment_tokens=2, progress=False)
         >>> read.signals.divergence.shape, read.signals.net_change.shape, read.signals.mean_state.shape
-        (torch.Size([12, 13]), torch.Size([12]), torch.Size([3, 192]))
+        (torch.Size([12, 13]), torch.Size([12]), torch.Size([3, 128]))
     """
     given: tuple[Any, ...] = one_or_several(completions, Completion)
     check_progress(progress)

@@ -38,6 +38,12 @@ class Signals:
         state_layers: [layer] of the mean state.
         mean_state: [layer, d_model] mean of the states from which the response's tokens were chosen; the one thing of this size
             that is kept, for a probe.
+
+    Examples:
+        >>> prompt = l2.chat_prompt(model.tokenizer, "mod 10: 7A-3", mode="think")
+        >>> out = l2.generate(model, prompt, max_new_tokens=64, progress=False)
+        >>> l2.recording.read_signals(model, out, segment_tokens=2, progress=False)[0].signals.aligned_change.shape
+        torch.Size([12])
     """
 
     divergence: Float[Tensor, "all_layers token"] | None
