@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_l2norm.core.resampling import Array
 from tl_l2norm.experiments.candidates import Unscorable, named
 from tl_l2norm.recording.completions import Completion
 from tl_l2norm.recording.signals import Signals, deep_thinking_ratio
@@ -48,10 +49,10 @@ def group_confidences(tokens: Float[np.ndarray, " token"], window: int) -> Float
         >>> group_confidences(np.array([1.0, 3.0, 8.0]), 2)
         array([2. , 5.5])
     """
-    if len(tokens) <= window:
-        return tokens.mean(keepdims=True)
+    size = min(window, len(tokens))
     sums = np.concatenate([[0.0], np.cumsum(tokens)])
-    return (sums[window:] - sums[:-window]) / window  # type: ignore[no-any-return]
+    means: Array = (sums[size:] - sums[:-size]) / size
+    return means
 
 
 def state_score(completion: Completion, name: str) -> float:

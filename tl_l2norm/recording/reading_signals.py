@@ -18,6 +18,7 @@ from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.identity import UNKNOWN, same_weights
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.presets import batch_size_of
+from tl_l2norm.core.provenance import Provenance
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.models.decode_check import batches
@@ -99,13 +100,16 @@ def _check(given: Sequence[Any], backend: Backend) -> None:
     for one in given:
         if not isinstance(one, Completion):
             raise InputTypeError(f"signals are read of completions, as generate returns them, got {one!r:.80}")
-        wrote = None if one.trace is None else one.trace.provenance
-        which = f"prompt {one.prompt_index}, sample {one.sample} was written"
-        if wrote is not None and wrote.interventions:
-            raise InputError(f"{which} under interventions: read again without them, its states are others")
-        known = wrote is not None and UNKNOWN not in (wrote.fingerprint, backend.fingerprint)
-        if known and not same_weights(wrote.fingerprint, backend.fingerprint, same_kind=wrote.backend == backend.name):
-            raise InputError(f"{which} by {wrote.describe()}: give that model, not {backend.model_name} with other weights")
+        if one.trace is not None:
+            _check_written(f"prompt {one.prompt_index}, sample {one.sample} was written", one.trace.provenance, backend)
+
+
+def _check_written(which: str, wrote: Provenance, backend: Backend) -> None:
+    if wrote.interventions:
+        raise InputError(f"{which} under interventions: read again without them, its states are others")
+    known = UNKNOWN not in (wrote.fingerprint, backend.fingerprint)
+    if known and not same_weights(wrote.fingerprint, backend.fingerprint, same_kind=wrote.backend == backend.name):
+        raise InputError(f"{which} by {wrote.describe()}: give that model, not {backend.model_name} with other weights")
 
 
 class _Reader:
@@ -155,7 +159,7 @@ class _Reader:
         self, states: Float[Tensor, "token d_model"], last: Float[Tensor, "token d_model"]
     ) -> Float[Tensor, " token"]:
         size = max(1, _AT_ONCE // self.backend.d_vocab)
-        pairs = zip(states.split(size), last.split(size), strict=True)
+        pairs = zip(torch.split(states, size), torch.split(last, size), strict=True)
         return torch.cat([js_divergence(self.backend.unembed(one), self.backend.unembed(other)) for one, other in pairs])
 
     def _signals(self, row: dict[tuple[str, int], Tensor], n_tokens: int) -> Signals:

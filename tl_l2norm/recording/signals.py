@@ -103,7 +103,9 @@ def changes(states: Float[Tensor, "pos d_model"], segment_tokens: int) -> Float[
         >>> changes(corner, 1)  # 5 / 2, 3 + 4, and the mean of the cosines 3 / 5 and 4 / 5
         tensor([2.5000, 7.0000, 0.7000])
     """
-    means = torch.stack([part.float().mean(0) for part in states.split(segment_tokens)]) if len(states) else states.float()
+    means = (
+        torch.stack([part.float().mean(0) for part in torch.split(states, segment_tokens)]) if len(states) else states.float()
+    )
     if len(means) < 2:
         return torch.full((3,), torch.nan, device=states.device)
     steps, drift = means.diff(dim=0), means[-1] - means[0]
