@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy.stats import binomtest
+from scipy.stats import binom
 
 from tl_l2norm.analysis.signal_strength import auc, length_strata, spearman
 from tl_l2norm.analysis.subsets import expected_best, expected_majority, expected_vote
+from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.resampling import Array, bootstrap_mean, generator
 from tl_l2norm.core.schema import Column, Schema, ends
 from tl_l2norm.core.sign_flips import sign_flips
@@ -25,7 +26,7 @@ REFERENCES = ("random", "majority")
 UNTESTED = ("oracle",)
 """Beyond comparison: it has seen the answers."""
 
-_DRAWS = 10_000  # of chance
+_DRAWS = 10_000  # of what chance selects
 _SCORE, _PROBLEMS = Column("score", str, "its name"), Column("problems", int, "with a known answer")
 _INTERVAL = "95% interval over problems"
 
@@ -147,30 +148,45 @@ def accuracies(problems: Sequence[Sampled], rules: Mapping[str, Rule], n: Sequen
 class Selected:
     """One response selected in each unit, which is a problem with all its responses, or a length stratum of one."""
 
-    accuracy: Float[np.ndarray, "problem score"]
-    """Mean over a problem's units by weight; NaN without a unit."""
+    accuracy: Float[np.ndarray, "unit score"]
     weights: Float[np.ndarray, " unit"]
-    """Within its problem."""
+    """Within its problem, which sum to 1."""
+    problem: Int[np.ndarray, " unit"]
+    """Its number."""
     shares: Float[np.ndarray, " unit"]
     """Of right responses."""
+
+    def by_problem(self, values: Float[np.ndarray, "unit column"]) -> Float[np.ndarray, "problem column"]:
+        """Means over the units of each problem that has any."""
+        problems, which = np.unique(self.problem, return_inverse=True)
+        means = np.zeros((len(problems), values.shape[1]))
+        np.add.at(means, which, self.weights[:, None] * values)
+        return means
 
 
 def selected(problems: Sequence[Sampled], rules: Mapping[str, Rule], seed: int, *, at_length: bool = False) -> Selected:
     """One response of all of each problem's or, with `at_length`, of each length stratum that has several, weighed by its size.
 
     A score that says no more than length does no better than chance within strata.
+
+    Raises:
+        Unmeasurable: no stratum has several responses.
     """
-    found = np.full((len(problems), len(rules)), np.nan)
-    weights, shares = list[float](), list[float]()
+    units: list[tuple[int, float, Sampled]] = []
     for i, problem in enumerate(problems):
         strata = length_strata(problem.lengths) if at_length else np.zeros(len(problem))
         parts = [problem.part(strata == stratum) for stratum in np.unique(strata) if (strata == stratum).sum() > 1]
-        sizes = np.array([len(part) for part in parts])
-        for j, (name, rule) in enumerate(rules.items() if parts else ()):
-            found[i, j] = np.average([rule.expected(name, part, len(part), seed) for part in parts], weights=sizes)
-        weights += (sizes / max(1, sizes.sum())).tolist()
-        shares += [float(part.correct.mean()) for part in parts]
-    return Selected(accuracy=found, weights=np.array(weights), shares=np.array(shares))
+        units += [(i, len(part) / sum(map(len, parts)), part) for part in parts]
+    if not units:
+        raise Unmeasurable("no two responses to one problem are of like length")
+    return Selected(
+        accuracy=np.array(
+            [[rule.expected(name, part, len(part), seed) for name, rule in rules.items()] for _, _, part in units]
+        ),
+        weights=np.array([weight for _, weight, _ in units]),
+        problem=np.array([i for i, _, _ in units]),
+        shares=np.array([float(part.correct.mean()) for _, _, part in units]),
+    )
 
 
 def curve_table(found: Array, names: Sequence[str], n: Sequence[int], seed: int) -> pd.DataFrame:
@@ -186,18 +202,15 @@ def curve_table(found: Array, names: Sequence[str], n: Sequence[int], seed: int)
 
 def difference_table(one: Selected, names: Sequence[str], seed: int) -> pd.DataFrame:
     """`DIFFERENCES`, from each of `REFERENCES` that is among the scores."""
-    found = one.accuracy
+    found = one.by_problem(one.accuracy)
     entries: list[dict[str, object]] = []
     for reference in (name for name in REFERENCES if name in names):
         others = [i for i, name in enumerate(names) if name != reference]
         differences = found[:, others] - found[:, [names.index(reference)]]
         mean, low, high = bootstrap_mean(differences, seed=seed)
-        if reference == "random":
-            p = chance_p(np.nansum(found[:, others], axis=0), one.weights, one.shares, seed=seed)
-        else:
-            p = np.array([paired_p(own, seed=seed) for own in differences.T])
+        p = _tested(one, others, reference, names, seed)
         p[[names[i] in UNTESTED for i in others]] = np.nan
-        count, corrected = (~np.isnan(differences)).sum(0), holm(p)
+        corrected = holm(p)
         entries += [
             {
                 "score": names[i],
@@ -207,7 +220,7 @@ def difference_table(one: Selected, names: Sequence[str], seed: int) -> pd.DataF
                 "high": high[j],
                 "p": p[j],
                 "p_holm": corrected[j],
-                "problems": count[j],
+                "problems": len(found),
             }
             for j, i in enumerate(others)
         ]
@@ -242,24 +255,42 @@ def chance_p(
     return p
 
 
-def paired_p(differences: Float[np.ndarray, " problem"], *, seed: int = 0) -> float:
-    """Two-sided p of a mean difference of 0 over problems: exact McNemar where all are -1, 0 or 1, else by flipped signs.
+def _tested(one: Selected, others: Sequence[int], reference: str, names: Sequence[str], seed: int) -> Array:
+    """P of each other score against the reference."""
+
+    def by_chance(which: Sequence[int]) -> Array:
+        return chance_p(one.weights @ one.accuracy[:, which], one.weights, one.shares, seed=seed)
+
+    if reference == "random":
+        return by_chance(others)
+    own = names.index(reference)
+    pairs = [paired_p(one, i, own, seed=seed) for i in others]
+    return np.where([names[i] == "random" for i in others], by_chance([own]), pairs)
+
+
+def paired_p(one: Selected, first: int, second: int, *, seed: int = 0) -> float:
+    """Two-sided p of equal accuracies of two scores over the same problems.
+
+    McNemar's exact test where problems are units; else signs of problems are flipped, as one score's responses change places
+    with the other's. Where several responses share a unit it is neither right nor wrong: one is then drawn, and p is the mean
+    over draws.
 
     Args:
-        differences: of each problem; NaN is left out.
-        seed: of the signs.
-
-    Examples:
-        >>> paired_p(np.array([1.0] * 5 + [0.0] * 7))  # 2 / 2^5
-        0.0625
+        one: what was selected.
+        first: a score's number.
+        second: the other one's.
+        seed: of draws and signs.
     """
-    known = differences[~np.isnan(differences)]
-    if not len(known):
-        return float("nan")
-    if np.isin(known, (-1.0, 0.0, 1.0)).all():
-        more, less = int((known == 1).sum()), int((known == -1).sum())
-        return float(binomtest(more, more + less).pvalue) if more + less else 1.0
-    return float(sign_flips(known[:, None], seed=seed).p[0])
+    shared = bool(((one.accuracy[:, [first, second]] % 1) != 0).any())
+    alone = bool((one.weights == 1).all())
+    draws = (200 if alone else 20) if shared else 1
+    rng = generator(seed)
+    own, other = (one.accuracy[:, [i]] > rng.random((draws, len(one.weights))).T for i in (first, second))
+    differences = one.by_problem(own.astype(np.float64) - other)
+    if not alone:
+        return float(sign_flips(differences, seed=seed).p.mean())
+    more, less = (differences > 0).sum(0), (differences < 0).sum(0)
+    return float(np.minimum(1.0, 2 * binom.cdf(np.minimum(more, less), more + less, 0.5)).mean())
 
 
 def holm(p: Float[np.ndarray, " score"]) -> Float[np.ndarray, " score"]:

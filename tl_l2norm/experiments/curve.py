@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.selecting import (
+    DIFFERENCES,
     REFERENCES,
     Rule,
     Sampled,
@@ -22,7 +23,7 @@ from tl_l2norm.analysis.selecting import (
     strength_table,
 )
 from tl_l2norm.core.arguments import as_integer, as_integers, as_names, as_seed
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import Layers
 from tl_l2norm.core.tables import render_table
 from tl_l2norm.experiments.candidates import Unscorable, candidates_of
@@ -54,7 +55,8 @@ class SelectionCurve:
     """One entry per score and reference (random, majority): score, reference, difference, low, high, p, p_holm, problems, at
     the largest n."""
     at_length: pd.DataFrame
-    """The same where one response is selected in each stratum of like lengths, by score and by reference, of all samples."""
+    """The same where one response is selected in each stratum of like lengths, by score and by reference, of all samples; empty
+    where no two responses to a problem are of like length."""
     signals: pd.DataFrame
     """One entry per score: auc, auc_at_length, rho_correct, rho_length, each with low and high: how it goes with correctness
     and with length within a problem, over all samples."""
@@ -82,7 +84,7 @@ class SelectionCurve:
             own = self.differences[self.differences["reference"] == reference]
             columns = {"difference": f"from_{reference}", "p_holm": f"p_{reference}"}
             table = table.merge(own[["score", *columns]].rename(columns=columns), on="score", how="left")
-        return table.merge(self.signals[["score", "auc", "auc_at_length", "rho_length"]], on="score")
+        return table.merge(self.signals[["score", "auc", "rho_length"]], on="score")
 
     @property
     def _head(self) -> str:
@@ -127,7 +129,7 @@ def selection_curve(
         thresholds: as in `select`.
         layers: as in `select`.
         window: as in `select`.
-        seed: of intervals, flipped signs and subsets.
+        seed: of intervals, tests and subsets.
 
     Raises:
         ValueError: bad input.
@@ -166,12 +168,19 @@ def selection_curve(
     return SelectionCurve(
         curve=curve_table(found, listed, sizes, seed),
         differences=difference_table(selected(sampled, rules, seed), listed, seed),
-        at_length=difference_table(selected(sampled, rules, seed, at_length=True), listed, seed),
+        at_length=_at_length(sampled, rules, seed),
         signals=strength_table(sampled, listed, seed),
         n=sizes,
         left_out=MappingProxyType(left_out),
         seed=seed,
     )
+
+
+def _at_length(sampled: Sequence[Sampled], rules: Mapping[str, Rule], seed: int) -> pd.DataFrame:
+    try:
+        return difference_table(selected(sampled, rules, seed, at_length=True), list(rules), seed)
+    except Unmeasurable:  # all are of other lengths
+        return DIFFERENCES.frame([])
 
 
 def _required(problems: Any) -> Any:

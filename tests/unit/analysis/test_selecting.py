@@ -12,6 +12,7 @@ from scipy.stats import spearmanr as scipy_spearman
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from tests.slow import slow
 from tl_l2norm.analysis.selecting import (
     Rule,
     Sampled,
@@ -27,6 +28,7 @@ from tl_l2norm.analysis.selecting import (
     strength_table,
 )
 from tl_l2norm.analysis.signal_strength import auc, length_strata, spearman
+from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.resampling import estimate
 
 BEST, RANDOM, MAJORITY = Rule(), Rule(at_random=True), Rule(votes=True)
@@ -50,8 +52,9 @@ def simulated(seed: int, n_problems: int = 30, n: int = 6, rate: float = 0.5, pl
         lengths = rng.integers(20, 60, n).astype(float)
         noise = {f"noise {i}": rng.normal(size=n) for i in range(3)}
         values = {"norm": rng.normal(size=n) + planted * correct, "length": lengths, "random": np.zeros(n), **noise}
+        values["majority"] = rng.integers(0, 3, n).astype(float)  # where it isn't voted: chance, with ties
         answers = np.where(correct > 0, 0, rng.integers(1, 4, n))
-        found.append(Sampled(correct=correct, answers=answers, lengths=lengths, values={**values, "majority": values["norm"]}))
+        found.append(Sampled(correct=correct, answers=answers, lengths=lengths, values=values))
     return in_order(found)
 
 
@@ -67,7 +70,8 @@ def better(problems: list[Sampled], *, at_length: bool = False, reference: str =
 
 def given(accuracy: np.ndarray) -> Selected:
     """Of problems as they are, half of whose responses are right."""
-    return Selected(accuracy=accuracy, weights=np.ones(len(accuracy)), shares=np.full(len(accuracy), 0.5))
+    n = len(accuracy)
+    return Selected(accuracy=accuracy, weights=np.ones(n), problem=np.arange(n), shares=np.full(n, 0.5))
 
 
 # What they are
@@ -91,15 +95,14 @@ def test_a_curve_by_hand() -> None:
 
 def test_differences_are_paired_by_problem() -> None:
     """Accuracies that differ wildly between problems, and by a little and always within them."""
-    base = np.linspace(0, 0.9, 20)
-    found = np.stack([base + 0.05, base, base], axis=1)
+    base = np.repeat([0.0, 0.9], 10)
+    found = np.stack([base + 0.1, base, base], axis=1)
     table = difference_table(given(found), ["a", "random", "majority"], seed=0).set_index(["reference", "score"])
     for reference in ("random", "majority"):
         entry = table.loc[(reference, "a")]
-        assert entry["difference"] == pytest.approx(0.05) and entry["low"] == pytest.approx(0.05) == entry["high"]
+        assert entry["difference"] == pytest.approx(0.1) and entry["low"] == pytest.approx(0.1) == entry["high"]
         assert entry["problems"] == 20
-    assert table.loc[("majority", "a"), "p"] < 1e-3 and table.loc[("majority", "random"), "p"] == 1
-    assert table.loc[("majority", "a"), "p_holm"] == pytest.approx(2 * table.loc[("majority", "a"), "p"])
+    assert table.loc[("majority", "random"), "p"] == table.loc[("random", "majority"), "p"]
     assert ("random", "random") not in table.index
 
 
@@ -122,10 +125,24 @@ def test_chance_is_binomial_where_shares_are_equal_and_unequal_weights_count() -
 
 @pytest.mark.parametrize(("more", "less", "same"), [(9, 2, 20), (5, 0, 3), (0, 7, 0), (4, 4, 1)])
 def test_where_problems_are_right_or_wrong_it_is_mcnemars_exact_test(more: int, less: int, same: int) -> None:
-    differences = np.array([1.0] * more + [-1.0] * less + [0.0] * same + [np.nan])
+    pairs = [[1.0, 0.0]] * more + [[0.0, 1.0]] * less + [[1.0, 1.0]] * same
     expected = mcnemar([[same, more], [less, 0]], exact=True).pvalue
-    assert paired_p(differences) == pytest.approx(expected)
-    assert paired_p(np.zeros(4)) == 1 and np.isnan(paired_p(np.full(2, np.nan)))
+    assert paired_p(given(np.array(pairs)), 0, 1) == paired_p(given(np.array(pairs)), 1, 0) == pytest.approx(expected)
+    assert paired_p(given(np.zeros((4, 2))), 0, 1) == 1
+
+
+def test_shared_problems_are_drawn_and_strata_flip_with_their_problem() -> None:
+    ties = np.array([[1.0, 0.0]] * 6 + [[0.5, 0.0]] * 2)  # 6, 7 or 8 of no others
+    expected = 2 * (0.25 * 2**-6 + 0.5 * 2**-7 + 0.25 * 2**-8)
+    assert paired_p(given(ties), 0, 1) == pytest.approx(expected, rel=0.1)
+    halves = Selected(
+        accuracy=np.array([[1.0, 0.0]] * 16),
+        weights=np.full(16, 0.5),
+        problem=np.repeat(np.arange(8), 2),
+        shares=np.full(16, 0.5),
+    )
+    assert paired_p(halves, 0, 1) == 2 / 2**8  # eight problems, not sixteen strata
+    assert halves.by_problem(halves.accuracy).tolist() == [[1.0, 0.0]] * 8
 
 
 def test_holms_correction_is_statsmodels() -> None:
@@ -159,10 +176,12 @@ def test_at_length_one_is_selected_in_each_stratum_by_its_size() -> None:
     problem = sampled([1, 0, 1, 0, 0, 1], [0, 1, 0, 2, 2, 0], [50, 50, 50, 90, 90, 200], a=[1, 2, 3, 1, 2, 9], random=[0] * 6)
     found = selected([problem], {"a": BEST, "random": RANDOM, "majority": MAJORITY}, 0, at_length=True)
     # strata of 3 and 2: a takes a right one of three, a wrong one of two; the last is alone
-    np.testing.assert_allclose(found.accuracy, [[3 / 5, 2 / 5, 3 / 5]])
+    np.testing.assert_allclose(found.accuracy, [[1, 2 / 3, 1], [0, 0, 0]])
+    np.testing.assert_allclose(found.by_problem(found.accuracy), [[3 / 5, 2 / 5, 3 / 5]])
     assert found.weights.tolist() == [3 / 5, 2 / 5] and found.shares == pytest.approx([2 / 3, 0])
     alone = sampled([1, 0], [0, 1], [10, 90], a=[1, 2], random=[0, 0])
-    assert np.isnan(selected([alone], {"a": BEST}, 0, at_length=True).accuracy).all()
+    with pytest.raises(Unmeasurable, match="no two responses to one problem are of like length"):
+        selected([alone], {"a": BEST}, 0, at_length=True)
 
 
 def test_what_scores_say_is_a_mean_over_problems() -> None:
@@ -209,11 +228,16 @@ def test_a_planted_verifier_that_rewards_high_norms_wins() -> None:
     assert strengths.loc["noise 0", "auc_low"] < 0.5 < strengths.loc["noise 0", "auc_high"]
 
 
-@pytest.mark.parametrize("rate", [0.5, 0.9])
-def test_with_random_correctness_no_score_is_better_than_random_in_over_7_percent(rate: float) -> None:
-    """Of 200 data sets, each with a family of scores; at 0.9 differences are skewed, and few, and none is called better."""
-    wrong = [bool(better(simulated(seed, rate=rate))) for seed in range(200)]
-    assert np.mean(wrong) <= 0.07 and any(wrong) == (rate == 0.5)
+@pytest.mark.parametrize("rate", [slow(0.5), 0.9])
+def test_with_random_correctness_no_score_is_called_better_in_over_7_percent(rate: float) -> None:
+    """Of 200 data sets, each with a family of scores, against random and against another that is chance, with ties. At 0.9
+    differences are skewed: tests that take them for symmetric err in 12%."""
+    rules, wrong = RULES | {"majority": BEST}, []
+    for seed in range(200):
+        table = difference_table(selected(simulated(seed, rate=rate), rules, 0), list(rules), seed=0)
+        called = (table["p_holm"] <= 0.05) & (table["difference"] > 0)
+        wrong.append([bool(called[table["reference"] == reference].any()) for reference in ("random", "majority")])
+    assert (np.mean(wrong, axis=0) <= 0.07).all() and np.any(wrong)
 
 
 def test_a_score_that_is_the_length_vanishes_within_strata() -> None:
@@ -239,7 +263,7 @@ def test_a_score_that_is_the_length_vanishes_within_strata() -> None:
 
 def test_more_samples_with_a_majority_beat_one_within_strata_too() -> None:
     """Right answers agree and wrong ones don't, whatever the length: the control that a norm score has to beat."""
-    problems = simulated(8, n_problems=80, n=16, rate=0.6)
+    problems = simulated(8, n_problems=150, n=16, rate=0.6)
     assert better(problems, at_length=True, majority=MAJORITY) == {"majority"}
     found = selected(problems, RULES | {"majority": MAJORITY}, 0, at_length=True)
     table = difference_table(found, [*RULES, "majority"], 0)

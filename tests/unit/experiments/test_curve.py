@@ -28,9 +28,9 @@ def verified(planted: float, n: int = 4, seed: int = 0) -> list[Completion]:
     rng, rows = np.random.default_rng(seed), []
     for prompt, _ in enumerate(PROBLEMS):
         for sample in range(n):
-            right = rng.random() < 0.4
+            right = rng.random() < 0.35
             norms = rng.normal(10.0 + planted * right, 1.0, size=rng.integers(6, 12)).tolist()
-            text = str(prompt) if right else str(-1 - rng.integers(2))
+            text = str(prompt) if right else "-1"
             rows.append(completion(norms, prompt=prompt, sample=sample, text=text))
     return rows
 
