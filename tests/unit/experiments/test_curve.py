@@ -51,10 +51,11 @@ def test_with_a_planted_verifier_the_norm_score_wins() -> None:
 
 def test_at_all_samples_it_is_what_select_takes() -> None:
     rows = verified(1.0, seed=2)
-    found = selection_curve(rows, problems=PROBLEMS, layers=[0], by=["norm_sum", "shortest", "oracle", "late_area"], n=4)
+    options: dict[str, Any] = {"problems": PROBLEMS, "layers": [0], "thresholds": {0: 1.0}}
+    found = selection_curve(rows, by=["norm_sum", "shortest", "oracle", "late_area"], n=4, **options)
     table = found.curve.set_index("score")["accuracy"]
     for name in ("norm_sum", "late_area", "oracle"):  # no ties but among right ones
-        best = select(rows, by=name, problems=PROBLEMS, layers=[0])
+        best = select(rows, by=name, **options)
         right = [l2.is_correct(problem, one) for problem, one in zip(PROBLEMS, best, strict=True)]
         assert table[name] == pytest.approx(np.mean(right))
     assert list(found.curve["score"]) == ["norm_sum", "shortest", "oracle", "late_area", "random", "majority"]
