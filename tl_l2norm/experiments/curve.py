@@ -58,8 +58,8 @@ class SelectionCurve:
     """The same where one response is selected in each stratum of like lengths, by score and by reference, of all samples; empty
     where no two responses to a problem are of like length."""
     signals: pd.DataFrame
-    """One entry per score: auc, auc_at_length, rho_correct, rho_length, each with low and high: how it goes with correctness
-    and with length within a problem, over all samples."""
+    """One entry per score: auc, problems_auc, auc_at_length, problems_at_length, rho_correct, rho_length, each of the four
+    statistics with _low and _high: how it goes with correctness and with length within a problem, over all samples."""
     n: tuple[int, ...]
     left_out: Mapping[str, str]
     """Scores that could not be computed, and why."""

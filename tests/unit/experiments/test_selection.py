@@ -21,7 +21,8 @@ from tl_l2norm.core.provenance import Provenance
 from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.core.thresholds import Thresholds, iqr_thresholds
 from tl_l2norm.core.trace import Trace
-from tl_l2norm.experiments.scores import BASELINES, NORM_SCORES, SCORES, Unscorable
+from tl_l2norm.experiments.candidates import Unscorable
+from tl_l2norm.experiments.scores import BASELINES, NORM_SCORES, SCORES
 from tl_l2norm.experiments.selection import ScoreTable, score_table, select
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.signals import Signals
