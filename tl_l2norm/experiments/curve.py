@@ -52,8 +52,8 @@ class SelectionCurve:
     """One entry per score and n: score, n, accuracy, low, high, problems. Expected over all subsets of n of a problem's
     samples; 95% interval by resampling problems."""
     differences: pd.DataFrame
-    """One entry per score and reference (random, majority): score, reference, difference, low, high, p, p_holm, problems, at
-    the largest n."""
+    """One entry per score and reference (random, majority): score, reference, difference, low, high, p, p_holm, problems, of
+    selecting among all of a problem's samples."""
     at_length: pd.DataFrame
     """The same where one response is selected in each stratum of like lengths, by score and by reference, of all samples; empty
     where no two responses to a problem are of like length."""
@@ -66,7 +66,7 @@ class SelectionCurve:
     seed: int
 
     def better_than(self, reference: str) -> tuple[str, ...]:
-        """Scores that select better than a reference, "random" or "majority", at the largest n: p_holm is at most 0.05.
+        """Scores that select better than a reference, "random" or "majority", among all samples: p_holm is at most 0.05.
 
         Raises:
             InputError: another reference.
@@ -77,7 +77,7 @@ class SelectionCurve:
         return tuple(own.loc[(own["p_holm"] <= 0.05) & (own["difference"] > 0), "score"])
 
     def to_frame(self) -> pd.DataFrame:
-        """One entry per score: accuracy at each n, differences at the largest with their corrected p, and signals."""
+        """One entry per score: accuracy at each n, differences among all samples with their corrected p, and signals."""
         table = self.curve.pivot(index="score", columns="n", values="accuracy").add_prefix("n=").reset_index()
         table = self.curve[["score"]].drop_duplicates().merge(table, on="score")
         for reference in REFERENCES:
@@ -89,7 +89,7 @@ class SelectionCurve:
     @property
     def _head(self) -> str:
         problems = int(self.curve["problems"].max())
-        return f"{problems} problems, one response of n selected; differences at n = {self.n[-1]}, seed {self.seed}"
+        return f"{problems} problems; accuracy of one response of n, all else among all samples; seed {self.seed}"
 
     def __str__(self) -> str:
         """Scores side by side, what is left out below."""

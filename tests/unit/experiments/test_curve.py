@@ -100,10 +100,13 @@ def test_with_everything_recorded_nothing_is_left_out() -> None:
     assert not found.left_out and set(found.curve["score"]) == set(SCORES)
     assert {"probe"} <= set(found.better_than("random"))  # the state tells
     text = str(found)
-    assert text.splitlines()[0] == "24 problems, one response of n selected; differences at n = 4, seed 0"
+    assert text.splitlines()[0] == "24 problems; accuracy of one response of n, all else among all samples; seed 0"
     assert max(map(len, text.splitlines())) <= 140 and "bottom_confidence_vote" in text and repr(found) == text
     assert "<table" in found._repr_html_() and found.to_frame()["score"].tolist() == list(SCORES)
     few = selection_curve(rows, problems=PROBLEMS, by=["think_at_n", "tail_confidence_vote"], n=[2])
+    votes = [found.differences[found.differences["score"].isin(set(few.curve["score"]))], few.differences]
+    one, other = (table.set_index(["reference", "score"])["difference"].sort_index() for table in votes)
+    pd.testing.assert_series_equal(one, other)  # among all four samples, whatever n
     assert set(few.curve["score"]) == {"think_at_n", "tail_confidence_vote", "random", "majority"}
 
 
