@@ -55,13 +55,12 @@ def group_confidences(tokens: Float[np.ndarray, " token"], window: int) -> Float
     return means
 
 
-def state_score(completion: Completion, name: str) -> float:
+def state_score(completion: Completion, signals: Signals, name: str) -> float:
     """One of `STATE_SCORES`; the less cumulative change the better, as its authors find.
 
     Raises:
-        Unscorable: signals that weren't read, or thoughts that are too short.
+        Unscorable: no divergence was read, or the thought is too short.
     """
-    signals = signals_of(completion)
     if name == "deep_thinking_ratio":
         if signals.divergence is None:
             raise Unscorable(f"{named(completion)} has no divergence: {_READ}, with divergence=True, which is the default")

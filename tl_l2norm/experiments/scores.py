@@ -51,6 +51,7 @@ from tl_l2norm.core.trace import Trace, require_comparable
 from tl_l2norm.experiments.candidates import Candidates, Unscorable, named
 from tl_l2norm.experiments.others_scores import CONFIDENCES, STATE_SCORES, WINDOW, confidence, signals_of, state_score
 from tl_l2norm.recording.completions import Completion
+from tl_l2norm.recording.signals import Signals
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.verifiers import comparable_answer, is_correct
 
@@ -120,7 +121,7 @@ class Scorer:
         if name in CONFIDENCES:
             return [confidence(completion, name, self.window) for completion in group.completions]
         if name in STATE_SCORES:
-            return [state_score(completion, name) for completion in group.completions]
+            return [state_score(*pair, name) for pair in zip(group.completions, self.signals[group], strict=True)]
         return _BASELINE[name](group, self.seed)
 
     def _votes(self, weights: str | None, keep: str | None) -> list[NDArray[np.float64]]:
@@ -129,16 +130,22 @@ class Scorer:
         return [vote_shares(*one) for one in zip(self.answers, weighed, kept, strict=True)]
 
     def _probe(self) -> list[NDArray[np.float64]]:
-        signals = [signals_of(completion) for group in self.groups for completion in group.completions]
-        if len({one.state_layers for one in signals}) > 1:
-            raise Unscorable("mean states are of different layers: call read_signals once, for all of them")
-        states = torch.stack([one.mean_state.flatten() for one in signals]).double().numpy()
+        states = torch.stack([one.mean_state.flatten() for own in self.signals.values() for one in own]).double().numpy()
         problems = [f"{i}" if g.problem is None else g.problem.id for i, g in enumerate(self.groups) for _ in g.completions]
         try:
             odds = cross_fitted(states, np.concatenate(self.correct), problems)
         except Unmeasurable as reason:
             raise Unscorable(str(reason)) from reason
         return np.split(odds, np.cumsum([len(group.completions) for group in self.groups])[:-1])
+
+    @cached_property
+    def signals(self) -> dict[Candidates, list[Signals]]:
+        """Of each prompt's candidates, comparable ones."""
+        signals = {group: [signals_of(completion) for completion in group.completions] for group in self.groups}
+        kinds = {(one.layers, one.segment_tokens, one.state_layers) for own in signals.values() for one in own}
+        if len(kinds) > 1:
+            raise Unscorable("signals are of different layers or segments: call read_signals once, for all of them")
+        return signals
 
     @cached_property
     def answers(self) -> list[NDArray[np.int64]]:

@@ -371,8 +371,10 @@ def test_a_probe_is_fitted_on_other_problems() -> None:
     assert select(rows, by="probe", problems=problems)[3].answer == "-1"
     with pytest.raises(Unscorable, match="learns from right and wrong responses to other problems, and here are 1 with known"):
         select(rows[:2], by="probe", problems=problems[:1])
-    with pytest.raises(Unscorable, match="mean states are of different layers"):
-        select([rows[0], completion(sample=1, signals=signals(state_layers=(2,), state=[1.0, 2.0]))], by="probe")
+    for other in ({"state_layers": (2,)}, {"segment_tokens": 9}, {"layers": (1, 2)}):
+        for by in ("probe", "net_change"):
+            with pytest.raises(Unscorable, match="signals are of different layers or segments"):
+                select([rows[0], completion(sample=1, signals=signals(state=[1.0, 2.0], **other))], by=by)
 
 
 def test_the_accuracy_of_random_is_its_expectation() -> None:
