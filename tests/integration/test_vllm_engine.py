@@ -37,6 +37,7 @@ def require_same(ours: Any, theirs: Any, rtol: float = 1e-4) -> None:
         assert [getattr(a, name) for name in names] == [getattr(b, name) for name in names]
         torch.testing.assert_close(a.logprobs, b.logprobs, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(a.self_certainty, b.self_certainty, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(a.token_confidence, b.token_confidence, rtol=1e-3, atol=1e-4)
         require_same_norms(a.trace, b.trace, rtol)
 
 

@@ -334,7 +334,7 @@ def begin_run(worker: Any, carried: Carried, sampling: Sampling, acting: Acting 
 
 def take_response(
     worker: Any, request: str, number: int, n_read: int, n_written: int
-) -> tuple[Recorded, Float[Tensor, "2 token"]]:
+) -> tuple[Recorded, Float[Tensor, "3 token"]]:
     """On the worker: what was recorded of the tokens that were read, and scores of those that were written."""
     draws = _draws(worker)
     assert isinstance(draws.hooks, Hooks) and draws.hooks.recorder is not None and draws.scores is not None

@@ -1,3 +1,4 @@
+from .curve import selection_curve as selection_curve
 from .samples import sample_thinking as sample_thinking
 from .suppression import suppress_and_ask as suppress_and_ask
 from .thought_texts import replaced_thoughts as replaced_thoughts

@@ -40,7 +40,7 @@ class Growing:
     recorded: list[Recorded] = field(default_factory=list)
     n_recorded: int = 0
     """Tokens in them."""
-    scores: list[Float[Tensor, "2 token"]] = field(default_factory=list)
+    scores: list[Float[Tensor, "3 token"]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
 
@@ -66,7 +66,7 @@ class Decoder:
         self.mask = self.tokens = torch.empty(0)
         self.batch: Batch | None = None
         self.n_waiting = 0  # passes that observers have recorded and not handed out
-        self.scores: list[Float[Tensor, "2 batch"]] = []
+        self.scores: list[Float[Tensor, "3 batch"]] = []
 
     @property
     def log(self) -> Log | None:

@@ -276,7 +276,7 @@ class _Ending:
         if row.finish_reason == "stop" and (cut := self.stops.cut(reading.text)) is not None:
             reading = reading.up_to(cut)
         read_back = TokenSequence(tokens=tokens[:-1], prompt_len=start, segments=segments[:-1], texts=texts[:-1])
-        logprobs, self_certainty = torch.cat(row.scores, dim=1) if row.scores else (None, None)
+        logprobs, self_certainty, confidence = torch.cat(row.scores, dim=1) if row.scores else (None, None, None)
         return Completion(
             prompt="".join(texts[:start]) if self.boundaries.tokenizer else "",
             text=reading.text if self.boundaries.tokenizer else "",
@@ -290,6 +290,7 @@ class _Ending:
             seed=row.seed,
             logprobs=logprobs,
             self_certainty=self_certainty,
+            token_confidence=confidence,
             trace=self._trace(row, read_back),
         )
 

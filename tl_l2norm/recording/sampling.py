@@ -14,6 +14,9 @@ from tl_l2norm.core.arguments import as_integer, as_number
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.random_draws import uniform
 
+LIKELIEST = 20
+"""Tokens that token confidence is a mean over, k of the authors' runs."""
+
 Warper = Callable[[Tensor | None, Tensor], Tensor]
 
 
@@ -74,9 +77,15 @@ def choose(
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-def score(logits: Float[Tensor, "batch d_vocab"], tokens: Int[Tensor, " batch"]) -> Float[Tensor, "2 batch"]:
-    """Log-probability of the chosen tokens, and self-certainty `-log V - mean_j log p_j` (Kang et al., arXiv 2502.18581)."""
+def score(logits: Float[Tensor, "batch d_vocab"], tokens: Int[Tensor, " batch"]) -> Float[Tensor, "3 batch"]:
+    """What is kept of a distribution from which a token was chosen, at temperature 1, in nats.
+
+    Log-probability of the token; self-certainty `-log V - mean_j log p_j` (Kang et al., arXiv 2502.18581); and token
+    confidence, minus the mean log-probability of the 20 most likely tokens, or of all where the vocabulary has fewer (Fu et
+    al., "Deep Think with Confidence", arXiv 2508.15260).
+    """
     logits = logits.float()
     total = logits.logsumexp(-1)
     chosen = logits.gather(1, tokens[:, None])[:, 0]
-    return torch.stack([chosen - total, total - logits.mean(-1) - math.log(logits.shape[-1])])
+    likeliest = logits.topk(min(LIKELIEST, logits.shape[-1]), dim=-1, sorted=False).values.mean(-1)
+    return torch.stack([chosen - total, total - logits.mean(-1) - math.log(logits.shape[-1]), total - likeliest])
