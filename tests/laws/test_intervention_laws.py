@@ -101,7 +101,7 @@ def interventions(case: models.Case, which: str) -> list[Any]:
         ],
         "controls": lambda: [
             l2.interventions.Rerun(p=0.2, seed=6, layers=list(tau)[:2], kv="fresh", alpha=0.8),
-            l2.interventions.Rerun(p=0.9, seed=7, tokens=range(0, 997, 3), thresholds=tau, layers=list(tau)[1:4]),
+            l2.interventions.Rerun(p=0.9, seed=7, tokens=range(0, 60_000, 3), thresholds=tau, layers=list(tau)[1:4]),
             l2.ERSS(tau, patience=2, cooldown=2, bank_size=3, cos_min=0.1, p=0.7, seed=1, towards="random"),
             l2.ERSS(loose, patience=2, cooldown=1, cos_min=0.0, p=1.0, seed=2, towards="direction", layers=list(tau)[::2]),
             l2.ERSS(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -86,7 +85,7 @@ class Matched:
     index: int
     """Which intervention of the log."""
     count: Count = "fired"
-    layers: Mapping[int, int] = MappingProxyType({})
+    layers: Mapping[int, int] = field(default_factory=dict)
     """The log's layer whose number a layer takes; its own where nothing is said."""
 
     def acted_at(self, backend: Described) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from tl_l2norm.models.hooks import attached
 from tl_l2norm.models.provenance import provenance
 from tl_l2norm.text.sequences import pad_left, tokenize
 
-_Masks = Bool[Tensor, "side layer pos"]
+_Masks = Bool[Tensor, "side layer _"]
 
 
 def mean_difference(

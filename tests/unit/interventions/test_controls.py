@@ -89,12 +89,13 @@ def test_matched_reruns_are_as_many_in_each_sequence_and_layer(alrr: Any, option
 
 
 def test_matched_reruns_at_given_tokens_take_what_there_is_of_them(alrr: Any) -> None:
-    common = alrr[0].trace.tokens[alrr[0].trace.prompt_len :].mode().values.item()
-    out = l2.generate(tiny_model(), prompts()[:4], interventions=[Rerun(match=alrr.log, tokens=[common])], **OPTIONS)
-    events, wanted, got = out.events(), alrr.log.reruns(), out.log.reruns()
-    taken = [int(out[e.sequence].trace.tokens[e.position]) for e in events.itertuples()]
-    assert set(taken) == {common} and all(n <= wanted[at] for at, n in got.items())
-    assert any(n == wanted[at] for at, n in got.items())
+    even = range(0, 60_000, 2)
+    out = l2.generate(tiny_model(), prompts()[:4], interventions=[Rerun(match=alrr.log, tokens=even)], **OPTIONS)
+    taken = [int(out[e.sequence].trace.tokens[e.position]) % 2 for e in out.events().itertuples()]
+    wanted, got = alrr.log.reruns(), out.log.reruns()
+    there = {i: int((trace.tokens[trace.prompt_len :] % 2 == 0).sum()) for i, trace in enumerate(out.traces)}
+    assert not any(taken) and all(n <= wanted[at] for at, n in got.items())
+    assert sum(got.values()) > 0.9 * sum(min(n, there[sequence]) for (sequence, _), n in wanted.items()) > 80
 
 
 # Steering to something else
@@ -190,8 +191,8 @@ def test_a_word_is_every_token_that_reads_so() -> None:
 
 
 @pytest.mark.parametrize("by", ["thresholds", "traces"])
-def test_a_mean_difference_is_that_of_plain_states(tau: l2.Thresholds, by: str) -> None:
-    traces = l2.generate(tiny_model(), prompts()[:4], **OPTIONS).traces
+def test_a_mean_difference_is_that_of_plain_states(tau: Any, by: str) -> None:
+    traces, tau = l2.generate(tiny_model(), prompts()[:4], **OPTIONS).traces, {k: 1.001 * v for k, v in tau.items()}  # no ties
     one, other = (traces, ()) if by == "thresholds" else (traces[:1], traces[1:])
     means = []
     for side in range(2):
