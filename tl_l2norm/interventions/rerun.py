@@ -63,9 +63,12 @@ class Rerun(Intervention):
         >>> alrr = l2.ALRR(l2.quantile_thresholds(think, 0.9), layers=[8, 9], growth_eps=0.0)
         >>> chats = [[{"role": "user", "content": question}] for question in ("mod 10: 7A-3", "mod 10: 4B-9")]
         >>> out = l2.generate(model, chats, interventions=[alrr], progress=False)
-        >>> control = l2.interventions.Rerun(match=out.log, layers=[8, 9])
+        >>> control = l2.interventions.Rerun(match=out.log)
         >>> elsewhere = l2.generate(model, chats, interventions=[control], progress=False)
-        >>> out.log.reruns(), elsewhere.log.reruns()
+        >>> out.log.reruns()  # by sequence and layer
+        {(0, 8): 3, (0, 9): 3, (1, 8): 3, (1, 9): 3}
+        >>> elsewhere.log.reruns() == out.log.reruns()
+        True
     """
 
     thresholds: ThresholdLike | None = None

@@ -60,7 +60,7 @@ def mean_difference(
         >>> tau = l2.quantile_thresholds(think, 0.9)
         >>> vectors = l2.interventions.mean_difference(model, think, thresholds=tau, layers=[9])
         >>> vectors[9].shape
-        torch.Size([64])
+        torch.Size([128])
         >>> steer = l2.ERSS(tau, layers=[9], towards="vectors", vectors=vectors)
     """
     if (against is None) == (thresholds is None):
