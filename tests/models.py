@@ -25,6 +25,8 @@ except ImportError:
 
 SCRATCH = "TL_L2NORM_TEST_MODELS"
 """Environment variable with the folder of this run's models."""
+DEVICE = os.environ.get("TL_L2NORM_TEST_DEVICE", "cpu")
+"""Where the shared models run: "cuda" tries the laws on a GPU."""
 
 
 class Case(NamedTuple):
@@ -131,7 +133,7 @@ def hugging_face(architecture: str) -> Any:
 @functools.cache
 def lens(case: Case) -> Any:
     """The same weights as a TransformerLens model, loaded once for all tests: they must leave it as it was."""
-    return l2.load_model(folder(case.architecture), backend=case.backend, device="cpu")  # type: ignore[arg-type]
+    return l2.load_model(folder(case.architecture), backend=case.backend, device=DEVICE)  # type: ignore[arg-type]
 
 
 def loaded() -> list[Any]:

@@ -19,6 +19,7 @@ from tl_l2norm.models.cache_rows import Cache
 from tl_l2norm.models.observer import Recorded
 from tl_l2norm.recording.completions import FinishReason
 from tl_l2norm.recording.sampling import Sampling, choose, score
+from tl_l2norm.recording.steps import Steps, stepping
 from tl_l2norm.recording.stops import Stops
 from tl_l2norm.recording.traces import Recording
 from tl_l2norm.text.sequences import TokenSequence, pad_left
@@ -53,9 +54,11 @@ class Decoder:
         sampling: Sampling,
         stops: Stops,
         max_new_tokens: int,
+        steps: Steps = "eager",
     ) -> None:
         self.backend, self.recording, self.intervening = recording.here, recording, intervening
         self.watching = recording.watching(intervening)
+        self.stepping = stepping(self.backend, self.watching, steps)
         self.stops, self.max_new_tokens = stops, max_new_tokens
         self.warpers = sampling.warpers()
         self.rows: list[Growing] = []
@@ -96,7 +99,7 @@ class Decoder:
     def _admissible(self, queue: deque[list[Growing]], batch_size: int) -> Iterator[list[Growing]]:
         """Groups that fit: into an empty batch, or into one that is half empty, so that prompts are read together."""
         free = batch_size - len(self.rows)
-        if self.rows and (2 * free < batch_size or not self.backend.cache_rows.can_join(self.cache)):
+        if self.rows and (2 * free < batch_size or not self.stepping.can_join(self.cache)):
             return
         rows = [*self.rows, *(queue[0] if queue else ())]
         while queue and len(queue[0]) <= free and self._is_far(queue[0][0]) == self._is_far(rows[0]):
@@ -129,6 +132,7 @@ class Decoder:
         tokens = self._choose(rows, logits[:, -1], batch.rows.key)
         self._hand_out_scores(rows)
         if self.batch is not None:
+            self.cache = self.stepping.released(self.cache)
             width = max(self.mask.shape[1], mask.shape[1])
             mask = torch.cat([_widen(self.mask, width), _widen(mask, width)])
             cache = self.backend.cache_rows.join(self.cache, cache)
@@ -140,12 +144,11 @@ class Decoder:
         assert self.batch is not None
         self.watching.next_pass(self.batch.next_pass(1, padded=False, tokens=self.tokens[:, None]))
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
-        logits, self.cache = self.backend.forward(self.tokens[:, None], self.mask, cache=self.cache, logits="last")
-        assert logits is not None
+        logits, self.cache = self.stepping(self.tokens[:, None], self.mask, self.cache)
         self.n_waiting += 1
         if self.n_waiting >= _FLUSH_EVERY:
             self._flush()
-        self.tokens = self._choose(self.rows, logits[:, -1], self.batch.rows.key)
+        self.tokens = self._choose(self.rows, logits, self.batch.rows.key)
 
     def _choose(self, rows: list[Growing], logits: Tensor, seeds: Tensor) -> Int[Tensor, " batch"]:
         counts = torch.tensor([len(row.new) for row in rows], device=logits.device) if self.warpers else seeds
@@ -175,6 +178,7 @@ class Decoder:
             self.cache = self.batch = None
             return left
         keep = torch.tensor(alive, device=self.mask.device)
+        self.cache = self.stepping.released(self.cache)
         self.cache, self.batch = self.backend.cache_rows.select(self.cache, keep), self.batch.select(keep)
         self.mask, self.tokens = self.mask[keep], self.tokens[keep]
         padding = int(self.mask.argmax(1).min())

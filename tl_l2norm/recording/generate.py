@@ -36,6 +36,7 @@ from tl_l2norm.recording.decoder import Decoder, Growing
 from tl_l2norm.recording.engine import Decoding, Engine, generator_of
 from tl_l2norm.recording.metrics import METRICS, check_metrics
 from tl_l2norm.recording.sampling import Sampling
+from tl_l2norm.recording.steps import Steps, check_steps
 from tl_l2norm.recording.stops import Stops
 from tl_l2norm.recording.stream import NORM, StreamObserver, check_observers
 from tl_l2norm.recording.traces import Recording
@@ -67,6 +68,7 @@ def generate(
     batch_size: int | None = None,
     prepend_bos: bool | None = None,
     sink_ratio: float | None = None,
+    steps: Steps = "eager",
     on_finish: Callable[[Generations], None] | None = None,
     progress: bool | str = True,
     metrics: Any = None,
@@ -99,6 +101,9 @@ def generate(
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink, and
             interventions leave it alone; 5 by default (20 for tiny-reasoner).
+        steps: how a step of decoding runs: "eager"; "static", keys and values in tensors that keep their places; "graph",
+            replayed as a CUDA graph, norms with it; "compiled" by torch, and replayed where there is CUDA. The last two are
+            for norms alone, all but the first for bridges whose layers attend to all positions.
         on_finish: called with responses as they end, those that end at one step together, and the log so far; what it raises
             ends the run.
         progress: show a progress bar, under this name if it is one.
@@ -142,11 +147,12 @@ def generate(
         saes=saes,
         interventions=one_or_several(interventions, Intervention),
     )
+    check_steps(steps, recording.backend, acts=bool(recording.interventions), watches=saes is not None or bool(observers))
     stops = Stops.of(backend, stop, ignore_eos)
     if isinstance(backend, Engine):
         decoding = backend.decoding(recording, sampling, stops, max_new_tokens)
     else:
-        decoding = Decoder(recording, recording.run(), sampling, stops, max_new_tokens)
+        decoding = Decoder(recording, recording.run(), sampling, stops, max_new_tokens, steps)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos, continues=True)
     warn_of_ignored(model, backend.generation_config)
     rows = _make_rows(items, n, _seeds(seed, len(items), n))

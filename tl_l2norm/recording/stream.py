@@ -94,6 +94,16 @@ class StreamRecorder(Observer):
         self._begun = True
         self._ledger.next_pass(now)
 
+    @override
+    def held(self) -> list[Tensor | None]:
+        if self._others:
+            return super().held()  # type: ignore[return-value]
+        return self._now[NORM]
+
+    @override
+    def replayed(self, held: list[Tensor], n_rows: int) -> None:
+        self._now = {NORM: [norms[:n_rows] for norms in held]}
+
     def _end_pass(self) -> None:
         """Put the layers of the pass that has just ended together, on its first device."""
         if not self._begun:
