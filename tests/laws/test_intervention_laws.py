@@ -316,12 +316,19 @@ def test_what_never_triggers_changes_no_bit(model: Any, never: str) -> None:
     assert intervener.log.live(), "there were tokens to judge"
 
 
-@pytest.mark.parametrize("kv", ["first_pass", "fresh"])
-def test_after_alrr_the_cache_is_that_of_plain_decoding(case: models.Case, kv: str) -> None:
+RERUNS = {
+    "first_pass": lambda layers: l2.ALRR(dict.fromkeys(layers, 1e-3), growth_eps=-9.0, blowup=1e9, positions="all"),
+    "fresh": lambda layers: l2.ALRR(dict.fromkeys(layers, 1e-3), growth_eps=-9.0, blowup=1e9, positions="all", kv="fresh"),
+    "chosen": lambda layers: l2.interventions.Rerun(p=0.9, layers=layers, positions="all", kv="fresh"),
+}
+
+
+@pytest.mark.parametrize("which", RERUNS)
+def test_after_reruns_the_cache_is_that_of_plain_decoding(case: models.Case, which: str) -> None:
     """Promise 4: as long everywhere, and the same contents at every layer up to the first that was run again."""
     model = models.use(case)
     backend, first = backend_of(model), 3
-    acting = l2.ALRR(dict.fromkeys(range(first, backend.n_layers), 1e-3), growth_eps=-9.0, blowup=1e9, positions="all", kv=kv)
+    acting = RERUNS[which](range(first, backend.n_layers))
     tokens, mask = pad_left([ids("The quick brown fox jumps over the lazy dog."), ids("Hi there")], backend.device)
 
     def contents(intervener: Intervener | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -514,6 +521,7 @@ def kinds(n_layers: int) -> st.SearchStrategy[tuple[type, dict[str, Any]]]:
         "gamma": st.floats(0.5, 1.5),
         "p": share,
         "mix": st.sampled_from(["add", "interpolate", "authors"]),
+        "towards": st.sampled_from(["closest", "random", "direction"]),
     }
     options = {l2.Suppression: suppression, l2.ALRR: alrr, l2.ERSS: erss}
     return st.one_of(*(st.tuples(st.just(kind), st.fixed_dictionaries(shared | own)) for kind, own in options.items()))

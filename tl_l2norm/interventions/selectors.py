@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -88,6 +89,12 @@ class Matched:
     layers: Mapping[int, int] = field(default_factory=dict)
     """The log's layer whose number a layer takes; its own where nothing is said."""
 
+    @cached_property
+    def _counted(self) -> tuple[dict[tuple[int, int], int], dict[tuple[int, int], int]]:
+        """What the log's run took, and among how many live tokens, by sequence and layer: its events are counted once."""
+        taken = self.log.reruns(self.index) if self.count == "reruns" else self.log.fired(self.index)
+        return taken, self.log.live(self.index)
+
     def acted_at(self, backend: Described) -> tuple[int, ...]:
         """The layers of the log's run."""
         return self.log.interventions[self.index].resolve(backend)
@@ -109,8 +116,7 @@ class Matched:
 
     def begin(self, layer: int, rows: Rows, draws: Int[Tensor, " batch"], skipped: int) -> Quota:
         """As many as the log says, among as many live tokens less those that are skipped."""
-        counted = self.log.reruns if self.count == "reruns" else self.log.fired
-        taken, live = counted(self.index), self.log.live(self.index)
+        taken, live = self._counted
         numbers, layer = rows.number.tolist(), self.layers.get(layer, layer)
         require_same_sequences(self.log.keys, rows)
         wanted = torch.tensor([taken.get((number, layer), 0) for number in numbers], device=rows.device)
