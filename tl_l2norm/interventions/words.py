@@ -30,7 +30,7 @@ def thinking_tokens(tokenizer: Tokenizer | None, words: Iterable[str] = THINKING
     Examples:
         >>> ids = l2.interventions.thinking_tokens(model.tokenizer, ["mod", "max"])  # of words that this one has
         >>> [model.tokenizer.decode([i]) for i in ids]
-        ['max', 'mod']
+        ['mod', 'max']
     """
     if tokenizer is None or not hasattr(tokenizer, "get_vocab"):
         raise InputTypeError(f"words are looked up in a tokenizer's vocabulary, got {tokenizer!r:.80}")
