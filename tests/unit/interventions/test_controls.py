@@ -55,6 +55,16 @@ def test_a_rerun_of_some_tokens_leaves_others_and_high_ones_alone(options: Any, 
         x.act(x.new_state(2, visit.places.rows, 1), visit)
 
 
+def test_what_is_read_is_known_in_a_context_and_not_to_hooks_of_one_pass() -> None:
+    x, tokens = Rerun(p=1.0, tokens=[6], layers=[2]), torch.tensor([[5, 6, 7, 6, 9]])
+    with torch.no_grad():
+        with x.hooks(tiny_model(), prompt_lens=[1]) as log:
+            tiny_model()(tokens)
+        assert log.events()["position"].tolist() == [1, 3]
+        with pytest.raises(InputError, match="use generate, collect or `with x.hooks"):
+            tiny_model().run_with_hooks(tokens, fwd_hooks=x.fwd_hooks(tiny_model(), prompt_lens=[1]))
+
+
 @pytest.fixture(scope="module")
 def tau() -> l2.Thresholds:
     return l2.quantile_thresholds(l2.generate(tiny_model(), prompts()[:4], **OPTIONS), 0.8)
@@ -75,7 +85,7 @@ def tiny_model() -> Any:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"count": "fired"}, {"match_layers": {0: 3, 2: 4}}, {"seed": 3, "kv": "fresh", "alpha": 0.5}],
+    [{}, {"match_layers": {0: 3, 2: 4}}, {"count": "fired", "seed": 3, "kv": "fresh", "alpha": 0.5}],
     ids=str,
 )
 def test_matched_reruns_are_as_many_in_each_sequence_and_layer(alrr: Any, options: Any) -> None:
