@@ -130,11 +130,22 @@ class LeanBackend(BridgeBackend):
     def block_runs(self, layers: tuple[int, ...]) -> BlockRuns:
         return BlockRuns({layer: self._blocks[layer] for layer in layers})
 
-    def pass_through(
-        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch total"], cache: Cache
-    ) -> Float[Tensor, "batch pos d_vocab"]:
-        """Logits of a pass on a cache that isn't asked how long it is: nothing of it waits for a GPU."""
-        return self._run(tokens, {"attention_mask": mask, "use_cache": True, "past_key_values": cache})[0]
+    def step(
+        self,
+        tokens: Int[Tensor, "batch 1"],
+        mask: Float[Tensor, "batch 1 1 total"],
+        positions: Int[Tensor, "batch 1"],
+        cache: Any,
+    ) -> Float[Tensor, "batch 1 d_vocab"]:
+        """Logits of a step that reads no tensor's value, so that it can be captured or compiled; the mask is added to scores.
+
+        Raises:
+            NotImplementedError: the model counts positions by itself.
+        """
+        if not self._takes_positions:
+            raise Unsupported(f"{type(self._runs).__name__} counts positions by itself")
+        call = {"attention_mask": mask, "position_ids": positions, "use_cache": True, self._cache_name: cache}
+        return self._runs(tokens, **call).logits  # type: ignore[no-any-return]
 
     @override
     def _run(self, tokens: Int[Tensor, "batch pos"], call: dict[str, Any]) -> tuple[Tensor, Cache | None]:

@@ -15,7 +15,7 @@ _LEAST = 256
 _ROOM = 64  # columns to grow into, at least
 
 
-class _Slot(StaticLayer):
+class _Slot(StaticLayer):  # type: ignore[misc]
     """Keys and values of one layer; its neighbours share the column that is written to."""
 
     def __init__(self, keys: Tensor, values: Tensor, column: Int[Tensor, 1]) -> None:
@@ -45,7 +45,8 @@ class Slots:
         self.columns = columns
         self.column = torch.zeros(1, dtype=torch.long, device=first.device)
         self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=first.device)
-        self.mask = torch.zeros(rows, columns, dtype=torch.long, device=first.device)
+        self.positions = torch.zeros(rows, 1, dtype=torch.long, device=first.device)
+        self.mask = first.new_zeros(rows, 1, 1, columns)
         self._layers = [tuple(_room(kept, rows, columns) for kept in (layer.keys, layer.values)) for layer in like.layers]
 
     @property
@@ -79,11 +80,10 @@ class Slots:
         n, total = mask.shape
         self.tokens[:n] = tokens
         self.column.fill_(total - 1)
-        self.mask[:n, :total] = mask
-        self.mask[:n, total:] = 0
-        if rows > n:
-            self.mask[n:rows] = 0
-            self.mask[n:rows, total - 1] = 1
+        self.positions[:n] = mask.sum(1, keepdim=True) - 1
+        self.mask.fill_(torch.finfo(self.mask.dtype).min)
+        self.mask[:n, 0, 0, :total].masked_fill_(mask.bool(), 0)
+        self.mask[n:rows, 0, 0, total - 1] = 0
 
 
 def columns_for(total: int) -> int:

@@ -12,8 +12,10 @@ from typing_extensions import override
 
 from tl_l2norm.core.arguments import check_choice
 from tl_l2norm.core.errors import InputError, Unsupported
+from tl_l2norm.models.agreement import TOLERANCE, or_refused
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.cache_rows import Cache
+from tl_l2norm.models.hooks import silenced
 from tl_l2norm.models.lean import LeanBackend, why_not_lean
 from tl_l2norm.models.observer import Observers
 from tl_l2norm.models.slots import Slots, columns_for, takes
@@ -86,8 +88,9 @@ class StaticStepping(Stepping):
         super().__init__(backend)
         self._lean, self._watching = backend, watching
         self._pads, self._replays = steps != "static", steps != "static" and backend.device.type == "cuda"
-        self._run: Callable[..., Tensor] = torch.compile(self._pass, dynamic=False) if steps == "compiled" else self._pass
+        self._run: Callable[..., Tensor] = torch.compile(backend.step, dynamic=False) if steps == "compiled" else backend.step
         self._slots: Slots | None = None
+        self._checked = False
         self._n, self._total = 0, 0
         """Rows and columns in use; no rows where the cache is not in the slots."""
         self._views: dict[int, Any] = {}
@@ -104,6 +107,8 @@ class StaticStepping(Stepping):
         self._n, self._total = n, total
         rows = self._padded(n) if self._pads else n
         self._slots.write(tokens, mask, rows)
+        if not self._checked:
+            self._check(tokens, mask)
         logits, held = self._replay(rows) if self._replays else (self._logits(rows), None)
         if self._pads:
             self._watching.replayed(held or self._watching.held(), n)
@@ -131,6 +136,19 @@ class StaticStepping(Stepping):
             self._slots = Slots(cache, rows, columns_for(total))
         self._slots.take(cache)
 
+    def _check(self, tokens: Int[Tensor, "batch 1"], mask: Int[Tensor, "batch total"]) -> None:
+        """Once for each run: a step here gives the logits that the model gives on a cache that grows."""
+        assert self._slots is not None
+        slots, (n, total) = self._slots, mask.shape
+        with silenced(self._lean.points):
+            truth, _ = super().__call__(tokens, mask, slots.dynamic(n, total - 1))
+            with or_refused("A cache in tensors that keep their places", self._lean.model_name, "steps='eager' can"):
+                mine = self._lean.step(slots.tokens[:n], slots.mask[:n], slots.positions[:n], slots.view(n))[:, -1]
+        gap = float((mine - truth).abs().max() / truth.std().clamp_min(1e-6))
+        if not gap <= 10 * TOLERANCE.get(self._lean.dtype, 1e-1):
+            raise Unsupported(f"logits of {self._lean.model_name} are off by {gap:.1%} of their spread there: steps='eager'")
+        self._checked = True
+
     def _padded(self, n: int) -> int:
         return n if n <= 2 else -(-n // _BUCKET) * _BUCKET
 
@@ -138,10 +156,8 @@ class StaticStepping(Stepping):
         assert self._slots is not None
         if rows not in self._views:
             self._views[rows] = self._slots.view(rows)
-        return self._run(self._slots.tokens[:rows], self._slots.mask[:rows], self._views[rows])
-
-    def _pass(self, tokens: Tensor, mask: Tensor, cache: Any) -> Float[Tensor, "batch d_vocab"]:
-        return self._lean.pass_through(tokens, mask, cache)[:, -1]
+        slots = self._slots
+        return self._run(slots.tokens[:rows], slots.mask[:rows], slots.positions[:rows], self._views[rows])[:, -1]
 
     def _replay(self, rows: int) -> tuple[Float[Tensor, "batch d_vocab"], list[object]]:
         if rows not in self._graphs:
@@ -151,7 +167,7 @@ class StaticStepping(Stepping):
         return logits, held
 
     def _captured(self, rows: int) -> tuple[torch.cuda.CUDAGraph, Tensor, list[object]]:
-        stream = torch.cuda.Stream(self._lean.device)
+        stream = torch.cuda.Stream(self._lean.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._lean.device))
         with torch.cuda.stream(stream):
             for _ in range(3):  # what is set up at first use isn't part of a step; each time the same column is written
