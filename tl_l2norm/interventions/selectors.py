@@ -129,7 +129,7 @@ class Matched:
         return memory.take(visit.places.positions, able & (visit.norms <= visit.tau), able)
 
 
-def only_of(log: Any, kinds: tuple[type[Rule], ...], name: str = "match") -> int:
+def only_of(log: Any, kinds: tuple[type[Rule], ...]) -> int:
     """Which intervention of a log is matched: the only one of these kinds.
 
     Raises:
@@ -138,10 +138,10 @@ def only_of(log: Any, kinds: tuple[type[Rule], ...], name: str = "match") -> int
     """
     what = " or ".join(kind.__name__ for kind in kinds)
     if not isinstance(log, Log):
-        raise InputTypeError(f"{name} is the log of another run with one {what}, such as out.log, got {log!r:.80}")
+        raise InputTypeError(f"match is the log of another run with one {what}, such as out.log, got {log!r:.80}")
     found = [i for i, x in enumerate(log.interventions) if isinstance(x, kinds)]
     if len(found) != 1:
-        raise InputError(f"{name} needs the log of a run with one {what}, this one has {len(found)}")
+        raise InputError(f"match needs the log of a run with one {what}, this one has {len(found)}")
     return found[0]
 
 
