@@ -100,9 +100,9 @@ class Decoder:
                     yield finished
 
     def _admissible(self, queue: deque[list[Growing]], batch_size: int) -> Iterator[list[Growing]]:
-        """Groups that fit: into an empty batch, or into one that is half empty, so that prompts are read together."""
+        """Groups that fit: into an empty batch, or one of which a quarter is free, so that prompts are read together."""
         free = batch_size - len(self.rows)
-        if self.rows and (2 * free < batch_size or not self.stepping.can_join(self.cache)):
+        if self.rows and (4 * free < batch_size or not self.stepping.can_join(self.cache)):
             return
         rows = [*self.rows, *(queue[0] if queue else ())]
         while queue and len(queue[0]) <= free and self._is_far(queue[0][0]) == self._is_far(rows[0]):
