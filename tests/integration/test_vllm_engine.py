@@ -285,6 +285,8 @@ def test_what_it_does_not_do_is_refused_by_name(engines: Engines, prompts: Any) 
     engine = engines()
     with pytest.raises(InputError, match="max_num_seqs=3"):
         write(engine, prompts, batch_size=3)
+    with pytest.raises(Unsupported, match="think_on needs a model of load_model"):
+        write(engine, prompts, think_on=l2.recording.ThinkOn(tokens=[5]))
     with pytest.raises(InputTypeError, match="an engine only generates"):
         l2.collect(engine, prompts)
 

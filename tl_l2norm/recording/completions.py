@@ -30,6 +30,7 @@ class Completion:
         prompt_tokens: their ids.
         tokens: ids of the response, a stop token included.
         finish_reason: "stop" or "length".
+        forced: places in `tokens` of those that `think_on` wrote.
         prompt_index: which prompt it answers.
         sample: which of the prompt's `n` responses.
         seed: draws it again, given as `seed=[...]`.
@@ -60,6 +61,8 @@ class Completion:
     """Of the response, all that were sampled, a stop token included."""
     finish_reason: FinishReason
     """"stop" at a stop token or string, "length" at `max_new_tokens`."""
+    forced: tuple[int, ...] = ()
+    """Places in `tokens` of those that `think_on` wrote where others had been chosen."""
     prompt_index: int
     sample: int
     """Which of the prompt's `n` responses."""

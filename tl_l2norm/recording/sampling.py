@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_l2norm.core.arguments import as_integer, as_number
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.random_draws import uniform
+from tl_l2norm.recording.think_on import ThinkOn
 
 LIKELIEST = 20
 """Tokens that token confidence is a mean over, k of the authors' runs."""
@@ -30,6 +31,8 @@ class Sampling:
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
+    think_on: ThinkOn | None = None
+    """What is written in the place of a response's end."""
 
     def __post_init__(self) -> None:
         if not 0 <= as_number("temperature", self.temperature) < float("inf"):
@@ -38,6 +41,8 @@ class Sampling:
             object.__setattr__(self, "top_k", as_integer("top_k", self.top_k, least=1))
         if self.top_p is not None and not 0 < as_number("top_p", self.top_p) <= 1:
             raise InputError(f"top_p must be over 0 and at most 1, got {self.top_p}")
+        if not (self.think_on is None or isinstance(self.think_on, ThinkOn)):
+            raise InputTypeError(f"think_on is recording.ThinkOn(tokens=[...]), got {self.think_on!r:.80}")
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             raise InputError("top_k and top_p do nothing at temperature 0 (greedy): set a temperature")
 
