@@ -9,11 +9,12 @@ import pandas as pd
 
 from benchmarks.regions import markdown_table
 from tl_l2norm.core.layers import BUT_LAST, LATE
+from tl_l2norm.paper.rules.theory import count_states
 
 
 def claims(tables: Mapping[str, pd.DataFrame], notes: Mapping[str, str]) -> str:
     from tl_l2norm.paper.claims import claims_table
-    from tl_l2norm.paper.report import headline, p_text
+    from tl_l2norm.paper.summary import headline, p_text, verdict_text
 
     table = claims_table(tables, notes)
     rows = [
@@ -26,7 +27,7 @@ def claims(tables: Mapping[str, pd.DataFrame], notes: Mapping[str, str]) -> str:
             "control": row["control"],
             "n": row["n"] or "",
             "p (Holm)": p_text(row["p"], row["p_adjusted"]),
-            "verdict": row["verdict"] + (f": {row['why']}" if row["verdict"] == "can't be tested here" else ""),
+            "verdict": verdict_text(row),
         }
         for row in table.to_dict("records")
     ]
@@ -140,7 +141,7 @@ def assumption_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
             "over layers": f"{rows['value'].min():.4g} to {rows['value'].max():.4g}",
             "widest interval": f"{(rows['high'] - rows['low']).max():.2g}",
             "control, over layers": _control(rows),
-            "holds at": f"{(rows['holds'] == 'holds').sum()} of {len(rows)} layers",
+            "over how many layers": count_states(rows["holds"]),
             "n": rows["n"].max() or "",
         }
         for name, rows in table.groupby("assumption")

@@ -298,19 +298,28 @@ def cases() -> list[Case]:
             "9 pull",
             cause_worlds.of_pull,
             cause_worlds.PULL_NULLS,
-            {"half of that (60)": replace(cause_worlds.PULL_PLANTED["the state that predicts"], pull=0.2)}
-            | cause_worlds.PULL_PLANTED,
+            {
+                f"the pull grows by 0.4 with the norm of {what} ({world.n})": world
+                for what, world in cause_worlds.PULL_PLANTED.items()
+            }
+            | {
+                "the pull grows by 0.2 with the norm of the state that predicts (60)": replace(
+                    cause_worlds.PULL_PLANTED["the state that predicts"], pull=0.2
+                )
+            },
         ),
         (
             "12 suppression",
             cause_worlds.of_suppression,
             cause_worlds.SUPPRESSION_NULLS,
             {
-                "high norms do half of that harm (120)": replace(cause_worlds.SUPPRESSION_PLANTED, norm_harm=0.1),
-                "high norms cost a fifth of the right answers each (120)": cause_worlds.SUPPRESSION_PLANTED,
-                "the same (200)": replace(cause_worlds.SUPPRESSION_PLANTED, n=200),
-                "the same (300)": replace(cause_worlds.SUPPRESSION_PLANTED, n=300),
-                "three tenths of them (200)": cause_worlds.SUPPRESSION_SEEN,
+                "high norms cost a tenth of the right answers each (120)": replace(
+                    cause_worlds.SUPPRESSION_PLANTED, norm_harm=0.1
+                ),
+                "a fifth (120)": cause_worlds.SUPPRESSION_PLANTED,
+                "a fifth (200)": replace(cause_worlds.SUPPRESSION_PLANTED, n=200),
+                "a fifth (300)": replace(cause_worlds.SUPPRESSION_PLANTED, n=300),
+                "three tenths (200)": cause_worlds.SUPPRESSION_SEEN,
             },
         ),
     ):

@@ -65,10 +65,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[]
 @pytest.fixture(autouse=True)
 def _no_hook_is_left() -> Iterator[None]:
     yield
-    from tl_l2norm.experiments.selfcheck import count_hooks
-
-    for model in models.loaded():
-        assert count_hooks(model) == 0, "a hook was left on a shared model"
+    assert models.hooks_left() == 0, "a hook was left on a shared model"
 
 
 @pytest.fixture(params=models.CASES, ids=str)

@@ -6,6 +6,7 @@ Each was written after the template that its family publishes: same headers, swi
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any, NamedTuple
 
 
@@ -260,8 +261,9 @@ MISTRAL = (
 )
 
 
+@functools.cache
 def tokenizer_of(family: Family, base: Any) -> Any:
-    """A vocabulary in which the family's tags are what they are in its own."""
+    """A vocabulary in which the family's tags are what they are in its own; whoever changes it takes a copy."""
     tokenizer = copy.deepcopy(base)
     tokenizer.add_special_tokens({"extra_special_tokens": list(family.special)})
     tokenizer.add_tokens(list(family.words))

@@ -108,6 +108,7 @@ def _applied(step: dict[str, Any], block: Block, stream: Tensor, eligible: list[
     rules: dict[str, Callable[..., Rule]] = {
         "suppress": lambda *given: _Swap(*given) if step["how"] == "swap" else partial(_suppress, *given),
         "alrr": lambda *given: partial(_alrr, *given),
+        "rerun": lambda *given: partial(_rerun, *given),
         "erss": _Erss,
     }
     rule = rules[step["kind"]](step, block)
@@ -203,6 +204,13 @@ def _alrr(step: dict[str, Any], block: Block, h: Tensor, n: float, position: int
     return (h, "rerun", {"reruns": reruns}) if accepted else (None, stopped, {"reruns": reruns})
 
 
+def _rerun(step: dict[str, Any], block: Block, h: Tensor, n: float, position: int) -> Decided:
+    if n > step["tau"].get(block.index, float("inf")) or not step["draw"](block.index, position):
+        return None
+    again = block.output(h, position, fresh=step["kv"] == "fresh")
+    return (1 - step["alpha"]) * h + step["alpha"] * again, "rerun", {"reruns": 1}
+
+
 class _Erss:
     """The rule with what it remembers at one layer."""
 
@@ -232,7 +240,21 @@ class _Erss:
         if cosine < step["cos_min"]:
             return None, "cosine too low", {"cosine": cosine}
         self.streak, self.cool = 0, step["cooldown"]
-        return self.steered(h, self.bank[cosines.index(cosine)], position), "steered", {"cosine": cosine}
+        v = self.bank[cosines.index(cosine)]
+        return self.steered(h, self.instead(v, position), position), "steered", {"cosine": cosine}
+
+    def instead(self, v: Tensor, position: int) -> Tensor:
+        """What a control steers to, as long as v."""
+        match self.step.get("towards", "closest"):
+            case "closest":
+                return v
+            case "random":
+                other = self.bank[int(self.step["pick"](self.block.index, position) * len(self.bank))]
+            case "direction":
+                other = self.step["direction"](self.block.index, position, len(v))
+            case _:
+                other = self.step["vectors"][self.block.index]
+        return other / _norm(other) * _norm(v)
 
     def join(self, h: Tensor, n: float) -> None:
         if len(self.bank) < self.step["bank_size"]:

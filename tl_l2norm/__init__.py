@@ -11,7 +11,7 @@ import lazy_loader
 __version__ = "0.1.0"
 
 _named, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-_INSIDE = ("core", "interventions", "show", "text")  # whose names are used by their modules; dir doesn't list them
+_INSIDE = ("core", "show", "text")  # whose names are used by their modules; dir doesn't list them
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 from . import analysis as analysis
 from . import engines as engines
 from . import experiments as experiments
+from . import interventions as interventions
 from . import models as models
 from . import paper as paper
 from . import recording as recording

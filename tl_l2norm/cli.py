@@ -154,7 +154,8 @@ def _add_analyse(commands: Any) -> None:
         "--temperature",
         type=float,
         default=None,
-        help="of those, so that 30 to 80%% of them are right; 1, and 2.2 for tiny-reasoner",
+        help="of those: one at which many problems have right and wrong ones, and few state no answer; 1, and 2.2 for "
+        "tiny-reasoner",
     )
     command.set_defaults(run=_analyse)
 
@@ -233,8 +234,9 @@ def _analyse(options: argparse.Namespace) -> int:
     problems, saes = _problems(options, few=200), _saes(options)
     model = _load(options)
     from tl_l2norm.experiments.suppression import QUANTILES
-    from tl_l2norm.paper.report import analysis_report, analysis_summary
+    from tl_l2norm.paper.report import analysis_report
     from tl_l2norm.paper.study import CONTROLS, analyse
+    from tl_l2norm.paper.summary import summary
 
     analysis = analyse(
         model,
@@ -253,7 +255,7 @@ def _analyse(options: argparse.Namespace) -> int:
         save_to=options.out,
     )
     path = analysis_report(analysis, path=Path(options.out) / "analysis.html")
-    print(analysis_summary(analysis))
+    print(summary(analysis.claims(), analysis.tables))
     print(f"\npage: {path}\ntables: {Path(options.out) / 'tables'}")
     return 0
 

@@ -106,8 +106,13 @@ def test_each_control_has_its_features_and_its_rows(analysis: Any, saes: Any) ->
         layer: len(latents) for layer, latents in trained.latents.items()
     }
     assert len({features.chosen_on for features in analysis.features.values()}) == 1
-    for name in ("curves", "correlations", "feature_dynamics"):
+    for name in ("curves", "feature_dynamics"):
         assert set(analysis.tables[name]["source"]) == set(analysis.features), name
+    correlated = set(analysis.tables["correlations"]["source"])
+    silent = {source for source in analysis.features if f"correlations, {source}" in analysis.notes}
+    assert correlated | silent == set(analysis.features) and not correlated & silent and "trained SAE" in correlated
+    assert all("no reasoning feature is active" in analysis.notes[f"correlations, {source}"] for source in silent)
+    assert analysis.tables["correlations"].groupby("source")["rho"].count().gt(0).all(), "none is missing throughout"
     models_ = analysis.tables["curves"].groupby("source")["model"].first()
     assert models_["untrained SAE"] == "tiny-reasoner"
     assert not HAS_SAE_LENS or "random weights" in models_["random-weight model"]
@@ -175,6 +180,10 @@ def test_without_saes_and_answers_the_rest_is_measured(reasoner: Any, problems: 
     assert "known answers" in claims.loc[12, "why"] and "one level" in claims.loc[14, "why"]
     assert "known answer" in claims.loc[0, "why"] and "needed to tell mode" in claims.loc[2, "why"]
     assert "thinking above direct at" in claims.loc[2, "measured"] and claims.loc[10, "n"] == N
+    facts = analysis.facts
+    assert facts["controls"] == "shuffled modes", "the others are of SAEs"
+    assert facts["thinking samples"] == facts["suppressed over the quantiles"] == "none", "no answer is known"
+    assert facts["most tokens of a response"] == "96 thinking, 32 direct"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def require_same(ours: Any, theirs: Any, rtol: float = 1e-4) -> None:
         assert [getattr(a, name) for name in names] == [getattr(b, name) for name in names]
         torch.testing.assert_close(a.logprobs, b.logprobs, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(a.self_certainty, b.self_certainty, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(a.token_confidence, b.token_confidence, rtol=1e-3, atol=1e-4)
         require_same_norms(a.trace, b.trace, rtol)
 
 
@@ -284,6 +285,8 @@ def test_what_it_does_not_do_is_refused_by_name(engines: Engines, prompts: Any) 
     engine = engines()
     with pytest.raises(InputError, match="max_num_seqs=3"):
         write(engine, prompts, batch_size=3)
+    with pytest.raises(Unsupported, match="think_on needs a model of load_model"):
+        write(engine, prompts, think_on=l2.recording.ThinkOn(tokens=[5]))
     with pytest.raises(InputTypeError, match="an engine only generates"):
         l2.collect(engine, prompts)
 

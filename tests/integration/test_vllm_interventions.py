@@ -105,7 +105,7 @@ class Count(RowTensors):
 
 
 Made = Callable[[Any, Any], list[Any]]
-"""Interventions, of thresholds and a function for the log of a run that suppressed tokens over them."""
+"""Interventions, of thresholds and a function for the log of a run, by default of one that suppressed tokens over them."""
 REMEMBER: dict[str, Made] = {
     "swap": lambda tau, log: [l2.Suppression(tau, how="swap", seed=3)],
     "random swap": lambda tau, log: [l2.Suppression(which="random", p=0.3, how="swap", layers=[1, 6])],
@@ -124,6 +124,12 @@ REMEMBER: dict[str, Made] = {
     "alrr": lambda tau, log: [l2.ALRR(tau, growth_eps=0.013, blowup=1.53)],
     "alrr fresh": lambda tau, log: [
         l2.ALRR(tau, layers=[2, 5, 10], max_iters=3, growth_eps=-0.513, blowup=3.13, alpha=0.4, kv="fresh")
+    ],
+    "controls": lambda tau, log: [
+        l2.interventions.Rerun(p=0.3, tokens=range(0, 270, 2), layers=[4], seed=3),
+        l2.interventions.Rerun(match=log(l2.ALRR(tau, layers=[8], growth_eps=-0.5)), match_layers={2: 8}, kv="fresh"),
+        l2.ERSS(tau, layers=[6], patience=2, p=0.7, cos_min=0.0, cooldown=2, towards="direction", seed=2),
+        l2.ERSS(tau, layers=[9], cos_min=0.0, towards="random", match=log(l2.ERSS(tau, layers=[9], patience=2, cos_min=0.0))),
     ],
     "several": lambda tau, log: [
         l2.Suppression(tau, layers=[2, 7]),
@@ -145,8 +151,8 @@ REMEMBER: dict[str, Made] = {
 def options_with(rule: Made, model: Any, prompts: Any, tau: Any, **options: Any) -> dict[str, Any]:
     """Of a run with interventions, and with a log of the same sequences for those that are matched to one."""
 
-    def log() -> Any:
-        return write(model, prompts, record=False, interventions=l2.Suppression(tau), **options).log
+    def log(of: Any = None) -> Any:
+        return write(model, prompts, record=False, interventions=of or l2.Suppression(tau), **options).log
 
     return {**options, "interventions": rule(tau, log)}
 
@@ -185,7 +191,7 @@ LONG = {"n": 3, "temperature": 1.5, "ignore_eos": True, "max_new_tokens": 120}
 DECIDES_ALONE: dict[str, Made] = {"high": lambda tau, log: [l2.Suppression(tau)]}
 
 
-@pytest.mark.parametrize("rule", ["high", "matched swap", "alike", "adaptive", "erss", "alrr fresh", "several"])
+@pytest.mark.parametrize("rule", ["high", "matched swap", "alike", "adaptive", "erss", "alrr fresh", "controls", "several"])
 def test_through_chunks_and_preemptions(
     engines: Engines, model: Any, prompts: Any, tau: Any, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

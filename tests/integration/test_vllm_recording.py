@@ -57,6 +57,20 @@ def test_another_model_is_no_truth(engines: Engines, model: Any) -> None:
         l2.selfcheck(model, against=model)
 
 
+def test_what_an_engine_wrote_is_selected_by_all_scores(engines: Engines, model: Any) -> None:
+    """Confidence is kept while it writes; signals are read by the model with its weights."""
+    problems = l2.make_mixture(3, families="compact")
+    prompts = [l2.chat_prompt(model.tokenizer, problem.question, mode="think") for problem in problems]
+    options: dict[str, Any] = {"n": 3, "temperature": 2.5, "max_new_tokens": 40, "progress": False}
+    ours, theirs = (l2.generate(one, prompts, **options) for one in (engines(), model))
+    read, truth = (l2.recording.read_signals(model, out, segment_tokens=2, progress=False) for out in (ours, theirs))
+    table, expected = (l2.score_table(out, problems=problems, window=4) for out in (read, truth))
+    assert set(table.left_out) == set(expected.left_out) <= {"probe"}
+    pd.testing.assert_frame_equal(table.scores, expected.scores, rtol=1e-2, atol=1e-3)
+    with pytest.raises(InputError, match="an engine"):
+        l2.recording.read_signals(engines(), ours, progress=False)
+
+
 def test_planted_faults_of_an_engine_fail(engines: Engines, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, stream_of, with_stream = engines(), vllm_worker.stream_of, vllm_worker.with_stream
     with monkeypatch.context() as patch:  # norms of another place

@@ -12,6 +12,7 @@ from scipy.special import expit
 
 from tests.planted import Array, response
 from tl_l2norm.analysis.correctness import Clusters, correctness_effect, critical_size
+from tl_l2norm.analysis.inversion import ROUNDING
 from tl_l2norm.analysis.sample_norms import GIVEN_TYPES, correctness_samples
 from tl_l2norm.analysis.within_problems import MixedProblems, mixed
 from tl_l2norm.paper.finding import SUPPORTED, UNTESTED, Finding, Known
@@ -211,7 +212,7 @@ def tried(options: dict[str, Any], count: int) -> tuple[Array, Array, Array]:
 
 
 def p_value(drawn: Array, t: float) -> float:
-    return float((1 + (np.abs(drawn) >= abs(t)).sum()) / (1 + len(drawn)))
+    return float((1 + (np.abs(drawn) >= abs(t) - ROUNDING).sum()) / (1 + len(drawn)))
 
 
 def intervals(options: dict[str, Any], count: int) -> tuple[Array, Array, Array]:
@@ -220,8 +221,8 @@ def intervals(options: dict[str, Any], count: int) -> tuple[Array, Array, Array]
     for seed in range(count):
         problems = MixedProblems.of(mixed(world(seed, layers=2, **options)), ("late",), "prompt")
         t, drawn = problems.test(seed, 399)
-        own = problems.estimates(critical_size(np.abs(drawn)))
-        entries.append([p_value(drawn[:, 0], t[0]) <= 0.05, own["low"][0], own["high"][0]])
+        own = problems.estimates(t, critical_size(np.abs(drawn)))
+        entries.append([p_value(drawn[:, 0], own["evidence"][0]) <= 0.05, own["low"][0], own["high"][0]])
     rejected, low, high = np.array(entries).T
     return rejected > 0, low, high
 

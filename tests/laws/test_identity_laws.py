@@ -460,7 +460,7 @@ def test_numbers_beside_the_weights_and_code_in_their_place_are_seen(case: model
             == torch.equal(before.l2_norms, after.l2_norms)
             == before.provenance.comparable(after.provenance)
         )
-        l2.generate(model, [[1, 5, 6], [1, 8]], max_new_tokens=30, ignore_eos=True, progress=False)
+        l2.generate(model, [[1, 5, 6], [1, 8]], max_new_tokens=8, ignore_eos=True, progress=False)
         model(torch.tensor([[1, 2, 3]]))
         assert fingerprint(model.to(torch.float64).to(torch.float32)) == names[name], "use and moves change nothing"
     assert len({name: hash for hash, name in names.items()}) == len(names)

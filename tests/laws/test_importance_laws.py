@@ -153,6 +153,8 @@ def test_what_is_refused(tiny: Any) -> None:
     with pytest.warns(UserWarning, match="1 of 2 responses think nothing before their answer and are left out"):
         table = token_importance(tiny, [trace.with_labels(answer_at=PROMPT_LEN + 1), answers[1]], layer=LAYER, progress=False)
     assert set(table["sequence"]) == {1}
+    with pytest.raises(ValueError, match=f"the prompts 'a' and 'b' are the same {PROMPT_LEN} tokens"):
+        token_importance(tiny, [trace.with_labels(prompt="a"), trace.with_labels(prompt="b")])
     with pytest.raises(ValueError, match="answer_at is 99"):
         token_importance(tiny, trace.with_labels(answer_at=99))
     with pytest.raises(ValueError, match="lack layers 0"):

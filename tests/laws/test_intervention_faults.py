@@ -34,6 +34,7 @@ def acting() -> list[Any]:
         l2.ERSS(dict.fromkeys(always, 1e9), patience=1, cooldown=0, p=1.0, cos_min=-1.0, bank=dict.fromkeys(always, STATES)),
         l2.Suppression(always, scale=0.9),
         l2.Suppression(always, how="swap"),
+        l2.interventions.Rerun(p=0.5, layers=[1, 4]),
     ]
 
 

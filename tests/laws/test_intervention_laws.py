@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from statistics import NormalDist
 from typing import Any
 
 import pandas as pd
@@ -25,6 +26,7 @@ from tl_l2norm.text.sequences import pad_left
 N_NEW = 62
 N_NEW_SMOLLM2 = 28  # the oracle's time grows with the square
 SWAP = 0x53574150  # sets the draws of the action "swap" apart from the others of its layer
+BANK, DIRECTION = 0x42414E4B, 0x44495245  # and those of what a control steers to
 COMBINATIONS = (
     "suppress",
     "clamp",
@@ -37,6 +39,7 @@ COMBINATIONS = (
     "alrr fresh",
     "erss",
     "erss authors",
+    "controls",
     "all",
 )
 SHARED = ["sequence", "position", "layer", "decision", "fired"]
@@ -96,6 +99,22 @@ def interventions(case: models.Case, which: str) -> list[Any]:
         "erss authors": lambda: [
             l2.ERSS(tau, patience=1, cooldown=1, bank_size=2, cos_min=-1.0, beta=0.3, p=1.0, mix="authors")
         ],
+        "controls": lambda: [
+            l2.interventions.Rerun(p=0.2, seed=6, layers=list(tau)[:2], kv="fresh", alpha=0.8),
+            l2.interventions.Rerun(p=0.9, seed=7, tokens=range(0, 60_000, 3), thresholds=tau, layers=list(tau)[1:4]),
+            l2.ERSS(tau, patience=2, cooldown=2, bank_size=3, cos_min=0.1, p=0.7, seed=1, towards="random"),
+            l2.ERSS(loose, patience=2, cooldown=1, cos_min=0.0, p=1.0, seed=2, towards="direction", layers=list(tau)[::2]),
+            l2.ERSS(
+                loose,
+                patience=3,
+                cooldown=2,
+                cos_min=0.0,
+                p=1.0,
+                mix="interpolate",
+                towards="vectors",
+                vectors={layer: torch.linspace(-1, 2, 48) + layer for layer in tau},
+            ),
+        ],
         "all": lambda: [
             l2.ALRR(tau, growth_eps=0.01, blowup=2.0, layers=list(tau)[:4]),
             l2.ERSS(loose, patience=2, cooldown=3, cos_min=0.0, p=0.5, mix="interpolate"),
@@ -106,7 +125,7 @@ def interventions(case: models.Case, which: str) -> list[Any]:
     return made[which]()
 
 
-def as_steps(acting: list[Any], n_layers: int, key: int) -> list[dict[str, Any]]:
+def as_steps(acting: list[Any], tokens: list[int], n_layers: int, key: int) -> list[dict[str, Any]]:
     """The same interventions in the words of the oracle."""
 
     def draw(x: Any) -> Any:
@@ -115,6 +134,18 @@ def as_steps(acting: list[Any], n_layers: int, key: int) -> list[dict[str, Any]]
 
     def enter(x: Any) -> Any:
         return lambda layer, position: float(uniform(x.seed or 0, key, layer, SWAP, position))
+
+    def allowed(x: Any) -> Any:
+        return lambda layer, position: (x.tokens is None or tokens[position] in x.tokens) and draw(x)(layer, position)
+
+    def pick(x: Any) -> Any:
+        return lambda layer, position: float(uniform(x.seed, key, layer, BANK, position))
+
+    def direction(x: Any) -> Any:
+        """Normally distributed, by the distribution function of the standard library."""
+        return lambda layer, position, width: torch.tensor(
+            [NormalDist().inv_cdf(float(uniform(x.seed, key, layer, DIRECTION, position, i))) for i in range(width)]
+        )
 
     steps = []
     for x in acting:
@@ -127,9 +158,12 @@ def as_steps(acting: list[Any], n_layers: int, key: int) -> list[dict[str, Any]]
             case l2.ALRR():
                 names = ("max_iters", "growth_eps", "blowup", "alpha", "kv")
                 step |= {"kind": "alrr", **{name: getattr(x, name) for name in names}}
+            case l2.interventions.Rerun():
+                step |= {"kind": "rerun", "draw": allowed(x), "alpha": x.alpha, "kv": x.kv}
             case l2.ERSS():
-                names = ("patience", "beta", "cooldown", "bank_size", "cos_min", "gamma", "mix")
+                names = ("patience", "beta", "cooldown", "bank_size", "cos_min", "gamma", "mix", "towards", "vectors")
                 step |= {"kind": "erss", "draw": draw(x), **{name: getattr(x, name) for name in names}}
+                step |= {"pick": pick(x), "direction": direction(x)}
         steps.append(step)
     return steps
 
@@ -169,9 +203,9 @@ def cases_of(*architectures: str) -> list[models.Case]:
 
 GRID = [
     *((case, which) for case in cases_of("llama", "gpt2") for which in COMBINATIONS),
-    *((case, which) for case in cases_of("smollm2", "qwen3", "gemma3", "mistral") for which in ("alrr", "erss authors", "all")),
+    *((case, which) for case in cases_of("qwen3", "gemma3", "mistral") for which in ("swap", "alrr", "erss authors", "all")),
     *((case, "alrr fresh") for case in cases_of("gemma3", "mistral")),
-    *((case, "swap") for case in cases_of("smollm2", "qwen3", "gemma3", "mistral")),
+    *((case, which) for case in models.SMOLLM2 for which in ("swap", "alrr", "all")),
 ]
 QUICK = ("swap mixed", "all")
 """Of several kinds of interventions at once; those of one kind are slow beside them."""
@@ -192,17 +226,27 @@ def test_decoding_is_what_the_oracle_does_and_one_pass_over_the_result(case: mod
         if case in models.SMOLLM2 and i:
             continue  # the oracle is slow
         tokens, start = trace.tokens.tolist(), trace.prompt_len
-        truth = oracles.intervened(plain, tokens, start, as_steps(acting, len(trace.layers), completion.seed))
+        truth = oracles.intervened(plain, tokens, start, as_steps(acting, tokens, len(trace.layers), completion.seed))
         assert truth.logits[start - 1 :].argmax(-1).tolist() == list(completion.tokens)
         assert relative(trace.l2_norms.double(), truth.norms) < 1e-3
         assert_same_events(of_sequence(events, i), oracle_events(truth.events, out.log.names))
 
 
+ACROSS = [
+    ("all", cases_of("llama", "gpt2")),
+    *((which, cases_of("llama")) for which in ("swap random", "alrr fresh", "erss", "controls")),
+    *((which, cases_of("gpt2")) for which in ("swap mixed", "swap zeros")),
+]
+"""Each on both backends; rotations and learned positions take turns."""
+
+
 @pytest.mark.filterwarnings("ignore:nothing was changed by")
-@pytest.mark.parametrize("which", slow_but(["all"], ["swap random", "swap mixed", "swap zeros", "alrr fresh", "erss", "all"]))
-def test_a_sequence_is_treated_the_same_alone_and_in_any_batch(tiny_case: models.Case, which: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "which"), [(case, which) if which == "all" else slow(case, which) for which, on in ACROSS for case in on], ids=str
+)
+def test_a_sequence_is_treated_the_same_alone_and_in_any_batch(case: models.Case, which: str) -> None:
     """Promise 2, while rows of many lengths come and go."""
-    model, acting = models.use(tiny_case), interventions(tiny_case, which)
+    model, acting = models.use(case), interventions(case, which)
     five = prompts()
     n = 36
     alone = [generate(model, [p], interventions=acting, seed=[i], max_new_tokens=n) for i, p in enumerate(five)]
@@ -241,6 +285,7 @@ NEVER = {
     "random": lambda tau: l2.Suppression(which="random", p=0.0, layers="all"),
     "alrr": lambda tau: l2.ALRR(tau),
     "alrr fresh": lambda tau: l2.ALRR(tau, kv="fresh"),
+    "rerun": lambda tau: l2.interventions.Rerun(p=0.0, layers="all"),
     "erss": lambda tau: l2.ERSS(tau, patience=1),
     "adaptive": lambda tau: l2.ALRR(l2.AdaptiveIQR(warmup=10**6), layers="all"),
 }
@@ -279,12 +324,19 @@ def test_what_never_triggers_changes_no_bit(model: Any, never: str) -> None:
     assert intervener.log.live(), "there were tokens to judge"
 
 
-@pytest.mark.parametrize("kv", ["first_pass", "fresh"])
-def test_after_alrr_the_cache_is_that_of_plain_decoding(case: models.Case, kv: str) -> None:
+RERUNS = {
+    "first_pass": lambda layers: l2.ALRR(dict.fromkeys(layers, 1e-3), growth_eps=-9.0, blowup=1e9, positions="all"),
+    "fresh": lambda layers: l2.ALRR(dict.fromkeys(layers, 1e-3), growth_eps=-9.0, blowup=1e9, positions="all", kv="fresh"),
+    "chosen": lambda layers: l2.interventions.Rerun(p=0.9, layers=layers, positions="all", kv="fresh"),
+}
+
+
+@pytest.mark.parametrize("which", RERUNS)
+def test_after_reruns_the_cache_is_that_of_plain_decoding(case: models.Case, which: str) -> None:
     """Promise 4: as long everywhere, and the same contents at every layer up to the first that was run again."""
     model = models.use(case)
     backend, first = backend_of(model), 3
-    acting = l2.ALRR(dict.fromkeys(range(first, backend.n_layers), 1e-3), growth_eps=-9.0, blowup=1e9, positions="all", kv=kv)
+    acting = RERUNS[which](range(first, backend.n_layers))
     tokens, mask = pad_left([ids("The quick brown fox jumps over the lazy dog."), ids("Hi there")], backend.device)
 
     def contents(intervener: Intervener | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -477,6 +529,7 @@ def kinds(n_layers: int) -> st.SearchStrategy[tuple[type, dict[str, Any]]]:
         "gamma": st.floats(0.5, 1.5),
         "p": share,
         "mix": st.sampled_from(["add", "interpolate", "authors"]),
+        "towards": st.sampled_from(["closest", "random", "direction"]),
     }
     options = {l2.Suppression: suppression, l2.ALRR: alrr, l2.ERSS: erss}
     return st.one_of(*(st.tuples(st.just(kind), st.fixed_dictionaries(shared | own)) for kind, own in options.items()))
@@ -513,7 +566,7 @@ def test_any_parameters_do_what_the_oracle_does(chosen: list[tuple[type, dict[st
         logits = model(torch.tensor([tokens]))[0]
     steps = [
         step | {"layers": sorted(x.thresholds), "include_sinks": x.include_sinks}
-        for step, x in zip(as_steps(acting, 6, 4), acting, strict=True)
+        for step, x in zip(as_steps(acting, tokens, 6, 4), acting, strict=True)
     ]
     truth = oracles.intervened(plain, tokens, start, steps)
     assert (logits - truth.logits).abs().max() < 1e-3 * truth.logits.abs().max()

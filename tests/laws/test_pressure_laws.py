@@ -347,6 +347,11 @@ def test_a_hook_that_edits_logits_is_refused_and_stays(tiny: Any) -> None:
         ([[5, 6]], {"labels": [{}, {}]}, "labels has 2 entries for 1 sequences"),
         ([[5, 6]], {"labels": [{"loss": 1}]}, "labels can't be called"),
         ([[5, 6]], {"prompt_lens": [3]}, "prompt_len is 3, expected 1 to 2"),
+        (
+            [[5, 6, 7], [5, 6, 8]],
+            {"labels": [{"prompt": "a"}, {"prompt": "b"}], "prompt_lens": [2, 2]},
+            "the prompts 'a' and 'b' are the same 2 tokens",
+        ),
         ([[5, 6]], {"sink_ratio": 0.5}, "sink_ratio must be over 1"),
     ],
 )

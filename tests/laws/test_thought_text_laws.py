@@ -199,5 +199,10 @@ def test_what_can_not_be_made_is_said(tiny: Any) -> None:
     assert [t.labels["text"] for t in traces].count("another's") == 2
     with pytest.raises(ValueError, match="7 responses think"):
         replaced_thoughts(tiny, results(tiny, (9,) * 7))
+    own = results(tiny, (9,) * 8)
     with pytest.raises(ValueError, match="kinds must be one of"):
-        replaced_thoughts(tiny, results(tiny, (9,) * 8), kinds="own")
+        replaced_thoughts(tiny, own, kinds="own")
+    with pytest.raises(ValueError, match=f"are the same {PROMPT} tokens: each counts once"):
+        replaced_thoughts(
+            tiny, [*own, dataclasses.replace(own[0], problem=Problem(question="0 again", answer="0", family="f"))]
+        )

@@ -25,7 +25,6 @@ from tests.engines import has_vllm
 from tests.models import HAS_HOOKED
 from tests.saes import HAS_SAE_LENS
 from tests.slow import slow
-from tests.unit.test_import_order import ROOMS
 from tl_l2norm.cli import _parser
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +38,7 @@ SHIPPED = {
     "l2.make_mixture(12)": "l2.make_mixture(4, families='compact')",
     'l2.make_mixture(8, families="compact", levels=[2, 4]': "l2.make_mixture(4, families='compact', levels=[2]",
     'l2.make_mixture(24, families="compact", levels=[2, 4]': "l2.make_mixture(10, families='compact', levels=[2]",
-    "l2.make_mixture(200, ": "l2.make_mixture(32, levels=[1, 2], ",
+    "l2.make_mixture(200, ": "l2.make_mixture(20, levels=[1, 2], ",
     "l2.analyse(model, saes, problems": "l2.analyse(model, {9: saes[9], 11: saes[11]}, problems, **" + LESS,
     "n_states=2_000_000": "n_states=4_096",
     "n=8, temperature=0.8": "n=2, temperature=0.8",
@@ -71,6 +70,16 @@ def snippets(page: Path, language: str) -> list[Snippet]:
     return [Snippet(text[: match.start(1)].count("\n"), match[1]) for match in matches]
 
 
+def said_to_print(page: Path) -> list[int]:
+    """Lines of the Python snippets behind which stands what they print."""
+    text = page.read_text()
+    return [s.line for s in snippets(page, "python") if f"```python\n{s.source}```\n\n```text\n" in text]
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
 def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -87,7 +96,7 @@ def shown(value: Any) -> None:
 
 
 @pytest.mark.parametrize("page", [slow(page) if named(page) in SLOW else page for page in with_snippets("python")], ids=named)
-def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "displayhook", shown)
     Path("questions.jsonl").write_text('{"question": "mod 10: 3A-2", "answer": "1"}\n')
@@ -97,8 +106,12 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             continue
         for said, ran in SHIPPED.items():
             source = source.replace(said, ran)
+        capsys.readouterr()
         for statement in ast.parse("\n" * line + source).body:
             exec(compile(ast.Interactive([statement]), named(page), "single", dont_inherit=True), namespace)
+        if line in said_to_print(page):
+            printed = words(capsys.readouterr().out)
+            assert printed and printed in words(page.read_text()), "behind the snippet or, of fewer problems, before it"
 
 
 def test_what_is_replaced_is_said_somewhere() -> None:
@@ -165,7 +178,6 @@ def test_written_figures_are_those_that_were_measured() -> None:
 
 
 def test_the_map_has_all_rooms() -> None:
-    assert tuple(pages.ROOMS) == ROOMS[: ROOMS.index("cli")]
     drawn = re.findall(r'font-weight="600"[^>]*>(\w+)<', (ROOT / "docs" / "architecture.svg").read_text())
     assert sorted(drawn) == sorted(pages.ROOMS)
 
@@ -217,7 +229,7 @@ def test_rows_say_what_the_tables_say() -> None:
         "n": 9,
     }
     assert cells(analysis_rows.assumption_rows(pd.DataFrame(assumptions))) == [
-        ["A1", "small", "0.1 to 0.3", "0.3", "c: 0.2 to 0.2", "1 of 2 layers", 9]
+        ["A1", "small", "0.1 to 0.3", "0.3", "c: 0.2 to 0.2", "holds at 1 of 2 layers, does not hold at 1", 9]
     ]
     tokens = {"kind": ["thinking"], "among_top": 0.26, "overall": 0.25, "excess": 0.01, "low": -0.005, "high": 0.02, "n": 9}
     assert analysis_rows.high_norm_rows(pd.DataFrame(tokens))[0]["excess, points"] == "1.0 [-0.5, 2.0]"

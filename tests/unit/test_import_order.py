@@ -8,23 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import pages
+
 PACKAGE = Path(__file__).parents[2] / "tl_l2norm"
-ROOMS = (
-    "core",
-    "text",
-    "tasks",
-    "models",
-    "interventions",
-    "saes",
-    "recording",
-    "engines",
-    "analysis",
-    "experiments",
-    "show",
-    "paper",
-    "cli",
-    "__main__",
-)
+ROOMS = (*pages.ROOMS, "cli", "__main__")
 """From the lowest to the highest; a file imports from its own room and from those before it."""
 MAX_LINES = 350
 
@@ -70,7 +57,7 @@ def test_no_file_is_too_long() -> None:
 
 
 def test_every_room_says_what_belongs_there() -> None:
-    for room in ROOMS[: ROOMS.index("cli")]:
+    for room in pages.ROOMS:
         assert "Imports from: " in (ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())) or "")
 
 

@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent
 PLACES = ("tl_l2norm", "tests", "docs", "demos", "benchmarks", "assets")
 WRITTEN = {".py", ".pyi", ".md", ".ipynb", ".jinja"}
 
-ROOMS = ("analysis", "engines", "experiments", "models", "paper", "recording", "saes", "tasks")
+ROOMS = ("analysis", "engines", "experiments", "interventions", "models", "paper", "recording", "saes", "tasks")
 
 
 def test_the_top_is_what_the_stub_says_and_nothing_else() -> None:
@@ -28,12 +28,12 @@ def test_the_top_is_what_the_stub_says_and_nothing_else() -> None:
 
 
 def test_every_room_is_reached_from_the_top_whatever_was_imported_before() -> None:
-    script = "import tl_l2norm as l2; print(l2.core, l2.show, l2.text, l2.interventions, dir(l2.figures), sep='\\n')"
+    script = "import tl_l2norm as l2; print(l2.core, l2.show, l2.text, dir(l2.figures), sep='\\n')"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     lines = out.stdout.splitlines()
-    rooms = [f"tl_l2norm.{room}" for room in ("core", "show", "text", "interventions")]
-    assert [line.split("'")[1] for line in lines[:4]] == rooms
-    assert ast.literal_eval(lines[4]) == sorted(l2.figures.__all__)
+    rooms = [f"tl_l2norm.{room}" for room in ("core", "show", "text")]
+    assert [line.split("'")[1] for line in lines[:3]] == rooms
+    assert ast.literal_eval(lines[3]) == sorted(l2.figures.__all__)
     own = [value for value in vars(l2.figures).values() if getattr(value, "__module__", "") == "tl_l2norm.show.figures"]
     assert {value.__name__ for value in own if value.__name__[0] != "_"} == set(l2.figures.__all__)
 

@@ -14,7 +14,7 @@ from tests import models, oracles
 from tests.slow import slow_but
 
 TINY = ("llama", "qwen3", "mistral", "gemma3", "gpt2")
-ALL = slow_but(TINY, ["smollm2", *TINY])
+ALL = slow_but(TINY, [models.HALF, *TINY])
 INF = math.inf
 
 
@@ -27,7 +27,7 @@ def _one_thread(_threads: None) -> Iterator[None]:
 
 
 def tokens_for(architecture: str) -> list[int]:
-    n = 12 if architecture == "smollm2" else 30  # beyond both sliding windows
+    n = 12 if architecture == models.HALF else 30  # beyond both sliding windows
     return torch.randint(3, 40000, (n,), generator=torch.Generator().manual_seed(5)).tolist()
 
 

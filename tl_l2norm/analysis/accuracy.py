@@ -8,6 +8,7 @@ import pandas as pd
 
 from tl_l2norm.core.arguments import as_names
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.schema import Column, Schema, ends
 from tl_l2norm.tasks.results import Result, results_of
 
@@ -63,7 +64,7 @@ def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str
     answer is known.
 
     Raises:
-        InputError: no results, or a group that is none of mode, family and level.
+        InputError: no results, problems that ask the same, or a group that is none of mode, family and level.
 
     Examples:
         >>> accuracy_table(results)[["mode", "accuracy", "low", "high", "n"]].round(2)
@@ -74,6 +75,7 @@ def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str
     results, by = results_of(results), as_names("by", by)
     if not results:
         raise InputError("no results given")
+    require_own_prompts((r.problem.id, r.trace.tokens[: r.trace.prompt_len].tolist()) for r in results)
     responses = [
         {
             "problem": r.problem.id,
@@ -115,7 +117,7 @@ def _by_problem(group: pd.DataFrame, name: str) -> pd.Series:  # type: ignore[ty
 def cut_off_warnings(accuracy: pd.DataFrame) -> list[str]:
     """Why the modes whose responses were cut off too often say little, if there are any; of a table by mode alone."""
     names = {"think": ("thinking", "max_new_tokens"), "direct": ("direct", "max_direct_tokens")}
-    ACCURACIES.check(accuracy, "mode", "cut_off")
+    accuracy = ACCURACIES.check(accuracy, "mode", "cut_off")
     shares = {mode: share for mode, share in zip(accuracy["mode"], accuracy["cut_off"], strict=True) if share > MUCH_CUT_OFF}
     if not shares:
         return []

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest, t
+from scipy.stats import binomtest
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
 from tl_l2norm.analysis.activations import activation_means, response_acts
+from tl_l2norm.analysis.bound_fit import BoundFit
 from tl_l2norm.analysis.pairing import Pair, Tokens, mode_means, pair_modes, require_prompts
 from tl_l2norm.analysis.random_sets import random_sets
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, check_features
 from tl_l2norm.analysis.token_rest import ResponseTokens
 from tl_l2norm.core.arguments import as_integer, check_choice
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array, interval, prompt_weights
+from tl_l2norm.core.resampling import RESAMPLES, Array, interval
 from tl_l2norm.core.schema import LAYER, MODEL, SEED, Column, N, Schema, ends
 from tl_l2norm.core.trace import Trace, TracesLike, traces_of
 
-MARGIN = 0.5
-"""Of the slope in logs about 1. Half-way to the nearest laws that are no bound: a left side that doesn't depend on the right
-one has slope 0, one that follows the difference of the squares slope 2."""
-LEAST_R2 = 0.5
-"""Share of the variance of log left that log right must explain: more than all else does."""
 PREMISE = 0.9
 SETS = 199
 Given = Literal["nothing", "tokens"]
 """What is taken out of both sides of the bound."""
-OUTER = 0.05
-"""c1 and c2 hold for all but this share of prompts on either side: extremes grow with their number."""
 
 BOUND_POINTS = Schema(
     "the bound's points",
@@ -115,7 +108,8 @@ def bound_points(
         One entry per prompt and layer: prompt, layer, left, right, premise, model.
 
     Raises:
-        ValueError: prompts that the features were chosen on, modes with different prompts, or fewer than 8.
+        ValueError: prompts that the features were chosen on, modes with different prompts, one prompt under two labels, or
+            fewer than 8.
         Unmeasurable: given tokens, fewer than 8 prompts that share token types with others in both modes.
     """
     check_features(features)
@@ -181,7 +175,8 @@ def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPL
         below 8 such prompts), p (two-sided: the greater of those of slope and premise; 1 where c1 is not over 0), seed, model.
 
     Raises:
-        InputError: a table of other columns, of several models, or one that holds a prompt twice at a layer.
+        InputError: a table of other columns or values, of several models, or one that holds a prompt twice at a layer. One
+            prompt under two labels is refused by `bound_points`, which sees its tokens; here it can't be told.
 
     Examples:
         >>> right = np.linspace(1, 2, 40)
@@ -190,10 +185,7 @@ def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPL
            layer  premise   c1   c2  slope   r2
         0      3      1.0  2.0  2.0    1.0  1.0
     """
-    if BOUND_POINTS.check(points).duplicated(["prompt", "layer"]).any():
-        raise InputError("the points hold a prompt twice at the same layer: give what bound_points returned, once")
-    if len(models := sorted(map(str, set(points["model"])))) > 1:
-        raise InputError(f"the points are of the models {', '.join(models)}: give those of one at a time")
+    points = _checked(points)
     entries = []
     for layer, group in points.groupby("layer", sort=True):
         holds = group["premise"].to_numpy(dtype=bool)
@@ -205,13 +197,32 @@ def bound_table(points: pd.DataFrame, *, seed: int = 0, resamples: int = RESAMPL
     return BOUND_BY_LAYER.frame(entries, seed=seed, model=points["model"].iloc[0] if len(points) else "")
 
 
+def _checked(points: pd.DataFrame) -> pd.DataFrame:
+    """The table; refuses what isn't such a one."""
+    points = BOUND_POINTS.check(points)
+    if missing := int(points["prompt"].isna().sum()):
+        raise InputError(f"prompt is missing in {missing} points: pandas reads NA and null in a CSV file as missing")
+    if points.duplicated(["prompt", "layer"]).any():
+        raise InputError("the points hold a prompt twice at the same layer: give what bound_points returned, once")
+    if len(models := sorted(map(str, set(points["model"])))) > 1:
+        raise InputError(f"the points are of the models {', '.join(models)}: give those of one at a time")
+    held = points[points["premise"].to_numpy(dtype=bool)].astype({"left": float, "right": float})
+    for name, good in (("left", np.isfinite(held["left"])), ("right", np.isfinite(held["right"]) & (held["right"] > 0))):
+        if not good.all():
+            odd = held[~good].iloc[0]
+            raise InputError(
+                f"{name} of prompt {odd['prompt']} at layer {odd['layer']} can't be {odd[name]:g} where the premise holds"
+            )
+    return points
+
+
 def _premise_p(holds: NDArray[np.bool_]) -> float:
     """That the premise holds in 90% of prompts or less, two-sided."""
     return min(1.0, 2 * float(binomtest(int(holds.sum()), len(holds), PREMISE, alternative="greater").pvalue))
 
 
 def _fitted(left: Array, right: Array, premise_p: float, seed: int, resamples: int) -> dict[str, float]:
-    fit = _Fit.of(left[:, None], right, seed, resamples)
+    fit = BoundFit.of(left[:, None], right, seed, resamples)
     c1, c2, slope, half, r2 = (float(x[0]) for x in (fit.c1, fit.c2, fit.slope, fit.half, fit.r2))
     around = interval(r2, fit.r2_draws[:, 0], len(right))
     p = 1.0 if c1 <= 0 else float(fit.p[0])
@@ -228,73 +239,6 @@ def _fitted(left: Array, right: Array, premise_p: float, seed: int, resamples: i
         "r2_high": around.high,
         "p": premise_p if premise_p > 0.05 else max(p, premise_p),  # NaN: the slope can't be tested
     }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Fit:
-    """Of log left on log right, for each column of left [prompt, set] and one right [prompt]; NaN where it can't be."""
-
-    c1: Array
-    c2: Array
-    slope: Array
-    half: Array
-    """Half of its 95% interval."""
-    p: Array
-    """That it is not within the margin about 1, two-sided."""
-    r2: Array
-    r2_draws: Array
-    """[resample, set]"""
-    spread_right: float
-
-    @classmethod
-    def of(cls, left: Array, right: Array, seed: int, resamples: int) -> _Fit:
-        n, sets = left.shape
-        nothing = np.full(sets, np.nan)
-        if n == 0:
-            blank = dict.fromkeys(("c1", "c2", "slope", "half", "p", "r2"), nothing)
-            return cls(**blank, r2_draws=nothing[None], spread_right=np.nan)
-        (c1, c2), (low, high) = (np.quantile(x, (OUTER, 1 - OUTER), axis=0) for x in (left / right[:, None], right))
-        usable = (c1 > 0) & (n >= MIN_PROMPTS) & (np.ptp(right) > 1e-6 * high)
-        held = left > 0  # all but a few, which have no log
-        y, x = np.log(np.where(held, left, 1.0)), np.log(right)[:, None] * held
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slope, error, df = _slope(x, y, held)
-            sides = t.sf((slope - 1 + MARGIN) / error, df), t.sf((1 + MARGIN - slope) / error, df)
-            weights = np.vstack([np.ones(n), prompt_weights(n, seed=seed, resamples=resamples)])
-            r2 = np.where(usable, _r_squared(x, y, held, weights), np.nan)
-        fit = [np.where(usable, z, np.nan) for z in (slope, t.ppf(0.975, df) * error, np.minimum(1, 2 * np.maximum(*sides)))]
-        return cls(c1=c1, c2=c2, slope=fit[0], half=fit[1], p=fit[2], r2=r2[0], r2_draws=r2[1:], spread_right=float(high / low))
-
-    @property
-    def spread(self) -> Array:
-        return np.where(self.c1 > 0, self.c2 / np.where(self.c1 > 0, self.c1, 1), np.nan)
-
-    @property
-    def meets(self) -> NDArray[np.bool_]:
-        """Which sets meet the bound by the rule of the claim."""
-        tails = np.quantile(np.nan_to_num(self.r2_draws), 0.025, axis=0)
-        return (self.p <= 0.05) & (tails > LEAST_R2) & (self.spread < self.spread_right)
-
-
-def _slope(x: Array, y: Array, held: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
-    """Slope, its HC3 standard error and degrees of freedom of each column, over the prompts that are held."""
-    n = held.sum(0)
-    u, v = ((z - z.sum(0) / n) * held for z in (x * held, y * held))
-    size = (u**2).sum(0)
-    slope = (u * v).sum(0) / size
-    residual = (v - slope * u) / (1 - held / n - u**2 / size)
-    error = np.sqrt(((u * residual) ** 2).sum(0)) / size
-    return slope, np.maximum(error, 1e-9), np.maximum(n - 2.0, 1)
-
-
-def _r_squared(x: Array, y: Array, held: NDArray[np.bool_], weights: Array) -> Array:
-    """[resample, set] squared correlation."""
-    total, at = weights @ held, held.astype(np.float64)
-    mean_x, mean_y = weights @ (at * x) / total, weights @ (at * y) / total
-    cross = weights @ (at * x * y) / total - mean_x * mean_y
-    scale = (weights @ (at * x**2) / total - mean_x**2) * (weights @ (at * y**2) / total - mean_y**2)
-    r2: Array = np.where(scale > 1e-18, cross**2 / scale, np.nan)
-    return r2
 
 
 def bound_control(
@@ -339,7 +283,7 @@ def bound_control(
         gap, modes = square[:, think[0].index_of(layer)], [m @ drawn for m in activation_means(pairs, layer, tokens=tokens)]
         at = (gap > 0) & ~np.isnan(modes[0] - modes[1]).any(1)
         sides = modes[0][at] - modes[1][at], modes[0][at]
-        fits = [_Fit.of(side, np.sqrt(gap[at]), seed, resamples) for side in sides]
+        fits = [BoundFit.of(side, np.sqrt(gap[at]), seed, resamples) for side in sides]
         meets, level = (float(fit.meets.mean()) for fit in fits)
         shares = {"meets": meets, "meets_level": level, "slope_level": float(pd.Series(fits[1].slope).median())}
         entries.append({"layer": layer, "sets": sets, **shares, "latents": len(latents), "n": int(at.sum())})

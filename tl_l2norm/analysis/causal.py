@@ -109,8 +109,8 @@ def causal_table(outcomes: pd.DataFrame) -> pd.DataFrame:
         the draws of a random arm were one), cut_off (share), draws, n (problems), seed, model.
 
     Raises:
-        InputError: a table of other columns or values, no outcomes, those of several models, or a problem that is in a draw
-            of an arm twice.
+        InputError: a table of other columns or values, no outcomes, those of several models or seeds, or a problem that is in
+            a draw of an arm twice.
 
     Examples:
         >>> right = {"paired": 2, "random": 8}  # of 10 problems
@@ -121,7 +121,7 @@ def causal_table(outcomes: pd.DataFrame) -> pd.DataFrame:
         0  paired       0.2  10
         1  random       0.8  10
     """
-    _require(outcomes)
+    outcomes = _checked(outcomes)
     entries = []
     for (arm, quantile), group in outcomes.groupby(["arm", "quantile"], sort=False, dropna=False):
         n, draws, accuracy = group["prompt"].nunique(), group["draw"].nunique(), float(group["correct"].mean())
@@ -153,7 +153,9 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
         (positions and layers), dose (of the random arm, as a share of the arm's), n (problems), seed, model.
 
     Raises:
-        ValueError: fewer than 8 problems, or as `causal_table`.
+        ValueError: arms of other names, arms that lack a problem, a quantile or a draw of others,
+            fewer than 8 problems, or as `causal_table`. One problem under two ids is refused by `suppress_and_ask`, which sees
+            its prompt; here it can't be told.
 
     Examples:
         >>> right = {"paired": 2, "random": 8}  # of 10 problems
@@ -165,7 +167,8 @@ def causal_differences(outcomes: pd.DataFrame, *, seed: int = 0, resamples: int 
         0  paired  random       0.8        -0.6  0.03   1.0  10
         1  paired  random       NaN        -0.6  0.03   1.0  10
     """
-    _require(outcomes)
+    outcomes = _checked(outcomes)
+    _require_arms(outcomes)
     _require_same(outcomes)
     require_prompts(outcomes["prompt"].nunique(), what="problems")
     arms = {str(name): _Arm.of(own) for name, own in outcomes.groupby("arm", sort=False)}
@@ -274,19 +277,51 @@ def _require_same(outcomes: pd.DataFrame) -> None:
                 f"arm {arm!r} (quantile {quantile:g}, draw {draw}) lacks {len(lacking)} of the {len(every)} problems, such as "
                 f"{min(lacking)!r}: arms are compared on the same ones"
             )
-    quantiles = {
-        str(arm): set(own["quantile"].dropna()) for arm, own in outcomes.groupby("arm") if own["quantile"].notna().any()
-    }
-    for arm, own in quantiles.items():
-        if lacking_at := set().union(*quantiles.values()) - own:
-            raise InputError(f"arm {arm!r} lacks the quantile {min(lacking_at):g} that another arm has: give all of one run")
+    _require_each(outcomes)
 
 
-def _require(outcomes: pd.DataFrame) -> None:
-    if OUTCOMES.check(outcomes, *_USED).empty:
+def _require_each(outcomes: pd.DataFrame) -> None:
+    """Refuse an arm that lacks a quantile of the others, or at a quantile a draw of its own."""
+    arms = {str(arm): own for arm, own in outcomes.groupby("arm") if own["quantile"].notna().any()}
+    every = set().union(*(own["quantile"] for own in arms.values()))
+    for arm, own in arms.items():
+        if lacking := every - set(own["quantile"]):
+            raise InputError(f"arm {arm!r} lacks the quantile {min(lacking):g} that another arm has: give all of one run")
+        for quantile, at in own.groupby("quantile"):
+            if lacking := set(own["draw"]) - set(at["draw"]):
+                raise InputError(
+                    f"arm {arm!r} lacks draw {min(lacking)} at the quantile {quantile:g}, which it has at another: the mean "
+                    "over quantiles is of the same draws, give all of one run"
+                )
+
+
+def _require_arms(outcomes: pd.DataFrame) -> None:
+    """Arms are compared by name: refuse unknown ones, which would be left out unsaid."""
+    arms = set(outcomes["arm"])
+    if unknown := sorted(map(str, arms - set(ARMS))):
+        raise InputError(f"unknown arm {unknown[0]!r}: arms are compared by name, one of {', '.join(map(repr, ARMS))}")
+    if (lacking := outcomes["quantile"].isna() & (outcomes["arm"] != "none")).any():
+        raise InputError(f"quantile is missing in {lacking.sum()} outcomes of arm {outcomes.loc[lacking, 'arm'].iloc[0]!r}")
+
+
+def _checked(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """The table; refuses what isn't such a one."""
+    outcomes = OUTCOMES.check(outcomes, *_USED)
+    if outcomes.empty:
         raise InputError("no outcomes given")
+    for name in ("arm", "prompt"):
+        if count := int(outcomes[name].isna().sum()):
+            raise InputError(f"{name} is missing in {count} outcomes: pandas reads NA and null in a CSV file as missing")
+    for name in ("positions", "events", "tokens"):
+        values = outcomes[name].astype(float)
+        if (odd := ~(np.isfinite(values) & (values >= 0))).any():
+            raise InputError(f"{name} is how many, 0 or more, got {values[odd].iloc[0]:g} in {odd.sum()} outcomes")
     if (twice := outcomes.duplicated(["arm", "quantile", "draw", "prompt"])).any():
         prompt, arm = (outcomes.loc[twice, name].tolist()[0] for name in ("prompt", "arm"))
         raise InputError(f"the outcomes hold problem {prompt!r} in arm {arm!r} twice: give those of one run")
-    if len(models := outcomes["model"].unique()) > 1:
-        raise InputError(f"the outcomes are of {len(models)} models, {', '.join(map(str, models))}: give those of one")
+    for name, what in (("model", "models"), ("seed", "seeds")):
+        if len(several := outcomes[name].unique()) > 1:
+            raise InputError(
+                f"the outcomes are of {len(several)} {what}, {', '.join(map(str, several))}: give those of one run"
+            )
+    return outcomes

@@ -73,11 +73,12 @@ def correlation_table(
 
     Returns:
         One entry per quantity, scope and layer: quantity, scope, layer (a number, "late" for the mean over late layers, "all"
-        for scope "layers"), rho, low, high, n (prompts), seed, model. rho is NaN where no feature was chosen.
+        for scope "layers"), rho, low, high, n (prompts), seed, model. rho is NaN at a layer where no feature was chosen.
 
     Raises:
-        ValueError: traces that can't be compared or are of several modes, fewer than 8 prompts, or a quantity that is the same
-            at every token of a layer.
+        ValueError: traces that can't be compared or are of several modes, one prompt under two labels, fewer than 8 prompts, or
+            a quantity that is the same at every token of a layer.
+        Unmeasurable: no features, or none that is ever active.
 
     Examples:
         >>> class Squares:  # in place of features: what has total(trace) [layer, pos]
@@ -94,6 +95,7 @@ def correlation_table(
     groups = by_prompt(traces)
     require_prompts(len(groups))
     _require_variation(traces, quantities, tokens)
+    _require_features(traces, features)
     names = [*quantities, _TARGET]
     read = {id(t): torch.stack([values(t, name, features) for name in names]).double().numpy() for t in traces}
     entries = _over_layers(groups.values(), read, quantities, tokens, seed, resamples)
@@ -110,6 +112,12 @@ def correlation_table(
                 rho = estimate(column, seed=seed, resamples=resamples)
                 entries.append({"quantity": quantity, "scope": scope, "layer": layer, **_rho(rho)})
     return CORRELATIONS.frame(entries, seed=seed, model=traces[0].provenance.model)
+
+
+def _require_features(traces: Sequence[Trace], features: Latents) -> None:
+    """Refuse features that are active nowhere: there is nothing to correlate with."""
+    if not any(bool(features.total(trace).nan_to_num().any()) for trace in traces):
+        raise Unmeasurable("no reasoning feature is active in these traces, or none was found: there is nothing to go with")
 
 
 def _rho(rho: Estimate) -> dict[str, object]:

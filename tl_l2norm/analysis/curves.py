@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tl_l2norm.analysis.pairing import Match, Tokens, meant, mode_means, pair_modes, require_mode, weighted_mean
+from tl_l2norm.analysis.pairing import Match, Tokens, by_own_prompt, meant, mode_means, pair_modes, require_mode, weighted_mean
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.arguments import check_text
 from tl_l2norm.core.errors import Unmeasurable
@@ -114,7 +114,7 @@ def layer_curve(
 
     Raises:
         ValueError: no traces, traces that are not comparable or labelled as of the other mode, none with a response, a
-            quantity that was not recorded, or prompts that the features were chosen on.
+            quantity that was not recorded, one prompt under two labels, or prompts that the features were chosen on.
 
     Examples:
         >>> curve = layer_curve(think, mode="think")
@@ -199,16 +199,11 @@ def mode_differences(
 
 def _by_prompt(
     traces: Sequence[Trace], quantity: str, tokens: Tokens = "read", features: Latents | None = None
-) -> Mapping[object, NDArray[np.float64]]:
-    """Means [layer] of each prompt, over its samples; without the label "prompt" each trace is its own."""
-    groups: dict[object, list[NDArray[np.float64]]] = {}
-    for i, trace in enumerate(traces):
-        groups.setdefault(trace.labels.get("prompt", i), []).append(
-            response_means(trace, quantity, tokens, features).double().numpy()
-        )
+) -> Mapping[str, NDArray[np.float64]]:
+    """Means [layer] of each prompt, over its samples; without the label "prompt" that of the same tokens is the same."""
     means = {}
-    for prompt, samples in groups.items():
-        stacked = np.stack(samples)
+    for prompt, samples in by_own_prompt(traces).items():
+        stacked = np.stack([response_means(trace, quantity, tokens, features).double().numpy() for trace in samples])
         held = ~np.isnan(stacked).all(1)
         means[prompt] = stacked[held].mean(0) if held.any() else stacked[0]
     return means

@@ -216,7 +216,8 @@ class _TokenTable:
         if (n := len(np.unique(prompt))) < MIN_PROMPTS:
             raise Unmeasurable(
                 f"{n} prompts have tokens of the same types and places in both modes: at least {MIN_PROMPTS} are needed to "
-                "tell mode from them"
+                "tell mode from them. It takes direct answers of more than a word or two, and thoughts that use their words "
+                "at the same places; more problems help, and families that share words"
             )
         prompt = np.unique(prompt, return_inverse=True)[1]
         counts = np.zeros((n, 2))

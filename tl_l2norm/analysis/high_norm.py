@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_l2norm.analysis.correlation import present_mean
 from tl_l2norm.analysis.deconfounding import effects_on
-from tl_l2norm.analysis.pairing import Pair, compared, infinite, pair_modes
+from tl_l2norm.analysis.pairing import Pair, compared, infinite, pair_modes, require_prompts
 from tl_l2norm.core.arguments import as_share
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import BUT_LAST, LATE, Layers, late_groups
@@ -55,14 +56,15 @@ def high_norm_tokens(
 
     All tokens of both responses to a prompt are ranked together, sinks left out: the prompt's (as read in both modes), those of
     thinking, of the answer after it, and of the direct answer. Of a model that thinks without tags the whole response counts as
-    thinking. Tokens of one norm that the top has no room for all share what room there is.
+    thinking. Tokens of one norm that the top has no room for all share what room there is. A prompt that one of the modes gave
+    no token to rank in is left out.
 
     Returns:
         One entry per kind: kind, among_top (its share of the top tokens), overall (its share of all), excess (the difference),
         low, high (of the excess), n (prompts), seed, model.
 
     Raises:
-        ValueError: modes with different prompts, or fewer than 8.
+        ValueError: modes with different prompts, or fewer than 8 with responses in both.
 
     Examples:
         >>> high_norm_tokens(think, direct)[["kind", "overall", "n"]].round(2)
@@ -74,10 +76,13 @@ def high_norm_tokens(
     """
     think, direct, share = traces_of(think), traces_of(direct), as_share("share", share)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])
-    shares = np.array([np.mean([_shares(pair, share) for pair in members], axis=0) for members in pairs.values()])
+    shares = np.array([present_mean(np.stack([_shares(pair, share) for pair in members])) for members in pairs.values()])
     shares = shares[~np.isnan(shares).any((1, 2))]
     if not len(shares):
         raise Unmeasurable("no token has a norm and is no sink at every layer: there is nothing to rank")
+    require_prompts(
+        len(shares), what="prompts whose responses both have a token that has a norm and is no sink, at every layer"
+    )
     entries = []
     for k, kind in enumerate(_KINDS):
         top, overall = shares[:, 0, k], shares[:, 1, k]
@@ -176,11 +181,13 @@ def _norms(trace: Trace, mode: Mode) -> Float[Tensor, "layer compared"]:
 
 
 def _shares(pair: tuple[Trace, Trace], share: float) -> Array:
-    """Shares [top or all, kind] of the tokens of one pair of responses, mean over layers; NaN where a layer has none."""
+    """Shares [top or all, kind] of the tokens of one pair of responses, mean over layers; NaN where either has none."""
     kinds = np.concatenate([_kind(pair[0], ("thinking", "answer")), _kind(pair[1], ("direct", "direct"))])
     norms = np.concatenate([t.l2_norms.double().numpy() for t in pair], axis=1)
     held = ~np.concatenate([t.is_sink.numpy() for t in pair], axis=1) & ~np.isnan(norms)
-    if not held.any(1).all():
+    answered = np.concatenate([t.is_response.numpy() for t in pair])
+    first = np.arange(len(answered)) < len(pair[0])
+    if not all((held & answered & side).any(1).all() for side in (first, ~first)):
         return np.full((2, len(_KINDS)), np.nan)
     by_layer = []
     for of_layer, at in zip(norms, held, strict=True):

@@ -113,7 +113,8 @@ def importance_table(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = RE
 
     Raises:
         ValueError: columns or values that are missing, a token that is there twice, several prompts under one number (as of two
-            tables that were joined), several models or seeds, or fewer than 8 prompts.
+            tables that were joined), several models or seeds, or fewer than 8 prompts. One prompt under two labels is refused
+            by `token_importance`, which sees its tokens; here it can't be told.
         Unmeasurable: fewer than 8 prompts have 8 tokens whose ids recur; covariates leave less than 10% of the norm's variance
             within responses, or are nearly as many as the tokens.
 

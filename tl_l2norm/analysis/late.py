@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.curves import P_VALUES
-from tl_l2norm.analysis.pairing import Match, Pair, Tokens, mode_means, require_modes, require_own_prompts, require_same_prompts
+from tl_l2norm.analysis.pairing import Match, Pair, Tokens, by_own_prompt, mode_means, require_modes, require_same_prompts
 from tl_l2norm.analysis.rise import amplification
 from tl_l2norm.core.arguments import check_choice
 from tl_l2norm.core.errors import InputError, Unmeasurable
@@ -193,14 +193,8 @@ def compare_late(
 
 def _pairs(think: Sequence[Trace], direct: Sequence[Trace]) -> dict[str, list[Pair]]:
     """As `pair_modes`, of any number of prompts; without the label "prompt" that of the same tokens is the same."""
-    groups: list[dict[str, list[Trace]]] = [{}, {}]
-    for group, traces in zip(groups, (think, direct), strict=True):
-        first: dict[tuple[int, ...], int] = {}
-        for i, trace in enumerate(traces):
-            own = first.setdefault(tuple(trace.tokens[: trace.prompt_len].tolist()), i) if trace.prompt_len > 1 else i
-            group.setdefault(str(trace.labels.get("prompt", own)), []).append(trace)
+    groups = [by_own_prompt(traces) for traces in (think, direct)]
     require_same_prompts(*groups)
-    require_own_prompts(*groups)
     return {prompt: [(t, d) for t in traces for d in groups[1][prompt]] for prompt, traces in groups[0].items()}
 
 

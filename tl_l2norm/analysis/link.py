@@ -12,7 +12,7 @@ from scipy.sparse import csr_array, vstack
 
 from tl_l2norm.analysis.correlation import MIN_TOKENS, present_mean
 from tl_l2norm.analysis.covariates import Projection, indicators, ranks_within, smooth
-from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_prompts
+from tl_l2norm.analysis.pairing import Tokens, by_prompt, meant, require_numbers, require_prompts
 from tl_l2norm.analysis.quantities import as_quantities, values
 from tl_l2norm.analysis.random_sets import SUBSETS, random_sets
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, check_features
@@ -81,7 +81,8 @@ def feature_link(
         (how many are chosen), shared (mean share of a set that is chosen), n (prompts), seed, model.
 
     Raises:
-        ValueError: traces that can't be compared, prompts that the features were chosen on, or fewer than 8.
+        ValueError: traces that can't be compared, prompts that the features were chosen on, one prompt under two labels, a
+            norm that is NaN, or fewer than 8 prompts.
         Unmeasurable: no reasoning features; or too few other latents for random sets of the same kind.
     """
     subsets = as_integer("subsets", subsets, least=1)
@@ -92,6 +93,7 @@ def feature_link(
         features.check(trace)
     groups = by_prompt(traces)
     require_prompts(len(groups))
+    require_numbers(traces, tokens)
     layers = [layer for layer in traces[0].layers if features.latents.get(layer)]
     if not layers:
         raise Unmeasurable("no reasoning features were found: there is nothing that a norm could follow")

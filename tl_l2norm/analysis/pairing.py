@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tl_l2norm.core.arguments import as_seed, check_choice
 from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.resampling import MIN_PROMPTS, Array, generator
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
 from tl_l2norm.text.prompts import Mode
@@ -52,7 +53,6 @@ def pair_modes(think: TracesLike, direct: TracesLike, *, least: int = MIN_PROMPT
     groups = [by_prompt(traces) for traces in (think, direct)]
     require_same_prompts(groups[0], groups[1])
     require_prompts(len(groups[0]), least)
-    require_own_prompts(*groups)
     return {prompt: [(t, d) for t in traces for d in groups[1][prompt]] for prompt, traces in groups[0].items()}
 
 
@@ -85,37 +85,29 @@ def require_same_prompts(think: Collection[object], direct: Collection[object]) 
         raise InputError(f"the modes have different prompts ({len(odd)} only in one, such as {odd[0]!r}): pair them by prompt")
 
 
-def require_own_prompts(*groups: Mapping[str, Sequence[Trace]]) -> None:
-    """Refuse one prompt, of those with a response, under two labels: what it gives would count as often as it is named.
-
-    A prompt of one token, such as <bos>, asks nothing, and any number of texts may begin with it.
-    """
-    for group in groups:
-        names: dict[tuple[int, ...], str] = {}
-        for name, traces in group.items():
-            for prompt in {tuple(t.tokens[: t.prompt_len].tolist()) for t in traces if 1 < t.prompt_len < len(t)}:
-                if (other := names.setdefault(prompt, name)) != name:
-                    raise InputError(
-                        f"the prompts {other!r} and {name!r} are the same {len(prompt)} tokens: each counts once, give several "
-                        'samples of one the same label "prompt"'
-                    )
-
-
 def by_prompt(traces: TracesLike) -> dict[str, list[Trace]]:
-    """Traces by their label "prompt", in the order of first occurrence."""
-    groups: dict[str, list[Trace]] = {}
-    for i, trace in enumerate(traces_of(traces)):
+    """Traces by their label "prompt", in the order of first occurrence.
+
+    Raises:
+        InputError: a trace without that label, or one prompt under two.
+    """
+    traces = traces_of(traces)
+    for i, trace in enumerate(traces):
         if "prompt" not in trace.labels:
             raise InputError(f"trace {i} doesn't say which prompt it answers: trace.with_labels(prompt=...), as run_modes does")
-        groups.setdefault(str(trace.labels["prompt"]), []).append(trace)
+    return by_own_prompt(traces)
+
+
+def by_own_prompt(traces: Sequence[Trace]) -> dict[str, list[Trace]]:
+    """As `by_prompt`, but a trace without the label goes by the number of the first with the same prompt tokens."""
+    groups: dict[str, list[Trace]] = {}
+    first: dict[tuple[int, ...], int] = {}
+    for i, trace in enumerate(traces):
+        own = first.setdefault(tuple(trace.tokens[: trace.prompt_len].tolist()), i) if trace.prompt_len > 1 else i
+        groups.setdefault(str(trace.labels.get("prompt", own)), []).append(trace)
+    answered = ((name, t) for name, own in groups.items() for t in own if t.prompt_len < len(t))
+    require_own_prompts((name, t.tokens[: t.prompt_len].tolist()) for name, t in answered)
     return groups
-
-
-def label(trace: Trace, name: str) -> object:
-    """What a trace is labelled with; a ValueError says how to label it."""
-    if name not in trace.labels:
-        raise InputError(f"a trace lacks the label {name!r}: trace.with_labels({name}=...), as run_modes gives it")
-    return trace.labels[name]
 
 
 def require_prompts(n: int, least: int = MIN_PROMPTS, what: str = "prompts") -> None:
@@ -217,6 +209,18 @@ def weighted_mean(
     if bool(weighted.isinf().any()):
         raise InputError(infinite(trace))
     return (weighted.sum(-1) / kept.sum(-1)).to(values.dtype)
+
+
+def require_numbers(traces: Sequence[Trace], tokens: Tokens = "read") -> None:
+    """Refuse traces with a norm that is NaN at a token that counts: it would look like a response without any."""
+    for i, trace in enumerate(traces):
+        odd = trace.l2_norms.isnan() & meant(trace, tokens) & ~trace.is_sink
+        if bool(odd.any()):
+            layer, position = odd.nonzero()[0].tolist()
+            raise InputError(
+                f"a norm of {trace!r}, number {i}, is NaN (layer {trace.layers[layer]}, position {position}): the model "
+                "overflowed or its weights hold NaN, run it in bfloat16 or float32, or leave the trace out"
+            )
 
 
 def infinite(trace: Trace) -> str:

@@ -60,7 +60,8 @@ def pressure_table(pressure: pd.DataFrame, *, seed: int = 0, resamples: int = RE
 
     Raises:
         ValueError: labels or values that are missing, a token that is there twice, several prompts under one number, as of two
-            tables that were joined, or fewer than 8 prompts.
+            tables that were joined, or fewer than 8 prompts. One prompt under two labels is refused by `optimisation_pressure`,
+            which sees its tokens; here it can't be told.
 
     Examples:
         >>> rising = np.arange(8.0)

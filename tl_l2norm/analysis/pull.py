@@ -108,7 +108,8 @@ def pull_link(pressure: pd.DataFrame, *, shifts: int = SHIFTS, seed: int = 0, re
 
     Raises:
         ValueError: labels or values that are missing, a token that is there twice, or several prompts under one number, as of
-            two tables that were joined.
+            two tables that were joined. One prompt under two labels is refused by `optimisation_pressure`, which sees its
+            tokens; here it can't be told.
         Unmeasurable: in no mode 8 prompts with 8 tokens of types that occur again, or too few tokens beside the covariates.
 
     Examples:

@@ -178,7 +178,7 @@ class ReasoningFeatures:
             replicated (the interval is over 0), n (prompts), seed, model.
 
         Raises:
-            ValueError: as `total`; as `find_reasoning_features` for the pairs; a layer with latents that was not recorded.
+            ValueError: as `total`, `find_reasoning_features`; a layer with latents that wasn't recorded or has under 8 prompts.
         """
         think, direct = traces_of(think), traces_of(direct)
         for trace in (*think, *direct):
@@ -191,9 +191,10 @@ class ReasoningFeatures:
                 continue
             first, second = activation_means(pairs, layer, self.match, self.tokens, seed=seed)
             differences = (first - second)[:, list(latents)]
+            n = int((~np.isnan(differences[:, 0])).sum())
+            require_prompts(n, what=f"prompts with tokens to compare at layer {layer} (match={self.match!r})")
             mean, low, high = bootstrap_mean(differences, seed=seed, resamples=resamples)
             columns = {"latent": latents, "difference": mean, "low": low, "high": high, "effect": paired_effect(differences)}
-            n = int((~np.isnan(differences[:, 0])).sum())
             frames.append(pd.DataFrame({"layer": layer, **columns, "replicated": low > 0, "n": n}))
         entries = pd.concat(frames, ignore_index=True) if frames else ()
         return REPLICATIONS.frame(entries, seed=seed, model=self.model)
@@ -279,7 +280,7 @@ def find_reasoning_features(
             table["chosen"] = table.index.isin(order[: counts.get(layer, 0)])
         chosen = table[table["chosen"]].sort_values("effect", ascending=False)
         latents[layer] = tuple(chosen["latent"].tolist())
-        tables.append(table.assign(layer=layer, n=len(usable)))
+        tables.append(table.assign(layer=layer))
     return ReasoningFeatures(
         latents=latents,
         table=TESTED.frame(pd.concat(tables, ignore_index=True)),
@@ -306,6 +307,7 @@ def _test(think: Array, direct: Array, fdr: float) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "latent": tested,
+            "n": len(differences),
             "think": think[:, tested].mean(0),
             "direct": direct[:, tested].mean(0),
             "difference": differences.mean(0),
@@ -317,8 +319,7 @@ def _test(think: Array, direct: Array, fdr: float) -> pd.DataFrame:
 
 
 def _half(prompts: Sequence[str], seed: int) -> frozenset[str]:
-    order = generator(seed).permutation(sorted(prompts))
-    return frozenset(order[: len(order) // 2].tolist())
+    return frozenset(generator(seed).permutation(sorted(prompts))[: len(prompts) // 2].tolist())
 
 
 def _named(choose_on: Any, prompts: Collection[str]) -> frozenset[str]:

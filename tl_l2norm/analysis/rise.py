@@ -10,7 +10,8 @@ import pandas as pd
 from einops import reduce
 from numpy.typing import NDArray
 
-from tl_l2norm.analysis.pairing import Match, Tokens, label, mode_means, pair_modes
+from tl_l2norm.analysis.labels import label
+from tl_l2norm.analysis.pairing import Match, Tokens, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.core.arguments import as_names
 from tl_l2norm.core.errors import InputError, Unmeasurable

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.curves import response_means
+from tl_l2norm.analysis.pairing import require_numbers
 from tl_l2norm.analysis.token_rest import response_levels
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
+from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.resampling import Array
 from tl_l2norm.core.schema import MODEL, Column, Schema
 from tl_l2norm.core.trace import Trace, require_comparable
@@ -53,7 +55,8 @@ def correctness_samples(results: Result | Sequence[Result]) -> pd.DataFrame:
     number; then model. A response of one token was never read back: its norms are NaN.
 
     Raises:
-        ValueError: results that are not thinking, have no known answer or no label log_prob, or traces that are not comparable.
+        ValueError: results that are not thinking, have no known answer or no label log_prob, traces that are not comparable, a
+            norm that is NaN, or problems that ask the same.
 
     Examples:
         >>> problems = l2.make_mixture(2, families="compact")
@@ -65,7 +68,11 @@ def correctness_samples(results: Result | Sequence[Result]) -> pd.DataFrame:
     results = results_of(results)
     if not results:
         raise InputError("no results given")
-    require_comparable([result.trace for result in results])
+    traces = [result.trace for result in results]
+    require_comparable(traces)
+    asked = [(r.problem.id, r.trace.tokens[: r.trace.prompt_len].tolist()) for r in results]
+    require_own_prompts(asked)
+    require_numbers(traces)
     for i, result in enumerate(results):
         if result.mode != "think":
             raise InputError(f"result {i} is of the mode {result.mode!r}: give thinking responses, from sample_thinking")
@@ -73,7 +80,7 @@ def correctness_samples(results: Result | Sequence[Result]) -> pd.DataFrame:
             raise InputError(f"the problem of result {i} has no known answer: nothing says which of its responses are right")
         if missing := [name for name in ("sample", "log_prob") if name not in result.trace.labels]:
             raise InputError(f"result {i} lacks the label {missing[0]!r} on its trace: sample with sample_thinking")
-    levels = _given_types([result.trace for result in results])
+    levels = _given_types(traces)
     samples = pd.DataFrame([_entry(result, level) for result, level in zip(results, levels, strict=True)])
     return SAMPLES.check(samples)
 

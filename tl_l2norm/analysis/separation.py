@@ -11,7 +11,8 @@ from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
-from tl_l2norm.analysis.pairing import Pair, Tokens, label, meant, mode_means, pair_modes
+from tl_l2norm.analysis.labels import label
+from tl_l2norm.analysis.pairing import Pair, Tokens, meant, mode_means, pair_modes
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.token_rest import ResponseTokens
 from tl_l2norm.core.errors import Unmeasurable

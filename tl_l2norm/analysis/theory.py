@@ -225,7 +225,7 @@ def assumption_table(
         features.check(trace)
     require_prompts(len(by_prompt(traces)))
     entries: list[dict[str, object]] = []
-    EXPLAINED.check(explained, *_USED)
+    explained = EXPLAINED.check(explained, *_USED)
     for layer, (decoder, bias) in decoders.items():
         decoder, bias = decoder.detach().float().cpu(), bias.detach().float().cpu()
         entries += _directions(traces, layer, decoder, tokens, seed)

@@ -12,7 +12,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from tl_l2norm.analysis.covariates import ranks_within
-from tl_l2norm.analysis.pairing import by_prompt, label, require_prompts, weighted_mean
+from tl_l2norm.analysis.labels import label, number, place, truth
+from tl_l2norm.analysis.pairing import by_prompt, require_mode, require_numbers, require_prompts, weighted_mean
 from tl_l2norm.core.arguments import as_integer
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import BUT_LAST, LATE, late_groups
@@ -93,7 +94,8 @@ def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RE
         of fewer than 8 there are neither intervals nor p), seed, model.
 
     Raises:
-        ValueError: traces that don't say which text they are of, or fewer than 8 problems of every text.
+        ValueError: traces that don't say which text they are of, one prompt under two labels, or fewer than 8 problems of
+            every text.
 
     Examples:
         >>> traces = l2.experiments.replaced_thoughts(model, results, kinds="filler", progress=False)
@@ -149,7 +151,7 @@ def _units(own: Sequence[Trace]) -> dict[str, str]:
     edges = []
     for prompt, samples in by_prompt(own).items():
         for trace in samples:
-            first, stop = (int(label(trace, name)) for name in ("thought_from", "thought_to"))  # type: ignore[call-overload]
+            first, stop = (place(trace, name) for name in ("thought_from", "thought_to"))
             edges.append((prompt, (str(trace.labels.get("family", "")), *trace.tokens[first:stop].tolist())))
     prompts, texts = ({name: i for i, name in enumerate(dict.fromkeys(ends))} for ends in zip(*edges, strict=True))
     at = [prompts[prompt] for prompt, _ in edges], [len(prompts) + texts[text] for _, text in edges]
@@ -165,12 +167,12 @@ def _response(trace: Trace) -> tuple[object, object]:
 
 def _figures(trace: Trace, n: int) -> Array:
     at = torch.arange(len(trace))
-    first, stop, answer = (int(label(trace, name)) for name in ("thought_from", "thought_to", "answer_at"))  # type: ignore[call-overload]
+    first, stop, answer = (place(trace, name) for name in ("thought_from", "thought_to", "answer_at"))
     parts = []
     for held in ((at >= first) & (at < stop), at >= answer):
         by_layer = weighted_mean(trace, trace.l2_norms.double(), held.double()).numpy()
         parts += [by_layer, [by_layer[rows].mean() for rows in _late(trace).values()]]
-    said = [float(label(trace, name)) for name in ("answer_logprob", "says_answer")]  # type: ignore[arg-type]
+    said = [number(trace, "answer_logprob"), float(truth(trace, "says_answer"))]
     figures = np.concatenate([*parts, said])
     assert len(figures) == n
     return figures
@@ -229,7 +231,8 @@ def difficulty_at_length(traces: TracesLike, *, width: int = 1, seed: int = 0, r
         (two-sided), p_max (over layers), n (problems in strata of several levels), strata, n_all (problems), seed, model.
 
     Raises:
-        ValueError: labels that are missing, or several responses to one problem.
+        ValueError: direct responses, labels that are missing or no numbers, several responses to one problem, one prompt under
+            two labels, or a norm that is NaN.
         Unmeasurable: fewer than 8 problems whose stratum has several levels.
 
     Examples:
@@ -239,15 +242,15 @@ def difficulty_at_length(traces: TracesLike, *, width: int = 1, seed: int = 0, r
     """
     traces, width = traces_of(traces), as_integer("width", width, least=1)
     require_comparable(traces)
+    require_mode(traces, "think", "levels at equal length", "give the thinking ones")
     if len(by_prompt(traces)) < len(traces):
         raise InputError("several responses to one problem: give one of each, for the level is the problem's")
+    require_numbers(traces)
     late, n_all = _late(traces[0]), len(traces)
     norms = np.stack([weighted_mean(t, t.l2_norms.double(), t.is_response.double()).numpy() for t in traces])
     held = ~np.isnan(norms).any(1)  # a response without tokens that count has no norm
     usable, norms = [trace for trace, own in zip(traces, held, strict=True) if own], norms[held]
-    levels = np.array([float(label(trace, "level")) for trace in usable])  # type: ignore[arg-type]
-    if np.isnan(levels).any():
-        raise InputError("the level of a problem is not a number (NaN)")
+    levels = np.array([number(trace, "level") for trace in usable])
     lengths = [(len(trace) - trace.prompt_len) // width for trace in usable]
     strata = np.unique(
         [f"{trace.labels.get('family', '')}/{n}" for trace, n in zip(usable, lengths, strict=True)], return_inverse=True

@@ -59,11 +59,6 @@ def _column(schema: Schema, table: pd.DataFrame, name: str, gaps: bool) -> pd.Se
                 f"the table of {schema.name}: {name} is missing or infinite in {odd.sum()} of {len(odd)} tokens, such as one "
                 f"of {where}: drop these, or give what {schema.maker} returns"
             )
-    if column.dtype is bool and not values.isin([0, 1]).all():
-        one = values[~values.isin([0, 1])].iloc[0]
-        raise InputError(f"the table of {schema.name}: {name} must be true or false, got {one}")
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype(values.cat.categories.dtype)
     return column.of(values)
 
 

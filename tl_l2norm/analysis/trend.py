@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from tl_l2norm.analysis.covariates import Projection, indicators, log_powers, ranks_within
-from tl_l2norm.analysis.pairing import Pair, Tokens, label, mode_means, pair_modes, require_prompts
+from tl_l2norm.analysis.labels import label
+from tl_l2norm.analysis.pairing import Pair, Tokens, mode_means, pair_modes, require_prompts
 from tl_l2norm.analysis.quantities import Latents, values
 from tl_l2norm.analysis.rise import amplification
 from tl_l2norm.analysis.token_rest import ResponseTokens
@@ -111,7 +112,8 @@ def level_trend(
         for part in PARTS
         for given, own in fixed.items()
     ]
-    table = pd.concat(frames).sort_values("layer", key=lambda x: x.map(layers.index), kind="stable")
+    table = pd.concat(frames, ignore_index=True)
+    table = table.sort_values("layer", key=lambda x: x.map(layers.index), kind="stable", ignore_index=True)
     prompt = Projection.on(indicators(families), *_of_length(_lengths(members)[:, 2:], families))
     table = table.assign(tolerance_prompt=_left(prompt.rest(level), level), levels=len(set(levels.tolist())))
     return TRENDS.frame(table, quantity=quantity, seed=seed, model=think[0].provenance.model)

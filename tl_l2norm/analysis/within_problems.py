@@ -11,11 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tl_l2norm.analysis.conditional_logit import RIDGE, Groups, draw, fit, moments
+from tl_l2norm.analysis.inversion import VALUES, evidence, lower_end, upper_end
 from tl_l2norm.core.resampling import Array, generator, interval, prompt_weights
 
 _MOST_KNOTS, _PROBLEMS_PER_KNOT, _LEFT_PER_KNOT = 4, 12, 36
-_FARTHEST = 20.0  # log-odds per standard deviation: an interval that reaches beyond has no end
-_STEPS, _CLOSE = 12, 1e-3  # of the search for an interval's end, and how near |t| comes to its critical value
 _FOLDS, _CHUNK = 5, 1 << 24  # elements
 
 
@@ -197,60 +196,48 @@ class MixedProblems:
         sums, size = np.moveaxis(own @ kept, -1, 1), np.sqrt(np.moveaxis(own**2 @ kept, -1, 1))
         return _ratio(sums, size)
 
-    def estimates(self, critical: Array) -> dict[str, Array]:
-        """Beta with its interval, and the share of the norm that covariates leave, by layer.
+    def estimates(self, t: Array, critical: Array) -> dict[str, Array]:
+        """By layer beta with its interval, what speaks against 0 in the sense of `inversion.evidence`, and the share of the
+        norm that covariates leave.
 
         Args:
-            critical: [layer] how large |t| of the `test` must be; the interval holds every beta that it doesn't reject so.
+            t: [layer] of the `test`.
+            critical: [layer] how large |t| must be; the interval reaches to the farthest beta that it doesn't reject so.
         """
-        x = self.covariates.beside(self.rest)
-        covariance = moments(self.groups, np.einsum("fgsp,fp->fgs", x, coefficients := fit(self.groups, x)))[1]
-        information = np.einsum("fgsp,fgst,fgtq->fpq", x, covariance, x, optimize=True)
-        error = np.sqrt(np.maximum(np.linalg.pinv(information, hermitian=True)[:, -1, -1], 0))  # a first step, no more
-        beta, critical = coefficients[:, -1], np.minimum(critical, 1e6)  # no |t| is over the root of the number of clusters
-        low, high = (self._end(coefficients, side * np.maximum(critical * error, 0.01), critical) for side in (-1, 1))
-        return {"beta": beta, "low": low, "high": high, "tolerance": self.covariates.tolerance(self.norm)}
+        beta, critical = fit(self.groups, self.covariates.beside(self.rest))[:, -1], np.minimum(critical, 1e6)
+        others: Array | float = 0.0
 
-    def _end(self, coefficients: Array, step: Array, critical: Array) -> Array:
-        """Where |t| reaches its critical value, from the estimate, the last of the coefficients [layer, covariate + 1], on in
-        the direction of `step`: [layer]. Infinite where it nowhere does.
-        """
-        others, inside, below = coefficients[:, :-1], coefficients[:, -1], -critical
-
-        def excess(at: Array) -> Array:
+        def test(at: Array) -> Array:
             nonlocal others
-            t, others = self._t(at, others)
-            return np.abs(t) - critical
+            found, others = self._t(at, others)
+            return found
 
-        outside = np.clip(inside + step, -_FARTHEST, _FARTHEST)
-        beyond = (outside - inside) * step <= 0  # the estimate itself is farther out
-        above = excess(outside)
-        while (more := (above <= 0) & (np.abs(outside) < _FARTHEST) & ~beyond).any():
-            inside, below = np.where(more, outside, inside), np.where(more, above, below)
-            step = np.where(more, 2 * step, step)
-            outside = np.where(more, np.clip(outside + step, -_FARTHEST, _FARTHEST), outside)
-            above = np.where(more, excess(outside), above)
-        endless = (above <= 0) | beyond
-        below, above, at = np.where(endless, -1, below), np.where(endless, 1, above), outside
-        for _ in range(_STEPS):  # regula falsi; an end that stays has its value halved ("Illinois")
-            at = (inside * above - outside * below) / (above - below)
-            value = excess(at)
-            within = value <= 0
-            inside, outside = np.where(within, at, inside), np.where(within, outside, at)
-            below, above = np.where(within, value, below / 2), np.where(within, above / 2, value)
-            if (endless | (np.abs(value) < _CLOSE)).all():
-                break
-        return np.where(endless, np.copysign(np.inf, step), at)
+        by_value = np.empty((len(VALUES), len(beta)))
+        for side in (
+            VALUES <= 0,
+            VALUES > 0,
+        ):  # from 0 outwards: the others move little from one to the next
+            others = 0.0
+            for i in sorted(np.flatnonzero(side), key=lambda i: abs(VALUES[i])):
+                by_value[i] = test(np.full(len(beta), VALUES[i]))
+        by_value[VALUES == 0] = t
+        low, high = (end(test, by_value, beta, critical) for end in (lower_end, upper_end))
+        found = {"beta": beta, "low": low, "high": high, "evidence": evidence(by_value, beta)}
+        return {**found, "tolerance": self.covariates.tolerance(self.norm)}
 
     def _t(self, beta: Array, start: Array | float = 0.0) -> tuple[Array, Array]:
-        """The studentised score of each layer where beta is this, [layer], and the other coefficients, fitted from `start` on:
+        """The statistic of the `test` where beta is this, [layer], and the other coefficients, fitted from `start` on:
         [layer, covariate].
         """
         z, offset = self.covariates.all, beta[:, None, None] * self.rest
         own = fit(self.groups, np.broadcast_to(z, (len(beta), *z.shape)), offset=offset, start=start)
-        mean, covariance = moments(self.groups, np.einsum("gsp,fp->fgs", z, own) + offset)
-        score = self.covariates.efficient(self.rest, covariance)
-        return _studentised(self._by_cluster(np.einsum("lgs,lgs->lg", score, self.groups.y - mean), -1)), own
+        mean, covariance = moments(self.groups, np.einsum("gsp,lp->lgs", z, own) + offset)
+        score, weighted = self.covariates.efficient(self.rest, covariance), covariance @ z
+        residual = self.groups.y - mean
+        information = np.einsum("gsp,lgsq->lpq", z, weighted) + RIDGE * np.eye(z.shape[-1])
+        step = np.linalg.solve(information, np.einsum("lgs,gsp->lp", residual, z)[..., None])[..., 0]
+        residual = residual - np.einsum("lp,lgsp->lgs", step, weighted)
+        return _studentised(self._by_cluster(np.einsum("lgs,lgs->lg", score, residual), -1)), own
 
     def aucs(self, seed: int, resamples: int) -> dict[str, Array]:
         """Shares of pairs of a right and a wrong response to one problem that are ranked right, by layer."""

@@ -15,9 +15,10 @@ tl_l2norm.core.errors.InputError: the table of speeds lacks the columns ['speed'
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Number
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ import pandas as pd
 
 from tl_l2norm.core.errors import InputError, InputTypeError
 
+types = pd.api.types
+_NUMERIC = (Real, Decimal, np.bool_)
 _NUMBERS = {int: "int64", float: "float64", bool: "bool"}
 
 
@@ -48,15 +51,27 @@ class Column:
 
     def complaint(self, values: pd.Series[Any]) -> str | None:
         """What makes these values none of this column, in words; what a CSV file made of them passes."""
-        if self.dtype not in _NUMBERS or not len(values):
+        if not len(values):
+            return None
+        if listed := [value for value in values if not isinstance(value, Hashable)] if values.dtype == object else []:
+            return f"holds {listed[0]!r:.80}, which is no single value"
+        if self.dtype not in _NUMBERS:
             return None
         missing = values.isna()
         if self.dtype is bool and missing.any():
             return "has missing values"
-        if pd.api.types.is_numeric_dtype(values):
-            return None
-        odd = [value for value in values[~missing] if not isinstance(value, Number | np.bool_)]
-        return f"holds {odd[0]!r:.80}, which is no number" if odd else None
+        if self.dtype is int and missing.any():
+            return f"is missing in {missing.sum()} of {len(values)} entries"
+        odd = (
+            []
+            if types.is_numeric_dtype(values) and not types.is_complex_dtype(values)
+            else [v for v in values[~missing] if not isinstance(v, _NUMERIC)]
+        )
+        if odd:
+            return f"holds {odd[0]!r:.80}, which is no number"
+        if self.dtype is bool and not (either := values.isin([0, 1])).all():
+            return f"is 0 or 1, False or True, got {values[~either].iloc[0]}"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +113,12 @@ class Schema:
         return pd.DataFrame({name: self[name].of(given.get(name, pd.Series(dtype=object))) for name in names})
 
     def check(self, frame: Any, *names: str) -> pd.DataFrame:
-        """The frame, if it has these columns; by default all that every such table has.
+        """The frame, if it has these columns; by default all that every such table has; in NumPy's dtypes, by `plain`.
 
         Raises:
             InputTypeError: no frame.
-            InputError: columns that are missing, text where numbers belong, or a truth that is missing.
+            InputError: columns that are missing or there twice, text where numbers belong, a list in a cell, or a truth or an
+                integer that is missing.
             KeyError: a name that the schema doesn't know: a reader asks for what no maker writes.
         """
         wanted = [self[name].name for name in names or self.names]
@@ -110,6 +126,9 @@ class Schema:
             raise InputTypeError(f"the table of {self.name} is a DataFrame, what {self.maker} returns, got {frame!r:.80}")
         if missing := sorted(set(wanted) - set(frame.columns)):
             raise InputError(f"the table of {self.name} lacks the columns {missing}: give what {self.maker} returns")
+        if twice := frame.columns[frame.columns.duplicated()].tolist():
+            raise InputError(f"the table of {self.name} has the column {twice[0]!r} twice: give what {self.maker} returns")
+        frame = plain(frame)
         for name in wanted:
             if complaint := self[name].complaint(frame[name]):
                 raise InputError(f"the table of {self.name}: {name} {complaint}; give what {self.maker} returns")
@@ -122,6 +141,41 @@ class Schema:
     def __getitem__(self, name: str) -> Column:
         """A column by its name."""
         return {column.name: column for column in self.columns}[name]
+
+
+def plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with NumPy's dtypes for pandas' own (Int64, boolean, string, category, Arrow's), NaN for what is missing there,
+    and no index that is called like a column; the frame itself where it is so already.
+
+    >>> plain(pd.DataFrame({"x": pd.array([1, None], "Int64"), "y": pd.array([True, False], "boolean")})).dtypes.tolist()
+    [dtype('float64'), dtype('bool')]
+    """
+    odd = [i for i, dtype in enumerate(frame.dtypes) if not (isinstance(dtype, np.dtype) or _as_text_is(dtype))]
+    if set(frame.index.names) & set(frame.columns):
+        frame = frame.reset_index(drop=True)
+    if not odd:
+        return frame
+    columns = [_plain(frame.iloc[:, i]) if i in odd else frame.iloc[:, i] for i in range(frame.shape[1])]
+    return pd.concat(columns, axis=1)
+
+
+def _as_text_is(dtype: Any) -> bool:
+    """Whether it is what pandas reads text as, from version 3 on: strings and NaN."""
+    return isinstance(dtype, pd.StringDtype) and dtype.na_value is not pd.NA
+
+
+def _plain(values: pd.Series[Any]) -> pd.Series[Any]:
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return pd.Series(np.asarray(values.array), index=values.index, name=values.name)
+    if types.is_bool_dtype(values.dtype) or types.is_numeric_dtype(values.dtype):
+        whole = not values.isna().any()
+        kind = "bool" if types.is_bool_dtype(values.dtype) else "int64" if types.is_integer_dtype(values.dtype) else "float64"
+        made = values.to_numpy(dtype=kind) if whole else values.to_numpy(dtype="float64", na_value=np.nan)
+    elif types.is_string_dtype(values.dtype):
+        made = values.to_numpy(dtype=object, na_value=np.nan)
+    else:
+        return values
+    return pd.Series(made, index=values.index, name=values.name)
 
 
 def ends(column: str, *, prefix: bool = False, kind: str = "95% interval over prompts") -> tuple[Column, Column]:

@@ -72,7 +72,7 @@ class BlockAgain:
         error, most = l2_norms(made - stream), _CLOSE * l2_norms(stream - read[: len(stream)]) + rounding
         if not (error < most).float().mean() > 0.5:  # rounding may send single tokens to other experts
             raise Unsupported(
-                f"{type(self.block).__name__} isn't what it was when it runs again: ALRR needs a model of load_model"
+                f"{type(self.block).__name__} isn't what it was when it runs again: ALRR and Rerun need a model of load_model"
             )
         self.is_checked = True
 

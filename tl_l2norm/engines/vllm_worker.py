@@ -280,7 +280,7 @@ def block_again(block: nn.Module, carried: Carried) -> BlockAgain:
         shares = getattr(layer, "kv_sharing_target_layer_name", None) is not None
         if not isinstance(layer, Attention) or shares or layer.attn_backend.forward_includes_kv_cache_update:
             kind = f"{type(block).__name__} with {type(layer).__name__}"
-            raise Unsupported(f"vLLM's {kind} can't run again without writing to its cache: ALRR needs a model of load_model")
+            raise Unsupported(f"vLLM's {kind} can't run again without writing to its cache: use a model of load_model")
     return BlockAgain(block, carried, [layer.layer_name for layer in layers], lambda: get_forward_context().slot_mapping)
 
 
@@ -334,7 +334,7 @@ def begin_run(worker: Any, carried: Carried, sampling: Sampling, acting: Acting 
 
 def take_response(
     worker: Any, request: str, number: int, n_read: int, n_written: int
-) -> tuple[Recorded, Float[Tensor, "2 token"]]:
+) -> tuple[Recorded, Float[Tensor, "3 token"]]:
     """On the worker: what was recorded of the tokens that were read, and scores of those that were written."""
     draws = _draws(worker)
     assert isinstance(draws.hooks, Hooks) and draws.hooks.recorder is not None and draws.scores is not None

@@ -55,7 +55,7 @@ def sample_thinking(
     """Ask every problem `n` times in thinking mode, verify the answers and record the norms: what `correctness_samples` reads.
 
     A problem tells something where some of its responses are right and others wrong: choose temperature and levels by accuracy,
-    before norms are looked at, so that 30 to 80% are right.
+    before norms are looked at, so that many problems have both.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge` whose tokenizer has a chat template, or an engine of `load_engine`.
@@ -91,9 +91,7 @@ def sample_thinking(
         raise InputError("the model has no tokenizer: set model.tokenizer to ask it questions")
     problems, seed = problems_of(problems), as_seed(seed)
     n = as_integer("n", n, least=2)
-    temperature = as_number("temperature", temperature)
-    if not temperature > 0:
-        raise InputError(f"temperature is over 0 where responses to one problem are to differ, got {temperature:g}")
+    temperature = require_spread(as_number("temperature", temperature))
     check_progress(progress)
     batch_size, sink_ratio = rows_at_once(model, batch_size), sink_ratio_of(model, sink_ratio)
     if not problems:
@@ -117,6 +115,17 @@ def sample_thinking(
     place = run_folder(parent, "samples", run.what()) if parent else None
     with locked(*([place] if place else [])):
         return run.results(place)
+
+
+def require_spread(temperature: float) -> float:
+    """The temperature.
+
+    Raises:
+        ValueError: it is 0, and samples of one problem are all alike.
+    """
+    if not temperature > 0:
+        raise InputError(f"temperature is over 0 where samples of one problem are to differ, got {temperature:g}")
+    return temperature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,39 +13,61 @@ Each is standardised per layer across the candidates of one prompt, z = (x - mea
 averaged over layers (Zhang et al., "The Tell-Tale Norm", arXiv 2606.06188). Sums grow with the response, so that selecting by
 one is much like selecting by length: `score_table` says how much.
 
-Baselines: `first`, `random`, `shortest`, `longest`; `logprob`, mean log-probability of the sampled tokens; `self_certainty`,
-mean over tokens of KL(U || p) (Kang et al., arXiv 2502.18581); `majority`, share of the candidates that give the same answer;
-and `oracle`, 1 for an answer that is known to be correct, else 0, which no selection can beat.
+Baselines:
+
+- `first`, `random`, `shortest`, `longest`; `logprob`, mean log-probability of the sampled tokens; `self_certainty`, mean over
+  tokens of KL(U || p) (Kang et al., arXiv 2502.18581)
+- DeepConf's (Fu et al., arXiv 2508.15260), of token confidence, minus the mean log-probability of the 20 likeliest tokens:
+  `confidence`, its mean; with groups, all windows of `window` tokens (the authors' 2048), each with its mean, and all of a
+  shorter response one group: `lowest_confidence`, the least group's; `bottom_confidence`, the mean of the lowest tenth of the
+  groups; `tail_confidence`, the mean of the last `window` tokens
+- `deep_thinking_ratio` (Chen et al., arXiv 2602.13517), `net_change`, minus `cumulative_change` and `aligned_change` (Vilas et
+  al., arXiv 2510.10494), means over layers: see `tl_l2norm.recording.signals`, and read them by `read_signals`
+- votes, shares that the candidate's answer has: `majority` of the candidates; `confidence_vote` and so on of the sum of their
+  confidences; `think_at_n` of the half with the highest deep-thinking ratio, over whole responses
+- `probe`: log-odds of a linear probe on the mean late states, fitted on labels of other problems: see `analysis.probe`
+- `oracle`, 1 for an answer that is known to be correct, else 0, which no selection can beat
 """
 
 from __future__ import annotations
 
-import itertools
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, tensor
 
-from tl_l2norm.core.arguments import one_or_several
-from tl_l2norm.core.errors import InputError, InputTypeError, Unmeasurable
+from tl_l2norm.analysis.probe import cross_fitted
+from tl_l2norm.analysis.subsets import NO_ANSWER, vote_shares
+from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import Layers, layer_ranges
 from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.core.thresholds import Thresholds, check_value, iqr_thresholds
 from tl_l2norm.core.trace import Trace, require_comparable
+from tl_l2norm.experiments.candidates import Candidates, Unscorable, named
+from tl_l2norm.experiments.others_scores import CONFIDENCES, STATE_SCORES, WINDOW, confidence, signals_of, state_score
 from tl_l2norm.recording.completions import Completion
-from tl_l2norm.tasks.problems import Problem, problems_of
+from tl_l2norm.recording.signals import Signals
+from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.verifiers import comparable_answer, is_correct
 
 _SUMS = ("norm_sum", "event_area", "event_count", "late_area")
 NORM_SCORES = (*_SUMS, *(f"{name}_per_token" for name in _SUMS))
 """Scores of LRS."""
-BASELINES = ("first", "random", "shortest", "longest", "logprob", "self_certainty", "majority", "oracle")
+VOTES: Mapping[str, tuple[str | None, str | None]] = {
+    "majority": (None, None),
+    **{f"{name}_vote": (name, None) for name in CONFIDENCES},
+    "think_at_n": (None, "deep_thinking_ratio"),
+}
+"""Scores that are votes, with the score that weighs them and the one by whose upper half is voted."""
+BASELINES = (
+    *("first", "random", "shortest", "longest", "logprob", "self_certainty"),
+    *(*CONFIDENCES, *STATE_SCORES, *VOTES, "probe", "oracle"),
+)
 """Scores that need no norms."""
 SCORES = (*NORM_SCORES, *BASELINES)
 """What `select` can go by."""
@@ -53,65 +75,6 @@ SCORES = (*NORM_SCORES, *BASELINES)
 _ROUNDING = 1e-12  # relative: what differs by less differs by the order of a float64 sum
 _GENERATE = "call generate with record=True, which is the default"
 _FREE_TEXT = Problem(question="?", answer=None, family="custom")
-
-
-class Unscorable(Unmeasurable):
-    """The completions lack what a score is made of."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidates:
-    """The candidates of one prompt, by sample."""
-
-    completions: tuple[Completion, ...]
-    problem: Problem | None
-
-
-def candidates_of(given: Any, asked: Any) -> list[Candidates]:
-    """Completions by prompt, each with its problem where there are problems."""
-    completions: tuple[Any, ...] = one_or_several(given, Completion)
-    if not completions:
-        raise InputError("no completions given")
-    if odd := [one for one in completions if not isinstance(one, Completion)]:
-        raise InputTypeError(f"selection is among completions, as generate returns them, got {odd[0]!r:.80}")
-    problems: tuple[Problem, ...] | None = None if asked is None else problems_of(asked)
-    ordered = sorted(completions, key=_place)
-    for one, other in itertools.pairwise(ordered):
-        if _place(one) == _place(other):
-            raise InputError(
-                f"two completions are {_named(one)}: if they come from several calls of generate, select from each call's own"
-            )
-    prompts = [tuple(group) for _, group in itertools.groupby(ordered, key=lambda completion: completion.prompt_index)]
-    if problems is not None and len(problems) != len(prompts):
-        raise InputError(f"{len(problems)} problems for {len(prompts)} prompts: give one for each, in their order")
-    groups = [Candidates(of_prompt, problems[i] if problems is not None else None) for i, of_prompt in enumerate(prompts)]
-    for group in groups:
-        _require_asked(group)
-    return groups
-
-
-def _require_asked(group: Candidates) -> None:
-    """Refuse a problem whose question its prompt doesn't hold, as in problems of another order; a prompt without text may."""
-    prompt = group.completions[0].prompt
-    if group.problem is not None and prompt and _bare(group.problem.question) not in _bare(prompt):
-        number = group.completions[0].prompt_index
-        raise InputError(
-            f"the question {group.problem.question!r:.80} is not in prompt {number}, {prompt!r:.80}: give problems in the "
-            "order of the prompts"
-        )
-
-
-def _bare(text: str) -> str:
-    """What templates and tokenizers leave of a text: no white space, one form and one case of each letter."""
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def _place(completion: Completion) -> tuple[int, int]:
-    return completion.prompt_index, completion.sample
-
-
-def _named(completion: Completion) -> str:
-    return f"prompt {completion.prompt_index}, sample {completion.sample}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +86,7 @@ class Scorer:
     """What was given; checked where norms are scored."""
     layers: Layers
     seed: int
+    window: int = WINDOW
 
     def __call__(self, name: str) -> list[NDArray[np.float64]]:
         """One score of every candidate."""
@@ -132,11 +96,61 @@ class Scorer:
             if all(np.isnan(values).all() for values in self.correct):
                 raise Unscorable("no problem has a known answer: give problems=, one for each prompt")
             return [np.nan_to_num(values) for values in self.correct]
-        scores = [np.array(_BASELINE[name](group, self.seed), dtype=np.float64) for group in self.groups]
+        if name in VOTES:
+            return self._votes(*VOTES[name])
+        if name == "probe":
+            return self._probe()
+        scores = [np.array(self._baseline(name, group), dtype=np.float64) for group in self.groups]
         for group, values in zip(self.groups, scores, strict=True):
             if np.isnan(values).any():
-                raise InputError(f"the {name} of {_named(group.completions[int(np.isnan(values).argmax())])} is NaN")
+                raise InputError(f"the {name} of {named(group.completions[int(np.isnan(values).argmax())])} is NaN")
         return scores
+
+    def all(self, names: Sequence[str]) -> tuple[dict[str, list[NDArray[np.float64]]], dict[str, str]]:
+        """Several, and why the others can't be computed."""
+        found: dict[str, list[NDArray[np.float64]]] = {}
+        left_out: dict[str, str] = {}
+        for name in names:
+            try:
+                found[name] = self(name)
+            except Unscorable as reason:
+                left_out[name] = str(reason)
+        return found, left_out
+
+    def _baseline(self, name: str, group: Candidates) -> Sequence[int | float]:
+        if name in CONFIDENCES:
+            return [confidence(completion, name, self.window) for completion in group.completions]
+        if name in STATE_SCORES:
+            return [state_score(*pair, name) for pair in zip(group.completions, self.signals[group], strict=True)]
+        return _BASELINE[name](group, self.seed)
+
+    def _votes(self, weights: str | None, keep: str | None) -> list[NDArray[np.float64]]:
+        weighed = [np.ones(len(own)) for own in self.answers] if weights is None else self(weights)
+        kept = [None] * len(self.answers) if keep is None else self(keep)
+        return [vote_shares(*one) for one in zip(self.answers, weighed, kept, strict=True)]
+
+    def _probe(self) -> list[NDArray[np.float64]]:
+        states = torch.stack([one.mean_state.flatten() for own in self.signals.values() for one in own]).double().numpy()
+        problems = [f"{i}" if g.problem is None else g.problem.id for i, g in enumerate(self.groups) for _ in g.completions]
+        try:
+            odds = cross_fitted(states, np.concatenate(self.correct), problems)
+        except Unmeasurable as reason:
+            raise Unscorable(str(reason)) from reason
+        return np.split(odds, np.cumsum([len(group.completions) for group in self.groups])[:-1])
+
+    @cached_property
+    def signals(self) -> dict[Candidates, list[Signals]]:
+        """Of each prompt's candidates, comparable ones."""
+        signals = {group: [signals_of(completion) for completion in group.completions] for group in self.groups}
+        kinds = {(one.layers, one.segment_tokens, one.state_layers) for own in signals.values() for one in own}
+        if len(kinds) > 1:
+            raise Unscorable("signals are of different layers or segments: call read_signals once, for all of them")
+        return signals
+
+    @cached_property
+    def answers(self) -> list[NDArray[np.int64]]:
+        """[prompt][candidate] the number of its answer, equal where answers are; `NO_ANSWER` without one."""
+        return [_numbered(group) for group in self.groups]
 
     @cached_property
     def correct(self) -> list[NDArray[np.float64]]:
@@ -155,7 +169,7 @@ class Scorer:
         traces = tuple(completion.trace for completion in completions if completion.trace is not None)
         if len(traces) < len(completions):
             bare = next(completion for completion in completions if completion.trace is None)
-            raise Unscorable(f"{_named(bare)} has no trace: {_GENERATE}")
+            raise Unscorable(f"{named(bare)} has no trace: {_GENERATE}")
         require_comparable(traces)
         return traces
 
@@ -229,10 +243,9 @@ def _is_correct(group: Candidates, completion: Completion) -> bool | None:
     return None if group.problem is None else is_correct(group.problem, completion.answer)
 
 
-def _votes(group: Candidates, seed: int) -> list[float]:
-    """Share of the candidates whose answer is the same; 0 without an answer."""
+def _numbered(group: Candidates) -> NDArray[np.int64]:
     answers = [comparable_answer(group.problem or _FREE_TEXT, completion.answer) for completion in group.completions]
-    return [0.0 if answer is None else answers.count(answer) / len(answers) for answer in answers]
+    return np.array([NO_ANSWER if answer is None else answers.index(answer) for answer in answers], dtype=np.int64)
 
 
 def _mean_of(name: str) -> Callable[[Candidates, int], list[float]]:
@@ -241,7 +254,7 @@ def _mean_of(name: str) -> Callable[[Candidates, int], list[float]]:
     def mean(completion: Completion) -> float:
         values: Tensor | None = getattr(completion, name)
         if values is None:
-            raise Unscorable(f"{_named(completion)} has no {name}: {_GENERATE}")
+            raise Unscorable(f"{named(completion)} has no {name}: {_GENERATE}")
         return float(values.double().mean())
 
     return lambda group, seed: [mean(completion) for completion in group.completions]
@@ -259,5 +272,4 @@ _BASELINE: Mapping[str, Callable[[Candidates, int], Sequence[float]]] = {
     "longest": lambda group, seed: [len(completion.tokens) for completion in group.completions],
     "logprob": _mean_of("logprobs"),
     "self_certainty": _mean_of("self_certainty"),
-    "majority": _votes,
 }

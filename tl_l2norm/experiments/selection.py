@@ -12,19 +12,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
-from tl_l2norm.core.arguments import as_seed, check_text
+from tl_l2norm.analysis.signal_strength import spearman
+from tl_l2norm.core.arguments import as_integer, as_seed, check_text
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.layers import Layers, layer_ranges
 from tl_l2norm.core.resampling import estimate
 from tl_l2norm.core.schema import Column, Schema, ends
 from tl_l2norm.core.tables import render_table
 from tl_l2norm.core.thresholds import Thresholds, as_thresholds
-from tl_l2norm.experiments.scores import NORM_SCORES, SCORES, Candidates, Scorer, Unscorable, candidates_of
+from tl_l2norm.experiments.candidates import Candidates, candidates_of
+from tl_l2norm.experiments.others_scores import WINDOW
+from tl_l2norm.experiments.scores import NORM_SCORES, SCORES, Scorer
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.tasks.problems import Problem, unknown
 
 _SCORE = "defined in `tl_l2norm.experiments.scores`; the higher, the better"
-_MIN_CANDIDATES = 3  # of a prompt, for a correlation with length within it
 
 
 SCORED = Schema(
@@ -53,7 +55,7 @@ SELECTED_ACCURACIES = Schema(
     "score_table(..., problems=...).accuracy",
     (
         Column("score", str, "its name"),
-        Column("accuracy", float, "of the responses that it selects; NaN where no answer is known"),
+        Column("accuracy", float, "of the responses that it selects, expected where at random; NaN where no answer is known"),
         *ends("accuracy", kind=WILSON),
         Column("n", int, "prompts with a known answer"),
     ),
@@ -97,8 +99,7 @@ class ScoreTable:
 
     def __str__(self) -> str:
         """The scores side by side, what they were computed from above them, what is left out below."""
-        missing = [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
-        return "\n".join([self._head, render_table(self.to_frame()), *missing])
+        return "\n".join([self._head, render_table(self.to_frame()), *missing_lines(self.left_out)])
 
     __repr__ = __str__
 
@@ -115,6 +116,7 @@ def select(
     thresholds: Mapping[int, float] | None = None,
     layers: Layers = "late",
     problems: Sequence[Problem] | None = None,
+    window: int = WINDOW,
     seed: int = 0,
 ) -> Generations:
     """The response with the highest score for each prompt, in the order of the prompts; ties go to the earlier sample.
@@ -124,7 +126,9 @@ def select(
         by: one of `SCORES`.
         thresholds: tau of each layer; by default `iqr_thresholds` over the candidates themselves, of all prompts together.
         layers: of the norm scores; "late" and slices are of the model, as far as they were recorded.
-        problems: one for each prompt, in their order; "oracle" needs them, "majority" reads answers of their kind with them.
+        problems: one for each prompt, in their order; "oracle" and "probe" need them, votes read answers of their kind with
+            them.
+        window: tokens of DeepConf's groups; the authors' 2048, which is more than short responses have.
         seed: of "random".
 
     Raises:
@@ -142,7 +146,7 @@ def select(
     if by not in SCORES:
         raise InputError(unknown("score", by, SCORES))
     groups = candidates_of(completions, problems)
-    scores = Scorer(groups, _by_layer(thresholds), layers, as_seed(seed))(by)
+    scores = Scorer(groups, by_layer(thresholds), layers, as_seed(seed), as_integer("window", window, least=1))(by)
     return Generations(tuple(group.completions[best] for group, best in zip(groups, _best(scores), strict=True)))
 
 
@@ -152,11 +156,14 @@ def score_table(
     thresholds: Mapping[int, float] | None = None,
     layers: Layers = "late",
     problems: Sequence[Problem] | None = None,
+    window: int = WINDOW,
     seed: int = 0,
 ) -> ScoreTable:
     """Every score of every response, its correlation with length and, with `problems`, the accuracy of selecting by it.
 
-    Arguments as for `select`; `seed` is also that of the intervals. Scores that these completions don't allow are left out.
+    Arguments as for `select`; `seed` is also that of the intervals. Scores that these completions don't allow are left out. The
+    accuracy of "random" is its expectation, not that of one draw. Whether one score is better than another, `selection_curve`
+    says: intervals side by side don't.
 
     Raises:
         ValueError: bad input.
@@ -172,14 +179,8 @@ def score_table(
         [[1.0, 2.0]]
     """
     groups = candidates_of(completions, problems)
-    scorer = Scorer(groups, _by_layer(thresholds), layers, as_seed(seed))
-    by_name: dict[str, list[NDArray[np.float64]]] = {}
-    left_out: dict[str, str] = {}
-    for name in SCORES:
-        try:
-            by_name[name] = scorer(name)
-        except Unscorable as reason:
-            left_out[name] = str(reason)
+    scorer = Scorer(groups, by_layer(thresholds), layers, as_seed(seed), as_integer("window", window, least=1))
+    by_name, left_out = scorer.all(SCORES)
     candidates = [completion for group in groups for completion in group.completions]
     columns = {
         "prompt_index": [completion.prompt_index for completion in candidates],
@@ -201,7 +202,16 @@ def score_table(
     )
 
 
-def _by_layer(thresholds: Any) -> Thresholds | None:
+def missing_lines(left_out: Mapping[str, str]) -> list[str]:
+    """What is left out and why, one line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        reasons.setdefault(reason, []).append(name)
+    return [f"left out: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def by_layer(thresholds: Any) -> Thresholds | None:
+    """Thresholds of norm scores; None where they come from the candidates."""
     if thresholds is None:
         return None
     taus = as_thresholds(thresholds)
@@ -219,25 +229,21 @@ def _length_correlation(
     name: str, scores: Sequence[NDArray[np.float64]], groups: Sequence[Candidates], seed: int
 ) -> dict[str, str | float | int]:
     rhos = [
-        _spearman(values, np.array([len(completion.tokens) for completion in group.completions], dtype=np.float64))
+        spearman(values, np.array([len(completion.tokens) for completion in group.completions], dtype=np.float64))
         for group, values in zip(groups, scores, strict=True)
     ]
     rho = estimate(np.array(rhos), seed=seed)
     return {"score": name, "rho": rho.mean, "low": rho.low, "high": rho.high, "n_prompts": rho.n}
 
 
-def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Pearson's correlation of the ranks, ties at their mean rank; NaN if it is not defined or there are too few values."""
-    if len(x) < _MIN_CANDIDATES or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(pd.Series(x).rank(), pd.Series(y).rank())[0, 1])
-
-
 def _accuracy(
     name: str, scores: Sequence[NDArray[np.float64]], correct: Sequence[NDArray[np.float64]]
 ) -> dict[str, str | float | int]:
-    chosen = [values[best] for values, best in zip(correct, _best(scores), strict=True)]
+    if name == "random":
+        chosen = [float(values.mean()) for values in correct]
+    else:
+        chosen = [values[best] for values, best in zip(correct, _best(scores), strict=True)]
     known = [value for value in chosen if not np.isnan(value)]
-    hits, n = int(sum(known)), len(known)
+    hits, n = float(sum(known)), len(known)
     low, high = wilson_interval(hits, n) if n else (float("nan"), float("nan"))
     return {"score": name, "accuracy": hits / n if n else float("nan"), "low": low, "high": high, "n": n}

@@ -24,7 +24,7 @@ from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.core.storage import content_key
 from tl_l2norm.core.thresholds import quantile_thresholds
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
-from tl_l2norm.experiments.modes import thinking_room
+from tl_l2norm.experiments.modes import require_distinct_prompts, thinking_room
 from tl_l2norm.interventions.log import Log, Tally
 from tl_l2norm.interventions.matching import STUDY
 from tl_l2norm.interventions.suppress import Suppression
@@ -93,7 +93,8 @@ def suppress_and_ask(
         layer), events (at how many positions and layers), tokens (of the response), cut_off, seed, model.
 
     Raises:
-        ValueError: bad input; a problem without a known answer; traces that were recorded with another sink ratio.
+        ValueError: bad input; a problem without a known answer, or two that ask the same; traces that were recorded with
+            another sink ratio.
 
     Examples:
         >>> problems = l2.make_mixture(1, families="compact")
@@ -112,6 +113,7 @@ def suppress_and_ask(
     batch_size, sink_ratio = rows_at_once(model, batch_size), _sink_ratio(traces, sink_ratio)
     chosen = resolve_layers(layers, backend.n_layers)
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
+    require_distinct_prompts(problems, prompts)
     max_new_tokens = thinking_room(backend, prompts) if max_new_tokens is None else max_new_tokens
     taus = {q: dict(quantile_thresholds(traces, q)) for q in sorted({*quantiles, *(1 - q for q in quantiles)})}
     common: dict[str, Any] = {"layers": chosen, "sink_ratio": sink_ratio}

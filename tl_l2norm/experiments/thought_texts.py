@@ -12,6 +12,7 @@ from tl_l2norm.core.arguments import as_names, as_seed, check_choice, check_prog
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import Layers
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.resampling import MIN_PROMPTS, generator
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.models.backend import Backend
@@ -74,7 +75,8 @@ def replaced_thoughts(
         not all do.
 
     Raises:
-        ValueError: unknown kinds; a filler without tokens; thinking responses whose answer's place isn't known.
+        ValueError: unknown kinds; a filler without tokens; thinking responses whose answer's place isn't known; problems that
+            ask the same.
         Unmeasurable: fewer than 8 responses that think; where "another's" is all that is asked for, fewer than 8 that have one.
 
     Examples:
@@ -134,6 +136,7 @@ def _thinking(results: Sequence[Result]) -> list[Result]:
             f"{len(unknown)} responses don't say where their answer stands, such as that to {unknown[0].problem.id}: leave "
             "them out, [r for r in results if 'answer_at' in r.trace.labels]"
         )
+    require_own_prompts((r.problem.id, r.trace.tokens[: r.trace.prompt_len].tolist()) for r in thinking)
     thinking = [result for result in thinking if len(thought_span(result.trace))]
     if len(thinking) < MIN_PROMPTS:
         raise Unmeasurable(f"{len(thinking)} responses think before they answer: at least {MIN_PROMPTS} are needed")

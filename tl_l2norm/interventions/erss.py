@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,8 +19,14 @@ from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.random_draws import hash_keys, uniform
 from tl_l2norm.core.thresholds import ThresholdLike
+from tl_l2norm.interventions.bank import Steering, as_bank, as_vectors, at_layer
 from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.interventions.log import Log
 from tl_l2norm.interventions.rule import Decision, Effect, Visit
+from tl_l2norm.interventions.selectors import Matched, only_of
+from tl_l2norm.models.described import Described
+
+Towards = Literal["closest", "random", "direction", "vectors"]
 
 _STEERED, _COOLDOWN, _EMPTY, _NOT_DRAWN, _FAR = range(1, 6)
 
@@ -35,6 +42,9 @@ class ERSS(Intervention):
     it; then the streak begins anew and the cooldown is set. Each sequence and layer has a bank, a streak and a cooldown of its
     own.
 
+    The controls steer to something else (`towards`), or at other times (`match`). Every v is of the closest state's norm, and
+    all else is decided as if it were that state: of a stream that nothing has changed yet, all of them steer the same tokens.
+
     Attributes:
         thresholds: by layer: a dict, `quantile_thresholds(...)`, `iqr_thresholds(...)` or `AdaptiveIQR()`.
         patience: tokens of low norm in a row before it steers.
@@ -49,6 +59,11 @@ class ERSS(Intervention):
         bank: {layer: states} that every sequence's bank starts with.
         own_states: whether a sequence's own states join its bank.
         keep_banks: whether the log keeps the banks, as `log.kept[i][sequence][layer]`.
+        towards: what it steers to in place of that state, when and as long as it would have: the "closest" state of the bank;
+            a control: another, "random" one of the bank, a random "direction", or the direction of `vectors`.
+        vectors: of towards="vectors": {layer: vector}, such as `mean_difference(...)`.
+        match: the log of a run with one ERSS, `out.log`: instead of patience, gamma, cooldown and p, as many tokens of each
+            sequence and layer as were steered there, drawn among those of low norm with a stored state that is close enough.
         layers: which blocks; by default those of the thresholds, the late layers without or where they adapt.
         positions: "decode" (tokens that the model generated and reads back), "all", or a position from which on it acts.
         include_sinks: whether attention sinks count and are acted on, as in the authors' code.
@@ -84,6 +99,9 @@ class ERSS(Intervention):
     """Whether a sequence's own states join the bank."""
     keep_banks: bool = False
     """Whether the log keeps each sequence's bank, on the CPU, as `log.kept[i][sequence][layer]`."""
+    towards: Towards = "closest"
+    vectors: Mapping[int, Float[Tensor, " d_model"]] | None = None
+    match: Log | None = None
 
     DECISIONS: ClassVar = (
         Decision("steered", True),
@@ -108,36 +126,48 @@ class ERSS(Intervention):
         check_share("p", self.p)
         check_choice("mix", self.mix, ("add", "interpolate", "authors"))
         as_integer("seed", self.seed)
+        check_choice("towards", self.towards, get_args(Towards))
         check_flag("own_states", self.own_states)
         check_flag("keep_banks", self.keep_banks)
         if self.bank is not None and not isinstance(self.bank, Mapping):
             raise InputTypeError(f"bank is given by layer, {{layer: states}}, got {self.bank!r:.80}")
         if self.bank is not None:
-            object.__setattr__(self, "bank", MappingProxyType({layer: _check_bank(layer, s) for layer, s in self.bank.items()}))
+            object.__setattr__(self, "bank", MappingProxyType({layer: as_bank(layer, s) for layer, s in self.bank.items()}))
         elif not self.own_states:
             raise InputError("own_states=False needs a bank to steer from: bank={layer: states}")
+        if (self.vectors is None) != (self.towards != "vectors"):
+            raise InputError("vectors={layer: vector} is for towards='vectors', which needs it")
+        if self.vectors is not None:
+            object.__setattr__(self, "vectors", as_vectors(self.vectors))
+        self._matched  # noqa: B018 (a log that can't be matched shows here)
 
     @property
     @override
     def needs_resid_mid(self) -> bool:
         return self.mix == "authors"
 
+    @cached_property
+    def _matched(self) -> Matched | None:
+        return None if self.match is None else Matched(self.match, only_of(self.match, (ERSS,)))
+
+    @override
+    def resolve(self, backend: Described) -> tuple[int, ...]:
+        layers = super().resolve(backend)
+        if self._matched is not None:
+            self._matched.require(layers, backend)
+        return layers
+
+    @override
+    def made_with(self) -> dict[str, float | None]:
+        return super().made_with() | {"matched counts": None if self.match is None else self.match.sink_ratio}
+
     @override
     def new_state(self, layer: int, rows: Rows, d_model: int) -> RowTensors | None:
-        n, device = len(rows.number), rows.device
-        given = None if self.bank is None else self.bank.get(layer)
-        if self.bank is not None and given is None:
-            raise InputError(f"bank has no states for layer {layer}: it has layers {sorted(self.bank)}")
-        if given is not None and given.shape[-1] != d_model:
-            raise InputError(f"bank has states of width {given.shape[-1]} at layer {layer}, the stream has {d_model}")
-        states = torch.zeros(n, self.bank_size, d_model, device=device)
-        norms = torch.full((n, self.bank_size), -torch.inf, device=device)
-        if given is not None:
-            kept = given.to(device, torch.float32)
-            kept = kept[l2_norms(kept).topk(min(len(kept), self.bank_size)).indices]
-            states[:, : len(kept)], norms[:, : len(kept)] = kept, l2_norms(kept)
-        zeros = torch.zeros(n, dtype=torch.long, device=device)
-        return _Steering(states, norms, zeros, zeros.clone(), hash_keys(self.seed, rows.key, layer))
+        given = at_layer("bank", self.bank, layer, d_model)
+        at_layer("vectors", self.vectors, layer, d_model)
+        draws = hash_keys(self.seed, rows.key, layer)
+        quota = None if self._matched is None else self._matched.begin(layer, rows, draws, 0)
+        return Steering.of(rows, draws, self.bank_size, d_model, given, quota)
 
     @override
     def act(self, state: Any, visit: Visit) -> Effect:
@@ -145,31 +175,58 @@ class ERSS(Intervention):
         streams, decisions, cosines = zip(*steps, strict=True)
         return Effect(torch.stack(streams, 1), torch.stack(decisions, 1), {"cosine": torch.stack(cosines, 1)})
 
-    def _token(self, state: _Steering, visit: Visit, column: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _token(self, state: Steering, visit: Visit, column: int) -> tuple[Tensor, Tensor, Tensor]:
         stream, norms, live = visit.stream[:, column], visit.norms[:, column], visit.live[:, column]
-        tau = visit.tau[:, column] if isinstance(visit.tau, Tensor) else visit.tau
+        positions, tau = visit.places.positions[:, column], visit.tau
+        tau = tau[:, column] if isinstance(tau, Tensor) else tau
         h = stream.detach().float()
         state.cool(live)
         if self.own_states:
             state.store(h, norms, live & (norms > tau))
         state.count(live, norms < self.gamma * tau)
-        due = live & (state.streak >= self.patience)
+        due = live & (state.streak >= self.patience) if state.quota is None else live
         if due.device.type == "cpu" and not due.any():  # elsewhere asking costs more than computing
             return stream, torch.zeros_like(due, dtype=torch.int8), torch.full_like(norms, torch.nan)
         closest, cosine = state.closest(h, norms)
-        drawn = due
-        if self.p < 1:
-            drawn = uniform(visit.places.positions[:, column], start=state.draws) < self.p
+        if state.quota is None:
+            decision = self._on_schedule(state, due, positions, cosine)
+        else:
+            able = live & (norms <= tau) & (cosine >= self.cos_min)
+            decision = state.quota.draw(uniform(positions, start=state.draws), able, live) * _STEERED
+        steered = decision == _STEERED
+        state.rest(steered, self.cooldown)
+        v = self._target(state, closest, positions, visit.layer)
+        mixed = self._mix(stream.float(), v, visit, column).to(stream.dtype)
+        tried = (decision == _STEERED) | (decision == _FAR)
+        return torch.where(steered[:, None], mixed, stream), decision.to(torch.int8), torch.where(tried, cosine, torch.nan)
+
+    def _on_schedule(
+        self,
+        state: Steering,
+        due: Bool[Tensor, " batch"],
+        positions: Int[Tensor, " batch"],
+        cosine: Float[Tensor, " batch"],
+    ) -> Int[Tensor, " batch"]:
+        """What becomes of tokens at which patience has run out."""
+        drawn = uniform(positions, start=state.draws) < self.p if self.p < 1 else due
         reasons = torch.where(cosine < self.cos_min, _FAR, _STEERED)
         reasons = torch.where(drawn, reasons, _NOT_DRAWN)
         reasons = torch.where(torch.isnan(cosine), _EMPTY, reasons)
         reasons = torch.where(state.cooldown > 0, _COOLDOWN, reasons)
-        decision = torch.where(due, reasons, 0)
-        steered = decision == _STEERED
-        state.rest(steered, self.cooldown)
-        mixed = self._mix(stream.float(), closest, visit, column).to(stream.dtype)
-        tried = (decision == _STEERED) | (decision == _FAR)
-        return torch.where(steered[:, None], mixed, stream), decision.to(torch.int8), torch.where(tried, cosine, torch.nan)
+        return torch.where(due, reasons, 0)
+
+    def _target(
+        self, state: Steering, closest: Float[Tensor, "batch d_model"], positions: Int[Tensor, " batch"], layer: int
+    ) -> Float[Tensor, "batch d_model"]:
+        """What is steered to; controls are as long as the closest state."""
+        if self.towards == "closest":
+            return closest
+        if self.towards == "vectors":
+            assert self.vectors is not None
+            other = self.vectors[layer].to(closest).expand_as(closest)
+        else:
+            other = state.random_state(positions) if self.towards == "random" else state.random_direction(positions)
+        return other * (l2_norms(closest) / l2_norms(other).clamp_min(1e-30))[:, None]
 
     def _mix(self, h: Tensor, v: Tensor, visit: Visit, column: int) -> Float[Tensor, "batch d_model"]:
         if self.mix == "add":
@@ -185,50 +242,3 @@ class ERSS(Intervention):
             return {}
         filled = torch.isfinite(state.bank_norms)
         return {number: state.bank[row][filled[row]].cpu().clone() for row, number in enumerate(rows.number.tolist())}
-
-
-@dataclass(slots=True, eq=False)
-class _Steering(RowTensors):
-    """What is remembered of each sequence at one layer."""
-
-    bank: Float[Tensor, "batch states d_model"]
-    bank_norms: Float[Tensor, "batch states"]
-    """-inf where there is no state yet."""
-    streak: Int[Tensor, " batch"]
-    cooldown: Int[Tensor, " batch"]
-    draws: Int[Tensor, " batch"]
-    """Hash of seed, sequence and layer: a position's draw starts from it."""
-
-    def cool(self, live: Bool[Tensor, " batch"]) -> None:
-        self.cooldown = torch.where(live, (self.cooldown - 1).clamp_min(0), self.cooldown)
-
-    def store(self, h: Float[Tensor, "batch d_model"], norms: Float[Tensor, " batch"], high: Bool[Tensor, " batch"]) -> None:
-        """Put high states in the place of the smallest, if they are larger."""
-        smallest, slot = self.bank_norms.min(dim=1)
-        taken, rows = high & (norms > smallest), torch.arange(len(slot), device=slot.device)
-        self.bank[rows, slot] = torch.where(taken[:, None], h, self.bank[rows, slot])
-        self.bank_norms[rows, slot] = torch.where(taken, norms, smallest)
-
-    def count(self, live: Bool[Tensor, " batch"], low: Bool[Tensor, " batch"]) -> None:
-        self.streak = torch.where(live, torch.where(low, self.streak + 1, 0), self.streak)
-
-    def closest(self, h: Float[Tensor, "batch d_model"], norms: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
-        """The state of highest cosine to h, and that cosine; NaN where the bank is empty."""
-        filled = torch.isfinite(self.bank_norms)
-        scale = torch.where(filled, self.bank_norms, 1.0) * norms[:, None]
-        cosines = torch.where(filled, (self.bank @ h[..., None])[..., 0] / scale.clamp_min(1e-30), -torch.inf)
-        best, slot = cosines.max(dim=1)
-        v = self.bank[torch.arange(len(slot), device=slot.device), slot]
-        return v, torch.where(torch.isfinite(best), best, torch.nan)
-
-    def rest(self, steered: Bool[Tensor, " batch"], cooldown: int) -> None:
-        self.streak = torch.where(steered, 0, self.streak)
-        self.cooldown = torch.where(steered, cooldown, self.cooldown)
-
-
-def _check_bank(layer: int, states: Float[Tensor, "states d_model"]) -> Float[Tensor, "states d_model"]:
-    if not isinstance(states, Tensor):
-        raise InputTypeError(f"bank holds a tensor [states, d_model] for each layer, got {states!r:.80} for layer {layer}")
-    if states.ndim != 2 or not len(states):
-        raise InputError(f"bank holds [states, d_model] for each layer, got {tuple(states.shape)} for layer {layer}")
-    return states.detach()

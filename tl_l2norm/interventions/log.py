@@ -132,6 +132,18 @@ class Log:
         mine = events[(events["intervention"] == self.names[index]) & events["fired"]]
         return {(int(s), int(layer)): int(n) for (s, layer), n in mine.groupby(["sequence", "layer"]).size().items()}
 
+    def reruns(self, index: int = 0) -> dict[tuple[int, int], int]:
+        """How often an intervention ran a block again, by (sequence, layer), also where it kept the state as it was.
+
+        Raises:
+            InputError: an intervention that runs none.
+        """
+        if "reruns" not in self.interventions[index].COLUMNS:
+            raise InputError(f"{self.names[index]} runs no block again: fired() says how many tokens it changed")
+        events = self.events()
+        mine = events[(events["intervention"] == self.names[index]) & (events["reruns"] > 0)]
+        return {(int(s), int(layer)): int(n) for (s, layer), n in mine.groupby(["sequence", "layer"])["reruns"].sum().items()}
+
     def live(self, index: int = 0) -> dict[tuple[int, int], int]:
         """How many tokens an intervention had to judge, by (sequence, layer)."""
         self._flush(index)

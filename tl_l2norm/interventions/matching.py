@@ -23,7 +23,7 @@ from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.interventions.log import Log
 from tl_l2norm.interventions.rule import Visit
-from tl_l2norm.interventions.selectors import require_same_sequences
+from tl_l2norm.interventions.selectors import read_tokens, require_same_sequences
 
 Likeness = Literal["token", "position", "occurrence"]
 """In what a matched token is like the one that it stands for."""
@@ -221,11 +221,8 @@ class Alike:
 
     def choose(self, memory: Owed, visit: Visit, able: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """Token by token."""
-        tokens = visit.places.tokens if self.plan.by_token else torch.full_like(visit.places.positions, _NO_TOKEN)
-        if tokens is None:
-            raise InputError(
-                "alike='token': which tokens are read isn't seen here: use generate, collect or `with x.hooks(model)`"
-            )
+        unknown = torch.full_like(visit.places.positions, _NO_TOKEN)
+        tokens = read_tokens(visit, "alike='token'") if self.plan.by_token else unknown
         draws = uniform(visit.places.positions, start=memory.draws[:, None])
         candidates = able & ((visit.norms > visit.tau) == self.high)
         columns = zip(*(x.unbind(1) for x in (draws, candidates, visit.places.positions, tokens)), strict=True)

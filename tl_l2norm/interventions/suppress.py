@@ -13,7 +13,6 @@ from typing_extensions import override
 from tl_l2norm.core.arguments import as_integer, check_choice, check_finite, check_share
 from tl_l2norm.core.batch import Rows, RowTensors
 from tl_l2norm.core.errors import InputError, InputTypeError
-from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.random_draws import hash_keys
 from tl_l2norm.core.thresholds import ThresholdLike
 from tl_l2norm.interventions.base import Intervention
@@ -21,7 +20,7 @@ from tl_l2norm.interventions.log import Log
 from tl_l2norm.interventions.matching import Alike, Likeness, Plan, as_likeness
 from tl_l2norm.interventions.operators import Clamp, Operator, Scale, Swap
 from tl_l2norm.interventions.rule import Decision, Effect, Visit
-from tl_l2norm.interventions.selectors import Matched, Over, Random, Selector
+from tl_l2norm.interventions.selectors import Matched, Over, Random, Selector, only_of
 from tl_l2norm.models.described import Described
 
 _SUPPRESSED, _NO_EARLIER = 1, 2
@@ -151,12 +150,7 @@ class Suppression(Intervention):
     def resolve(self, backend: Described) -> tuple[int, ...]:
         layers = super().resolve(backend)
         if self.match is not None:
-            known = self.match.interventions[_matched(self.match)].resolve(backend)
-            if lacking := sorted(set(layers) - set(known)):
-                raise InputError(
-                    f"match: its run acted at layers {layer_ranges(known)}, this one is to at {layer_ranges(lacking)} too: "
-                    "give both the same layers"
-                )
+            Matched(self.match, _matched(self.match)).require(layers, backend)
         return layers
 
     @override
@@ -193,9 +187,4 @@ def _matched(log: Any) -> int:
             "which='matched' needs match=, the log of a run with one Suppression, such as out.log; that of a run without "
             "interventions is None"
         )
-    if not isinstance(log, Log):
-        raise InputTypeError(f"match is the log of another run, such as out.log, got {log!r:.80}")
-    suppressions = [i for i, x in enumerate(log.interventions) if isinstance(x, Suppression)]
-    if len(suppressions) != 1:
-        raise InputError(f"match needs the log of a run with one Suppression, this one has {len(suppressions)}")
-    return suppressions[0]
+    return only_of(log, (Suppression,))

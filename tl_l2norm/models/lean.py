@@ -11,7 +11,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
@@ -49,13 +49,28 @@ def lean(backend: Backend, identity: Identity) -> Backend:
     if not isinstance(backend, BridgeBackend) or isinstance(backend, LeanBackend):
         return backend
     try:
-        if identity.foreign_hooks:
-            raise Unsupported(f"{identity.foreign_hooks} hooks are on it")
-        twin = LeanBackend(backend.model)
-        _require_agreement(backend, twin, identity.weights)
+        return _lean(backend, identity)
     except Unsupported as reason:
         _logger.info("%s runs through the bridge: %s", backend.model_name, reason)
         return backend
+
+
+def why_not_lean(backend: Backend) -> str:
+    """Why `lean` leaves a backend as it is."""
+    if not isinstance(backend, BridgeBackend):
+        return "this is no bridge; load_model(..., backend='bridge') makes one"
+    try:
+        _lean(backend, backend.identity())
+    except Unsupported as reason:
+        return str(reason)
+    return "metrics, or interventions that act inside of blocks, are heard in the bridge alone"
+
+
+def _lean(backend: BridgeBackend, identity: Identity) -> LeanBackend:
+    if identity.foreign_hooks:
+        raise Unsupported(f"{identity.foreign_hooks} hooks are on it")
+    twin = LeanBackend(backend.model)
+    _require_agreement(backend, twin, identity.weights)
     return twin
 
 
@@ -79,6 +94,7 @@ class LeanBackend(BridgeBackend):
         for block, point in zip(blocks, self._posts, strict=True):
             block.register_forward_hook(_Through(point))
         self._takes_positions = _takes_positions(self._runs)
+        self._cache_name = cache_name(self._runs)
 
     def _through_embedded(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._embedded._forward_hooks:
@@ -114,12 +130,29 @@ class LeanBackend(BridgeBackend):
     def block_runs(self, layers: tuple[int, ...]) -> BlockRuns:
         return BlockRuns({layer: self._blocks[layer] for layer in layers})
 
+    def step(
+        self,
+        tokens: Int[Tensor, "batch 1"],
+        mask: Float[Tensor, "batch 1 1 total"],
+        positions: Int[Tensor, "batch 1"],
+        cache: Any,
+    ) -> Float[Tensor, "batch 1 d_vocab"]:
+        """Logits of a step that reads no tensor's value, so that it can be captured or compiled; the mask is added to scores.
+
+        Raises:
+            NotImplementedError: the model counts positions by itself.
+        """
+        if not self._takes_positions:
+            raise Unsupported(f"{type(self._runs).__name__} counts positions by itself")
+        call = {"attention_mask": mask, "position_ids": positions, "use_cache": True, self._cache_name: cache}
+        return self._runs(tokens, **call).logits  # type: ignore[no-any-return]
+
     @override
     def _run(self, tokens: Int[Tensor, "batch pos"], call: dict[str, Any]) -> tuple[Tensor, Cache | None]:
         if self._takes_positions:
             call["position_ids"] = (call["attention_mask"].cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         if (cache := call.pop("past_key_values", None)) is not None:
-            call[cache_name(self._runs)] = cache
+            call[self._cache_name] = cache
         out = self._runs(tokens, **call)
         return out.logits, getattr(out, "past_key_values", None) if call["use_cache"] else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from tl_l2norm.core.batch import Batch, Pass
+from tl_l2norm.core.errors import Unsupported
 from tl_l2norm.core.features import FeatureActs
 
 Recorded = Mapping[Hashable, Tensor | FeatureActs]
@@ -38,6 +40,18 @@ class Observer(ABC):
 
     def leave(self, batch: Batch) -> None:  # noqa: B027 (most need no end)
         """These sequences have ended."""
+
+    def held(self) -> object:
+        """The tensors that its hooks filled in the pass that was run last, and that a replay of that pass fills again.
+
+        Raises:
+            NotImplementedError: its hooks do more than that.
+        """
+        raise Unsupported(f"{type(self).__name__} has hooks that a replay leaves out")
+
+    def replayed(self, held: Any, n_rows: int) -> None:
+        """A pass was replayed: in place of its hooks, `held` has what they record, of which the first rows count."""
+        raise Unsupported(f"{type(self).__name__} has hooks that a replay leaves out")
 
 
 class Observers(Observer):
@@ -73,6 +87,15 @@ class Observers(Observer):
     def leave(self, batch: Batch) -> None:
         for member in self.members:
             member.leave(batch)
+
+    @override
+    def held(self) -> list[object]:
+        return [member.held() for member in self.members]
+
+    @override
+    def replayed(self, held: Any, n_rows: int) -> None:
+        for member, mine in zip(self.members, held, strict=True):
+            member.replayed(mine, n_rows)
 
 
 class Ledger:

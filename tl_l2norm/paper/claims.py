@@ -145,12 +145,13 @@ CLAIM_VERDICTS = Schema(
         Column("p_adjusted", float, "the same for the primary endpoint, by Holm over all the others"),
         Column("verdict", str, "supported, not supported, uninformative, can't be tested here, or described"),
         Column("why", str, "the rule, or why it can't be tested"),
+        Column("unmet", str, "what of the rule is not met, of a claim that was tested and is not supported"),
     ),
 )
 
 
 def claims_table(tables: Tables, notes: Mapping[str, str]) -> pd.DataFrame:
-    """One entry per claim: number, claim, paper, measured, interval, control, n (prompts), p, p_adjusted, verdict, why.
+    """One entry per claim: number, claim, paper, measured, interval, control, n (prompts), p, p_adjusted, verdict, why, unmet.
 
     The primary endpoint (number 0) is tested alone, the others by Holm's procedure together: where none is true, one in twenty
     tables says of any of them that it is supported.
@@ -158,8 +159,12 @@ def claims_table(tables: Tables, notes: Mapping[str, str]) -> pd.DataFrame:
     Args:
         tables: of an `Analysis`, by name.
         notes: why a table is not there.
+
+    Raises:
+        InputError: tables that no analysis makes (several analyses' entries, one twice, a p-value of -1), by name.
     """
-    findings = [_judged(claim, Known(tables, notes)) for claim in CLAIMS]
+    known = Known(tables, notes)
+    findings = [_judged(claim, known) for claim in CLAIMS]
     adjusted = adjust([claim.number for claim in CLAIMS], [finding.p for finding in findings])
     return CLAIM_VERDICTS.frame(
         {
@@ -173,7 +178,8 @@ def claims_table(tables: Tables, notes: Mapping[str, str]) -> pd.DataFrame:
             "p": finding.p,
             "p_adjusted": p,
             "verdict": finding.verdict(p),
-            "why": finding.why,
+            "why": finding.reason(p),
+            "unmet": finding.unmet(p),
         }
         for claim, finding, p in zip(CLAIMS, findings, adjusted, strict=True)
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+
+import pandas as pd
 
 from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.storage import replace_file
@@ -17,12 +19,14 @@ from tl_l2norm.tasks.results import Result
 _MODES = {"think": "thinking", "direct": "direct"}
 
 
-def facts_of(readings: Readings, results: Sequence[Result]) -> dict[str, str]:
-    """What was run."""
+def facts_of(readings: Readings, results: Sequence[Result], tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """What was run, in words: of samples, controls and suppression what tables were made of."""
     b, o = readings.backend, readings.options
     counts = [f"{sum(r.mode == mode for r in results)} {name}" for mode, name in _MODES.items()]
     shares = {name: _right(results, mode) for mode, name in _MODES.items()}
     right = [f"{name} {share:.0%}" for name, share in shares.items() if share is not None]
+    made = {str(source) for table in tables.values() if "source" in table for source in table["source"]} & o.controls
+    samples = f"{o.samples} of each problem at temperature {o.temperature:g}"
     return {
         "model": b.model_name,
         "backend": b.name,
@@ -30,11 +34,11 @@ def facts_of(readings: Readings, results: Sequence[Result]) -> dict[str, str]:
         "problems": str(len(readings.problems)),
         "responses": ", ".join(counts),
         "right": ", ".join(right) or "not known",
-        "room": f"{o.max_new_tokens or 'as by default'} tokens thinking, {o.max_direct_tokens} direct",
+        "most tokens of a response": f"{readings.room()} thinking, {o.max_direct_tokens} direct",
         "SAEs": f"layers {layer_ranges(sorted(readings.saes))}" if readings.saes else "none",
-        "controls": ", ".join(sorted(o.controls)) or "none",
-        "samples": f"{o.samples} at temperature {o.temperature:g}" if o.samples else "none",
-        "suppressed quantiles": ", ".join(f"{q:g}" for q in o.quantiles) or "none",
+        "controls": ", ".join(sorted(made)) or "none",
+        "thinking samples": samples if "samples" in tables else "none",
+        "suppressed over the quantiles": ", ".join(f"{q:g}" for q in o.quantiles if "causal" in tables) or "none",
         "sink ratio": f"{o.sink_ratio:g}",
         "seed": str(o.seed),
         "tl_l2norm": version("tl_l2norm"),

@@ -34,7 +34,7 @@ from tl_l2norm.paper.panels import (
     with_missing,
     wrapped,
 )
-from tl_l2norm.paper.tables import SCHEMAS
+from tl_l2norm.paper.tables import checked
 from tl_l2norm.show.style import GREY, STYLES, mode_name, plain, style_of
 
 if TYPE_CHECKING:
@@ -262,10 +262,7 @@ class _Picture:
     def allowed(self, tables: Mapping[str, pd.DataFrame]) -> bool:
         """Whether the tables have a value to draw."""
         frame = tables.get(self.table)
-        if frame is None:
-            return False
-        SCHEMAS[self.table].check(frame)
-        return bool(frame[self.column][self.drawn(frame) if self.drawn else slice(None)].notna().any())
+        return frame is not None and bool(frame[self.column][self.drawn(frame) if self.drawn else slice(None)].notna().any())
 
 
 _PICTURES = {
@@ -294,4 +291,6 @@ def draw_analysis(analysis: Analysis) -> dict[str, go.Figure]:
         >>> list(draw_analysis(l2.paper.Analysis(tables=tables, notes={}, features={}, facts={})))
         ['amplification_by_level']
     """
-    return {name: p.make(analysis.tables[p.table]) for name, p in _PICTURES.items() if p.allowed(analysis.tables)}
+    drawn = {picture.table for picture in _PICTURES.values()} & set(analysis.tables)
+    tables = {name: checked(name, analysis.tables[name]) for name in drawn}
+    return {name: p.make(tables[p.table]) for name, p in _PICTURES.items() if p.allowed(tables)}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.rise import SHARP
-from tl_l2norm.core.errors import InputError
-from tl_l2norm.paper.tables import SCHEMAS
+from tl_l2norm.paper.tables import checked, frames_of
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -31,13 +30,19 @@ class Finding:
     n: int = 0
     p: float = float("nan")
     """Two-sided; of a claim of several parts the greatest of theirs, so that each part is needed. NaN: no verdict."""
-    meets: bool = False
-    """Whether the figures lie on the claim's side, within its bounds."""
+    needs: Mapping[str, bool] = field(default_factory=dict)
+    """What the claim needs of the figures beside p, and whether it is so: whether they lie on its side, within its bounds."""
     control_meets: bool = False
     """Whether what has nothing to do with the claim lies there as well."""
     described: bool = False
     """An assumption: figures and bounds, no verdict."""
     why: str = ""
+    """The rule, or why it can't be tested."""
+
+    @property
+    def meets(self) -> bool:
+        """Whether the figures are all that the claim needs."""
+        return bool(self.needs) and all(self.needs.values())
 
     def verdict(self, p_adjusted: float) -> str:
         """In a word, with the p-value that counts, adjusted for the other claims."""
@@ -49,6 +54,27 @@ class Finding:
             return UNINFORMATIVE
         return SUPPORTED if self.meets and p_adjusted <= ALPHA else NOT_SUPPORTED
 
+    def unmet(self, p_adjusted: float) -> str:
+        """What of the rule is not met, of a claim that could be tested and is not supported."""
+        verdict = self.verdict(p_adjusted)
+        if verdict == UNINFORMATIVE:
+            return "a control meets the rule as well"
+        if verdict != NOT_SUPPORTED:
+            return ""
+        failed = [need for need, is_so in self.needs.items() if not is_so]
+        if p_adjusted > ALPHA:
+            failed.append(f"p of at most {ALPHA:g}")
+        return "; ".join(failed) + (f" ({_TWO_SIDED})" if p_adjusted <= ALPHA else "")
+
+    def reason(self, p_adjusted: float) -> str:
+        """The rule, or why it can't be tested."""
+        if self.verdict(p_adjusted) == UNTESTED and self.needs:
+            return f"there is no p-value, which takes more prompts or more varied ones; {self.why}"
+        return self.why
+
+
+_TWO_SIDED = "p is two-sided: it is small for an effect against the claim too"
+
 
 class Missing(Exception):
     """A table that a claim rests on is not there."""
@@ -58,7 +84,8 @@ class Known:
     """Tables, with the reason where one is not there."""
 
     def __init__(self, tables: Tables, notes: Mapping[str, str]) -> None:
-        self._tables, self._notes = tables, notes
+        self._tables, self._notes = frames_of(tables), notes
+        self._checked: dict[str, pd.DataFrame] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._tables and not self._tables[name].empty
@@ -78,13 +105,9 @@ class Known:
             # a table that is made of another misses for the other's reason
             reason = next((self._notes[k] for k in (name, _MADE_OF.get(name, "")) if k in self._notes), "it was not measured")
             raise Missing(reason)
-        table = SCHEMAS[name].check(self._tables[name]).reset_index(drop=True)
-        for column in ("model", "seed") if "source" not in table else ("seed",):  # a control may be another model
-            if column in table and table[column].nunique() > 1:
-                raise InputError(f"the table of {name} is of {table[column].nunique()} {column}s: give those of one analysis")
-        if table.duplicated().any():
-            raise InputError(f"the table of {name} holds entries twice: give those of one analysis")
-        return table
+        if name not in self._checked:
+            self._checked[name] = checked(name, self._tables[name])
+        return self._checked[name]
 
     def of_trained(self, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The entries of the trained SAEs, and those of the controls."""
@@ -126,11 +149,15 @@ def figure(entry: pd.Series, name: str, form: str) -> str:
     return f"{entry[name]:{form}} {span(low, high, form)}"
 
 
-def is_late_twice(shape: pd.Series, shapes: pd.DataFrame) -> bool:
+def late_needs(shape: pd.Series, shapes: pd.DataFrame) -> dict[str, bool]:
     """Most of the rise late, also without the last block, and every knot before its step: the unembedding alone reads that."""
     inner = shape["sharpness_but_last_low"] > SHARP or np.isnan(shape["sharpness_but_last"])
     knots = shapes["knot"].notna() & (shapes["knot"] < shapes["n_layers"] - 2)
-    return bool(shape["sharpness_low"] > SHARP and inner and knots.all())
+    return {
+        f"surely over {SHARP:.0%} of the rise late": bool(shape["sharpness_low"] > SHARP),
+        f"surely over {SHARP:.0%} of it late without the last block": bool(inner),
+        "a bend upwards before the last block": bool(knots.all()),
+    }
 
 
 def two_stages_p(shapes: pd.DataFrame) -> float:

@@ -16,7 +16,7 @@ import pandas as pd
 from tl_l2norm.analysis.correlation import METRIC_NAMES
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.trace import Trace
-from tl_l2norm.experiments.modes import run_modes
+from tl_l2norm.experiments.modes import run_modes, thinking_room
 from tl_l2norm.experiments.samples import sample_thinking
 from tl_l2norm.experiments.suppression import suppress_and_ask
 from tl_l2norm.experiments.thought_texts import replaced_thoughts
@@ -32,7 +32,7 @@ from tl_l2norm.saes.load import untrained_saes
 from tl_l2norm.saes.train import SaeRecipe, train_saes
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.results import Result
-from tl_l2norm.text.prompts import ANSWER_PREFIX
+from tl_l2norm.text.prompts import ANSWER_PREFIX, chat_prompt
 
 Modes = tuple[tuple[Trace, ...], tuple[Trace, ...]]
 """Thinking and direct traces."""
@@ -61,6 +61,12 @@ class Readings:
             batch_size=o.batch_size,
             progress=o.progress,
         )
+
+    def room(self) -> int:
+        """How many tokens a thinking response may have."""
+        tokenizer: Any = self.backend.tokenizer
+        prompts = [chat_prompt(tokenizer, p.question, mode="think", system=p.system) for p in self.problems]
+        return self.options.max_new_tokens or thinking_room(self.backend, prompts)
 
     def record(self, results: Sequence[Result]) -> Modes:
         """Metrics and features of the responses."""

@@ -1,24 +1,20 @@
-"""An `Analysis` as one self-contained HTML page, and as text for the terminal."""
+"""An `Analysis` as one self-contained HTML page."""
 
 from __future__ import annotations
 
-import textwrap
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from tl_l2norm.analysis.accuracy import cut_off_warnings
-from tl_l2norm.core.tables import WIDTH, render_table
 from tl_l2norm.paper.figures import TOKENS, draw_analysis
 from tl_l2norm.paper.finding import DESCRIBED, NOT_SUPPORTED, SUPPORTED, UNINFORMATIVE, UNTESTED
+from tl_l2norm.paper.summary import MARKS, headline, p_text, warnings_of
 from tl_l2norm.show.page import asset, render, write_page
 from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
 from tl_l2norm.show.tokens import visible_text
@@ -30,16 +26,17 @@ _MAX_ROWS = 200  # of a table; a page with tens of thousands of cells is slow
 _RULE = (
     "Each claim has a rule of its own, which stands under it and is the same for every model. It is supported if its figures "
     "lie on its side and p is at most 0.05: claim 0, the primary endpoint, alone, the others after Holm's correction for their "
-    "number. Where a control meets the rule as well the claim is uninformative. Assumptions are described, not judged."
+    "number. p is two-sided, small for an effect against the claim too; what of a rule is not met stands under the verdict. "
+    "Where a control meets the rule as well the claim is uninformative. Assumptions, and claim 3, are described, not judged."
 )
-_MARKS = {
-    SUPPORTED: ("✓", "supported"),
-    NOT_SUPPORTED: ("✗", "failed"),
-    UNINFORMATIVE: ("≈", "uninformative"),
-    UNTESTED: ("–", "untested"),
-    DESCRIBED: ("·", "described"),
+_CLASSES = {
+    SUPPORTED: "supported",
+    NOT_SUPPORTED: "failed",
+    UNINFORMATIVE: "uninformative",
+    UNTESTED: "untested",
+    DESCRIBED: "described",
 }
-"""Mark and CSS class of a verdict."""
+"""CSS class of a verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +142,7 @@ def analysis_report(analysis: Analysis, *, path: str | Path, title: str = "The T
         styles=[Markup(asset("show/report.css")), Markup(asset("paper/report.css"))],
         scripts=figure_scripts(),
         lead=", ".join(analysis.facts[name] for name in ("model", "responses") if name in analysis.facts),
-        warnings=_warnings(analysis),
+        warnings=warnings_of(analysis.tables),
         headline=headline(claims),
         rule=_RULE,
         facts=_facts(analysis),
@@ -157,60 +154,14 @@ def analysis_report(analysis: Analysis, *, path: str | Path, title: str = "The T
     return write_page(path, page)
 
 
-def analysis_summary(analysis: Analysis) -> str:
-    """Each claim, what was measured and the verdict, as text of 100 columns."""
-    claims = analysis.claims()
-    entries = claims.to_dict("records")
-    frame = pd.DataFrame(
-        {
-            "": [str(entry["number"]) for entry in entries],
-            "claim": [entry["claim"] for entry in entries],
-            "measured": [_measured(entry) for entry in entries],
-            "p": [p_text(entry["p"], entry["p_adjusted"]) for entry in entries],
-            "verdict": [f"{_MARKS[entry['verdict']][0]} {entry['verdict']}" for entry in entries],
-        }
-    )
-    above = [textwrap.fill(text, WIDTH) for text in _warnings(analysis)]
-    return "\n\n".join([*above, textwrap.fill(headline(claims), WIDTH), render_table(frame)])
-
-
-def _warnings(analysis: Analysis) -> list[str]:
-    return cut_off_warnings(analysis.tables["accuracy"]) if "accuracy" in analysis.tables else []
-
-
-def p_text(p: float, adjusted: float) -> str:
-    """A p-value and, where it differs, what Holm makes of it."""
-    if np.isnan(p):
-        return ""
-    return f"{p:.2g}" if p == adjusted else f"{p:.2g} ({adjusted:.2g})"
-
-
-def _measured(entry: Mapping[str, Any]) -> str:
-    """What was measured, or why it was not."""
-    return str(entry["measured"] or entry["why"])
-
-
-def headline(claims: pd.DataFrame) -> str:
-    """How many claims ended with which verdict."""
-    counts = Counter(claims["verdict"])
-    tested = counts[SUPPORTED] + counts[NOT_SUPPORTED] + counts[UNINFORMATIVE]
-    also = {UNINFORMATIVE: "of them uninformative", UNTESTED: "can't be tested here", DESCRIBED: "are described"}
-    others = "".join(f"; {counts[verdict]} {words}" for verdict, words in also.items() if counts[verdict])
-    ours = claims[claims["paper"] == ""]
-    judged = ours[ours["verdict"].isin([SUPPORTED, NOT_SUPPORTED, UNINFORMATIVE])]
-    own = int((judged["verdict"] == SUPPORTED).sum())
-    of_paper = f"Of the paper's claims {counts[SUPPORTED] - own} of {tested - len(judged)} that could be tested are supported"
-    return f"{of_paper} on this model, of our own {own} of {len(judged)}{others}."
-
-
 def _facts(analysis: Analysis) -> dict[str, str]:
     facts = {name[:1].upper() + name[1:]: text for name, text in analysis.facts.items()}
     return facts | {"Written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
 
 
 def _claim(entry: Mapping[str, Any]) -> dict[str, Any]:
-    mark, kind = _MARKS[entry["verdict"]]
-    return {**entry, "mark": mark, "kind": kind, "p": p_text(entry["p"], entry["p_adjusted"])}
+    verdict, p = entry["verdict"], p_text(entry["p"], entry["p_adjusted"])
+    return {**entry, "mark": MARKS[verdict], "kind": _CLASSES[verdict], "p": p}
 
 
 def _section(name: str, figure: go.Figure, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,8 +10,10 @@ from functools import cached_property
 import pandas as pd
 
 from tl_l2norm.analysis.reasoning import ReasoningFeatures
-from tl_l2norm.core.tables import render_table
+from tl_l2norm.core.tables import WIDTH
 from tl_l2norm.paper.claims import claims_table
+from tl_l2norm.paper.summary import summary
+from tl_l2norm.paper.tables import frames_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,20 +43,27 @@ class Analysis:
     facts: Mapping[str, str]
     """What was run."""
 
+    def __post_init__(self) -> None:
+        frames_of(self.tables)
+
     @cached_property
     def _claims(self) -> pd.DataFrame:
         return claims_table(self.tables, self.notes)
 
     def claims(self) -> pd.DataFrame:
-        """One entry per claim of the paper: number, claim, paper (its figure), measured, interval, control, n, p, p_adjusted
-        (Holm's), verdict, why.
+        """One entry per claim: number, claim, paper (its figure), measured, interval, control, n, p, p_adjusted (Holm's),
+        verdict, why (the rule, or why it can't be tested), unmet (what of the rule is not met).
+
+        Raises:
+            InputError: tables that no analysis makes, by name: an entry twice, a p-value outside 0 to 1 or missing.
         """
         return self._claims.copy()
 
     def __repr__(self) -> str:
-        """The claims and their verdicts, for a terminal."""
-        facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
-        return f"{render_table(self._claims[['number', 'claim', 'measured', 'control', 'verdict']], width=140)}\n\n{facts}"
+        """The claims with their verdicts and reasons, and what was run, for a terminal."""
+        facts = "; ".join(f"{name}: {value}" for name, value in self.facts.items())
+        text = summary(self._claims, self.tables)
+        return f"{text}\n\n{textwrap.fill(facts, WIDTH, break_on_hyphens=False)}" if facts else text
 
     def _repr_html_(self) -> str:
         return str(self._claims.to_html(index=False, escape=True, border=0))

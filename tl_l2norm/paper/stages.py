@@ -76,7 +76,10 @@ class Study:
                 stage()
                 bar.update()
         analysis = Analysis(
-            tables=self.tables, notes=self.notes, features=self.features, facts=facts_of(self.readings, self.results)
+            tables=self.tables,
+            notes=self.notes,
+            features=self.features,
+            facts=facts_of(self.readings, self.results, self.tables),
         )
         if place := self.options.tables:
             save_rest(analysis, place)
@@ -279,22 +282,22 @@ class Study:
 
     def _correlate(self) -> None:
         """Correlations with reasoning features."""
-        self.add("correlations", lambda: self._by_source(lambda _, m, f: correlation_table(m[0], f, seed=self.seed)))
-        self.add("links", self._links)
+        self.add("correlations", lambda: self._of_found("correlations", correlation_table, METRIC_NAMES))
+        self.add("links", lambda: self._of_found("links", feature_link, METRIC_NAMES[:1]))
 
-    def _links(self) -> pd.DataFrame:
-        """Of the norm and, for the trained SAEs, of its rivals; a control without features has none."""
+    def _of_found(self, name: str, make: Callable[..., pd.DataFrame], of_controls: Sequence[str]) -> pd.DataFrame:
+        """Of the norm and its rivals with features of each source; a control without features has none."""
         frames = []
         for source, features in self.features.items():
-            names = METRIC_NAMES if source == TRAINED else METRIC_NAMES[:1]
+            names = METRIC_NAMES if source == TRAINED else of_controls
             try:
-                link = feature_link(features.held_out(self.traces[source][0]), features, quantities=names, seed=self.seed)
+                table = make(features.held_out(self.traces[source][0]), features, quantities=names, seed=self.seed)
             except Unmeasurable as reason:
                 if source == TRAINED:
                     raise
-                self.notes[f"links, {source}"] = str(reason)
+                self.notes[f"{name}, {source}"] = str(reason)
                 continue
-            frames.append(link.assign(source=source))
+            frames.append(table.assign(source=source))
         return pd.concat(frames, ignore_index=True)
 
     def _theory(self) -> None:

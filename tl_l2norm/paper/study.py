@@ -13,6 +13,7 @@ from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of, temperature_of
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.resampling import MIN_PROMPTS
+from tl_l2norm.experiments.samples import require_spread
 from tl_l2norm.experiments.suppression import QUANTILES, as_quantiles
 from tl_l2norm.models.backends import backend_of
 from tl_l2norm.paper.options import Options
@@ -63,8 +64,8 @@ def analyse(
         quantiles: of the causal test, a threshold each; () leaves it out.
         samples: of each problem, thinking, for the primary endpoint: do norms tell right from wrong responses to one problem?
             4 or more, better 8; 0 leaves it out.
-        temperature: of those samples; choose it by accuracy, before norms are looked at, so that 30 to 80% of them are right;
-            1 by default (2.2 for tiny-reasoner).
+        temperature: of those samples; choose it before norms are looked at, so that many problems have right and wrong ones and
+            at most 5% state no answer; 1 by default (2.2 for tiny-reasoner: 84% are right, 4% state none).
         swapped_tokens: of each thinking response, each swapped alone for another at equal norm; 0 leaves that out.
         max_new_tokens: of a thinking response; by default as in `run_modes`.
         max_direct_tokens: of a direct response.
@@ -90,7 +91,7 @@ def analyse(
         control_states=control_states,
         quantiles=as_quantiles(chosen) if (chosen := one_or_several(quantiles, float)) else (),
         samples=_samples(samples),
-        temperature=_temperature(model, temperature),
+        temperature=require_spread(temperature_of(model, temperature)),
         swapped_tokens=as_integer("swapped_tokens", swapped_tokens, least=0),
         max_new_tokens=max_new_tokens,
         max_direct_tokens=max_direct_tokens,
@@ -113,12 +114,6 @@ def _samples(given: int) -> int:
             f"samples must be at least {MIN_SAMPLES}, to tell right from wrong ones of a problem, or 0 for none; got {n}"
         )
     return n
-
-
-def _temperature(model: Any, given: float | None) -> float:
-    if not (temperature := temperature_of(model, given)) > 0:
-        raise InputError(f"temperature is over 0 where samples of one problem are to differ, got {temperature:g}")
-    return temperature
 
 
 def _trained_with(saes: Mapping[int, Any]) -> float | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.interventions.log import Log
+from tl_l2norm.recording.signals import Signals
 
 FinishReason = Literal["stop", "length"]
 
@@ -29,12 +30,15 @@ class Completion:
         prompt_tokens: their ids.
         tokens: ids of the response, a stop token included.
         finish_reason: "stop" or "length".
+        forced: places in `tokens` of those that `think_on` wrote.
         prompt_index: which prompt it answers.
         sample: which of the prompt's `n` responses.
         seed: draws it again, given as `seed=[...]`.
         logprobs: [token] natural log-probability; None without recording.
         self_certainty: [token] `KL(U || p)`, nats; None without recording.
+        token_confidence: [token] minus the mean log-probability of the 20 likeliest, nats; None without recording.
         trace: prompt and response as far as they were read back; None without recording.
+        signals: what `read_signals` measured of it; None before.
 
     Examples:
         >>> prompt = l2.chat_prompt(model.tokenizer, "mod 10: 7A-3", mode="think")
@@ -57,6 +61,8 @@ class Completion:
     """Of the response, all that were sampled, a stop token included."""
     finish_reason: FinishReason
     """"stop" at a stop token or string, "length" at `max_new_tokens`."""
+    forced: tuple[int, ...] = ()
+    """Places in `tokens` of those that `think_on` wrote where others had been chosen."""
     prompt_index: int
     sample: int
     """Which of the prompt's `n` responses."""
@@ -69,6 +75,11 @@ class Completion:
     arXiv 2502.18581)."""
     trace: Trace | None
     """Prompt and response as far as they were read back (all but the last token); None if nothing was recorded."""
+    token_confidence: Float[Tensor, " token"] | None = None
+    """`-mean_j log p_j` over the 20 likeliest tokens where each token was chosen (Fu et al., arXiv 2508.15260); None also where
+    the response was recorded before this was kept."""
+    signals: Signals | None = None
+    """What `read_signals` measured of the response; None before."""
 
     def __repr__(self) -> str:
         """One line."""

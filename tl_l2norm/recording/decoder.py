@@ -19,7 +19,9 @@ from tl_l2norm.models.cache_rows import Cache
 from tl_l2norm.models.observer import Recorded
 from tl_l2norm.recording.completions import FinishReason
 from tl_l2norm.recording.sampling import Sampling, choose, score
+from tl_l2norm.recording.steps import Steps, stepping
 from tl_l2norm.recording.stops import Stops
+from tl_l2norm.recording.think_on import ThinkOn
 from tl_l2norm.recording.traces import Recording
 from tl_l2norm.text.sequences import TokenSequence, pad_left
 
@@ -39,8 +41,10 @@ class Growing:
     recorded: list[Recorded] = field(default_factory=list)
     n_recorded: int = 0
     """Tokens in them."""
-    scores: list[Float[Tensor, "2 token"]] = field(default_factory=list)
+    scores: list[Float[Tensor, "3 token"]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    forced: list[int] = field(default_factory=list)
+    """Places in `new` of tokens that were written in the place of those that were chosen."""
 
 
 class Decoder:
@@ -53,17 +57,19 @@ class Decoder:
         sampling: Sampling,
         stops: Stops,
         max_new_tokens: int,
+        steps: Steps = "eager",
     ) -> None:
         self.backend, self.recording, self.intervening = recording.here, recording, intervening
         self.watching = recording.watching(intervening)
+        self.stepping = stepping(self.backend, self.watching, steps)
         self.stops, self.max_new_tokens = stops, max_new_tokens
-        self.warpers = sampling.warpers()
+        self.warpers, self.think_on = sampling.warpers(), sampling.think_on
         self.rows: list[Growing] = []
         self.cache: Cache = None
         self.mask = self.tokens = torch.empty(0)
         self.batch: Batch | None = None
         self.n_waiting = 0  # passes that observers have recorded and not handed out
-        self.scores: list[Float[Tensor, "2 batch"]] = []
+        self.scores: list[Float[Tensor, "3 batch"]] = []
 
     @property
     def log(self) -> Log | None:
@@ -94,9 +100,9 @@ class Decoder:
                     yield finished
 
     def _admissible(self, queue: deque[list[Growing]], batch_size: int) -> Iterator[list[Growing]]:
-        """Groups that fit: into an empty batch, or into one that is half empty, so that prompts are read together."""
+        """Groups that fit: into an empty batch, or one of which a quarter is free, so that prompts are read together."""
         free = batch_size - len(self.rows)
-        if self.rows and (2 * free < batch_size or not self.backend.cache_rows.can_join(self.cache)):
+        if self.rows and (4 * free < batch_size or not self.stepping.can_join(self.cache)):
             return
         rows = [*self.rows, *(queue[0] if queue else ())]
         while queue and len(queue[0]) <= free and self._is_far(queue[0][0]) == self._is_far(rows[0]):
@@ -129,6 +135,7 @@ class Decoder:
         tokens = self._choose(rows, logits[:, -1], batch.rows.key)
         self._hand_out_scores(rows)
         if self.batch is not None:
+            self.cache = self.stepping.released(self.cache)
             width = max(self.mask.shape[1], mask.shape[1])
             mask = torch.cat([_widen(self.mask, width), _widen(mask, width)])
             cache = self.backend.cache_rows.join(self.cache, cache)
@@ -140,16 +147,17 @@ class Decoder:
         assert self.batch is not None
         self.watching.next_pass(self.batch.next_pass(1, padded=False, tokens=self.tokens[:, None]))
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
-        logits, self.cache = self.backend.forward(self.tokens[:, None], self.mask, cache=self.cache, logits="last")
-        assert logits is not None
+        logits, self.cache = self.stepping(self.tokens[:, None], self.mask, self.cache)
         self.n_waiting += 1
         if self.n_waiting >= _FLUSH_EVERY:
             self._flush()
-        self.tokens = self._choose(self.rows, logits[:, -1], self.batch.rows.key)
+        self.tokens = self._choose(self.rows, logits, self.batch.rows.key)
 
     def _choose(self, rows: list[Growing], logits: Tensor, seeds: Tensor) -> Int[Tensor, " batch"]:
         counts = torch.tensor([len(row.new) for row in rows], device=logits.device) if self.warpers else seeds
         tokens = choose(logits, self.warpers, seeds, counts)
+        if self.think_on is not None:
+            tokens = self._go_on(self.think_on, rows, tokens)
         if self.recording.records:
             self.scores.append(score(logits, tokens))
         for row, token in zip(rows, tokens.tolist(), strict=True):
@@ -159,6 +167,17 @@ class Decoder:
             elif len(row.new) == self.max_new_tokens:
                 row.finish_reason = "length"
         return tokens
+
+    def _go_on(self, think_on: ThinkOn, rows: list[Growing], tokens: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """The tokens, and in the place of some of them others with which their responses go on."""
+        written = tokens.tolist()
+        for index, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
+            n_written, n_forced, most = len(row.new), len(row.forced), self.max_new_tokens
+            other = think_on.instead(token, self.stops.ids, n_written=n_written, n_forced=n_forced, most=most)
+            if other is not None:
+                written[index] = other
+                row.forced.append(n_written)
+        return torch.tensor(written, dtype=tokens.dtype, device=tokens.device)
 
     def _retire(self) -> list[Growing]:
         """Let finished rows leave, and padding that no row needs any longer; returns those that left."""
@@ -175,6 +194,7 @@ class Decoder:
             self.cache = self.batch = None
             return left
         keep = torch.tensor(alive, device=self.mask.device)
+        self.cache = self.stepping.released(self.cache)
         self.cache, self.batch = self.backend.cache_rows.select(self.cache, keep), self.batch.select(keep)
         self.mask, self.tokens = self.mask[keep], self.tokens[keep]
         padding = int(self.mask.argmax(1).min())

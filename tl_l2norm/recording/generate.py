@@ -36,8 +36,10 @@ from tl_l2norm.recording.decoder import Decoder, Growing
 from tl_l2norm.recording.engine import Decoding, Engine, generator_of
 from tl_l2norm.recording.metrics import METRICS, check_metrics
 from tl_l2norm.recording.sampling import Sampling
+from tl_l2norm.recording.steps import Steps, check_steps
 from tl_l2norm.recording.stops import Stops
 from tl_l2norm.recording.stream import NORM, StreamObserver, check_observers
+from tl_l2norm.recording.think_on import ThinkOn
 from tl_l2norm.recording.traces import Recording
 from tl_l2norm.text.boundaries import Boundaries
 from tl_l2norm.text.inputs import SequenceLike
@@ -67,6 +69,8 @@ def generate(
     batch_size: int | None = None,
     prepend_bos: bool | None = None,
     sink_ratio: float | None = None,
+    think_on: ThinkOn | None = None,
+    steps: Steps = "eager",
     on_finish: Callable[[Generations], None] | None = None,
     progress: bool | str = True,
     metrics: Any = None,
@@ -99,6 +103,10 @@ def generate(
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink, and
             interventions leave it alone; 5 by default (20 for tiny-reasoner).
+        think_on: what is written where a response would end, so that it goes on; here, not on an engine.
+        steps: how a step of decoding runs: "eager"; "static", keys and values in tensors that keep their places; "graph",
+            replayed as a CUDA graph, norms with it; "compiled" by torch, and replayed where there is CUDA. The last two are
+            for norms alone, all but the first for bridges whose layers attend to all positions.
         on_finish: called with responses as they end, those that end at one step together, and the log so far; what it raises
             ends the run.
         progress: show a progress bar, under this name if it is one.
@@ -130,7 +138,7 @@ def generate(
         0        18      1   True
     """
     backend = generator_of(model)
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, think_on=think_on)
     max_new_tokens, n = as_integer("max_new_tokens", max_new_tokens, least=1), as_integer("n", n, least=1, most=_MOST_SAMPLES)
     _check_options(record, metrics, ignore_eos, progress, stop, on_finish)
     recording = Recording.of(
@@ -142,11 +150,16 @@ def generate(
         saes=saes,
         interventions=one_or_several(interventions, Intervention),
     )
+    check_steps(steps, recording.backend, acts=bool(recording.interventions), watches=saes is not None or bool(observers))
     stops = Stops.of(backend, stop, ignore_eos)
+    if think_on is not None:
+        think_on.check(stops.ids, backend.d_vocab)
     if isinstance(backend, Engine):
+        if think_on is not None:
+            raise Unsupported("an engine ends its responses by itself: think_on needs a model of load_model")
         decoding = backend.decoding(recording, sampling, stops, max_new_tokens)
     else:
-        decoding = Decoder(recording, recording.run(), sampling, stops, max_new_tokens)
+        decoding = Decoder(recording, recording.run(), sampling, stops, max_new_tokens, steps)
     items = tokenize(backend, prompts, prepend_bos=prepend_bos, continues=True)
     warn_of_ignored(model, backend.generation_config)
     rows = _make_rows(items, n, _seeds(seed, len(items), n))
@@ -270,7 +283,7 @@ class _Ending:
         if row.finish_reason == "stop" and (cut := self.stops.cut(reading.text)) is not None:
             reading = reading.up_to(cut)
         read_back = TokenSequence(tokens=tokens[:-1], prompt_len=start, segments=segments[:-1], texts=texts[:-1])
-        logprobs, self_certainty = torch.cat(row.scores, dim=1) if row.scores else (None, None)
+        logprobs, self_certainty, confidence = torch.cat(row.scores, dim=1) if row.scores else (None, None, None)
         return Completion(
             prompt="".join(texts[:start]) if self.boundaries.tokenizer else "",
             text=reading.text if self.boundaries.tokenizer else "",
@@ -279,11 +292,13 @@ class _Ending:
             prompt_tokens=row.item.tokens,
             tokens=tuple(row.new),
             finish_reason=row.finish_reason,
+            forced=tuple(row.forced),
             prompt_index=row.prompt,
             sample=row.sample,
             seed=row.seed,
             logprobs=logprobs,
             self_certainty=self_certainty,
+            token_confidence=confidence,
             trace=self._trace(row, read_back),
         )
 

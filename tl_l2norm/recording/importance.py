@@ -20,6 +20,7 @@ from tl_l2norm.core.batch import Batch, Rows, RowTensors
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import BUT_LAST, LATE, Layers, late_groups, layer_ranges, resolve_layers
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.random_draws import hash_keys, sequence_key, uniform
 from tl_l2norm.core.thresholds import ThresholdLike
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
@@ -80,7 +81,8 @@ def token_importance(
         Attention sinks, the first token and the one just before the answer are left out.
 
     Raises:
-        ValueError: no such layer; responses whose answer's place isn't known; traces of another model.
+        ValueError: no such layer; responses whose answer's place isn't known; traces of another model; one prompt
+            under two labels.
         Unmeasurable: no response in which anything is thought; those in which nothing is are left out, and a warning says how
             many.
 
@@ -133,6 +135,9 @@ def _places(
     identity = backend.identity()
     if traces[0].provenance.fingerprint not in ("", identity.weights):
         raise InputError(f"the traces are of {traces[0].provenance.describe()}, which is not this model")
+    require_own_prompts(
+        (trace.labels["prompt"], trace.tokens[: trace.prompt_len].tolist()) for trace in traces if "prompt" in trace.labels
+    )
     places = {}
     for i, trace in enumerate(traces):
         drawn, usable = _drawn(trace, i, max_tokens, seed), {layer: _live(trace, layer) for layer in layers}

@@ -26,6 +26,7 @@ from tl_l2norm.core.errors import InputError, Unmeasurable, Unsupported
 from tl_l2norm.core.measured import PRESSURES
 from tl_l2norm.core.norms import find_sinks, l2_norms, sink_bounds
 from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
+from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.trace import Label
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.models.backends import backend_of
@@ -218,6 +219,11 @@ def _check(items: Sequence[TokenSequence], labels: Sequence[Mapping[str, Label]]
     for i, item in enumerate(items):
         if len(item) < 2:
             raise Unmeasurable(f"sequence {i} has one token: there is no next token whose loss could be taken")
+    require_own_prompts(
+        (own["prompt"], item.tokens[: item.prompt_len])
+        for item, own in zip(items, labels, strict=True)
+        if "prompt" in own and item.prompt_len < len(item)
+    )
     if taken := {name for own in labels for name in own} & set(PRESSURES.names):
         raise InputError(f"labels can't be called {sorted(taken)}: the table has columns of these names")
 

@@ -11,8 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_l2norm.core.arguments import as_integer, as_number
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.random_draws import uniform
+from tl_l2norm.recording.think_on import ThinkOn
+
+LIKELIEST = 20
+"""Tokens that token confidence is a mean over, k of the authors' runs."""
 
 Warper = Callable[[Tensor | None, Tensor], Tensor]
 
@@ -27,6 +31,8 @@ class Sampling:
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
+    think_on: ThinkOn | None = None
+    """What is written in the place of a response's end."""
 
     def __post_init__(self) -> None:
         if not 0 <= as_number("temperature", self.temperature) < float("inf"):
@@ -35,6 +41,8 @@ class Sampling:
             object.__setattr__(self, "top_k", as_integer("top_k", self.top_k, least=1))
         if self.top_p is not None and not 0 < as_number("top_p", self.top_p) <= 1:
             raise InputError(f"top_p must be over 0 and at most 1, got {self.top_p}")
+        if not (self.think_on is None or isinstance(self.think_on, ThinkOn)):
+            raise InputTypeError(f"think_on is recording.ThinkOn(tokens=[...]), got {self.think_on!r:.80}")
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             raise InputError("top_k and top_p do nothing at temperature 0 (greedy): set a temperature")
 
@@ -74,9 +82,15 @@ def choose(
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-def score(logits: Float[Tensor, "batch d_vocab"], tokens: Int[Tensor, " batch"]) -> Float[Tensor, "2 batch"]:
-    """Log-probability of the chosen tokens, and self-certainty `-log V - mean_j log p_j` (Kang et al., arXiv 2502.18581)."""
+def score(logits: Float[Tensor, "batch d_vocab"], tokens: Int[Tensor, " batch"]) -> Float[Tensor, "3 batch"]:
+    """What is kept of a distribution from which a token was chosen, at temperature 1, in nats.
+
+    Log-probability of the token; self-certainty `-log V - mean_j log p_j` (Kang et al., arXiv 2502.18581); and token
+    confidence, minus the mean log-probability of the 20 most likely tokens, or of all where the vocabulary has fewer (Fu et
+    al., "Deep Think with Confidence", arXiv 2508.15260).
+    """
     logits = logits.float()
     total = logits.logsumexp(-1)
     chosen = logits.gather(1, tokens[:, None])[:, 0]
-    return torch.stack([chosen - total, total - logits.mean(-1) - math.log(logits.shape[-1])])
+    likeliest = logits.topk(min(LIKELIEST, logits.shape[-1]), dim=-1, sorted=False).values.mean(-1)
+    return torch.stack([chosen - total, total - logits.mean(-1) - math.log(logits.shape[-1]), total - likeliest])

@@ -94,20 +94,34 @@ class StreamRecorder(Observer):
         self._begun = True
         self._ledger.next_pass(now)
 
+    @override
+    def held(self) -> Float[Tensor, "place batch pos"]:
+        if self._others:
+            super().held()
+        return self._together(self._now[NORM])
+
+    @override
+    def replayed(self, held: Float[Tensor, "place batch pos"], n_rows: int) -> None:
+        self._now, self._begun = self._nothing(), False
+        self._ledger.note(NORM, held[:, :n_rows].clone())
+
     def _end_pass(self) -> None:
         """Put the layers of the pass that has just ended together, on its first device."""
         if not self._begun:
             return
         now, self._now, self._begun = self._now, self._nothing(), False
-        norms = now[NORM]
-        if silent := [place for place, norm in zip(self._places, norms, strict=True) if norm is None]:
+        for name, values in now.items():
+            if values:
+                self._ledger.note(name, self._together(values))
+
+    def _together(self, values: Sequence[Tensor | None]) -> Float[Tensor, "place batch pos"]:
+        """Every place of a pass, on the first one's device."""
+        if silent := [place for place, value in zip(self._places, values, strict=False) if value is None]:
             raise RuntimeError(
                 f"no norm was recorded at {', '.join(silent)}: the hooks are gone (model.reset_hooks() removes everybody's) "
                 "or that part of the model didn't run"
             )
-        for name, values in now.items():
-            if values:
-                self._ledger.note(name, torch.stack([value.to(norms[0].device) for value in values]))  # type: ignore[union-attr]
+        return torch.stack([value.to(values[0].device) for value in values])  # type: ignore[union-attr]
 
     @override
     def take(self, n_rows: int) -> list[Recorded]:

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +7,7 @@ from scipy.stats import t
 
 from tl_l2norm.analysis.accuracy import wilson_interval
 from tl_l2norm.analysis.causal import ARMS, causal_differences, causal_table
+from tl_l2norm.core.errors import InputError
 
 QUANTILES = (0.9, 0.5)
 
@@ -168,3 +171,41 @@ def test_outcomes_of_two_models_and_answers_that_are_neither_right_nor_wrong_are
             make(pd.concat([table, outcomes({"random": RANDOM}, model="another")]))
         with pytest.raises(ValueError, match="the table of outcomes: correct has missing values"):
             make(table.assign(correct=[np.nan, *table["correct"][1:]]))
+
+
+ONE_RUN = outcomes({"none": NONE, "paired": HIGH, "random": RANDOM})
+TWO_DRAWS = pd.concat([ONE_RUN, outcomes({"random": HIGH}).assign(draw=1)], ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (ONE_RUN.assign(arm=ONE_RUN["arm"].str.capitalize()), "unknown arm 'None': arms are compared by name, one of 'none'"),
+        (pd.concat([ONE_RUN, outcomes({"random": HIGH}).assign(draw=1, seed=8)]), "the outcomes are of 2 seeds, 7, 8: give"),
+        (ONE_RUN.assign(seed=None), "the table of outcomes: seed is missing in 50 of 50 entries"),
+        (ONE_RUN.assign(positions=ONE_RUN["positions"].where(ONE_RUN.index > 0)), "positions is missing in 1 of 50 entries"),
+        (ONE_RUN.assign(positions=np.inf), "positions is how many, 0 or more, got inf in 50 outcomes"),
+        (ONE_RUN.assign(events=-1), "events is how many, 0 or more, got -1"),
+        (ONE_RUN.assign(correct=ONE_RUN["correct"] / 2), "correct is 0 or 1, False or True, got 0.5"),
+        (ONE_RUN.assign(prompt=ONE_RUN["prompt"].where(ONE_RUN["prompt"] != "p3")), "prompt is missing in 5 outcomes"),
+        (ONE_RUN.assign(arm=ONE_RUN["arm"].where(ONE_RUN["arm"] != "none")), "arm is missing in 10 outcomes"),
+        (ONE_RUN.assign(prompt=[[1]] * len(ONE_RUN)), r"prompt holds \[1\], which is no single value"),
+        (
+            ONE_RUN.assign(quantile=ONE_RUN["quantile"].where((ONE_RUN["arm"] != "paired") | (ONE_RUN["quantile"] < 0.7))),
+            "quantile is missing in 10 outcomes of arm 'paired'",
+        ),
+        (TWO_DRAWS.iloc[:-10], "arm 'random' lacks draw 1 at the quantile 0.5, which it has at another"),
+        (pd.concat([ONE_RUN, ONE_RUN[["arm"]]], axis=1), "has the column 'arm' twice"),
+    ],
+)
+def test_what_would_be_compared_wrongly_or_not_at_all_is_refused(table: pd.DataFrame, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        causal_differences(table)
+
+
+@pytest.mark.parametrize(
+    "as_given", [lambda t: t.convert_dtypes(), lambda t: t.astype("category"), lambda t: t.set_index("prompt", drop=False)]
+)
+def test_pandas_own_dtypes_and_indices_change_nothing(as_given: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    for make in (causal_table, causal_differences):
+        pd.testing.assert_frame_equal(make(as_given(TWO_DRAWS)), make(TWO_DRAWS))

@@ -12,13 +12,15 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.laws.test_correctness_laws import straight, world
+from tests.laws.test_correctness_laws import p_value, straight, world
 from tests.planted import response
 from tl_l2norm.analysis.conditional_logit import Groups, draw, fit, moments
-from tl_l2norm.analysis.correctness import correctness_effect
+from tl_l2norm.analysis.correctness import correctness_effect, critical_size
 from tl_l2norm.analysis.sample_norms import GIVEN_TYPES, correctness_samples
 from tl_l2norm.analysis.within_problems import MixedProblems, mixed, pair_counts
 from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.paper.finding import UNTESTED, Known
+from tl_l2norm.paper.rules.thinking import correctness
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.tasks.results import Result
 
@@ -111,15 +113,16 @@ def problems_of(seed: int = 0, **options: Any) -> MixedProblems:
 def test_the_interval_ends_where_the_test_begins_to_reject() -> None:
     problems, critical = problems_of(beta=0.5), np.array([2.0, 2.5])
     t, _ = problems.test(0, 1)
-    own = problems.estimates(critical)
-    np.testing.assert_allclose(problems._t(np.zeros(2))[0], t, atol=0.01)
+    own = problems.estimates(t, critical)
+    np.testing.assert_allclose(problems._t(np.zeros(2))[0], t, atol=1e-6)
     np.testing.assert_allclose(problems._t(own["beta"])[0], 0, atol=0.01)
     np.testing.assert_allclose(problems._t(own["low"])[0], critical, atol=0.002)
     np.testing.assert_allclose(problems._t(own["high"])[0], -critical, atol=0.002)
 
 
 def test_an_interval_of_a_test_that_never_rejects_has_no_ends() -> None:
-    own = problems_of().estimates(np.array([np.inf, 2.0]))
+    problems = problems_of()
+    own = problems.estimates(problems.test(0, 1)[0], np.array([np.inf, 2.0]))
     assert (own["low"][0], own["high"][0]) == (-np.inf, np.inf) and np.isfinite([own["low"][1], own["high"][1]]).all()
 
 
@@ -205,6 +208,12 @@ def test_sinks_of_late_layers_are_in_no_level_and_a_response_of_nothing_else_has
         mask[-1, sinks] = True
         results[at] = dataclasses.replace(results[at], trace=dataclasses.replace(results[at].trace, is_sink=mask))
     assert correctness_samples(results)[GIVEN_TYPES].isna().tolist() == [False, True]
+
+
+def test_a_norm_that_is_nan_is_named_and_is_no_response_without_tokens() -> None:
+    odd = result([[1.0, 2.0], [1.0, np.nan]])
+    with pytest.raises(InputError, match=r"a norm of Trace.*, number 1, is NaN \(layer 1, position 2\)"):
+        correctness_samples([result([[1.0, 2.0], [1.0, 2.0]]), odd])
 
 
 def test_a_response_that_states_no_answer_counts_as_cut_off() -> None:
@@ -322,6 +331,7 @@ def test_families_may_be_clusters() -> None:
         (lambda f: f.assign(length=f["length"].where(f["sample"] > 0, 0)), {}, InputError, "length is a number of tokens"),
         (lambda f: f.assign(log_prob=-np.inf), {}, InputError, "log_prob is infinite"),
         (lambda f: f.assign(late=f["late"].where(f["sample"] > 0, np.inf)), {}, InputError, "late is infinite"),
+        (lambda f: f.assign(**{"0": f[0]}), {}, InputError, "two columns of layer 0, by number and as text"),
     ],
 )
 def test_what_can_not_be_answered_is_refused(change: Any, options: dict[str, Any], error: type, message: str) -> None:
@@ -366,3 +376,28 @@ def test_a_table_read_from_csv_has_its_layers(tmp_path: Path) -> None:
     tables = [correctness_effect(one, resamples=99) for one in (samples, pd.read_csv(tmp_path / "samples.csv"))]
     assert tables[0]["layer"].tolist() == tables[1]["layer"].tolist() and 0 in tables[1]["layer"].tolist()
     np.testing.assert_allclose(tables[0]["p"], tables[1]["p"])
+
+
+def test_pandas_own_dtypes_a_category_and_an_index_of_prompts_change_nothing() -> None:
+    samples = world(0, problems=12, layers=2)
+    odd = samples.convert_dtypes().astype({"correct": "category"}).set_index("prompt", drop=False).assign(**{"²": 1})
+    pd.testing.assert_frame_equal(correctness_effect(odd, **FEW), correctness_effect(samples, **FEW))
+
+
+@pytest.mark.parametrize("seed", [51, 74, 138, 204, 226])
+def test_p_is_at_most_5_percent_where_the_interval_leaves_out_0_and_nowhere_else(seed: int) -> None:
+    """Of 12 problems x 4, such as where 0 is rejected and a beta of -8 isn't, or where t is just its critical value."""
+    problems = MixedProblems.of(mixed(world(seed, problems=12, n=4, beta=1.0, layers=2)), ("late",), "prompt")
+    t, drawn = problems.test(seed, 399)
+    own = problems.estimates(t, critical := critical_size(np.abs(drawn)))
+    assert t > critical if seed != 226 else t == pytest.approx(critical, abs=1e-12)
+    assert own["low"] <= 0 < own["beta"] and own["evidence"] <= t
+    assert p_value(drawn[:, 0], own["evidence"][0]) > 0.05
+
+
+def test_where_no_effect_is_rejected_there_is_no_verdict() -> None:
+    table = correctness_effect(world(74, problems=12, n=4, beta=1.0, layers=2), resamples=399)
+    endless = np.isinf(table["low"]) & np.isinf(table["high"])
+    assert endless[0] and set(table.loc[endless, "verdict"]) == {"can't be tested here"} and table["p"].notna().any()
+    finding = correctness(Known({"correctness": table}, {}))
+    assert finding.verdict(finding.p) == UNTESTED and "responses to 9 problems reject no effect, however large" in finding.why

@@ -12,6 +12,7 @@ from scipy.stats import rankdata, spearmanr
 from tests.planted import Array, both_modes, response
 from tl_l2norm.analysis.correlation import correlation_table, pearson
 from tl_l2norm.analysis.reasoning import find_reasoning_features
+from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.trace import Trace
 
 
@@ -226,7 +227,7 @@ def test_what_has_no_rank_correlation_is_refused() -> None:
         table([dataclasses.replace(traces[0], provenance=other), *traces[1:]])
 
 
-def test_without_a_chosen_feature_rho_is_missing_everywhere() -> None:
+def test_without_a_chosen_feature_there_is_nothing_to_correlate_with() -> None:
     rng = np.random.default_rng(0)
 
     def make(i: int, mode: str) -> Trace:
@@ -235,8 +236,8 @@ def test_without_a_chosen_feature_rho_is_missing_everywhere() -> None:
     think, direct = both_modes(24, make)
     features = find_reasoning_features(think, direct)
     assert len(features) == 0
-    correlations = correlation_table(features.held_out(think), features, quantities=("l2_norm",))
-    assert len(correlations) == 11 and correlations[["rho", "low", "high"]].isna().all(axis=None)
+    with pytest.raises(Unmeasurable, match="no reasoning feature is active in these traces"):
+        correlation_table(features.held_out(think), features, quantities=("l2_norm",))
 
 
 def test_prompts_that_the_features_were_chosen_on_are_refused() -> None:

@@ -48,6 +48,21 @@ def test_without_any_response_there_is_nothing_to_compare() -> None:
         high_norm_tokens(silent[:8], silent[8:])
 
 
+def test_a_prompt_without_a_direct_response_is_left_out() -> None:
+    """Its thinking tokens would be all there is, and so most of the top."""
+
+    def make(i: int, mode: str) -> Trace:
+        norms = np.tile([[5.0, 6, 7, 8, 9]] if mode == "think" else [[1.0, 2, 3]], (4, 1))
+        return response(norms[:, : 0 if mode == "direct" and i < 2 else None], prompt=str(i), mode=mode)
+
+    think, direct = both_modes(11, make)
+    table, whole = (high_norm_tokens(t, d, resamples=50) for t, d in ((think, direct), (think[2:], direct[2:])))
+    assert (table["n"] == 9).all()
+    assert table.drop(columns=["low", "high"]).equals(whole.drop(columns=["low", "high"]))
+    with pytest.raises(Unmeasurable, match="7 prompts whose responses both have a token that has a norm.*at least 8"):
+        high_norm_tokens(think[:9], direct[:9])
+
+
 def test_an_infinite_norm_is_refused_but_at_a_sink() -> None:
     think, direct = World(n=12).make(0)
     norms, is_sink = think[0].l2_norms.clone(), think[0].is_sink.clone()

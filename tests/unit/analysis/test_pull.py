@@ -114,7 +114,7 @@ def test_what_is_no_table_of_one_call_is_refused() -> None:
         "position is missing": table.assign(position=table["position"].where(table.index != 5)),
         "prompt is missing": table.assign(prompt=table["prompt"].where(table["sequence"] != 2)),
         "mode is missing": table.assign(mode=np.nan),
-        "is_sink must be true or false, got 2": table.assign(is_sink=2),
+        "is_sink is 0 or 1, False or True, got 2": table.assign(is_sink=2),
         "several models": table.assign(model=np.where(table["sequence"] < 6, "a", "b")),
         "is empty": table[:0],
     }

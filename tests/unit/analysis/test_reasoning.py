@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 
 from tests.planted import Array, both_modes, response
+from tests.worlds import World
 from tl_l2norm.analysis import reasoning
 from tl_l2norm.analysis.activations import activation_means, paired_effect
 from tl_l2norm.analysis.bound import bound_control, bound_points, bound_table
@@ -20,7 +21,7 @@ from tl_l2norm.analysis.reasoning import (
     ReasoningFeatures,
     find_reasoning_features,
 )
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.trace import Trace
 
@@ -155,6 +156,16 @@ def test_on_other_prompts_a_feature_replicates_and_chance_does_not() -> None:
     np.testing.assert_allclose(table["difference"].loc[[0, 1, 2]], expected, atol=1e-5)
 
 
+def test_prompts_without_tokens_at_a_layer_are_no_prompts_to_replicate_on() -> None:
+    """Of 8 held-out prompts one is an attention sink throughout."""
+    think, direct = World(n=28, latents=60, reasoning=6.0).make(1)
+    features = find_reasoning_features(think, direct, choose_on=[str(t.labels["prompt"]) for t in think[:20]])
+    assert len(features) > 0 and (features.evaluate(think[20:], direct[20:], resamples=50)["n"] == 8).all()
+    silent = dataclasses.replace(think[-1], is_sink=torch.ones_like(think[-1].is_sink))
+    with pytest.raises(Unmeasurable, match=r"7 prompts with tokens to compare at layer 3 \(match='count'\): at least 8"):
+        features.evaluate([*think[20:-1], silent], direct[20:])
+
+
 def test_prompts_that_they_were_chosen_on_are_refused() -> None:
     think, direct = traces_of(planted)
     features = find_reasoning_features(think, direct)
@@ -260,6 +271,15 @@ def test_layers_that_were_not_recorded_are_named() -> None:
         features.evaluate(*fewer)
     with pytest.raises(InputError, match="the features are of layers 3 too, which were not recorded"):
         bound_control(*fewer, features)
+
+
+def test_a_norm_that_is_nan_is_named_and_is_no_lack_of_tokens() -> None:
+    think, direct = World(n=28, latents=60, reasoning=6.0).make(1)
+    features = find_reasoning_features(think, direct, choose_on=[str(t.labels["prompt"]) for t in think[:20]])
+    norms = think[-1].l2_norms.clone()
+    norms[3, -1] = torch.nan
+    with pytest.raises(InputError, match="a norm of Trace.*, number 7, is NaN .layer 3, position "):
+        feature_link([*think[20:-1], dataclasses.replace(think[-1], l2_norms=norms)], features)
 
 
 def test_links_of_no_quantity_and_a_bound_of_two_models_are_refused() -> None:

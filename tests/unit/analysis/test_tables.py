@@ -15,7 +15,7 @@ from tests.planted import both_modes, response
 from tl_l2norm.analysis.reasoning import REPLICATIONS, TESTED, ReasoningFeatures
 from tl_l2norm.core import measured
 from tl_l2norm.core.schema import Schema
-from tl_l2norm.experiments import evaluation_results, selection, suppression
+from tl_l2norm.experiments import curve, evaluation_results, selection, suppression
 from tl_l2norm.paper import claims, stages, tables
 from tl_l2norm.recording import importance, pressure
 from tl_l2norm.saes import evaluate
@@ -42,6 +42,8 @@ def description(maker: str) -> str:
     if maker in ELSEWHERE:
         module, name = ELSEWHERE[maker]
         return inspect.getsource(getattr(importlib.import_module(f"tl_l2norm.analysis.{module}"), name))
+    if maker.startswith("selection_curve"):
+        return inspect.getsource(curve.SelectionCurve)
     if maker.startswith("score_table"):
         return inspect.getsource(selection.ScoreTable)
     if maker.startswith("evaluate("):

@@ -19,6 +19,7 @@ from tl_l2norm.analysis.directions import coactive_cosine, decoder_cosine, rando
 from tl_l2norm.analysis.random_sets import random_sets
 from tl_l2norm.analysis.reasoning import ReasoningFeatures, find_reasoning_features
 from tl_l2norm.analysis.theory import BOUNDS, assumption_table, error_against_gap, part_cosines, top_overlap
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.core.trace import Trace
 
@@ -149,6 +150,23 @@ def test_a_left_that_is_not_positive_breaks_the_bound() -> None:
     assert entry["c1"] < 0 and entry["p"] == 1 and entry[["slope", "r2", "spread"]].isna().all()
     one = bound_table(points.assign(left=np.where(np.arange(60) == 9, -1.0, points["right"]))).iloc[0]
     assert one["c1"] > 0 and one["slope"] == pytest.approx(1), "one of 60 has no log and is left out"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("right", 0.0, "right of prompt 4 at layer 3 can't be 0 where the premise holds"),
+        ("right", np.nan, "right of prompt 4 at layer 3 can't be nan"),
+        ("left", np.inf, "left of prompt 4 at layer 3 can't be inf"),
+        ("prompt", None, "prompt is missing in 1 points"),
+    ],
+)
+def test_points_that_bound_points_can_not_have_returned_are_refused(column: str, value: object, message: str) -> None:
+    points = pd.DataFrame({"prompt": range(9), "layer": 3, "left": 1.0, "right": 2.0, "premise": True, "model": "m"})
+    with pytest.raises(InputError, match=message):
+        bound_table(points.assign(**{column: points[column].where(points.index != 4, value)}))
+    loose = points.assign(premise=points.index != 4, right=points["right"].where(points.index != 4))
+    assert bound_table(loose, resamples=50).iloc[0]["n_premise"] == 8
 
 
 def test_random_sets_hold_as_many_of_each_stratum_and_none_of_the_chosen() -> None:

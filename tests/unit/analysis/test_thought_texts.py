@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from scipy.stats import spearmanr
 
 from tests.planted import response
 from tl_l2norm.analysis.thought_texts import difficulty_at_length, thought_text_table
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.trace import Trace
 
 LAYERS = 4
@@ -202,7 +204,7 @@ def test_a_response_without_a_norm_is_left_out() -> None:
     table, rest = (difficulty_at_length(own, resamples=100) for own in ([lacking, *traces[1:]], traces[1:]))
     pd.testing.assert_frame_equal(table.drop(columns="n_all"), rest.drop(columns="n_all"))
     assert (table["n_all"] == 48).all() and table["rho"].notna().all()
-    with pytest.raises(ValueError, match="level of a problem is not a number"):
+    with pytest.raises(ValueError, match="the label 'level' of .* must be finite, got nan"):
         difficulty_at_length([traces[0].with_labels(level=float("nan")), *traces[1:]])
 
 
@@ -213,3 +215,45 @@ def test_where_length_follows_from_the_level_nothing_is_tested() -> None:
     assert difficulty_at_length(traces, width=50, resamples=50)["n"].iloc[0] == 48
     with pytest.raises(ValueError, match="several responses"):
         difficulty_at_length([*traces, traces[0]])
+
+
+def labelled(trace: Trace, **labels: Any) -> Trace:
+    """With labels of any kind, such as a file may hold."""
+    return dataclasses.replace(trace, labels={**trace.labels, **labels})
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "message"),
+    [
+        ("answer_logprob", None, "the label 'answer_logprob' of .* must be a number, got None"),
+        ("answer_logprob", -float("inf"), "the label 'answer_logprob' of .* must be finite, got -inf"),
+        ("thought_from", None, "the label 'thought_from' of .* must be an integer"),
+        ("thought_to", 999, "the label 'thought_to' of .* must be at most"),
+        ("says_answer", "yes", "the label 'says_answer' of .* must be True or False, got 'yes'"),
+    ],
+)
+def test_labels_that_are_no_figures_or_places_are_named(label: str, value: object, message: str) -> None:
+    first, *rest = read(0)
+    with pytest.raises(InputError, match=message):
+        thought_text_table([labelled(first, **{label: value}), *rest])
+
+
+@pytest.mark.parametrize("level", [None, "hard", float("inf"), True])
+def test_a_level_is_a_number(level: object) -> None:
+    first, *rest = problems(0)
+    with pytest.raises(InputError, match="the label 'level' of .* must be "):
+        difficulty_at_length([labelled(first, level=level), *rest])
+
+
+def test_direct_answers_have_no_thought_of_a_length() -> None:
+    traces = [t.with_labels(mode="direct" if i == 4 else "think") for i, t in enumerate(problems(0))]
+    with pytest.raises(InputError, match="trace 4 says by its label that its mode is 'direct'.*give the thinking ones"):
+        difficulty_at_length(traces)
+
+
+def test_a_norm_that_is_nan_is_named() -> None:
+    first, *rest = problems(0)
+    norms = first.l2_norms.clone()
+    norms[2, 3] = torch.nan
+    with pytest.raises(InputError, match=r"a norm of Trace.*, number 5, is NaN \(layer 2, position 3\)"):
+        difficulty_at_length([*rest[:5], dataclasses.replace(first, l2_norms=norms), *rest[5:]])

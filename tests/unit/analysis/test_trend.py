@@ -221,6 +221,11 @@ def test_where_no_prompt_has_a_value_it_is_said() -> None:
         level_trend(*partly, quantity="mine")
 
 
+def test_entries_are_numbered_from_0() -> None:
+    table = level_trend(*made(growing, n=24, level=lambda i: i % 3), resamples=50)
+    assert table.index.tolist() == list(range(len(table)))
+
+
 def test_the_order_of_prompts_only_changes_the_resampling() -> None:
     think, direct = made(growing, n=20, level=lambda i: i % 3)
     trends = [level_trend(t, direct).iloc[0] for t in (think, think[::-1])]

@@ -109,3 +109,41 @@ def test_a_table_that_was_a_csv_file_passes() -> None:
         assert SCHEMA.check(read) is read
     mixed = SCHEMA.frame([ENTRY, ENTRY]).astype({"speed": object, "moves": object})
     assert SCHEMA.check(mixed) is mixed
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "says"),
+    [
+        ("moves", [True, 0.5], "moves is 0 or 1, False or True, got 0.5"),
+        ("wheels", [4, None], "wheels is missing in 1 of 2 entries"),
+        ("wheels", pd.array([4, None], "Int64"), "wheels is missing in 1 of 2 entries"),
+        ("moves", pd.array([True, None], "boolean"), "moves has missing values"),
+        ("car", [["a"], ["b"]], r"car holds \['a'\], which is no single value"),
+        ("speed", [1j, 2.0], "speed holds 1j, which is no number"),
+        ("speed", pd.Categorical(["fast", "slow"]), "speed holds 'fast', which is no number"),
+    ],
+)
+def test_what_can_not_be_read_is_refused_by_its_column(column: str, values: object, says: str) -> None:
+    with pytest.raises(InputError, match=f"the table of speeds: {says}; give what measure"):
+        SCHEMA.check(SCHEMA.frame([ENTRY, ENTRY]).assign(**{column: values}))
+
+
+def test_pandas_own_dtypes_become_numpys_once() -> None:
+    frame = SCHEMA.frame([ENTRY, {**ENTRY, "speed": float("nan"), "moves": False}])
+    given = frame.assign(
+        wheels=frame["wheels"].astype("Int64"),
+        speed=pd.array([50, None], "Float64"),
+        moves=pd.Categorical(frame["moves"]),
+        car=pd.array(["a", None], "string"),
+    )
+    read = SCHEMA.check(given)
+    assert read.dtypes[["speed", "wheels", "moves"]].astype(str).tolist() == ["float64", "int64", "bool"]
+    pd.testing.assert_frame_equal(read[["speed", "wheels", "moves"]], frame[["speed", "wheels", "moves"]])
+    assert read["car"][0] == "a" and isinstance(read["car"][1], float), "what is missing is NaN, of which a truth can be taken"
+
+
+def test_an_index_that_is_called_like_a_column_is_left_behind_and_a_column_twice_is_refused() -> None:
+    frame = SCHEMA.frame([ENTRY, ENTRY])
+    assert SCHEMA.check(frame.set_index("car", drop=False)).groupby("car").size().tolist() == [2]
+    with pytest.raises(InputError, match="the table of speeds has the column 'car' twice"):
+        SCHEMA.check(pd.concat([frame, frame[["car"]]], axis=1))

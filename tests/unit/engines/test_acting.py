@@ -32,6 +32,10 @@ RULES: dict[str, Made] = {
         l2.Suppression(l2.AdaptiveIQR(warmup=3, scope="sequence"), which="low", layers=[0, 1], **where)
     ],
     "erss": lambda **where: [l2.ERSS(TAU, patience=1, p=0.8, cos_min=-1.0, cooldown=1, bank_size=2, keep_banks=True, **where)],
+    "erss elsewhere": lambda **where: [
+        l2.ERSS(TAU, patience=1, p=0.8, cos_min=-1.0, cooldown=1, bank_size=2, towards=towards, keep_banks=True, **where)
+        for towards in ("random", "direction")
+    ],
     "two": lambda **where: [l2.Suppression(TAU, layers=[0]), l2.ERSS(TAU, patience=1, p=1.0, cos_min=-1.0, **where)],
 }
 

@@ -78,3 +78,7 @@ def test_bad_input(smollm2: object) -> None:
     twin = dataclasses.replace(PROBLEMS[0], family="renamed")
     with pytest.raises(ValueError, match=f"problems {PROBLEMS[0].id} .* and {twin.id} \\('renamed'\\) ask the same"):
         l2.run_modes(smollm2, [*PROBLEMS, twin])
+    traces = l2.collect(smollm2, "One two three.", progress=False)
+    known = [dataclasses.replace(problem, answer="1") for problem in (PROBLEMS[0], twin)]
+    with pytest.raises(ValueError, match="ask the same, token by token"):
+        l2.experiments.suppress_and_ask(smollm2, known, traces, progress=False)

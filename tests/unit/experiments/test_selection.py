@@ -16,16 +16,27 @@ from hypothesis import strategies as st
 from tests.builders import make_trace
 from tests.traces import PROVENANCE
 from tl_l2norm.analysis.accuracy import wilson_interval
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.provenance import Provenance
 from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.core.thresholds import Thresholds, iqr_thresholds
 from tl_l2norm.core.trace import Trace
-from tl_l2norm.experiments.scores import BASELINES, NORM_SCORES, SCORES, Unscorable
+from tl_l2norm.experiments.candidates import Unscorable
+from tl_l2norm.experiments.scores import BASELINES, NORM_SCORES, SCORES
 from tl_l2norm.experiments.selection import ScoreTable, score_table, select
 from tl_l2norm.recording.completions import Completion, Generations
+from tl_l2norm.recording.signals import Signals
 from tl_l2norm.tasks.problems import Problem
 
 SEVEN = Problem(question="3 + 4?", answer="7", family="sums")
+
+
+def signals(change: float = 1.0, settled: Sequence[int] = (1,), state: Sequence[float] = (0.0,), **fields: Any) -> Signals:
+    """Of a model of 4 layers: each token's prediction settles at one of them, counted from 1."""
+    divergence = torch.tensor([[0.9 if layer < at else 0.0 for at in settled] for layer in range(1, 5)])
+    changes = dict.fromkeys(("net_change", "cumulative_change", "aligned_change"), torch.tensor([change, change + 1.0]))
+    defaults: dict[str, Any] = {"layers": (0, 1), "segment_tokens": 2, "state_layers": (3,), "divergence": divergence}
+    return Signals(mean_state=torch.tensor([list(state)]), **{**defaults, **changes, **fields})
 
 
 def trace_of_response(*norms: Sequence[float], **fields: Any) -> Trace:
@@ -289,6 +300,92 @@ def test_confidence_is_a_mean_over_tokens(name: str, field: str) -> None:
         select([rows[0], replace(rows[1], **{field: torch.tensor([float("nan")])})], by=name)
 
 
+DECREASING = torch.tensor([9.0, 8, 7, 6, 5, 4, 3, 2, 1, 0, 1, 9])
+"""Means of all 11 windows of 2: 8.5, 7.5, 6.5, 5.5, 4.5, 3.5, 2.5, 1.5, 0.5, 0.5, 5."""
+
+
+def test_deepconfs_confidences_by_hand() -> None:
+    rows = [completion(token_confidence=DECREASING, sample=0), completion(token_confidence=torch.full((30,), 2.0), sample=1)]
+    for name, expected in [("confidence", 55 / 12), ("bottom_confidence", 0.5), ("lowest_confidence", 0.5)]:
+        assert scores_of(rows, name, window=2) == pytest.approx([expected, 2.0])
+    assert scores_of(rows, "tail_confidence", window=2) == [5.0, 2.0]
+    for name in ("confidence", "bottom_confidence", "lowest_confidence", "tail_confidence"):  # all is one group of 2048
+        assert scores_of(rows, name) == pytest.approx([55 / 12, 2.0])
+    twenty = [completion(token_confidence=torch.arange(20.0), sample=0)]  # a tenth of 20 groups: the two lowest
+    assert scores_of(twenty, "bottom_confidence", window=1) == [0.5] and scores_of(twenty, "lowest_confidence", window=1) == [0]
+    with pytest.raises(InputError, match="window must be an integer of 1 or more|window"):
+        select(rows, by="confidence", window=0)
+
+
+def test_confidence_weighs_votes() -> None:
+    sure = [
+        completion(sample=i, text=t, token_confidence=torch.tensor([c]))
+        for i, (t, c) in enumerate([("8", 5.0), ("7", 2.0), ("7.0", 2.0), ("no idea", 9.0)])
+    ]
+    assert chosen(sure, "majority", problems=[SEVEN]) == [1]
+    assert scores_of(sure, "confidence_vote", problems=[SEVEN]) == pytest.approx([5 / 18, 4 / 18, 4 / 18, 0])
+    assert chosen(sure, "confidence_vote", problems=[SEVEN]) == [0]
+
+
+def test_confidence_that_was_not_kept_says_so() -> None:
+    old = [completion(logprobs=torch.zeros(1), self_certainty=torch.zeros(1))]
+    with pytest.raises(Unscorable, match="sample 0 has no token_confidence: it was recorded by a version that didn't keep it"):
+        select(old, by="tail_confidence")
+    with pytest.raises(Unscorable, match="sample 0 has no token_confidence: call generate with record=True"):
+        select(plain("7"), by="confidence_vote")
+    assert "didn't keep it" in score_table(old).left_out["lowest_confidence_vote"]
+
+
+def test_think_at_n_votes_among_the_upper_half_by_deep_thinking() -> None:
+    # late is layer ceil(0.85 * 4) = 4 of 4: ratios 0, 1/2, 1, 1/2; those of 1/2 tie at the half
+    settled = [(1, 3), (4, 1), (4, 4), (2, 4)]
+    rows = [
+        completion(sample=i, text=t, signals=signals(settled=s)) for i, (t, s) in enumerate(zip("7788", settled, strict=True))
+    ]
+    assert scores_of(rows, "deep_thinking_ratio") == [0, 0.5, 1, 0.5]
+    assert scores_of(rows, "think_at_n", problems=[SEVEN]) == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3])
+    assert chosen(rows, "think_at_n", problems=[SEVEN]) == [2]
+    with pytest.raises(Unscorable, match=r"sample 0 has no signals: call read_signals\(model, completions\)"):
+        select(plain("7"), by="think_at_n")
+    with pytest.raises(Unscorable, match="no divergence: call .* with divergence=True"):
+        select([completion(signals=signals(divergence=None))], by="deep_thinking_ratio")
+
+
+def test_changes_are_means_over_layers_and_less_cumulative_change_is_better() -> None:
+    rows = [completion(sample=i, signals=signals(change)) for i, change in enumerate([1.0, 3.0])]
+    assert scores_of(rows, "net_change") == scores_of(rows, "aligned_change") == [1.5, 3.5]
+    assert scores_of(rows, "cumulative_change") == [-1.5, -3.5] and chosen(rows, "cumulative_change") == [0]
+    with pytest.raises(Unscorable, match=r"thinks for less than two segments of 2 tokens: .*segment_tokens=\.\.\."):
+        select([completion(signals=signals(float("nan")))], by="net_change")
+
+
+def test_a_probe_is_fitted_on_other_problems() -> None:
+    """The sign of the state tells in all problems but one, whose labels are the other way round: it doesn't learn those."""
+    problems = [Problem(question=f"{i} + 0?", answer=str(i), family="sums") for i in range(10)]
+    rows = [
+        completion(prompt=i, sample=j, text=str(i if (j == 0) != (i == 3) else -1), signals=signals(state=[1.0 - 2 * j, j * i]))
+        for i in range(10)
+        for j in range(2)
+    ]
+    assert chosen(rows, "probe", problems=problems) == [0] * 10
+    assert select(rows, by="probe", problems=problems)[3].answer == "-1"
+    with pytest.raises(Unscorable, match="learns from right and wrong responses to other problems, and here are 1 with known"):
+        select(rows[:2], by="probe", problems=problems[:1])
+    for other in ({"state_layers": (2,)}, {"segment_tokens": 9}, {"layers": (1, 2)}):
+        for by in ("probe", "net_change"):
+            with pytest.raises(Unscorable, match="signals are of different layers or segments"):
+                select([rows[0], completion(sample=1, signals=signals(state=[1.0, 2.0], **other))], by=by)
+
+
+def test_the_accuracy_of_random_is_its_expectation() -> None:
+    rows = [completion(prompt=p, sample=i, text=t) for p, texts in enumerate(["7788", "7888"]) for i, t in enumerate(texts)]
+    for seed in range(3):
+        table = score_table(rows, problems=[SEVEN, SEVEN], seed=seed)
+        assert table.accuracy is not None
+        low, high = wilson_interval(0.75, 2)
+        assert row_of(table.accuracy, "random") == {"accuracy": 0.375, "low": low, "high": high, "n": 2}
+
+
 def test_majority_counts_numbers_as_numbers() -> None:
     rows = plain("The answer is 8.", "The answer is 7.", "So 3 + 4 = 7.0", "I don't know")
     assert scores_of(rows, "majority", problems=[SEVEN]) == [0.25, 0.5, 0.5, 0.0]
@@ -421,7 +518,8 @@ def test_accuracy_is_of_what_each_score_selects() -> None:
 
 def test_what_cannot_be_computed_is_left_out_by_name() -> None:
     table = score_table(plain("a", "b"))
-    assert table.left_out.keys() == {*NORM_SCORES, "logprob", "self_certainty", "oracle"}
+    there = {"first", "random", "shortest", "longest", "majority"}
+    assert table.left_out.keys() == set(SCORES) - there
     assert "no trace" in table.left_out["norm_sum"] and "problems=" in table.left_out["oracle"]
     assert list(table.scores.columns[3:]) == [name for name in SCORES if name not in table.left_out]
     assert table.length_correlation["score"].tolist() == list(table.scores.columns[3:])
@@ -430,8 +528,13 @@ def test_what_cannot_be_computed_is_left_out_by_name() -> None:
 
 
 def test_with_everything_given_nothing_is_left_out() -> None:
-    certain = {"logprobs": torch.zeros(5), "self_certainty": torch.zeros(5)}
-    table = score_table([completion(ONE, sample=i, **certain) for i in range(2)], problems=[SEVEN])
+    certain = {name: torch.zeros(5) for name in ("logprobs", "self_certainty", "token_confidence")}
+    rows = [
+        completion(ONE, prompt=p, sample=i, text="7" if i else "8", signals=signals(), **certain)
+        for p in range(2)
+        for i in range(2)
+    ]
+    table = score_table(rows, problems=[SEVEN, Problem(question="1 + 6?", answer="7", family="sums")])
     assert not table.left_out and table.model == "by hand"
     assert list(table.scores.columns) == ["prompt_index", "sample", "n_tokens", *SCORES]
     assert (*NORM_SCORES, *BASELINES) == SCORES
@@ -442,7 +545,8 @@ def test_the_table_prints() -> None:
     text = str(table)
     assert text.splitlines()[0] == "9 responses to 3 prompts, by hand, layers 0, seed 0"
     assert "late_area_per_token" in text and "left out: logprob: prompt 0, sample 0 has no logprobs" in text
-    assert max(map(len, text.splitlines()[:-2])) <= 100
+    assert max(len(line) for line in text.splitlines() if not line.startswith("left out")) <= 100
+    assert "left out: confidence, bottom_confidence, lowest_confidence, tail_confidence, confidence_vote, " in text
     assert repr(table) == text
     html = table._repr_html_()
     assert html.count("<table") == 2 and "event_area" in html
@@ -456,7 +560,7 @@ def test_the_table_prints() -> None:
 
 
 def test_an_unknown_score_is_refused_with_the_closest() -> None:
-    with pytest.raises(ValueError, match=r"no score 'event_arae'. Did you mean 'event_area'.*There are: event_area, "):
+    with pytest.raises(ValueError, match=r"no score 'event_arae'. Did you mean 'event_area'.*There are: aligned_change, "):
         select(plain("a"), by="event_arae")
 
 

@@ -70,6 +70,7 @@ def test_right_responses_must_be_louder_beside_token_types_and_without_any_famil
 
 
 UNTESTED = {"verdict": "can't be tested here"}
+NO = [np.nan, np.nan]
 
 
 @pytest.mark.parametrize(
@@ -77,9 +78,9 @@ UNTESTED = {"verdict": "can't be tested here"}
     [
         ({"cut_off": 0.08}, "8% of the responses were cut off.*more tokens, until at most 5% are$"),
         ({"tolerance": 0.04}, "^length and log-probability leave 4.0% of the norm's variance within problems, under 10%"),
-        ({"p": np.nan, "n": 5}, "^5 of 15 problems have right and wrong responses, at least 8 are needed"),
+        ({"p": np.nan, "beta": np.nan, "n": 5}, "^5 of 15 problems have right and wrong responses, at least 8 are needed"),
         ({"tolerance": 0.04, "n_samples": 160}, "under 10%.*; give 8 samples of a problem or more"),
-        ({"p": [0.01, 0.01, np.nan, np.nan], "n": [8, 8, 7, 7]}, "^7 of 17 problems"),
+        ({"p": [0.01, 0.01, *NO], "beta": [0.5, 0.5, *NO], "n": [8, 8, 7, 7]}, "^7 of 17 problems"),
         ({"tolerance": [0.6, 0.04, 0.6, 0.04]}, "^token types, length and log-prob.* leave 4.0%.*told from the token types$"),
     ],
 )
@@ -286,8 +287,16 @@ def assumption(holds: list[str], control: float = 0.5, name: str = "A4") -> pd.D
 def test_an_assumption_is_described_and_says_when_its_control_keeps_its_bound_too() -> None:
     claim = verdict(8, {"assumptions": assumption(["holds", "undecided"])})
     assert claim["verdict"] == "described" and np.isnan(claim["p"]) and "holds at 1 of 2 layers" in claim["measured"]
+    assert claim["measured"].endswith("holds at 1 of 2 layers, undecided at 1") and "undecided where" in claim["why"]
     assert claim["control"] == "shuffled 0.5 [0.49, 0.51]" and "says little" not in claim["why"]
     assert "says little" in verdict(8, {"assumptions": assumption(["holds"], control=0.01)})["why"]
+
+
+def test_layers_are_counted_by_the_worst_of_an_assumptions_parts() -> None:
+    parts = [assumption(["holds", "holds", "undecided", "holds"], name="A2 R2")]
+    parts.append(assumption(["holds", "undecided", "does not hold", "not measured"], name="A2 residual"))
+    claim = verdict(6, {"assumptions": pd.concat(parts)})
+    assert claim["measured"].endswith("; holds at 1 of 4 layers, undecided at 1, not measured at 1, does not hold at 1")
 
 
 def test_parts_of_an_assumption_stand_side_by_side_with_their_controls() -> None:
@@ -384,6 +393,20 @@ def test_norms_must_follow_the_pull_beyond_shifted_ones(tables: Any, expected: s
     assert "rho of pull and probability -0.90 (nearly so by construction)" in claim["measured"]
 
 
+def test_a_small_p_of_a_claim_that_is_not_supported_is_explained() -> None:
+    against = verdict(9, links((-0.2, 0.002, 0.002), (0.0, 0.9, 0.9)))
+    assert against["p_adjusted"] < 0.05 and against["unmet"] == (
+        "rho of pull and norm over 0 in one of the readings; no reading with a rho surely under 0 "
+        "(p is two-sided: it is small for an effect against the claim too)"
+    )
+    weak = verdict(9, links((0.2, 0.2, 0.2), (0.0, 0.9, 0.9)))
+    assert weak["unmet"] == "p of at most 0.05" and weak["verdict"] == "not supported"
+    assert verdict(9, links((0.2, 0.002, 0.004)))["unmet"] == ""
+    known = {"bound": bound(), "bound_given_tokens": bound(), "bound_control": sets(meets=0.06)}
+    assert verdict(4, known)["unmet"] == "a control meets the rule as well"
+    assert verdict(4, {**known, "bound": bound(p=np.nan)})["why"].startswith("there is no p-value, which takes more prompts")
+
+
 def test_a_pull_whose_link_cant_be_measured_is_told() -> None:
     only = {"pressure": links((0.2, 0.1, 0.1))["pressure"]}
     claim = verdict(9, only, {"pull_links": "fewer than 8 prompts"})
@@ -435,15 +458,18 @@ NONE = {"p": np.nan, "rho": np.nan}
     [
         (
             {"ratio_length": {**NONE, "tolerance": 0.04}},
-            "level and lengths of prompt and responses go together: they leave 4% of the level's variance",
+            "level and lengths of prompt and responses go together: they leave 4% of the level's variance; "
+            "give levels whose lengths overlap",
         ),
         (
             {"ratio_length": {**NONE, "tolerance": 0.0, "tolerance_prompt": 0.02}},
-            "level and length of the prompt go together: it leaves 2% of the level's variance",
+            "level and length of the prompt go together: it leaves 2% of the level's variance; "
+            "give levels whose prompts are of like lengths",
         ),
         (
             {"thinking_tokens": {**NONE, "tolerance": 0.07}},
-            "level and lengths, token types and positions go together: they leave 7% of the level's variance",
+            "level and lengths, token types and positions go together: they leave 7% of the level's variance; "
+            "give levels whose lengths and words overlap",
         ),
         (
             {"thinking_tokens": NONE},
@@ -479,15 +505,16 @@ def test_norms_must_tell_the_family_beyond_lengths_and_tokens(changed: Any, expe
 
 
 @pytest.mark.parametrize(
-    ("names", "why"),
+    ("names", "told", "shared"),
     [
-        (["tokens", "all"], "the tokens of the response alone tell nearly every family: no norm could do better"),
-        (["prompt", "all"], "the length of the prompt alone tells nearly every family: no norm could do better"),
-        (["all"], "lengths and tokens together tell nearly every family: no norm could do better"),
+        (["tokens", "all"], "the tokens of the response alone tell", "words"),
+        (["prompt", "all"], "the length of the prompt alone tells", "lengths"),
+        (["all"], "lengths and tokens together tell", "words and lengths"),
     ],
 )
-def test_families_that_a_control_tells_cant_be_tested(names: list[str], why: str) -> None:
+def test_families_that_a_control_tells_cant_be_tested(names: list[str], told: str, shared: str) -> None:
     claim = verdict(13, {"families": families(**{name: {"least_p": 0.06, "accuracy": 0.95} for name in names})})
+    why = f"{told} nearly every family: no norm could do better; give families that share {shared}"
     assert (claim["verdict"], claim["why"]) == ("can't be tested here", why)
 
 

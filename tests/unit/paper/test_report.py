@@ -4,11 +4,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.paper_tables import HOSTILE, TABLES, analysis_of, hostile_analysis
+from tests.paper_tables import HOSTILE, TABLES, analysis_of, filled, hostile_analysis
 from tests.texts import text_of
+from tests.unit.paper.test_claims import NORM
 from tl_l2norm.paper.finding import DESCRIBED, SUPPORTED, UNTESTED
-from tl_l2norm.paper.report import analysis_report, analysis_summary
+from tl_l2norm.paper.report import analysis_report
 from tl_l2norm.paper.result import Analysis
+from tl_l2norm.paper.summary import summary
 
 
 def written(tmp_path: Path, analysis: Analysis, **kwargs: object) -> str:
@@ -28,7 +30,7 @@ def test_each_claim_has_its_row_with_its_verdict_in_words_and_a_mark(tmp_path: P
     ours, theirs = (judged[(judged["paper"] == "") == own]["verdict"] for own in (True, False))
     supported = [(own == SUPPORTED).sum() for own in (theirs, ours)]
     headline = f"paper's claims {supported[0]} of {len(theirs)} that could be tested are supported on this model, of our own"
-    for text in (text_of(page).replace("&#39;", "'"), analysis_summary(analysis)):
+    for text in (text_of(page).replace("&#39;", "'"), summary(claims, analysis.tables)):
         assert f"{headline} {supported[1]} of {len(ours)}" in " ".join(text.split())
 
 
@@ -80,7 +82,20 @@ def test_text_of_tables_and_notes_is_never_markup(tmp_path: Path, what: str) -> 
 
 
 def test_the_summary_is_as_wide_as_a_terminal() -> None:
-    lines = analysis_summary(hostile_analysis()).splitlines()
-    assert max(map(len, lines)) <= 100
+    lines = repr(hostile_analysis()).splitlines()
+    assert max(map(len, lines)) <= 100 and repr(hostile_analysis()).endswith("direct")
     assert sum("can't be tested here" in line for line in lines[1:]) >= 3
     assert any(line.startswith("12 ") for line in lines)
+
+
+def test_the_summary_says_why_a_claim_is_untested_or_fails_beside_what_was_measured() -> None:
+    stages = {name: filled(name, frame) for name, frame in NORM.items() if name != "mode_effects"}
+    notes = {"mode_effects": "mode can't be told from length, position and token type"}
+    blocks = repr(analysis_of(stages, notes=notes)).split("\n\n")
+    block = " ".join(next(text for text in blocks if text.startswith("2 ")).split())
+    assert "– can't be tested here: mode can't be told from length, position and token type measured: 70%" in block
+    worse = NORM["mode_effects"].assign(effect=-1.0)
+    tables = {**stages, "mode_effects": filled("mode_effects", worse)}
+    block = " ".join(next(text for text in repr(analysis_of(tables)).split("\n\n") if text.startswith("2 ")).split())
+    assert "✗ not supported; not met: thinking above direct at every layer, all else equal (p is two-sided" in block
+    assert "above at 0 of 2, below at 2 95% interval: sharpness [60%, 90%]" in block and "p: 0.01" in block

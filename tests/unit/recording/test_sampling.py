@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from tl_l2norm.recording.sampling import Sampling, choose
+from tl_l2norm.recording.sampling import Sampling, choose, score
 
 PROBABILITIES = torch.tensor([0.05, 0.5, 0.0, 0.3, 0.15])
 
@@ -30,6 +32,20 @@ def test_greedy_takes_the_most_likely() -> None:
     assert choose(
         logits, Sampling().warpers(), torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
     ).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("d_vocab", [7, 20, 300])
+def test_scores_are_those_of_a_double_softmax(d_vocab: int) -> None:
+    """Token confidence is over the 20 likeliest, or over all where there are fewer."""
+    logits = 4 * torch.randn(5, d_vocab, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([0, 3, 1, 6, 2])
+    logprobs = logits.double().log_softmax(-1)
+    self_certainty = -logprobs.mean(-1) - math.log(d_vocab)
+    confidence = torch.stack([-row.sort(descending=True).values[:20].mean() for row in logprobs])
+    expected = torch.stack([logprobs[range(5), tokens], self_certainty, confidence])
+    torch.testing.assert_close(score(logits, tokens).double(), expected, rtol=1e-5, atol=1e-5)
+    half = score(logits.to(torch.bfloat16), tokens)
+    assert half.dtype == torch.float32 and float((half - score(logits.to(torch.bfloat16).float(), tokens)).abs().max()) == 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -285,7 +286,7 @@ SYSTEM = "Be brief."
 
 
 def odd(tokenizer: Any, template: str) -> Any:
-    swallowed = tokenizer_of(FAMILIES[0]._replace(template=template), tokenizer)
+    swallowed = copy.deepcopy(tokenizer_of(FAMILIES[0]._replace(template=template), tokenizer))
     swallowing = [AddedToken(text, rstrip=True, special=True) for text in ("<|end|>", "<|assistant|>", "<|user|>")]
     swallowed.add_special_tokens({"extra_special_tokens": swallowing})
     return swallowed

@@ -40,7 +40,11 @@ def pressure(known: Known) -> Finding:
         control=f"pull shifted round its response {', '.join(shifted)}",
         n=int(best["n"]),
         p=least,
-        meets=bool(best["rho"] > 0 and by_p["rho"] < 0 and not opposed),
+        needs={
+            "rho of pull and norm over 0 in one of the readings": bool(best["rho"] > 0),
+            "no reading with a rho surely under 0": not opposed,
+            "rho of pull and probability under 0": bool(by_p["rho"] < 0),
+        },
         why="needs rho of pull and norm over 0, over prompts and beyond shifted pulls, for one of the two readings (p is times "
         "their number), and none surely under 0; that the pull falls with the probability is needed, but no evidence. "
         "Sections of some 10 tokens that are loud and of high pull for a reason of their own "
@@ -58,10 +62,11 @@ def suppression(known: Known) -> Finding:
     pairs = (("paired", "random"), ("paired", "none"), ("random", "none"), ("high", "none"))
     own, paired, random, high = (whole.loc[pair] for pair in pairs)
     others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if "none" not in (a, b) and (a, b) != pairs[0]}
+    thresholds = f"{own['thresholds']} threshold{'s' if own['thresholds'] != 1 else ''}"
     opposite = "; the others do more harm than these" if own["difference"] > 0 and own["p"] <= ALPHA else ""
     finding = Finding(
         measured="accuracy with high-norm tokens suppressed, minus as many others of the same types and places, mean over "
-        f"{own['thresholds']} threshold(s): {_points(own)} {_counts(own)}{opposite}; minus nothing suppressed "
+        f"{thresholds}: {_points(own)} {_counts(own)}{opposite}; minus nothing suppressed "
         f"{_points(paired)}, all high-norm tokens {_points(high)} ({high['positions']:.1f} positions)",
         interval=span(100 * own["low"], 100 * own["high"]),
         control=", ".join(
@@ -77,7 +82,10 @@ def suppression(known: Known) -> Finding:
     return replace(
         finding,
         p=float(max(own["p"], random["p_margin"])),
-        meets=breaks and (bool(own["difference"] < 0) or random_breaks),
+        needs={
+            f"a loss of {100 * MARGIN:.0f} points or more where high-norm tokens are suppressed": breaks,
+            "a greater loss than where as many others are": bool(own["difference"] < 0) or random_breaks,
+        },
         control_meets=random_breaks,
         why=f"needs suppression of high-norm tokens to lose {100 * MARGIN:.0f} points or more, and more than that of as many "
         f"others of the same types and places, which is to lose surely less than {100 * MARGIN:.0f} (one-sided p = "
@@ -100,12 +108,12 @@ def _cut_off(accuracies: pd.DataFrame) -> str:
 
 def _why_untested(own: pd.Series, plain: float, only_all_break: bool) -> str:
     if plain < 2 * MARGIN:
-        return f"with nothing suppressed {plain:.0%} are right: there is little to break"
+        return f"with nothing suppressed {plain:.0%} are right: there is little to break; give easier problems"
     if not DOSE[0] <= own["dose"] <= DOSE[1]:
         return (
             f"unlike doses: others of the same types and places {own['against_positions']:.1f} positions "
             f"({own['against_events']:.1f} positions and layers), high-norm ones {own['positions']:.1f} ({own['events']:.1f}); "
-            f"needs {DOSE[0]:.0%} to {DOSE[1]:.0%}"
+            f"needs {DOSE[0]:.0%} to {DOSE[1]:.0%}; more problems or other quantiles may have them"
         )
     if only_all_break:
         return (

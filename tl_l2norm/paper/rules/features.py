@@ -8,7 +8,7 @@ import numpy as np
 
 from tl_l2norm.analysis.rise import NO_SHAPE, SHARP
 from tl_l2norm.core.layers import BUT_LAST, LATE
-from tl_l2norm.paper.finding import Finding, Known, Missing, figure, is_late_twice, span, two_stages_p
+from tl_l2norm.paper.finding import Finding, Known, Missing, figure, late_needs, span, two_stages_p
 
 
 def spike(known: Known) -> Finding:
@@ -29,7 +29,11 @@ def spike(known: Known) -> Finding:
         n=int(own["n"]),
     )
     if not controls:
-        lacking = f"with {', '.join(map(str, others.index))} none were found that rise" if len(others) else "none was made"
+        lacking = (
+            f"with {', '.join(map(str, others.index))} none were found that rise"
+            if len(others)
+            else "none was made (controls=...)"
+        )
         return replace(finding, why=f"there is no control to hold it against: {lacking}")
     if "feature_shapes" not in known:
         return replace(finding, why=known.reason("feature_shapes"))
@@ -37,7 +41,7 @@ def spike(known: Known) -> Finding:
     return replace(
         finding,
         p=two_stages_p(shapes),
-        meets=is_late_twice(own, shapes),
+        needs=late_needs(own, shapes),
         control_meets=bool(own["sharpness_low"] > SHARP) and not beyond,
         why=f"needs two straight pieces rather than a smooth curve, over {SHARP:.0%} of the rise late, also without the last "
         "block, and more of it than of every control",

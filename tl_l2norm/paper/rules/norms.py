@@ -11,7 +11,7 @@ from tl_l2norm.analysis.rise import SHARP
 from tl_l2norm.analysis.separation import BUT_LAST_SPIKE, CONTROLS
 from tl_l2norm.analysis.trend import GIVEN, LENGTH, MIN_TOLERANCE, PARTS, TOKENS
 from tl_l2norm.core.layers import BUT_LAST, LATE
-from tl_l2norm.paper.finding import ALPHA, Finding, Known, figure, is_late_twice, span, two_stages_p
+from tl_l2norm.paper.finding import ALPHA, Finding, Known, figure, late_needs, span, two_stages_p
 
 _PREDICTORS = {
     "length": "the length of the response",
@@ -37,12 +37,16 @@ def stages(known: Known) -> Finding:
         if name not in known:
             return replace(finding, why=known.reason(name))
     effects, shapes = known["mode_effects"], known["shapes"]
-    above = (effects["effect"] > 0) & (effects["p"] <= ALPHA)
+    above, below = ((sign * effects["effect"] > 0) & (effects["p"] <= ALPHA) for sign in (1, -1))
     return replace(
         finding,
-        measured=f"{finding.measured}; given type, position, length and prompt above at {int(above.sum())} of {len(effects)}",
+        measured=f"{finding.measured}; given type, position, length and prompt above at {int(above.sum())} of {len(effects)}, "
+        f"below at {int(below.sum())}",
         p=float(max(effects["p"].max(), two_stages_p(shapes))),
-        meets=bool((effects["effect"] > 0).all()) and is_late_twice(shape, shapes),
+        needs={
+            "thinking above direct at every layer, all else equal": bool((effects["effect"] > 0).all()),
+            **late_needs(shape, shapes),
+        },
         why="needs thinking above direct at every layer, given types, repeats, position, length and prompt; "
         f"over {SHARP:.0%} of the rise late, also without the last block; and two straight pieces, not a smooth curve, for "
         f"thinking and for the difference ({_closest(shapes)})",
@@ -75,7 +79,10 @@ def thinking_tokens(known: Known) -> Finding:
         finding,
         interval=f"in the top tenth more often than like tokens of direct answers by {figure(effect, 'effect', '.2f')}{inner}",
         p=float(effect["p"]),
-        meets=bool(effect["effect"] > 0 and own["excess"] > 0),
+        needs={
+            "thinking tokens in the top tenth more often than like direct ones": bool(effect["effect"] > 0),
+            "more thinking tokens in the top tenth than among all": bool(own["excess"] > 0),
+        },
         why="needs thinking tokens in the top tenth of the late layers' norms more often than direct ones of the same type, "
         "behind the same, seen as often, at like places of responses of like length",
     )
@@ -112,11 +119,15 @@ def domain(known: Known) -> Finding:
         by = next(name for name, entry in controls.iterrows() if entry["least_p"] > ALPHA)  # one alone rather than all
         teller = {"all": "lengths and tokens together tell", "tokens": f"{_PREDICTORS['tokens']} alone tell"}
         told = teller.get(by, f"{_PREDICTORS[by]} alone tells")
-        return replace(finding, why=f"{told} nearly every family: no norm could do better")
+        alike = {"all": "words and lengths", "tokens": "words"}.get(by, "lengths")
+        return replace(finding, why=f"{told} nearly every family: no norm could do better; give families that share {alike}")
     return replace(
         finding,
         p=float(max(profile["p"], rest["p"], controls["p"].max())),
-        meets=bool(profile["accuracy"] > best["accuracy"] and rest["accuracy"] > rest["chance"]),
+        needs={
+            "norms right more often than lengths and tokens": bool(profile["accuracy"] > best["accuracy"]),
+            "norms right more often than chance, given types, positions and lengths": bool(rest["accuracy"] > rest["chance"]),
+        },
         why="needs norms to be right where length and tokens of the response and the length of the prompt, alone and together, "
         "are wrong more often than the reverse; and more than chance from what type, positions and lengths leave of them; "
         "paraphrases of one problem count as one where they have the label original",
@@ -151,14 +162,14 @@ def difficulty(known: Known) -> Finding:
         finding,
         control="; ".join(told),
         p=float(max(entry["p"] for entry in (own, *needed))),
-        meets=bool(min(entry["rho"] for entry in (own, *needed)) > 0),
+        needs={f"rho of {e.name[0]} over 0 given {_HELD[e.name[1]]}": bool(e["rho"] > 0) for e in (own, *needed)},
         why="needs rho over 0, within families, also given the lengths of prompt and both responses, and given token types and "
         "positions besides, there of the thinking norms by themselves and of thinking minus direct as well: a ratio also grows "
         "where direct answers get quieter, or where both modes get louder by the same",
     )
 
 
-_HELD = {LENGTH: "the lengths of prompt and responses", TOKENS: "lengths, token types and positions"}
+_HELD = {GIVEN[0]: "nothing", LENGTH: "the lengths of prompt and responses", TOKENS: "lengths, token types and positions"}
 
 
 def _inseparable(entry: pd.Series) -> str:
@@ -167,6 +178,12 @@ def _inseparable(entry: pd.Series) -> str:
     if entry["tolerance"] >= MIN_TOLERANCE:
         return f"given {_HELD[given]}, nothing is left of the norms of {part}"
     if entry["tolerance_prompt"] < MIN_TOLERANCE:
-        return f"level and length of the prompt go together: it leaves {entry['tolerance_prompt']:.0%} of the level's variance"
-    held = _HELD[given].removeprefix("the ")
-    return f"level and {held} go together: they leave {entry['tolerance']:.0%} of the level's variance"
+        return (
+            f"level and length of the prompt go together: it leaves {entry['tolerance_prompt']:.0%} of the level's variance; "
+            "give levels whose prompts are of like lengths"
+        )
+    held, alike = _HELD[given].removeprefix("the "), "lengths" if given == LENGTH else "lengths and words"
+    return (
+        f"level and {held} go together: they leave {entry['tolerance']:.0%} of the level's variance; give levels whose "
+        f"{alike} overlap"
+    )

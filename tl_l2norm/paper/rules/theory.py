@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from tl_l2norm.analysis.bound import LEAST_R2, MARGIN, PREMISE
+from tl_l2norm.analysis.bound import PREMISE
+from tl_l2norm.analysis.bound_fit import LEAST_R2, MARGIN
 from tl_l2norm.analysis.theory import AT_LEAST
 from tl_l2norm.paper.finding import ALPHA, Finding, Known, Missing, span
 
@@ -31,7 +32,7 @@ def theorem(known: Known) -> Finding:
     encoded = set(known["explained"]["layer"]) if "explained" in known else set()
     if lacking := encoded - set(table["layer"]):
         found = f"reasoning features were found at {len(encoded) - len(lacking)} of {len(encoded)} layers with SAEs"
-        return replace(finding, why=f"{found}: nothing can be said of every layer")
+        return replace(finding, why=f"{found}: nothing can be said of every layer; with more problems there may be some")
     for name in ("bound_given_tokens", "bound_control"):
         if name not in known:
             return replace(finding, why=known.reason(name))
@@ -49,7 +50,10 @@ def theorem(known: Known) -> Finding:
     return replace(
         finding,
         p=float(pd.concat([table["p"], given["p"]]).max(skipna=False)),
-        meets=bool(all(own.all() for own in held)),
+        needs={
+            f"premise, R2 and spread within bounds at every layer (at {held[0].sum()} of {len(table)})": bool(held[0].all()),
+            f"the same of what token types and places leave (at {held[1].sum()} of {len(given)})": bool(held[1].all()),
+        },
         control_meets=bool(alike.max() > ALPHA),
         why=f"needs at every layer the premise in over {PREMISE:.0%} of prompts, a slope of log left on log right surely in "
         f"{1 - MARGIN:g} to {1 + MARGIN:g}, R2 surely over {LEAST_R2:g} and a c2 / c1 under that of right alone, also of what "
@@ -101,16 +105,16 @@ def assumption(*names: str) -> Callable[[Known], Finding]:
             word = "least" if at_least else "greatest"
             parts.append(f"{_label(name, names)}{worst['value']:.3g} ({word}, layer {worst['layer']})")
             spans.append(span(worst["low"], worst["high"]) if worst["n"] else "exact, from weights")
-        holds = own.groupby("layer")["holds"].apply(lambda h: (h == "holds").all())
+        holds = own.groupby("layer")["holds"].agg(lambda h: max(h, key=STATES.index))
         controls = own.dropna(subset=["control"])
         control = ", ".join(_controls(controls, names)) or "none"
         return Finding(
-            measured=", ".join(parts) + f"; holds at {int(holds.sum())} of {len(holds)} layers",
+            measured=f"{', '.join(parts)}; {count_states(holds)}",
             interval=", ".join(spans),
             control=control,
             n=int(own["n"].max()),
             described=True,
-            why=f"to hold at every layer: {'; '.join(own['statement'].unique())}{_met_anyway(controls) if holds.all() else ''}",
+            why=f"holds at a layer where {' and '.join(own['statement'].unique())}{_notes_on(holds, controls)}",
         )
 
     return rule
@@ -132,8 +136,25 @@ def _label(name: str, names: tuple[str, ...]) -> str:
     return f"{own} " if len(names) > 1 else ""
 
 
-def _met_anyway(entries: pd.DataFrame) -> str:
-    """A bound that the control keeps as well says little."""
-    if entries.empty or (entries["control"] >= entries["bound"]).any():
+STATES = ("holds", "undecided", "not measured", "does not hold")
+"""Of an assumption at a layer; of one of several parts the last of theirs counts."""
+
+
+def count_states(states: pd.Series[str]) -> str:
+    """At how many layers an assumption holds, and what it does at the others.
+
+    >>> count_states(pd.Series(["holds", "undecided", "holds"]))
+    'holds at 2 of 3 layers, undecided at 1'
+    """
+    counts = states.value_counts()
+    others = [f"{state} at {counts[state]}" for state in STATES[1:] if state in counts]
+    return ", ".join([f"holds at {counts.get('holds', 0)} of {len(states)} layers", *others])
+
+
+def _notes_on(states: pd.Series[str], controls: pd.DataFrame) -> str:
+    """What undecided means; and that a bound that the control keeps as well says little."""
+    if (states == "undecided").any():
+        return "; undecided where the interval reaches to both sides of the bound"
+    if not (states == "holds").all() or controls.empty or (controls["control"] >= controls["bound"]).any():
         return ""
     return "; but the control keeps this bound as well, so that it holds says little"

@@ -42,7 +42,7 @@ def correctness(known: Known) -> Finding:
     return replace(
         finding,
         p=float(p.max(axis=None)),
-        meets=all(entry["beta"] > 0 for entry in needed),
+        needs={f"log-odds over 0 ({entry.name[1]}, {entry.name[0]} responses)": bool(entry["beta"] > 0) for entry in needed},
         why="needs right responses to have the higher norm among samples of one problem, given length and log-probability, "
         "with and without what their token types add" + families + few,
     )
@@ -58,15 +58,19 @@ def _why_not(entry: pd.Series) -> str:
     if np.isnan(entry["p"]):
         return (
             f"{entry['n']} of {entry['n'] + entry['n_same']} problems have right and wrong responses, at least {MIN_PROMPTS} "
-            "are needed: choose temperature and levels at which 30 to 80% are right"
+            "are needed: give more problems, or a temperature and levels at which more problems have both (now "
+            f"{entry['right']:.0%} of the samples are right)"
         )
-    if entry["tolerance"] >= MIN_TOLERANCE:
-        return ""
     types = entry.name[1] == GIVEN_TYPES  # type: ignore[index]
-    return (
-        f"{'token types, ' if types else ''}length and log-probability leave {entry['tolerance']:.1%} of the norm's variance "
-        f"within problems, under {MIN_TOLERANCE:.0%}: the norm can't be told from " + ("the token types" if types else "them")
-    )
+    if entry["tolerance"] < MIN_TOLERANCE:
+        return (
+            f"{'token types, ' if types else ''}length and log-probability leave {entry['tolerance']:.1%} of the norm's "
+            f"variance within problems, under {MIN_TOLERANCE:.0%}: the norm can't be told from "
+            f"{'the token types' if types else 'them'}"
+        )
+    if np.isinf(entry["low"]) and np.isinf(entry["high"]):
+        return f"{entry['n_samples']} responses to {entry['n']} problems reject no effect, however large"
+    return ""
 
 
 def importance(known: Known) -> Finding:
@@ -90,7 +94,7 @@ def importance(known: Known) -> Finding:
         + "".join(f", {name.replace('_', ' ')} {figure(entry, 'rho', '.3f')}" for name, entry in rivals.iterrows()),
         n=int(norm["n"]),
         p=float(np.minimum(1.0, len(norms) * p.loc[layer])),
-        meets=bool(is_met.loc[layer]),
+        needs={"rho over 0, and over that after a shift": bool(is_met.loc[layer])},
         why="needs the answer to lose more where a token of higher norm is swapped for another at equal norm, more so than "
         "after a shift of the importances along the response"
         + (f", behind one of {len(norms)} layers (p is times their number)" if others else "")
@@ -108,9 +112,9 @@ def thoughts(known: Known) -> Finding:
     says = table[table["layer"] == "says answer"]
     shares = own["difference"] / own["own"]
     finding = Finding(
-        measured="late norm of the own thought, less that of "
+        measured=f"late norm of the own thought {own['own'].iloc[0]:.4g}, less that of "
         + ", ".join(f"{text} {figure(e, 'difference', '.4g')} ({shares[text]:.1%})" for text, e in own.iterrows()),
-        interval=f"own {own['own'].iloc[0]:.4g}",
+        interval=", ".join(span(entry["low"], entry["high"], ".4g") for _, entry in own.iterrows()),
         control="still says its answer after " + ", ".join(f"{e['text']} {e['replaced']:.0%}" for _, e in says.iterrows()),
         n=int(own["n"].min()),
     )
@@ -118,7 +122,7 @@ def thoughts(known: Known) -> Finding:
     if donors < MIN_PROMPTS:
         why = (
             f"only {donors} problems share family and length of thought with another, those with the same thought counted as "
-            f"one: at least {MIN_PROMPTS} are needed"
+            f"one: at least {MIN_PROMPTS} are needed; give more problems of each family"
         )
         return replace(finding, n=donors, why=why)
     one_made_it = "whichever family is left out"
@@ -127,7 +131,7 @@ def thoughts(known: Known) -> Finding:
     return replace(
         finding,
         p=float(own["p"].clip(lower=own["p_families"]).max(skipna=False)),
-        meets=bool((own["difference"] > 0).all()),
+        needs={f"the own thought louder than {text}": bool(more > 0) for text, more in own["difference"].items()},
         why="needs the own thought louder than filler, than its own tokens in another order and than the thought of another "
         f"problem of its family and length, at the same positions, {one_made_it}; a thought that problems "
         "share counts once",
