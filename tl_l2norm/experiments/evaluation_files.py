@@ -20,7 +20,7 @@ from tl_l2norm.recording.saved import Journal, begin
 LIVE = "live tokens"
 """How many tokens, layer by layer, an intervention had to judge: among the decisions, as in `Log.counts`."""
 
-_SCORES = ("logprobs", "self_certainty")
+_SCORES = ("logprobs", "self_certainty", "token_confidence")
 """What is measured of each token beside its norms."""
 _NAMED = 5  # differences in one message
 

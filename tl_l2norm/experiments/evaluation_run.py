@@ -20,6 +20,7 @@ from tl_l2norm.core.trace import Trace
 from tl_l2norm.experiments.arms import Arm
 from tl_l2norm.experiments.evaluation_files import decisions_of, entry_of, scores_of
 from tl_l2norm.experiments.kept_log import KeptLog
+from tl_l2norm.experiments.others_scores import STATE_SCORES
 from tl_l2norm.experiments.selection import select
 from tl_l2norm.experiments.settings import settings_of
 from tl_l2norm.interventions.base import Intervention
@@ -27,6 +28,7 @@ from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.engine import Engine, model_of
 from tl_l2norm.recording.generate import generate, restore
+from tl_l2norm.recording.reading_signals import read_signals
 from tl_l2norm.recording.sampling import Sampling
 from tl_l2norm.recording.saved import Journal, keep_recorded, kept_recorded
 from tl_l2norm.tasks.problems import Problem
@@ -35,6 +37,9 @@ from tl_l2norm.text.prompts import ChatPrompt, Mode
 
 _BATCHES = 16
 """In one call of generate with interventions: a log grows with all that it decides, and is searched as responses end."""
+
+_SIGNALS = (*STATE_SCORES, "think_at_n", "probe")
+"""Scores for which responses are read again."""
 
 Owner = tuple[int, int]
 """Number of a problem, and of a response to it."""
@@ -142,6 +147,7 @@ class Run:
     """Of scored responses, by their keys."""
     clock: float = 0.0
     _restored: dict[str, Completion] = field(default_factory=dict)
+    _read: dict[tuple[str, int], Sequence[Completion]] = field(default_factory=dict)
 
     def key(self, source: Source, owner: Owner) -> str:
         """Of one response in the journal."""
@@ -255,11 +261,22 @@ class Run:
         self._restored[key] = dataclasses.replace(made, **(own | scores_of(entry)))
         return self._restored[key]
 
+    def completions(self, source: Source, arm: Arm) -> Sequence[Completion]:
+        """All of an arm, problem by problem; read again where its selection needs that, once for all arms that do."""
+        n = arm.n or self.asked.n
+        own = [self.completion(source, (i, sample)) for i in range(len(self.asked.problems)) for sample in range(n)]
+        if arm.selection not in _SIGNALS:
+            return own
+        if (source.key, n) not in self._read:
+            model, size = model_of(self.asked.backend), self.asked.batch_size
+            self._read[source.key, n] = read_signals(model, own, batch_size=size, progress=False)
+        return self._read[source.key, n]
+
 
 def outcomes_of(run: Run, arm: Arm, source: Source) -> Iterator[dict[str, Any]]:
     """One entry for each answer of an arm, problem by problem."""
     asked, n = run.asked, arm.n or run.asked.n
-    completions = [run.completion(source, (i, sample)) for i in range(len(asked.problems)) for sample in range(n)]
+    completions = run.completions(source, arm)
     answers = completions if arm.selection is None else _chosen(asked, arm, completions)
     for answer in answers:
         problem, i = asked.problems[answer.prompt_index], answer.prompt_index
