@@ -331,3 +331,32 @@ def test_a_split_is_by_the_problem_alone(problems: Any) -> None:
     assert l2.experiments.split_problems(problems, share=0.4, seed=3) != (calibration, test)
     with pytest.raises(InputError, match="too few to split"):
         l2.experiments.split_problems(problems[:1])
+
+
+def test_controls_by_a_log_spend_the_same_and_signals_of_others_select(reasoner: Any, problems: Any, others: Any) -> None:
+    hot: dict[str, Any] = {"n": 3, **HOT}
+    arms = [
+        l2.Arm("samples", **hot),
+        l2.Arm("ALRR", alrr, control="elsewhere"),
+        l2.Arm("elsewhere", lambda traces, log: l2.interventions.Rerun(match=log), match="ALRR"),
+        *(l2.Arm(score, selection=score, **hot) for score in ("confidence", "deep_thinking_ratio", "think_at_n")),
+    ]
+    out = l2.evaluate(reasoner, problems, arms, calibration=others, **QUIET)
+    by_arm = {arm: own.set_index(["prompt", "sample"])["correct"] for arm, own in out.outcomes.groupby("arm")}
+    assert out.costs().set_index("arm").loc[["ALRR", "elsewhere"], "reruns"].min() > 0
+    reruns = out.outcomes.set_index(["arm", "prompt"])["reruns"]
+    tokens = out.outcomes.set_index(["arm", "prompt"])["tokens"]
+    alike = tokens["ALRR"] == tokens["elsewhere"]  # a response that is shorter has no room for all
+    assert alike.any() and reruns["ALRR"][alike].equals(reruns["elsewhere"][alike])
+    for score in ("confidence", "deep_thinking_ratio", "think_at_n"):
+        assert by_arm["samples"].loc[by_arm[score].index].equals(by_arm[score])
+    ordered = sorted(problems, key=lambda problem: problem.id)
+    seeds = [
+        int.from_bytes(hashlib.sha256(f"0/think/{p.id}/{i}".encode()).digest()[:6], "big") for p in ordered for i in range(3)
+    ]
+    prompts = [l2.chat_prompt(reasoner.tokenizer, problem.question, mode="think") for problem in ordered]
+    drawn = l2.generate(reasoner, prompts, n=3, temperature=2.2, seed=seeds, **QUIET)
+    read = l2.recording.read_signals(reasoner, drawn, progress=False)
+    for score in ("confidence", "deep_thinking_ratio"):
+        chosen = out.outcomes.loc[out.outcomes["arm"] == score, "sample"]
+        assert tuple(drawn[3 * i + own].text for i, own in enumerate(chosen)) == l2.select(read, by=score).texts
