@@ -12,14 +12,14 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.analysis.arms import ARM_OUTCOMES, CUT_OFF
 from tl_l2norm.core.arguments import as_integer, as_seed, check_choice, check_progress
-from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.errors import InputError, Unmeasurable, Unsupported
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.thresholds import prompt_key
 from tl_l2norm.experiments.arms import Arm, arms_of, comparisons
 from tl_l2norm.experiments.calibration import Calibration, calibrate, power_note, room_for
 from tl_l2norm.experiments.evaluation_files import open_journal, require_same
 from tl_l2norm.experiments.evaluation_results import Results
-from tl_l2norm.experiments.evaluation_run import Asked, Run, decisions_table, outcomes_of, sources_of
+from tl_l2norm.experiments.evaluation_run import SIGNALS, Asked, Run, decisions_table, outcomes_of, sources_of
 from tl_l2norm.experiments.modes import MODES, require_distinct_prompts
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording.collect import collect
@@ -167,6 +167,11 @@ class Evaluation:
                 )
             if arm.selection is not None and n == 1:
                 raise InputError(f"arm {arm.name!r} selects by {arm.selection!r} among one response: give n=, from 2 on")
+            if arm.selection in SIGNALS and (arm.interventions or isinstance(self.backend, Engine)):
+                raise Unsupported(
+                    f"arm {arm.name!r}: {arm.selection!r} reads responses again, which an engine can't do, and which gives "
+                    "other states where something intervened: take a model of load_model, without interventions in this arm"
+                )
             if arm.needs_calibration and not self.calibration:
                 raise InputError(
                     f"arm {arm.name!r} is made of a calibration's traces: give calibration=, problems that aren't in the test, "

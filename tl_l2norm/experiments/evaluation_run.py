@@ -38,7 +38,7 @@ from tl_l2norm.text.prompts import ChatPrompt, Mode
 _BATCHES = 16
 """In one call of generate with interventions: a log grows with all that it decides, and is searched as responses end."""
 
-_SIGNALS = (*STATE_SCORES, "think_at_n", "probe")
+SIGNALS = (*STATE_SCORES, "think_at_n", "probe")
 """Scores for which responses are read again."""
 
 Owner = tuple[int, int]
@@ -265,7 +265,7 @@ class Run:
         """All of an arm, problem by problem; read again where its selection needs that, once for all arms that do."""
         n = arm.n or self.asked.n
         own = [self.completion(source, (i, sample)) for i in range(len(self.asked.problems)) for sample in range(n)]
-        if arm.selection not in _SIGNALS:
+        if arm.selection not in SIGNALS:
             return own
         if (source.key, n) not in self._read:
             model, size = model_of(self.asked.backend), self.asked.batch_size

@@ -260,6 +260,11 @@ def test_what_is_cut_off_is_wrong_and_said(reasoner: Any, problems: Any) -> None
         ),
         ([l2.Arm("a"), l2.Arm("b", control="c")], {}, "'b': control='c' is no other arm"),
         ([l2.Arm("a"), l2.Arm("b", lambda traces, log: (), match="b")], {}, "'b': match='b' is no other arm"),
+        (
+            [l2.Arm("a"), l2.Arm("b", l2.ALRR({11: 5.0}), selection="think_at_n", n=2, **HOT)],
+            {},
+            "'b': 'think_at_n' reads responses again",
+        ),
         ([l2.Arm("a"), l2.Arm("b", alrr)], {}, "'b' is made of a calibration's traces: give calibration="),
         ([l2.Arm("a"), l2.Arm("b")], {"problems": ()}, "no problems given"),
         ([l2.Arm("a"), l2.Arm("b")], {"problems": "twice"}, "some problems are the same"),
