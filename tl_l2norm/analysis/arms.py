@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
-from tl_l2norm.analysis.paired import compare, holm, p_loss
+from tl_l2norm.analysis.paired import compare, p_loss
 from tl_l2norm.core.arguments import as_names
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.holm import holm
 from tl_l2norm.core.resampling import MIN_PROMPTS, RESAMPLES, Array
 from tl_l2norm.core.schema import MODEL, SEED, Column, Schema, ends
 

@@ -7,7 +7,6 @@ Methods", 1997, section 3.8: of clusters, the clusters alone), and what p-values
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,7 @@ from scipy.stats import binom, binomtest, ttest_1samp
 from tl_l2norm.core.arguments import as_integer, as_share
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.paired_shares import paired_shares
-from tl_l2norm.core.resampling import RESAMPLES, Array, Estimate, estimate
+from tl_l2norm.core.resampling import RESAMPLES, Estimate, estimate
 from tl_l2norm.core.sign_flips import sign_flips
 
 MCNEMAR, SIGN_FLIPS, RANDOM_CHOICE = "exact McNemar", "sign flips", "random choice"
@@ -160,20 +159,6 @@ def p_loss(values: NDArray[np.floating], margin: float) -> float:
     if np.ptp(losses) == 0:
         return 1.0
     return float(ttest_1samp(losses, margin, alternative="less").pvalue)
-
-
-def holm(p: Sequence[float]) -> Array:
-    """p-values by Holm's procedure, all together; NaN stays NaN and out of their number.
-
-    Examples:
-        >>> holm([0.01, 0.04, float("nan")])
-        array([0.02, 0.04,  nan])
-    """
-    values = np.array(p, dtype=np.float64)
-    order = np.argsort(values)[: int((~np.isnan(values)).sum())]  # NaN comes last
-    # by hand: statsmodels' collects garbage in every call, a quarter of a second beside a model
-    values[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)))
-    return values
 
 
 def mcnemar_power(n: int, discordance: float, difference: float, *, alpha: float = 0.05) -> float:

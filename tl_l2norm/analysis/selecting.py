@@ -17,6 +17,7 @@ from scipy.stats import binom
 from tl_l2norm.analysis.signal_strength import auc, length_strata, spearman
 from tl_l2norm.analysis.subsets import expected_best, expected_majority, expected_vote
 from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.holm import holm
 from tl_l2norm.core.resampling import Array, bootstrap_mean, generator
 from tl_l2norm.core.schema import Column, Schema, ends
 from tl_l2norm.core.sign_flips import sign_flips
@@ -291,19 +292,6 @@ def paired_p(one: Selected, first: int, second: int, *, seed: int = 0) -> float:
         return float(sign_flips(differences, seed=seed).p.mean())
     more, less = (differences > 0).sum(0), (differences < 0).sum(0)
     return float(np.minimum(1.0, 2 * binom.cdf(np.minimum(more, less), more + less, 0.5)).mean())
-
-
-def holm(p: Float[np.ndarray, " score"]) -> Float[np.ndarray, " score"]:
-    """Holm's correction for as many tests as there are; NaN is none. statsmodels' own collects garbage at each call, for 0.2 s.
-
-    Examples:
-        >>> holm(np.array([0.01, 0.04, np.nan, 0.03]))
-        array([0.03, 0.06,  nan, 0.06])
-    """
-    order = np.argsort(p)[: int((~np.isnan(p)).sum())]
-    corrected = p.copy()
-    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1.0)
-    return corrected
 
 
 def strength_table(problems: Sequence[Sampled], names: Sequence[str], seed: int) -> pd.DataFrame:

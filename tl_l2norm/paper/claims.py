@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.correlation import PAPER_RHO
+from tl_l2norm.core.holm import holm
 from tl_l2norm.core.schema import Column, N, Schema
 from tl_l2norm.paper.finding import Finding, Known, Missing, Tables
 from tl_l2norm.paper.rules import causes, features, norms, theory, thinking
@@ -196,10 +197,8 @@ def _judged(claim: Claim, known: Known) -> Finding:
 
 def adjust(numbers: Sequence[int], p_values: Sequence[float]) -> list[float]:
     """p-values as they count: the primary endpoint's own, the others' by Holm; NaN stays out of the count."""
-    from statsmodels.stats.multitest import multipletests  # slow to import
-
     p = np.array(p_values, dtype=np.float64)
     others = ~np.isnan(p) & (np.array(numbers) != PRIMARY)
     if others.any():
-        p[others] = multipletests(p[others], method="holm")[1]
+        p[others] = holm(p[others])
     return [float(x) for x in p]

@@ -15,13 +15,13 @@ from tl_l2norm.analysis.paired import (
     RANDOM_CHOICE,
     SIGN_FLIPS,
     compare,
-    holm,
     mcnemar,
     mcnemar_power,
     random_choice,
     smallest_difference,
 )
 from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.core.holm import holm
 
 
 def arms(both: int, better: int, worse: int, neither: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,6 @@ from tl_l2norm.analysis.selecting import (
     chance_p,
     curve_table,
     difference_table,
-    holm,
     in_order,
     paired_p,
     selected,
@@ -29,6 +28,7 @@ from tl_l2norm.analysis.selecting import (
 )
 from tl_l2norm.analysis.signal_strength import auc, length_strata, spearman
 from tl_l2norm.core.errors import Unmeasurable
+from tl_l2norm.core.holm import holm
 from tl_l2norm.core.resampling import estimate
 
 BEST, RANDOM, MAJORITY = Rule(), Rule(at_random=True), Rule(votes=True)
