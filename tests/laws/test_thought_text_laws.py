@@ -79,13 +79,19 @@ def test_the_answer_is_judged_by_the_models_own_logits(tiny: Any) -> None:
         assert trace.labels["says_answer"] == bool((chosen >= logprobs[-ANSWER:].amax(-1)).all())
 
 
+def wrote(one: Any, other: Any) -> Any:
+    """Its own prompt, and what the other one wrote."""
+    tokens = torch.cat([one.trace.tokens[:PROMPT], other.trace.tokens[PROMPT:]])
+    return dataclasses.replace(one, trace=dataclasses.replace(one.trace, tokens=tokens))
+
+
 def test_another_is_of_the_family_and_length_whatever_it_answers(tiny: Any) -> None:
     """Two families and two lengths in each; all answers are the same, and one thought is its neighbour's."""
     own = [
         dataclasses.replace(r, answer="4", problem=dataclasses.replace(r.problem, family="ab"[i % 2]))
         for i, r in enumerate(results(tiny, (9, 9, 9, 9, 12, 12, 12, 12, 9, 9, 9, 9)))
     ]
-    own[2] = dataclasses.replace(own[2], trace=own[0].trace.with_labels(prompt="2"))
+    own[2] = wrote(own[2], own[0])
     traces = replaced_thoughts(tiny, own, kinds="another's", progress=False)[len(own) :]
     assert [t.labels["response"] for t in traces] == list(range(len(own)))
     thoughts = [r.trace.tokens[thought_span(r.trace).start : thought_span(r.trace).stop].tolist() for r in own]
@@ -169,7 +175,7 @@ def test_what_many_wrote_is_drawn_as_one(tiny: Any) -> None:
     own = results(tiny, (9,) * 12)
     tokens = own[0].trace.tokens
     for i in range(1, 8):
-        own[i] = dataclasses.replace(own[i], trace=dataclasses.replace(own[i].trace, tokens=tokens))
+        own[i] = wrote(own[i], own[0])
     drawn = 0
     for seed in range(8):
         traces = replaced_thoughts(tiny, own, kinds="another's", layers=-1, seed=100 * seed, progress=False)[12:]

@@ -35,9 +35,6 @@ MIN_TOLERANCE = 0.1
 """Share of the norm's variance within problems that length, log-probability and, given types, those leave; below it, a variance
 inflation of over 10 (the usual bound), it can't be told from them."""
 
-MIN_FAMILIES = 3
-"""From which on the effect must be there whichever family is left out."""
-
 Clusters = Literal["prompt", "family"]
 
 CORRECTNESS = Schema(
@@ -123,7 +120,7 @@ def correctness_effect(
     Returns:
         Twice (all responses; "finished", those that were not cut off) one row for "late", "late given types", "late but the
         last" and each layer: responses, layer, beta (log-odds per standard deviation), low, high (95%, by inverting the test),
-        p (two-sided), p_max (of layers), p_families (without any one family; NaN of fewer than 3, or where fewer than 8
+        p (two-sided), p_max (of layers), p_families (without any one family; p itself of one family; NaN where fewer than 8
         problems are left), tolerance (share of the norm's variance within problems that length and log-probability leave, of
         variances that what is fitted does not bias, at most 1; given types, what all leave of that of "late"), auc_norm (share
         of pairs of a right and a wrong response to one problem in which the right one's norm is higher; no regression),
@@ -132,7 +129,7 @@ def correctness_effect(
         nothing), n_samples (of the n), right (share of all responses), cut_off (share of all responses), verdict, seed, model.
         The verdict is "supported" (right responses have the higher norm: beta over 0 and p, at layers p_max, and p_families at
         most 0.05), "not supported", or "can't be tested here" (over 5% cut off, a tolerance under 0.1, or under 8 problems
-        left); "late" and "late given types" share one, the lesser.
+        left, of all or without one of several families); "late" and "late given types" share one, the lesser.
 
     Raises:
         ValueError: not such a table, or a family of one problem where families are clusters. One problem under two ids is
@@ -197,6 +194,9 @@ def _with_norms(samples: pd.DataFrame) -> pd.DataFrame:
     held = samples[samples[[LATE, GIVEN_TYPES, "log_prob"]].notna().all(axis=1)]
     if not (np.isfinite(held["length"].astype(float)) & (held["length"] > 0)).all():
         raise InputError("length is a number of tokens, 1 or more: a sample with norms has another")
+    families = samples.groupby("prompt")["family"].nunique()
+    if len(several := families[families > 1]):
+        raise InputError(f"samples of problem {several.index[0]!r} are of {several.iloc[0]} families: a problem is of one")
     counts = held.groupby("prompt").size()
     if not len(held) or (len(counts) < samples["prompt"].nunique()) or counts.min() < MIN_SAMPLES:
         few = min((int(counts.get(prompt, 0)) for prompt in samples["prompt"].unique()), default=0)
@@ -245,7 +245,7 @@ def _effects(samples: pd.DataFrame, *, clusters: Clusters, seed: int, resamples:
     figures = {**data.estimates(t, critical_size(np.abs(drawn))), **data.aucs(seed, resamples)}
     table["p"] = _p(np.abs(drawn), figures["evidence"])
     table["p_max"] = np.where(by_layer, _p(greatest[:, None], figures["evidence"]), np.nan)
-    table["p_families"] = _p_families(tests, all_drawn, np.bincount(data.family))
+    table["p_families"] = _p_families(tests, all_drawn, np.bincount(data.family), table["p"].to_numpy())
     figures["tolerance"] *= np.where(table["layer"] == GIVEN_TYPES, _kept_by_types(own), 1)
     return table.assign(**{name: figures[name] for name in _FIGURES}, **counts, n_samples=len(own))
 
@@ -269,16 +269,19 @@ def _p(null: Array, value: Array) -> Array:
     return found
 
 
-def _p_families(t: Array, drawn: Array, sizes: NDArray[np.intp]) -> Array:
-    """[layer] The greatest p of the tests without each family, of so many problems; 1 where t then changes its sign. NaN of
-    fewer than 3 families, or where fewer than 8 problems are left.
+def _p_families(t: Array, drawn: Array, sizes: NDArray[np.intp], whole: Array) -> Array:
+    """[layer] The greatest p of the tests without each family, of so many problems; 1 where t then changes its sign. NaN where
+    fewer than 8 problems are left; p itself of one family.
 
     Args:
         t: [family + 1, layer] without each family, and of all.
         drawn: [shuffle, family + 1, layer]
         sizes: [family]
+        whole: [layer] p of all.
     """
-    if len(sizes) < MIN_FAMILIES or sizes.sum() - sizes.max() < MIN_PROMPTS:
+    if len(sizes) == 1:
+        return whole
+    if sizes.sum() - sizes.max() < MIN_PROMPTS:
         return np.full(t.shape[1], np.nan)
     greatest: Array = np.where(np.sign(t[:-1]) == np.sign(t[-1]), _p(np.abs(drawn[:, :-1]), np.abs(t[:-1])), 1.0).max(0)
     return greatest
@@ -302,9 +305,9 @@ def _verdicts(table: pd.DataFrame) -> list[str]:
 
 
 def _verdict(entry: dict[str, Any]) -> str:
-    p = np.fmax(entry["p"] if np.isnan(entry["p_max"]) else entry["p_max"], entry["p_families"])
+    p = np.maximum(entry["p"] if np.isnan(entry["p_max"]) else entry["p_max"], entry["p_families"])
     endless = np.isinf(entry["low"]) and np.isinf(entry["high"])
-    if entry["cut_off"] > MAX_CUT_OFF or np.isnan(entry["p"]) or entry["tolerance"] < MIN_TOLERANCE or endless:
+    if entry["cut_off"] > MAX_CUT_OFF or np.isnan(p) or entry["tolerance"] < MIN_TOLERANCE or endless:
         return _VERDICTS[2]
     return _VERDICTS[0] if p <= 0.05 and entry["beta"] > 0 else _VERDICTS[1]
 

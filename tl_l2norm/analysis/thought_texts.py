@@ -89,8 +89,8 @@ def thought_text_table(traces: TracesLike, *, seed: int = 0, resamples: int = RE
         "response"), layer (a number, "late", "late but the last" without the model's last block; of "response" "log p",
         log-probability of the answer in nats, and "says answer", whether it is the likeliest), own, replaced (means over
         problems), difference (own less replaced), low, high, p, p_max (norms: over the layers of that text and scope; else p),
-        p_families (the greatest p without any one family, 1 where the difference then changes its sign; NaN of fewer than 2
-        families, or where fewer than 8 problems are left), n (problems that have both texts, those that share a thought as one;
+        p_families (the greatest p without any one family, 1 where the difference then changes its sign; p itself of one
+        family, NaN where fewer than 8 problems are left), n (problems that have both texts, those that share a thought as one;
         of fewer than 8 there are neither intervals nor p), seed, model.
 
     Raises:
@@ -195,14 +195,12 @@ def _compared(
         frame.loc[at, "p"] = found.p
         frame.loc[at, "p_max"] = np.where(alone, found.p, found.p_max)
     groups = np.unique([families[prompt] for prompt in own.index], return_inverse=True)[1]
-    frame["p_families"] = _p_families(difference, groups, seed, resamples)
+    frame["p_families"] = frame["p"] if groups.max() == 0 else _p_families(difference, groups, seed, resamples)
     return frame
 
 
 def _p_families(difference: Array, families: NDArray[np.intp], seed: int, flips: int) -> Array:
     """[column] The greatest p when any one family is left out of the problems; 1 where the difference changes its sign."""
-    if families.max() == 0:
-        return np.full(difference.shape[1], np.nan)
     sign, greatest = np.sign(np.nansum(difference, axis=0)), np.zeros(difference.shape[1])
     for left_out in range(families.max() + 1):
         rest = difference[families != left_out]

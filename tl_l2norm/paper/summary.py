@@ -69,6 +69,8 @@ def verdict_text(entry: Mapping[str, Any]) -> str:
 def _claim(entry: Mapping[str, Any]) -> str:
     p = p_text(entry["p"], entry["p_adjusted"])
     facts = {"measured": entry["measured"], "95% interval": entry["interval"], "control": entry["control"]}
+    facts["n"] = str(entry["n"]) if entry["n"] else ""
+    facts["rule"] = entry["why"] if entry["verdict"] == SUPPORTED else ""
     facts["p (Holm)" if "(" in p else "p"] = p
     lines = [f"{MARKS[entry['verdict']]} {verdict_text(entry)}"]
     lines += [f"{name}: {value}" for name, value in facts.items() if value]

@@ -281,7 +281,7 @@ def test_there_is_no_verdict_where_over_5_percent_are_cut_off_or_length_explains
     assert set(correctness_effect(length, **FEW).query("layer == 'late'")["verdict"]) == {"can't be tested here"}
 
 
-def test_one_familys_effect_is_none_and_of_two_families_none_is_left_out() -> None:
+def test_one_familys_effect_is_none_and_what_would_rest_on_one_is_no_verdict() -> None:
     frame = world(0, problems=40, beta=3.0)
     quiet, names = world(0, problems=40), ["late", GIVEN_TYPES, "late but the last"]
     ours = frame["family"] == "f0"
@@ -290,7 +290,11 @@ def test_one_familys_effect_is_none_and_of_two_families_none_is_left_out() -> No
     assert table["p_families"].ge(table["p"] - 0.03).all() and table["p_families"].notna().all()
     assert table.loc[0, "p_families"] > 0.05 and table.loc[0, "verdict"] == "not supported"
     two = correctness_effect(frame.assign(family=np.where(ours, "a", "b")), **FEW)
-    assert two["p_families"].isna().all()
+    assert two["p_families"].isna().all() and set(two["verdict"]) == {"can't be tested here"}
+    alone = correctness_effect(frame.assign(family="a"), **FEW)
+    assert alone["p_families"].equals(alone["p"].rename("p_families"))
+    with pytest.raises(ValueError, match="are of 2 families"):
+        correctness_effect(frame.assign(family=np.arange(len(frame)) % 2), **FEW)
 
 
 def test_types_must_leave_the_effect() -> None:

@@ -104,11 +104,16 @@ def test_a_rest_of_the_other_sign_is_no_support() -> None:
     assert entry["difference"] > 0 and entry["p_families"] == 1.0
 
 
-@pytest.mark.parametrize(("n", "families"), [(24, "a"), (10, "ab"), (24, "aaaaaaaaaaaaaaaaaaaaaaab")])
+@pytest.mark.parametrize(("n", "families"), [(10, "ab"), (24, "aaaaaaaaaaaaaaaaaaaaaaab")])
 def test_too_few_to_leave_a_family_out(n: int, families: str) -> None:
     traces = [t.with_labels(family=families[int(str(t.labels["prompt"])) % len(families)]) for t in read(0, n=n)]
     entry = thoughts_of(traces, resamples=100)
     assert np.isnan(entry["p_families"]) and entry["p"] <= 1 and entry["n"] == n
+
+
+def test_one_family_is_all_there_is() -> None:
+    entry = thoughts_of([t.with_labels(family="a") for t in read(0, n=24)], resamples=100)
+    assert entry["p_families"] == entry["p"]
 
 
 def test_fewer_than_eight_of_a_text_have_means_alone() -> None:

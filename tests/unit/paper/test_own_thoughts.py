@@ -27,11 +27,11 @@ def verdict(**changed: float) -> pd.Series[Any]:
 @pytest.mark.parametrize(
     ("changed", "expected", "p", "why"),
     [
-        ({}, "supported", 0.003, "whichever family is left out"),
+        ({}, "supported", 0.003, "whichever of several families is left out"),
         ({"p": 0.2}, "not supported", 0.2, ""),
-        ({"p_families": 0.3}, "not supported", 0.3, "whichever family is left out"),  # one family makes it
+        ({"p_families": 0.3}, "not supported", 0.3, "whichever of several families is left out"),  # one family makes it
         ({"difference": -2.0}, "not supported", 0.003, ""),
-        ({"p_families": np.nan}, "supported", 0.003, "can't be tested without any one family"),
+        ({"p_families": np.nan}, UNTESTED, np.nan, "it would rest on one family: without it fewer than 8 problems are left"),
         ({"p": np.nan}, UNTESTED, np.nan, ""),
         ({"n": 7}, UNTESTED, np.nan, "only 7 problems share family and length of thought with another"),
         ({"n": 0}, UNTESTED, np.nan, "only 0 problems share family and length of thought with another"),

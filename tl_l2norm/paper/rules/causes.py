@@ -42,7 +42,7 @@ def pressure(known: Known) -> Finding:
         p=least,
         needs={
             "rho of pull and norm over 0 in one of the readings": bool(best["rho"] > 0),
-            "no reading with a rho surely under 0": not opposed,
+            "rho of every reading not surely under 0": not opposed,
             "rho of pull and probability under 0": bool(by_p["rho"] < 0),
         },
         why="needs rho of pull and norm over 0, over prompts and beyond shifted pulls, for one of the two readings (p is times "
@@ -62,7 +62,7 @@ def suppression(known: Known) -> Finding:
     pairs = (("paired", "random"), ("paired", "none"), ("random", "none"), ("high", "none"))
     own, paired, random, high = (whole.loc[pair] for pair in pairs)
     others = {f"{a} minus {b}": whole.loc[(a, b)] for a, b in whole.index if "none" not in (a, b) and (a, b) != pairs[0]}
-    thresholds = f"{own['thresholds']} threshold{'s' if own['thresholds'] != 1 else ''}"
+    thresholds = _thresholds(own)
     opposite = "; the others do more harm than these" if own["difference"] > 0 and own["p"] <= ALPHA else ""
     finding = Finding(
         measured="accuracy with high-norm tokens suppressed, minus as many others of the same types and places, mean over "
@@ -70,7 +70,10 @@ def suppression(known: Known) -> Finding:
         f"{_points(paired)}, all high-norm tokens {_points(high)} ({high['positions']:.1f} positions)",
         interval=span(100 * own["low"], 100 * own["high"]),
         control=", ".join(
-            [f"others minus nothing {_points(random)}", *(f"{name} {_points(e)} {_counts(e)}" for name, e in others.items())]
+            [
+                f"others minus nothing {_points(random)}",
+                *(f"{name} {_points(e)} {_counts(e)}{_fewer(e, own)}" for name, e in others.items()),
+            ]
         ),
         n=int(own["n"]),
     )
@@ -84,7 +87,7 @@ def suppression(known: Known) -> Finding:
         p=float(max(own["p"], random["p_margin"])),
         needs={
             f"a loss of {100 * MARGIN:.0f} points or more where high-norm tokens are suppressed": breaks,
-            "a greater loss than where as many others are": bool(own["difference"] < 0) or random_breaks,
+            "a greater loss than where as many others are": bool(own["difference"] < 0) or (breaks and random_breaks),
         },
         control_meets=random_breaks,
         why=f"needs suppression of high-norm tokens to lose {100 * MARGIN:.0f} points or more, and more than that of as many "
@@ -126,6 +129,15 @@ def _why_untested(own: pd.Series, plain: float, only_all_break: bool) -> str:
 def _points(entry: pd.Series) -> str:
     """A difference of accuracy with its interval, in points."""
     return f"{100 * entry['difference']:+.1f} {span(100 * entry['low'], 100 * entry['high'])}"
+
+
+def _thresholds(entry: pd.Series) -> str:
+    return f"{entry['thresholds']} threshold{'s' if entry['thresholds'] != 1 else ''}"
+
+
+def _fewer(entry: pd.Series, own: pd.Series) -> str:
+    """A mean over other thresholds than the claim's own says so."""
+    return "" if entry["thresholds"] == own["thresholds"] else f" at {_thresholds(entry)}"
 
 
 def _counts(entry: pd.Series) -> str:

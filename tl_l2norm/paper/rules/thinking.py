@@ -38,13 +38,13 @@ def correctness(known: Known) -> Finding:
         if lacking := _why_not(entry):
             return replace(finding, why=lacking + few)
     p = pd.DataFrame(needed)[["p", "p_families"]].astype(float)
-    families = ", of these families" + (", whichever of them is left out" if p["p_families"].notna().any() else "")
     return replace(
         finding,
         p=float(p.max(axis=None)),
         needs={f"log-odds over 0 ({entry.name[1]}, {entry.name[0]} responses)": bool(entry["beta"] > 0) for entry in needed},
         why="needs right responses to have the higher norm among samples of one problem, given length and log-probability, "
-        "with and without what their token types add" + families + few,
+        "with and without what their token types add, of these families, whichever of several is left out (p is the greatest)"
+        + few,
     )
 
 
@@ -67,6 +67,11 @@ def _why_not(entry: pd.Series) -> str:
             f"{'token types, ' if types else ''}length and log-probability leave {entry['tolerance']:.1%} of the norm's "
             f"variance within problems, under {MIN_TOLERANCE:.0%}: the norm can't be told from "
             f"{'the token types' if types else 'them'}"
+        )
+    if np.isnan(entry["p_families"]):
+        return (
+            f"it would rest on one family: without it fewer than {MIN_PROMPTS} problems have right and wrong responses; give "
+            "more problems of the others"
         )
     if np.isinf(entry["low"]) and np.isinf(entry["high"]):
         return f"{entry['n_samples']} responses to {entry['n']} problems reject no effect, however large"
@@ -125,14 +130,14 @@ def thoughts(known: Known) -> Finding:
             f"one: at least {MIN_PROMPTS} are needed; give more problems of each family"
         )
         return replace(finding, n=donors, why=why)
-    one_made_it = "whichever family is left out"
     if own["p_families"].isna().any():
-        one_made_it = "which can't be tested without any one family: there is but one, or too few problems are left"
+        why = f"it would rest on one family: without it fewer than {MIN_PROMPTS} problems are left; give more of the others"
+        return replace(finding, why=why)
     return replace(
         finding,
         p=float(own["p"].clip(lower=own["p_families"]).max(skipna=False)),
         needs={f"the own thought louder than {text}": bool(more > 0) for text, more in own["difference"].items()},
         why="needs the own thought louder than filler, than its own tokens in another order and than the thought of another "
-        f"problem of its family and length, at the same positions, {one_made_it}; a thought that problems "
-        "share counts once",
+        "problem of its family and length, at the same positions, whichever of several families is left out (p is the "
+        "greatest); a thought that problems share counts once",
     )
