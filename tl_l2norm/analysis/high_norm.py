@@ -79,7 +79,10 @@ def high_norm_tokens(
     shares = np.array([present_mean(np.stack([_shares(pair, share) for pair in members])) for members in pairs.values()])
     shares = shares[~np.isnan(shares).any((1, 2))]
     if not len(shares):
-        raise Unmeasurable("no token has a norm and is no sink at every layer: there is nothing to rank")
+        raise Unmeasurable(
+            "no prompt has tokens in both modes that have a norm and are no sinks at every layer: there is nothing to rank; a "
+            "response's last token has none, so a direct answer takes two or more"
+        )
     require_prompts(
         len(shares), what="prompts whose responses both have a token that has a norm and is no sink, at every layer"
     )

@@ -144,7 +144,10 @@ def _require_all_layers(trace: Trace) -> None:
 def _lacking(whole: Array, trace: Trace, quantity: str) -> dict[str, str]:
     """The description of a curve [prompt, layer] that lacks layers before the late ones, such as those without an SAE."""
     if np.isnan(whole).all():
-        raise Unmeasurable(f"no prompt has a value of {quantity} in thinking at any layer: there is no curve")
+        raise Unmeasurable(
+            f"no prompt has a value of {quantity} in thinking at any layer, where direct answers have one too: there is no "
+            "curve; a response's last token has none, so a direct answer takes two or more"
+        )
     lacking = [trace.layers[i] for i in np.flatnonzero(np.isnan(whole).all(0))]
     if not lacking:
         return {}
