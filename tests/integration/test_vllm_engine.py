@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tl_l2norm.core.norms import l2_norms
 
 pytestmark = pytest.mark.skipif(not made.has_vllm(), reason="vLLM isn't installed; see docs/engines.md")
 if made.has_vllm():
-    from tl_l2norm.engines import by_request, recorder, vllm_worker
+    from tl_l2norm.engines import by_request, load, recorder, vllm_worker
 
 running = pytest.fixture(scope="module", name="engines")(made.running)
 reasoner = pytest.fixture(scope="module", name="model")(made.reasoner)
@@ -246,9 +247,34 @@ def test_an_error_in_a_hook_keeps_its_traceback_and_the_engine_is_refused_from_t
         with pytest.raises(ZeroDivisionError) as caught:
             write(engine, prompts)
     assert "fails" in [entry.name for entry in caught.traceback] and hooks_of(engine) == before
-    with pytest.raises(InputError, match="failed in an earlier run"):
+    with pytest.raises(InputError, match="failed or was interrupted in an earlier run"):
         write(engine, prompts)
     assert write(engines(), prompts)[0].tokens  # another is loaded
+
+
+def test_a_run_inside_of_a_run_is_refused_and_leaves_nothing(engines: Engines, prompts: Any) -> None:
+    engine = engines()
+    before = hooks_of(engine)
+    with pytest.raises(InputError, match="is writing responses"):
+        write(engine, prompts, on_finish=lambda done: write(engine, prompts[:1]))
+    assert hooks_of(engine) == before and engine.identity().foreign_hooks == 0
+    assert write(engine, prompts)[0].tokens  # and it goes on
+
+
+def test_what_vllm_asserts_is_a_refusal_of_the_model() -> None:
+    with (
+        pytest.raises(Unsupported, match=r"can't run tiny, a Qwen2ForCausalLM, here \(AssertionError: Sliding window"),
+        load._refused_by_name("tiny", ["Qwen2ForCausalLM"]),
+    ):
+        raise AssertionError("Sliding window for some layers")
+
+
+def test_thresholds_of_another_cache_are_refused(engines: Engines, prompts: Any) -> None:
+    engine = engines()
+    tau = l2.quantile_thresholds(write(engine, prompts), q=0.9)
+    coarse = dataclasses.replace(tau.provenance, options={"kv_cache_dtype": "fp8"})
+    with pytest.raises(InputError, match="options of an engine are not comparable"):
+        write(engine, prompts, interventions=l2.Suppression(l2.Thresholds(dict(tau), provenance=coarse)))
 
 
 def test_norms_that_are_no_numbers_stop_the_run(engines: Engines, prompts: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,11 +78,27 @@ def load_engine(source: str | Path, *, dtype: torch.dtype = torch.float32, **vll
 
     files = read_files(find_source(source), dtype)
     moved = {name: str(vllm_options[name]) for name, still in _MOVES_NORMS.items() if vllm_options.get(name, still) != still}
-    vllm = Vllm(str(files.folder), files.config.architectures or (), dtype, vllm_options)
+    architectures = files.config.architectures or ()
+    with _refused_by_name(files.name, architectures):
+        vllm = Vllm(str(files.folder), architectures, dtype, vllm_options)
     engine = VLLMEngine(files, vllm, moved)
     keep_preset(engine, preset_for(source))
     _open.add(engine)
     return engine
+
+
+@contextmanager
+def _refused_by_name(name: str, architectures: Sequence[str]) -> Iterator[None]:
+    """What goes wrong inside of vLLM, which asserts what it doesn't know, is a refusal of this model."""
+    try:
+        yield
+    except (InputError, Unsupported, ImportError, torch.OutOfMemoryError):
+        raise
+    except (AssertionError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError) as error:
+        kind = architectures[0] if architectures else "model"
+        raise Unsupported(
+            f"vLLM can't run {name}, a {kind}, here ({type(error).__name__}: {error}): load_model(...) may, or another option"
+        ) from error
 
 
 def _require_vllm() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +40,7 @@ class VLLMEngine(Engine):
         self._files, self._vllm, self._options = files, vllm, dict(options)
         self._lost: str | None = None
         """Why it can't be used any longer."""
+        self._running = threading.Lock()
 
     def __repr__(self) -> str:
         """One line."""
@@ -167,7 +169,7 @@ class VLLMEngine(Engine):
 
 
 _CLOSED = "is closed"
-_FAILED = "failed in an earlier run"
+_FAILED = "failed or was interrupted in an earlier run"
 
 
 class Requests:
@@ -195,12 +197,17 @@ class Requests:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Keep hooks on vLLM's model inside the context; what is not written to its end by then is given up."""
+        if not self.engine._running.acquire(blocking=False):
+            raise InputError("this engine is writing responses: call it when they are there, not from on_finish or a thread")
         try:
             self.vllm.call(begin_run, self.vllm.carried, self.sampling, self.acting, self.recorder)
             yield
         finally:
-            self.vllm.abort(list(self.rows))
-            self.vllm.call(end_run)
+            try:
+                self.vllm.abort(list(self.rows))
+                self.vllm.call(end_run)
+            finally:
+                self.engine._running.release()
         if self.acting is not None:
             self.acting.first.finish()
 

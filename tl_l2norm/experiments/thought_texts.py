@@ -154,7 +154,9 @@ def _filler_ids(backend: Backend, filler: str | None) -> list[int]:
         ids = list(tokenizer(text, add_special_tokens=False).input_ids)
         if ids and unknown not in ids and (filler is not None or len(ids) <= 3):
             return ids
-    raise InputError(f"the tokenizer has no tokens for {_FILLERS if filler is None else repr(filler)}: give filler=, a text that it knows")
+    raise InputError(
+        f"the tokenizer has no tokens for {_FILLERS if filler is None else repr(filler)}: give filler=, a text that it knows"
+    )
 
 
 class _Texts:

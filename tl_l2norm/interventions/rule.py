@@ -133,10 +133,11 @@ class Rule(ABC):
         if source is None:
             return
         here = provenance(backend, backend.identity(), sink_ratio=source.sink_ratio)
-        if not source.same_model(here):  # hooks beside it are the user's affair
+        if not source.same_model(here) or dict(source.options) != dict(here.options):  # hooks beside it are the user's affair
             raise InputError(
                 f"{type(self).__name__}: the thresholds are of {source.describe()} but the model is {here.describe()}: norms "
-                "of different models, dtypes or weight processing are not comparable; take thresholds from traces of this model"
+                "of different models, dtypes, weight processing or options of an engine are not comparable; take thresholds "
+                "from traces of this model"
             )
 
     def made_with(self) -> dict[str, float | None]:

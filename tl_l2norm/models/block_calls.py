@@ -116,6 +116,8 @@ class _Seen(NamedTuple):
     keys: Tensor
     values: Tensor
     dim: int
+    end: Any
+    """Positions in use; a cache in tensors that keep their places has idle ones behind them."""
 
 
 class _Recorder:
@@ -131,13 +133,14 @@ class _Recorder:
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.cache is not None:  # a sliding-window layer returns more than it keeps
             keys, values = self.cache.update(keys, values, *args, **kwargs)
-        self.seen = _Seen(keys, values, dim=2)
+        column = getattr(self.cache, "column", None)
+        self.seen = _Seen(keys, values, dim=2, end=keys.shape[2] if column is None else column + 1)
         return keys, values
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         if self.cache is not None:
             keys, values = self.cache.append(keys, values)
-        self.seen = _Seen(keys, values, dim=1)
+        self.seen = _Seen(keys, values, dim=1, end=keys.shape[1])
         return keys, values
 
     @property
@@ -171,7 +174,7 @@ class _Reader:
             return seen
         seen, new = seen.transpose(1, self.seen.dim), new.transpose(1, self.seen.dim)
         rows = torch.arange(len(new), device=new.device)
-        merged = seen.index_put((rows, seen.shape[1] - self.n_pos + self.own), new[rows, self.own])
+        merged = seen.index_put((rows, self.seen.end - self.n_pos + self.own), new[rows, self.own])
         return merged.transpose(1, self.seen.dim)
 
 

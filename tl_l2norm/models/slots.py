@@ -73,7 +73,9 @@ class Slots:
 
     def view(self, rows: int) -> LayersCache:
         """The first rows as a model takes its cache."""
-        return LayersCache(layers=[_Slot(keys[:rows], values[:rows], self.column) for keys, values in self._layers])
+        cache = LayersCache(layers=[_Slot(keys[:rows], values[:rows], self.column) for keys, values in self._layers])
+        cache.column = self.column  # for who runs a block again
+        return cache
 
     def write(self, tokens: Int[Tensor, "batch 1"], mask: Int[Tensor, "batch total"], rows: int) -> None:
         """What the next step of so many rows reads; it is written behind what the mask covers."""

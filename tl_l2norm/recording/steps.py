@@ -46,7 +46,7 @@ def check_steps(steps: Any, backend: Any, acts: bool, watches: bool) -> None:
         )
     if not isinstance(backend, LeanBackend):
         raise Unsupported(
-            f"steps={steps!r} runs a bridge's model without the bridge, which can't be done here: {why_not_lean(backend)}"
+            f"steps={steps!r} runs a bridge's model without the bridge, which can't be done here: {why_not_lean(backend)}; leave steps out"
         )
     if steps == "graph" and backend.device.type != "cuda":
         raise InputError(f"steps='graph' replays CUDA graphs, and the model is on {backend.device}: leave it out")
@@ -88,7 +88,7 @@ class StaticStepping(Stepping):
         super().__init__(backend)
         self._lean, self._watching = backend, watching
         self._pads, self._replays = steps != "static", steps != "static" and backend.device.type == "cuda"
-        self._run: Callable[..., Tensor] = torch.compile(backend.step, dynamic=False) if steps == "compiled" else backend.step
+        self._run: Callable[..., Tensor] = _compiled(backend, bool(watching.members)) if steps == "compiled" else backend.step
         self._slots: Slots | None = None
         self._checked = False
         self._n, self._total = 0, 0
@@ -177,6 +177,18 @@ class StaticStepping(Stepping):
         with torch.cuda.graph(graph):
             logits = self._logits(rows)
         return graph, logits, self._watching.held()
+
+
+def _compiled(backend: LeanBackend, heard: bool) -> Callable[..., Tensor]:
+    """A compiled step. What is compiled is known by its code and not by hooks: with and without are two functions."""
+
+    def with_hooks(*inputs: Any) -> Tensor:
+        return backend.step(*inputs)
+
+    def without(*inputs: Any) -> Tensor:
+        return backend.step(*inputs)
+
+    return torch.compile(with_hooks if heard else without, dynamic=False)
 
 
 def stepping(backend: Backend, watching: Observers, steps: Steps) -> Stepping:
