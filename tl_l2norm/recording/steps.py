@@ -46,8 +46,8 @@ def check_steps(steps: Any, backend: Any, acts: bool, watches: bool) -> None:
         )
     if not isinstance(backend, LeanBackend):
         raise Unsupported(
-            f"steps={steps!r} runs a bridge's model without the bridge, which can't be done here ({why_not_lean(backend)}): leave "
-            "steps out"
+            f"steps={steps!r} runs a bridge's model without the bridge, which can't be done here ({why_not_lean(backend)}): "
+            "leave steps out"
         )
     if steps == "graph" and backend.device.type != "cuda":
         raise InputError(f"steps='graph' replays CUDA graphs, and the model is on {backend.device}: leave it out")
