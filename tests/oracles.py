@@ -240,6 +240,9 @@ class _Erss:
         if cosine < step["cos_min"]:
             return None, "cosine too low", {"cosine": cosine}
         self.streak, self.cool = 0, step["cooldown"]
+        nearest = [_norm(v) for v, c in zip(self.bank, cosines, strict=True) if c > cosine - 1e-5]
+        if max(nearest) > (1 + 1e-5) * min(nearest):
+            step.setdefault("ties", []).append(position)  # of one direction, as a swap gives it to several, but not of one norm
         v = self.bank[cosines.index(cosine)]
         return self.steered(h, self.instead(v, position), position), "steered", {"cosine": cosine}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import tl_l2norm as l2
@@ -569,6 +569,7 @@ def test_any_parameters_do_what_the_oracle_does(chosen: list[tuple[type, dict[st
         for step, x in zip(as_steps(acting, tokens, 6, 4), acting, strict=True)
     ]
     truth = oracles.intervened(plain, tokens, start, steps)
+    assume(not any("ties" in step for step in steps))  # which state is the closest is for rounding to say
     assert (logits - truth.logits).abs().max() < 1e-3 * truth.logits.abs().max()
     ours = of_sequence(log.events(), 0)
     if truth.events or len(ours):
