@@ -177,7 +177,8 @@ class StaticStepping(Stepping):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             logits = self._logits(rows)
-        return graph, logits, self._watching.held()
+            held = self._watching.held()  # puts norms together: in the graph, or no replay would
+        return graph, logits, held
 
 
 def _compiled(backend: LeanBackend, heard: bool) -> Callable[..., Tensor]:
