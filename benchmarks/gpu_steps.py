@@ -1,4 +1,4 @@
-"""What recording every layer costs on a GPU: `python -m benchmarks.gpu_steps`. Random weights of Qwen3-8B's size, bfloat16, one row."""
+"""What recording every layer costs on a GPU: `python -m benchmarks.gpu_steps`. Random weights of Qwen3-8B's size."""
 
 from __future__ import annotations
 

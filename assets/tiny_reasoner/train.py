@@ -54,12 +54,12 @@ class Config:
     """How often each family is drawn."""
     common_levels: dict[str, int] = field(default_factory=lambda: {"modular": 9, "swaps": 9, "circuit": 6, "pointers": 7})
     """Levels above these are drawn `rare` times as often with each level more: there thinking is right often, not always."""
-    rare: float = 0.15
+    rare: float = 0.25
     direct_levels: dict[str, int] = field(
         default_factory=lambda: {"modular": 4, "swaps": 5, "circuit": 4, "pointers": 5, "maximum": 10}
     )
     """Up to these direct answers count `direct_weight`, as they can be learned; above, `guess_weight`."""
-    steps: int = 3000
+    steps: int = 3600
     """With `decay` it may be changed when a run is resumed before the decay: nothing before that depends on them."""
     batch: int = 64
     """Problems in a step, each with its thinking and its direct answer."""
@@ -68,7 +68,7 @@ class Config:
     peak_rate: float = 3e-3
     warmup: int = 50
     """Steps at the start in which the learning rate rises."""
-    decay: int = 1200
+    decay: int = 1400
     """Steps at the end in which it falls to 0."""
     betas: tuple[float, float] = (0.9, 0.98)
     momentum: float = 0.95
