@@ -37,7 +37,7 @@ CELLS = (("arithmetic", 5), ("word", 3), ("tracking", 2), ("tracking", 3))
 """Families and levels, chosen on training problems by accuracy and length alone: there the model is right in a third to nine
 tenths, in 100 to 200 tokens; comparisons and boolean problems take longer, and hardly gain from thinking."""
 ROOM = 320  # tokens of a thinking response: nearly all end by themselves
-TEMPERATURE = 1.0
+TEMPERATURE = 0.8
 SAMPLED, N_SAMPLES = 38, 8  # problems of each cell, responses to each
 SUPPRESSED = (0.95, 0.8, 0.5)  # quantiles over which norms are suppressed
 TESTED = 60  # problems of each cell that arms with interventions are tried on
