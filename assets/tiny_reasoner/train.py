@@ -54,7 +54,7 @@ class Config:
     """How often each family is drawn."""
     common_levels: dict[str, int] = field(default_factory=lambda: {"modular": 9, "swaps": 9, "circuit": 6, "pointers": 7})
     """Levels above these are drawn `rare` times as often with each level more: there thinking is right often, not always."""
-    rare: float = 0.25
+    rare: dict[str, float] = field(default_factory=lambda: {"modular": 0.27, "swaps": 0.17, "circuit": 0.05, "pointers": 0.11})
     direct_levels: dict[str, int] = field(
         default_factory=lambda: {"modular": 4, "swaps": 5, "circuit": 4, "pointers": 5, "maximum": 10}
     )
@@ -173,7 +173,7 @@ def draw_batch(config: Config, step: int) -> list[Problem]:
     for name in names:
         levels = range(1, 2 + round(progress * (FAMILIES[name].levels - 1)))
         common = common_level(name, config)
-        weights = [level**config.hard * config.rare ** max(0, level - common) for level in levels]
+        weights = [level**config.hard * config.rare.get(name, 1.0) ** max(0, level - common) for level in levels]
         level = rng.choices(levels, weights)[0]
         problems.append(draw_train(name, rng, level))
     return problems
