@@ -98,9 +98,9 @@ def _config(architecture: str) -> Any:
 
 
 @functools.cache
-def tokenizer() -> Any:
-    """That of the tiny models: SmolLM2's own first tokens, under its own numbers."""
-    return AutoTokenizer.from_pretrained(folder("tokenizer"))
+def tokenizer(architecture: str = "tokenizer") -> Any:
+    """That of the tiny models (SmolLM2's own first tokens, under its own numbers), or that of a model."""
+    return AutoTokenizer.from_pretrained(folder(architecture))
 
 
 @functools.cache
@@ -130,9 +130,9 @@ def _save(architecture: str, place: str) -> None:
         its_tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     elif architecture == HALF:
         model = AutoModelForCausalLM.from_pretrained(folder("smollm2"), num_hidden_layers=_BLOCKS_OF_HALF)
-        its_tokenizer = AutoTokenizer.from_pretrained(folder("smollm2"))
+        its_tokenizer = tokenizer("smollm2")
     else:
-        torch.manual_seed(0)
+        torch.manual_seed(4)  # under which norms of short runs neither tie nor repeat
         model = AutoModelForCausalLM.from_config(_config(architecture))
         its_tokenizer = tokenizer()
     model.save_pretrained(place)
