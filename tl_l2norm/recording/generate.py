@@ -193,7 +193,7 @@ def _decode(
 
 
 def restore(
-    model: Any,
+    backend: Backend | Engine,
     prompt: SequenceLike,
     tokens: Sequence[int],
     *,
@@ -202,7 +202,6 @@ def restore(
     stop: Sequence[str | int] | str = (),
 ) -> Completion:
     """A response of an earlier run from its tokens, without what was recorded."""
-    backend = generator_of(model)
     row = _make_rows(tokenize(backend, [prompt], continues=True), 1, [seed])[0]
     row.new, row.finish_reason = list(tokens), finish_reason
     return _Ending(Boundaries(backend.tokenizer), Stops.of(backend, stop, False)).complete(row)
