@@ -32,6 +32,7 @@ from .paper.study import analyse as analyse
 from .recording.collect import collect as collect
 from .recording.generate import generate as generate
 from .recording.stream import StreamObserver as StreamObserver
+from .recording.token_stream import stream as stream
 from .saes.load import load_saes as load_saes
 from .saes.train import train_saes as train_saes
 from .show import figures as figures

@@ -65,6 +65,8 @@ class Log:
         """For each intervention what outlived each sequence at each layer, such as the banks of `ERSS(keep_banks=True)`."""
         self.final_thresholds: dict[tuple[int, int], list[FinalThreshold]] = {}
         """By intervention and layer."""
+        self.heard: list[tuple[int, Entry]] | None = None
+        """What is decided, each with its intervention, for who takes it from here while it comes; None where nobody does."""
         self._columns = tuple(dict.fromkeys(name for x in interventions for name in x.COLUMNS))
         self._entries: list[list[Entry]] = [[] for _ in interventions]
         self._parts: list[list[pd.DataFrame]] = [[] for _ in interventions]
@@ -87,6 +89,8 @@ class Log:
 
     def add(self, index: int, entry: Entry) -> None:
         """Note what intervention `index` decided."""
+        if self.heard is not None:
+            self.heard.append((index, entry))
         self._entries[index].append(entry)
         if len(self._entries[index]) >= _FLUSH_EVERY:
             self._flush(index)
