@@ -7,6 +7,7 @@ from . import paper as paper
 from . import recording as recording
 from . import saes as saes
 from . import tasks as tasks
+from .analysis.graded import accuracy as accuracy
 from .core import errors as errors
 from .core.storage import load_traces as load_traces
 from .core.storage import save_traces as save_traces
