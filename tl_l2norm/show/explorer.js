@@ -24,6 +24,7 @@ class Explorer {
     this.quantity = data.quantity(data.start.quantity);
     this.layer = data.start.layer;
     this.root = make("div", "l2-tokens l2x");
+    host.dataset.lmSuppressShortcuts = "true"; // JupyterLab would take the arrow keys
     const shadow = host.shadowRoot ?? host.attachShadow({ mode: "open" });
     shadow.adoptedStyleSheets = [sheet()];
     shadow.replaceChildren(this.root);
@@ -31,7 +32,13 @@ class Explorer {
     this.#listen();
     this.retheme();
     this.paint();
+    if (model) {
+      this.#fromModel();
+      this.tell();
+    }
   }
+
+  get level() { return this.hover >= 0 ? this.over ?? this.layer : this.layer; }
 
   get token() { return this.hover >= 0 ? this.hover : this.pin; }
 
@@ -64,6 +71,7 @@ class Explorer {
     this.chooser.value = this.quantity.name;
     this.slider = Object.assign(make("input"), { type: "range", min: 0, max: data.layers.length - 1, step: 1 });
     this.output = make("output", "l2x-layer");
+    this.#select("Scale", [["", "linear"], ["log", "logarithmic"]], (kind) => { data.log = kind === "log"; this.paint(); });
     this.slider.addEventListener("input", () => this.goto(data.layers[this.slider.value]));
     this.#labelled("Layer", this.slider, this.output);
     this.search = Object.assign(make("input"), { type: "search", spellcheck: false });
@@ -114,7 +122,7 @@ class Explorer {
     this.heatmap = new Heatmap(canvas, this.data);
     this.curve = new Curve(curve, this.data);
     const under = (event) => this.heatmap.under(event.offsetX, event.offsetY);
-    canvas.addEventListener("pointermove", (event) => this.look(under(event)?.token ?? -1, under(event)?.layer));
+    canvas.addEventListener("pointermove", (event) => this.look(under(event)?.token ?? -1, under(event)?.layer ?? null));
     canvas.addEventListener("pointerleave", () => this.look(-1));
     canvas.addEventListener("click", (event) => {
       const place = under(event);
@@ -155,8 +163,8 @@ class Explorer {
 
   #fromModel = () => {
     const { model, data } = this, sequence = data.sequences[model.get("sequence")];
-    if (data.layers.includes(model.get("layer"))) this.goto(model.get("layer"));
     if (model.get("quantity")) this.choose(model.get("quantity"));
+    if (data.layers.includes(model.get("layer"))) this.goto(model.get("layer"));
     if (!sequence || !(model.get("position") < sequence.length)) return;
     const token = model.get("position") < 0 ? -1 : sequence.start + model.get("position");
     if (token !== this.pin) this.hold(token);
@@ -225,7 +233,7 @@ class Explorer {
     this.tell();
   }
 
-  look(token, layer = this.layer) {
+  look(token, layer = null) { // a layer of its own only over the heatmap
     if (token === this.hover && layer === this.over) return;
     [this.hover, this.over] = [token, layer];
     this.point();
@@ -298,11 +306,11 @@ class Explorer {
       for (let i = 0; i < STEPS; i++) ramp.append(make("i", `l2-c${i}`));
       shown.append(`${digits(scale[0])} `, ramp, ` ${digits(scale[1])}`);
       legend.append(shown);
-    } else legend.append(make("span", "", quantity.row(layer) < 0 ? "not recorded at this layer" : "nothing to colour"));
-    const sinks = [...data.sinks].filter((at) => Math.floor(at / data.total) === data.layers.indexOf(layer)).map((at) => at % data.total);
+    } else legend.append(make("span", "", !quantity.row(layer) ? "not recorded at this layer" : "nothing to colour"));
+    const sinks = data.sinksAt(layer).reduce((found, is, token) => (is ? [...found, token] : found), []);
     if (sinks.length) {
-      const greatest = Math.max(...sinks.map((token) => quantity.value(layer, token)).filter(Number.isFinite));
-      const norm = quantity.name === "norm" && Number.isFinite(greatest) ? `, norm up to ${digits(greatest)}` : "";
+      const greatest = sinks.reduce((most, token) => Math.max(most, quantity.value(layer, token)), -Infinity);
+      const norm = quantity.name === "norm" ? `, norm up to ${digits(greatest)}` : "";
       part("l2-sink", ` ${sinks.length === 1 ? "an attention sink" : `${sinks.length} attention sinks`}${norm}, off the scale`);
     }
     if (data.events.size) part("l2-event", " an intervention fired here");
@@ -339,7 +347,7 @@ class Explorer {
       if (this.heatmap && data.sequence(token) !== this.shown) { this.shown = data.sequence(token); this.plot(); return; }
     }
     if (this.heatmap) {
-      const layer = this.hover >= 0 ? this.over ?? this.layer : this.layer;
+      const layer = this.level;
       this.heatmap.point(layer, token);
       this.curve.draw(this.quantity, layer, token);
       const name = token < 0 ? "Median of each layer" : `“${data.text(token)}” over the layers`;
@@ -351,34 +359,34 @@ class Explorer {
 
   // The values of the token, beside it and in the line above the text.
   #say() {
-    const { token, data } = this, layer = this.hover >= 0 ? this.over ?? this.layer : this.layer;
+    const { token, data } = this, layer = this.level;
     if (token < 0) {
       this.readout.textContent = data.compact ? "" : "Point at a token, or reach the text with Tab and move with the arrow keys.";
       this.tip.replaceChildren();
       return;
     }
-    const notes = this.notes(token, layer);
-    this.readout.replaceChildren(make("bdi", "l2x-token", data.text(token) || "part of a character"), " ", notes.join(" · "));
-    const [norm, ...more] = notes;
-    this.tip.replaceChildren(make("bdi", "l2x-token", data.text(token) || "part of a character"), make("b", "", norm), ...more.map((note) => make("span", "", note)));
+    const { value, near, where, more } = this.notes(token, layer);
+    const name = make("bdi", "l2x-token", data.text(token) || "part of a character");
+    this.readout.replaceChildren(name, " ", [value, ...near, where, ...more].join(" · "));
+    const lines = [make("b", "", [value, ...near].join(" · ")), make("span", "", where), ...more.map((note) => make("span", "", note))];
+    this.tip.replaceChildren(make("bdi", "l2x-token", data.text(token) || "part of a character"), ...lines);
   }
 
   notes(token, layer) {
     const { data, quantity } = this, [norm, ratio] = data.quantities, of = (one) => digits(one.value(layer, token));
-    const notes = [];
-    if (!["norm", "ratio"].includes(quantity.name)) notes.push(`${quantity.label} ${of(quantity)}`);
-    notes.push(`norm ${of(norm)}`);
-    if (ratio?.name === "ratio" && data.medians[norm.row(layer)]) notes.push(`${of(ratio)} × median`);
-    if (data.isSink(layer, token)) notes.push("attention sink, off the scale");
-    notes.push(`layer ${layer}`, `position ${data.position(token)}`, data.segment(token));
+    const near = [`norm ${of(norm)}`], more = [];
+    if (ratio?.name === "ratio") near.push(`${of(ratio)} × median`);
+    if (!["norm", "ratio"].includes(quantity.name)) near.unshift(`${quantity.name.replaceAll("_", " ")} ${of(quantity)}`);
+    if (data.sinksAt(layer)[token]) more.push("attention sink, off the scale");
     for (const other of data.counterparts(token)) {
-      notes.push(`${data.sequence(other).title || "the other"}: ${digits(quantity.value(layer, other))}`);
+      more.push(`${data.sequence(other).title || "the other"}: ${digits(quantity.value(layer, other))}`);
     }
     for (const { layer: at, name, decision, fired, before, after } of data.events.get(token) ?? []) {
       const moved = fired && before !== null && after !== null ? `, norm ${digits(before)} to ${digits(after)}` : "";
-      notes.push(`${name} at layer ${at}: ${decision}${moved}`);
+      more.push(`${name} at layer ${at}: ${decision}${moved}`);
     }
-    return notes;
+    const [value, ...rest] = near;
+    return { value, near: rest, where: `layer ${layer}, position ${data.position(token)}, ${data.segment(token)}`, more };
   }
 
   // The box of values stands by its token, inside of the widget.

@@ -14,7 +14,7 @@ from typing_extensions import override
 from tl_l2norm.core.arguments import check_choice, one_or_several
 from tl_l2norm.core.trace import Trace, TracesLike
 from tl_l2norm.show.payload import payload
-from tl_l2norm.show.quantities import NORM, RATIO, Quantity, medians, quantities_of
+from tl_l2norm.show.quantities import CHANGE, NORM, RATIO, Quantity, medians, quantities_of
 from tl_l2norm.show.shown import Shown, sequences_of
 from tl_l2norm.show.token_text import norm_text, static_text
 from tl_l2norm.show.widget import TokensHTML
@@ -74,7 +74,7 @@ class ExplorerWidget(TokensHTML):
 
     def _first_values(self) -> tuple[str, str, Any]:
         """What is shown first as label, name and [token] values at its layer."""
-        wanted = NORM if self.quantity == RATIO else self.quantity
+        wanted = NORM if self.quantity in (RATIO, CHANGE) else self.quantity
         found = next(quantity for quantity in self.quantities if quantity.name == wanted)
         row = found.values[found.layers.index(self.layer) if found.layers else 0]
         if self.quantity != RATIO:
@@ -96,15 +96,15 @@ def explorer(
 ) -> ExplorerWidget:
     """Look around in sequences: colour, layer, search and filters are chosen on the page.
 
-    Two or three sequences stand side by side, more one below the other; columns side by side are asked for by name. What the
-    interventions of a run did is marked. Values are kept to four digits.
+    Responses to the same problem or prompt stand side by side, and so do two or three traces; columns are asked for by name. What
+    the interventions of a run did is marked. Values are kept to four digits.
 
     Args:
         traces: one or several of the same model and layers, completions, the `Generations` of a run or results; or
             `{name: traces}` for columns, as in `{"plain": plain, "suppressed": suppressed}`, one for each prompt in each.
         layer: shown first; negative counts from the last recorded one; default the last that has the quantity.
-        quantity: what colours the tokens first: "norm", "ratio" (norm over its layer's median), the name of a metric or of an
-            observer, "feature_sum", "feature_l0", "feature 9/12" (one of `features`), or "surprise" (of completions).
+        quantity: what colours the tokens first: "norm", "ratio" (norm over its layer's median), "change" (norm over that of the
+            same token in the first sequence beside it), the name of a metric or of an observer, "feature_sum", "feature_l0", "feature 9/12" (one of `features`), or "surprise" (of completions).
         quantities: names to keep beside the norm; default all. Each takes as many bytes as the norm.
         features: latents to show by themselves, by layer, as in `{9: [12, 40]}`; of traces that were recorded with SAEs.
         titles: [sequence] headings; default what is known of each.
@@ -124,7 +124,8 @@ def explorer(
     """
     shown = sequences_of(traces, titles=None if titles is None else one_or_several(titles, str), events=events)
     found = quantities_of(shown, features=features, only=quantities)
-    check_choice("quantity", quantity, [RATIO, *(one.name for one in found)])
+    derived = [RATIO, *([CHANGE] if any(one.blocks for one in shown) else ())]
+    check_choice("quantity", quantity, [*derived, *(one.name for one in found)])
     recorded = next((one.layers for one in found if one.name == quantity), ()) or shown[0].trace.layers
     first = shown[0].trace
     wanted = recorded[-1] if layer is None else first.layers[first.index_of(layer)]

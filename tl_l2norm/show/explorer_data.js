@@ -17,26 +17,32 @@ function digits(value) {
   return Math.abs(rounded) >= 1000 ? rounded.toLocaleString("en-US", { maximumFractionDigits: 0 }) : String(rounded);
 }
 
-// Codes of one quantity, [row, token]; `value` undoes `pack`.
+// Values of one quantity, decoded layer by layer when they are first wanted: `row(layer)` is [token], null where it has none.
 class Values {
-  constructor({ name, label, layers, tops, signed }, high, low, total) {
-    Object.assign(this, { name, label, layers, high, low, total, signed });
-    this.lowest = tops.map((top) => top - (signed ? 2 : 5) - 3);
+  constructor(name, label, layers, decode) {
+    Object.assign(this, { name, label, layers, decode, rows: new Map() });
   }
 
-  row(layer) { return this.layers.length ? this.layers.indexOf(layer) : 0; }
+  row(layer) {
+    const index = this.layers.length ? this.layers.indexOf(layer) : 0;
+    if (index < 0) return null;
+    if (!this.rows.has(index)) this.rows.set(index, this.decode(index));
+    return this.rows.get(index);
+  }
 
-  value(layer, token) {
-    const row = this.row(layer);
-    if (row < 0) return NaN;
-    const at = row * this.total + token;
-    let code = (this.high[at] << 8) | this.low[at];
+  value(layer, token) { return this.row(layer)?.[token] ?? NaN; }
+}
+
+// Undoes `pack` for one row: its high and low bytes, the decade of its greatest value, and whether codes have a sign.
+function unpacked(high, low, top, signed) {
+  const lowest = top - (signed ? 2 : 5) - 3, powers = Array.from({ length: 7 }, (_, decade) => 10 ** (decade + lowest));
+  return Float64Array.from(high, (byte, token) => {
+    const code = (byte << 8) | low[token];
     if (code === MISSING) return NaN;
     if (code === INFINITE) return Infinity;
-    const sign = this.signed && code & SIGN ? -1 : 1;
-    if (this.signed) code &= ~SIGN;
-    return sign * (code % MANTISSAS) * 10 ** (Math.floor(code / MANTISSAS) + this.lowest[row]);
-  }
+    const plain = signed ? code & ~SIGN : code, size = (plain % MANTISSAS) * powers[Math.floor(plain / MANTISSAS)];
+    return signed && code & SIGN ? -size : size;
+  });
 }
 
 class Data {
@@ -51,8 +57,9 @@ class Data {
     });
     this.owner = new Uint32Array(this.total);
     for (const { start, length, index } of this.sequences) this.owner.fill(index, start, start + length);
-    this.sinks = new Set(this.sinks);
-    this.scales = new Map();
+    this.isSink = this.layers.map(() => new Uint8Array(this.total));
+    for (const at of this.sinks) this.isSink[Math.floor(at / this.total)][at % this.total] = 1;
+    [this.scales, this.log] = [new Map(), false];
     this.quantities = this.#quantities(bytes.subarray(4 + size));
     this.#readEvents();
   }
@@ -60,24 +67,22 @@ class Data {
   #quantities(planes) {
     let at = 0;
     const take = (n) => planes.subarray(at, (at += n));
-    const found = this.quantities.map((quantity) => {
-      const n = Math.max(1, quantity.layers.length) * this.total;
-      return new Values(quantity, take(n), take(n), this.total);
+    const { total, medians } = this;
+    const found = this.quantities.map(({ name, label, layers, tops, signed }) => {
+      const n = Math.max(1, layers.length) * total, high = take(n), low = take(n);
+      const part = (plane, row) => plane.subarray(row * total, (row + 1) * total);
+      return new Values(name, label, layers, (row) => unpacked(part(high, row), part(low, row), tops[row], signed));
     });
     if (this.compact) return found;
-    const [norm] = found, { layers } = norm, row = (layer) => norm.row(layer);
-    const ratio = {
-      name: "ratio", label: "L2 norm over the layer’s median", layers, row,
-      value: (layer, token) => norm.value(layer, token) / (this.medians[row(layer)] || NaN),
-    };
-    const derived = [norm, ratio];
+    const [norm] = found, { layers } = norm;
+    const derive = (name, label, of) =>
+      new Values(name, label, layers, (row) => norm.row(layers[row]).map((value, token, all) => of(value, all, token, row)));
+    const derived = [norm, derive("ratio", "L2 norm over the layer’s median", (value, all, token, row) => value / (medians[row] || NaN))];
     this.#readBlocks();
     if (this.partner.some((token) => token >= 0)) {
-      derived.push({
-        name: "change", label: "L2 norm over that of the same token in the first sequence", layers, row,
-        value: (layer, token) =>
-          this.partner[token] < 0 ? NaN : norm.value(layer, token) / (norm.value(layer, this.partner[token]) || NaN),
-      });
+      const label = "L2 norm over that of the same token in the first sequence";
+      const change = (value, all, token) => (this.partner[token] < 0 ? NaN : value / (all[this.partner[token]] || NaN));
+      derived.push(derive("change", label, change));
     }
     return [...derived, ...found.slice(1)];
   }
@@ -124,7 +129,7 @@ class Data {
     return this.sequence(token).runs.find(([, n]) => (left -= n) < 0)?.[0] ?? "";
   }
 
-  isSink(layer, token) { return this.sinks.has(this.layers.indexOf(layer) * this.total + token); }
+  sinksAt(layer) { return this.isSink[this.layers.indexOf(layer)]; }
 
   // Tokens that mean the same in the other sequences of the item.
   counterparts(token) {
@@ -137,10 +142,11 @@ class Data {
   scale(quantity, layer) {
     const key = `${quantity.name} ${layer}`;
     if (!this.scales.has(key)) {
+      const values = quantity.row(layer) ?? [], sinks = this.sinksAt(layer);
       let low = Infinity, high = -Infinity;
-      for (let token = 0; token < this.total; token++) {
-        const value = quantity.value(layer, token);
-        if (!Number.isFinite(value) || this.isSink(layer, token)) continue;
+      for (let token = 0; token < values.length; token++) {
+        const value = values[token];
+        if (!Number.isFinite(value) || sinks[token]) continue;
         if (value < low) low = value;
         if (value > high) high = value;
       }
@@ -149,15 +155,20 @@ class Data {
     return this.scales.get(key);
   }
 
-  place(quantity, layer, value) {
-    const scale = this.scale(quantity, layer);
-    if (!scale || Number.isNaN(value)) return NaN;
-    return scale[1] > scale[0] ? Math.min(1, Math.max(0, (value - scale[0]) / (scale[1] - scale[0]))) : 0;
-  }
-
-  step(quantity, layer, token) {
-    if (this.isSink(layer, token)) return SINK;
-    const place = this.place(quantity, layer, quantity.value(layer, token));
-    return Number.isNaN(place) ? NONE : Math.round(place * (STEPS - 1));
+  // [token] steps of the scale, or SINK, or NONE; on a scale of logarithms if that is asked for and all values are over 0.
+  steps(quantity, layer) {
+    const values = quantity.row(layer), scale = this.scale(quantity, layer), sinks = this.sinksAt(layer);
+    const steps = new Int8Array(this.total).fill(NONE);
+    if (!values || !scale) return steps.map((none, token) => (sinks[token] ? SINK : none));
+    const on = this.log && scale[0] > 0 ? Math.log : (value) => value;
+    const low = on(scale[0]), extent = on(scale[1]) - low;
+    for (let token = 0; token < this.total; token++) {
+      if (sinks[token]) steps[token] = SINK;
+      else if (!Number.isNaN(values[token])) {
+        const place = extent > 0 ? (on(values[token]) - low) / extent : 0;
+        steps[token] = Math.round(Math.min(1, Math.max(0, place)) * (STEPS - 1));
+      }
+    }
+    return steps;
   }
 }

@@ -18,7 +18,7 @@ class Inks {
     [this.text, this.soft, this.line, this.accent] = ["text", "soft", "line", "accent"].map((name) => read(`--l2-${name}`));
   }
 
-  static rgb(hex) { return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)); }
+  static rgb(hex) { return [...[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)), 255]; }
 
   of(step) { return step === SINK ? this.sink : this.steps[step]; }
 }
@@ -42,14 +42,15 @@ class Heatmap {
     const columns = Math.ceil(sequence.length / pooled);
     const image = new ImageData(Math.max(1, columns), layers.length);
     layers.forEach((layer, row) => {
+      const steps = data.steps(quantity, layer);
       for (let column = 0; column < columns; column++) {
         let step = NONE;
         for (let k = column * pooled; k < Math.min(sequence.length, (column + 1) * pooled); k++) {
-          const own = data.step(quantity, layer, sequence.start + k);
+          const own = steps[sequence.start + k];
           if (own > step || step === NONE) step = own;
         }
         if (step === NONE) continue;
-        image.data.set([...this.inks.of(step), 255], 4 * ((layers.length - 1 - row) * image.width + column));
+        image.data.set(this.inks.of(step), 4 * ((layers.length - 1 - row) * image.width + column));
       }
     });
     this.image = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });

@@ -48,7 +48,7 @@ class Text {
       }
       if (sequence.hidden) put(this.#hidden(sequence)[0], rows.length + 1);
     });
-    if (members.length > 1 && !this.data.compact) node.style.gridTemplateColumns = `repeat(${members.length}, minmax(0, 1fr))`;
+    if (!this.data.compact) node.style.gridTemplateColumns = `repeat(${members.length}, minmax(0, 1fr))`;
     return node;
   }
 
@@ -81,11 +81,11 @@ class Text {
       strip.tabIndex = 0;
       const end = from + n;
       if (n > FOLD_OVER) {
-        strip.append(this.#tokens(from, from + FOLD_HEAD));
+        strip.append(this.#tokens(from, from + FOLD_HEAD, end));
         this.#fold(strip, from + FOLD_HEAD, end - FOLD_TAIL);
-        strip.append(this.#tokens(end - FOLD_TAIL, end));
+        strip.append(this.#tokens(end - FOLD_TAIL, end, end));
       } else {
-        strip.append(this.#tokens(from, end));
+        strip.append(this.#tokens(from, end, end));
       }
       from = end;
       run.append(label, strip);
@@ -104,7 +104,7 @@ class Text {
   }
 
   unfold(fold) {
-    fold.button.replaceWith(this.#tokens(fold.from, fold.end));
+    fold.button.replaceWith(this.#tokens(fold.from, fold.end, Infinity));
     this.folds.splice(this.folds.indexOf(fold), 1);
     this.paint(this.quantity, this.layer, fold.from, fold.end);
   }
@@ -116,14 +116,14 @@ class Text {
     return this.spans[token];
   }
 
-  #tokens(from, end) {
+  #tokens(from, end, last) { // no empty line behind the last token of a run
     const drawn = document.createDocumentFragment(), { start, tokens, breaks } = this.data.sequence(from);
     for (let token = from; token < end; token++) {
       const span = document.createElement("span"), text = tokens[token - start];
       span.textContent = text;
       span.setAttribute("role", "option");
       if (!text) span.setAttribute("aria-label", "part of a character");
-      for (let k = breaks.get(token - start) ?? 0; k > 0; k--) span.append(document.createElement("br"));
+      for (let k = token + 1 < last ? breaks.get(token - start) ?? 0 : 0; k > 0; k--) span.append(document.createElement("br"));
       span.token = token;
       this.spans[token] = span;
       drawn.append(span);
@@ -133,11 +133,11 @@ class Text {
 
   paint(quantity, layer, from = 0, end = this.data.total) {
     Object.assign(this, { quantity, layer });
-    const { data, spans } = this;
+    const { data, spans } = this, steps = data.steps(quantity, layer);
     for (let token = from; token < end; token++) {
       const span = spans[token];
       if (!span) continue;
-      const step = data.step(quantity, layer, token);
+      const step = steps[token];
       const marks = [step === SINK ? "l2-sink" : step === NONE ? "" : `l2-c${step}`];
       if (!span.textContent) marks.push("l2-part");
       const fired = data.events.get(token)?.filter((event) => event.fired);
@@ -165,7 +165,7 @@ class Text {
         for (let k = token; k <= last; k++) this.hits.add(sequence.start + k);
       }
     }
-    for (const token of new Set([...old, ...this.hits])) this.paint(this.quantity, this.layer, token, token + 1);
+    if (old.size || this.hits.size) this.paint(this.quantity, this.layer);
     return places;
   }
 

@@ -15,8 +15,9 @@ from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.show.shown import Shown
 
-NORM, RATIO, SURPRISE = "norm", "ratio", "surprise"
-"""`ratio` is the norm over its layer's median; a page works it out."""
+NORM, RATIO, CHANGE, SURPRISE = "norm", "ratio", "change", "surprise"
+"""`ratio` is the norm over its layer's median, `change` over that of the same token in the first sequence beside it; a page works
+them out."""
 
 
 class Quantity(NamedTuple):
@@ -53,7 +54,7 @@ def quantities_of(
         return tuple(found)
     names = as_names("quantities", only)
     for name in names:
-        check_choice("quantities", name, [RATIO, *(quantity.name for quantity in found)])
+        check_choice("quantities", name, [RATIO, CHANGE, *(quantity.name for quantity in found)])
     return tuple(quantity for quantity in found if quantity.name in (NORM, *names))
 
 

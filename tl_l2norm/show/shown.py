@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -20,6 +21,7 @@ MAX_COLUMNS = 3
 
 _EVENT_COLUMNS = ("sequence", "position", "layer", "intervention", "decision", "fired", "l2_norm_before", "l2_norm_after")
 _QUIET_LABELS = {"prompt", "answer_at"}  # hashes and positions: nothing that a title is read for
+_PLAIN_LABELS = {"mode", "family"}
 _MAX_MATCHED = 3000  # tokens; longer ones are aligned by what they begin with, for matching takes a second from here on
 
 
@@ -65,6 +67,8 @@ def sequences_of(
 ) -> tuple[Shown, ...]:
     """The sequences of a widget, item by item.
 
+    Columns stand side by side, and so do the responses to one problem or prompt, and two or three traces.
+
     Raises:
         ValueError: none, some that are not comparable, columns of different lengths, titles of another number.
         TypeError: something that carries no traces, events that are no table.
@@ -80,22 +84,38 @@ def sequences_of(
     require_comparable([one["trace"] for _, one in shown])
     if titles is not None and len(titles) != len(shown):
         raise InputError(f"{len(titles)} titles for {len(shown)} traces: give one for each")
-    several = len(columns) > 1
-    aside = not several and len(shown) <= MAX_COLUMNS
-    places = [(i, k % len(columns)) if several else (0, k) if aside else (k, 0) for k, (i, _) in enumerate(shown)]
+    keys = [i if len(columns) > 1 else one["asked"] for i, one in shown]
     firsts: dict[int, Trace] = {}
     found = []
-    for k, ((item, column), (_, one)) in enumerate(zip(places, shown, strict=True)):
+    for k, ((item, column), (_, one)) in enumerate(zip(_places(keys, len(columns)), shown, strict=True)):
         first = firsts.setdefault(item, one["trace"])
         blocks = () if first is one["trace"] else aligned(first.tokens.tolist(), one["trace"].tokens.tolist())
-        given_title = {} if titles is None else {"title": titles[k]}
-        found.append(Shown(**{**one, **given_title}, item=item, column=column, blocks=blocks))
-    return tuple(found)
+        fields = {name: value for name, value in one.items() if name != "asked"}
+        title = {} if titles is None else {"title": titles[k]}
+        found.append(Shown(**{**fields, **title}, item=item, column=column, blocks=blocks))
+    return tuple(sorted(found, key=lambda one: (one.item, one.column)))
+
+
+def _places(keys: Sequence[object], n_columns: int) -> list[tuple[int, int]]:
+    """Item and column of each sequence: what answers the same (of equal keys that are not None) stands side by side, and so
+    does all of a short list."""
+    if set(keys) == {None}:
+        return [(0, k) if len(keys) <= MAX_COLUMNS else (k, 0) for k in range(len(keys))]
+    most = max(n_columns, MAX_COLUMNS)
+    crowded = {key for key, n in Counter(keys).items() if n > most}
+    items: dict[object, int] = {}
+    taken: Counter[int] = Counter()
+    places = []
+    for k, key in enumerate(keys):
+        item = items.setdefault((key, k) if key in crowded or key is None else key, len(items))
+        places.append((item, taken[item]))
+        taken[item] += 1
+    return places
 
 
 def title_of(trace: Trace) -> str:
     """What a trace's labels say."""
-    return _titled(trace.labels)
+    return ", ".join(f"{name} {value}" for name, value in trace.labels.items() if name not in _QUIET_LABELS)
 
 
 def aligned(first: Sequence[int], other: Sequence[int]) -> tuple[Block, ...]:
@@ -123,10 +143,11 @@ def _column(name: str, given: Any, events: pd.DataFrame | None) -> list[dict[str
     return [
         {
             "trace": trace,
-            "title": ", ".join(filter(None, (name, _titled(labels)))),
+            "title": ", ".join(filter(None, (name, _words(labels)))),
             "labels": {**({"run": name} if name else {}), **labels},
             "events": by_sequence.get(i, ()),
             "logprobs": getattr(carrier, "logprobs", None),
+            "asked": _asked(carrier),
         }
         for i, (carrier, trace) in enumerate(zip(carriers, traces, strict=True))
         for labels in [_labels(carrier, trace)]
@@ -139,18 +160,27 @@ def _carriers(given: Any) -> list[Any]:
     return [given] if alone else list(given)
 
 
+def _asked(carrier: Any) -> object:
+    """What a response answers: a problem, or a prompt of a run; None where it isn't known."""
+    problem = getattr(carrier, "problem", None)
+    return getattr(carrier, "prompt_index", None) if problem is None else problem.id
+
+
 def _labels(carrier: Any, trace: Trace) -> dict[str, str]:
     """Of the trace, and what a `Result` says of its problem."""
     labels = {name: str(value) for name, value in trace.labels.items() if name not in _QUIET_LABELS}
     if (problem := getattr(carrier, "problem", None)) is not None:
         labels |= {"mode": str(carrier.mode), "family": str(problem.family), "level": str(problem.level)}
+    if (prompt := getattr(carrier, "prompt_index", None)) is not None:
+        labels |= {"prompt": str(prompt), **({"sample": str(carrier.sample)} if carrier.sample else {})}
     if hasattr(carrier, "correct"):
         labels["answer"] = {True: "right", False: "wrong", None: "not known"}[carrier.correct]
     return labels
 
 
-def _titled(labels: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in labels.items())
+def _words(labels: Mapping[str, str]) -> str:
+    """Labels in few words: some values say by themselves what they are."""
+    return ", ".join(value if name in _PLAIN_LABELS else f"{name} {value}" for name, value in labels.items())
 
 
 def _events_of(given: Any, n: int) -> pd.DataFrame | None:

@@ -78,7 +78,7 @@ class TokensHTML(ABC):
             title=self._heading(),
             styles=[Markup(asset("show/tokens_page.css")), *self.styles()],
             scripts=self.scripts(),
-            body=Markup("<main>{}</main>").format(self.fragment()),
+            body=Markup("<main><h1>{}</h1>{}</main>").format(self._heading(), self.fragment()),
         )
         return str(page)
 
