@@ -13,7 +13,6 @@ import pytest
 from tests.builders import NASTY, make_result, make_results
 from tests.paper_tables import HOSTILE, hostile_analysis
 from tests.traces import make_trace
-from tl_l2norm import widgets
 from tl_l2norm.paper.claims import CLAIMS
 from tl_l2norm.paper.report import analysis_report
 from tl_l2norm.show.report import report
@@ -79,12 +78,6 @@ def visit(browser: Any) -> Iterator[Any]:
     yield go
     for context in contexts:
         context.close()
-
-
-@pytest.fixture(scope="module")
-def tokens_page(tmp_path_factory: Any) -> Path:
-    traces = [make_trace(NASTY, prompt_len=3, think=6), make_trace(NASTY)]
-    return widgets.tokens(traces).save(tmp_path_factory.mktemp("tokens") / "tokens.html")
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +149,8 @@ def test_figures_can_be_kept_but_not_uploaded(visit: Any, report_page: Path) -> 
     assert seen.messages == []
 
 
-@pytest.mark.parametrize("page", ["tokens_page", "report_page"])
-def test_without_javascript_the_strips_are_there(visit: Any, request: Any, page: str) -> None:
-    seen = visit(request.getfixturevalue(page), javascript=False)
+def test_without_javascript_the_strips_are_there(visit: Any, report_page: Path) -> None:
+    seen = visit(report_page, javascript=False)
     texts = seen.texts(".l2-strip > span")
     assert {visible_text(token) for token in NASTY} <= set(texts)
     assert seen.page.locator(".l2-strip > span").nth(1).get_attribute("title").startswith("norm ")

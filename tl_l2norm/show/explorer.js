@@ -95,6 +95,7 @@ class Explorer {
   #labelled(name, ...nodes) {
     const label = make("label", "l2x-control");
     label.append(make("span", "", name), ...nodes);
+    nodes[0].setAttribute("aria-label", name);
     this.bar.append(label);
   }
 
@@ -412,7 +413,10 @@ class Explorer {
 
 /** Draws packed bytes in an element. */
 export async function mount(host, bytes, model = null) {
-  return new Explorer(host, new Data(await inflate(bytes)), model);
+  const start = performance.now(), explorer = new Explorer(host, new Data(await inflate(bytes)), model);
+  host.offsetHeight; // laid out
+  performance.measure("l2-explorer", { start });
+  return explorer;
 }
 
 if (!customElements.get("l2-explorer")) {

@@ -16,7 +16,7 @@ from tl_l2norm.core.trace import Trace, TracesLike
 from tl_l2norm.show.payload import payload
 from tl_l2norm.show.quantities import CHANGE, NORM, RATIO, Quantity, medians, quantities_of
 from tl_l2norm.show.shown import Shown, sequences_of
-from tl_l2norm.show.token_text import norm_text, static_text
+from tl_l2norm.show.token_text import static_text
 from tl_l2norm.show.widget import TokensHTML
 
 
@@ -35,7 +35,7 @@ class ExplorerWidget(TokensHTML):
 
     @property
     def traces(self) -> tuple[Trace, ...]:
-        """[sequence]"""
+        """[sequence] what was recorded of each."""
         return tuple(one.trace for one in self.shown)
 
     @override
@@ -96,15 +96,16 @@ def explorer(
 ) -> ExplorerWidget:
     """Look around in sequences: colour, layer, search and filters are chosen on the page.
 
-    Responses to the same problem or prompt stand side by side, and so do two or three traces; columns are asked for by name. What
-    the interventions of a run did is marked. Values are kept to four digits.
+    Responses to the same problem or prompt stand side by side, and so do two or three traces; columns are asked for by name.
+    What the interventions of a run did is marked. Values are kept to four digits.
 
     Args:
         traces: one or several of the same model and layers, completions, the `Generations` of a run or results; or
             `{name: traces}` for columns, as in `{"plain": plain, "suppressed": suppressed}`, one for each prompt in each.
         layer: shown first; negative counts from the last recorded one; default the last that has the quantity.
         quantity: what colours the tokens first: "norm", "ratio" (norm over its layer's median), "change" (norm over that of the
-            same token in the first sequence beside it), the name of a metric or of an observer, "feature_sum", "feature_l0", "feature 9/12" (one of `features`), or "surprise" (of completions).
+            same token in the first sequence beside it), the name of a metric or of an observer, "feature_sum", "feature_l0",
+            "feature 9/12" (one of `features`), or "surprise" (of completions).
         quantities: names to keep beside the norm; default all. Each takes as many bytes as the norm.
         features: latents to show by themselves, by layer, as in `{9: [12, 40]}`; of traces that were recorded with SAEs.
         titles: [sequence] headings; default what is known of each.

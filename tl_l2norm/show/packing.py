@@ -58,9 +58,10 @@ def unpack(packed: Packed) -> Float[np.ndarray, "row value"]:
     return np.where(codes == _MISSING, np.nan, np.where(codes == _INFINITE, np.inf, values))
 
 
-def blob(header: Mapping[str, Any], arrays: list[UInt16[np.ndarray, "..."]]) -> bytes:
+def blob(header: Mapping[str, Any], arrays: list[UInt16[np.ndarray, ...]]) -> bytes:
     """Header and arrays, compressed: length of the header (4 bytes, little endian), the header as JSON, then of each array all
-    high bytes and all low bytes, which compress better apart."""
+    high bytes and all low bytes, which compress better apart.
+    """
     text = json.dumps(header, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
     planes = [plane.astype(np.uint8).tobytes() for codes in arrays for plane in (codes >> 8, codes & 0xFF)]
     return zlib.compress(b"".join([len(text).to_bytes(4, "little"), text, *planes]), 6)
@@ -71,7 +72,7 @@ def as_text(packed: bytes) -> str:
     return base64.b64encode(packed).decode("ascii")
 
 
-def _decade(size: Float[np.ndarray, "..."]) -> Any:
+def _decade(size: Float[np.ndarray, ...]) -> Any:
     """`floor(log10)` after rounding to four digits; 0 for 0."""
     with np.errstate(divide="ignore"):
         decade = np.where(size > 0, np.floor(np.log10(np.where(size > 0, size, 1.0))), 0.0)

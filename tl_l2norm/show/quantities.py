@@ -16,8 +16,8 @@ from tl_l2norm.core.trace import Trace
 from tl_l2norm.show.shown import Shown
 
 NORM, RATIO, CHANGE, SURPRISE = "norm", "ratio", "change", "surprise"
-"""`ratio` is the norm over its layer's median, `change` over that of the same token in the first sequence beside it; a page works
-them out."""
+"""`ratio` is the norm over its layer's median, `change` over that of the same token in the first sequence beside it; a page
+works them out."""
 
 
 class Quantity(NamedTuple):

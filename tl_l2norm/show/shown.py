@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
@@ -98,7 +98,8 @@ def sequences_of(
 
 def _places(keys: Sequence[object], n_columns: int) -> list[tuple[int, int]]:
     """Item and column of each sequence: what answers the same (of equal keys that are not None) stands side by side, and so
-    does all of a short list."""
+    does all of a short list.
+    """
     if set(keys) == {None}:
         return [(0, k) if len(keys) <= MAX_COLUMNS else (k, 0) for k in range(len(keys))]
     most = max(n_columns, MAX_COLUMNS)
@@ -156,7 +157,7 @@ def _column(name: str, given: Any, events: pd.DataFrame | None) -> list[dict[str
 
 def _carriers(given: Any) -> list[Any]:
     """One by one, so that an iterator is read once; what isn't of our kind is refused by `traces_of`."""
-    alone = isinstance(given, Trace | HasTrace | str | Tensor | Mapping) or not (is_several(given) or isinstance(given, Iterable))
+    alone = isinstance(given, Trace | HasTrace | str | Tensor | Mapping) or not is_several(given)
     return [given] if alone else list(given)
 
 

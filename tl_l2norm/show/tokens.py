@@ -79,7 +79,9 @@ class TokensWidget(TokensHTML):
 
     @property
     def _shown(self) -> list[Shown]:
-        return [Shown(trace=t, title=title, column=i) for i, (t, title) in enumerate(zip(self.traces, self.titles, strict=True))]
+        return [
+            Shown(trace=t, title=title, column=i) for i, (t, title) in enumerate(zip(self.traces, self.titles, strict=True))
+        ]
 
     def _sinks(self, trace: Trace) -> torch.Tensor:
         return trace.is_sink[trace.index_of(self.layer)]

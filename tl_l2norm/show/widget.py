@@ -112,9 +112,8 @@ class TokensHTML(ABC):
 
     def _repr_html_(self) -> str:
         # A notebook that isn't trusted keeps neither <style> nor <script>, and drops the element around the text, not the text.
-        return str(
-            Markup("<style>{}</style>{}{}").format(Markup(styles()), self._element(inline=True), Markup("").join(self.scripts()))
-        )
+        style = Markup("<style>{}</style>").format(Markup(styles()))
+        return str(Markup("").join([style, self._element(inline=True), *self.scripts()]))
 
     def _element(self, *, inline: bool) -> Markup:
         data = Markup('<script type="text/plain" class="l2-data">{}</script>').format(as_text(self._packed()))

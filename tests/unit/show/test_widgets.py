@@ -7,7 +7,7 @@ import pytest
 
 from tests.builders import NASTY, make_trace
 from tl_l2norm import widgets
-from tl_l2norm.show.page import circuitsvis_bundle, inline_script, write_page
+from tl_l2norm.show.page import inline_script, write_page
 from tl_l2norm.show.widgets import visible_text
 
 
