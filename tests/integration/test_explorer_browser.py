@@ -294,3 +294,57 @@ def test_outputs_of_a_notebook_share_a_page(visit: Any, tmp_path: Path) -> None:
     seen = visit(path, drawn=DRAWN)
     seen.page.wait_for_function("document.querySelectorAll('l2-explorer').length === 2")
     assert seen.count(f"{DRAWN} > span") == 2 * len(NASTY) and seen.messages == []
+
+
+def test_an_output_that_is_not_trusted_keeps_text_and_colours(visit: Any, tmp_path: Path) -> None:
+    """JupyterLab's sanitizer takes script and style out with what is in them, and elements and classes that it doesn't know."""
+    shown = re.sub(r"(?s)<(script|style)\b.*?</\1>", "", widgets.explorer(make_trace(NASTY))._repr_html_())
+    shown = re.sub(r' class="[^"]*"', "", re.sub(r"</?l2-explorer[^>]*>", "", shown))
+    path = tmp_path / "untrusted.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8><body style='background:#111'>{shown}", encoding="utf-8")
+    seen = visit(path)
+    assert seen.texts("span[title^='norm ']") == [visible_text(text) for text in NASTY]
+    assert background(seen, "span[title^='norm ']", 15) == palette.HIGH_COLOUR and seen.messages == []
+
+
+def test_the_theme_is_that_of_the_page_around_it(visit: Any, tmp_path: Path) -> None:
+    path = tmp_path / "site.html"
+    shown = widgets.tokens(make_trace(THINK))._repr_html_()
+    path.write_text(f"<!doctype html><meta charset=utf-8><body style='background: oklch(0.2 0 0)'>{shown}", encoding="utf-8")
+    seen = visit(path, drawn=DRAWN)
+    root = seen.page.locator(".l2x")
+    assert root.get_attribute("data-theme") == "dark"
+    seen.page.evaluate("document.body.style.background = 'white'")
+    seen.page.wait_for_function("document.querySelector('l2-explorer').shadowRoot.firstChild.dataset.theme === 'light'")
+
+
+def test_python_and_the_page_tell_each_other_what_is_chosen(visit: Any, tmp_path: Path) -> None:
+    """What anywidget asks of a module: `render`, with a model that has `get`, `set` of a name and a value, `on` and `off`."""
+    (tmp_path / "empty.html").write_text("<!doctype html><title>a notebook</title><body></body>", encoding="utf-8")
+    seen = visit(tmp_path / "empty.html")
+    widget = widgets.explorer([make_trace(THINK, layers=LAYERS[:2]), make_trace(DIRECT, layers=LAYERS[:2])])
+    script = """async ([source, text]) => {
+        const { default: module } = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+        const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)), listeners = {};
+        const values = { data: new DataView(bytes.buffer), layer: 2, quantity: "ratio", sequence: -1, position: -1 };
+        window.model = {
+            get: (name) => values[name],
+            set: (name, value) => { values[name] = value; },
+            on: (name, call) => { listeners[name] = call; },
+            off: (name) => { delete listeners[name]; },
+            save_changes: () => { window.saved = { ...values, data: null }; },
+            say: (name, value) => { values[name] = value; listeners[`change:${name}`](); },
+            left: () => Object.keys(listeners).length,
+        };
+        window.stop = await module.render({ model: window.model, el: document.body });
+    }"""
+    seen.page.evaluate(script, [widget.module(), base64.b64encode(widget._packed()).decode()])
+    layer = seen.page.locator(".l2x-layer")
+    assert layer.text_content() == "2" and seen.page.get_by_label("Colour", exact=True).input_value() == "ratio"
+    seen.page.get_by_label("Layer", exact=True).press("ArrowRight")
+    token(seen, " five").click()
+    assert seen.page.evaluate("saved") == {"data": None, "layer": 5, "quantity": "ratio", "sequence": 1, "position": 3}
+    seen.page.evaluate("model.say('layer', 2); model.say('position', 1)")
+    assert layer.text_content() == "2" and seen.texts(".l2x-pin") == [" ask"]
+    seen.page.evaluate("stop()")
+    assert seen.page.evaluate("model.left()") == 0 and seen.messages == []

@@ -9,11 +9,17 @@ function sheet() {
   return made;
 }
 
-// Light or dark, by the colour that is really behind an element: notebooks and sites have switches of their own.
+// Light or dark, by the colour that is really behind an element: notebooks and sites have switches of their own. A canvas reads it,
+// for it may be written in any of CSS' colour spaces.
 function themeOf(element) {
+  const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
   for (let node = element; node; node = node.parentElement ?? node.getRootNode().host) {
-    const [r, g, b, alpha = 1] = getComputedStyle(node).backgroundColor.match(/[\d.]+/g)?.map(Number) ?? [0, 0, 0, 0];
-    if (alpha > 0.5) return 0.299 * r + 0.587 * g + 0.114 * b < 128 ? "dark" : "light";
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = "transparent";
+    context.fillStyle = getComputedStyle(node).backgroundColor;
+    context.fillRect(0, 0, 1, 1);
+    const [r, g, b, alpha] = context.getImageData(0, 0, 1, 1).data;
+    if (alpha > 127) return 0.299 * r + 0.587 * g + 0.114 * b < 128 ? "dark" : "light";
   }
   return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 }
@@ -163,21 +169,23 @@ class Explorer {
   }
 
   #fromModel = () => {
-    const { model, data } = this, sequence = data.sequences[model.get("sequence")];
-    if (model.get("quantity")) this.choose(model.get("quantity"));
-    if (data.layers.includes(model.get("layer"))) this.goto(model.get("layer"));
-    if (!sequence || !(model.get("position") < sequence.length)) return;
-    const token = model.get("position") < 0 ? -1 : sequence.start + model.get("position");
+    const { data } = this, [layer, quantity, index, position] = ["layer", "quantity", "sequence", "position"].map((name) => this.model.get(name));
+    const sequence = data.sequences[index];
+    if (quantity) this.choose(quantity);
+    if (data.layers.includes(layer)) this.goto(layer);
+    if (!sequence || !(position < sequence.length)) return;
+    const token = position < 0 ? -1 : sequence.start + position;
     if (token !== this.pin) this.hold(token);
   };
 
   tell() {
     if (!this.model) return;
     const { pin, data } = this;
-    this.model.set({
+    const chosen = {
       layer: this.layer, quantity: this.quantity.name,
       sequence: pin < 0 ? -1 : data.owner[pin], position: pin < 0 ? -1 : data.position(pin),
-    });
+    };
+    for (const [name, value] of Object.entries(chosen)) this.model.set(name, value);
     this.model.save_changes();
   }
 

@@ -39,7 +39,7 @@ def pack(values: Float[np.ndarray, "row value"]) -> Packed:
     decades = _SIGNED_DECADES if signed else _DECADES
     tops = _decade(size.max(axis=1, initial=0.0))
     lowest = (tops - decades + 1)[:, None]
-    decade = np.maximum(_decade(size), lowest)
+    decade = np.where(size > 0, np.maximum(_decade(size), lowest), lowest)
     mantissa = np.rint(size * 10.0 ** (3 - decade)).astype(np.int64)
     codes = (decade - lowest) * _MANTISSAS + mantissa
     codes |= np.where(signed & (values < 0), _SIGN, 0)

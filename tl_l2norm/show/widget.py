@@ -35,6 +35,24 @@ def module() -> str:
     return source.replace('"{{ css }}"', css)
 
 
+@cache
+def _live_class() -> Any:
+    try:
+        import anywidget
+        import traitlets
+    except ImportError as error:
+        raise MissingPackage("live widgets need anywidget: pip install anywidget") from error
+    traits = {
+        "data": traitlets.Bytes(),
+        "layer": traitlets.Int(None, allow_none=True),
+        "quantity": traitlets.Unicode(None, allow_none=True),
+        "sequence": traitlets.Int(-1),
+        "position": traitlets.Int(-1),
+    }
+    synced = {name: trait.tag(sync=True) for name, trait in traits.items()}
+    return type("Explorer", (anywidget.AnyWidget,), {"_esm": module(), **synced})
+
+
 class TokensHTML(ABC):
     """A widget of tokens. Shows itself in Jupyter; `save` writes a page."""
 
@@ -94,26 +112,21 @@ class TokensHTML(ABC):
         Raises:
             ImportError: anywidget is not installed.
         """
-        try:
-            import anywidget
-            import traitlets
-        except ImportError as error:
-            raise MissingPackage("live widgets need anywidget: pip install anywidget") from error
-        sync = {"sync": True}
-        traits = {
-            "_esm": module(),
-            "data": traitlets.Bytes().tag(**sync),
-            "layer": traitlets.Int(allow_none=True, default_value=None).tag(**sync),
-            "quantity": traitlets.Unicode(allow_none=True, default_value=None).tag(**sync),
-            "sequence": traitlets.Int(-1).tag(**sync),
-            "position": traitlets.Int(-1).tag(**sync),
-        }
-        return type("Explorer", (anywidget.AnyWidget,), traits)(data=self._packed())
+        return _live_class()(data=self._packed())
 
     def _repr_html_(self) -> str:
         # A notebook that isn't trusted keeps neither <style> nor <script>, and drops the element around the text, not the text.
         style = Markup("<style>{}</style>").format(Markup(styles()))
         return str(Markup("").join([style, self._element(inline=True), *self.scripts()]))
+
+    def _display_(self) -> Any:
+        """What marimo shows, which runs no script of an HTML output: the live widget, or the text where there is none."""
+        try:
+            return self.widget()
+        except MissingPackage:
+            from marimo import Html  # type: ignore[import-not-found]  # only marimo asks
+
+            return Html(str(self._static(inline=True)))
 
     def _element(self, *, inline: bool) -> Markup:
         data = Markup('<script type="text/plain" class="l2-data">{}</script>').format(as_text(self._packed()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sys
 import zlib
 from difflib import SequenceMatcher
 from typing import Any
@@ -197,3 +198,15 @@ def test_columns_must_match() -> None:
         widgets.explorer({"a": one, "b": two})
     with pytest.raises(ValueError, match="no traces"):
         widgets.explorer([])
+
+
+def test_a_live_widget_carries_the_same_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    widget = widgets.explorer(make_trace(["s", "a"]))
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "anywidget", None)
+        with pytest.raises(ImportError, match="pip install anywidget"):
+            widget.widget()
+    pytest.importorskip("anywidget")
+    live = widget.widget()
+    assert (live.layer, live.quantity, live.sequence, live.position) == (None, None, -1, -1)
+    assert str(live._esm) == widget.module() and live.data == widget._packed()
