@@ -271,6 +271,10 @@ def test_twenty_thousand_tokens_are_drawn_within_a_second(visit: Any, tmp_path: 
 def test_a_phone_needs_no_sideways_scrolling(visit: Any, explorer_page: Path) -> None:
     seen = visit(explorer_page, drawn=DRAWN, width=390)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+    token(seen, " it").hover()
+    there = token(seen, " it").bounding_box()
+    seen.page.mouse.move(1, 1)
+    assert token(seen, " it").bounding_box() == there, "what is said of a token moves no text"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
