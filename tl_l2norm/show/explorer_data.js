@@ -77,7 +77,8 @@ class Data {
     const [norm] = found, { layers } = norm;
     const derive = (name, label, of) =>
       new Values(name, label, layers, (row) => norm.row(layers[row]).map((value, token, all) => of(value, all, token, row)));
-    const derived = [norm, derive("ratio", "L2 norm over the layer’s median", (value, all, token, row) => value / (medians[row] || NaN))];
+    const ratio = (value, all, token, row) => value / (medians[row] || NaN);
+    const derived = [norm, derive("ratio", "L2 norm over the layer’s median", ratio)];
     this.#readBlocks();
     if (this.partner.some((token) => token >= 0)) {
       const label = "L2 norm over that of the same token in the first sequence";

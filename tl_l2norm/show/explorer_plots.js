@@ -9,20 +9,6 @@ const svg = (name, attributes = {}, text = "") => {
   return made;
 };
 
-// Colours of the theme at hand, as the canvas needs them.
-class Inks {
-  constructor(root) {
-    const style = getComputedStyle(root), read = (name) => style.getPropertyValue(name).trim();
-    this.steps = Array.from({ length: STEPS }, (_, i) => Inks.rgb(read(`--l2-c${i}`)));
-    this.sink = Inks.rgb(read("--l2-sink"));
-    [this.text, this.soft, this.line, this.accent] = ["text", "soft", "line", "accent"].map((name) => read(`--l2-${name}`));
-  }
-
-  static rgb(hex) { return [...[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)), 255]; }
-
-  of(step) { return step === SINK ? this.sink : this.steps[step]; }
-}
-
 class Heatmap {
   constructor(canvas, data) {
     Object.assign(this, { canvas, data, image: null });

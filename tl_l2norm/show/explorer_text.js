@@ -11,7 +11,8 @@ const make = (name, className = "", text = "") => {
 
 class Text {
   constructor(frame, data) {
-    Object.assign(this, { frame, data, spans: new Array(data.total), folds: [], hits: new Set(), cells: data.sequences.map(() => []) });
+    Object.assign(this, { frame, data, spans: new Array(data.total), folds: [], hits: new Set() });
+    this.cells = data.sequences.map(() => []);
     this.items = [...this.#grouped().values()].map((members) => ({ members, node: this.#item(members) }));
     frame.append(...this.items.map(({ node }) => node));
   }

@@ -15,7 +15,7 @@ from tl_l2norm.show.packing import as_text
 from tl_l2norm.show.page import asset, render, write_page
 from tl_l2norm.show.palette import palette_css
 
-_PARTS = ("explorer_data.js", "explorer_plots.js", "explorer_text.js", "explorer.js")
+_PARTS = ("data", "theme", "plots", "text", "words", "view", "element")
 
 
 @cache
@@ -30,7 +30,7 @@ def module() -> str:
 
     Its parts share one scope; its style sheet is in it, and is adopted as an object, which no content security policy forbids.
     """
-    source = "\n".join(asset(f"show/{part}") for part in _PARTS)
+    source = "\n".join(asset(f"show/explorer_{part}.js") for part in _PARTS)
     css = json.dumps("\n".join([styles(), asset("show/explorer.css")]))
     return source.replace('"{{ css }}"', css)
 

@@ -1,32 +1,11 @@
-// The explorer: one element for a page, one function for anywidget. The text that Python wrote into the element stays where this
-// can't run; where it can, a shadow root takes its place, so that no style of the page reaches in and none of ours out.
+// The explorer: text, plots and controls, and what is chosen in them.
 
-const CSS = "{{ css }}";
-
-function sheet() {
-  const made = new CSSStyleSheet();
-  made.replaceSync(CSS);
-  return made;
-}
-
-// Light or dark, by the colour that is really behind an element: notebooks and sites have switches of their own. A canvas reads it,
-// for it may be written in any of CSS' colour spaces.
-function themeOf(element) {
-  const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
-  for (let node = element; node; node = node.parentElement ?? node.getRootNode().host) {
-    context.clearRect(0, 0, 1, 1);
-    context.fillStyle = "transparent";
-    context.fillStyle = getComputedStyle(node).backgroundColor;
-    context.fillRect(0, 0, 1, 1);
-    const [r, g, b, alpha] = context.getImageData(0, 0, 1, 1).data;
-    if (alpha > 127) return 0.299 * r + 0.587 * g + 0.114 * b < 128 ? "dark" : "light";
-  }
-  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-}
+const MODEL_EVENTS = ["change:layer", "change:quantity", "change:position"];
+const HINT = "Point at a token, or reach the text with Tab and move with the arrow keys.";
 
 class Explorer {
   constructor(host, data, model = null) {
-    Object.assign(this, { host, data, model, hover: -1, pin: -1, found: [], at: -1, filters: new Map(), stop: new AbortController() });
+    Object.assign(this, { host, data, model, hover: -1, pin: -1, found: [], at: -1, filters: new Map() });
     this.quantity = data.quantity(data.start.quantity);
     this.layer = data.start.layer;
     this.root = make("div", "l2-tokens l2x");
@@ -36,7 +15,7 @@ class Explorer {
     shadow.replaceChildren(this.root);
     this.#build();
     this.#listen();
-    this.retheme();
+    this.attach();
     this.paint();
     if (model) {
       this.#fromModel();
@@ -58,7 +37,7 @@ class Explorer {
     this.tip.hidden = true;
     this.frame = make("div", "l2x-items");
     if (data.compact) this.frame.classList.add("l2-sequences");
-    this.readout = make("p", "l2x-readout");
+    this.readout = make("p", data.compact ? "l2x-unseen" : "l2x-readout"); // heard at least
     this.readout.setAttribute("aria-live", "polite");
     if (!data.compact) {
       this.#controls();
@@ -92,7 +71,8 @@ class Explorer {
       if (values.length < 2 || values.length > 24) continue;
       values.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
       const pick = (value) => { this.filters.set(name, value); this.filter(); };
-      this.#select(name[0].toUpperCase() + name.slice(1), [["", "all"], ...values.map((value) => [value, value])], pick).dataset.filter = name;
+      const options = [["", "all"], ...values.map((value) => [value, value])];
+      this.#select(name[0].toUpperCase() + name.slice(1), options, pick).dataset.filter = name;
     }
     this.tally = make("output", "l2x-tally");
     this.bar.append(this.tally);
@@ -114,8 +94,8 @@ class Explorer {
   }
 
   #plots() {
-    const overview = make("div", "l2x-overview"), canvas = make("canvas", "l2x-heatmap"), curve = svg("svg", { class: "l2x-curve" });
-    const [left, right] = [make("figure"), make("figure")];
+    const overview = make("div", "l2x-overview"), [left, right] = [make("figure"), make("figure")];
+    const canvas = make("canvas", "l2x-heatmap"), curve = svg("svg", { class: "l2x-curve" });
     this.heatTitle = make("figcaption", "l2-label");
     this.curveTitle = make("figcaption", "l2-label");
     canvas.setAttribute("role", "img");
@@ -141,35 +121,49 @@ class Explorer {
   }
 
   #listen() {
-    const { signal } = this.stop, { frame } = this;
+    const { frame } = this;
     const tokenOf = (event) => event.composedPath()[0].token ?? -1;
     frame.addEventListener("pointerover", (event) => this.look(tokenOf(event)));
     frame.addEventListener("pointerleave", () => this.look(-1));
-    frame.addEventListener("click", (event) => { if (tokenOf(event) >= 0) this.hold(tokenOf(event) === this.pin ? -1 : tokenOf(event)); });
+    frame.addEventListener("click", (event) => {
+      const token = tokenOf(event);
+      if (token >= 0) this.hold(token === this.pin ? -1 : token);
+    });
     frame.addEventListener("focusin", (event) => {
       const strip = event.target;
-      if (strip.role !== "listbox" && strip.getAttribute("role") !== "listbox") return;
-      if (!strip.matches(":focus-visible")) return;
+      if (strip.getAttribute("role") !== "listbox" || !strip.matches(":focus-visible")) return;
       const inside = this.pin >= 0 && this.text.spans[this.pin]?.parentNode === strip;
       this.look(inside ? this.pin : strip.querySelector("span")?.token ?? -1);
     });
     frame.addEventListener("focusout", () => this.look(-1));
     frame.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  // What is heard of the page, as long as the element is on it: notebooks take outputs out and put them back.
+  attach() {
+    this.detach();
+    this.stop = new AbortController();
+    const { signal } = this.stop;
+    const page = new MutationObserver(() => this.retheme()), size = new ResizeObserver(() => this.plot());
     addEventListener("beforeprint", () => this.retheme("light"), { signal });
     addEventListener("afterprint", () => this.retheme(), { signal });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.retheme(), { signal });
-    const page = new MutationObserver(() => this.retheme());
     for (const node of [document.documentElement, document.body]) page.observe(node, { attributes: true });
-    const size = new ResizeObserver(() => this.plot());
     size.observe(this.root);
-    signal.addEventListener("abort", () => { page.disconnect(); size.disconnect(); });
-    this.model?.on("change:layer", this.#fromModel);
-    this.model?.on("change:quantity", this.#fromModel);
-    this.model?.on("change:position", this.#fromModel);
+    for (const name of MODEL_EVENTS) this.model?.on(name, this.#fromModel);
+    signal.addEventListener("abort", () => {
+      page.disconnect();
+      size.disconnect();
+      for (const name of MODEL_EVENTS) this.model?.off(name, this.#fromModel);
+    });
+    this.retheme();
   }
 
+  detach() { this.stop?.abort(); }
+
   #fromModel = () => {
-    const { data } = this, [layer, quantity, index, position] = ["layer", "quantity", "sequence", "position"].map((name) => this.model.get(name));
+    const { data, model } = this; // read at once: what is told below changes them
+    const [layer, quantity, index, position] = ["layer", "quantity", "sequence", "position"].map((name) => model.get(name));
     const sequence = data.sequences[index];
     if (quantity) this.choose(quantity);
     if (data.layers.includes(layer)) this.goto(layer);
@@ -191,11 +185,9 @@ class Explorer {
 
   key(event) {
     const { data } = this, { layers } = data, now = this.token;
-    const strip = event.target;
-    if (now < 0 || strip.getAttribute("role") !== "listbox") return;
+    if (now < 0 || event.target.getAttribute("role") !== "listbox") return;
     const { start, length } = data.sequence(now), last = start + length - 1;
-    const moves = { ArrowRight: now + 1, ArrowLeft: now - 1, Home: start, End: last };
-    const levels = { ArrowUp: 1, ArrowDown: -1 };
+    const moves = { ArrowRight: now + 1, ArrowLeft: now - 1, Home: start, End: last }, levels = { ArrowUp: 1, ArrowDown: -1 };
     if (event.key in moves) this.step(Math.min(last, Math.max(start, moves[event.key])));
     else if (event.key in levels) {
       this.goto(layers[Math.min(layers.length - 1, Math.max(0, layers.indexOf(this.layer) + levels[event.key]))]);
@@ -215,9 +207,9 @@ class Explorer {
 
   show(token) {
     const span = this.text.reveal(token), { frame } = this;
-    const [outer, inner] = [frame.getBoundingClientRect(), span.getBoundingClientRect()];
+    const [outer, inner] = [frame, span].map((node) => node.getBoundingClientRect());
     if (inner.top < outer.top || inner.bottom > outer.bottom) frame.scrollTop += inner.top - outer.top - outer.height / 3;
-    if (token === this.token) this.place();
+    if (token === this.token) placeTip(this);
   }
 
   goto(layer) {
@@ -290,7 +282,7 @@ class Explorer {
   paint() {
     const { data, quantity, layer } = this;
     this.text.paint(quantity, layer);
-    this.#legend();
+    fillLegend(this.legend, data, quantity, layer);
     if (!data.compact) {
       this.chooser.value = quantity.name;
       this.slider.value = data.layers.indexOf(layer);
@@ -301,30 +293,6 @@ class Explorer {
     this.plot();
   }
 
-  #legend() {
-    const { data, quantity, layer, legend } = this, scale = data.scale(quantity, layer);
-    const where = quantity.layers.length ? (data.compact ? `after layer ${layer}` : `layer ${layer}`) : "";
-    legend.replaceChildren(make("span", "", [quantity.label, where, data.model].filter(Boolean).join(", ")));
-    const part = (className, text, ...nodes) => {
-      const made = make("span", "l2-legend");
-      made.append(...nodes, make("i", className), text);
-      legend.append(made);
-    };
-    if (scale) {
-      const shown = make("span", "l2-legend"), ramp = make("span", "l2-ramp");
-      for (let i = 0; i < STEPS; i++) ramp.append(make("i", `l2-c${i}`));
-      shown.append(`${digits(scale[0])} `, ramp, ` ${digits(scale[1])}`);
-      legend.append(shown);
-    } else legend.append(make("span", "", !quantity.row(layer) ? "not recorded at this layer" : "nothing to colour"));
-    const sinks = data.sinksAt(layer).reduce((found, is, token) => (is ? [...found, token] : found), []);
-    if (sinks.length) {
-      const greatest = sinks.reduce((most, token) => Math.max(most, quantity.value(layer, token)), -Infinity);
-      const norm = quantity.name === "norm" ? `, norm up to ${digits(greatest)}` : "";
-      part("l2-sink", ` ${sinks.length === 1 ? "an attention sink" : `${sinks.length} attention sinks`}${norm}, off the scale`);
-    }
-    if (data.events.size) part("l2-event", " an intervention fired here");
-  }
-
   // The plots, of the sequence that is looked at.
   plot() {
     if (!this.heatmap || !this.inks) return;
@@ -333,7 +301,8 @@ class Explorer {
     const { pooled } = this.heatmap, of = shown.title ? ` of ${shown.title}` : "";
     const note = pooled > 1 ? `; greatest of ${pooled} tokens in a column` : "";
     this.heatTitle.textContent = `Layers and tokens${of}; each layer on its own scale${note}`;
-    this.heatmap.canvas.setAttribute("aria-label", `${quantity.label}: ${data.layers.length} layers by ${shown.length} tokens${of}`);
+    const size = `${data.layers.length} layers by ${shown.length} tokens`;
+    this.heatmap.canvas.setAttribute("aria-label", `${quantity.label}: ${size}${of}`);
     this.point();
   }
 
@@ -356,97 +325,26 @@ class Explorer {
       if (this.heatmap && data.sequence(token) !== this.shown) { this.shown = data.sequence(token); this.plot(); return; }
     }
     if (this.heatmap) {
-      const layer = this.level;
-      this.heatmap.point(layer, token);
-      this.curve.draw(this.quantity, layer, token);
+      this.heatmap.point(this.level, token);
+      this.curve.draw(this.quantity, this.level, token);
       const name = token < 0 ? "Median of each layer" : `“${data.text(token)}” over the layers`;
       this.curveTitle.textContent = this.quantity.layers.length ? name : "";
     }
     this.#say();
-    this.place();
+    placeTip(this);
   }
 
   // The values of the token, beside it and in the line above the text.
   #say() {
     const { token, data } = this, layer = this.level;
     if (token < 0) {
-      this.readout.textContent = data.compact ? "" : "Point at a token, or reach the text with Tab and move with the arrow keys.";
-      this.tip.replaceChildren();
+      this.readout.textContent = data.compact ? "" : HINT;
       return;
     }
-    const { value, near, where, more } = this.notes(token, layer);
+    const { value, near, where, more } = notesOf(data, this.quantity, token, layer);
     const name = make("bdi", "l2x-token", data.text(token) || "part of a character");
     this.readout.replaceChildren(name, " ", [value, ...near, where, ...more].join(" · "));
-    const lines = [make("b", "", [value, ...near].join(" · ")), make("span", "", where), ...more.map((note) => make("span", "", note))];
-    this.tip.replaceChildren(make("bdi", "l2x-token", data.text(token) || "part of a character"), ...lines);
-  }
-
-  notes(token, layer) {
-    const { data, quantity } = this, [norm, ratio] = data.quantities, of = (one) => digits(one.value(layer, token));
-    const near = [`norm ${of(norm)}`], more = [];
-    if (ratio?.name === "ratio") near.push(`${of(ratio)} × median`);
-    if (!["norm", "ratio"].includes(quantity.name)) near.unshift(`${quantity.name.replaceAll("_", " ")} ${of(quantity)}`);
-    if (data.sinksAt(layer)[token]) more.push("attention sink, off the scale");
-    for (const other of data.counterparts(token)) {
-      more.push(`${data.sequence(other).title || "the other"}: ${digits(quantity.value(layer, other))}`);
-    }
-    for (const { layer: at, name, decision, fired, before, after } of data.events.get(token) ?? []) {
-      const moved = fired && before !== null && after !== null ? `, norm ${digits(before)} to ${digits(after)}` : "";
-      more.push(`${name} at layer ${at}: ${decision}${moved}`);
-    }
-    const [value, ...rest] = near;
-    return { value, near: rest, where: `layer ${layer}, position ${data.position(token)}, ${data.segment(token)}`, more };
-  }
-
-  // The box of values stands by its token, inside of the widget.
-  place() {
-    const { tip, root, frame, hover } = this, span = hover >= 0 ? this.text.spans[hover] : null;
-    tip.hidden = !span;
-    if (!span) return;
-    const [outer, inner, view] = [root, span, frame].map((node) => node.getBoundingClientRect());
-    if (inner.bottom < view.top || inner.top > view.bottom) { tip.hidden = true; return; }
-    const left = Math.max(4, Math.min(inner.left - outer.left, outer.width - tip.offsetWidth - 4));
-    const below = inner.bottom - outer.top + 6, above = inner.top - outer.top - tip.offsetHeight - 6;
-    tip.style.left = `${left}px`;
-    tip.style.top = `${above > 0 && inner.bottom + tip.offsetHeight + 10 > innerHeight ? above : below}px`;
-  }
-
-  destroy() {
-    this.stop.abort();
-    this.model?.off("change:layer", this.#fromModel);
-    this.model?.off("change:quantity", this.#fromModel);
-    this.model?.off("change:position", this.#fromModel);
+    const rest = [where, ...more].map((note) => make("span", "", note));
+    this.tip.replaceChildren(name.cloneNode(true), make("b", "", [value, ...near].join(" · ")), ...rest);
   }
 }
-
-/** Draws packed bytes in an element. */
-export async function mount(host, bytes, model = null) {
-  const start = performance.now(), explorer = new Explorer(host, new Data(await inflate(bytes)), model);
-  host.offsetHeight; // laid out
-  performance.measure("l2-explorer", { start });
-  return explorer;
-}
-
-if (!customElements.get("l2-explorer")) {
-  customElements.define("l2-explorer", class extends HTMLElement {
-    async connectedCallback() {
-      const source = this.querySelector(":scope > script.l2-data");
-      if (!source || this.explorer) return;
-      this.explorer = true;
-      try {
-        this.explorer = await mount(this, bytesOf(source.textContent));
-      } catch (error) { // the text that is there stays
-        console.warn(`tl_l2norm: the tokens stay as text: ${error.message}`);
-      }
-    }
-  });
-}
-
-export default {
-  async render({ model, el }) {
-    const data = model.get("data"), host = make("div");
-    el.append(host);
-    const explorer = await mount(host, new Uint8Array(data.buffer, data.byteOffset, data.byteLength), model);
-    return () => explorer.destroy();
-  },
-};
