@@ -53,7 +53,7 @@ def test_features_stand_beside_the_norms_with_their_warning(tmp_path: Path) -> N
 
 def test_each_library_is_there_once_and_nothing_is_fetched(tmp_path: Path) -> None:
     page = written(tmp_path, make_results(8))
-    assert page.count("var CircuitsVis=") == 1
+    assert page.count('customElements.define("l2-explorer"') == 1
     assert page.count("plotly.js v") == 1
     assert page.count("Plotly.newPlot(") == 3
     markup = re.sub(r"(?s)<script\b.*?</script>", "", page)
@@ -176,7 +176,8 @@ def test_model_text_is_never_markup(tmp_path: Path) -> None:
     results = [make_result(0, mode, trace=make_trace(NASTY), problem=problem, correct=False) for mode in ("think", "direct")]  # type: ignore[arg-type]
     results.append(make_result(1, "think", trace=make_trace(NASTY)))
     page = written(tmp_path, results, title=nasty)
-    markup = re.sub(r"(?s)<script>.*?</script>|<script type=\"text/javascript\">.*?</script>", "", page)
+    markup = re.sub(r"(?s)<script>.*?</script>|<script type=\"(?:text/javascript|module)\">.*?</script>", "", page)
+    markup = re.sub(r"<script type=\"text/plain\" class=\"l2-data\">[A-Za-z0-9+/=]+</script>", "", markup)
     assert not re.search(r"<(script|img|svg|think)\b", markup)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in markup
     assert "<script>alert(" not in page
@@ -189,7 +190,7 @@ def test_examples_pair_the_modes_and_mark_right_and_wrong(tmp_path: Path) -> Non
     assert [title.split(":")[0] for title in titles] == ["thinking", "direct"] * 2
     assert {title.split(": ")[1].split(",")[0] for title in titles} <= {"right", "wrong"}
     assert titles == re.findall(r'<p class="l2-title">(.*?)</p>', written(tmp_path, make_results(5), examples=2))
-    assert "l2-title" not in re.sub(r"(?s)<style>.*?</style>", "", written(tmp_path, make_results(5), examples=0))
+    assert "l2-title" not in re.sub(r"(?s)<(style|script)\b.*?</\1>", "", written(tmp_path, make_results(5), examples=0))
 
 
 def test_layer_chooses_the_colours(tmp_path: Path) -> None:
