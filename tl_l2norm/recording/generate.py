@@ -18,9 +18,10 @@ from tl_l2norm.core.layers import Layers
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.trace import Label
 from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording.completions import Completion, FinishReason, Generations
 from tl_l2norm.recording.ending import Ending
-from tl_l2norm.recording.engine import generator_of
+from tl_l2norm.recording.engine import Engine, generator_of
 from tl_l2norm.recording.metrics import check_metrics
 from tl_l2norm.recording.plan import Plan, make_rows
 from tl_l2norm.recording.sampling import Sampling
