@@ -21,6 +21,7 @@ from tl_l2norm.experiments.calibration import Calibration, calibrate, power_note
 from tl_l2norm.experiments.evaluation_files import open_journal, require_same
 from tl_l2norm.experiments.evaluation_results import Results
 from tl_l2norm.experiments.evaluation_run import SIGNALS, Asked, Run, decisions_table, outcomes_of, sources_of
+from tl_l2norm.experiments.kept_samples import samples_of
 from tl_l2norm.experiments.modes import MODES
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording.collect import collect
@@ -238,6 +239,7 @@ class Evaluation:
             settings=settings,
             notes=tuple(notes),
             seed=self.seed,
+            samples={arm.name: own for arm in arms if (own := samples_of(run, arm, sources[arm.name]))},
         )
         if folder is not None:
             results.save(folder / "results.json")

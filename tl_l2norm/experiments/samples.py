@@ -171,13 +171,21 @@ class _Sampling:
             )
             for (i, sample), entry in zip(owners, entries, strict=True)
         ]
-        labels = [self._labels(i, sample, entry["log_prob"]) for (i, sample), entry in zip(owners, entries, strict=True)]
         if watched:
-            traces = [recorded[self._key(*owner)].with_labels(**own) for owner, own in zip(owners, labels, strict=True)]
+            traces = [recorded[self._key(*owner)] for owner in owners]
         else:
+            labels = [labels_of(self.problems[i], s, e["log_prob"]) for (i, s), e in zip(owners, entries, strict=True)]
             traces = list(collected(place, model_of(self.backend), completions, labels=labels, reading=self.reading))
-        sampled = zip(owners, completions, traces, strict=True)
-        return tuple(self._judge(i, dataclasses.replace(c, trace=self._sampled(trace, c.seed))) for (i, _), c, trace in sampled)
+        return tuple(
+            sampled(
+                self.problems[i],
+                self.prompts[i],
+                dataclasses.replace(completion, trace=trace, sample=sample),
+                log_prob=entry["log_prob"],
+                temperature=self.temperature,
+            )
+            for (i, sample), completion, trace, entry in zip(owners, completions, traces, entries, strict=True)
+        )
 
     def _ask(self, journal: Journal, watched: bool, place: Path | None) -> dict[str, Trace]:
         """Sample the problems of which a sample isn't in the journal, which keeps them; their traces by key, if watched."""
@@ -215,32 +223,41 @@ class _Sampling:
         text = f"{self.seed}/think/{self.problems[i].id}/{sample}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
-    def _labels(self, i: int, sample: int, log_prob: float) -> dict[str, Label]:
-        problem = self.problems[i]
-        named: dict[str, Label] = {"mode": "think", "prompt": problem.id, "family": problem.family, "level": problem.level}
-        return {**named, "sample": sample, "log_prob": log_prob}
 
-    def _sampled(self, trace: Any, seed: int) -> Any:
-        source = dataclasses.replace(trace.provenance, seed=seed, temperature=float(self.temperature))
-        return dataclasses.replace(trace, provenance=source)
+def labels_of(problem: Problem, sample: int, log_prob: float) -> dict[str, Label]:
+    """What the trace of a thinking response says of it."""
+    named: dict[str, Label] = {"mode": "think", "prompt": problem.id, "family": problem.family, "level": problem.level}
+    return {**named, "sample": sample, "log_prob": log_prob}
 
-    def _judge(self, i: int, completion: Completion) -> Result:
-        assert completion.trace is not None
-        problem, prompt = self.problems[i], self.prompts[i]
-        answer = prompt.answer_prefix + completion.answer
-        at = answer_at(problem, completion.trace, completion.answer, prefix=prompt.answer_prefix)
-        return Result(
-            problem=problem,
-            mode="think",
-            prompt=prompt.text,
-            control=prompt.control,
-            response=completion.text,
-            answer=answer,
-            finish_reason=completion.finish_reason,
-            correct=is_correct(problem, answer),
-            direct=None,
-            trace=completion.trace if at is None else completion.trace.with_labels(answer_at=at),
-        )
+
+def sampled(problem: Problem, prompt: ChatPrompt, completion: Completion, *, log_prob: float, temperature: float) -> Result:
+    """A thinking response as one of a problem's samples: judged, its trace labelled.
+
+    Args:
+        problem: what was asked.
+        prompt: as it was asked.
+        completion: with a trace.
+        log_prob: mean log-probability of its tokens at temperature 1, nats.
+        temperature: it was drawn at.
+    """
+    trace = completion.trace
+    assert trace is not None
+    source = dataclasses.replace(trace.provenance, seed=completion.seed, temperature=float(temperature))
+    trace = dataclasses.replace(trace, provenance=source).with_labels(**labels_of(problem, completion.sample, log_prob))
+    at = answer_at(problem, trace, completion.answer, prefix=prompt.answer_prefix)
+    answer = prompt.answer_prefix + completion.answer
+    return Result(
+        problem=problem,
+        mode="think",
+        prompt=prompt.text,
+        control=prompt.control,
+        response=completion.text,
+        answer=answer,
+        finish_reason=completion.finish_reason,
+        correct=is_correct(problem, answer),
+        direct=None,
+        trace=trace if at is None else trace.with_labels(answer_at=at),
+    )
 
 
 def _kept(completion: Completion, problem: Problem) -> dict[str, Any]:

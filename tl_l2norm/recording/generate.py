@@ -21,7 +21,7 @@ from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording.completions import Completion, FinishReason, Generations
 from tl_l2norm.recording.ending import Ending
-from tl_l2norm.recording.engine import Engine, generator_of
+from tl_l2norm.recording.engine import Engine
 from tl_l2norm.recording.metrics import check_metrics
 from tl_l2norm.recording.plan import Plan, make_rows
 from tl_l2norm.recording.sampling import Sampling
