@@ -3,10 +3,7 @@
 
 /** Draws packed bytes in an element. */
 export async function mount(host, bytes, model = null) {
-  const start = performance.now(), explorer = new Explorer(host, new Data(await inflate(bytes)), model);
-  host.offsetHeight; // laid out
-  performance.measure("l2-explorer", { start });
-  return explorer;
+  return new Explorer(host, new Data(await inflate(bytes)), model);
 }
 
 if (!customElements.get("l2-explorer")) {
