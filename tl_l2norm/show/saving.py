@@ -151,6 +151,11 @@ def _run(browser: str, place: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def has_browser() -> bool:
+    """Whether figures can be saved on this machine without kaleido."""
+    return _browser() is not None
+
+
 def _browser() -> str | None:
     """The first that is there."""
     on_path = (shutil.which(name) for name in _BROWSERS)
