@@ -184,7 +184,8 @@ def test_without_javascript_the_strips_are_there(visit: Any, request: Any, page:
     texts = seen.texts(".l2-strip > span")
     assert {visible_text(token) for token in NASTY} <= set(texts)
     assert seen.page.locator(".l2-strip > span").nth(1).get_attribute("title").startswith("norm ")
-    assert seen.page.locator("figure:visible").count() == 0  # an empty box; the numbers are in tables
+    drawings, numbers, buttons = (seen.page.locator(f"{name}:visible").count() for name in (".l2-plot", ".l2-keep a", "button"))
+    assert (drawings, buttons) == (0, 0) and numbers == (6 if page == "report_page" else 0), "no empty box, and no dead button"
 
 
 def test_a_phone_needs_no_sideways_scrolling(visit: Any, report_page: Path) -> None:

@@ -42,8 +42,9 @@ def save(figures: Mapping[str, go.Figure], folder: str | Path, *, format: Format
     """Write figures as files for a paper: dark on white, 640 pixels (17 cm) wide or as wide as a figure needs.
 
     They are drawn by Chromium, Chrome or Edge, which is looked for on the PATH and where it is usually installed, and reaches
-    no network; or, where the package kaleido is (`pip install 'tl_l2norm[figures]'`), by the browser that kaleido finds.
-    Without any browser nothing in Python draws Plotly's figures: the buttons below a figure of a report keep it as SVG and PNG.
+    no network; where there is none by kaleido (`pip install 'tl_l2norm[figures]'`, then `plotly_get_chrome`), which takes ten
+    times as long for the same. Without a browser nothing in Python draws Plotly's figures; in a report that is open in one the
+    buttons below each figure keep it as SVG and PNG.
 
     Args:
         figures: by name, such as `l2.paper.draw_analysis(found)` or `{"curves": l2.figures.norm_curves(curves)}`; files are
@@ -71,10 +72,17 @@ def save(figures: Mapping[str, go.Figure], folder: str | Path, *, format: Format
         raise InputError(f"two of the figures would be in one file: {', '.join(sorted(names))}")
     if not figures:
         return []
-    draw = _by_kaleido if importlib.util.find_spec("kaleido") else _by_browser
+    browser = _browser()
+    if browser is None and importlib.util.find_spec("kaleido") is None:
+        raise MissingPackage(
+            "drawing a figure as a file needs a browser: install Chromium, Chrome or Edge, or pip install 'tl_l2norm[figures]' "
+            "and run `plotly_get_chrome`. Without one, write a report: the buttons below its figures keep them as SVG and PNG"
+        )
+    drawn = [*figures.values()]
+    contents = _by_kaleido(drawn, format) if browser is None else _by_browser(browser, drawn, format)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{format}" for name in names]
-    for path, content in zip(paths, draw([*figures.values()], format), strict=True):
+    for path, content in zip(paths, contents, strict=True):
         replace_file(path, content)
     return paths
 
@@ -89,13 +97,7 @@ def _by_kaleido(figures: list[go.Figure], format: Format) -> list[bytes]:
     return contents
 
 
-def _by_browser(figures: list[go.Figure], format: Format) -> list[bytes]:
-    browser = _browser()
-    if browser is None:
-        raise MissingPackage(
-            "drawing a figure as a file needs a browser: install Chromium, Chrome or Edge, or pip install 'tl_l2norm[figures]' "
-            "and run `plotly_get_chrome`. Without one, write a report: the buttons below its figures keep them as SVG and PNG"
-        )
+def _by_browser(browser: str, figures: list[go.Figure], format: Format) -> list[bytes]:
     with tempfile.TemporaryDirectory() as place:
         urls = _pictures(browser, Path(place), figures, "svg" if format == "pdf" else format)
         if format == "png":
@@ -129,7 +131,7 @@ def _pdf(browser: str, place: Path, picture: str, size: Mapping[str, Any]) -> by
     """A picture on a page of its own size."""
     page = Markup(
         '<!doctype html><meta charset="utf-8"><style>@page {{ size: {width}px {height}px; margin: 0; }} '
-        "html, body {{ margin: 0; }} svg {{ display: block; }}</style>{picture}"
+        "html, body {{ margin: 0; height: {height}px; overflow: hidden; }} svg {{ display: block; }}</style>{picture}"
     ).format(width=size["width"], height=size["height"], picture=Markup(picture))
     source, target = place / "picture.html", place / "picture.pdf"
     source.write_text(page, encoding="utf-8")
