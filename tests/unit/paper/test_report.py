@@ -1,4 +1,6 @@
+import base64
 import re
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -42,6 +44,21 @@ def test_figures_stand_with_their_tables_and_what_is_left_stands_by_itself(tmp_p
         assert f"Table {name} ({len(frame)} rows)" in text
     assert "Other tables Table top_tokens (1 row)" in text
     assert "With tokens of the response: Thinking is higher, but not when matched by &lt;i&gt;token&lt;/i&gt;." in text
+
+
+def test_the_contents_lead_to_each_section_and_claims_come_first(tmp_path: Path) -> None:
+    page = written(tmp_path, hostile_analysis())
+    anchors, links = re.findall(r'<h2 id="(\w+)"', page), re.findall(r'<li><a href="#(\w+)"', page)
+    assert anchors == links and links[:2] == ["claims", "run"] and len(links) == 11 + 5
+
+
+def test_a_table_too_long_for_a_page_is_kept_as_it_is_drawn(tmp_path: Path) -> None:
+    table = pd.concat([TABLES["bound_points"]] * 600, ignore_index=True)
+    table = table.assign(prompt=[f"p{i}" for i in range(len(table))])
+    page = written(tmp_path, analysis_of({**TABLES, "bound_points": table}))
+    (encoded,) = re.findall(r'base64,([^"]*)" download="[^"]*_bound.csv"', page)
+    kept = pd.read_csv(BytesIO(base64.b64decode(encoded)))
+    assert list(kept) == ["line", "x", "y"] and len(table) > 2000
 
 
 def test_a_table_whose_figure_is_missing_is_still_there(tmp_path: Path) -> None:

@@ -61,6 +61,38 @@ def test_each_library_is_there_once_and_nothing_is_fetched(tmp_path: Path) -> No
     assert "Content-Security-Policy" in markup and "default-src &#39;none&#39;" in markup
 
 
+def test_sections_are_of_what_was_run_and_the_contents_lead_to_each(tmp_path: Path) -> None:
+    late = ["late", "tokens"]
+    silent = make_trace(["s", "p"], prompt_len=2)
+    for results, there, gone in (
+        (make_results(8), late, ["metrics"]),
+        ([make_result(0, "think", trace=silent), make_result(1, "think", trace=silent)], [], [*late, "metrics"]),
+        ([make_result(0, "think", trace=dataclasses.replace(silent, metrics={"own": silent.l2_norms}))], [], ["metrics"]),
+    ):
+        page = written(tmp_path, results, examples=1)
+        anchors, links = re.findall(r'<h2 id="(\w+)"', page), re.findall(r'<li><a href="#(\w+)"', page)
+        assert anchors == links and len(set(links)) == len(links) and set(there) <= set(links)
+        assert {"run", "accuracy", "curves", "sinks", "sequence", "examples", "reading"} <= set(links)
+        assert not set(gone) & set(links)
+
+
+def test_a_recorded_metric_has_its_figure_and_its_numbers(tmp_path: Path) -> None:
+    results = [
+        dataclasses.replace(r, trace=dataclasses.replace(r.trace, metrics={"own": r.trace.l2_norms / 2}))
+        for r in make_results(8)
+    ]
+    page = written(tmp_path, results)
+    assert 'id="figure-own"' in page and 'download="by-hand_own.csv"' in page and "Metrics by layer" in page
+
+
+def test_norms_against_what_goes_with_them_anyway(tmp_path: Path) -> None:
+    text = text_of(written(tmp_path, make_results(8)))
+    assert "Late norm against length, position and correctness" in text
+    assert "position thinking (n = 8) direct (n = 8) 0 145 [" in text, "ten times the mean of 11 and so on, at the first token"
+    assert "response thinking (n = 4) direct (n = 4) right" in text
+    assert "token in mean norm of the median greatest times prompts swer thought" in text or "swer answer" in text
+
+
 @pytest.mark.parametrize(("shift", "word"), [(10.0, "higher"), (-10.0, "lower"), (0.0, "neither higher nor lower")])
 def test_the_verdict_is_told_whichever_way_it_falls(tmp_path: Path, shift: float, word: str) -> None:
     results = []
