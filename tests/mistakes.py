@@ -438,6 +438,8 @@ TRACES = {
         "",
         lambda s: ("mine",),
     ),
+    "explorer, features of no layer": (lambda s: l2.widgets.explorer(s.out, features=[1]), "latents by layer"),
+    "explorer, events that are no table": (lambda s: l2.widgets.explorer(s.traces, events=[1]), "a table as out.events"),
     "heatmap of a completion": (
         lambda s: l2.figures.token_heatmap(s.out[0]).to_json(),
         "",

@@ -13,7 +13,6 @@ import pytest
 from tests.builders import NASTY, make_result, make_results
 from tests.paper_tables import HOSTILE, hostile_analysis
 from tests.traces import make_trace
-from tl_l2norm import widgets
 from tl_l2norm.paper.claims import CLAIMS
 from tl_l2norm.paper.report import analysis_report
 from tl_l2norm.show.report import report
@@ -82,12 +81,6 @@ def visit(browser: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def tokens_page(tmp_path_factory: Any) -> Path:
-    traces = [make_trace(NASTY, prompt_len=3, think=6), make_trace(NASTY)]
-    return widgets.tokens(traces).save(tmp_path_factory.mktemp("tokens") / "tokens.html")
-
-
-@pytest.fixture(scope="module")
 def report_page(tmp_path_factory: Any) -> Path:
     nasty = "".join(NASTY)
     problem = Problem(question=nasty, answer=nasty, family="<script>alert(9)</script>", level=3)
@@ -96,44 +89,12 @@ def report_page(tmp_path_factory: Any) -> Path:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_strip_is_drawn_with_every_token_as_text(visit: Any, tokens_page: Path, scheme: str) -> None:
-    seen = visit(tokens_page, drawn=".colored-tokens", scheme=scheme)
-    assert seen.messages == []
-    assert seen.count(".l2-strip") == seen.count(".l2-strip > .colored-tokens") == 5
-    plain = [visible_text(token).replace(" ", "\u00a0") for token in NASTY]
-    assert [text.replace(" ", "\u00a0") for text in seen.texts(".colored-tokens > span")] == plain * 2
-    assert seen.count(".l2-tokens :is(script, img, svg, think)") == 0
-    assert seen.count(".colored-tokens > span > br") == 2
-    assert len(set(seen.page.locator("[id]").evaluate_all("all => all.map(e => e.id)"))) == seen.count("[id]")
-
-
-def test_colours_follow_the_norm_and_sinks_are_grey(visit: Any, tmp_path: Path) -> None:
-    path = widgets.tokens(make_trace(["s", "a", "b", "c"], norms=[[25_000, 100, 200, 300]])).save(tmp_path / "p.html")
-    seen = visit(path, drawn=".colored-tokens")
-    colours = seen.page.locator(".colored-tokens > span > span").evaluate_all("all => all.map(e => e.style.backgroundColor)")
-    sink, low, _middle, high = colours
-    assert (sink, low, high) == ("rgb(196, 196, 196)", "rgb(255, 255, 255)", "rgb(230, 159, 0)")
-    assert seen.count(".colored-tokens .l2-sink") == 1
-    outline = seen.page.locator(".colored-tokens .l2-sink").evaluate("e => getComputedStyle(e).outlineStyle")
-    assert outline == "dashed"
-
-
-@pytest.mark.parametrize(("index", "token"), [(1, "<think>"), (2, "<script>alert(1)</script>"), (10, "&lt;")])
-def test_the_tooltip_has_the_token_as_text_and_its_norm(visit: Any, tokens_page: Path, index: int, token: str) -> None:
-    seen = visit(tokens_page, drawn=".colored-tokens")
-    seen.page.locator(".l2-sequence").nth(0).locator(".colored-tokens > span").nth(index).hover()
-    tooltip = seen.page.locator(".colored-tokens strong").locator("..")
-    tooltip.wait_for()
-    assert tooltip.text_content() == f"{token}norm {100 + 10 * index}, position {index}"
-    assert seen.messages == []
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_report_is_drawn_whole(visit: Any, report_page: Path, scheme: str) -> None:
     seen = visit(report_page, drawn="#figure-heatmap .main-svg", scheme=scheme)
     assert seen.messages == []
     assert seen.count(".l2-plot") == seen.count(".l2-plot.js-plotly-plot:has(.main-svg)") == 6
-    assert seen.count(".l2-strip") > 18
+    seen.page.wait_for_selector(".l2x .l2-strip")
+    assert seen.count(".l2x .l2-strip") == seen.count("l2-explorer > .l2-tokens .l2-strip") > 18
     assert seen.count("main :is(img, think)") == 0
     assert seen.page.locator("h1").text_content() == "".join(NASTY).replace("\x00", "")  # which no HTML page can hold
     ink = seen.page.locator("#figure-curves .xtick text").first.evaluate("e => getComputedStyle(e).fill")
@@ -178,32 +139,15 @@ def test_hovering_over_the_heatmap_shows_tokens_as_text(visit: Any, tmp_path: Pa
     assert "<b>bold</b>" in label.text_content()
 
 
-@pytest.mark.parametrize("page", ["tokens_page", "report_page"])
-def test_without_javascript_the_strips_are_there(visit: Any, request: Any, page: str) -> None:
-    seen = visit(request.getfixturevalue(page), javascript=False)
+def test_without_javascript_the_strips_are_there(visit: Any, report_page: Path) -> None:
+    seen = visit(report_page, javascript=False)
     texts = seen.texts(".l2-strip > span")
     assert {visible_text(token) for token in NASTY} <= set(texts)
     assert seen.page.locator(".l2-strip > span").nth(1).get_attribute("title").startswith("norm ")
     drawings, numbers, buttons = (seen.page.locator(f"{name}:visible").count() for name in (".l2-plot", ".l2-keep a", "button"))
-    assert (drawings, buttons) == (0, 0) and numbers == (6 if page == "report_page" else 0), "no empty box, and no dead button"
+    assert (drawings, buttons) == (0, 0) and numbers == 6, "no empty box, and no dead button"
 
 
 def test_a_phone_needs_no_sideways_scrolling(visit: Any, report_page: Path) -> None:
     seen = visit(report_page, drawn="#figure-heatmap .main-svg", width=390)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
-
-
-def test_a_notebook_output_is_a_frame_that_grows_to_its_content(visit: Any, tmp_path: Path) -> None:
-    path = tmp_path / "notebook.html"
-    outputs = [widgets.tokens(make_trace(NASTY * 40))._repr_html_(), widgets.tokens(make_trace(NASTY))._repr_html_()]
-    path.write_text("<!doctype html><meta charset=utf-8>" + "".join(outputs), encoding="utf-8")
-    seen = visit(path)
-    long, short = (seen.page.frame_locator(f"iframe >> nth={i}") for i in (0, 1))
-    for frame in (long, short):
-        frame.locator(".colored-tokens").first.wait_for()
-    assert seen.messages == []
-    seen.page.wait_for_timeout(200)
-    for i in (0, 1):
-        frame = seen.page.locator("iframe").nth(i).element_handle().content_frame()
-        shown = seen.page.locator("iframe").nth(i).bounding_box()["height"]
-        assert shown >= frame.evaluate("document.documentElement.scrollHeight") - 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -52,6 +52,7 @@ NEEDS = {
     "figures.save(": has_browser(),
     "HookedTransformer": HAS_HOOKED,
     "train_saes(": HAS_SAE_LENS,
+    ".widget()": importlib.util.find_spec("anywidget") is not None,
     "model.generate(": Version(transformers.__version__)
     < Version("5.24"),  # since then TransformerLens' own is blind to its cache
 }

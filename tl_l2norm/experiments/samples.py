@@ -13,9 +13,10 @@ from tl_l2norm.core.arguments import as_integer, as_number, as_seed, check_progr
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.presets import sink_ratio_of
+from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.storage import content_key
 from tl_l2norm.core.trace import Label, Trace
-from tl_l2norm.experiments.modes import answer_at, require_distinct_prompts, thinking_room
+from tl_l2norm.experiments.modes import answer_at, thinking_room
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.engine import Engine, generator_of, model_of, must_record, rows_at_once
@@ -98,7 +99,7 @@ def sample_thinking(
         raise InputError("no problems given")
     require_distinct(problems)
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]
-    require_distinct_prompts(problems, prompts)
+    require_own_prompts((f"{p.id} ({p.family})", prompt.tokens) for p, prompt in zip(problems, prompts, strict=True))
     run = _Sampling(
         backend=backend,
         problems=problems,
@@ -162,7 +163,7 @@ class _Sampling:
         entries = [journal.entries[self._key(i, sample)] for i, sample in owners]
         completions = [
             restore(
-                model_of(self.backend),
+                self.backend,
                 self.prompts[i],
                 entry["tokens"],
                 finish_reason=entry["finish_reason"],

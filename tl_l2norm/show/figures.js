@@ -9,7 +9,7 @@
   };
   // Pixels of a page of text: words in a figure are printed as large as those around it, and two figures fit a page.
   const PAPER = { width: 700, height: 350, most: 420 };
-  const read = (figure) => JSON.parse(figure.querySelector(".l2-data").textContent);
+  const read = (figure) => JSON.parse(figure.querySelector(".l2-drawing").textContent);
 
   // A data URL of a figure as it is printed, whatever the page looks like.
   const picture = ({ figure, paper, scale }, format) =>

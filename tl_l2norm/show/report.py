@@ -88,7 +88,7 @@ def report(
         "show/report.html.jinja",
         title=title,
         styles=[*page_styles(), *TokensWidget.styles()],
-        scripts=figure_scripts(),
+        scripts=[*figure_scripts(), *TokensWidget.scripts()],
         contents=_contents(drawn, metrics=metrics, types=types, examples=shown),
         facts=facts_of(results, seed),
         figures={name: figure_html(own.figure, name, data=own.data, prefix=_model(traces)) for name, own in drawn.items()},

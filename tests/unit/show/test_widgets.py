@@ -1,4 +1,3 @@
-import html
 import re
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import pytest
 
 from tests.builders import NASTY, make_trace
 from tl_l2norm import widgets
-from tl_l2norm.show.page import circuitsvis_bundle, inline_script, write_page
+from tl_l2norm.show.page import inline_script, write_page
 from tl_l2norm.show.widgets import visible_text
 
 
@@ -23,7 +22,7 @@ class Strips(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        if "data-place" in dict(attrs):
+        if tag == "span" and str(dict(attrs).get("title")).startswith("norm "):
             self.spans.append(({k: v or "" for k, v in attrs}, ""))
 
     def handle_data(self, data: str) -> None:
@@ -36,26 +35,33 @@ def spans(widget: widgets.TokensWidget) -> list[tuple[dict[str, str], str]]:
     return Strips(str(widget.fragment())).spans
 
 
+def places(widget: widgets.TokensWidget) -> list[str]:
+    return [attributes["class"] for attributes, _ in spans(widget)]
+
+
 def test_colour_is_the_place_between_least_and_greatest_norm_and_the_title_is_the_norm() -> None:
     trace = make_trace(["s", "a", "b", "c"], norms=[[25_000, 100, 150, 300]])
-    places = [(float(a["data-place"]), a["title"]) for a, _ in spans(widgets.tokens(trace))]
-    assert places == [
-        (-1, "norm 25,000, position 0, attention sink, off the scale"),
-        (0, "norm 100, position 1"),
-        (0.25, "norm 150, position 2"),
-        (1, "norm 300, position 3"),
+    assert [(a["class"], a["title"]) for a, _ in spans(widgets.tokens(trace))] == [
+        ("l2-sink", "norm 25,000, position 0, attention sink, off the scale"),
+        ("l2-c0", "norm 100, position 1"),
+        ("l2-c8", "norm 150, position 2"),  # a quarter of 31 steps
+        ("l2-c31", "norm 300, position 3"),
     ]
 
 
-def test_static_colours_run_from_white_to_orange_with_sinks_grey_and_outlined() -> None:
+def test_a_notebook_that_keeps_no_style_sheet_has_the_colours_of_the_classes() -> None:
     trace = make_trace(["s", "a", "b", "c"], norms=[[25_000, 100, 200, 300]])
-    styles = [(a["style"].split(";")[0], a.get("class")) for a, _ in spans(widgets.tokens(trace))]
-    assert styles == [
-        ("background:#c4c4c4", "l2-sink"),
-        ("background:#ffffff", None),
-        ("background:#f2cf80", None),
-        ("background:#e69f00", None),
+    widget = widgets.tokens(trace)
+    strips = Strips(widget._repr_html_())
+    assert [(a["class"], a["style"]) for a, _ in strips.spans] == [
+        ("l2-sink", "background-color:#c4c4c4;color:#000000"),
+        ("l2-c0", "background-color:#ffffff;color:#000000"),
+        ("l2-c16", "background-color:#f4cf98;color:#000000"),
+        ("l2-c31", "background-color:#e69f00;color:#000000"),
     ]
+    css = widget.styles()[0]
+    assert all(f"--l2-c{step}:{colour};" in css for step, colour in ((0, "#ffffff"), (16, "#f4cf98"), (31, "#e69f00")))
+    assert "style=" not in widget.fragment(), "a strict policy allows none"
 
 
 def test_layer_counts_from_the_last_recorded_one() -> None:
@@ -69,22 +75,22 @@ def test_layer_counts_from_the_last_recorded_one() -> None:
 
 def test_several_traces_share_one_scale() -> None:
     low, high = (make_trace(["s", "a"], norms=[[25_000, norm]]) for norm in (50, 70))
-    assert [a["data-place"] for a, _ in spans(widgets.tokens([low, high]))] == ["-1", "0.0", "-1", "1.0"]
+    assert places(widgets.tokens([low, high])) == ["l2-sink", "l2-c0", "l2-sink", "l2-c31"]
 
 
 def test_equal_norms_and_sinks_alone_are_drawn() -> None:
     equal = make_trace(["s", "a", "b"], norms=[[25_000, 80, 80]])
-    assert [a["data-place"] for a, _ in spans(widgets.tokens(equal))] == ["-1", "0.0", "0.0"]
+    assert places(widgets.tokens(equal)) == ["l2-sink", "l2-c0", "l2-c0"]
     only = widgets.tokens(make_trace(["s"]))
     assert only.scale is None and "only sinks" in repr(only)
-    assert "linear-gradient" not in only.fragment()
+    assert "l2-ramp" not in only.fragment()
 
 
 def test_every_token_is_text_and_nothing_else() -> None:
     widget = widgets.tokens(make_trace(NASTY))
     strips = Strips(str(widget.fragment()))
     assert [text for _, text in strips.spans] == [visible_text(token) for token in NASTY]
-    assert not {"script", "img", "svg", "think"} & set(strips.tags)
+    assert not {"img", "svg", "think"} & set(strips.tags) and strips.tags.count("script") == 1
 
 
 def test_what_cannot_be_seen_is_made_visible() -> None:
@@ -126,19 +132,17 @@ def test_a_page_is_self_contained(tmp_path) -> None:  # type: ignore[no-untyped-
     path = widgets.tokens([make_trace(NASTY), make_trace(NASTY)]).save(tmp_path / "new" / "tokens.html")
     page = path.read_text(encoding="utf-8")
     assert path.is_file() and [p.name for p in path.parent.iterdir()] == ["tokens.html"]
-    assert page.count("var CircuitsVis=") == 1
+    assert page.count('customElements.define("l2-explorer"') == 1
     assert "default-src &#39;none&#39;" in page
-    assert not re.search(r"<(link|iframe|img|script[^>]*\bsrc)\b", page.replace(circuitsvis_bundle(), ""))
-    assert "sourceMappingURL" not in page
-    assert page.count("</script>") == page.count("<script>") - 1  # one is within a string of the bundle
+    assert not re.search(r"<(link|iframe|img|script[^>]*\bsrc)\b|https?://(?!www\.w3\.org/2000/svg)|import ", page)
+    assert page.count("</script>") == page.count("<script") == 2, "the module, and the data of both"
+    (data,) = re.findall(r'<script type="text/plain" class="l2-data">(.*?)</script>', page)
+    assert re.fullmatch("[A-Za-z0-9+/]+=*", data), "letters of base64, whatever the tokens are"
 
 
-def test_jupyter_gets_the_same_page_in_a_frame_of_its_own() -> None:
-    widget = widgets.tokens(make_trace(["s", "a"]))
-    shown = widget._repr_html_()
-    assert shown.startswith("<iframe srcdoc=") and "src=" not in shown.split("srcdoc=")[0]
-    (source,) = re.findall(r'srcdoc="([^"]*)"', shown)
-    assert html.unescape(source) == widget.page()
+def test_ten_tokens_are_small() -> None:
+    widget = widgets.tokens(make_trace([f" {i}" for i in range(10)]))
+    assert len(widget._repr_html_()) < 80_000 and len(widget.fragment()) < 6_000
 
 
 def test_repr_is_for_a_terminal() -> None:
