@@ -32,9 +32,7 @@ def _arms(name: str) -> str:
 
 def _row(entry: dict[Any, Any], costs: pd.DataFrame) -> dict[str, Any]:
     alone = pd.isna(entry["against"])
-    difference = (
-        f"{100 * entry['difference']:+.1f} [{100 * entry['difference_low']:+.1f}, {100 * entry['difference_high']:+.1f}]"
-    )
+    gain, low, high = (100 * entry[name] for name in ("difference", "difference_low", "difference_high"))
     return {
         "arm": entry["arm"],
         "right, %": f"{100 * entry['accuracy']:.1f} [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]",
