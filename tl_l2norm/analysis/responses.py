@@ -245,7 +245,8 @@ def _places(trace: Trace, width: int, n: int) -> Array:
     padded[: len(norms)] = norms
     held = ~np.isnan(padded.reshape(n, width))
     sums, counts = np.where(held, padded.reshape(n, width), 0).sum(1), held.sum(1)
-    return np.divide(sums, counts, out=np.full(n, np.nan), where=counts > 0)
+    means: Array = np.divide(sums, counts, out=np.full(n, np.nan), where=counts > 0)
+    return means
 
 
 def _by_prompt(chosen: Sequence[tuple[Result, Trace]], mode: str, value: Callable[[Trace], float | Array]) -> Array:

@@ -33,6 +33,7 @@ from tl_l2norm.show.widgets import TokensWidget, tokens
 from tl_l2norm.tasks.results import Result, results_of
 
 _MAX_SINKS = 15
+_SHOWN_TYPES, _MAX_TYPES = 12, 200  # of tokens with the highest norms: on the page, and in the file
 _HEADINGS = {
     "run": "What was run",
     "accuracy": "Accuracy",
@@ -148,11 +149,11 @@ def _tables_part(drawn: Mapping[str, Picture]) -> dict[str, object]:
 def _types_part(results: Sequence[Result], layer: int) -> dict[str, object] | None:
     """Which tokens have the highest norms; None where no response has a token."""
     try:
-        types = highest_norm_tokens(results, layer=layer)
+        types = highest_norm_tokens(results, layer=layer, n=_MAX_TYPES)
     except Unmeasurable:
         return None
     return {
-        "table": table_html(types_text(types)),
+        "table": table_html(types_text(types.head(_SHOWN_TYPES))),
         "csv": csv_html(types, results[0].trace.provenance.model, "highest-norm-tokens"),
     }
 
