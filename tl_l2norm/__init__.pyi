@@ -38,6 +38,7 @@ from .saes.load import load_saes as load_saes
 from .saes.train import train_saes as train_saes
 from .show import figures as figures
 from .show import widgets as widgets
+from .show.live import live as live
 from .show.report import report as report
 from .tasks.problems import Problem as Problem
 from .tasks.problems import make_mixture as make_mixture

@@ -1,4 +1,4 @@
-"""What `tl-l2norm evaluate` asks for and prints."""
+"""What `tl-l2norm evaluate` asks for and prints, and how commands are told what to ask."""
 
 from __future__ import annotations
 
@@ -14,6 +14,45 @@ from tl_l2norm.core.errors import InputError
 if TYPE_CHECKING:
     from tl_l2norm.experiments.evaluation_results import Results
     from tl_l2norm.tasks.problems import Problem
+
+
+OUR_LENGTH = 160
+"""Tokens of a thinking response of the models that come with the library."""
+
+
+def add_problems(command: argparse.ArgumentParser, n: str) -> None:
+    """What is asked and how, the same for every command that asks."""
+    command.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="problems with columns question and answer (or problem, prompt, messages, solution, choices, ...): .jsonl, .json, "
+        ".csv, .tsv or .parquet; a mixture of our own tasks that suits the model by default",
+    )
+    command.add_argument("--n", type=int, default=None, help=n)
+    command.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=None,
+        help=f"length of a thinking response; {OUR_LENGTH} for tiny-reasoner and smollm2, else what the context has left, up "
+        "to 4096 for models whose template thinks and 256 for others",
+    )
+    command.add_argument("--max-direct-tokens", type=int, default=32, help="length of a direct response")
+    command.add_argument("--seed", type=int, default=0, help="of problems, sampling and resampling")
+    command.add_argument("--batch-size", type=int, default=None, help="responses decoded at once; 16, 100 for tiny-reasoner")
+    command.add_argument(
+        "--saes",
+        metavar="SOURCE",
+        default=None,
+        help="SAEs whose activations stand beside the norms: a folder, a short name, or 'none'; the model's own by default, "
+        "where they come with the library",
+    )
+    command.add_argument(
+        "--sink-ratio",
+        type=float,
+        default=None,
+        help="a norm over this many times its layer's median over the prompt is a sink's and left out; 5, and "
+        "20 for tiny-reasoner, where tokens at which direct answers are worked out are over 5",
+    )
 
 
 def add_options(command: argparse.ArgumentParser) -> None:

@@ -27,7 +27,8 @@ class TokenReader:
         for token in prompt[-_CONTEXT:]:
             self._speller.add(token)
         tokenizer = boundaries.tokenizer
-        self._opened = None if tokenizer is None else boundaries.opened(decode(tokenizer, prompt))
+        self.prompt = "" if tokenizer is None else decode(tokenizer, prompt)
+        self._opened = None if tokenizer is None else boundaries.opened(self.prompt)
         self._starts: dict[int, int] = {}
         """Which token begins at a character of the text."""
         self._segment = "answer" if self._opened is None else "think"

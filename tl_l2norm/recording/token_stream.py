@@ -83,6 +83,7 @@ class TokenStream:
     error, ends it and frees its cache; `next(stream)` takes a single step, after which it goes on. Also a context manager.
 
     Attributes:
+        prompt: its text.
         prompt_tokens: their ids.
         layers: [layer] those that are recorded.
         late_layers: those of them that `TokenStep.late_l2_norm` is a mean over.
@@ -117,6 +118,7 @@ class TokenStream:
         self._kept = ExitStack()
         """Hooks that stay between steps: where no model of the user's has them."""
         self._reader = TokenReader(plan.ending.boundaries, self.prompt_tokens)
+        self.prompt = self._reader.prompt
         self._ready: deque[TokenStep] = deque()
         self._bounds: Float[Tensor, " layer"] | None = None
         if self.log is not None:
