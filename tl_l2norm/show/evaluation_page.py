@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from tl_l2norm.analysis.arms import BASELINE, cut_off_notes
 from tl_l2norm.experiments.evaluation_results import Results, idle_notes
 from tl_l2norm.show.figures import arm_costs, arm_differences
-from tl_l2norm.show.page import asset, render, write_page
-from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
+from tl_l2norm.show.page import render, write_page
+from tl_l2norm.show.report_parts import figure_html, figure_scripts, page_styles, table_html
 
 
 def evaluation_page(results: Results, *, path: str | Path, title: str = "Does it help?") -> Path:
@@ -33,14 +31,14 @@ def evaluation_page(results: Results, *, path: str | Path, title: str = "Does it
     page = render(
         "show/evaluation.html.jinja",
         title=title,
-        styles=[Markup(asset("show/report.css"))],
+        styles=page_styles(),
         scripts=figure_scripts(),
         lead=f"{results.outcomes['model'].iloc[0]}, {table['n'].iloc[0]} problems, {table['arm'].nunique()} arms",
         headline=_headline(results),
         warnings=[*cut_off_notes(table), *idle_notes(results.decisions)],
         notes=[note[0].upper() + note[1:] + "." for note in results.notes],
         facts=_facts(results.settings, results.seed),
-        differences=figure_html(arm_differences(table), "differences"),
+        differences=figure_html(arm_differences(table), "differences", data=table),
         arms=table_html(table[shown], float_format="%.4g", na_rep=""),
         detailed={
             name: table_html(results.to_frame(by=name)[[name, *shown]], float_format="%.4g", na_rep="") for name in several
