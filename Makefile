@@ -39,7 +39,7 @@ docs-serve: $(READY)
 pages: $(READY)
 	$(BIN)/python -m benchmarks.pages $(if $(ANALYSIS),--analysis $(ANALYSIS)) $(if $(REPORT),--report $(REPORT))
 
-# pictures of docs/, with the Chromium that is installed
+# screenshots of docs/; needs Chromium or Chrome
 pictures: $(READY)
 	$(BIN)/python -m benchmarks.pictures
 

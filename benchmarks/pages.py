@@ -1,9 +1,9 @@
 """Write the figures of docs/ from what was measured; the words around them are written by hand.
 
-python -m benchmarks.pages                      the tiny reasoner's accuracy and norms, from its files, and the map of the rooms
-python -m benchmarks.pages --analysis FOLDER    and the paper's claims on it, from a folder of `tl-l2norm analyse --out FOLDER`
+python -m benchmarks.pages                      from benchmarks/results/ and the tiny reasoner's files: claims, architecture
+python -m benchmarks.pages --analysis FOLDER    the same, once the tables of `tl-l2norm analyse --out FOLDER` are taken in there
+python -m benchmarks.pages --smollm2 FOLDER     and those of `python -m benchmarks.smollm2 --out FOLDER`
 python -m benchmarks.pages --report FILE        and SmolLM2's norms, from what `tl-l2norm report --model smollm2 > FILE` printed
-python -m benchmarks.pages --smollm2 FOLDER     and the paper's claims on it, from `python -m benchmarks.smollm2 --out FOLDER`
 python -m benchmarks.run PART ... --write       a table of each part that was run
 """
 
@@ -15,8 +15,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from benchmarks.analysis_rows import (
     assumption_rows,
@@ -30,6 +28,8 @@ from benchmarks.analysis_rows import (
     link_rows,
     own_questions,
 )
+from benchmarks.kept import analysis_of, keep
+from benchmarks.model_table import models_region
 from benchmarks.regions import ARCHITECTURE, CLAIMS, ROOT, markdown_table, write_regions
 
 REASONER = ROOT / "assets" / "tiny_reasoner"
@@ -109,24 +109,15 @@ def rooms_region() -> dict[str, str]:
     return {"rooms": markdown_table(rows)}
 
 
-def analysis_tables(folder: Path) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """The tables that an analysis wrote, and why others are not there."""
-    tables = {file.stem: pd.read_csv(file) for file in sorted((folder / "tables").glob("*.csv"))}
-    if not tables:
-        raise FileNotFoundError(f"no tables/*.csv in {folder}: is it a folder of `tl-l2norm analyse --out`?")
-    notes = folder / "tables" / "notes.json"
-    return tables, json.loads(notes.read_text()) if notes.is_file() else {}
-
-
-def smollm2_regions(folder: Path) -> dict[str, str]:
+def smollm2_regions() -> dict[str, str]:
     """Of docs/claims.md: the same of SmolLM2, in short."""
-    tables, notes = analysis_tables(folder / "analysis")
+    tables, notes = analysis_of("smollm2")
     return {"smollm2 claims": claims(tables, notes), "smollm2 own questions": own_questions(tables, short=True)}
 
 
-def claims_regions(folder: Path) -> dict[str, str]:
-    """Of docs/claims.md: the claims and what stands behind them, from the tables of an analysis."""
-    tables, notes = analysis_tables(folder)
+def claims_regions() -> dict[str, str]:
+    """Of docs/claims.md: the claims on the tiny reasoner, and what stands behind them."""
+    tables, notes = analysis_of("tiny_reasoner")
     return {
         "claims": claims(tables, notes),
         "attribution": markdown_table(attribution_rows(tables["attribution"])),
@@ -159,10 +150,12 @@ def main() -> None:
     parser.add_argument("--report", type=Path, metavar="FILE", help="what `tl-l2norm report --model smollm2` printed")
     parser.add_argument("--smollm2", type=Path, metavar="FOLDER", help="of `python -m benchmarks.smollm2 --out FOLDER`")
     options = parser.parse_args()
-    analysis = claims_regions(options.analysis) if options.analysis else {}
+    if options.analysis:
+        keep(options.analysis, "tiny_reasoner")
+    if options.smollm2:
+        keep(options.smollm2 / "analysis", "smollm2")
     report = {"smollm2": report_region(options.report.read_text())} if options.report else {}
-    smollm2 = smollm2_regions(options.smollm2) if options.smollm2 else {}
-    write_regions(CLAIMS, reasoner_regions() | analysis | report | smollm2)
+    write_regions(CLAIMS, models_region() | reasoner_regions() | claims_regions() | smollm2_regions() | report)
     write_regions(ARCHITECTURE, rooms_region())
 
 

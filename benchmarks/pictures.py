@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tl_l2norm as l2
+from tl_l2norm.cli import main as command
 
 DOCS = Path(__file__).parents[1] / "docs"
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -35,6 +36,16 @@ def take(browser: Any, widget: Any, path: Path) -> None:
         page.context.close()
 
 
+def take_report(browser: Any, report: Path, path: Path) -> None:
+    """A picture of the top of a report, once its figures are drawn."""
+    page = browser.new_context(offline=True, color_scheme="light", viewport={"width": 1200, "height": 2000}).new_page()
+    page.goto(report.resolve().as_uri(), timeout=120_000)
+    page.wait_for_selector(".l2-plot .main-svg")
+    page.wait_for_selector(".l2-plot:not(.js-plotly-plot)", state="detached")
+    page.screenshot(path=path)
+    page.context.close()
+
+
 def main() -> None:
     """Take them all."""
     from playwright.sync_api import sync_playwright
@@ -43,6 +54,10 @@ def main() -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=found, args=_FLAGS)
         take(browser, explorer(), DOCS / "explorer.png")
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder, "report.html")
+            command(["report", "--out", str(report)])
+            take_report(browser, report, DOCS / "report.png")
         browser.close()
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face folders of tiny random models, with SmolLM2's tokenizer, made where a test wants them."""
+"""Hugging Face folders of tiny random models, with their tokenizer, made where a test wants them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from tests import models
 
 SMALL: dict[str, Any] = {
-    "vocab_size": 49152,
+    "vocab_size": models.VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,

@@ -7,6 +7,7 @@ from . import paper as paper
 from . import recording as recording
 from . import saes as saes
 from . import tasks as tasks
+from .analysis.graded import accuracy as accuracy
 from .core import errors as errors
 from .core.storage import load_traces as load_traces
 from .core.storage import save_traces as save_traces
@@ -32,10 +33,12 @@ from .paper.study import analyse as analyse
 from .recording.collect import collect as collect
 from .recording.generate import generate as generate
 from .recording.stream import StreamObserver as StreamObserver
+from .recording.token_stream import stream as stream
 from .saes.load import load_saes as load_saes
 from .saes.train import train_saes as train_saes
 from .show import figures as figures
 from .show import widgets as widgets
+from .show.live import live as live
 from .show.report import report as report
 from .tasks.problems import Problem as Problem
 from .tasks.problems import make_mixture as make_mixture

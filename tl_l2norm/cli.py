@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tl_l2norm.core.presets import Preset
     from tl_l2norm.tasks.problems import Problem
 
-_OUR_LENGTH = 160
 _FAULTS = (InputError, Unmeasurable, FloatingPointError)  # anything else is a bug and keeps its traceback
 _OUTSIDE = (FileNotFoundError, PermissionError, ConnectionError, TimeoutError)  # but files, disks and networks are the user's
 
@@ -65,11 +64,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_analyse(commands)
     _add_evaluate(commands)
+    _add_live(commands)
     _add_doctor(commands)
     return parser
 
 
 def _add_report(commands: Any) -> None:
+    from tl_l2norm.experiments.command import add_problems
+
     command = commands.add_parser(
         "report",
         help="ask a model problems, thinking and directly, and write what its norms did",
@@ -77,7 +79,7 @@ def _add_report(commands: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     _add_model(command)
-    _add_problems(command, "how many problems; 24 of our own (200 for tiny-reasoner), all of a file")
+    add_problems(command, "how many problems; 24 of our own (200 for tiny-reasoner), all of a file")
     command.add_argument("--out", default="report.html", metavar="FILE.html", help="where to write the report")
     command.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     command.add_argument("--layer", type=int, default=None, help="layer that colours the tokens; a late one by default")
@@ -86,42 +88,9 @@ def _add_report(commands: Any) -> None:
     command.set_defaults(run=_report)
 
 
-def _add_problems(command: argparse.ArgumentParser, n: str) -> None:
-    """What is asked and how, the same for every command that asks."""
-    command.add_argument(
-        "--prompts",
-        metavar="FILE",
-        help="problems with columns question and answer (or problem, prompt, messages, solution, choices, ...): .jsonl, .json, "
-        ".csv, .tsv or .parquet; a mixture of our own tasks that suits the model by default",
-    )
-    command.add_argument("--n", type=int, default=None, help=n)
-    command.add_argument(
-        "--max-new-tokens",
-        type=int,
-        default=None,
-        help=f"length of a thinking response; {_OUR_LENGTH} for tiny-reasoner and smollm2, else what the context has left, up "
-        "to 4096 for models whose template thinks and 256 for others",
-    )
-    command.add_argument("--max-direct-tokens", type=int, default=32, help="length of a direct response")
-    command.add_argument("--seed", type=int, default=0, help="of problems, sampling and resampling")
-    command.add_argument("--batch-size", type=int, default=None, help="responses decoded at once; 16, 100 for tiny-reasoner")
-    command.add_argument(
-        "--saes",
-        metavar="SOURCE",
-        default=None,
-        help="SAEs whose activations stand beside the norms: a folder, a short name, or 'none'; the model's own by default, "
-        "where they come with the library",
-    )
-    command.add_argument(
-        "--sink-ratio",
-        type=float,
-        default=None,
-        help="a norm over this many times its layer's median over the prompt is a sink's and left out; 5, and "
-        "20 for tiny-reasoner, where tokens at which direct answers are worked out are over 5",
-    )
-
-
 def _add_analyse(commands: Any) -> None:
+    from tl_l2norm.experiments.command import add_problems
+
     command = commands.add_parser(
         "analyse",
         help="measure every claim of the paper on a model, each with its control",
@@ -131,7 +100,7 @@ def _add_analyse(commands: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     _add_model(command)
-    _add_problems(command, "how many problems; 200 of our own, all of a file")
+    add_problems(command, "how many problems; 200 of our own, all of a file")
     command.add_argument("--out", required=True, metavar="DIR", help="folder to write, and to go on from")
     command.add_argument(
         "--quantiles",
@@ -173,6 +142,22 @@ def _add_evaluate(commands: Any) -> None:
     _add_model(command)
     add_options(command)
     command.set_defaults(run=_evaluate)
+
+
+def _add_live(commands: Any) -> None:
+    from tl_l2norm.show.live_command import add_options
+
+    command = commands.add_parser(
+        "live",
+        help="watch a response while it is written, its tokens lit by norm",
+        description="Write the response to a prompt in the terminal: tokens lit by the norm of the late layers as they come, "
+        "and beside each line how it ran. With an intervention the plain response comes first, and gives it its thresholds. "
+        "Ctrl-C ends a response and keeps what was written. NO_COLOR and pipes are plain.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_options(command)
+    _add_model(command)
+    command.set_defaults(run=_live)
 
 
 def _add_doctor(commands: Any) -> None:
@@ -271,6 +256,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _live(options: argparse.Namespace) -> int:
+    from tl_l2norm.show.live_command import run
+
+    return run(options, lambda: _load(options))
+
+
 def _check(options: argparse.Namespace) -> None:
     """Refuse options that no model could be asked with."""
     for name, least in (("n", 1), ("max_new_tokens", 1), ("max_direct_tokens", 1), ("batch_size", 1), ("examples", 0)):
@@ -300,10 +291,11 @@ def _problems(options: argparse.Namespace, few: int = 24) -> tuple[Problem, ...]
 
 
 def _max_new_tokens(options: argparse.Namespace) -> int | None:
+    from tl_l2norm.experiments.command import OUR_LENGTH
     from tl_l2norm.models.sources import BUNDLED, OURS
 
     known = options.model in OURS or options.model in BUNDLED
-    return _OUR_LENGTH if options.max_new_tokens is None and known else options.max_new_tokens
+    return OUR_LENGTH if options.max_new_tokens is None and known else options.max_new_tokens
 
 
 def _batch_size(options: argparse.Namespace) -> int | None:

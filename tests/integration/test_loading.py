@@ -18,7 +18,7 @@ from tl_l2norm.models.sources import bundled_file
 def test_the_short_name_is_the_gguf_file_of_the_wheel(backend: Any) -> None:
     model = l2.load_model("smollm2", backend=backend, device="cpu")
     assert model.cfg.model_name == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    ids = models.tokenizer()("The capital of France is", add_special_tokens=False).input_ids
+    ids = models.tokenizer("smollm2")("The capital of France is", add_special_tokens=False).input_ids
     trace = l2.collect(model, [ids])[0]
     truth = oracles.hidden_norms(models.hugging_face("smollm2"), ids)
     assert torch.allclose(trace.l2_norms.double(), truth[1:], rtol=1e-4)

@@ -28,7 +28,7 @@ from tl_l2norm.models.backends import backend_of
         (["fine", ""], ValueError, "sequence 1: the prompt is empty"),
         ([[5, 6], []], ValueError, "sequence 1: the prompt is empty"),
         ([], ValueError, "no sequences given"),
-        ([[49152]], ValueError, "the vocabulary from 0 to 49151"),
+        ([[models.VOCABULARY]], ValueError, f"the vocabulary from 0 to {models.VOCABULARY - 1}"),
         ([[-1]], ValueError, "token ids run from -1"),
         ([torch.ones(2, 2)], TypeError, "one-dimensional and integer"),
         ([list(range(300))], ValueError, "context of 256"),

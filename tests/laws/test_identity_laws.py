@@ -62,7 +62,7 @@ def _one_value(model: Any) -> None:
 
 
 def _one_row(model: Any) -> None:
-    model.model.embed_tokens.weight.data[31_337] += 0.01
+    model.model.embed_tokens.weight.data[3_137] += 0.01
 
 
 def _layers_exchanged(model: Any) -> None:

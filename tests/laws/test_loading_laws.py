@@ -25,7 +25,7 @@ from tests.tiny_folders import SMALL, llama, norms_and_logits, plain, save
 from tests.tiny_gguf import random_model
 
 needs_hooked = pytest.mark.skipif(not models.HAS_HOOKED, reason="needs HookedTransformer")
-TOKENS = [(31 * i * i + 7 * i) % 49152 for i in range(200)]  # past every window and unscaled length below
+TOKENS = [(31 * i * i + 7 * i) % models.VOCABULARY for i in range(200)]  # past every window and unscaled length below
 
 
 def rope(kind: str, **options: Any) -> dict[str, Any]:
@@ -334,7 +334,7 @@ SHARING = {
         sliding_window=16,
         num_kv_shared_layers=2,
         hidden_size_per_layer_input=8,
-        vocab_size_per_layer_input=49152,
+        vocab_size_per_layer_input=models.VOCABULARY,
         layer_types=["sliding_attention", "full_attention"] * 2,
     ),
     "jamba": lambda: transformers.JambaConfig(
@@ -363,7 +363,7 @@ def test_layers_that_share_or_recur_are_right(name: str, tmp_path: Path) -> None
 
 def test_a_model_without_a_cache_of_keys_is_refused_where_it_would_decode(tmp_path: Path) -> None:
     config = transformers.MambaConfig(
-        vocab_size=49152, hidden_size=32, num_hidden_layers=2, state_size=4, initializer_range=0.15
+        vocab_size=models.VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4, initializer_range=0.15
     )
     model = l2.load_model(save(config, tmp_path / "m"), device="cpu")
     with pytest.raises(l2.errors.Unsupported):

@@ -192,7 +192,7 @@ def test_folded_and_centred_weights(architecture: str) -> None:
 
 def test_many_tokens_are_taken_some_at_a_time(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = l2.recording.optimisation_pressure(tiny, [ids(text) for text in TEXTS])
-    monkeypatch.setattr("tl_l2norm.recording.pressure._AT_ONCE", 2 * 49152)  # two tokens, a part of the vocabulary
+    monkeypatch.setattr("tl_l2norm.recording.pressure._AT_ONCE", 2 * models.VOCABULARY)  # two tokens, a part of the vocabulary
     parts = l2.recording.optimisation_pressure(tiny, [ids(text) for text in TEXTS])
     assert ((whole.pressure - parts.pressure).abs() <= 1e-4 * whole.pressure).all()
 

@@ -16,8 +16,8 @@ from tests import models
 from tests.tiny_folders import SMALL, llama, norms_and_logits, plain, save
 
 needs_hooked = pytest.mark.skipif(not models.HAS_HOOKED, reason="needs HookedTransformer")
-TOKENS = [(31 * i * i + 7 * i) % 49152 for i in range(24)]
-_OPT = {"vocab_size": 49152, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+TOKENS = [(31 * i * i + 7 * i) % models.VOCABULARY for i in range(24)]
+_OPT = {"vocab_size": models.VOCABULARY, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 _OPT |= {"max_position_embeddings": 128, "word_embed_proj_dim": 16, "do_layer_norm_before": False, "init_std": 0.15}
 _BERT = {name: SMALL[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
 _BERT |= {"num_attention_heads": 4, "initializer_range": 0.15, "is_decoder": True}
@@ -167,8 +167,8 @@ def _edited(place: Path, **entries: Any) -> None:
 OPAQUE = {
     "a pointer": (_pointer, "model.safetensors is a pointer of Git LFS.*git lfs pull"),
     "a vocabulary": (
-        lambda place: _edited(place, vocab_size=49_000),
-        r"lm_head.weight, \(49152, 32\) in the files and \(49000, 32\) by config.json",
+        lambda place: _edited(place, vocab_size=4000),
+        rf"lm_head.weight, \({models.VOCABULARY}, 32\) in the files and \(4000, 32\) by config.json",
     ),
     "a width": (lambda place: _edited(place, intermediate_size=50), r"\(32, 48\) in the files and \(32, 50\) by config.json"),
     "an end of another type": (lambda place: _edited(place, eos_token_id="2"), "eos_token_id"),

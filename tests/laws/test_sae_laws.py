@@ -86,7 +86,7 @@ def test_features_of_decoding_are_those_of_one_pass(tiny: Any, batch_size: int, 
     saes = saes_of("jumprelu")
     acting = [l2.Suppression(which="random", p=0.3, layers=list(LAYERS))]
     options: dict[str, Any] = {"saes": saes, "interventions": acting, "progress": False}
-    stop = list(range(0, 49152, 9))
+    stop = list(range(0, models.VOCABULARY, 9))
     sampled: dict[str, Any] = {"max_new_tokens": 20, "temperature": 1.0, "stop": stop}
     out = l2.generate(tiny, prompts(), n=n, batch_size=batch_size, **sampled, **options)
     assert len({len(c.tokens) for c in out}) > 2

@@ -88,7 +88,7 @@ def test_static_steps_act_observe_and_read_features(narrow: None) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own compiler
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:TensorFloat32:UserWarning")  # of torch's compiler
 def test_compiled_steps_write_and_record_what_eager_ones_do(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--jaxtyping-packages"):
         pytest.skip("run-time checks of types aren't compiled")

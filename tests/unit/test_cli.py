@@ -176,6 +176,9 @@ def test_evaluate_prints_tables_and_goes_on_from_its_folder(tmp_path: Path, caps
         (["--arms", "alrr", "--n", "1"], "too few to split"),
         (["--arms", "alrr", "--out", "FOLDER/file"], "--out is a file"),
         (["--arms", "alrr", "--problems", "FOLDER/nowhere.jsonl"], "nowhere.jsonl"),
+        (["--arms", "alrr", "--engine-option", "max_num_seqs=4"], "give --engine vllm"),
+        (["--arms", "alrr", "--engine", "vllm", "--engine-option", "max_num_seqs"], "is NAME=VALUE"),
+        (["--arms", "alrr", "--engine", "vllm", "--device", "cpu"], "--device and --backend are of a model that runs here"),
     ],
     ids=" ".join,
 )

@@ -26,6 +26,7 @@ from tests.models import HAS_HOOKED
 from tests.saes import HAS_SAE_LENS
 from tests.slow import slow
 from tl_l2norm.cli import _parser
+from tl_l2norm.show.saving import has_browser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,6 +49,7 @@ SHIPPED = {
 
 NEEDS = {
     "engine": has_vllm(),
+    "figures.save(": has_browser(),
     "HookedTransformer": HAS_HOOKED,
     "train_saes(": HAS_SAE_LENS,
     ".widget()": importlib.util.find_spec("anywidget") is not None,

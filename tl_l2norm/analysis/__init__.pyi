@@ -22,6 +22,10 @@ from .pressure_correlation import pressure_table as pressure_table
 from .pull import pull_link as pull_link
 from .reasoning import ReasoningFeatures as ReasoningFeatures
 from .reasoning import find_reasoning_features as find_reasoning_features
+from .responses import highest_norm_tokens as highest_norm_tokens
+from .responses import norms_by_correctness as norms_by_correctness
+from .responses import norms_by_position as norms_by_position
+from .responses import response_table as response_table
 from .rise import dynamics as dynamics
 from .sample_norms import correctness_samples as correctness_samples
 from .separation import family_separation as family_separation

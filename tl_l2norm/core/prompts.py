@@ -22,6 +22,6 @@ def require_own_prompts(asked: Iterable[tuple[object, Sequence[int]]]) -> None:
     for name, ids in asked:
         if len(ids) > 1 and (other := names.setdefault(tuple(ids), str(name))) != str(name):
             raise InputError(
-                f"the prompts {other!r} and {str(name)!r} are the same {len(ids)} tokens: each counts once, give several "
-                'samples of one the same label "prompt"'
+                f"the prompts {other!r} and {str(name)!r} are the same {len(ids)} tokens: each counts once, so give each once, "
+                'and several samples of one the same label "prompt"'
             )

@@ -15,6 +15,7 @@ tl_l2norm.core.errors.InputError: the table of speeds lacks the columns ['speed'
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -144,27 +145,26 @@ class Schema:
 
 
 def plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with NumPy's dtypes for pandas' own (Int64, boolean, string, category, Arrow's), NaN for what is missing there,
-    and no index that is called like a column; the frame itself where it is so already.
+    """The frame with NumPy's dtypes for pandas' own (Int64, boolean, string, category, Arrow's) and for objects that are all
+    numbers, NaN for what is missing, and no index that is called like a column; the frame itself where it is so already.
 
     >>> plain(pd.DataFrame({"x": pd.array([1, None], "Int64"), "y": pd.array([True, False], "boolean")})).dtypes.tolist()
     [dtype('float64'), dtype('bool')]
     """
-    odd = [i for i, dtype in enumerate(frame.dtypes) if not (isinstance(dtype, np.dtype) or _as_text_is(dtype))]
     if set(frame.index.names) & set(frame.columns):
         frame = frame.reset_index(drop=True)
-    if not odd:
-        return frame
-    columns = [_plain(frame.iloc[:, i]) if i in odd else frame.iloc[:, i] for i in range(frame.shape[1])]
-    return pd.concat(columns, axis=1)
-
-
-def _as_text_is(dtype: Any) -> bool:
-    """Whether it is what pandas reads text as, from version 3 on: strings and NaN."""
-    return isinstance(dtype, pd.StringDtype) and dtype.na_value is not pd.NA
+    given = [frame.iloc[:, i] for i in range(frame.shape[1])]
+    columns = list(map(_plain, given))
+    return frame if all(map(operator.is_, columns, given)) else pd.concat(columns, axis=1)
 
 
 def _plain(values: pd.Series[Any]) -> pd.Series[Any]:
+    if values.dtype == object:
+        made = _of_objects(values)
+        return made if types.is_numeric_dtype(made) or any(value is pd.NA for value in values) else values
+    of_text = isinstance(values.dtype, pd.StringDtype) and values.dtype.na_value is not pd.NA  # as pandas 3 reads it
+    if of_text or isinstance(values.dtype, np.dtype):
+        return values
     if isinstance(values.dtype, pd.CategoricalDtype):
         return pd.Series(np.asarray(values.array), index=values.index, name=values.name)
     if types.is_bool_dtype(values.dtype) or types.is_numeric_dtype(values.dtype):
@@ -173,9 +173,13 @@ def _plain(values: pd.Series[Any]) -> pd.Series[Any]:
         made = values.to_numpy(dtype=kind) if whole else values.to_numpy(dtype="float64", na_value=np.nan)
     elif types.is_string_dtype(values.dtype):
         made = values.to_numpy(dtype=object, na_value=np.nan)
-    else:
-        return values
+    else:  # Arrow's null among them
+        return _of_objects(values.astype(object))
     return pd.Series(made, index=values.index, name=values.name)
+
+
+def _of_objects(values: pd.Series[Any]) -> pd.Series[Any]:
+    return values.where(values.notna(), np.nan).infer_objects()
 
 
 def ends(column: str, *, prefix: bool = False, kind: str = "95% interval over prompts") -> tuple[Column, Column]:

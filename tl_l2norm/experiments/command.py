@@ -1,15 +1,58 @@
-"""What `tl-l2norm evaluate` asks for and prints."""
+"""What `tl-l2norm evaluate` asks for and prints, and how commands are told what to ask."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tl_l2norm.core.errors import InputError
 
 if TYPE_CHECKING:
     from tl_l2norm.experiments.evaluation_results import Results
     from tl_l2norm.tasks.problems import Problem
+
+
+OUR_LENGTH = 160
+"""Tokens of a thinking response of the models that come with the library."""
+
+
+def add_problems(command: argparse.ArgumentParser, n: str) -> None:
+    """What is asked and how, the same for every command that asks."""
+    command.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="problems with columns question and answer (or problem, prompt, messages, solution, choices, ...): .jsonl, .json, "
+        ".csv, .tsv or .parquet; a mixture of our own tasks that suits the model by default",
+    )
+    command.add_argument("--n", type=int, default=None, help=n)
+    command.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=None,
+        help=f"length of a thinking response; {OUR_LENGTH} for tiny-reasoner and smollm2, else what the context has left, up "
+        "to 4096 for models whose template thinks and 256 for others",
+    )
+    command.add_argument("--max-direct-tokens", type=int, default=32, help="length of a direct response")
+    command.add_argument("--seed", type=int, default=0, help="of problems, sampling and resampling")
+    command.add_argument("--batch-size", type=int, default=None, help="responses decoded at once; 16, 100 for tiny-reasoner")
+    command.add_argument(
+        "--saes",
+        metavar="SOURCE",
+        default=None,
+        help="SAEs whose activations stand beside the norms: a folder, a short name, or 'none'; the model's own by default, "
+        "where they come with the library",
+    )
+    command.add_argument(
+        "--sink-ratio",
+        type=float,
+        default=None,
+        help="a norm over this many times its layer's median over the prompt is a sink's and left out; 5, and "
+        "20 for tiny-reasoner, where tokens at which direct answers are worked out are over 5",
+    )
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -52,11 +95,18 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0, help="of problems, sampling and resampling")
     command.add_argument("--batch-size", type=int, default=None, help="responses decoded at once; 16, 100 for tiny-reasoner")
     command.add_argument("--sink-ratio", type=float, default=None, help="bound of attention sinks; 5, 20 for tiny-reasoner")
+    command.add_argument("--engine", choices=("vllm",), default=None, help="write the responses there: see docs/engines.md")
+    command.add_argument(
+        "--engine-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of load_engine, such as max_model_len=4096; may be given several times. --batch-size is its max_num_seqs",
+    )
 
 
 def run(options: argparse.Namespace, problems: Sequence[Problem], load: Callable[[], Any]) -> Results:
     """Run the evaluation, print its tables and write them as CSV; what can be refused is, before a model is loaded."""
-    from tl_l2norm.core.presets import batch_size_of, kept_preset, temperature_of
     from tl_l2norm.experiments.arms import arms_of
     from tl_l2norm.experiments.arms_file import load_arms
     from tl_l2norm.experiments.calibration import split_problems
@@ -68,28 +118,73 @@ def run(options: argparse.Namespace, problems: Sequence[Problem], load: Callable
         calibration, test = load_problems(options.calibration), tuple(problems)
     else:
         calibration, test = split_problems(problems, share=options.calibration_share, seed=options.seed)
-    model = load()
-    temperature = options.temperature
-    if temperature is None:
-        temperature = temperature_of(model) if any((arm.n or options.samples) > 1 for arm in arms) else 0.0
-    results = evaluate(
-        model,
-        test,
-        arms,
-        n=options.samples,
-        temperature=temperature,
-        mode=options.mode,
-        max_new_tokens=options.max_new_tokens,
-        calibration=calibration,
-        sink_ratio=options.sink_ratio,
-        batch_size=batch_size_of(model, options.batch_size) if kept_preset(model) else options.batch_size or 16,
-        seed=options.seed,
-        out=options.out,
-    )
+    several = any((arm.n or options.samples) > 1 for arm in arms)
+    with _loaded(options, load) as model:
+        results = evaluate(
+            model,
+            test,
+            arms,
+            n=options.samples,
+            temperature=_temperature(options, model, several),
+            mode=options.mode,
+            max_new_tokens=options.max_new_tokens,
+            calibration=calibration,
+            sink_ratio=options.sink_ratio,
+            batch_size=_batch_size(options, model),
+            seed=options.seed,
+            out=options.out,
+        )
     print(results)
     tables = write_tables(results, Path(options.out) / "tables")
     print(f"\ntables: {tables}")
     return results
+
+
+@contextmanager
+def _loaded(options: argparse.Namespace, load: Callable[[], Any]) -> Iterator[Any]:
+    """The model, or the engine in its place, which is closed behind it."""
+    given = dict(map(_pair, options.engine_option))
+    if options.engine is None:
+        if given:
+            raise InputError("--engine-option is of an engine: give --engine vllm")
+        yield load()
+        return
+    if options.device is not None or options.backend != "bridge":
+        raise InputError("--device and --backend are of a model that runs here: an engine has its own")
+    import torch
+
+    from tl_l2norm.engines.load import load_engine
+
+    if options.batch_size is not None:
+        given["max_num_seqs"] = options.batch_size
+    with load_engine(options.model, dtype=getattr(torch, options.dtype), **given) as engine:
+        yield engine
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """Name and value of an option: a number or a truth as JSON writes it, else the text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise InputError(f"--engine-option is NAME=VALUE, such as max_model_len=4096, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _temperature(options: argparse.Namespace, model: Any, several: bool) -> float:
+    from tl_l2norm.core.presets import temperature_of
+
+    if options.temperature is None and not several:
+        return 0.0
+    return temperature_of(model, options.temperature)
+
+
+def _batch_size(options: argparse.Namespace, model: Any) -> int | None:
+    """None for an engine, which has its own, and where the model's is taken."""
+    from tl_l2norm.core.presets import kept_preset
+
+    return options.batch_size if options.engine or kept_preset(model) else options.batch_size or 16
 
 
 def write_tables(results: Results, folder: Path) -> Path:

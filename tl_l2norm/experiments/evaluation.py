@@ -14,13 +14,15 @@ from tl_l2norm.analysis.arms import ARM_OUTCOMES, CUT_OFF
 from tl_l2norm.core.arguments import as_integer, as_seed, check_choice, check_progress
 from tl_l2norm.core.errors import InputError, Unmeasurable, Unsupported
 from tl_l2norm.core.presets import sink_ratio_of
+from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.thresholds import prompt_key
 from tl_l2norm.experiments.arms import Arm, arms_of, comparisons
 from tl_l2norm.experiments.calibration import Calibration, calibrate, power_note, room_for
 from tl_l2norm.experiments.evaluation_files import open_journal, require_same
 from tl_l2norm.experiments.evaluation_results import Results
 from tl_l2norm.experiments.evaluation_run import SIGNALS, Asked, Run, decisions_table, outcomes_of, sources_of
-from tl_l2norm.experiments.modes import MODES, require_distinct_prompts
+from tl_l2norm.experiments.kept_samples import samples_of
+from tl_l2norm.experiments.modes import MODES
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.engine import Engine, generator_of, model_of, must_record, rows_at_once
@@ -138,7 +140,7 @@ class Evaluation:
         check_progress(given["progress"])
         test, calibration = _answerable(problems), _answerable(given["calibration"] or (), least=0)
         prompts = [chat_prompt(backend.tokenizer, p.question, mode=given["mode"], system=p.system) for p in test]
-        require_distinct_prompts(test, prompts)
+        require_own_prompts((f"{p.id} ({p.family})", prompt.tokens) for p, prompt in zip(test, prompts, strict=True))
         limit = given["max_new_tokens"]
         made = cls(
             backend=backend,
@@ -237,6 +239,7 @@ class Evaluation:
             settings=settings,
             notes=tuple(notes),
             seed=self.seed,
+            samples={arm.name: own for arm in arms if (own := samples_of(run, arm, sources[arm.name]))},
         )
         if folder is not None:
             results.save(folder / "results.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tl_l2norm.core.arguments import as_path
 from tl_l2norm.core.errors import InputError, MissingFile
 from tl_l2norm.core.storage import replace_file
 from tl_l2norm.core.tables import render_table
+from tl_l2norm.tasks.results import Result
 
 FORMAT, FORMAT_VERSION = "tl_l2norm.evaluation", 1
 
@@ -34,6 +35,9 @@ class Results:
             were calibrated or tuned.
         notes: what was said before the run: what it can see, and how many settings were tried.
         seed: of sampling, resamples and signs.
+        samples: by arm, its thinking responses where their norms are kept, as they are where a selection chooses among them:
+            what `sample_thinking` returns, for `analysis.correctness_samples`. They aren't saved with the tables; the same call
+            of `evaluate` has them again from its folder.
 
     Examples:
         >>> arms = [l2.Arm("baseline"), l2.Arm("scaled", l2.Suppression({11: 500.0}))]
@@ -50,6 +54,7 @@ class Results:
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
     seed: int
+    samples: Mapping[str, tuple[Result, ...]] = field(default_factory=dict)
 
     def to_frame(self, by: str | Sequence[str] = ()) -> pd.DataFrame:
         """Accuracy, paired differences and verdicts, see `tl_l2norm.analysis.arm_table`; by "family", "level" or both."""

@@ -250,7 +250,7 @@ class Run:
             return self._restored[key]
         entry = self.journal.entries[key]
         made = restore(
-            model_of(self.asked.backend),
+            self.asked.backend,
             prompt,
             entry["tokens"],
             finish_reason=entry["finish_reason"],

@@ -15,6 +15,7 @@ from tl_l2norm.core.arguments import as_integer, as_names, as_seed, check_choice
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.presets import sink_ratio_of
+from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.protocols import SparseAutoencoder
 from tl_l2norm.core.storage import content_key
 from tl_l2norm.core.trace import Label, Trace
@@ -150,7 +151,7 @@ def _interview(
     reading: ReadOptions,
 ) -> _Interview:
     prompts = [chat_prompt(backend.tokenizer, p.question, mode=mode, system=p.system) for p in problems]  # type: ignore[arg-type]
-    require_distinct_prompts(problems, prompts)
+    require_own_prompts((f"{p.id} ({p.family})", prompt.tokens) for p, prompt in zip(problems, prompts, strict=True))
     return _Interview(
         backend=backend,
         mode=mode,
@@ -162,18 +163,6 @@ def _interview(
         reading=reading,
         watched=must_record(backend),
     )
-
-
-def require_distinct_prompts(problems: Sequence[Problem], prompts: Sequence[ChatPrompt]) -> None:
-    """Refuse problems that differ in name alone: one prompt would count as several."""
-    first: dict[tuple[int, ...], Problem] = {}
-    for problem, prompt in zip(problems, prompts, strict=True):
-        known = first.setdefault(tuple(prompt.tokens), problem)
-        if known is not problem:
-            raise InputError(
-                f"problems {known.id} ({known.family!r}) and {problem.id} ({problem.family!r}) ask the same, token by token: "
-                "intervals are over prompts, so give each once"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +221,7 @@ class _Interview:
         for key, prompt, seed in zip(keys, self.prompts, seeds, strict=True):
             entry = journal.entries[key]
             reason = entry["finish_reason"]
-            completion = restore(model_of(self.backend), prompt, entry["tokens"], finish_reason=reason, seed=seed)
+            completion = restore(self.backend, prompt, entry["tokens"], finish_reason=reason, seed=seed)
             completions.append(dataclasses.replace(completion, trace=traces.get(key)))
         return completions
 

@@ -13,9 +13,10 @@ from tl_l2norm.core.arguments import as_integer, as_number, as_seed, check_progr
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.presets import sink_ratio_of
+from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.storage import content_key
 from tl_l2norm.core.trace import Label, Trace
-from tl_l2norm.experiments.modes import answer_at, require_distinct_prompts, thinking_room
+from tl_l2norm.experiments.modes import answer_at, thinking_room
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.engine import Engine, generator_of, model_of, must_record, rows_at_once
@@ -98,7 +99,7 @@ def sample_thinking(
         raise InputError("no problems given")
     require_distinct(problems)
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]
-    require_distinct_prompts(problems, prompts)
+    require_own_prompts((f"{p.id} ({p.family})", prompt.tokens) for p, prompt in zip(problems, prompts, strict=True))
     run = _Sampling(
         backend=backend,
         problems=problems,
@@ -162,7 +163,7 @@ class _Sampling:
         entries = [journal.entries[self._key(i, sample)] for i, sample in owners]
         completions = [
             restore(
-                model_of(self.backend),
+                self.backend,
                 self.prompts[i],
                 entry["tokens"],
                 finish_reason=entry["finish_reason"],
@@ -170,13 +171,21 @@ class _Sampling:
             )
             for (i, sample), entry in zip(owners, entries, strict=True)
         ]
-        labels = [self._labels(i, sample, entry["log_prob"]) for (i, sample), entry in zip(owners, entries, strict=True)]
         if watched:
-            traces = [recorded[self._key(*owner)].with_labels(**own) for owner, own in zip(owners, labels, strict=True)]
+            traces = [recorded[self._key(*owner)] for owner in owners]
         else:
+            labels = [labels_of(self.problems[i], s, e["log_prob"]) for (i, s), e in zip(owners, entries, strict=True)]
             traces = list(collected(place, model_of(self.backend), completions, labels=labels, reading=self.reading))
-        sampled = zip(owners, completions, traces, strict=True)
-        return tuple(self._judge(i, dataclasses.replace(c, trace=self._sampled(trace, c.seed))) for (i, _), c, trace in sampled)
+        return tuple(
+            sampled(
+                self.problems[i],
+                self.prompts[i],
+                dataclasses.replace(completion, trace=trace, sample=sample),
+                log_prob=entry["log_prob"],
+                temperature=self.temperature,
+            )
+            for (i, sample), completion, trace, entry in zip(owners, completions, traces, entries, strict=True)
+        )
 
     def _ask(self, journal: Journal, watched: bool, place: Path | None) -> dict[str, Trace]:
         """Sample the problems of which a sample isn't in the journal, which keeps them; their traces by key, if watched."""
@@ -214,32 +223,41 @@ class _Sampling:
         text = f"{self.seed}/think/{self.problems[i].id}/{sample}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
-    def _labels(self, i: int, sample: int, log_prob: float) -> dict[str, Label]:
-        problem = self.problems[i]
-        named: dict[str, Label] = {"mode": "think", "prompt": problem.id, "family": problem.family, "level": problem.level}
-        return {**named, "sample": sample, "log_prob": log_prob}
 
-    def _sampled(self, trace: Any, seed: int) -> Any:
-        source = dataclasses.replace(trace.provenance, seed=seed, temperature=float(self.temperature))
-        return dataclasses.replace(trace, provenance=source)
+def labels_of(problem: Problem, sample: int, log_prob: float) -> dict[str, Label]:
+    """What the trace of a thinking response says of it."""
+    named: dict[str, Label] = {"mode": "think", "prompt": problem.id, "family": problem.family, "level": problem.level}
+    return {**named, "sample": sample, "log_prob": log_prob}
 
-    def _judge(self, i: int, completion: Completion) -> Result:
-        assert completion.trace is not None
-        problem, prompt = self.problems[i], self.prompts[i]
-        answer = prompt.answer_prefix + completion.answer
-        at = answer_at(problem, completion.trace, completion.answer, prefix=prompt.answer_prefix)
-        return Result(
-            problem=problem,
-            mode="think",
-            prompt=prompt.text,
-            control=prompt.control,
-            response=completion.text,
-            answer=answer,
-            finish_reason=completion.finish_reason,
-            correct=is_correct(problem, answer),
-            direct=None,
-            trace=completion.trace if at is None else completion.trace.with_labels(answer_at=at),
-        )
+
+def sampled(problem: Problem, prompt: ChatPrompt, completion: Completion, *, log_prob: float, temperature: float) -> Result:
+    """A thinking response as one of a problem's samples: judged, its trace labelled.
+
+    Args:
+        problem: what was asked.
+        prompt: as it was asked.
+        completion: with a trace.
+        log_prob: mean log-probability of its tokens at temperature 1, nats.
+        temperature: it was drawn at.
+    """
+    trace = completion.trace
+    assert trace is not None
+    source = dataclasses.replace(trace.provenance, seed=completion.seed, temperature=float(temperature))
+    trace = dataclasses.replace(trace, provenance=source).with_labels(**labels_of(problem, completion.sample, log_prob))
+    at = answer_at(problem, trace, completion.answer, prefix=prompt.answer_prefix)
+    answer = prompt.answer_prefix + completion.answer
+    return Result(
+        problem=problem,
+        mode="think",
+        prompt=prompt.text,
+        control=prompt.control,
+        response=completion.text,
+        answer=answer,
+        finish_reason=completion.finish_reason,
+        correct=is_correct(problem, answer),
+        direct=None,
+        trace=trace if at is None else trace.with_labels(answer_at=at),
+    )
 
 
 def _kept(completion: Completion, problem: Problem) -> dict[str, Any]:

@@ -20,11 +20,12 @@ from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import Layers, resolve_layers
 from tl_l2norm.core.measured import OUTCOMES
 from tl_l2norm.core.presets import check_sink_ratio
+from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.random_draws import sequence_key
 from tl_l2norm.core.storage import content_key
 from tl_l2norm.core.thresholds import quantile_thresholds
 from tl_l2norm.core.trace import Trace, TracesLike, require_comparable, traces_of
-from tl_l2norm.experiments.modes import require_distinct_prompts, thinking_room
+from tl_l2norm.experiments.modes import thinking_room
 from tl_l2norm.interventions.log import Log, Tally
 from tl_l2norm.interventions.matching import STUDY
 from tl_l2norm.interventions.suppress import Suppression
@@ -113,7 +114,7 @@ def suppress_and_ask(
     batch_size, sink_ratio = rows_at_once(model, batch_size), _sink_ratio(traces, sink_ratio)
     chosen = resolve_layers(layers, backend.n_layers)
     prompts = [chat_prompt(backend.tokenizer, p.question, mode="think", system=p.system) for p in problems]  # type: ignore[arg-type]
-    require_distinct_prompts(problems, prompts)
+    require_own_prompts((f"{p.id} ({p.family})", prompt.tokens) for p, prompt in zip(problems, prompts, strict=True))
     max_new_tokens = thinking_room(backend, prompts) if max_new_tokens is None else max_new_tokens
     taus = {q: dict(quantile_thresholds(traces, q)) for q in sorted({*quantiles, *(1 - q for q in quantiles)})}
     common: dict[str, Any] = {"layers": chosen, "sink_ratio": sink_ratio}
@@ -274,7 +275,7 @@ class _Asker:
         for problem, prompt, seed, outcome in zip(self.problems, self.prompts, self.seeds, outcomes, strict=True):
             kept = outcome.kept
             reason = kept["finish_reason"]
-            response = restore(model_of(self.backend), prompt, kept["tokens"], finish_reason=reason, seed=seed)
+            response = restore(self.backend, prompt, kept["tokens"], finish_reason=reason, seed=seed)
             entries.append(
                 {
                     "arm": arm,

@@ -58,7 +58,7 @@ class ERSS(Intervention):
         seed: of the draws.
         bank: {layer: states} that every sequence's bank starts with.
         own_states: whether a sequence's own states join its bank.
-        keep_banks: whether the log keeps the banks, as `log.kept[i][sequence][layer]`.
+        keep_banks: whether the log keeps the banks, for `log.bank(layer)`.
         towards: what it steers to in place of that state, when and as long as it would have: the "closest" state of the bank;
             a control: another, "random" one of the bank, a random "direction", or the direction of `vectors`.
         vectors: of towards="vectors": {layer: vector}, such as `mean_difference(...)`.
@@ -94,11 +94,11 @@ class ERSS(Intervention):
     """`h + beta v`, `h + beta (v - h)`, or as in the authors' code `h + beta (v - r)`, r the stream before the MLP's write."""
     seed: int = 0
     bank: Mapping[int, Float[Tensor, "states d_model"]] | None = None
-    """{layer: states} to start every sequence's bank with, such as `log.kept` of another run holds."""
+    """{layer: states} to start every sequence's bank with, such as `{9: log.bank(9)}` of another run."""
     own_states: bool = True
     """Whether a sequence's own states join the bank."""
     keep_banks: bool = False
-    """Whether the log keeps each sequence's bank, on the CPU, as `log.kept[i][sequence][layer]`."""
+    """Whether the log keeps each sequence's bank, on the CPU, for `log.bank(layer)`; by sequence and layer in `log.kept`."""
     towards: Towards = "closest"
     vectors: Mapping[int, Float[Tensor, " d_model"]] | None = None
     match: Log | None = None

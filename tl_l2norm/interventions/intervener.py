@@ -114,9 +114,15 @@ class Intervener(Observer):
     @contextmanager
     def attached(self) -> Iterator[Log]:
         """Keep all hooks on the model inside the context; warns at its end if an intervention never fired."""
-        with self.blocks.recording(), attached(self.hooks()):
+        with self.resumed():
             yield self.log
         self.finish()
+
+    @override
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        with self.blocks.recording(), attached(self.hooks()):
+            yield
 
     @override
     def begin(self, batch: Batch) -> None:
@@ -223,6 +229,7 @@ class Intervener(Observer):
                     now = (batch.rows.number, value.current(), value.counts)
                     ends += map(FinalThreshold, *(values.tolist() for values in now))
 
+    @override
     def finish(self) -> None:
         """The run is over: note the thresholds that it shared, and warn of interventions that never fired."""
         for site, running in self._shared.items():

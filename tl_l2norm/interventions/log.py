@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,8 @@ from typing_extensions import override
 
 from tl_l2norm.core.batch import Places, Rows
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.layers import as_layer, layer_ranges
+from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.interventions.rule import Rule
 
 _FLUSH_EVERY = 2048  # entries between copies to the CPU
@@ -65,6 +67,8 @@ class Log:
         """For each intervention what outlived each sequence at each layer, such as the banks of `ERSS(keep_banks=True)`."""
         self.final_thresholds: dict[tuple[int, int], list[FinalThreshold]] = {}
         """By intervention and layer."""
+        self.heard: list[tuple[int, Entry]] | None = None
+        """What is decided, each with its intervention, for who takes it from here while it comes; None where nobody does."""
         self._columns = tuple(dict.fromkeys(name for x in interventions for name in x.COLUMNS))
         self._entries: list[list[Entry]] = [[] for _ in interventions]
         self._parts: list[list[pd.DataFrame]] = [[] for _ in interventions]
@@ -87,6 +91,8 @@ class Log:
 
     def add(self, index: int, entry: Entry) -> None:
         """Note what intervention `index` decided."""
+        if self.heard is not None:
+            self.heard.append((index, entry))
         self._entries[index].append(entry)
         if len(self._entries[index]) >= _FLUSH_EVERY:
             self._flush(index)
@@ -165,6 +171,32 @@ class Log:
         """Adaptive thresholds as they were at the end; columns intervention, layer, owner, threshold, n_samples."""
         entries = [(self.names[i], layer, *owner) for (i, layer), owners in self.final_thresholds.items() for owner in owners]
         return pd.DataFrame(entries, columns=["intervention", "layer", "owner", "threshold", "n_samples"])
+
+    def bank(self, layer: SupportsIndex, *, sequence: int | None = None) -> Float[Tensor, "states d_model"]:
+        """States that `ERSS(keep_banks=True)` had stored at a layer when a sequence ended, those of largest norm first.
+
+        Args:
+            layer: which block's.
+            sequence: which sequence's bank; all of them, one after the other, by default.
+
+        Raises:
+            InputError: no bank was kept, or not there.
+        """
+        kept = [own for x, own in zip(self.interventions, self.kept, strict=True) if getattr(x, "keep_banks", False)]
+        if not any(kept):
+            raise InputError("no bank was kept: ERSS(..., keep_banks=True) keeps one for each sequence that has ended")
+        layer = as_layer(layer)
+        banks = [by_layer for own in kept for n, by_layer in own.items() if sequence in (None, n)]
+        states = [by_layer[layer] for by_layer in banks if layer in by_layer]
+        if not states:
+            layers = layer_ranges(sorted({one for own in kept for by_layer in own.values() for one in by_layer}))
+            numbers = sorted({n for own in kept for n in own})
+            raise InputError(
+                f"no bank at layer {layer}{'' if sequence is None else f' of sequence {sequence}'}: there are those of layers "
+                f"{layers}, and of sequences {layer_ranges(numbers)}"
+            )
+        together = torch.cat(states)
+        return together[l2_norms(together).argsort(descending=True, stable=True)]
 
     def idle(self) -> list[str]:
         """Names of interventions that never fired."""

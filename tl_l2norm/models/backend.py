@@ -33,6 +33,9 @@ LogitsAt = Literal["none", "last", "all"]
 class Backend(Described):
     """A model and the few things that the two kinds of model do differently. Made by `backend_of`."""
 
+    is_ours: ClassVar = False
+    """Whether nothing of the user's runs through its hook points: what is attached there nobody else hears."""
+
     def __init__(self, model: Any) -> None:
         self.model = model
 

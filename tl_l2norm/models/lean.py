@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from types import MethodType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -80,6 +80,8 @@ class LeanBackend(BridgeBackend):
     Raises:
         NotImplementedError: somebody's hooks or code are inside the model, or weights that the bridge keeps beside its model's.
     """
+
+    is_ours: ClassVar = True
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)

@@ -27,6 +27,13 @@ class Observer(ABC):
     def attached(self) -> AbstractContextManager[object]:
         """Keep its hooks on the model inside the context."""
 
+    def resumed(self) -> AbstractContextManager[object]:
+        """Keep its hooks on the model for some passes of a run, which goes on in another such context until `finish`."""
+        return self.attached()
+
+    def finish(self) -> None:  # noqa: B027 (most need no end)
+        """The run is over, which was resumed until now."""
+
     def begin(self, batch: Batch) -> None:  # noqa: B027 (most need no beginning)
         """These sequences are read from now on."""
 
@@ -67,6 +74,19 @@ class Observers(Observer):
             for member in self.members:
                 stack.enter_context(member.attached())
             yield
+
+    @override
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for member in self.members:
+                stack.enter_context(member.resumed())
+            yield
+
+    @override
+    def finish(self) -> None:
+        for member in self.members:
+            member.finish()
 
     @override
     def begin(self, batch: Batch) -> None:

@@ -40,7 +40,7 @@ from tl_l2norm.show.style import GREY, STYLES, mode_name, plain, style_of
 if TYPE_CHECKING:
     from tl_l2norm.paper.result import Analysis
 
-MAX_POINTS = 3_000
+MAX_POINTS = 2_000
 """More drawn points make a page slow and a cloud no clearer."""
 
 _SCOPES = {  # scope of a correlation: its layer, and its panel's title
@@ -226,7 +226,7 @@ def suppression_curve(causal: pd.DataFrame) -> go.Figure:
 def attribution_bars(attribution: pd.DataFrame) -> go.Figure:
     """Thinking minus direct in the late layers, as it is and for each way of matching the modes."""
     figure = go.Figure()
-    frame = attribution.assign(label=[wrapped(text, 24) for text in attribution["compared"]])
+    frame = attribution.assign(label=[wrapped(text, 34) for text in attribution["compared"]])
     for i, (tokens, entries) in enumerate(frame.groupby("tokens", sort=False)):
         colour, _, _, _, pattern = STYLES[i % len(STYLES)]
         figure.add_bar(
@@ -247,7 +247,8 @@ def attribution_bars(attribution: pd.DataFrame) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False, automargin=True)
     figure.update_layout(barmode="group", bargap=0.3)
-    return dress(figure, attribution, height=170 + 62 * frame["label"].nunique())
+    lines = 1 + max(label.count("<br>") for label in frame["label"])
+    return dress(figure, attribution, height=170 + max(62, 17 * lines) * frame["label"].nunique())
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,10 @@ _PICTURES = {
     "spike_by_family": _Picture("dynamics_by_family", "spike", spike_by_family),
     "amplification_by_level": _Picture("dynamics_by_level", "amplification", amplification_by_level),
 }
+
+
+DRAWN_FROM = {name: picture.table for name, picture in _PICTURES.items()}
+"""The table of each figure."""
 
 
 def draw_analysis(analysis: Analysis) -> dict[str, go.Figure]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,17 +12,19 @@ import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from tl_l2norm.paper.figures import TOKENS, draw_analysis
+from tl_l2norm.paper.figures import DRAWN_FROM, TOKENS, draw_analysis
 from tl_l2norm.paper.finding import DESCRIBED, NOT_SUPPORTED, SUPPORTED, UNINFORMATIVE, UNTESTED
 from tl_l2norm.paper.summary import MARKS, headline, p_text, warnings_of
 from tl_l2norm.show.page import asset, render, write_page
-from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
+from tl_l2norm.show.report_parts import csv_html, drawn_points, figure_html, figure_scripts, page_styles, table_html
 from tl_l2norm.show.tokens import visible_text
 
 if TYPE_CHECKING:
     from tl_l2norm.paper.result import Analysis
 
 _MAX_ROWS = 200  # of a table; a page with tens of thousands of cells is slow
+_MAX_CSV = 2_000  # entries of a figure's table that a page holds as a file; the folder of an analysis has them all
+_MAX_REST = 500  # of another table
 _RULE = (
     "Each claim has a rule of its own, which stands under it and is the same for every model. It is supported if its figures "
     "lie on its side and p is at most 0.05: claim 0, the primary endpoint, alone, the others after Holm's correction for their "
@@ -136,22 +138,37 @@ def analysis_report(analysis: Analysis, *, path: str | Path, title: str = "The T
     """
     claims, figures = analysis.claims(), draw_analysis(analysis)
     shown = {table for name in figures for table in _SECTIONS[name].tables}
+    rest = [_labelled(name, frame, analysis) for name, frame in analysis.tables.items() if name not in shown]
     page = render(
         "paper/report.html.jinja",
         title=title,
-        styles=[Markup(asset("show/report.css")), Markup(asset("paper/report.css"))],
+        styles=[*page_styles(), Markup(asset("paper/report.css"))],
         scripts=figure_scripts(),
+        contents=_contents(figures, rest=bool(rest)),
         lead=", ".join(analysis.facts[name] for name in ("model", "responses") if name in analysis.facts),
         warnings=warnings_of(analysis.tables),
         headline=headline(claims),
         rule=_RULE,
         facts=_facts(analysis),
         claims=[_claim(entry) for entry in claims.to_dict("records")],
-        sections=[_section(name, figure, analysis.tables) for name, figure in figures.items()],
-        rest=[_labelled(name, frame) for name, frame in analysis.tables.items() if name not in shown],
+        claims_csv=csv_html(claims, _model(analysis), "claims"),
+        sections=[_section(name, figure, analysis) for name, figure in figures.items()],
+        rest=rest,
         notes=analysis.notes,
     )
     return write_page(path, page)
+
+
+def _contents(figures: Collection[str], *, rest: bool) -> dict[str, str]:
+    """Headings of the sections there are, by anchor."""
+    sections = {name: _SECTIONS[name].heading for name in figures}
+    others = {"rest": "Other tables"} if rest else {}
+    ends = {"missing": "What could not be measured", "reading": "How to read this"}
+    return {"claims": "The claims, one by one", "run": "What was run"} | sections | others | ends
+
+
+def _model(analysis: Analysis) -> str:
+    return analysis.facts.get("model", "")
 
 
 def _facts(analysis: Analysis) -> dict[str, str]:
@@ -164,14 +181,16 @@ def _claim(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {**entry, "mark": MARKS[verdict], "kind": _CLASSES[verdict], "p": p}
 
 
-def _section(name: str, figure: go.Figure, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    section = _SECTIONS[name]
+def _section(name: str, figure: go.Figure, analysis: Analysis) -> dict[str, Any]:
+    section, tables = _SECTIONS[name], analysis.tables
+    frame = tables[DRAWN_FROM[name]]
+    data = frame if len(frame) <= _MAX_CSV else drawn_points(figure)
     return {
-        "heading": section.heading,
+        "name": name,
         "sentence": section.sentence,
         "notes": _verdicts(tables[name]) if name.endswith("attribution") else [],
-        "figure": figure_html(figure, name),
-        "tables": [_labelled(table, tables[table]) for table in section.tables if table in tables],
+        "figure": figure_html(figure, name, data=data, prefix=_model(analysis)),
+        "tables": [_labelled(table, tables[table], analysis) for table in section.tables if table in tables],
     }
 
 
@@ -181,10 +200,12 @@ def _verdicts(attribution: pd.DataFrame) -> list[str]:
     return [f"With {TOKENS.get(t, t)}: {v}" for t, v in zip(choices["tokens"], choices["verdict"], strict=True)]
 
 
-def _labelled(name: str, frame: pd.DataFrame) -> tuple[str, Markup]:
-    """A table and what to call it; a long one is cut."""
+def _labelled(name: str, frame: pd.DataFrame, analysis: Analysis) -> tuple[str, Markup, Markup]:
+    """What to call a table, the table, cut where it is long, and the whole as a file."""
     many = f"{len(frame):,} row{'s' if len(frame) != 1 else ''}"
     shown = many if len(frame) <= _MAX_ROWS else f"the first {_MAX_ROWS} of {many}"
     cut = frame.head(_MAX_ROWS).map(lambda value: visible_text(value) if isinstance(value, str) else value)
+    short = len(frame) <= _MAX_REST and name not in DRAWN_FROM.values()  # a figure keeps its own
+    file = csv_html(frame, _model(analysis), name) if short else Markup("")
     with pd.option_context("display.max_colwidth", None):
-        return f"Table {name} ({shown})", table_html(cut, float_format="{:.4g}".format, na_rep="-")
+        return f"Table {name} ({shown})", table_html(cut, float_format="{:.4g}".format, na_rep="-"), file

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.accuracy import ACCURACIES
@@ -170,7 +169,7 @@ def checked(name: str, table: Any) -> pd.DataFrame:
     Raises:
         InputError: anything else, by the table's name.
     """
-    table = numpy_dtypes(SCHEMAS[name].check(table).reset_index(drop=True))
+    table = SCHEMAS[name].check(table).reset_index(drop=True)
     for column in ("model", "seed") if "source" not in table else ("seed",):  # a control may be another model
         if column in table and table[column].nunique() > 1:
             raise InputError(f"the table of {name} is of {table[column].nunique()} {column}s: give those of one analysis")
@@ -180,17 +179,6 @@ def checked(name: str, table: Any) -> pd.DataFrame:
         raise InputError(f"the table of {name} holds entries twice ({which}): give those of one analysis")
     _require_p_values(name, table)
     return table
-
-
-def numpy_dtypes(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with pandas' nullable columns in numpy's dtypes, and NaN for pd.NA."""
-    return pd.DataFrame({name: _numpy_dtype(column) for name, column in frame.items()}, index=frame.index)
-
-
-def _numpy_dtype(column: pd.Series[Any]) -> pd.Series[Any]:
-    if isinstance(column.dtype, pd.CategoricalDtype) or (isinstance(column.dtype, np.dtype) and column.dtype != object):
-        return column
-    return column.astype(object).where(column.notna().to_numpy(dtype=bool), np.nan).infer_objects()
 
 
 def _require_p_values(name: str, table: pd.DataFrame) -> None:

@@ -5,3 +5,5 @@ from .pressure import optimisation_pressure as optimisation_pressure
 from .reading_signals import read_signals as read_signals
 from .signals import Signals as Signals
 from .think_on import ThinkOn as ThinkOn
+from .token_stream import TokenStep as TokenStep
+from .token_stream import TokenStream as TokenStream

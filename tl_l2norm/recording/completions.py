@@ -13,6 +13,7 @@ from torch import Tensor
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.interventions.log import Log
+from tl_l2norm.recording.generations_html import generations_html
 from tl_l2norm.recording.signals import Signals
 
 FinishReason = Literal["stop", "length"]
@@ -150,3 +151,10 @@ class Generations(Sequence[Completion]):
             for c in self.completions
         ]
         return pd.DataFrame(entries)
+
+    def __repr__(self) -> str:
+        """One line."""
+        return f"Generations({len(self)} responses{'' if self.log is None else ', ' + ', '.join(self.log.names)})"
+
+    def _repr_html_(self) -> str:
+        return generations_html(self.completions)

@@ -82,22 +82,37 @@ class Decoder:
 
     def run(self, rows: Sequence[Growing], batch_size: int, progress: bool | str) -> Iterator[list[Growing]]:
         """Decode every row to its end; yields those that end together."""
-        apart = self.intervening is not None and self.intervening.acts_on_prompts  # each sample has random draws of its own
-        queue = deque(_groups(rows, 1 if apart else batch_size))
         name = progress if isinstance(progress, str) else "generate"
         with tqdm(total=len(rows), desc=name, unit="seq", disable=not progress, delay=2) as bar:
             read = 0
-            while queue or self.rows:
-                if admitted := list(self._admissible(queue, batch_size)):
-                    self._admit(admitted)
-                else:
-                    self._step()
-                finished = self._retire()
+            for finished in self.passes(rows, batch_size):
                 bar.update(len(finished))
                 read += max(1, len(self.rows))
                 bar.set_postfix(tokens=read, refresh=False)
                 if finished:
                     yield finished
+
+    def passes(self, rows: Sequence[Growing], batch_size: int) -> Iterator[list[Growing]]:
+        """Decode every row to its end, one forward pass after another; yields those that end with each, often none."""
+        apart = self.intervening is not None and self.intervening.acts_on_prompts  # each sample has random draws of its own
+        queue = deque(_groups(rows, 1 if apart else batch_size))
+        while queue or self.rows:
+            if admitted := list(self._admissible(queue, batch_size)):
+                self._admit(admitted)
+            else:
+                self._step()
+            yield self._retire()
+
+    def hand_out(self) -> None:
+        """Give every row what was recorded of it so far, but for the scores of its tokens, which wait for its end."""
+        self._hand_out_recorded()
+
+    def abandon(self) -> None:
+        """Leave the rows as they are, and free their cache; the log keeps what outlives them."""
+        if self.batch is not None:
+            self.watching.leave(self.batch)
+        self.rows, self.cache, self.batch = [], None, None
+        self.mask = self.tokens = torch.empty(0)
 
     def _admissible(self, queue: deque[list[Growing]], batch_size: int) -> Iterator[list[Growing]]:
         """Groups that fit: into an empty batch, or one of which a quarter is free, so that prompts are read together."""
@@ -204,12 +219,15 @@ class Decoder:
 
     def _flush(self) -> None:
         """Hand the recorded steps to their rows; before the batch changes, and now and then."""
+        self._hand_out_recorded()
+        self._hand_out_scores(self.rows)
+
+    def _hand_out_recorded(self) -> None:
         if not self.n_waiting:
             return
         self.n_waiting = 0
         for row, recorded in zip(self.rows, self.watching.take(len(self.rows)), strict=True):
             self._note(row, recorded)
-        self._hand_out_scores(self.rows)
 
     def _note(self, row: Growing, recorded: Recorded) -> None:
         if self.recording.records:

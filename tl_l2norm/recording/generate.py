@@ -3,47 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 import torch
 
 from tl_l2norm.core.arguments import (
     OnePerRow,
-    as_integer,
-    as_integers,
-    as_labels,
     check_callable,
     check_flag,
-    check_listed,
     check_progress,
-    one_or_several,
 )
-from tl_l2norm.core.errors import InputError, Unsupported
-from tl_l2norm.core.layers import Layers, resolve_layers
-from tl_l2norm.core.presets import batch_size_of, sink_ratio_of
-from tl_l2norm.core.protocols import SparseAutoencoder, is_several
-from tl_l2norm.core.random_draws import sequence_key
-from tl_l2norm.core.trace import Label, Trace
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.layers import Layers
+from tl_l2norm.core.protocols import SparseAutoencoder
+from tl_l2norm.core.trace import Label
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.models.backend import Backend
-from tl_l2norm.models.decode_check import check_decoding, decodes_rows_together, reads_rows_together, telling_tokens
-from tl_l2norm.models.described import Described
-from tl_l2norm.models.generation_config import warn_of_ignored
-from tl_l2norm.models.observer import joined
 from tl_l2norm.recording.completions import Completion, FinishReason, Generations
-from tl_l2norm.recording.decoder import Decoder, Growing
-from tl_l2norm.recording.engine import Decoding, Engine, generator_of
-from tl_l2norm.recording.metrics import METRICS, check_metrics
+from tl_l2norm.recording.ending import Ending
+from tl_l2norm.recording.engine import Engine
+from tl_l2norm.recording.metrics import check_metrics
+from tl_l2norm.recording.plan import Plan, make_rows
 from tl_l2norm.recording.sampling import Sampling
-from tl_l2norm.recording.steps import Steps, check_steps
+from tl_l2norm.recording.steps import Steps
 from tl_l2norm.recording.stops import Stops
-from tl_l2norm.recording.stream import NORM, StreamObserver, check_observers
+from tl_l2norm.recording.stream import NORM, StreamObserver
 from tl_l2norm.recording.think_on import ThinkOn
-from tl_l2norm.recording.traces import Recording
 from tl_l2norm.text.boundaries import Boundaries
 from tl_l2norm.text.inputs import SequenceLike
-from tl_l2norm.text.sequences import TokenSequence, token_texts, tokenize
+from tl_l2norm.text.sequences import tokenize
 
 _MOST_SAMPLES = 1_000_000  # of a prompt
 
@@ -137,63 +125,44 @@ def generate(
            position  layer  fired
         0        18      1   True
     """
-    backend = generator_of(model)
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, think_on=think_on)
-    max_new_tokens, n = as_integer("max_new_tokens", max_new_tokens, least=1), as_integer("n", n, least=1, most=_MOST_SAMPLES)
-    _check_options(record, metrics, ignore_eos, progress, stop, on_finish)
-    recording = Recording.of(
-        backend,
-        layers=resolve_layers(layers, backend.n_layers),
-        sink_ratio=sink_ratio_of(model, sink_ratio),
-        records=bool(record),
-        observers=check_observers(observers, METRICS),
+    _check_options(record, metrics, progress, on_finish)
+    plan = Plan.of(
+        model,
+        prompts,
+        sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, think_on=think_on),
+        max_new_tokens=max_new_tokens,
+        n=n,
+        stop=stop,
+        ignore_eos=ignore_eos,
+        seed=seed,
+        interventions=interventions,
         saes=saes,
-        interventions=one_or_several(interventions, Intervention),
+        record=bool(record),
+        observers=observers,
+        layers=layers,
+        labels=labels,
+        batch_size=batch_size,
+        prepend_bos=prepend_bos,
+        sink_ratio=sink_ratio,
+        steps=steps,
     )
-    check_steps(steps, recording.backend, acts=bool(recording.interventions), watches=saes is not None or bool(observers))
-    stops = Stops.of(backend, stop, ignore_eos)
-    if think_on is not None:
-        think_on.check(stops.ids, backend.d_vocab)
-    if isinstance(backend, Engine):
-        if think_on is not None:
-            raise Unsupported("an engine ends its responses by itself: think_on needs a model of load_model")
-        decoding = backend.decoding(recording, sampling, stops, max_new_tokens)
-    else:
-        decoding = Decoder(recording, recording.run(), sampling, stops, max_new_tokens, steps)
-    items = tokenize(backend, prompts, prepend_bos=prepend_bos, continues=True)
-    warn_of_ignored(model, backend.generation_config)
-    rows = _make_rows(items, n, _seeds(seed, len(items), n))
-    _check_lengths(backend, items, max_new_tokens)
-    own_labels = as_labels(labels, len(items), "prompts")
-    ending = _Ending(Boundaries(backend.tokenizer), stops, recording, float(temperature), own_labels)
-    if isinstance(backend, Engine):
-        rows_at_once = backend.rows_at_once(batch_size)
-    else:
-        rows_at_once = _rows_at_once(recording.here, items, n, batch_size_of(model, batch_size), max_new_tokens)
-    return _decode(decoding, rows, rows_at_once, ending, on_finish, progress)
+    return _decode(plan, on_finish, progress)
 
 
-def _decode(
-    decoding: Decoding,
-    rows: Sequence[Growing],
-    batch_size: int,
-    ending: _Ending,
-    on_finish: Callable[[Generations], None] | None,
-    progress: bool | str,
-) -> Generations:
+def _decode(plan: Plan, on_finish: Callable[[Generations], None] | None, progress: bool | str) -> Generations:
     completions: dict[int, Completion] = {}
-    log = decoding.log
+    decoding, log = plan.decoding, plan.decoding.log
     with torch.inference_mode(), decoding.attached():
-        for finished in decoding.run(rows, batch_size, progress):
+        for finished in decoding.run(plan.rows, plan.rows_at_once, progress):
             with torch.inference_mode(False):
-                completions.update({row.number: ending.complete(row) for row in finished})
+                completions.update({row.number: plan.ending.complete(row) for row in finished})
                 if on_finish:
                     on_finish(Generations(tuple(completions[row.number] for row in finished), log))
-    return Generations(tuple(completions[row.number] for row in rows), log)
+    return Generations(tuple(completions[row.number] for row in plan.rows), log)
 
 
 def restore(
-    model: Any,
+    backend: Backend | Engine,
     prompt: SequenceLike,
     tokens: Sequence[int],
     *,
@@ -202,120 +171,15 @@ def restore(
     stop: Sequence[str | int] | str = (),
 ) -> Completion:
     """A response of an earlier run from its tokens, without what was recorded."""
-    backend = generator_of(model)
-    row = _make_rows(tokenize(backend, [prompt], continues=True), 1, [seed])[0]
+    row = make_rows(tokenize(backend, [prompt], continues=True), 1, [seed])[0]
     row.new, row.finish_reason = list(tokens), finish_reason
-    return _Ending(Boundaries(backend.tokenizer), Stops.of(backend, stop, False)).complete(row)
+    return Ending(Boundaries(backend.tokenizer), Stops.of(backend, stop, False)).complete(row)
 
 
-def _make_rows(items: Sequence[TokenSequence], n: int, seeds: Sequence[int]) -> list[Growing]:
-    owners = [(prompt, item, sample) for prompt, item in enumerate(items) for sample in range(n)]
-    return [Growing(i, item, prompt, sample, seeds[i]) for i, (prompt, item, sample) in enumerate(owners)]
-
-
-def _seeds(seed: OnePerRow, prompts: int, n: int) -> list[int]:
-    seeds = as_integers("seed", seed)
-    if not is_several(seed):
-        return [sequence_key(seeds[0], i, j) for i in range(prompts) for j in range(n)]
-    if len(seeds) != prompts * n:
-        raise InputError(
-            f"seed has {len(seeds)} entries for {prompts} prompts with n = {n}: give {prompts * n}, or one integer"
-        )
-    return seeds
-
-
-def _check_lengths(backend: Described, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
-    """Refuse responses that the model can't write to their end."""
-    _check_context(backend, items, max_new_tokens)
-    if isinstance(backend, Backend):
-        _check_longrope(backend, items, max_new_tokens)
-
-
-def _check_context(backend: Described, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
-    for i, item in enumerate(items):
-        if len(item) + max_new_tokens - 1 > backend.n_ctx:
-            raise InputError(
-                f"prompt {i} has {len(item)} tokens: with max_new_tokens={max_new_tokens} it runs past the model's context of "
-                f"{backend.n_ctx}; shorten it or generate at most {max(0, backend.n_ctx - len(item) + 1)}"
-            )
-
-
-def _check_longrope(backend: Backend, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
-    boundary = backend.longrope_boundary
-    for i, item in enumerate(items):
-        if boundary is not None and len(item) <= boundary < len(item) + max_new_tokens - 1:
-            raise Unsupported(
-                f"prompt {i} ({len(item)} tokens) with max_new_tokens={max_new_tokens} runs past position {boundary}, where "
-                "this model's LongRoPE changes its factors while keys in the cache keep the old: what follows would not be "
-                f"what one pass gives; generate at most {boundary - len(item) + 1}, or begin with more than {boundary} tokens"
-            )
-
-
-def _rows_at_once(backend: Backend, items: Sequence[TokenSequence], n: int, batch_size: int, max_new_tokens: int) -> int:
-    """`batch_size`, or 1 where rows of a batch would not be what they are alone. Refuses a model that doesn't decode."""
-    if not items:
-        return batch_size
-    tokens = telling_tokens(items)
-    several = min(len(items) * n, batch_size) > 1
-    if max_new_tokens > 1:
-        check_decoding(backend, tokens)
-        return batch_size if not several or decodes_rows_together(backend, tokens) else 1
-    return batch_size if not several or reads_rows_together(backend, tokens) else 1
-
-
-@dataclass(frozen=True)
-class _Ending:
-    """What makes a response of a sequence that has ended."""
-
-    boundaries: Boundaries
-    stops: Stops
-    recording: Recording | None = None
-    """None, as where it records nothing, for responses without traces."""
-    temperature: float | None = None
-    labels: Sequence[Mapping[str, Label]] | None = None
-    """By prompt."""
-
-    def complete(self, row: Growing) -> Completion:
-        assert row.finish_reason is not None
-        tokens, start = (*row.item.tokens, *row.new), len(row.item)
-        texts = token_texts(self.boundaries.tokenizer, tokens)
-        reading, segments = self.boundaries.read_response(tokens, texts, start)
-        if row.finish_reason == "stop" and (cut := self.stops.cut(reading.text)) is not None:
-            reading = reading.up_to(cut)
-        read_back = TokenSequence(tokens=tokens[:-1], prompt_len=start, segments=segments[:-1], texts=texts[:-1])
-        logprobs, self_certainty, confidence = torch.cat(row.scores, dim=1) if row.scores else (None, None, None)
-        return Completion(
-            prompt="".join(texts[:start]) if self.boundaries.tokenizer else "",
-            text=reading.text if self.boundaries.tokenizer else "",
-            answer=reading.answer if self.boundaries.tokenizer else "",
-            thinking=reading.thinking if self.boundaries.tokenizer else "",
-            prompt_tokens=row.item.tokens,
-            tokens=tuple(row.new),
-            finish_reason=row.finish_reason,
-            forced=tuple(row.forced),
-            prompt_index=row.prompt,
-            sample=row.sample,
-            seed=row.seed,
-            logprobs=logprobs,
-            self_certainty=self_certainty,
-            token_confidence=confidence,
-            trace=self._trace(row, read_back),
-        )
-
-    def _trace(self, row: Growing, read_back: TokenSequence) -> Trace | None:
-        if self.recording is None or not self.recording.records:
-            return None
-        own = {} if self.labels is None else self.labels[row.prompt]
-        recorded = joined(row.recorded)
-        return self.recording.trace(read_back, recorded, seed=row.seed, temperature=self.temperature, labels=own)
-
-
-def _check_options(record: Any, metrics: Any, ignore_eos: Any, progress: Any, stop: Any, on_finish: Any) -> None:
+def _check_options(record: Any, metrics: Any, progress: Any, on_finish: Any) -> None:
     check_flag("record", record)
     _refuse_metrics(metrics)
-    check_flag("ignore_eos", ignore_eos)
     check_progress(progress)
-    check_listed("stop", stop, "texts or token ids")
     if on_finish is not None:
         check_callable("on_finish", on_finish)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_l2norm.core.errors import InputError
@@ -102,6 +102,15 @@ class Recording:
         check_finite_metrics(metrics, self.layers, sequence, first=first, of_model=self.metrics)  # type: ignore[arg-type]
         return norms.shape[1]
 
+    def judged(self, recorded: Recorded) -> Float[Tensor, "layer pos"]:
+        """Norms as they were before interventions changed them at a layer, by which a token is taken for a sink."""
+        norms = recorded[NORM]
+        assert isinstance(norms, Tensor)
+        if not any((JUDGED, layer) in recorded for layer in self.layers):
+            return norms[EMBED_INDEX + 1 :]
+        own = zip(self.layers, norms[EMBED_INDEX + 1 :], strict=True)
+        return torch.stack([recorded.get((JUDGED, layer), norm) for layer, norm in own])  # type: ignore[misc]
+
     def trace(
         self,
         sequence: TokenSequence,
@@ -115,7 +124,8 @@ class Recording:
         norms = recorded[NORM]
         assert isinstance(norms, Tensor)
         embed, by_layer = norms[EMBED_INDEX], norms[EMBED_INDEX + 1 :]
-        sinks, bounds = _sinks(by_layer, recorded, self.layers, prompt_len=sequence.prompt_len, ratio=self.sink_ratio)
+        judged = self.judged(recorded)
+        bounds = sink_bounds(judged, prompt_len=sequence.prompt_len, ratio=self.sink_ratio)
         mine = {"seed": seed, "temperature": temperature, "interventions": self.interventions}
         return Trace(
             tokens=torch.tensor(sequence.tokens),
@@ -125,7 +135,7 @@ class Recording:
             layers=self.layers,
             l2_norms=by_layer.clone(),  # a view would keep the whole batch alive
             embed_l2_norms=embed.clone(),
-            is_sink=sinks,
+            is_sink=find_sinks(judged, bounds),
             sink_bounds=bounds,
             provenance=provenance(self.backend, self.identity, sink_ratio=self.sink_ratio, **mine),  # type: ignore[arg-type]
             features={key[1]: x for key, x in recorded.items() if isinstance(key, tuple) and isinstance(x, FeatureActs)},
@@ -134,14 +144,3 @@ class Recording:
             },
             labels=labels or {},
         )
-
-
-def _sinks(
-    norms: Float[Tensor, "layer pos"], recorded: Recorded, layers: Sequence[int], *, prompt_len: int, ratio: float
-) -> tuple[Bool[Tensor, "layer pos"], Float[Tensor, " layer"]]:
-    """Which tokens are attention sinks, and the norm over which they are; judged by norms before interventions changed them."""
-    judged = norms.clone()
-    for i, layer in enumerate(layers):
-        judged[i] = recorded.get((JUDGED, layer), judged[i])  # type: ignore[assignment]
-    bounds = sink_bounds(judged, prompt_len=prompt_len, ratio=ratio)
-    return find_sinks(judged, bounds), bounds

@@ -1,6 +1,6 @@
 """Tables and traces to pictures and pages; never a statistic.
 
-Imports from: core, analysis, experiments.
+Imports from: core, text, interventions, recording, analysis, experiments.
 """
 
 import lazy_loader

@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-from markupsafe import Markup
-
-from tl_l2norm.analysis.accuracy import ACCURACIES, accuracy_table
-from tl_l2norm.analysis.curves import LayerCurve, layer_curve
-from tl_l2norm.analysis.sinks import SINKS, sink_table
+from tl_l2norm.analysis.responses import highest_norm_tokens
+from tl_l2norm.analysis.sinks import sink_table
 from tl_l2norm.core.arguments import as_integer, as_path, as_seed, check_text
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.resampling import MIN_PROMPTS, generator
 from tl_l2norm.core.tables import WIDTH, render_table
-from tl_l2norm.core.trace import Trace, require_comparable
-from tl_l2norm.show.figures import accuracy_bars, curves_frame, norm_curves, token_heatmap
-from tl_l2norm.show.page import asset, render, write_page
-from tl_l2norm.show.report_parts import figure_html, figure_scripts, table_html
-from tl_l2norm.show.report_words import also, by_mode, caveats, left_out, missing, share, verdict, warnings_of
+from tl_l2norm.core.trace import Trace
+from tl_l2norm.show.page import render, write_page
+from tl_l2norm.show.report_parts import csv_html, figure_html, figure_scripts, page_styles, table_html
+from tl_l2norm.show.report_text import (
+    accuracy_text,
+    curves_text,
+    example_title,
+    facts_of,
+    norms_text,
+    places_text,
+    sinks_text,
+    types_text,
+)
+from tl_l2norm.show.report_words import also, caveats, left_out, missing, verdict, warnings_of
+from tl_l2norm.show.result_figures import MAX_TOKENS, Picture, accuracy_by, groups_of, pictures, traces_to_show
 from tl_l2norm.show.style import MODE_NAMES
-from tl_l2norm.show.tokens import norm_text, visible_text
 from tl_l2norm.show.widgets import TokensWidget, tokens
 from tl_l2norm.tasks.results import Result, results_of
 
-_MAX_TOKENS = 600  # of an example; a page with tens of thousands of drawn tokens is slow
 _MAX_SINKS = 15
+_SHOWN_TYPES, _MAX_TYPES = 12, 200  # of tokens with the highest norms: on the page, and in the file
+_HEADINGS = {
+    "run": "What was run",
+    "accuracy": "Accuracy",
+    "curves": "Norm by layer",
+    "metrics": "Metrics by layer",
+    "late": "Late norm against length, position and correctness",
+    "tokens": "Highest-norm tokens",
+    "sinks": "Attention sinks",
+    "sequence": "One sequence, layer by layer",
+    "examples": "Token by token",
+    "reading": "How to read this",
+}
+"""Of sections, by their anchors, in their order."""
+_ALWAYS = ("run", "accuracy", "curves", "sinks", "sequence", "reading")
 
 
 def report(
@@ -62,28 +79,45 @@ def report(
     path, examples = as_path("path", path), as_integer("examples", examples, least=0)
     check_text("title", title)
     results, seed = results_of(results), as_seed(seed)
-    traces = _traces(results)
+    traces = traces_to_show(results)
     coloured = traces[0].layers[traces[0].index_of(-1 if layer is None else layer)]
     shown = _examples(results, examples, seed)
+    example = shown[0][0] if shown else results[0]
+    drawn = pictures(results, traces, example, seed)
+    types, metrics = _types_part(results, coloured), [name for name in traces[0].metrics if name in drawn]
     page = render(
         "show/report.html.jinja",
         title=title,
-        styles=[Markup(asset("show/report.css")), *TokensWidget.styles()],
+        styles=[*page_styles(), *TokensWidget.styles()],
         scripts=[*figure_scripts(), *TokensWidget.scripts()],
-        facts=_facts(results, seed),
+        contents=_contents(drawn, metrics=metrics, types=types, examples=shown),
+        facts=facts_of(results, seed),
+        figures={name: figure_html(own.figure, name, data=own.data, prefix=_model(traces)) for name, own in drawn.items()},
+        metrics=metrics,
         **_words_part(results, traces, seed),
         **_accuracy_part(results),
-        **_curves_part(traces, seed),
+        **_tables_part(drawn),
         **_sinks_part(traces),
-        **_heatmap_part(shown[0][0] if shown else results[0]),
+        **_heatmap_part(example),
+        types=types,
+        layer=coloured,
+        sae=next(iter(traces[0].features.values())).sae if "features" in drawn else None,
         examples=[(pair[0].problem.question, _widget(pair, coloured).fragment()) for pair in shown],
     )
     return write_page(path, page)
 
 
+def _contents(drawn: Collection[str], *, metrics: object, types: object, examples: object) -> dict[str, str]:
+    """Headings of the sections there are, by anchor."""
+    there = {*_ALWAYS, *drawn} | ({"late"} if "length" in drawn else set()) | ({"metrics"} if metrics else set())
+    there |= {name for name, held in (("tokens", types), ("examples", examples)) if held}
+    headings = {name: heading for name, heading in _HEADINGS.items() if name in there}
+    return headings | ({"curves": "Norm and SAE features by layer"} if "features" in drawn else {})
+
+
 def _words_part(results: Sequence[Result], traces: Sequence[Trace], seed: int) -> dict[str, object]:
     """The verdict, what stands above it and what weakens it."""
-    accuracy = _accuracy(results)
+    accuracy = accuracy_by(results)
     return {
         "verdict": verdict(traces, seed).partition(": "),
         "warnings": warnings_of(traces, accuracy),
@@ -95,29 +129,32 @@ def _words_part(results: Sequence[Result], traces: Sequence[Trace], seed: int) -
 
 def _accuracy_part(results: Sequence[Result]) -> dict[str, object]:
     """Accuracy by mode; by family and level too where there are several."""
-    accuracy = _accuracy(results)
-    groups = [by for by in ("family", "level") if len({getattr(r.problem, by) for r in results}) > 1]
-    detailed = {by: _accuracy(results, by) for by in groups}
+    groups = groups_of(results)
+    detailed = {by: accuracy_by(results, by) for by in groups}
     if len(groups) > 1:
-        detailed["family and level"] = _accuracy(results, *groups)
+        detailed["family and level"] = accuracy_by(results, *groups)
     return {
-        "accuracy": table_html(accuracy_text(accuracy)),
-        "accuracy_figure": figure_html(accuracy_bars(detailed[groups[0]] if groups else accuracy), "accuracy"),
+        "accuracy": table_html(accuracy_text(accuracy_by(results))),
         "detailed": {by: table_html(accuracy_text(table)) for by, table in detailed.items()},
-        "known": bool(accuracy["n"].sum()),
     }
 
 
-def _curves_part(traces: Sequence[Trace], seed: int) -> dict[str, object]:
-    """Norms by layer, and the activation of SAE features where all traces have it; None for what there is not."""
-    curves = _curves(traces, "l2_norm", seed)
-    features = _curves(traces, "feature_sum", seed) if all(trace.features for trace in traces) else []
+def _tables_part(drawn: Mapping[str, Picture]) -> dict[str, object]:
+    """Beside each figure its numbers, as text."""
+    makers = {"position": places_text, "correctness": places_text}
+    shown = [name for name in drawn if name not in ("accuracy", "length", "heatmap")]
+    return {"tables": {name: table_html(makers.get(name, curves_text)(drawn[name].data)) for name in shown}}
+
+
+def _types_part(results: Sequence[Result], layer: int) -> dict[str, object] | None:
+    """Which tokens have the highest norms; None where no response has a token."""
+    try:
+        types = highest_norm_tokens(results, layer=layer, n=_MAX_TYPES)
+    except Unmeasurable:
+        return None
     return {
-        "curves": table_html(curves_frame(curves)) if curves else None,
-        "curves_figure": figure_html(norm_curves(curves), "curves") if curves else None,
-        "features": table_html(curves_frame(features)) if features else None,
-        "features_figure": figure_html(norm_curves(features), "features") if features else None,
-        "sae": next(iter(traces[0].features.values())).sae if features else None,
+        "table": table_html(types_text(types.head(_SHOWN_TYPES))),
+        "csv": csv_html(types, results[0].trace.provenance.model, "highest-norm-tokens"),
     }
 
 
@@ -134,11 +171,14 @@ def _sinks_part(traces: Sequence[Trace]) -> dict[str, object]:
 def _heatmap_part(example: Result) -> dict[str, object]:
     """Every layer and token of one response."""
     return {
-        "heatmap": figure_html(token_heatmap(example.trace, max_tokens=_MAX_TOKENS), "heatmap"),
         "heatmap_question": example.problem.question,
-        "heatmap_title": _example_title(example),
-        "heatmap_table": table_html(_norms_text(example.trace)),
+        "heatmap_title": example_title(example),
+        "heatmap_table": table_html(norms_text(example.trace)),
     }
+
+
+def _model(traces: Sequence[Trace]) -> str:
+    return traces[0].provenance.model
 
 
 def summary(results: Result | Sequence[Result], *, seed: int = 0) -> str:
@@ -152,121 +192,11 @@ def summary(results: Result | Sequence[Result], *, seed: int = 0) -> str:
         response): ...
     """
     results, seed = results_of(results), as_seed(seed)
-    traces = _traces(results)
-    accuracy = _accuracy(results)
+    traces = traces_to_show(results)
+    accuracy = accuracy_by(results)
     words = [verdict(traces, seed), *also(traces, seed), *left_out(traces), *caveats(accuracy), *missing(traces, results)]
     above, below = ([textwrap.fill(text, WIDTH) for text in texts] for texts in (warnings_of(traces, accuracy), words))
     return "\n\n".join([*above, render_table(accuracy_text(accuracy)), *below])
-
-
-def accuracy_text(table: pd.DataFrame) -> pd.DataFrame:
-    """What `accuracy_table` returns, for people."""
-    ACCURACIES.check(table, "mode", *ACCURACIES.names)
-    columns = {name: table[name] for name in ("family", "level") if name in table}
-    return pd.DataFrame(
-        {
-            **columns,
-            "mode": [MODE_NAMES[mode] for mode in table["mode"]],
-            "accuracy": [share(value, "not known") for value in table["accuracy"]],
-            "95% interval": [
-                f"{share(low)} to {share(high)}" if n else "-"
-                for low, high, n in zip(table["low"], table["high"], table["n"], strict=True)
-            ],
-            "n": table["n"],
-            "not direct": [share(value) for value in table["not_direct"]],
-            "cut off": [share(value) for value in table["cut_off"]],
-        }
-    )
-
-
-def sinks_text(table: pd.DataFrame) -> pd.DataFrame:
-    """What `sink_table` returns, for people."""
-    SINKS.check(table)
-    return pd.DataFrame(
-        {
-            "position": table["position"],
-            "token": [visible_text(token) or "(part of a character)" for token in table["token"]],
-            "over the bound at layers": [layer_ranges(layers) or "none" for layers in table["layers"]],
-            "greatest norm": [norm_text(norm) for norm in table["max_norm"]],
-            "sequences": [f"{k} of {n}" for k, n in zip(table["sequences"], table["n"], strict=True)],
-        }
-    )
-
-
-def _traces(results: Sequence[Result]) -> list[Trace]:
-    if not results:
-        raise InputError("no results to report")
-    _require_distinct(results)
-    traces = [_labelled(result) for result in results]
-    require_comparable(traces)
-    return traces
-
-
-def _require_distinct(results: Sequence[Result]) -> None:
-    """Refuse a response that is given twice."""
-    seen = set()
-    for result in results:
-        if (key := _identity(result)) in seen:
-            raise InputError(
-                f"the {MODE_NAMES[result.mode]} response to {result.problem.question!r:.60} is given twice: each counts once"
-            )
-        seen.add(key)
-
-
-def _identity(result: Result) -> tuple[object, ...]:
-    """What a response is the same by: several samples of a problem have seeds of their own, greedy ones are all the same."""
-    source = result.trace.provenance
-    sampled = source.seed if source.temperature else result.response
-    drawn = id(result.trace) if source.temperature is None else sampled
-    return result.problem.id, result.mode, source.interventions, drawn
-
-
-def _labelled(result: Result) -> Trace:
-    return result.trace.with_labels(mode=result.mode, prompt=result.problem.id)
-
-
-def _accuracy(results: Sequence[Result], *by: str) -> pd.DataFrame:
-    """Grouped by these and mode, thinking first."""
-    table = accuracy_table(results, by=(*by, "mode"))
-    order = table["mode"].map([*MODE_NAMES].index)
-    return table.assign(order=order).sort_values([*by, "order"], ignore_index=True).drop(columns="order")
-
-
-def _curves(traces: Sequence[Trace], quantity: str, seed: int) -> list[LayerCurve]:
-    """Of each mode that has response tokens."""
-    return [
-        layer_curve(members, mode=mode, quantity=quantity, seed=seed)
-        for mode, members in by_mode(traces).items()
-        if any(trace.is_response.any() for trace in members)
-    ]
-
-
-def _facts(results: Sequence[Result], seed: int) -> dict[str, str]:
-    """What was run, as label and text."""
-    sources = [result.trace.provenance for result in results]
-    first, modes = sources[0], [result.mode for result in results]
-    sampled = sorted({source.temperature for source in sources if source.temperature})
-    return {
-        "Model": first.model,
-        "Backend": ", ".join(sorted({source.backend for source in sources})),
-        "Data type": first.dtype,
-        "Weights": "centred" if first.centred else "as loaded",
-        "Prompts": str(len({result.problem.id for result in results})),
-        "Families": ", ".join(sorted({result.problem.family for result in results})),
-        "Levels": ", ".join(map(str, sorted({result.problem.level for result in results}))),
-        "Responses": ", ".join(f"{modes.count(mode)} {name}" for mode, name in MODE_NAMES.items() if mode in modes),
-        **{f"{name} by".capitalize(): _controls(results, mode) for mode, name in MODE_NAMES.items() if mode in modes},
-        "Layers recorded": layer_ranges(results[0].trace.layers),
-        "Decoding": f"sampled at temperature {', '.join(f'{value:g}' for value in sampled)}" if sampled else "greedy",
-        "Seed of the intervals": str(seed),
-        "Versions": ", ".join(f"{name} {version}" for name, version in sorted(first.versions.items())),
-        "Written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-
-
-def _controls(results: Sequence[Result], mode: str) -> str:
-    """What put the model into a mode."""
-    return ", ".join(sorted({result.control.replace("=", " = ") for result in results if result.mode == mode}))
 
 
 def _examples(results: Sequence[Result], n: int, seed: int) -> list[list[Result]]:
@@ -282,22 +212,4 @@ def _examples(results: Sequence[Result], n: int, seed: int) -> list[list[Result]
 
 
 def _widget(pair: Sequence[Result], layer: int) -> TokensWidget:
-    return tokens([result.trace for result in pair], layer=layer, max_tokens=_MAX_TOKENS, titles=[*map(_example_title, pair)])
-
-
-def _example_title(result: Result) -> str:
-    judged = {True: "right", False: "wrong", None: "answer not known"}[result.correct]
-    notes = [judged if result.problem.answer is None or result.correct else f"{judged}, expected {result.problem.answer}"]
-    notes += ["not a direct answer"] * (result.direct is False) + ["cut off"] * (result.finish_reason == "length")
-    return f"{MODE_NAMES[result.mode]}: {', '.join(notes)}"
-
-
-def _norms_text(trace: Trace) -> pd.DataFrame:
-    """Tokens down, layers across; a sink in brackets."""
-    norms, sinks = trace.l2_norms[:, :_MAX_TOKENS].tolist(), trace.is_sink[:, :_MAX_TOKENS].tolist()
-    texts = [visible_text(text) for text in trace.str_tokens[:_MAX_TOKENS]]
-    columns: dict[str, Any] = {"position": range(len(texts)), "token": texts}
-    for layer, of_layer, marks in zip(trace.layers, norms, sinks, strict=True):
-        values = zip(of_layer, marks, strict=True)
-        columns[str(layer)] = [f"({norm:,.0f})" if sink else norm_text(norm) for norm, sink in values]
-    return pd.DataFrame(columns)
+    return tokens([result.trace for result in pair], layer=layer, max_tokens=MAX_TOKENS, titles=[*map(example_title, pair)])

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from tl_l2norm.core.errors import InputError
@@ -153,13 +153,16 @@ class Boundaries:
         """Read a response's tokens: a tag that is a special token counts as that alone, not where its letters are spelled."""
         shown = self.visible(tokens, texts)
         starts = dict(zip(itertools.accumulate(map(len, shown), initial=0), tokens, strict=False))
+        return self.read_text("".join(shown), starts, opened=opened)
+
+    def read_text(self, text: str, starts: Mapping[int, int], *, opened: int | None = None) -> Reading:
+        """Read a response's text; `starts`: at which characters which tokens begin."""
 
         def is_tag(tag: Tag) -> bool | None:
             marks = [mark for mark in KINDS[tag.kind].marks if mark in self._marks]
             at = [(place, mark) for mark in marks if (place := text.find(mark, tag.start, tag.end)) >= 0]
             return all(starts.get(place) == self._marks[mark] for place, mark in at) if at else None
 
-        text = "".join(shown)
         return read(text, opened=opened, is_tag=is_tag)
 
     def read_response(self, tokens: Sequence[int], texts: Sequence[str], prompt_len: int) -> tuple[Reading, tuple[str, ...]]:

@@ -106,17 +106,30 @@ def _with_origin(sequence: TokenSequence, item: Any) -> TokenSequence:
 
 def token_texts(tokenizer: Tokenizer | None, tokens: Sequence[int]) -> tuple[str, ...]:
     """The text that each token adds. A token that leaves a character unfinished adds none: the last of its bytes shows it."""
-    if tokenizer is None:
-        return tuple(map(str, tokens))
-    texts, start, read = [], 0, 0
-    for end in range(1, len(tokens) + 1):
-        before, after = decode(tokenizer, tokens[start:read]), decode(tokenizer, tokens[start:end])
+    return tuple(map(TokenSpeller(tokenizer).add, tokens))
+
+
+class TokenSpeller:
+    """Says what each token adds to the text, one token after another."""
+
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
+        self._tokenizer = tokenizer
+        self._open: list[int] = []
+        """Tokens that decide how the next are decoded: those of the last text, and those that end no character yet."""
+        self._n_said = 0
+        """Tokens of them whose text was given."""
+
+    def add(self, token: int) -> str:
+        """What this token adds, as `token_texts` has it."""
+        if self._tokenizer is None:
+            return str(token)
+        self._open.append(token)
+        before, after = decode(self._tokenizer, self._open[: self._n_said]), decode(self._tokenizer, self._open)
         if after.endswith("\ufffd"):
-            texts.append("")
-            continue
-        texts.append(after[len(before) :])
-        start, read = read, end
-    return tuple(texts)
+            return ""
+        self._open = self._open[self._n_said :]
+        self._n_said = len(self._open)
+        return after[len(before) :]
 
 
 def decode(tokenizer: Tokenizer, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:

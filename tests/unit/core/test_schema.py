@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from tl_l2norm.core.errors import InputError, InputTypeError
-from tl_l2norm.core.schema import Column, Schema, ends
+from tl_l2norm.core.schema import Column, Schema, ends, plain
 
 SCHEMA = Schema(
     "speeds",
@@ -108,7 +109,7 @@ def test_a_table_that_was_a_csv_file_passes() -> None:
         read = pd.read_csv(io.StringIO(SCHEMA.frame(entries).to_csv(index=False)))
         assert SCHEMA.check(read) is read
     mixed = SCHEMA.frame([ENTRY, ENTRY]).astype({"speed": object, "moves": object})
-    assert SCHEMA.check(mixed) is mixed
+    pd.testing.assert_frame_equal(SCHEMA.check(mixed), SCHEMA.frame([ENTRY, ENTRY]))
 
 
 @pytest.mark.parametrize(
@@ -147,3 +148,16 @@ def test_an_index_that_is_called_like_a_column_is_left_behind_and_a_column_twice
     assert SCHEMA.check(frame.set_index("car", drop=False)).groupby("car").size().tolist() == [2]
     with pytest.raises(InputError, match="the table of speeds has the column 'car' twice"):
         SCHEMA.check(pd.concat([frame, frame[["car"]]], axis=1))
+
+
+def test_what_pandas_has_of_its_own_and_objects_of_numbers_become_numpys() -> None:
+    frame = pd.DataFrame(
+        {"i": pd.array([1, None], "Int64"), "b": pd.array([True, False], "boolean"), "f": pd.array([0.5, None])}
+    )
+    frame = frame.assign(o=frame["f"].astype(object), mixed=pd.Series(["late", 3], dtype=object), text=["a", pd.NA])
+    made = plain(frame)
+    assert [made[name].dtype for name in "ibfo"] == [np.float64, np.bool_, np.float64, np.float64]
+    assert np.isnan(made["i"][1]) and made["mixed"].tolist() == ["late", 3]
+    assert made["text"][0] == "a" and np.isnan(made["text"][1]) and plain(frame[["b"]].astype(bool)).dtypes["b"] == np.bool_
+    already = pd.DataFrame({"x": [1.0], "y": ["a"]})
+    assert plain(already) is already

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import tl_l2norm as l2
 from tl_l2norm.core.errors import InputError, Unmeasurable
@@ -365,3 +366,24 @@ def test_controls_by_a_log_spend_the_same_and_signals_of_others_select(reasoner:
     for score in ("confidence", "deep_thinking_ratio"):
         chosen = out.outcomes.loc[out.outcomes["arm"] == score, "sample"]
         assert tuple(drawn[3 * i + own].text for i, own in enumerate(chosen)) == l2.select(read, by=score).texts
+
+
+def test_responses_that_are_selected_among_are_those_of_sample_thinking(
+    reasoner: Any, problems: tuple[l2.Problem, ...]
+) -> None:
+    options: dict[str, Any] = {"n": 3, **QUIET}
+    arms = [l2.Arm("samples"), l2.Arm("norms", selection="norm_sum"), l2.Arm("greedy", n=1, sampling={"temperature": 0.0})]
+    found = l2.evaluate(reasoner, problems, arms, temperature=1.5, **options)
+    assert set(found.samples) == {"samples"}, "no norms are kept of an arm that nobody selects from; a selection has one each"
+    truth = l2.experiments.sample_thinking(reasoner, sorted(problems, key=lambda p: p.id), temperature=1.5, **options)
+    for own, other in zip(found.samples["samples"], truth, strict=True):
+        assert (own.problem, own.response, own.answer, own.correct) == (
+            other.problem,
+            other.response,
+            other.answer,
+            other.correct,
+        )
+        assert own.trace.labels.keys() == other.trace.labels.keys() and own.trace.provenance == other.trace.provenance
+        torch.testing.assert_close(own.trace.l2_norms, other.trace.l2_norms)
+    mine, theirs = (l2.analysis.correctness_samples(results) for results in (found.samples["samples"], truth))
+    pd.testing.assert_frame_equal(mine, theirs, rtol=1e-5)

@@ -90,7 +90,7 @@ def test_hooks_of_others_act_on_what_is_recorded(reasoner: Any, problems: Any) -
 def test_bad_options_are_refused(reasoner: Any, problems: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         samples.sample_thinking(reasoner, problems, **{**OPTIONS, **options})
-    with pytest.raises(InputError, match="ask the same, token by token"):
+    with pytest.raises(InputError, match="are the same .* tokens: each counts once"):
         samples.sample_thinking(reasoner, [problems[0], dataclasses.replace(problems[0], family="copy")], **OPTIONS)
     with pytest.raises(InputError, match="no problems"):
         samples.sample_thinking(reasoner, [], **OPTIONS)

@@ -14,6 +14,7 @@ import tl_l2norm as l2
 from tests import models
 from tests.texts import ids, prompts, relative
 from tl_l2norm.core.batch import Places, Rows
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.random_draws import sequence_key, uniform
 from tl_l2norm.interventions.log import Entry, Log
@@ -444,6 +445,15 @@ def test_a_bank_can_be_taken_from_one_run_and_given_to_another(tiny: Any) -> Non
             norms = trace.at(layer)[trace.is_response & ~trace.is_sink[trace.index_of(layer)]]
             expected = norms[norms > tau[layer]].sort(descending=True).values[:3]  # beta = 0: the stream is the plain one
             assert relative(states.norm(dim=-1).sort(descending=True).values, expected) < 1e-4
+    layer = min(out.log.kept[0][1])
+    both = torch.cat([out.log.kept[0][sequence][layer] for sequence in range(3)]).norm(dim=-1)
+    assert torch.allclose(out.log.bank(layer).norm(dim=-1), both.sort(descending=True).values)
+    own = out.log.bank(layer, sequence=1)
+    assert {tuple(s) for s in own.tolist()} == {tuple(s) for s in out.log.kept[0][1][layer].tolist()}
+    with pytest.raises(InputError, match="no bank at layer 77 of sequence 1: there are those of layers"):
+        out.log.bank(77, sequence=1)
+    with pytest.raises(InputError, match=r"ERSS\(..., keep_banks=True\) keeps one"):
+        Log([l2.ERSS(tau)]).bank(layer)
     foreign = l2.ERSS(tau, patience=1, p=1.0, cos_min=-1.0, bank=out.log.kept[0][1], own_states=False, keep_banks=True)
     with torch.inference_mode():
         steered = l2.generate(tiny, prompts()[:1], interventions=[foreign], **options)

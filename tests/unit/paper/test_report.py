@@ -1,4 +1,6 @@
+import base64
 import re
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -44,9 +46,24 @@ def test_figures_stand_with_their_tables_and_what_is_left_stands_by_itself(tmp_p
     assert "With tokens of the response: Thinking is higher, but not when matched by &lt;i&gt;token&lt;/i&gt;." in text
 
 
+def test_the_contents_lead_to_each_section_and_claims_come_first(tmp_path: Path) -> None:
+    page = written(tmp_path, hostile_analysis())
+    anchors, links = re.findall(r'<h2 id="(\w+)"', page), re.findall(r'<li><a href="#(\w+)"', page)
+    assert anchors == links and links[:2] == ["claims", "run"] and len(links) == 11 + 5
+
+
+def test_a_table_too_long_for_a_page_is_kept_as_it_is_drawn(tmp_path: Path) -> None:
+    table = pd.concat([TABLES["bound_points"]] * 600, ignore_index=True)
+    table = table.assign(prompt=[f"p{i}" for i in range(len(table))])
+    page = written(tmp_path, analysis_of({**TABLES, "bound_points": table}))
+    (encoded,) = re.findall(r'base64,([^"]*)" download="[^"]*_bound.csv"', page)
+    kept = pd.read_csv(BytesIO(base64.b64decode(encoded)))
+    assert list(kept) == ["line", "x", "y"] and len(table) > 2000
+
+
 def test_a_table_whose_figure_is_missing_is_still_there(tmp_path: Path) -> None:
     text = text_of(written(tmp_path, analysis_of({"explained": pd.DataFrame({"layer": [3], "residual": [0.25]})})))
-    assert "Other tables Table explained (1 row) layer residual 3 0.25" in text
+    assert "Other tables Table explained (1 row) CSV layer residual 3 0.25" in text
     assert "theorem's assumptions" not in text
 
 
@@ -67,9 +84,9 @@ def test_what_could_not_be_measured_is_said_with_its_reason(tmp_path: Path) -> N
 
 def test_the_page_fetches_nothing(tmp_path: Path) -> None:
     page = written(tmp_path, hostile_analysis())
-    assert page.count("plotly.js v") == 1 and page.count("Plotly.newPlot(") == 11
+    assert page.count("plotly.js (cartesian - minified) v") == 1 and page.count("<figure ") == 11
     markup = re.sub(r"(?s)<script\b.*?</script>", "", page)
-    assert not re.search(r"https?://|\bsrc=(?!x)|\bhref=|url\(|@import", markup)
+    assert not re.search(r"https?://|\bsrc=(?!x)|\bhref=(?!\"(#|data:text/csv))|url\(|@import", markup)
     assert "default-src &#39;none&#39;" in markup
 
 

@@ -14,7 +14,7 @@ from tests.unit.paper.test_claims import NORM, arms, bound, effect_on_correctnes
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.paper.claims import claims_table
 from tl_l2norm.paper.figures import draw_analysis
-from tl_l2norm.paper.tables import frames_of, numpy_dtypes
+from tl_l2norm.paper.tables import frames_of
 
 JUDGED: dict[str, pd.DataFrame] = {
     "correctness": effect_on_correctness(),
@@ -52,16 +52,6 @@ def test_nullable_columns_give_the_same_claims_and_figures(way: str, tmp_path: A
     pd.testing.assert_frame_equal(claims_table(changed, {}), claims_table(plain, {}))
     figures, expected = draw_analysis(analysis_of(changed)), draw_analysis(analysis_of(plain))
     assert {n: f.to_json() for n, f in figures.items()} == {n: f.to_json() for n, f in expected.items()}
-
-
-def test_nullable_columns_become_numpys() -> None:
-    frame = pd.DataFrame(
-        {"i": pd.array([1, None], "Int64"), "b": pd.array([True, False], "boolean"), "f": pd.array([0.5, None])}
-    )
-    frame["mixed"] = pd.Series(["late", 3], dtype=object)
-    plain = numpy_dtypes(frame)
-    assert [plain[name].dtype for name in "ibf"] == [np.float64, np.bool_, np.float64]
-    assert np.isnan(plain["i"][1]) and plain["mixed"].tolist() == ["late", 3]
 
 
 @pytest.mark.parametrize(

@@ -46,19 +46,51 @@ def test_features_stand_beside_the_norms_with_their_warning(tmp_path: Path) -> N
         results.append(dataclasses.replace(result, trace=dataclasses.replace(result.trace, features={1: acts})))
     page = written(tmp_path, results)
     text = text_of(page)
-    assert "Norm and SAE features by layer" in text and page.count("Plotly.newPlot(") == 4
+    assert "Norm and SAE features by layer" in text and page.count("<figure ") == 7
     assert "SAE: topk, by hand" in text and "follows the norm in part by construction" in text
     assert "1 3 [3, 3] 2 [2, 2] +1" in text, "layer, thinking, direct, difference of summed activations"
 
 
 def test_each_library_is_there_once_and_nothing_is_fetched(tmp_path: Path) -> None:
     page = written(tmp_path, make_results(8))
-    assert page.count('customElements.define("l2-explorer"') == 1
-    assert page.count("plotly.js v") == 1
-    assert page.count("Plotly.newPlot(") == 3
+    assert page.count('customElements.define("l2-explorer"') == 1 and page.count("plotly.js (cartesian - minified) v") == 1
+    assert page.count("<figure ") == page.count('download="by-hand_') - 1 == 6, "each with its numbers, as have the tokens"
+    assert len(page) < 2_000_000, "with both libraries"
     markup = re.sub(r"(?s)<script\b.*?</script>", "", page)
-    assert not re.search(r"https?://|\bsrc=|\bhref=|url\(|@import", markup)
+    assert not re.search(r"https?://|\bsrc=|\bhref=(?!\"(#|data:text/csv))|url\(|@import", markup)
     assert "Content-Security-Policy" in markup and "default-src &#39;none&#39;" in markup
+
+
+def test_sections_are_of_what_was_run_and_the_contents_lead_to_each(tmp_path: Path) -> None:
+    late = ["late", "tokens"]
+    silent = make_trace(["s", "p"], prompt_len=2)
+    for results, there, gone in (
+        (make_results(8), late, ["metrics"]),
+        ([make_result(0, "think", trace=silent), make_result(1, "think", trace=silent)], [], [*late, "metrics"]),
+        ([make_result(0, "think", trace=dataclasses.replace(silent, metrics={"own": silent.l2_norms}))], [], ["metrics"]),
+    ):
+        page = written(tmp_path, results, examples=1)
+        anchors, links = re.findall(r'<h2 id="(\w+)"', page), re.findall(r'<li><a href="#(\w+)"', page)
+        assert anchors == links and len(set(links)) == len(links) and set(there) <= set(links)
+        assert {"run", "accuracy", "curves", "sinks", "sequence", "examples", "reading"} <= set(links)
+        assert not set(gone) & set(links)
+
+
+def test_a_recorded_metric_has_its_figure_and_its_numbers(tmp_path: Path) -> None:
+    results = [
+        dataclasses.replace(r, trace=dataclasses.replace(r.trace, metrics={"own": r.trace.l2_norms / 2}))
+        for r in make_results(8)
+    ]
+    page = written(tmp_path, results)
+    assert 'id="figure-own"' in page and 'download="by-hand_own.csv"' in page and "Metrics by layer" in page
+
+
+def test_norms_against_what_goes_with_them_anyway(tmp_path: Path) -> None:
+    text = text_of(written(tmp_path, make_results(8)))
+    assert "Late norm against length, position and correctness" in text
+    assert "position thinking (n = 8) direct (n = 8) 0 145 [" in text, "ten times the mean of 11 and so on, at the first token"
+    assert "response thinking (n = 4) direct (n = 4) right" in text
+    assert "token in mean norm of the median greatest times prompts swer thought" in text or "swer answer" in text
 
 
 @pytest.mark.parametrize(("shift", "word"), [(10.0, "higher"), (-10.0, "lower"), (0.0, "neither higher nor lower")])
@@ -176,7 +208,9 @@ def test_model_text_is_never_markup(tmp_path: Path) -> None:
     results = [make_result(0, mode, trace=make_trace(NASTY), problem=problem, correct=False) for mode in ("think", "direct")]  # type: ignore[arg-type]
     results.append(make_result(1, "think", trace=make_trace(NASTY)))
     page = written(tmp_path, results, title=nasty)
-    markup = re.sub(r"(?s)<script>.*?</script>|<script type=\"(?:text/javascript|module)\">.*?</script>", "", page)
+    drawings = re.findall(r'(?s)<script type="application/json" class="l2-drawing">(.*?)</script>', page)
+    assert len(drawings) == 6 and not any("<" in drawing for drawing in drawings)
+    markup = re.sub(r"(?s)<script>.*?</script>|<script type=\"(?:application/json|module)\".*?>.*?</script>", "", page)
     markup = re.sub(r"<script type=\"text/plain\" class=\"l2-data\">[A-Za-z0-9+/=]+</script>", "", markup)
     assert not re.search(r"<(script|img|svg|think)\b", markup)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in markup

@@ -148,7 +148,7 @@ BEGINNINGS = ["The answer is", "Well, 17 + 25 is 42, and", "Let me", " x = "]
 
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 def test_a_chat_that_ends_with_the_assistants_beginning_is_left_open(smollm2: Any, beginning: str) -> None:
-    backend, plain = backend_of(smollm2), models.tokenizer()
+    backend, plain = backend_of(smollm2), models.tokenizer("smollm2")
     chat = [{"role": "user", "content": "What is 17 + 25?"}, {"role": "assistant", "content": beginning}]
     one = tokenize(backend, chat, continues=True)[0]
     opened = plain.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)

@@ -36,7 +36,7 @@ def test_padding_is_on_the_left_and_masked() -> None:
 
 
 def test_a_chat_is_rendered_by_the_template(smollm2: Any) -> None:
-    backend, tokenizer = backend_of(smollm2), models.tokenizer()
+    backend, tokenizer = backend_of(smollm2), models.tokenizer("smollm2")
     chat = [{"role": "user", "content": "Say hi."}]
     expected = (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
@@ -53,7 +53,7 @@ def test_a_chat_is_rendered_by_the_template(smollm2: Any) -> None:
 
 def test_bos_is_as_asked(smollm2: Any) -> None:
     backend = backend_of(smollm2)
-    bare = models.tokenizer()("Hello", add_special_tokens=False).input_ids
+    bare = models.tokenizer("smollm2")("Hello", add_special_tokens=False).input_ids
     assert list(tokenize(backend, "Hello", prepend_bos=False)[0].tokens) == bare
     assert list(tokenize(backend, "Hello", prepend_bos=True)[0].tokens) == [1, *bare]
     assert list(tokenize(backend, "Hello")[0].tokens) == list(smollm2.tokenizer("Hello").input_ids)
@@ -69,7 +69,7 @@ def test_the_caller_may_say_where_a_response_begins(smollm2: Any) -> None:
 def test_a_stop_string_ends_a_response_and_is_left_out_of_its_text(smollm2: Any) -> None:
     out = l2.generate(smollm2, "Count: 1, 2, 3, 4,", prepend_bos=True, max_new_tokens=20, stop=[" 7", "99"])[0]
     assert (out.text, out.finish_reason) == (" 5, 6,", "stop")
-    assert models.tokenizer().decode(out.tokens).endswith(" 7")
+    assert models.tokenizer("smollm2").decode(out.tokens).endswith(" 7")
     assert len(out.trace) == len(out.prompt_tokens) + len(out.tokens) - 1
     cut = l2.generate(smollm2, "Count: 1, 2, 3, 4,", prepend_bos=True, max_new_tokens=4)[0]
     assert cut.finish_reason == "length" and len(cut.tokens) == 4

@@ -1,0 +1,61 @@
+"""The paper claim by claim, model by model: a table of docs/claims.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.kept import MODELS, analysis_of
+from benchmarks.regions import markdown_table
+from tl_l2norm.paper.claims import claims_table
+
+SETTLES = {
+    0: "a model and a temperature at which length and log-probability leave more of the norm; then 200 problems x 8",
+    1: "SAEs at every layer of a model of 28 layers or more",
+    2: "direct answers of a sentence or more, to hold token types and places equal",
+    3: "nothing yet: any gain moves norm and features alike, so no rule tells them apart",
+    4: "a model whose thinking norm is the larger at nearly every layer",
+    5: "published SAEs, wider than these",
+    6: "published SAEs, trained longer than these",
+    7: "the same",
+    8: "the same",
+    9: "models of several sizes: on small ones its two readings differ",
+    10: "direct answers of a sentence or more",
+    11: "pairs of models that differ in training alone",
+    12: "a model that is mostly right by thinking, and 200 problems",
+    13: "families whose responses share tokens and lengths",
+    14: "problems whose level doesn't go with their length",
+    15: "the methods' own arms, on a model that is right in a fifth to nine tenths",
+    16: "a model that is mostly right by thinking, and 200 problems",
+    17: "the same",
+}
+"""What an open claim takes, by number; in words of our own."""
+
+_OPEN = ("can't be tested here", "not run")
+
+
+def models_region() -> dict[str, str]:
+    """Of docs/claims.md: verdicts beside the paper's figures."""
+    tables = {model: claims_table(*own) for model in MODELS if (own := analysis_of(model))[0]}
+    first = next(iter(tables.values()))
+    rows = [_row(int(claim["number"]), claim, tables) for claim in first.to_dict("records")]
+    return {"models": markdown_table(rows)}
+
+
+def _row(number: int, claim: dict[str, Any], tables: dict[str, Any]) -> dict[str, Any]:
+    verdicts = {MODELS[model]: _verdict(table[table["number"] == number]) for model, table in tables.items()}
+    still_open = all(verdict.startswith(_OPEN) for verdict in verdicts.values())
+    return {
+        "#": number,
+        "claim": claim["claim"],
+        "paper": claim["paper"],
+        **verdicts,
+        "what would settle it": SETTLES[number] if still_open else "",
+    }
+
+
+def _verdict(own: Any) -> str:
+    if own.empty:
+        return "not run"
+    [entry] = own.to_dict("records")
+    n = f" (n = {int(entry['n'])})" if entry["n"] == entry["n"] and entry["n"] else ""
+    return f"{entry['verdict']}{n}"

