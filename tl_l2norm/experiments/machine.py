@@ -27,8 +27,8 @@ def versions() -> Iterator[Finding]:
     own = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     yield Finding("versions", f"Python {platform.python_version()}, {own}")
     there = [f"{name} {number}" for name in _EXTRAS if (number := _version(name))]
-    missing = [name for name in _EXTRAS if not _version(name)]
-    yield Finding("extras", f"{', '.join(there) or 'none'}{f'; not installed: {chr(44).join(missing)}' if missing else ''}")
+    missing = ", ".join(name for name in _EXTRAS if not _version(name))
+    yield Finding("extras", ", ".join(there or ["none"]) + (f"; not installed: {missing}" if missing else ""))
     yield from _unmet()
 
 
