@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
@@ -103,7 +103,7 @@ def generate(
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink, and
             interventions leave it alone; 5 by default (20 for tiny-reasoner).
-        think_on: what is written where a response would end, so that it goes on; here, not on an engine.
+        think_on: what is written where a response would end, so that it goes on.
         steps: how a step of decoding runs: "eager"; "static", keys and values in tensors that keep their places; "graph",
             replayed as a CUDA graph, norms with it; "compiled" by torch, and replayed where there is CUDA. The last two are
             for norms alone, all but the first for bridges whose layers attend to all positions.
@@ -155,8 +155,6 @@ def generate(
     if think_on is not None:
         think_on.check(stops.ids, backend.d_vocab)
     if isinstance(backend, Engine):
-        if think_on is not None:
-            raise Unsupported("an engine ends its responses by itself: think_on needs a model of load_model")
         decoding = backend.decoding(recording, sampling, stops, max_new_tokens)
     else:
         decoding = Decoder(recording, recording.run(), sampling, stops, max_new_tokens, steps)
@@ -225,12 +223,13 @@ def _seeds(seed: OnePerRow, prompts: int, n: int) -> list[int]:
 
 def _check_lengths(backend: Described, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
     """Refuse responses that the model can't write to their end."""
-    _check_context(backend, items, max_new_tokens)
+    check_context(backend, items, max_new_tokens)
     if isinstance(backend, Backend):
         _check_longrope(backend, items, max_new_tokens)
 
 
-def _check_context(backend: Described, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
+def check_context(backend: Described, items: Sequence[Sized], max_new_tokens: int) -> None:
+    """Refuse responses that are longer than the model's context has room for, each prompt by its number of tokens."""
     for i, item in enumerate(items):
         if len(item) + max_new_tokens - 1 > backend.n_ctx:
             raise InputError(
