@@ -49,6 +49,8 @@ def require_same_norms(a: Any, b: Any, rtol: float = 1e-4) -> None:
     assert torch.equal(a.tokens, b.tokens) and torch.equal(a.is_sink, b.is_sink) and a.prompt_len == b.prompt_len
 
 
+LOW = l2.Suppression({10: 250.0, 11: 250.0}, which="low")
+
 SAMPLINGS = [{}, {"temperature": 3.0}, {"temperature": 3.0, "top_k": 20}, {"temperature": 3.0, "top_p": 0.9}]
 
 
@@ -90,6 +92,16 @@ def test_responses_end_where_those_of_the_bridge_end(engines: Engines, model: An
     ours = write(engines(), prompts, **options)
     require_same(ours, write(model, prompts, **options))
     assert {c.finish_reason for c in ours} <= {"stop", "length"}
+
+
+@pytest.mark.parametrize("options", [{}, {"max_num_seqs": 3, "max_num_batched_tokens": 48}], ids=["", "few"])
+def test_who_is_to_think_on_does(engines: Engines, model: Any, prompts: Any, options: Any) -> None:
+    again = model.tokenizer("7A", add_special_tokens=False).input_ids
+    asked = {"think_on": l2.recording.ThinkOn(tokens=again, times=2), "n": 2, "temperature": 1.5, "interventions": LOW}
+    ours, theirs = write(engines(**options), prompts, **asked), write(model, prompts, **asked)
+    require_same(ours, theirs)
+    assert [c.forced for c in ours] == [c.forced for c in theirs] and len({c.forced for c in ours}) > 1
+    assert all([c.tokens[at] for at in c.forced] == again * (len(c.forced) // 2) for c in ours)
 
 
 def test_the_last_token_that_fits_is_written(engines: Engines) -> None:
@@ -311,8 +323,6 @@ def test_what_it_does_not_do_is_refused_by_name(engines: Engines, prompts: Any) 
     engine = engines()
     with pytest.raises(InputError, match="max_num_seqs=3"):
         write(engine, prompts, batch_size=3)
-    with pytest.raises(Unsupported, match="think_on needs a model of load_model"):
-        write(engine, prompts, think_on=l2.recording.ThinkOn(tokens=[5]))
     with pytest.raises(InputTypeError, match="an engine only generates"):
         l2.collect(engine, prompts)
 

@@ -24,7 +24,7 @@ CUT_OFF = 0.05
 """Share of responses that ran into the limit from which on a table begins with it: a selection by any sum would be one by
 length."""
 
-HELPS, HARMS, ALIKE, NO_HARM, MAYBE_HARM, TOO_FEW, BASELINE = (
+HELPS, HARMS, ALIKE, NO_HARM, MAYBE_HARM, TOO_FEW, BASELINE, BOUND = (
     "helps",
     "harms",
     "not told apart",
@@ -32,6 +32,7 @@ HELPS, HARMS, ALIKE, NO_HARM, MAYBE_HARM, TOO_FEW, BASELINE = (
     "harm not excluded",
     "too few problems",
     "baseline",
+    "has seen the answers",
 )
 """Verdicts on an arm."""
 NOT_BEYOND = ", not beyond its control"
@@ -116,6 +117,8 @@ class Comparison:
     claim: Claim = "helps"
     margin: float | None = None
     """Of "no harm": a loss of accuracy as large as this would be one."""
+    tested: bool = True
+    """Not where the arm has seen the answers: it is a bound, and takes nothing from the others by Holm."""
 
 
 def arm_table(
@@ -144,7 +147,7 @@ def arm_table(
         One entry per arm and what it is held against: arm, against ("" of the baseline), n (problems), accuracy, low, high
         (Wilson), difference, difference_low, difference_high, better, worse (problems of which it gets more, or less), p, test,
         p_holm, verdict ("helps", "harms", either ", not beyond its control", "not told apart", "does no harm", "harm not
-        excluded", "too few problems", "baseline"), cut_off (share of all responses), seed, model.
+        excluded", "too few problems", "baseline", "has seen the answers"), cut_off (share of all responses), seed, model.
 
     Raises:
         InputError: a table of other columns, arms that were asked other problems, a group that is none.
@@ -235,7 +238,7 @@ class _Judged:
     @property
     def p(self) -> float:
         """As it counts: the greatest where all have to hold; NaN without a claim, or where problems are too few for one."""
-        if not self.comparison.against or self.found[0]["n"] < MIN_PROMPTS:
+        if not (self.comparison.against and self.comparison.tested) or self.found[0]["n"] < MIN_PROMPTS:
             return float("nan")
         return float(self.found[0]["p"] if self.comparison.claim == "no harm" else max(entry["p"] for entry in self.found))
 
@@ -255,6 +258,8 @@ class _Judged:
     def _verdict(self, p_holm: float) -> str:
         if not self.comparison.against:
             return BASELINE
+        if not self.comparison.tested:
+            return BOUND
         if np.isnan(p_holm):
             return TOO_FEW
         if self.comparison.claim == "no harm":

@@ -177,7 +177,7 @@ class Requests:
 
     def __init__(self, engine: VLLMEngine, recording: Recording, sampling: Sampling, stops: Stops, max_new_tokens: int) -> None:
         self.engine, self.recording, self.sampling, self.stops = engine, recording, sampling, stops
-        self.max_new_tokens = max_new_tokens
+        self.max_new_tokens, self.forcing = max_new_tokens, sampling.forcing(stops.ids, max_new_tokens)
         self.vllm = engine._vllm
         acts, ratio = recording.interventions, recording.sink_ratio
         whole = self.vllm.reads_whole_prompts
@@ -200,7 +200,7 @@ class Requests:
         if not self.engine._running.acquire(blocking=False):
             raise InputError("this engine is writing responses: call it when they are there, not from on_finish or a thread")
         try:
-            self.vllm.call(begin_run, self.vllm.carried, self.sampling, self.acting, self.recorder)
+            self.vllm.call(begin_run, self.vllm.carried, self.sampling, self.forcing, self.acting, self.recorder)
             yield
         finally:
             try:
@@ -265,6 +265,8 @@ class Requests:
     def _hand_over(self, row: Growing) -> None:
         """Give a response what was recorded of it."""
         name = self.names.pop(row.number)
+        if self.forcing is not None:
+            row.forced = self.forcing.places.pop(row.number)
         if self.acting is not None:
             self.acting.leave(name)
         if self.recorder is None:

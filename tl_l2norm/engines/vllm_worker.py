@@ -22,11 +22,12 @@ from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.engines.acting import Acting
 from tl_l2norm.engines.again import BlockAgain, Reruns
 from tl_l2norm.engines.by_request import Read
-from tl_l2norm.engines.process import environment, generators_kept, replaced_by_vllm
+from tl_l2norm.engines.process import environment, generators_kept, replaced_by_vllm, require_own_code
 from tl_l2norm.engines.recorder import Recorder
 from tl_l2norm.engines.stream import Carried, StreamProbe, stream_of, with_stream
 from tl_l2norm.models.observer import Recorded
 from tl_l2norm.recording.sampling import Sampling, Warper, choose, score
+from tl_l2norm.recording.think_on import Forcing
 
 try:
     from vllm.v1.sample.logits_processor import LogitsProcessor
@@ -65,7 +66,7 @@ class Vllm:
             warnings.simplefilter("ignore")  # of vLLM's own imports
             import vllm
 
-            _require_own_code(architectures)
+            require_own_code(architectures)
             self.version = str(vllm.__version__)
             self._params = vllm.SamplingParams
             self._kinds = vllm.sampling_params.RequestOutputKind
@@ -140,19 +141,6 @@ class Vllm:
             setattr(owner, name, value)
 
 
-def _require_own_code(architectures: Sequence[str]) -> None:
-    """Refuse a model that vLLM doesn't have, and one that it runs by patching the classes of transformers, a bridge's too."""
-    from vllm.model_executor.models.registry import ModelRegistry
-
-    known = [ModelRegistry.models[name] for name in architectures if name in ModelRegistry.models]
-    if not known:
-        raise Unsupported(f"vLLM doesn't have {' or '.join(architectures) or 'a model without architectures in config.json'}")
-    if str(known[0].module_name).endswith(".transformers"):
-        raise Unsupported(
-            f"vLLM has no code of its own for {architectures[0]}: it would patch that of transformers, for this whole process"
-        )
-
-
 def _start(vllm: Any, folder: str, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
     try:
         return vllm.LLM(
@@ -185,6 +173,7 @@ class Draws(LogitsProcessor):  # type: ignore[misc,unused-ignore]
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         self.rows: dict[int, _Row] = {}
         self.warpers: list[Warper] = []
+        self.forcing: Forcing | None = None
         self.scores: dict[int, dict[int, Tensor]] | None = None
         self.hooks: Hooks | StreamProbe | None = None
 
@@ -204,13 +193,15 @@ class Draws(LogitsProcessor):  # type: ignore[misc,unused-ignore]
     def apply(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
         """The logits with the chosen token's infinite."""
         rows = [self.rows[i] for i in range(len(logits))]
-        seeds = torch.tensor([row.key for row in rows], device=logits.device)
-        counts = torch.tensor([len(row.written) for row in rows], device=logits.device)
+        numbers, keys, written = zip(*((row.number, row.key, len(row.written)) for row in rows), strict=True)
+        seeds, counts = (torch.tensor(own, device=logits.device) for own in (keys, written))
         tokens = choose(logits, self.warpers, seeds, counts)
+        if self.forcing is not None:
+            tokens = self.forcing.over(tokens, numbers, written)
         if self.scores is not None:
             scores = score(logits, tokens).cpu().unbind(1)
-            for row, own in zip(rows, scores, strict=True):
-                self.scores.setdefault(row.number, {})[len(row.written)] = own
+            for number, at, own in zip(numbers, written, scores, strict=True):
+                self.scores.setdefault(number, {})[at] = own
         return logits.scatter_(1, tokens[:, None], torch.inf)
 
 
@@ -325,10 +316,12 @@ def end_probe(worker: Any) -> Carried:
     return probe.found()
 
 
-def begin_run(worker: Any, carried: Carried, sampling: Sampling, acting: Acting | None, recorder: Recorder | None) -> None:
+def begin_run(
+    worker: Any, carried: Carried, sampling: Sampling, forcing: Forcing | None, acting: Acting | None, recorder: Recorder | None
+) -> None:
     """On the worker: hook the model, and sample like this from now on."""
     draws = _draws(worker)
-    draws.warpers, draws.scores = sampling.warpers(), None if recorder is None else {}
+    draws.warpers, draws.forcing, draws.scores = sampling.warpers(), forcing, None if recorder is None else {}
     draws.hooks = Hooks(worker.model_runner, carried, acting, recorder) if recorder or acting else None
 
 
@@ -347,4 +340,4 @@ def end_run(worker: Any) -> None:
     draws = _draws(worker)
     if isinstance(draws.hooks, Hooks):
         draws.hooks.remove()
-    draws.hooks, draws.scores, draws.warpers = None, None, []
+    draws.hooks, draws.scores, draws.warpers, draws.forcing = None, None, [], None

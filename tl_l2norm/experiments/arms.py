@@ -12,9 +12,10 @@ from tl_l2norm.analysis.arms import Claim, Comparison
 from tl_l2norm.core.arguments import as_integer, as_names, as_number, check_choice, check_text, one_or_several
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.layers import Layers, check_layers
-from tl_l2norm.core.thresholds import AdaptiveIQR, Thresholds, as_thresholds
+from tl_l2norm.core.thresholds import AdaptiveIQR, Thresholds
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.experiments.scores import SCORES
+from tl_l2norm.experiments.selection import by_layer
 from tl_l2norm.experiments.settings import settings_of
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.interventions.log import Log
@@ -22,6 +23,8 @@ from tl_l2norm.recording.sampling import Sampling
 from tl_l2norm.tasks.problems import unknown
 
 BASELINE = "baseline"
+ORACLE = "oracle"
+"""The selection that sees the answers: a bound, and no arm to test."""
 
 Given = Intervention | Sequence[Intervention] | Callable[..., Any] | None
 """Interventions, or a function from the calibration's traces to them; of an arm that is matched to another, from those and
@@ -144,8 +147,8 @@ class Arm:
                 f"arm {self.name!r}: a random choice is right as often as the responses are: the same arm without selection is "
                 "its expectation"
             )
-        if self.thresholds is not None and not callable(self.thresholds):
-            object.__setattr__(self, "thresholds", as_thresholds(self.thresholds))
+        if not callable(self.thresholds):
+            object.__setattr__(self, "thresholds", by_layer(self.thresholds))
 
     def _check_claim(self) -> None:
         check_choice("claim", self.claim, ("helps", "no harm"))
@@ -195,10 +198,10 @@ class Arm:
             self._check_adaptive(x)
         return made
 
-    def prompts(self) -> frozenset[str]:
-        """`prompt_key` of all prompts that its thresholds were taken from, as far as they say."""
-        acts = () if callable(self.interventions) else self.acts()
-        taus = [self.thresholds, *(x.thresholds for x in acts)]
+    def prompts(self, acts: Sequence[Intervention] = ()) -> frozenset[str]:
+        """`prompt_key` of all prompts that its thresholds were taken from, as far as they say; `acts`: what a function made."""
+        own = acts if callable(self.interventions) else self.acts()
+        taus = [self.thresholds, *(x.thresholds for x in own)]
         return frozenset().union(*(tau.prompts for tau in taus if isinstance(tau, Thresholds)))
 
     def settings(self) -> dict[str, Any]:
@@ -267,6 +270,7 @@ def comparisons(arms: Sequence[Arm], same_responses: Callable[[Arm, Arm], bool])
             ),
             claim=arm.claim,
             margin=arm.margin,
+            tested=arm.selection != ORACLE,
         )
         for arm in arms[1:]
     )

@@ -25,6 +25,7 @@ from tl_l2norm.analysis.selecting import (
 from tl_l2norm.core.arguments import as_integer, as_integers, as_names, as_seed
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.layers import Layers
+from tl_l2norm.core.resampling import Array
 from tl_l2norm.core.tables import render_table
 from tl_l2norm.experiments.candidates import Unscorable, candidates_of
 from tl_l2norm.experiments.others_scores import WINDOW
@@ -146,34 +147,54 @@ def selection_curve(
     """
     groups = candidates_of(completions, _required(problems))
     scorer = Scorer(groups, by_layer(thresholds), layers, as_seed(seed), as_integer("window", window, least=1))
-    known = [i for i, correct in enumerate(scorer.correct) if not np.isnan(correct).any()]
-    if not known:
-        raise Unscorable("no problem has a known answer: selection can't be right or wrong")
-    sizes = _sizes(n, {groups[i].completions[0].prompt_index: len(scorer.correct[i]) for i in known})
     names, left_out = _scores(scorer, by)
     rules = {name: RULES[name] for name in names if by is None or name in (*as_names("by", by), *REFERENCES)}
-    lengths = [np.array([len(c.tokens) for c in group.completions], dtype=np.float64) for group in groups]
-    sampled = in_order(
-        [
-            Sampled(
-                correct=scorer.correct[i],
-                answers=scorer.answers[i],
-                lengths=lengths[i],
-                values={n: np.zeros(len(v[i])) if RULES[n].at_random else v[i] for n, v in names.items()},  # no draw: its mean
-            )
-            for i in known
-        ]
-    )
-    found, listed = accuracies(sampled, rules, sizes, seed), list(rules)
+    sampled = _sampled(scorer, names)
+    sizes = _sizes(n, sampled)
+    ordered = in_order(list(sampled.values()))
+    found, listed = accuracies(ordered, rules, sizes, seed), list(rules)
     return SelectionCurve(
         curve=curve_table(found, listed, sizes, seed),
-        differences=difference_table(selected(sampled, rules, seed), listed, seed),
-        at_length=_at_length(sampled, rules, seed),
-        signals=strength_table(sampled, listed, seed),
+        differences=difference_table(selected(ordered, rules, seed), listed, seed),
+        at_length=_at_length(ordered, rules, seed),
+        signals=strength_table(ordered, listed, seed),
         n=sizes,
         left_out=MappingProxyType(left_out),
         seed=seed,
     )
+
+
+def arm_curve(
+    completions: Sequence[Completion],
+    *,
+    problems: Sequence[Problem],
+    by: str,
+    thresholds: Mapping[int, float] | None,
+    layers: Layers,
+    seed: int,
+) -> pd.DataFrame:
+    """`CURVES` of one score alone, without tests."""
+    scorer = Scorer(candidates_of(completions, problems), by_layer(thresholds), layers, seed)
+    sampled = _sampled(scorer, _scores(scorer, by)[0])
+    sizes = _sizes(None, sampled)
+    return curve_table(accuracies(in_order(list(sampled.values())), {by: RULES[by]}, sizes, seed), [by], sizes, seed)
+
+
+def _sampled(scorer: Scorer, values: Mapping[str, Sequence[Array]]) -> dict[int, Sampled]:
+    """Responses to each problem with a known answer, by the number of its prompt."""
+    sampled = {
+        group.completions[0].prompt_index: Sampled(
+            correct=scorer.correct[i],
+            answers=scorer.answers[i],
+            lengths=np.array([len(c.tokens) for c in group.completions], dtype=np.float64),
+            values={n: np.zeros(len(v[i])) if RULES[n].at_random else v[i] for n, v in values.items()},  # no draw: its mean
+        )
+        for i, group in enumerate(scorer.groups)
+        if not np.isnan(scorer.correct[i]).any()
+    }
+    if not sampled:
+        raise Unscorable("no problem has a known answer: selection can't be right or wrong")
+    return sampled
 
 
 def _at_length(sampled: Sequence[Sampled], rules: Mapping[str, Rule], seed: int) -> pd.DataFrame:
@@ -189,10 +210,10 @@ def _required(problems: Any) -> Any:
     return problems
 
 
-def _sizes(n: Any, samples: Mapping[int, int]) -> tuple[int, ...]:
+def _sizes(n: Any, sampled: Mapping[int, Sampled]) -> tuple[int, ...]:
     """The numbers of responses to select from."""
-    prompt, least = min(samples.items(), key=lambda item: item[1])
-    if max(samples.values()) == 1:
+    prompt, least = min(((prompt, len(own)) for prompt, own in sampled.items()), key=lambda item: item[1])
+    if max(map(len, sampled.values())) == 1:
         raise Unscorable("there is one response to each prompt, nothing to select from: generate(..., n=8, temperature=...)")
     if n is None:
         return tuple(sorted({2**i for i in range(least.bit_length())} | {least}))

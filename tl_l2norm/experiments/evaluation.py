@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -16,13 +17,15 @@ from tl_l2norm.core.errors import InputError, Unmeasurable, Unsupported
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.thresholds import prompt_key
-from tl_l2norm.experiments.arms import Arm, arms_of, comparisons
+from tl_l2norm.experiments.arms import ORACLE, Arm, arms_of, comparisons
 from tl_l2norm.experiments.calibration import Calibration, calibrate, power_note, room_for
 from tl_l2norm.experiments.evaluation_files import open_journal, require_same
+from tl_l2norm.experiments.evaluation_outcomes import curves_table, decisions_table, outcomes_of, require_thresholds
 from tl_l2norm.experiments.evaluation_results import Results
-from tl_l2norm.experiments.evaluation_run import SIGNALS, Asked, Run, decisions_table, outcomes_of, sources_of
+from tl_l2norm.experiments.evaluation_run import SIGNALS, Asked, Run, require_runs, sources_of
 from tl_l2norm.experiments.kept_samples import samples_of
 from tl_l2norm.experiments.modes import MODES
+from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.engine import Engine, generator_of, model_of, must_record, rows_at_once
@@ -180,20 +183,21 @@ class Evaluation:
                     "such as a side of l2.experiments.split_problems(problems)"
                 )
 
-    def require_unseen(self, arms: Sequence[Arm]) -> None:
-        """Refuse to test arms on what something of them was chosen on.
+    def require_unseen(self, arms: Sequence[Arm], acts: Mapping[str, Sequence[Intervention]] = MappingProxyType({})) -> None:
+        """Refuse to test arms on what something of them was chosen on; `acts`: their interventions, once they are made.
 
         Raises:
             InputError: which arm, and how many of the problems.
         """
         ids = {problem.id for problem in self.problems}
-        if both := ids & {problem.id for problem in self.calibration}:
-            raise InputError(
-                f"{len(both)} problems of the calibration are in the test too: what is chosen on them can't be tested there"
-            )
         prompts = {prompt_key(prompt.tokens) for prompt in self.prompts}
+        others = {prompt_key(prompt.tokens) for prompt in self._asked_for(self.calibration)}
+        if both := len(ids & {problem.id for problem in self.calibration}) or len(prompts & others):
+            raise InputError(
+                f"{both} problems of the calibration are in the test too: what is chosen on them can't be tested there"
+            )
         for arm in arms:
-            seen, taken = ids & set(arm.calibrated_on), prompts & arm.prompts()
+            seen, taken = ids & set(arm.calibrated_on), prompts & arm.prompts(acts.get(arm.name, ()))
             if seen or taken:
                 what = "was tuned on" if seen else "has thresholds that were taken from responses to"
                 raise InputError(
@@ -215,15 +219,19 @@ class Evaluation:
         asked = self._asked(calibration)
         traces, ids = asked.traces, sorted(calibration.ids) if calibration else ()
         arms = [arm.made_of(traces, ids) if arm.needs_calibration or arm.match else arm for arm in self.arms]
-        if tests:
-            self.require_unseen(arms)
         sources = sources_of(arms, asked)
+        if tests:
+            self.require_unseen(arms, {arm.name: replace(sources[arm.name], arm=arm).acts(asked) for arm in arms})
+        distinct = list(dict.fromkeys(sources.values()))
+        for source in distinct:
+            require_runs(asked, source)
+        for arm in arms:
+            require_thresholds(arm, self.backend.n_layers)
         settings = {**self._told(), "max_new_tokens": asked.max_new_tokens}
         settings["arms"] = {arm.name: arm.settings() | {"interventions": sources[arm.name].told} for arm in arms}
         journal = open_journal(folder, settings, self.backend)
         notes = self._notes(arms, calibration, tests)
         self._say(notes)
-        distinct = list(dict.fromkeys(sources.values()))
         total = sum(source.n for source in distinct) * len(self.problems)
         with tqdm(total=total, desc="evaluate", unit="response", disable=not self.progress, delay=2) as bar:
             run = Run(asked=asked, journal=journal, place=folder, bar=bar)
@@ -240,6 +248,7 @@ class Evaluation:
             notes=tuple(notes),
             seed=self.seed,
             samples={arm.name: own for arm in arms if (own := samples_of(run, arm, sources[arm.name]))},
+            curves=curves_table(run, arms, sources),
         )
         if folder is not None:
             results.save(folder / "results.json")
@@ -277,10 +286,12 @@ class Evaluation:
             progress=self.progress,
         )
 
-    def _room(self) -> int:
+    def _asked_for(self, problems: Sequence[Problem]) -> list[ChatPrompt]:
         assert self.backend.tokenizer is not None
-        others = [chat_prompt(self.backend.tokenizer, p.question, mode=self.mode, system=p.system) for p in self.calibration]
-        return room_for(self.backend, [*self.prompts, *others], self.mode)
+        return [chat_prompt(self.backend.tokenizer, p.question, mode=self.mode, system=p.system) for p in problems]
+
+    def _room(self) -> int:
+        return room_for(self.backend, [*self.prompts, *self._asked_for(self.calibration)], self.mode)
 
     def _asked(self, calibration: Calibration | None) -> Asked:
         limit = self.max_new_tokens
@@ -302,7 +313,7 @@ class Evaluation:
 
     def _notes(self, arms: Sequence[Arm], calibration: Calibration | None, tests: bool) -> list[str]:
         """What is said before the run."""
-        notes = [power_note(len(self.problems), len(arms) - 1, calibration)] if tests else []
+        notes = [power_note(len(self.problems), sum(arm.selection != ORACLE for arm in arms[1:]), calibration)] if tests else []
         notes += [
             f"{arm.name!r}: the best of {arm.tried} settings that were tried on {len(set(arm.calibrated_on))} other problems"
             for arm in arms

@@ -10,15 +10,13 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, tensor
 
+from tl_l2norm.analysis.arm_curves import LIVE
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.experiments.settings import differences
 from tl_l2norm.interventions.log import Log
 from tl_l2norm.models.described import Described
 from tl_l2norm.recording.completions import Completion
 from tl_l2norm.recording.saved import Journal, begin
-
-LIVE = "live tokens"
-"""How many tokens, layer by layer, an intervention had to judge: among the decisions, as in `Log.counts`."""
 
 _SCORES = ("logprobs", "self_certainty", "token_confidence")
 """What is measured of each token beside its norms."""

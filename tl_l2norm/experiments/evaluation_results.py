@@ -12,14 +12,17 @@ from typing import Any
 import pandas as pd
 from markupsafe import escape
 
+from tl_l2norm.analysis.arm_curves import ARM_CURVES, suppressed_table
 from tl_l2norm.analysis.arms import ARM_OUTCOMES, HELPS, Comparison, arm_table, cost_table, cut_off_notes
 from tl_l2norm.core.arguments import as_path
 from tl_l2norm.core.errors import InputError, MissingFile
 from tl_l2norm.core.storage import replace_file
 from tl_l2norm.core.tables import render_table
+from tl_l2norm.interventions.suppress import Suppression
 from tl_l2norm.tasks.results import Result
 
 FORMAT, FORMAT_VERSION = "tl_l2norm.evaluation", 1
+_CONTENT = ("settings", "comparisons", "notes", "seed", "outcomes", "decisions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,6 +41,8 @@ class Results:
         samples: by arm, its thinking responses where their norms are kept, as they are where a selection chooses among them:
             what `sample_thinking` returns, for `analysis.correctness_samples`. They aren't saved with the tables; the same call
             of `evaluate` has them again from its folder.
+        curves: accuracy of each arm that selects against the number of responses that it selects from, expected over all
+            subsets: arm, responses, accuracy, low, high, n (problems).
 
     Examples:
         >>> arms = [l2.Arm("baseline"), l2.Arm("scaled", l2.Suppression({11: 500.0}))]
@@ -55,6 +60,7 @@ class Results:
     notes: tuple[str, ...]
     seed: int
     samples: Mapping[str, tuple[Result, ...]] = field(default_factory=dict)
+    curves: pd.DataFrame = field(default_factory=lambda: ARM_CURVES.frame([]))
 
     def to_frame(self, by: str | Sequence[str] = ()) -> pd.DataFrame:
         """Accuracy, paired differences and verdicts, see `tl_l2norm.analysis.arm_table`; by "family", "level" or both."""
@@ -63,6 +69,12 @@ class Results:
     def costs(self) -> pd.DataFrame:
         """What an answer of each arm costs, see `tl_l2norm.analysis.cost_table`."""
         return cost_table(self.outcomes)
+
+    def suppressed(self) -> pd.DataFrame:
+        """Accuracy of arms that do nothing but suppress, against the share of tokens that they changed, see
+        `tl_l2norm.analysis.arm_curves`; empty where no two of them changed another share.
+        """
+        return suppressed_table(self.to_frame(), self.decisions, _suppressing(self.settings["arms"]))
 
     @property
     def helpful(self) -> tuple[str, ...]:
@@ -77,8 +89,19 @@ class Results:
             difference=[_interval(entry) for entry in table.to_dict("records")],
             **{name: table[name] for name in ("better", "worse", "p_holm", "verdict")},
         )
-        tables = {"accuracy, paired differences with 95% intervals": shown, "an answer's cost": self.costs()}
-        return tables | ({"what interventions decided": self.decisions} if len(self.decisions) else {})
+        tables = {
+            "accuracy, paired differences with 95% intervals": shown,
+            "an answer's cost": self.costs(),
+            "accuracy of selecting among so many responses": self.curve_frame(),
+            "accuracy by share of tokens suppressed": self.suppressed(),
+            "what interventions decided": self.decisions,
+        }
+        return {name: table for name, table in tables.items() if len(table)}
+
+    def curve_frame(self) -> pd.DataFrame:
+        """The accuracies of `curves` side by side, an entry for each arm that selects and a column for each number."""
+        wide = self.curves.pivot(index="arm", columns="responses", values="accuracy").add_prefix("n=")
+        return wide.loc[list(dict.fromkeys(self.curves["arm"]))].rename_axis(columns=None).reset_index()
 
     def _head(self) -> list[str]:
         first = self.outcomes.iloc[0]
@@ -89,7 +112,9 @@ class Results:
 
     def __str__(self) -> str:
         """What was asked, what can be seen, and the tables."""
-        return "\n\n".join(["\n".join(self._head()), *(render_table(t, title=name) for name, t in self._tables().items())])
+        return "\n\n".join(
+            ["\n".join(self._head()), *(render_table(t, title=name, width=140) for name, t in self._tables().items())]
+        )
 
     __repr__ = __str__
 
@@ -116,6 +141,7 @@ class Results:
             "seed": self.seed,
             "outcomes": self.outcomes.to_dict("list"),
             "decisions": self.decisions.to_dict("list"),
+            "curves": self.curves.to_dict("list"),
         }
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(file, json.dumps(content, ensure_ascii=False).encode())
@@ -138,8 +164,10 @@ class Results:
             raise InputError(f"{file} is damaged: {error}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise InputError(f"{file} was not written by Results.save")
-        if content["version"] != FORMAT_VERSION:
-            raise InputError(f"{file} has format version {content['version']}, this library reads {FORMAT_VERSION}")
+        if content.get("version") != FORMAT_VERSION:
+            raise InputError(f"{file} has format version {content.get('version')}, this library reads {FORMAT_VERSION}")
+        if lacking := [name for name in _CONTENT if name not in content]:
+            raise InputError(f"{file} is damaged: it lacks {', '.join(lacking)}")
         return cls(
             outcomes=ARM_OUTCOMES.frame(pd.DataFrame(content["outcomes"])),
             decisions=pd.DataFrame(content["decisions"]),
@@ -147,6 +175,7 @@ class Results:
             settings=content["settings"],
             notes=tuple(content["notes"]),
             seed=content["seed"],
+            curves=ARM_CURVES.frame(pd.DataFrame(content.get("curves", []))),  # of a version that made none
         )
 
 
@@ -157,6 +186,13 @@ def idle_notes(decisions: pd.DataFrame) -> list[str]:
     changed = decisions["n"].where(decisions["fired"].astype(bool), 0).groupby(decisions["arm"], sort=False).sum()
     idle = [repr(arm) for arm, n in changed.items() if n == 0]
     return [f"nothing was changed by {', '.join(idle)}: look at the thresholds and at decisions"] if idle else []
+
+
+def _suppressing(arms: Mapping[str, Any]) -> dict[str, str]:
+    """What arms suppress and how, of those that do nothing else; `arms`: their settings."""
+    acts = {name: arm["interventions"] for name, arm in arms.items() if arm["selection"] is None}
+    alone = {name: own[0] for name, own in acts.items() if len(own) == 1 and own[0]["kind"] == Suppression.__name__}
+    return {name: f"{one['which']}, {one['how']}" for name, one in alone.items()}
 
 
 def _interval(entry: Mapping[Any, Any]) -> str:

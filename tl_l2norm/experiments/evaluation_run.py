@@ -6,33 +6,34 @@ import dataclasses
 import hashlib
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from tqdm.auto import tqdm
 
+from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.storage import content_key
-from tl_l2norm.core.thresholds import iqr_thresholds
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.experiments.arms import Arm
 from tl_l2norm.experiments.evaluation_files import decisions_of, entry_of, scores_of
 from tl_l2norm.experiments.kept_log import KeptLog
 from tl_l2norm.experiments.others_scores import STATE_SCORES
-from tl_l2norm.experiments.selection import select
 from tl_l2norm.experiments.settings import settings_of
 from tl_l2norm.interventions.base import Intervention
+from tl_l2norm.interventions.intervener import Intervener
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.engine import Engine, model_of
 from tl_l2norm.recording.generate import generate, restore
+from tl_l2norm.recording.plan import check_context
 from tl_l2norm.recording.reading_signals import read_signals
 from tl_l2norm.recording.sampling import Sampling
 from tl_l2norm.recording.saved import Journal, keep_recorded, kept_recorded
+from tl_l2norm.recording.stops import Stops
+from tl_l2norm.recording.traces import Recording
 from tl_l2norm.tasks.problems import Problem
-from tl_l2norm.tasks.verifiers import is_correct
 from tl_l2norm.text.prompts import ChatPrompt, Mode
 
 _BATCHES = 16
@@ -83,13 +84,15 @@ class Source:
     matched: bool
     """Whether it is kept where things were decided, for an arm that is matched to it."""
     match: Source | None
-    told: Any
+    told: Any = None
     """The interventions as JSON holds them."""
-    key: str
+    key: str = ""
     """Of all that the responses depend on, beside prompt and seed."""
 
-    def acts(self, asked: Asked, log: KeptLog | None) -> tuple[Intervention, ...]:
-        """Its interventions."""
+    def acts(self, asked: Asked, log: KeptLog | None = None) -> tuple[Intervention, ...]:
+        """Its interventions; where it is matched to another's, by that one's log, by default of no response."""
+        if self.match is not None and log is None:
+            log = KeptLog(self.match.acts(asked), sink_ratio=asked.sink_ratio)
         return self.arm.acts(asked.traces, log)
 
 
@@ -97,22 +100,18 @@ def sources_of(arms: Sequence[Arm], asked: Asked) -> dict[str, Source]:
     """The responses of each arm by its name; those that are matched to another's come behind it."""
     made: dict[str, Source] = {}
     for arm in sorted(arms, key=lambda arm: arm.match is not None):
-        match = made[arm.match] if arm.match else None
-        log = None if match is None else KeptLog(match.acts(asked, None), sink_ratio=asked.sink_ratio)
-        sampling = arm.sampled(asked.sampling)
-        limit = arm.max_new_tokens or asked.max_new_tokens
-        told = settings_of(arm.acts(asked.traces, log))
-        made[arm.name] = Source(
+        source = Source(
             arm=arm,
-            sampling=sampling,
-            max_new_tokens=limit,
+            sampling=arm.sampled(asked.sampling),
+            max_new_tokens=arm.max_new_tokens or asked.max_new_tokens,
             n=arm.n or asked.n,
             scored=arm.selection is not None,
             matched=any(other.match == arm.name for other in arms),
-            match=match,
-            told=told,
-            key=content_key([told, settings_of(sampling), limit, None if match is None else match.key]),
+            match=made[arm.match] if arm.match else None,
         )
+        told, match = settings_of(source.acts(asked)), source.match
+        key = [told, settings_of(source.sampling), source.max_new_tokens, None if match is None else match.key]
+        made[arm.name] = dataclasses.replace(source, told=told, key=content_key(key))
     return _joined(made)
 
 
@@ -132,6 +131,26 @@ def _joined(made: Mapping[str, Source]) -> dict[str, Source]:
             match=None if match is None else whole[match.key],
         )
     return {name: whole[source.key] for name, source in made.items()}
+
+
+def require_runs(asked: Asked, source: Source) -> None:
+    """Refuse now what the model can't do, and not when it is this arm's turn.
+
+    Raises:
+        ValueError: interventions that aren't of this model, more tokens than it has room for.
+        NotImplementedError: what an engine can't do.
+    """
+    room, acts = source.max_new_tokens, source.acts(asked)
+    try:
+        check_context(asked.backend, [prompt.tokens for prompt in asked.prompts], room)
+        if isinstance(asked.backend, Engine):
+            what: dict[str, Any] = {"layers": (), "sink_ratio": asked.sink_ratio, "interventions": acts}
+            recording = Recording.of(asked.backend, records=False, **what)
+            asked.backend.decoding(recording, source.sampling, Stops.of(asked.backend, (), False), room)
+        elif acts:
+            Intervener(asked.backend, acts, sink_ratio=asked.sink_ratio)
+    except (InputError, Unsupported) as error:
+        raise type(error)(f"arm {source.arm.name!r}: {error}") from error
 
 
 @dataclass(slots=True, eq=False)
@@ -177,32 +196,26 @@ class Run:
         for owner in self.owners(source):
             if not self.is_kept(source, owner):
                 missing.setdefault(owner[0], []).append(owner)
-        whole = [own for own in missing.values() if len(own) == source.n]
-        rest = [[owner] for own in missing.values() if len(own) < source.n for owner in own]
-        for groups, n in ((whole, source.n), (rest, 1)):
-            for part in self._parts(source, groups, n):
-                self._generate(source, part, n)
+        whole = [owner for own in missing.values() if len(own) == source.n for owner in own]
+        rest = [owner for own in missing.values() if len(own) < source.n for owner in own]
+        for owners, n in ((whole, source.n), (rest, 1)):
+            size = n * max(1, _BATCHES * self.asked.batch_size // n) if source.arm.interventions else max(1, len(owners))
+            for start in range(0, len(owners), size):
+                self._generate(source, owners[start : start + size], n)
 
-    def _parts(self, source: Source, groups: list[list[Owner]], n: int) -> Iterator[list[list[Owner]]]:
-        size = len(groups)
-        if source.arm.interventions:
-            size = max(1, _BATCHES * self.asked.batch_size // n)
-        for start in range(0, len(groups), max(1, size)):
-            yield groups[start : start + size]
-
-    def _generate(self, source: Source, groups: Sequence[Sequence[Owner]], n: int) -> None:
-        owners = [owner for group in groups for owner in group]
+    def _generate(self, source: Source, owners: Sequence[Owner], n: int) -> None:
+        """Draw these responses, of which n stand together for each problem."""
         asked, acts = self.asked, source.acts(self.asked, self._log_for(source, owners))
         self.clock = time.perf_counter()
 
         def keep(done: Generations) -> None:
-            self._keep(source, done, {c.prompt_index * n + c.sample: owners[c.prompt_index * n + c.sample] for c in done}, n)
+            self._keep(source, done, {(number := c.prompt_index * n + c.sample): owners[number] for c in done})
 
         with warnings.catch_warnings():  # that nothing fired is seen in the table of decisions
             warnings.filterwarnings("ignore", message="nothing was changed by")
             generate(
                 model_of(asked.backend),
-                [asked.prompts[group[0][0]] for group in groups],
+                [asked.prompts[i] for i, _ in owners[::n]],
                 n=n,
                 **{f.name: getattr(source.sampling, f.name) for f in dataclasses.fields(Sampling)},
                 seed=[asked.seed_of(owner) for owner in owners],
@@ -221,14 +234,14 @@ class Run:
         if match is None:
             return None
         return KeptLog(
-            match.acts(self.asked, None),
+            match.acts(self.asked),
             entries=[self.journal.entries[self.key(match, owner)] for owner in owners],
             seeds=[self.asked.seed_of(owner) for owner in owners],
             prompt_lens=[len(self.asked.prompts[i].tokens) for i, _ in owners],
             sink_ratio=self.asked.sink_ratio,
         )
 
-    def _keep(self, source: Source, done: Generations, owners: Mapping[int, Owner], n: int) -> None:
+    def _keep(self, source: Source, done: Generations, owners: Mapping[int, Owner]) -> None:
         now = time.perf_counter()
         seconds, self.clock = (now - self.clock) / len(done), now
         decided = {} if done.log is None else decisions_of(done.log, list(owners), events=source.matched)
@@ -256,7 +269,7 @@ class Run:
             finish_reason=entry["finish_reason"],
             seed=self.asked.seed_of(owner),
         )
-        answer = prompt.answer_prefix + made.answer
+        answer = prompt.answer_prefix + made.answer if made.finish_reason == "stop" else ""  # wrong, and no vote
         own: dict[str, Any] = {"answer": answer, "prompt_index": owner[0], "sample": owner[1], "trace": self.traces.get(key)}
         self._restored[key] = dataclasses.replace(made, **(own | scores_of(entry)))
         return self._restored[key]
@@ -271,59 +284,3 @@ class Run:
             model, size = model_of(self.asked.backend), self.asked.batch_size
             self._read[source.key, n] = read_signals(model, own, batch_size=size, progress=False)
         return self._read[source.key, n]
-
-
-def outcomes_of(run: Run, arm: Arm, source: Source) -> Iterator[dict[str, Any]]:
-    """One entry for each answer of an arm, problem by problem."""
-    asked, n = run.asked, arm.n or run.asked.n
-    completions = run.completions(source, arm)
-    answers = completions if arm.selection is None else _chosen(asked, arm, completions)
-    for answer in answers:
-        problem, i = asked.problems[answer.prompt_index], answer.prompt_index
-        behind = [(i, answer.sample)] if arm.selection is None else [(i, sample) for sample in range(n)]
-        entries = [run.journal.entries[run.key(source, owner)] for owner in behind]
-        tokens, reruns = sum(len(e["tokens"]) for e in entries), sum(e["reruns"] for e in entries)
-        yield {
-            "arm": arm.name,
-            "prompt": problem.id,
-            "family": problem.family,
-            "level": problem.level,
-            "sample": answer.sample,
-            "correct": answer.finish_reason == "stop" and bool(is_correct(problem, answer.answer)),
-            "responses": len(entries),
-            "cut_off": sum(e["finish_reason"] == "length" for e in entries) / len(entries),
-            "tokens": tokens,
-            "reruns": reruns,
-            "layer_passes": asked.backend.n_layers * tokens + reruns,
-            "seconds": sum(e["seconds"] for e in entries),
-        }
-
-
-def _chosen(asked: Asked, arm: Arm, completions: Sequence[Completion]) -> Sequence[Completion]:
-    """One response to each problem; those of the same tokens have the same scores, whatever stood beside them in a batch."""
-    assert arm.selection is not None
-    alike: dict[tuple[int, tuple[int, ...]], Completion] = {}
-    for own in completions:
-        alike.setdefault((own.prompt_index, own.tokens), own)
-    completions = [dataclasses.replace(alike[own.prompt_index, own.tokens], sample=own.sample) for own in completions]
-    thresholds = arm.thresholds
-    if thresholds is None and asked.traces:
-        thresholds = iqr_thresholds(asked.traces)
-    assert not callable(thresholds)
-    return select(
-        completions, by=arm.selection, thresholds=thresholds, layers=arm.layers, problems=asked.problems, seed=asked.seed
-    )
-
-
-def decisions_table(run: Run, arms: Sequence[Arm], sources: Mapping[str, Source]) -> pd.DataFrame:
-    """How often the interventions of each arm decided what."""
-    entries = [
-        {"arm": arm.name, "intervention": name, "decision": decision, "fired": fired, "n": n}
-        for arm in arms
-        for i in range(len(run.asked.problems))
-        for sample in range(arm.n or run.asked.n)
-        for name, decision, fired, n in run.journal.entries[run.key(sources[arm.name], (i, sample))]["decisions"]
-    ]
-    names = ["arm", "intervention", "decision", "fired"]
-    frame = pd.DataFrame(entries, columns=[*names, "n"])
-    return frame.groupby(names, sort=False, as_index=False)["n"].sum()

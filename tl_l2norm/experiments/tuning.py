@@ -15,6 +15,7 @@ from tl_l2norm.core.errors import InputError
 from tl_l2norm.experiments.arms import Arm, arms_of
 from tl_l2norm.experiments.evaluation import Evaluation
 from tl_l2norm.experiments.evaluation_results import Results
+from tl_l2norm.experiments.scores import NORM_SCORES
 from tl_l2norm.recording.saved import locked, may_save
 from tl_l2norm.tasks.problems import Problem, problems_of
 from tl_l2norm.text.prompts import Mode
@@ -68,6 +69,7 @@ def tune(
     if len(one_or_several(arms, Arm)) == 1:
         raise InputError("one setting leaves nothing to choose: give several arms")
     tried, problems = arms_of(arms), problems_of(problems)
+    by_traces = any(arm.needs_calibration or arm.match or arm.selection in NORM_SCORES for arm in tried)
     run = Evaluation.of(
         model,
         problems,
@@ -76,7 +78,7 @@ def tune(
         temperature=temperature,
         mode=mode,
         max_new_tokens=max_new_tokens,
-        calibration=problems if max_new_tokens is None or any(arm.needs_calibration for arm in tried) else None,
+        calibration=problems if max_new_tokens is None or by_traces else None,
         sink_ratio=sink_ratio,
         batch_size=batch_size,
         seed=seed,

@@ -21,7 +21,6 @@ from tl_l2norm.recording.completions import FinishReason
 from tl_l2norm.recording.sampling import Sampling, choose, score
 from tl_l2norm.recording.steps import Steps, stepping
 from tl_l2norm.recording.stops import Stops
-from tl_l2norm.recording.think_on import ThinkOn
 from tl_l2norm.recording.traces import Recording
 from tl_l2norm.text.sequences import TokenSequence, pad_left
 
@@ -63,7 +62,7 @@ class Decoder:
         self.watching = recording.watching(intervening)
         self.stepping = stepping(self.backend, self.watching, steps)
         self.stops, self.max_new_tokens = stops, max_new_tokens
-        self.warpers, self.think_on = sampling.warpers(), sampling.think_on
+        self.warpers, self.forcing = sampling.warpers(), sampling.forcing(stops.ids, max_new_tokens)
         self.rows: list[Growing] = []
         self.cache: Cache = None
         self.mask = self.tokens = torch.empty(0)
@@ -171,8 +170,8 @@ class Decoder:
     def _choose(self, rows: list[Growing], logits: Tensor, seeds: Tensor) -> Int[Tensor, " batch"]:
         counts = torch.tensor([len(row.new) for row in rows], device=logits.device) if self.warpers else seeds
         tokens = choose(logits, self.warpers, seeds, counts)
-        if self.think_on is not None:
-            tokens = self._go_on(self.think_on, rows, tokens)
+        if self.forcing is not None:
+            tokens = self.forcing.over(tokens, [row.number for row in rows], [len(row.new) for row in rows])
         if self.recording.records:
             self.scores.append(score(logits, tokens))
         for row, token in zip(rows, tokens.tolist(), strict=True):
@@ -183,17 +182,6 @@ class Decoder:
                 row.finish_reason = "length"
         return tokens
 
-    def _go_on(self, think_on: ThinkOn, rows: list[Growing], tokens: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """The tokens, and in the place of some of them others with which their responses go on."""
-        written = tokens.tolist()
-        for index, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
-            n_written, n_forced, most = len(row.new), len(row.forced), self.max_new_tokens
-            other = think_on.instead(token, self.stops.ids, n_written=n_written, n_forced=n_forced, most=most)
-            if other is not None:
-                written[index] = other
-                row.forced.append(n_written)
-        return torch.tensor(written, dtype=tokens.dtype, device=tokens.device)
-
     def _retire(self) -> list[Growing]:
         """Let finished rows leave, and padding that no row needs any longer; returns those that left."""
         alive = [i for i, row in enumerate(self.rows) if row.finish_reason is None]
@@ -201,6 +189,8 @@ class Decoder:
         if not left:
             return []
         self._flush()
+        for row in left if self.forcing is not None else ():
+            row.forced = self.forcing.places.pop(row.number)
         assert self.batch is not None
         ended = torch.tensor([i for i, row in enumerate(self.rows) if row.finish_reason is not None], device=self.mask.device)
         self.watching.leave(self.batch.select(ended))

@@ -91,7 +91,7 @@ def generate(
         prepend_bos: for plain texts: BOS or none; by default what the model's tokenizer adds.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink, and
             interventions leave it alone; 5 by default (20 for tiny-reasoner).
-        think_on: what is written where a response would end, so that it goes on; here, not on an engine.
+        think_on: what is written where a response would end, so that it goes on.
         steps: how a step of decoding runs: "eager"; "static", keys and values in tensors that keep their places; "graph",
             replayed as a CUDA graph, norms with it; "compiled" by torch, and replayed where there is CUDA. The last two are
             for norms alone, all but the first for bridges whose layers attend to all positions.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
@@ -117,8 +117,6 @@ def _decoding(
         sampling.think_on.check(stops.ids, backend.d_vocab)
     if not isinstance(backend, Engine):
         return Decoder(recording, recording.run(), sampling, stops, max_new_tokens, steps)
-    if sampling.think_on is not None:
-        raise Unsupported("an engine ends its responses by itself: think_on needs a model of load_model")
     return backend.decoding(recording, sampling, stops, max_new_tokens)
 
 
@@ -141,12 +139,13 @@ def _seeds(seed: OnePerRow, prompts: int, n: int) -> list[int]:
 
 def _check_lengths(backend: Described, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
     """Refuse responses that the model can't write to their end."""
-    _check_context(backend, items, max_new_tokens)
+    check_context(backend, items, max_new_tokens)
     if isinstance(backend, Backend):
         _check_longrope(backend, items, max_new_tokens)
 
 
-def _check_context(backend: Described, items: Sequence[TokenSequence], max_new_tokens: int) -> None:
+def check_context(backend: Described, items: Sequence[Sized], max_new_tokens: int) -> None:
+    """Refuse responses that are longer than the model's context has room for, each prompt by its number of tokens."""
     for i, item in enumerate(items):
         if len(item) + max_new_tokens - 1 > backend.n_ctx:
             raise InputError(

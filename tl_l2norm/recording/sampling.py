@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from tl_l2norm.core.arguments import as_integer, as_number
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.random_draws import uniform
-from tl_l2norm.recording.think_on import ThinkOn
+from tl_l2norm.recording.think_on import Forcing, ThinkOn
 
 LIKELIEST = 20
 """Tokens that token confidence is a mean over, k of the authors' runs."""
@@ -45,6 +45,10 @@ class Sampling:
             raise InputTypeError(f"think_on is recording.ThinkOn(tokens=[...]), got {self.think_on!r:.80}")
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             raise InputError("top_k and top_p do nothing at temperature 0 (greedy): set a temperature")
+
+    def forcing(self, ends: Collection[int], most: int) -> Forcing | None:
+        """What writes tokens in the place of those that end a response, of `most` tokens; None where nothing does."""
+        return None if self.think_on is None else Forcing(think_on=self.think_on, ends=ends, most=most)
 
     def warpers(self) -> list[Warper]:
         """The logits processors, in order; empty if greedy."""

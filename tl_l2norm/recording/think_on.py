@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from tl_l2norm.core.arguments import Integer, as_integer, as_integers
 from tl_l2norm.core.errors import InputError
@@ -72,3 +76,34 @@ class ThinkOn:
         if at or (begins and n_written + len(self.tokens) < most):
             return int(self.tokens[at])
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Forcing:
+    """`ThinkOn` at work on the responses of a run."""
+
+    think_on: ThinkOn
+    ends: Collection[int]
+    """That end a response."""
+    most: int
+    """Tokens of a response."""
+    places: dict[int, list[int]] = field(default_factory=dict)
+    """By a response's number, where in it something was written in the place of what was chosen."""
+
+    def over(self, tokens: Int[Tensor, " batch"], numbers: Sequence[int], written: Sequence[int]) -> Int[Tensor, " batch"]:
+        """What is written of the chosen tokens; the same again where a token is chosen a second time.
+
+        Args:
+            tokens: the chosen ones.
+            numbers: of their responses.
+            written: tokens that each has so far.
+        """
+        chosen = tokens.tolist()
+        for i, (number, n_written) in enumerate(zip(numbers, written, strict=True)):
+            places = self.places.setdefault(number, [])
+            n_forced = sum(place < n_written for place in places)
+            other = self.think_on.instead(chosen[i], self.ends, n_written=n_written, n_forced=n_forced, most=self.most)
+            if other is not None:
+                chosen[i] = other
+                places[n_forced:] = [n_written]
+        return torch.tensor(chosen, dtype=tokens.dtype, device=tokens.device)

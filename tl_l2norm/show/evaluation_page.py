@@ -8,6 +8,7 @@ from typing import Any
 
 from tl_l2norm.analysis.arms import BASELINE, cut_off_notes
 from tl_l2norm.experiments.evaluation_results import Results, idle_notes
+from tl_l2norm.show.arm_figures import selection_curves, suppression_curves
 from tl_l2norm.show.figures import arm_costs, arm_differences
 from tl_l2norm.show.page import render, write_page
 from tl_l2norm.show.report_parts import figure_html, figure_scripts, page_styles, table_html
@@ -24,7 +25,7 @@ def evaluation_page(results: Results, *, path: str | Path, title: str = "Does it
     Returns:
         The path.
     """
-    table, costs = results.to_frame(), results.costs()
+    table, costs, suppressed = results.to_frame(), results.costs(), results.suppressed()
     several = [name for name in ("family", "level") if results.outcomes[name].nunique() > 1]
     shown = ["arm", "against", "n", "accuracy", "low", "high", "difference", "difference_low", "difference_high"]
     shown += ["better", "worse", "p", "test", "p_holm", "verdict", "cut_off"]
@@ -43,6 +44,10 @@ def evaluation_page(results: Results, *, path: str | Path, title: str = "Does it
         detailed={
             name: table_html(results.to_frame(by=name)[[name, *shown]], float_format="%.4g", na_rep="") for name in several
         },
+        curves_figure=figure_html(selection_curves(results.curves), "selection") if len(results.curves) else None,
+        curves=table_html(results.curve_frame(), float_format="%.4g"),
+        suppressed_figure=figure_html(suppression_curves(suppressed), "suppression") if len(suppressed) else None,
+        suppressed=table_html(suppressed, float_format="%.4g"),
         costs_figure=figure_html(arm_costs(table, costs), "costs"),
         costs=table_html(costs, float_format="%.4g"),
         decisions=table_html(results.decisions) if len(results.decisions) else None,

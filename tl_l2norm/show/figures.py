@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tl_l2norm.analysis.arms import ARM_COSTS, ARM_TABLE
+from tl_l2norm.show.arm_figures import selection_curves, suppression_curves
 from tl_l2norm.show.embedding import fragment, scripts, styles
 from tl_l2norm.show.norm_figures import accuracy_bars, curves_frame, curves_table, interval_text, norm_curves, token_heatmap
 from tl_l2norm.show.response_figures import norm_by_correctness, norm_by_length, norm_by_position
@@ -31,9 +32,13 @@ __all__ = [
     "norm_curves",
     "save",
     "scripts",
+    "selection_curves",
     "styles",
+    "suppression_curves",
     "token_heatmap",
 ]
+
+_SYMBOLS = ("circle", "square", "diamond", "x", "triangle-up", "star", "cross")  # as many as go with any number of colours
 
 
 def __dir__() -> list[str]:
@@ -85,25 +90,25 @@ def arm_costs(table: pd.DataFrame, costs: pd.DataFrame) -> go.Figure:
         >>> arms = [l2.Arm("baseline"), l2.Arm("scaled", l2.Suppression({11: 500.0}))]
         >>> found = l2.evaluate(model, l2.make_mixture(2, families="compact"), arms, max_new_tokens=40, progress=False)
         >>> figure = l2.figures.arm_costs(found.to_frame(), found.costs())
-        >>> [(list(line.text), list(line.x)) for line in figure.data]
-        [(['scaled'], [1.0])]
+        >>> [(line.name, list(line.x)) for line in figure.data]
+        [('scaled', [1.0])]
     """
     ARM_TABLE.check(table, "arm", "against", "difference", "difference_low", "difference_high")
     ARM_COSTS.check(costs, "arm", "times")
     baseline, times = costs["arm"].iloc[0], costs.set_index("arm")["times"]
+    figure = go.Figure(layout={"template": TEMPLATE, "meta": {"min_width": 560}})
     own = table[table["against"] == baseline]
-    figure = go.Figure(layout={"template": TEMPLATE})
-    figure.add_scatter(
-        x=times[own["arm"]].tolist(),
-        y=100 * own["difference"],
-        error_y=_ends(own),
-        text=[plain(arm) for arm in own["arm"]],
-        textposition="top center",
-        hovertemplate="%{text}: %{y:+.1f} points for %{x:.3g} times the baseline's layer passes<extra></extra>",
-        mode="markers+text",
-        marker={"color": STYLES[0][0], "size": 9},
-        showlegend=False,
-    )
+    colours, symbols = itertools.cycle(style[0] for style in STYLES), itertools.cycle(_SYMBOLS)
+    for (arm, entry), colour, symbol in zip(own.groupby("arm", sort=False), colours, symbols, strict=False):
+        figure.add_scatter(
+            x=[times[arm]],
+            y=100 * entry["difference"],
+            error_y=_ends(entry),
+            name=plain(str(arm)),
+            hovertemplate="%{y:+.1f} points for %{x:.3g} times the baseline's layer passes",
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 9},
+        )
     figure.add_hline(0, line={"color": GREY, "width": 1})
     figure.update_xaxes(title_text="layer passes for an answer, times the baseline's", type="log", dtick="D2")
     figure.update_yaxes(title_text="gain of accuracy, points", automargin=True)

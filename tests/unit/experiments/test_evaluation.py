@@ -99,6 +99,19 @@ def test_samples_are_shared_by_those_who_choose_among_them(found: Results) -> No
     assert costs.loc["norms", "tokens"] == pytest.approx(3 * costs.loc["samples", "tokens"])
     table = found.to_frame().set_index(["arm", "against"])
     assert table.loc[("vote", "samples"), "test"] == "random choice" and table.loc[("vote", "plain"), "test"] == "exact McNemar"
+    curve = found.curves.set_index(["arm", "responses"])["accuracy"]
+    assert curve["vote", 1] == curve["norms", 1] == pytest.approx(by_arm["samples"].groupby("prompt").mean().mean())
+    assert [n for _, n in curve.index] == [1, 2, 3] * 2 and curve["norms", 3] == by_arm["norms"].mean()
+
+
+def test_accuracy_stands_against_the_share_that_arms_suppressed(found: Results) -> None:
+    own = found.suppressed().set_index("arm")
+    assert list(own["kind"]) == ["", "high, swap", "matched, swap"] and own.loc["plain", "share"] == 0
+    n = found.decisions.set_index(["arm", "decision"])["n"]
+    assert own.loc["swap", "share"] == n["swap", "suppressed"] / n["swap", "live tokens"] > 0
+    assert own["accuracy"].equals(found.to_frame().drop_duplicates("arm").set_index("arm")["accuracy"][own.index])
+    printed = " ".join(str(found).split())
+    assert "accuracy by share of tokens suppressed" in printed and "accuracy of selecting among so many responses" in printed
 
 
 def test_a_matched_arm_changes_as_many_tokens(found: Results) -> None:
@@ -120,17 +133,21 @@ def test_a_planted_verifier_that_rewards_high_norms_makes_selection_by_norm_win(
 
 def _winners(reasoner: Any, problems: Any, temperature: float) -> dict[str, str | None]:
     """What that one of four responses answers whose late norms have the highest sum: by their traces, by hand."""
-    keys = [f"0/think/{problem.id}/{i}" for problem in problems for i in range(4)]
-    seeds = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") for key in keys]
-    prompts = [l2.chat_prompt(reasoner.tokenizer, problem.question, mode="think") for problem in problems]
-    out = l2.generate(reasoner, prompts, n=4, temperature=temperature, seed=seeds, **QUIET)
     winners = {}
-    for i, problem in enumerate(problems):
-        own = out[4 * i : 4 * i + 4]
+    for problem, own in _drawn(reasoner, problems, temperature).items():
         sums = np.array([[_sum(c.trace, layer) for layer in (9, 10, 11)] for c in own])
         best = own[int(((sums - sums.mean(0)) / np.maximum(sums.std(0), 1e-9)).mean(1).argmax())]
         winners[problem.id] = extract_answer(problem, best)
     return winners
+
+
+def _drawn(reasoner: Any, problems: Any, temperature: float) -> dict[l2.Problem, Any]:
+    """Four responses to each problem, with the seeds of an evaluation."""
+    keys = [f"0/think/{problem.id}/{i}" for problem in problems for i in range(4)]
+    seeds = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") for key in keys]
+    prompts = [l2.chat_prompt(reasoner.tokenizer, problem.question, mode="think") for problem in problems]
+    out = l2.generate(reasoner, prompts, n=4, temperature=temperature, seed=seeds, **QUIET)
+    return {problem: out[4 * i : 4 * i + 4] for i, problem in enumerate(problems)}
 
 
 def _sum(trace: l2.Trace, layer: int) -> float:
@@ -223,6 +240,28 @@ def test_thresholds_of_the_test_are_refused(reasoner: Any, problems: Any) -> Non
     arms = [l2.Arm("plain"), l2.Arm("norms", selection="event_area", n=2, thresholds=l2.iqr_thresholds(traces), **HOT)]
     with pytest.raises(InputError, match="'norms' has thresholds that were taken"):
         l2.evaluate(reasoner, problems, arms, **QUIET)
+    matched = l2.Arm("as many", lambda _, log: dataclasses.replace(swap(traces), which="matched", match=log), match="low")
+    arms = [l2.Arm("plain"), l2.Arm("low", l2.Suppression({9: 300.0, 10: 300.0, 11: 300.0}, how="swap")), matched]
+    with pytest.raises(InputError, match="'as many' has thresholds that were taken"):
+        l2.evaluate(reasoner, problems, arms, **QUIET)
+
+
+def test_what_an_arm_can_not_do_is_refused_before_any_is_asked(reasoner: Any, problems: Any, tmp_path: Path) -> None:
+    late = {9: 1.0, 10: 1.0}
+    for arm, says in (
+        (l2.Arm("a", l2.ALRR({40: 5.0})), "arm 'a': .*layer 40"),
+        (l2.Arm("a", max_new_tokens=100_000), "arm 'a': .*past the model's context"),
+        (
+            l2.Arm("a", selection="event_area", n=2, thresholds=late, **HOT),
+            "arm 'a': its selection has no threshold for layers? 11",
+        ),
+    ):
+        with pytest.raises(InputError, match=says):
+            l2.evaluate(reasoner, problems[:2], [l2.Arm("plain"), arm], out=tmp_path, **QUIET)
+        assert not (tmp_path / "run.json").exists() and not (tmp_path / "responses.jsonl").exists()
+    renamed = dataclasses.replace(problems[0], family="renamed")
+    with pytest.raises(InputError, match="1 problems of the calibration are in the test too"):
+        l2.evaluate(reasoner, problems[:2], [l2.Arm("plain"), l2.Arm("b")], calibration=renamed, **QUIET)
 
 
 def test_the_limit_is_that_of_the_calibrations_lengths(reasoner: Any, problems: Any, others: Any) -> None:
@@ -244,6 +283,26 @@ def test_what_is_cut_off_is_wrong_and_said(reasoner: Any, problems: Any) -> None
     assert out.costs()["cut_off"].tolist()[1] == 0 and out.outcomes.loc[out.outcomes["arm"] == "long", "correct"].all()
     thinking = l2.evaluate(reasoner, always, [l2.Arm("short", max_new_tokens=3), l2.Arm("long")], **QUIET)
     assert "WARNING: responses that ran into the token limit count as wrong: 100% of 'short'" in str(thinking)
+
+
+def test_who_is_cut_off_has_no_vote_and_who_has_seen_the_answers_is_not_tested(reasoner: Any, problems: Any) -> None:
+    """At a limit that cuts the first sample just behind its right answer, another one has to be taken for it."""
+    many = l2.make_mixture(16, families="compact", levels=[2], split="test")
+    drawn = _drawn(reasoner, many, 2.2)
+    for problem, own in drawn.items():
+        limit = len(own[0].tokens) - 1
+        ended = [c for c in own if len(c.tokens) <= limit]
+        if ended and l2.is_correct(problem, own[0]) and all(l2.is_correct(problem, c) for c in ended):
+            break
+    else:
+        pytest.fail("no problem whose first sample is right and longer than others that are")
+    hot: dict[str, Any] = {"n": 4, "sampling": {"temperature": 2.2}}
+    arms = [l2.Arm("samples", **hot), *(l2.Arm(score, selection=score, **hot) for score in ("majority", "oracle"))]
+    out = l2.evaluate(reasoner, problem, arms, max_new_tokens=limit, progress=False)
+    correct = out.outcomes.groupby("arm")["correct"]
+    assert correct.sum()["samples"] == len(ended) < 4 and correct.sum()[["majority", "oracle"]].tolist() == [1, 1]
+    table = out.to_frame().set_index("arm")
+    assert table.loc["oracle", "verdict"] == "has seen the answers" and "one arm" in out.notes[0]
 
 
 @pytest.mark.parametrize(

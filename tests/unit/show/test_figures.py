@@ -10,6 +10,7 @@ from tests.unit.analysis.test_arms import outcomes, single
 from tl_l2norm.analysis.arms import Comparison, arm_table, cost_table
 from tl_l2norm.analysis.curves import LayerCurve
 from tl_l2norm.analysis.sinks import layer_medians, norms_without_sinks, sink_table
+from tl_l2norm.show.arm_figures import selection_curves, suppression_curves
 from tl_l2norm.show.figures import accuracy_bars, arm_costs, arm_differences, curves_table, norm_curves, token_heatmap
 
 
@@ -154,6 +155,21 @@ def test_arms_stand_with_their_intervals_and_costs() -> None:
     assert list(helps.x + helps.error_x.array) == pytest.approx((100 * mine["difference_high"]).tolist())
     assert list(helps.x - helps.error_x.arrayminus) == pytest.approx((100 * mine["difference_low"]).tolist())
     assert not any("<script" in name for name in helps.y)
-    (points,) = arm_costs(table, cost_table(made)).data
-    assert list(points.x) == [2.5, 1.0] and list(points.y) == pytest.approx([30, -30])
-    assert "<script" not in points.text[0]
+    points = arm_costs(table, cost_table(made)).data
+    assert [(*one.x, *one.y) for one in points] == [pytest.approx((2.5, 30)), pytest.approx((1.0, -30))]
+    assert "<script" not in points[0].name and points[0].marker != points[1].marker
+
+
+def test_accuracies_stand_against_responses_and_against_what_was_suppressed() -> None:
+    at = {"accuracy": [0.4, 0.6], "low": [0.2, 0.5], "high": [0.7, 0.9], "n": 9}
+    curves = pd.concat([pd.DataFrame({"arm": arm, "responses": [1, 4], **at}) for arm in ("a<b", "vote")])
+    first, second = selection_curves(curves).data
+    assert (first.name, second.name) == ("a&lt;b", "vote") and list(first.x) == [1, 4] and list(second.y) == [0.4, 0.6]
+    assert list(first.error_y.array) == pytest.approx([0.3, 0.3]) and list(first.error_y.arrayminus) == pytest.approx(
+        [0.2, 0.1]
+    )
+    arms = [("plain", "", 0.0), ("much", "high", 0.4), ("some", "high", 0.1), ("low", "low", 0.2)]
+    table = pd.DataFrame(arms, columns=["arm", "kind", "share"]).assign(accuracy=[0.8, 0.3, 0.5, 0.7], low=0.2, high=0.9, n=9)
+    high, low, baseline = suppression_curves(table).data
+    assert list(high.x) == [0, 10, 40] and list(high.y) == [0.8, 0.5, 0.3] and list(high.text) == ["", "some", "much"]
+    assert list(low.x) == [0, 20] and list(baseline.y) == [0.8]

@@ -1,0 +1,113 @@
+"""What came of the responses that an evaluation drew: outcomes of its arms, curves of those that select, decisions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from tl_l2norm.analysis.arm_curves import ARM_CURVES
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.layers import layer_ranges, resolve_layers
+from tl_l2norm.core.thresholds import iqr_thresholds
+from tl_l2norm.experiments.arms import Arm
+from tl_l2norm.experiments.curve import arm_curve
+from tl_l2norm.experiments.evaluation_run import Asked, Run, Source
+from tl_l2norm.experiments.scores import NORM_SCORES
+from tl_l2norm.experiments.selection import select
+from tl_l2norm.recording.completions import Completion
+from tl_l2norm.tasks.verifiers import is_correct
+
+
+def outcomes_of(run: Run, arm: Arm, source: Source) -> Iterator[dict[str, Any]]:
+    """One entry for each answer of an arm, problem by problem."""
+    asked, n = run.asked, arm.n or run.asked.n
+    completions = run.completions(source, arm)
+    answers = completions if arm.selection is None else _chosen(asked, arm, completions)
+    for answer in answers:
+        problem, i = asked.problems[answer.prompt_index], answer.prompt_index
+        behind = [(i, answer.sample)] if arm.selection is None else [(i, sample) for sample in range(n)]
+        entries = [run.journal.entries[run.key(source, owner)] for owner in behind]
+        tokens, reruns = sum(len(e["tokens"]) for e in entries), sum(e["reruns"] for e in entries)
+        yield {
+            "arm": arm.name,
+            "prompt": problem.id,
+            "family": problem.family,
+            "level": problem.level,
+            "sample": answer.sample,
+            "correct": answer.finish_reason == "stop" and bool(is_correct(problem, answer.answer)),
+            "responses": len(entries),
+            "cut_off": sum(e["finish_reason"] == "length" for e in entries) / len(entries),
+            "tokens": tokens,
+            "reruns": reruns,
+            "layer_passes": asked.backend.n_layers * tokens + reruns,
+            "seconds": sum(e["seconds"] for e in entries),
+        }
+
+
+def _chosen(asked: Asked, arm: Arm, completions: Sequence[Completion]) -> Sequence[Completion]:
+    """One response to each problem."""
+    assert arm.selection is not None
+    thresholds = _thresholds(asked, arm)
+    completions = _alike(completions)
+    return select(
+        completions, by=arm.selection, thresholds=thresholds, layers=arm.layers, problems=asked.problems, seed=asked.seed
+    )
+
+
+def _alike(completions: Sequence[Completion]) -> list[Completion]:
+    """Those of the same tokens have the same scores, whatever stood beside them in a batch."""
+    first: dict[tuple[int, tuple[int, ...]], Completion] = {}
+    for own in completions:
+        first.setdefault((own.prompt_index, own.tokens), own)
+    return [dataclasses.replace(first[own.prompt_index, own.tokens], sample=own.sample) for own in completions]
+
+
+def _thresholds(asked: Asked, arm: Arm) -> Any:
+    """Of a selection: its own, else those of the calibration, else None."""
+    return iqr_thresholds(asked.traces) if arm.thresholds is None and asked.traces else arm.thresholds
+
+
+def require_thresholds(arm: Arm, n_layers: int) -> None:
+    """Refuse a selection whose layers have no threshold before responses are drawn for it.
+
+    Raises:
+        InputError: with the layers.
+    """
+    if arm.selection in NORM_SCORES and arm.thresholds is not None:
+        assert not callable(arm.thresholds)
+        if missing := sorted(set(resolve_layers(arm.layers, n_layers)) - set(arm.thresholds)):
+            raise InputError(f"arm {arm.name!r}: its selection has no threshold for layers {layer_ranges(missing)}")
+
+
+def curves_table(run: Run, arms: Sequence[Arm], sources: Mapping[str, Source]) -> pd.DataFrame:
+    """`ARM_CURVES` of the arms that select."""
+    asked, curves = run.asked, []
+    for arm in arms:
+        if arm.selection is not None:
+            curve = arm_curve(
+                _alike(run.completions(sources[arm.name], arm)),
+                problems=asked.problems,
+                by=arm.selection,
+                thresholds=_thresholds(asked, arm),
+                layers=arm.layers,
+                seed=asked.seed,
+            )
+            curves.append(curve.drop(columns="score").rename(columns={"n": "responses", "problems": "n"}).assign(arm=arm.name))
+    return ARM_CURVES.frame(pd.concat(curves) if curves else [])
+
+
+def decisions_table(run: Run, arms: Sequence[Arm], sources: Mapping[str, Source]) -> pd.DataFrame:
+    """How often the interventions of each arm decided what."""
+    entries = [
+        {"arm": arm.name, "intervention": name, "decision": decision, "fired": fired, "n": n}
+        for arm in arms
+        for i in range(len(run.asked.problems))
+        for sample in range(arm.n or run.asked.n)
+        for name, decision, fired, n in run.journal.entries[run.key(sources[arm.name], (i, sample))]["decisions"]
+    ]
+    names = ["arm", "intervention", "decision", "fired"]
+    frame = pd.DataFrame(entries, columns=[*names, "n"])
+    return frame.groupby(names, sort=False, as_index=False)["n"].sum()
