@@ -313,7 +313,8 @@ class Evaluation:
 
     def _notes(self, arms: Sequence[Arm], calibration: Calibration | None, tests: bool) -> list[str]:
         """What is said before the run."""
-        notes = [power_note(len(self.problems), sum(arm.selection != ORACLE for arm in arms[1:]), calibration)] if tests else []
+        n_tested = sum(arm.selection != ORACLE for arm in arms[1:])
+        notes = [power_note(len(self.problems), n_tested, calibration)] if tests and n_tested else []
         notes += [
             f"{arm.name!r}: the best of {arm.tried} settings that were tried on {len(set(arm.calibrated_on))} other problems"
             for arm in arms

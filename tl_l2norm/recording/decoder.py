@@ -189,8 +189,9 @@ class Decoder:
         if not left:
             return []
         self._flush()
-        for row in left if self.forcing is not None else ():
-            row.forced = self.forcing.places.pop(row.number)
+        if self.forcing is not None:
+            for row in left:
+                row.forced = self.forcing.places.pop(row.number)
         assert self.batch is not None
         ended = torch.tensor([i for i, row in enumerate(self.rows) if row.finish_reason is not None], device=self.mask.device)
         self.watching.leave(self.batch.select(ended))

@@ -56,8 +56,14 @@ def suppression_curves(suppressed: pd.DataFrame) -> go.Figure:
     for (kind, own), style in zip(others.groupby("kind", sort=False), itertools.cycle(STYLES)):
         line = pd.concat([baseline.assign(arm=""), own.sort_values("share", kind="stable")])
         figure.add_scatter(x=100 * line["share"], **_accuracy(line, style), name=plain(str(kind)), text=_names(line))
-    style = {"marker": {"color": GREY, "symbol": "star", "size": 11}, "mode": "markers"}
-    figure.add_scatter(x=100 * baseline["share"], y=baseline["accuracy"], name="baseline", text=_names(baseline), **style)
+    figure.add_scatter(
+        x=100 * baseline["share"],
+        y=baseline["accuracy"],
+        name="baseline",
+        text=_names(baseline),
+        mode="markers",
+        marker={"color": GREY, "symbol": "star", "size": 11},
+    )
     figure.update_xaxes(title_text="tokens suppressed, % of those judged at the layers of the arm", rangemode="tozero")
     figure.update_yaxes(title_text="accuracy", tickformat=".0%", automargin=True)
     return figure
