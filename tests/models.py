@@ -52,8 +52,8 @@ TINY = [case for case in CASES if case.architecture != HALF]
 SMOLLM2 = [case for case in CASES if case.architecture == HALF]
 
 VOCABULARY = 4096
-"""Of the tiny models, and their tokenizer is SmolLM2's without its rarer tokens: most of what they cost is their vocabulary. That of
-all 49,152 tokens is held by `HALF`."""
+"""Of the tiny models; their tokenizer is SmolLM2's without its rarer tokens. Most of what they cost is their vocabulary: that
+of all 49,152 tokens is `HALF`'s."""
 
 _SMALL = {
     "vocab_size": VOCABULARY,
