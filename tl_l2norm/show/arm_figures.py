@@ -29,7 +29,7 @@ def selection_curves(curves: pd.DataFrame) -> go.Figure:
     curves = ARM_CURVES.check(curves)
     figure = go.Figure(layout={"template": TEMPLATE, "meta": {"min_width": 560}})
     for (arm, own), style in zip(curves.groupby("arm", sort=False), itertools.cycle(STYLES)):
-        figure.add_scatter(x=own["responses"], **_accuracy(own, style), name=plain(str(arm)))
+        figure.add_scatter(x=own["responses"].tolist(), **_accuracy(own, style), name=plain(str(arm)))
     at = sorted(set(curves["responses"]))
     figure.update_xaxes(title_text="responses that one is selected from", type="log", tickvals=at, ticktext=list(map(str, at)))
     figure.update_yaxes(title_text="accuracy", tickformat=".0%", automargin=True)
