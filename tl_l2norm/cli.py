@@ -163,9 +163,11 @@ def _add_live(commands: Any) -> None:
 def _add_doctor(commands: Any) -> None:
     command = commands.add_parser(
         "doctor",
-        help="check that norms of a model are right on this machine",
-        description="Check that norms of a model, as it is loaded on this machine, are right: against themselves, and against "
-        "its files read again by plain Hugging Face (some seconds for a GGUF file). Exit code 1 if a check fails.",
+        help="check this machine, a model's files, and that norms of the model are right here",
+        description="Say what is installed, what the machine has, whether the model's files are whole and fit, and what to do "
+        "about each fault. Then check that norms of the model, as it is loaded here, are right: against themselves, and "
+        "against its files read again by plain Hugging Face (some seconds for a GGUF file). Exit code 1 for a fault or a "
+        "failed check.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     _add_model(command)
@@ -318,11 +320,20 @@ def _saes(options: argparse.Namespace) -> dict[int, Any] | None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    model = _load(options)
+    import torch
+
+    from tl_l2norm.experiments.doctor import examine, remedies
     from tl_l2norm.experiments.selfcheck import selfcheck
 
-    outcome = selfcheck(model)
-    print(outcome)
+    dtype = getattr(torch, options.dtype)
+    found = examine(options.model, backend=options.backend, dtype=dtype, device=options.device)
+    print(found, flush=True)
+    if found.faults:  # loading would say less
+        return 1
+    outcome = selfcheck(_load(options))
+    print(f"\n{outcome}")
+    if what_to_do := remedies(outcome):
+        print(f"\n{what_to_do}")
     return 0 if outcome.passed else 1
 
 

@@ -31,11 +31,14 @@ class Ending:
     labels: Sequence[Mapping[str, Label]] | None = None
     """By prompt."""
 
-    def complete(self, row: Growing) -> Completion:
-        """The response of a row that has ended."""
+    def complete(self, row: Growing, said: Sequence[str] | None = None) -> Completion:
+        """The response of a row that has ended; `said`: what each of its tokens adds to the text, where that was read."""
         assert row.finish_reason is not None
         tokens, start = (*row.item.tokens, *row.new), len(row.item)
-        texts = token_texts(self.boundaries.tokenizer, tokens)
+        if said is None:
+            texts = token_texts(self.boundaries.tokenizer, tokens)
+        else:
+            texts = (*token_texts(self.boundaries.tokenizer, row.item.tokens), *said)
         reading, segments = self.boundaries.read_response(tokens, texts, start)
         if row.finish_reason == "stop" and (cut := self.stops.cut(reading.text)) is not None:
             reading = reading.up_to(cut)

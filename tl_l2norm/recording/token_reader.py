@@ -29,6 +29,8 @@ class TokenReader:
         tokenizer = boundaries.tokenizer
         self.prompt = "" if tokenizer is None else decode(tokenizer, prompt)
         self._opened = None if tokenizer is None else boundaries.opened(self.prompt)
+        self.said: list[str] = []
+        """What each token adds to the text."""
         self._starts: dict[int, int] = {}
         """Which token begins at a character of the text."""
         self._segment = "answer" if self._opened is None else "think"
@@ -37,6 +39,7 @@ class TokenReader:
         """What the next token adds to the text, its segment, and its position in the sequence."""
         added = self._speller.add(token)
         self._position += 1
+        self.said.append(added)
         start = len(self.text)
         self._starts[start] = token
         hidden = self._boundaries.tokenizer is None or token in self._boundaries.hidden_ids

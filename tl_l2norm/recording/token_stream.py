@@ -142,9 +142,8 @@ class TokenStream:
         """
         if self.log is None:
             raise InputError("nothing intervened: stream(..., interventions=[...])")
-        n_read = sum(recorded[NORM].shape[-1] for recorded in self._row.recorded)  # type: ignore[union-attr]
         events = self.log.events()  # of a pass that was interrupted, some may be there
-        return events[events["position"] < n_read].reset_index(drop=True)
+        return events[events["position"] < self._row.n_recorded].reset_index(drop=True)
 
     def __iter__(self) -> Iterator[TokenStep]:
         """Steps to the end; whoever leaves the loop closes the stream."""
@@ -212,7 +211,7 @@ class TokenStream:
             self._kept.close()
             decoder.watching.finish()
             last = self._reader.add(self._row.new[-1])
-            self.completion = self._ending.complete(self._row)
+            self.completion = self._ending.complete(self._row, self._reader.said)
             self._ready.append(self._unread(*last, self.completion))
 
     def _prompt_bounds(self, recorded: Recorded) -> Float[Tensor, " layer"]:

@@ -71,10 +71,15 @@ class RunningScale:
 
     def place(self, value: float) -> float:
         """From 0 to 1; NaN of what has no norm."""
+        return self.places([value])[0]
+
+    def places(self, values: Sequence[float]) -> list[float]:
+        """Of several norms."""
         low, high = self.ends
-        if value != value or not high > low:
-            return value if value != value else 0.0
-        return min(1.0, max(0.0, (value - low) / (high - low)))
+        if not high > low:
+            return [0.0 if value == value else value for value in values]
+        width = high - low
+        return [min(1.0, max(0.0, (value - low) / width)) if value == value else value for value in values]
 
 
 def sparkline(places: Sequence[float], width: int, sparks: str = SPARKS) -> str:
@@ -174,7 +179,7 @@ class Following:
             seconds=time.perf_counter() - self._began,
             of_what=self.of_what,
             values=tuple(self.values),
-            places=tuple(map(self.scale.place, self.values)),
+            places=tuple(self.scale.places(self.values)),
             fired=tuple((name, self._fired[name]) for name in names),
         )
 

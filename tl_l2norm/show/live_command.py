@@ -67,16 +67,17 @@ class _Drawing:
         self._scale: RunningScale | None = None
 
     def run(self, arm: Arm | None) -> int:
+        given: Any = None if arm is None else arm.interventions
         whole = True
-        if arm is None or callable(arm.interventions):
+        if arm is None or callable(given):
             whole = self._draw((), "" if arm is None else "plain")
         if arm is not None and whole:
-            waits = callable(arm.interventions)
-            made = arm.interventions(self._traces) if waits else arm.interventions
-            kinds = ", ".join(type(one).__name__ for one in made)
-            if waits:
+            made = given(self._traces) if callable(given) else given
+            title = f"{', '.join(type(one).__name__ for one in made)} (arm {arm.name!r})"
+            if self._traces:
                 print()
-            whole = self._draw(made, f"{kinds} (arm {arm.name!r})" + ", thresholds of the plain response" * waits)
+                title += ", thresholds of the plain response"
+            whole = self._draw(made, title)
         self._say_where_they_part()
         if self._options.out is not None and self._traces:
             from tl_l2norm.core.storage import save_traces

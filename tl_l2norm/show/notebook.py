@@ -48,7 +48,7 @@ class NotebookView:
         self._parts.append((level, step.segment == "answer", done, inert(step.token_text) + "\n" * ("\n" in step.token_text)))
         began = time.perf_counter()
         if began - self._drawn >= self._pause:
-            self._draw([following.scale.place(own) for own in following.values], following, "")
+            self._draw(following.scale.places(following.values), following, "")
             self._drawn = time.perf_counter()
             self._pause = max(_SECONDS, _SHARE * (self._drawn - began))
 
@@ -57,7 +57,8 @@ class NotebookView:
         self._draw(list(outcome.places), following, str(outcome))
 
     def _draw(self, places: list[float], following: Following, says: str) -> None:
-        text = "".join(_span(*key, "".join(part[3] for part in group)) for key, group in groupby(self._parts, lambda p: p[:3]))
+        groups = groupby(self._parts, lambda part: (part[0], part[1], part[2]))
+        text = "".join(_span(level, answers, done, "".join(p[3] for p in own)) for (level, answers, done), own in groups)
         low, high = following.scale.ends
         name = f"{following.of_what}, {norm_text(low)} to {norm_text(high)}" if high > low else following.of_what
         body = f'<div style="{_BLOCK}">{text}</div>{_curve(places, name)}'

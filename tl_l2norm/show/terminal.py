@@ -65,9 +65,10 @@ class TerminalView:
         done = any(event["fired"] for event in step.events)
         code = _joined(lit, _BOLD if step.segment == "answer" else "", _UNDERLINED if done else "")
         text = self._plain(step.token_text)
-        if self._column and self._column + cell_len(text) > self._columns:
+        cells = len(text) if text.isascii() else cell_len(text)
+        if self._column and self._column + cells > self._columns:
             self._end_line(following)
-        for index, part in enumerate(chop_cells(text, self._columns) if text else [""]):
+        for index, part in enumerate([text] if cells <= self._columns else chop_cells(text, self._columns)):
             if index:
                 self._end_line(following)
             self._put(part, code)
@@ -105,7 +106,7 @@ class TerminalView:
         self._begin_line()
 
     def _spark(self, following: Following) -> str:
-        line = sparkline([following.scale.place(value) for value in self._values], self._margin, self._sparks)
+        line = sparkline(following.scale.places(self._values), self._margin, self._sparks)
         return line.ljust(self._margin) if self._moves else line
 
     def _styled(self, text: str, code: str) -> str:

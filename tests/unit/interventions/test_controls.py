@@ -178,7 +178,7 @@ def test_controls_of_steering_begin_where_it_began_and_can_be_as_many(erss: Any,
 @pytest.mark.parametrize("how", ["scale", "swap"])
 def test_a_matched_suppression_takes_as_many_whatever_it_does_to_them(tau: l2.Thresholds, how: Any) -> None:
     """At layers where enough tokens stay low to the end."""
-    high = l2.Suppression({layer: 1.1 * tau[layer] for layer in (1, 2)}, how=how)
+    high = l2.Suppression({layer: 1.1 * tau[layer] for layer in (0, 3)}, how=how)
     out = l2.generate(tiny_model(), prompts()[:4], interventions=[high], **OPTIONS)
     control = replace(high, which="matched", match=out.log)
     matched = l2.generate(tiny_model(), prompts()[:4], interventions=[control], **OPTIONS)

@@ -8,6 +8,7 @@ import re
 import sys
 import zlib
 from difflib import SequenceMatcher
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,30 @@ def test_events_belong_to_their_token() -> None:
     assert [one["events"] for one in header["sequences"]] == [[], [[2, 0, "Suppression", "scaled", 1, 200, 20]]]
     marked = re.findall(r'<span title="([^"]*)" class="([^"]*)">c', widget.fragment())
     assert marked == [("norm 12, position 2, Suppression at layer 0: scaled, norm 200 to 20", "l2-c31 l2-event")]
+
+
+class Run(list[Any]):
+    """What an explorer looks at in the `Generations` of a run with an intervention."""
+
+    log = SimpleNamespace(prompt_lens={0: 1, 1: 1})
+
+    def events(self) -> pd.DataFrame:
+        return pd.DataFrame([EVENT])
+
+
+def test_events_of_a_whole_run_are_found_and_those_of_a_part_are_not_guessed() -> None:
+    run = Run([make_trace(["s", "a", "b"]), make_trace(["s", "a", "c"])])
+    header, _ = read(widgets.explorer({"plain": list(run), "suppressed": run}))
+    assert [len(one["events"]) for one in header["sequences"]] == [0, 0, 0, 1]
+    with pytest.raises(ValueError, match=r"1 of the 2 responses of a run: .* events=out\.events\(\)"):
+        widgets.explorer(Run(run[:1]))
+
+
+def test_surprise_is_that_of_the_response() -> None:
+    trace = make_trace(["s", "a", "b", "c"], prompt_len=2)
+    completion = SimpleNamespace(trace=trace, logprobs=torch.tensor([-0.5, -1.25, -9.0]))  # the last was never read back
+    _, values = read(widgets.explorer(completion))
+    assert np.isnan(values["surprise"][0, :2]).all() and values["surprise"][0, 2:].tolist() == [0.5, 1.25]
 
 
 def test_long_texts_are_cut_and_what_is_beyond_the_static_text_is_said() -> None:
