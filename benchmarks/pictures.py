@@ -38,7 +38,7 @@ def take(browser: Any, widget: Any, path: Path) -> None:
 
 def take_report(browser: Any, report: Path, path: Path) -> None:
     """A picture of the top of a report, once its figures are drawn."""
-    page = browser.new_context(offline=True, color_scheme="light", viewport={"width": 1200, "height": 2000}).new_page()
+    page = browser.new_context(offline=True, color_scheme="light", viewport={"width": 1200, "height": 2180}).new_page()
     page.goto(report.resolve().as_uri(), timeout=120_000)
     page.wait_for_selector(".l2-plot .main-svg")
     page.wait_for_selector(".l2-plot:not(.js-plotly-plot)", state="detached")

@@ -234,3 +234,5 @@ def test_a_wheel_holds_the_model_and_its_saes(tmp_path: Path) -> None:
     assert len(list((tmp_path / "installed/tl_l2norm/assets/tiny_reasoner/saes").glob("layer_*/sae_weights.safetensors"))) == 12
     arms = {file.stem for file in (tmp_path / "installed/tl_l2norm/experiments/shipped_arms").glob("*.toml")}
     assert arms == {"alrr", "erss", "lrs", "suppression"}
+    bundle = tmp_path / "installed/tl_l2norm/show/vendor"
+    assert {"LICENSE", "plotly-cartesian.min.js"} <= {file.name for file in bundle.iterdir()}, "what pages draw with"
