@@ -52,12 +52,8 @@ TINY = [case for case in CASES if case.architecture != HALF]
 SMOLLM2 = [case for case in CASES if case.architecture == HALF]
 
 VOCABULARY = 4096
-<<<<<<< HEAD
-"""Of the tiny models and their tokenizer, SmolLM2's without its rarer tokens: most of a tiny model's cost is its vocabulary."""
-=======
 """Of the tiny models; their tokenizer is SmolLM2's without its rarer tokens. Most of what they cost is their vocabulary: that
 of all 49,152 tokens is `HALF`'s."""
->>>>>>> h19g
 
 _SMALL = {
     "vocab_size": VOCABULARY,
