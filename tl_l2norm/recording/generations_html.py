@@ -48,7 +48,7 @@ def late_norms(trace: Trace) -> Float[Tensor, " pos"]:
     return trace.l2_norms[rows].masked_fill(trace.is_sink[rows], math.nan).nanmean(0)
 
 
-def _scale(late: Sequence[Float[Tensor, " pos"] | None]) -> tuple[float, float]:
+def _scale(late: Sequence[Float[Tensor, " _"] | None]) -> tuple[float, float]:
     known = [norms[norms.isfinite()] for norms in late if norms is not None]
     values = torch.cat(known) if known else torch.empty(0)
     return (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
