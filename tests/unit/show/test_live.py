@@ -9,6 +9,7 @@ import re
 import unicodedata
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 
 import tl_l2norm as l2
 from tests.builders import NASTY, make_trace
+from tl_l2norm import cli
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.recording.token_stream import TokenStep
 from tl_l2norm.show import live as live_module
@@ -253,3 +255,24 @@ def test_a_real_terminal_is_known_and_drawn_in() -> None:
             written += os.read(master, 65536).decode()
     os.close(master)
     assert "\x1b7" in written and "3 tokens, it stopped" in written
+
+
+def test_the_command_draws_with_and_without_and_keeps_both(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_load", lambda options: model)
+    assert cli.main(["live", "mod 10: 7A-3", "--suppress", "--max-new-tokens", "12", "--out", str(tmp_path / "kept")]) == 0
+    written, kept = capsys.readouterr().out, l2.load_traces(tmp_path / "kept")
+    assert [trace.labels["arm"].partition(" ")[0] for trace in kept] == ["plain", "Suppression"]
+    assert kept[1].provenance.interventions and not kept[0].provenance.interventions
+    assert written.count("mod 10: 7A-3") == 1 and "(arm 'high'), thresholds of the plain response" in written
+    assert re.search(r"the same tokens as without: the first \d+ of \d+", written)
+    monkeypatch.setattr(cli, "_load", lambda options: pytest.fail("a model was loaded"))
+    for arguments, says in (
+        (["--arms", "lrs"], "no arm of lrs intervenes by itself"),
+        (["--arms", "alrr", "--arm", "nope"], "no arm that intervenes by itself 'nope'"),
+        (["--arm", "high"], "give --arms too"),
+        (["--out", __file__], "--out is a file"),
+    ):
+        assert cli.main(["live", "Ask", *arguments]) == 2
+        assert says in capsys.readouterr().err
