@@ -49,6 +49,8 @@ def keep_evaluation(folder: Path, model: str, name: str) -> None:
     found.to_frame().to_csv(place / f"{name}.csv", index=False)
     found.to_frame(by=["family", "level"]).to_csv(place / f"{name}_by_cell.csv", index=False)
     found.costs().to_csv(place / f"{name}_costs.csv", index=False)
+    if len(found.curves):
+        found.curves.to_csv(place / f"{name}_curves.csv", index=False)
     found.decisions.to_csv(place / f"{name}_decisions.csv", index=False)
     (place / f"{name}_notes.json").write_text(json.dumps(found.notes, indent=1) + "\n")
 

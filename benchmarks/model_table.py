@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.kept import MODELS, analysis_of
+from benchmarks.kept import MODELS, analysis_of, evaluation_of
 from benchmarks.regions import markdown_table
 from tl_l2norm.paper.claims import claims_table
 
@@ -30,6 +30,14 @@ SETTLES = {
 }
 """What an open claim takes, by number; in words of our own."""
 
+METHODS_CLAIM = 15
+METHODS = {
+    "LRS": ("selection", ("event_area", "event_area_per_token", "norm_sum", "late_area")),
+    "ALRR": ("arms", ("ALRR, as published", "ALRR")),
+    "ERSS": ("arms", ("ERSS",)),
+}
+"""The paper's methods: the evaluation that has each, and its arms."""
+
 _OPEN = ("can't be tested here", "not run")
 
 
@@ -43,6 +51,8 @@ def models_region() -> dict[str, str]:
 
 def _row(number: int, claim: dict[str, Any], tables: dict[str, Any]) -> dict[str, Any]:
     verdicts = {MODELS[model]: _verdict(table[table["number"] == number]) for model, table in tables.items()}
+    if number == METHODS_CLAIM:
+        verdicts |= {MODELS[model]: told for model in tables if (told := _methods(model))}
     still_open = all(verdict.startswith(_OPEN) for verdict in verdicts.values())
     return {
         "#": number,
@@ -57,5 +67,22 @@ def _verdict(own: Any) -> str:
     if own.empty:
         return "not run"
     [entry] = own.to_dict("records")
+    if entry["why"] == "it was not measured":
+        return "not run"
     n = f" (n = {int(entry['n'])})" if entry["n"] == entry["n"] and entry["n"] else ""
     return f"{entry['verdict']}{n}"
+
+
+def _methods(model: str) -> str:
+    """What an evaluation says of the paper's methods, against the baseline of their own."""
+    told = []
+    for method, (name, arms) in METHODS.items():
+        found = evaluation_of(model, name)
+        if found is None:
+            continue
+        own = found[found["arm"].isin(arms)]
+        gains = 100 * own.loc[own["against"] == found["arm"].iloc[0], "difference"]
+        verdicts = ", ".join(dict.fromkeys(own["verdict"]))
+        span = f"{gains.min():+.1f} to {gains.max():+.1f}" if len(gains) > 1 else f"{gains.min():+.1f}"
+        told.append(f"{method} {span} points: {verdicts} (n = {own['n'].iloc[0]})")
+    return "; ".join(told)

@@ -3,6 +3,7 @@
 python -m benchmarks.pages                      from benchmarks/results/ and the tiny reasoner's files: claims, architecture
 python -m benchmarks.pages --analysis FOLDER    the same, once the tables of `tl-l2norm analyse --out FOLDER` are taken in there
 python -m benchmarks.pages --smollm2 FOLDER     and those of `python -m benchmarks.smollm2 --out FOLDER`
+python -m benchmarks.pages --qwen FOLDER        and those of `python -m benchmarks.qwen ... --out FOLDER`, as far as it was run
 python -m benchmarks.pages --report FILE        and SmolLM2's norms, from what `tl-l2norm report --model smollm2 > FILE` printed
 python -m benchmarks.run PART ... --write       a table of each part that was run
 """
@@ -30,6 +31,7 @@ from benchmarks.analysis_rows import (
 )
 from benchmarks.kept import analysis_of, keep
 from benchmarks.model_table import models_region
+from benchmarks.qwen_rows import keep_qwen, qwen_regions
 from benchmarks.regions import ARCHITECTURE, CLAIMS, ROOT, markdown_table, write_regions
 
 REASONER = ROOT / "assets" / "tiny_reasoner"
@@ -149,13 +151,16 @@ def main() -> None:
     parser.add_argument("--analysis", type=Path, metavar="FOLDER", help="of `tl-l2norm analyse --out FOLDER`")
     parser.add_argument("--report", type=Path, metavar="FILE", help="what `tl-l2norm report --model smollm2` printed")
     parser.add_argument("--smollm2", type=Path, metavar="FOLDER", help="of `python -m benchmarks.smollm2 --out FOLDER`")
+    parser.add_argument("--qwen", type=Path, metavar="FOLDER", help="of `python -m benchmarks.qwen ... --out FOLDER`")
     options = parser.parse_args()
     if options.analysis:
         keep(options.analysis, "tiny_reasoner")
     if options.smollm2:
         keep(options.smollm2 / "analysis", "smollm2")
+    if options.qwen:
+        keep_qwen(options.qwen)
     report = {"smollm2": report_region(options.report.read_text())} if options.report else {}
-    write_regions(CLAIMS, models_region() | reasoner_regions() | claims_regions() | smollm2_regions() | report)
+    write_regions(CLAIMS, models_region() | reasoner_regions() | claims_regions() | smollm2_regions() | qwen_regions() | report)
     write_regions(ARCHITECTURE, rooms_region())
 
 

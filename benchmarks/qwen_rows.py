@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.analysis_rows import claims, own_questions
-from benchmarks.kept import RESULTS, analysis_of, evaluation_of
+from benchmarks.kept import RESULTS, analysis_of, evaluation_of, keep, keep_evaluation
 from benchmarks.regions import markdown_table
 
-NAME = "qwen"
+NAME, EVALUATIONS = "qwen", ("selection", "arms")
+
+
+def keep_qwen(folder: Path) -> None:
+    """Take in the tables of what was run: `folder` is that of `python -m benchmarks.qwen ... --out`."""
+    if (folder / "analysis").is_dir():
+        keep(folder / "analysis", NAME)
+    for name in EVALUATIONS:
+        if (folder / name / "results.json").is_file():
+            keep_evaluation(folder / name, NAME, name)
+    if (folder / "correctness.csv").is_file():
+        place = RESULTS / NAME / "analysis"
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "correctness.csv", place)
 
 
 def qwen_regions() -> dict[str, str]:
     """Of docs/claims.md: claims, selection and arms; what was not run yet says so."""
     tables, notes = analysis_of(NAME)
-    regions = {"qwen claims": claims(tables, notes) if tables else "Not run yet."}
+    regions = {"qwen claims": claims(tables, notes) if set(tables) - {"correctness"} else "Not run yet."}
     regions["qwen own questions"] = own_questions(tables, short=True) if tables else "Not run yet."
-    return regions | {f"qwen {name}": _arms(name) for name in ("selection", "arms")}
+    return regions | {f"qwen {name}": _arms(name) for name in EVALUATIONS}
 
 
 def _arms(name: str) -> str:
