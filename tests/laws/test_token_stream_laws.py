@@ -23,7 +23,9 @@ from tl_l2norm.text.sequences import token_texts
 OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "temperature": 1.0, "top_k": 50, "seed": 3, "ignore_eos": True}
 
 
-@pytest.fixture(params=[case for case in models.QUICK if case.architecture in ("llama", "gpt2")], ids=str)
+@pytest.fixture(
+    params=[case for case in models.CASES if case in models.QUICK and case.architecture in ("llama", "gpt2")], ids=str
+)
 def tiny_case(request: pytest.FixtureRequest) -> models.Case:
     """One on each backend."""
     case: models.Case = request.param
