@@ -29,7 +29,7 @@ from tl_l2norm.core.norms import l2_norms
 from tl_l2norm.core.thresholds import Thresholds
 from tl_l2norm.show.report import report
 
-TEXT, OTHER = "one two three", "four"
+TEXT, OTHER = "one two three", "ten"  # three tokens, and one: padding of a single token might be the end of a turn
 CHAT = [{"role": "user", "content": "Say hi."}]
 PREFILLED = [*CHAT, {"role": "assistant", "content": "Well, the"}]
 PARTS = [{"type": "text", "text": "Say hi."}]

@@ -31,7 +31,7 @@ def results(model: Any, lengths: tuple[int, ...]) -> list[Result]:
     generator = torch.Generator().manual_seed(0)
     found = []
     for i, n in enumerate(lengths):
-        tokens = torch.randint(200, 4000, (PROMPT + n + CLOSING + ANSWER,), generator=generator).tolist()
+        tokens = torch.randint(200, 3500, (PROMPT + n + CLOSING + ANSWER,), generator=generator).tolist()
         segments = ("prompt",) * PROMPT + ("think",) * n + ("answer",) * (CLOSING + ANSWER)
         labels = {"mode": "think", "prompt": str(i), "answer_at": PROMPT + n + CLOSING}
         trace = l2.collect(model, [tokens], segments=[segments], labels=[labels], progress=False)[0]
@@ -183,7 +183,7 @@ def test_what_many_wrote_is_drawn_as_one(tiny: Any) -> None:
     assert 2 <= drawn <= 16, "of 32 a quarter is expected, of responses two thirds and more"
 
 
-LOUD = 5000
+LOUD = 3500
 """The first token id of the loud types."""
 
 

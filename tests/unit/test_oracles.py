@@ -28,7 +28,8 @@ def _one_thread(_threads: None) -> Iterator[None]:
 
 def tokens_for(architecture: str) -> list[int]:
     n = 12 if architecture == models.HALF else 30  # beyond both sliding windows
-    return torch.randint(3, 40000, (n,), generator=torch.Generator().manual_seed(5)).tolist()
+    most = 40000 if architecture == models.HALF else models.VOCABULARY
+    return torch.randint(3, most, (n,), generator=torch.Generator().manual_seed(5)).tolist()
 
 
 def around(

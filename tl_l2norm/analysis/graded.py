@@ -46,7 +46,7 @@ class Accuracy:
         return f"Accuracy({self.accuracy:.3g}, 95% {self.low:.2f} to {self.high:.2f}, {self.n} problems{cut})"
 
 
-def accuracy(problems: Problem | Sequence[Problem], out: str | Answered | Iterable[str | Answered]) -> Accuracy:
+def accuracy(problems: Problem | Iterable[Problem], out: str | Answered | Iterable[str | Answered]) -> Accuracy:
     """How many problems responses get right, as `is_correct` judges them.
 
     Args:

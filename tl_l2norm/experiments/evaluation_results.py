@@ -71,8 +71,8 @@ class Results:
         return cost_table(self.outcomes)
 
     def suppressed(self) -> pd.DataFrame:
-        """Accuracy of arms that do nothing but suppress, against the share of tokens that they changed, see
-        `tl_l2norm.analysis.arm_curves`; empty where no two of them changed another share.
+        """Accuracy of arms that do nothing but suppress, against the share of tokens that they changed: arm, kind (which, and
+        what became of them), share, accuracy, low, high, n; empty where no two of them changed another share.
         """
         return suppressed_table(self.to_frame(), self.decisions, _suppressing(self.settings["arms"]))
 

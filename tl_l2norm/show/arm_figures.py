@@ -23,7 +23,7 @@ def selection_curves(curves: pd.DataFrame) -> go.Figure:
         >>> arms = [l2.Arm("samples", **hot), l2.Arm("shortest", selection="shortest", **hot)]
         >>> found = l2.evaluate(model, l2.make_mixture(2, families="compact"), arms, max_new_tokens=40, progress=False)
         >>> figure = l2.figures.selection_curves(found.curves)
-        >>> [(line.name, line.x.tolist()) for line in figure.data]
+        >>> [(line.name, list(line.x)) for line in figure.data]
         [('shortest', [1, 2, 4])]
     """
     curves = ARM_CURVES.check(curves)
