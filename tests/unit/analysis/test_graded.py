@@ -53,4 +53,4 @@ def test_responses_that_are_not_the_problems_are_refused(problems: Any, out: Any
 
 def test_what_is_no_problem_is_refused() -> None:
     with pytest.raises(InputTypeError, match="problems are what make_problems"):
-        l2.accuracy([*PROBLEMS, "How much?"], ["2"])  # type: ignore[list-item]
+        l2.accuracy(iter([*PROBLEMS, "How much?"]), ["2"])  # type: ignore[list-item]
