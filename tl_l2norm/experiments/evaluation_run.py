@@ -256,23 +256,21 @@ class Run:
         self.journal.add(entries)
         self.bar.update(len(entries))
 
-    def completion(self, source: Source, owner: Owner) -> Completion:
-        """A response as it was drawn; what is judged of it begins with what the prompt forced."""
+    def response(self, source: Source, owner: Owner) -> Completion:
+        """As it was drawn, with its trace where norms are kept."""
         prompt, key = self.asked.prompts[owner[0]], self.key(source, owner)
-        if key in self._restored:
-            return self._restored[key]
-        entry = self.journal.entries[key]
-        made = restore(
-            self.asked.backend,
-            prompt,
-            entry["tokens"],
-            finish_reason=entry["finish_reason"],
-            seed=self.asked.seed_of(owner),
-        )
-        answer = prompt.answer_prefix + made.answer if made.finish_reason == "stop" else ""  # wrong, and no vote
-        own: dict[str, Any] = {"answer": answer, "prompt_index": owner[0], "sample": owner[1], "trace": self.traces.get(key)}
-        self._restored[key] = dataclasses.replace(made, **(own | scores_of(entry)))
+        if key not in self._restored:
+            entry, seed = self.journal.entries[key], self.asked.seed_of(owner)
+            made = restore(self.asked.backend, prompt, entry["tokens"], finish_reason=entry["finish_reason"], seed=seed)
+            own: dict[str, Any] = {"prompt_index": owner[0], "sample": owner[1], "trace": self.traces.get(key)}
+            self._restored[key] = dataclasses.replace(made, **(own | scores_of(entry)))
         return self._restored[key]
+
+    def completion(self, source: Source, owner: Owner) -> Completion:
+        """A response as it is judged: with what the prompt forced; one that was cut off is wrong, and has no vote."""
+        made = self.response(source, owner)
+        answer = self.asked.prompts[owner[0]].answer_prefix + made.answer if made.finish_reason == "stop" else ""
+        return dataclasses.replace(made, answer=answer)
 
     def completions(self, source: Source, arm: Arm) -> Sequence[Completion]:
         """All of an arm, problem by problem; read again where its selection needs that, once for all arms that do."""

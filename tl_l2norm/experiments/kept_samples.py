@@ -12,15 +12,16 @@ def samples_of(run: Run, arm: Arm, source: Source) -> tuple[Result, ...]:
     """An arm's responses, judged and labelled; none where their norms weren't kept, or the model doesn't think."""
     if not source.scored or run.asked.mode != "think" or arm.selection is not None:
         return ()
-    problems, prompts = run.asked.problems, run.asked.prompts
+    asked, n = run.asked, arm.n or run.asked.n
+    responses = [run.response(source, (i, sample)) for i in range(len(asked.problems)) for sample in range(n)]
     return tuple(
         sampled(
-            problems[own.prompt_index],
-            prompts[own.prompt_index],
+            asked.problems[own.prompt_index],
+            asked.prompts[own.prompt_index],
             own,
             log_prob=float(own.logprobs.double().mean()),
             temperature=source.sampling.temperature,
         )
-        for own in run.completions(source, arm)
+        for own in responses
         if own.logprobs is not None
     )

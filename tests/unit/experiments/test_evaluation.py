@@ -427,14 +427,16 @@ def test_controls_by_a_log_spend_the_same_and_signals_of_others_select(reasoner:
         assert tuple(drawn[3 * i + own].text for i, own in enumerate(chosen)) == l2.select(read, by=score).texts
 
 
+@pytest.mark.parametrize("most", [60, 28], ids=["whole", "some cut off behind the answer"])
 def test_responses_that_are_selected_among_are_those_of_sample_thinking(
-    reasoner: Any, problems: tuple[l2.Problem, ...]
+    reasoner: Any, problems: tuple[l2.Problem, ...], most: int
 ) -> None:
-    options: dict[str, Any] = {"n": 3, **QUIET}
+    options: dict[str, Any] = {"n": 3, **QUIET, "max_new_tokens": most}
     arms = [l2.Arm("samples"), l2.Arm("norms", selection="norm_sum"), l2.Arm("greedy", n=1, sampling={"temperature": 0.0})]
     found = l2.evaluate(reasoner, problems, arms, temperature=1.5, **options)
     assert set(found.samples) == {"samples"}, "no norms are kept of an arm that nobody selects from; a selection has one each"
     truth = l2.experiments.sample_thinking(reasoner, sorted(problems, key=lambda p: p.id), temperature=1.5, **options)
+    assert {result.finish_reason for result in truth} == ({"stop"} if most == 60 else {"stop", "length"})
     for own, other in zip(found.samples["samples"], truth, strict=True):
         assert (own.problem, own.response, own.answer, own.correct) == (
             other.problem,
