@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tl_l2norm.analysis.accuracy import wilson_interval
-from tl_l2norm.core.arguments import one_or_several
-from tl_l2norm.core.errors import InputError, InputTypeError
-from tl_l2norm.tasks.problems import Problem
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.tasks.problems import Problem, problems_of
 from tl_l2norm.tasks.verifiers import Answered, is_correct
+from tl_l2norm.text.sequences import squeezed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,9 +63,7 @@ def accuracy(problems: Problem | Iterable[Problem], out: str | Answered | Iterab
         >>> l2.accuracy(problems, l2.generate(model, prompts, max_new_tokens=64, progress=False))
         Accuracy(..., 95% ... to ..., 8 problems)
     """
-    asked = one_or_several(problems, Problem)
-    if odd := [one for one in asked if not isinstance(one, Problem)]:
-        raise InputTypeError(f"problems are what make_problems and load_problems return, got {odd[0]!r:.80}")
+    asked = problems_of(problems)
     given: list[Any] = [out] if isinstance(out, str | Answered) else list(out)
     owners = _owners(asked, given)
     correct = [is_correct(asked[owner], one) for owner, one in zip(owners, given, strict=True)]
@@ -97,9 +95,9 @@ def _owners(problems: Sequence[Problem], given: Sequence[Any]) -> list[int]:
     owners = [int(one.prompt_index) for one in given]
     if max(owners) >= len(problems):
         raise InputError(f"a response answers prompt {max(owners)}, of {len(problems)} problems: give one for each prompt")
-    questions = [_squeezed(problem.question) for problem in problems]
+    questions = [squeezed(problem.question) for problem in problems]
     for place, (owner, one) in enumerate(zip(owners, given, strict=True)):
-        prompt = _squeezed(str(getattr(one, "prompt", "")))
+        prompt = squeezed(str(getattr(one, "prompt", "")))
         others = [i for i, question in enumerate(questions) if question in prompt]
         if others and owner not in others:
             raise InputError(
@@ -107,7 +105,3 @@ def _owners(problems: Sequence[Problem], given: Sequence[Any]) -> list[int]:
                 "the order of the prompts"
             )
     return owners
-
-
-def _squeezed(text: str) -> str:
-    return "".join(text.split())

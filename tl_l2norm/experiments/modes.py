@@ -262,31 +262,35 @@ class _Interview:
             ]
         else:
             traces = collected(place, model_of(self.backend), completions, labels=labels, reading=self.reading)
-            traced = zip(completions, traces, self.seeds, strict=True)
-            completions = [dataclasses.replace(c, trace=self._sampled(trace, seed)) for c, trace, seed in traced]
-        return [self._judge(*asked) for asked in zip(self.problems, self.prompts, completions, strict=True)]
+            drawn = [drawn_at(t, seed=s, temperature=self.temperature) for t, s in zip(traces, self.seeds, strict=True)]
+            completions = [dataclasses.replace(c, trace=trace) for c, trace in zip(completions, drawn, strict=True)]
+        return [judged(*asked, self.mode) for asked in zip(self.problems, self.prompts, completions, strict=True)]
 
-    def _sampled(self, trace: Trace, seed: int) -> Trace:
-        source = dataclasses.replace(trace.provenance, seed=seed, temperature=float(self.temperature))
-        return dataclasses.replace(trace, provenance=source)
 
-    def _judge(self, problem: Problem, prompt: ChatPrompt, completion: Completion) -> Result:
-        assert completion.trace is not None
-        answer = prompt.answer_prefix + completion.answer
-        at = answer_at(problem, completion.trace, completion.answer, prefix=prompt.answer_prefix)
-        trace = completion.trace if at is None else completion.trace.with_labels(answer_at=at)
-        return Result(
-            problem=problem,
-            mode=self.mode,
-            prompt=prompt.text,
-            control=prompt.control,
-            response=completion.text,
-            answer=answer,
-            finish_reason=completion.finish_reason,
-            correct=is_correct(problem, answer),
-            direct=_was_direct(completion) if self.mode == "direct" else None,
-            trace=trace,
-        )
+def drawn_at(trace: Trace, *, seed: int, temperature: float) -> Trace:
+    """The trace with how its tokens were drawn in its provenance."""
+    source = dataclasses.replace(trace.provenance, seed=seed, temperature=float(temperature))
+    return dataclasses.replace(trace, provenance=source)
+
+
+def judged(problem: Problem, prompt: ChatPrompt, completion: Completion, mode: Mode) -> Result:
+    """A response, of which the trace is there, as an answer to its problem; where it answers is noted with the trace."""
+    trace = completion.trace
+    assert trace is not None
+    answer = prompt.answer_prefix + completion.answer
+    at = answer_at(problem, trace, completion.answer, prefix=prompt.answer_prefix)
+    return Result(
+        problem=problem,
+        mode=mode,
+        prompt=prompt.text,
+        control=prompt.control,
+        response=completion.text,
+        answer=answer,
+        finish_reason=completion.finish_reason,
+        correct=is_correct(problem, answer),
+        direct=_was_direct(completion) if mode == "direct" else None,
+        trace=trace if at is None else trace.with_labels(answer_at=at),
+    )
 
 
 def _was_direct(completion: Completion) -> bool:

@@ -16,7 +16,7 @@ from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.storage import content_key
 from tl_l2norm.core.trace import Label, Trace
-from tl_l2norm.experiments.modes import answer_at, thinking_room
+from tl_l2norm.experiments.modes import drawn_at, judged, thinking_room
 from tl_l2norm.models.backend import Backend
 from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.engine import Engine, generator_of, model_of, must_record, rows_at_once
@@ -35,7 +35,6 @@ from tl_l2norm.recording.saved import (
 )
 from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
 from tl_l2norm.tasks.results import Result
-from tl_l2norm.tasks.verifiers import is_correct
 from tl_l2norm.text.prompts import ChatPrompt, chat_prompt
 
 
@@ -240,24 +239,10 @@ def sampled(problem: Problem, prompt: ChatPrompt, completion: Completion, *, log
         log_prob: mean log-probability of its tokens at temperature 1, nats.
         temperature: it was drawn at.
     """
-    trace = completion.trace
-    assert trace is not None
-    source = dataclasses.replace(trace.provenance, seed=completion.seed, temperature=float(temperature))
-    trace = dataclasses.replace(trace, provenance=source).with_labels(**labels_of(problem, completion.sample, log_prob))
-    at = answer_at(problem, trace, completion.answer, prefix=prompt.answer_prefix)
-    answer = prompt.answer_prefix + completion.answer
-    return Result(
-        problem=problem,
-        mode="think",
-        prompt=prompt.text,
-        control=prompt.control,
-        response=completion.text,
-        answer=answer,
-        finish_reason=completion.finish_reason,
-        correct=is_correct(problem, answer),
-        direct=None,
-        trace=trace if at is None else trace.with_labels(answer_at=at),
-    )
+    assert completion.trace is not None
+    trace = drawn_at(completion.trace, seed=completion.seed, temperature=temperature)
+    trace = trace.with_labels(**labels_of(problem, completion.sample, log_prob))
+    return judged(problem, prompt, dataclasses.replace(completion, trace=trace), "think")
 
 
 def _kept(completion: Completion, problem: Problem) -> dict[str, Any]:

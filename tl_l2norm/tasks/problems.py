@@ -302,7 +302,7 @@ def problems_of(given: Any) -> tuple[Problem, ...]:
     problems = one_or_several(given, (Problem, str))
     if odd := [one for one in problems if not isinstance(one, Problem)]:
         raise InputTypeError(
-            "problems are Problem(question=..., answer=..., family=...), what make_problems or load_problems returns, "
+            "problems are what make_problems and load_problems return, Problem(question=..., answer=..., family=...), "
             f"got {odd[0]!r:.80}"
         )
     return problems

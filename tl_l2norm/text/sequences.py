@@ -235,14 +235,15 @@ def _response_starts_at(tokenizer: Tokenizer, messages: list[Message], whole: st
     others = [[*before, {"role": last["role"], "content": word}] for word in words]
     texts = [whole, *(render(tokenizer, chat) for chat in others)]
     start = next((i for i, characters in enumerate(zip(*texts, strict=False)) if len(set(characters)) > 1), len(whole))
-    behind = _squeezed(whole[start:])
-    said = [_squeezed(text) for text in (*_thoughts(last), str(last.get("content") or ""))]
+    behind = squeezed(whole[start:])
+    said = [squeezed(text) for text in (*_thoughts(last), str(last.get("content") or ""))]
     begins = any(text and behind.startswith(text) for text in said) or any(tag.start == 0 for tag in tags(behind))
     once = all(text.count(word) == 1 for word, text in zip(words, texts[1:], strict=True))
     return start if begins and once else None  # else the template changes more than this message
 
 
-def _squeezed(text: str) -> str:
+def squeezed(text: str) -> str:
+    """Without white space: templates may trim and wrap what is said."""
     return "".join(text.split())
 
 
