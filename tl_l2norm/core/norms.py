@@ -58,3 +58,13 @@ def find_sinks(norms: Float[Tensor, "layer pos"], bounds: Float[Tensor, " layer"
     sinks = norms > bounds[:, None]
     sinks[:, 0] = True
     return sinks
+
+
+def mean_without_sinks(norms: Float[Tensor, "layer pos"], is_sink: Bool[Tensor, "layer pos"]) -> Float[Tensor, " pos"]:
+    """Mean norm of each token over layers, those left out at which it is an attention sink; NaN where it is one at all.
+
+    Examples:
+        >>> mean_without_sinks(torch.tensor([[3.0, 9.0], [5.0, 9.0]]), torch.tensor([[False, True], [False, True]]))
+        tensor([4., nan])
+    """
+    return norms.masked_fill(is_sink, torch.nan).nanmean(0)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_l2norm.core.norms import mean_without_sinks
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.text.inert import inert
 
@@ -45,7 +46,7 @@ def late_norms(trace: Trace) -> Float[Tensor, " pos"]:
     rows = [trace.index_of(layer) for layer in trace.late_layers]
     if not rows:
         return torch.full((len(trace),), math.nan)
-    return trace.l2_norms[rows].masked_fill(trace.is_sink[rows], math.nan).nanmean(0)
+    return mean_without_sinks(trace.l2_norms[rows], trace.is_sink[rows])
 
 
 def _scale(late: Sequence[Float[Tensor, " _"] | None]) -> tuple[float, float]:

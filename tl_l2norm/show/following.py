@@ -12,6 +12,7 @@ from typing import Literal, Protocol, SupportsIndex, runtime_checkable
 
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import as_layer, layer_ranges
+from tl_l2norm.core.norms import mean_without_sinks
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.interventions.log import Log
 from tl_l2norm.recording.completions import Completion
@@ -166,7 +167,7 @@ class Following:
             return
         rows = [self._row] if self._row is not None else [trace.index_of(layer) for layer in self._tokens.late_layers]
         if rows:
-            norms = trace.l2_norms[rows].masked_fill(trace.is_sink[rows], math.nan).nanmean(0)
+            norms = mean_without_sinks(trace.l2_norms[rows], trace.is_sink[rows])
             for value in norms[: trace.prompt_len].tolist():
                 self.scale.add(value)
 

@@ -115,9 +115,10 @@ class _Drawing:
     def _say_where_they_part(self) -> None:
         if len(self._traces) < 2:
             return
+        from tl_l2norm.show.shown import common_start
+
         one, other = (trace.tokens[trace.prompt_len :].tolist() for trace in self._traces)
-        same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-        print(f"the same tokens as without: the first {same} of {len(other)}")
+        print(f"the same tokens as without: the first {common_start(one, other)} of {len(other)}")
 
 
 def _prompt(options: argparse.Namespace) -> str:

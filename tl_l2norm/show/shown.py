@@ -126,13 +126,18 @@ def aligned(first: Sequence[int], other: Sequence[int]) -> tuple[Block, ...]:
         first: [pos] token ids.
         other: [pos] token ids.
     """
-    same = next((i for i, (a, b) in enumerate(zip(first, other, strict=False)) if a != b), min(len(first), len(other)))
+    same = common_start(first, other)
     blocks = [Block(0, 0, same)] * (same > 0)
     rest, others = first[same:], other[same:]
     if rest and others and max(len(rest), len(others)) <= _MAX_MATCHED:
         matched = SequenceMatcher(None, rest, others, autojunk=False).get_matching_blocks()
         blocks += [Block(same + m.a, same + m.b, m.size) for m in matched if m.size]
     return tuple(blocks)
+
+
+def common_start(first: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences begin with in common."""
+    return next((i for i, (a, b) in enumerate(zip(first, other, strict=False)) if a != b), min(len(first), len(other)))
 
 
 def _column(name: str, given: Any, events: pd.DataFrame | None) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tl_l2norm.show import palette
 from tl_l2norm.show.page import render
 from tl_l2norm.show.shown import Event, Shown
+from tl_l2norm.text.inert import MARKS
 
 MAX_CHARS = 200
 """Of one token; a longer one is cut, and says how long it is."""
@@ -20,12 +21,10 @@ MAX_CHARS = 200
 MAX_STATIC = 2_000
 """Tokens of a widget that are written as text; the rest is drawn by its script alone."""
 
-_VISIBLE = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421", ord("\n"): "↵", ord("\t"): "⇥"}
-
 
 def visible_text(token: str) -> str:
     """Token text whose newlines, tabs and control characters can be seen, and its blanks where there is nothing else."""
-    return (token.replace(" ", "·") if token.isspace() else token).translate(_VISIBLE)
+    return (token.replace(" ", "·") if token.isspace() else token).translate(MARKS)
 
 
 def short_text(token: str) -> str:
