@@ -44,8 +44,8 @@ LAYERS = (6, 13, *range(21, 28))
 RECIPE = l2.saes.SaeRecipe(d_sae=3072, k=32, n_states=200_000)
 READ, ANALYSED = 100, 24  # problems of each cell whose responses SAEs are trained on, and that claims are tested on
 SAMPLED, N_SAMPLES = 38, 8  # problems of each cell, responses to each
-SUPPRESSED = (0.95, 0.8, 0.5)  # quantiles over which norms are suppressed
-TESTED = 60  # problems of each cell that arms with interventions are tried on
+SUPPRESSED = (0.95, 0.8, 0.5)  # quantiles over which norms are suppressed; of the first there are results so far
+TESTED = 50  # problems of each cell that arms with interventions are tried on
 
 
 def files(out: Path) -> None:
@@ -69,7 +69,7 @@ def files(out: Path) -> None:
         raise SystemExit(f"{gguf} is not the file that was measured: SHA-256 {digest.hexdigest()}, not {SHA256}")
     model, tokenizer, _ = read(find_source(gguf), torch.bfloat16)
     model.hf_quantizer, model.is_quantized = None, False  # its weights are plain by now
-    del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)  # not every version of transformers keeps it
     model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
 
