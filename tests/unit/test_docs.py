@@ -49,6 +49,7 @@ SHIPPED = {
 
 NEEDS = {
     "engine": has_vllm(),
+    "circuitsvis": importlib.util.find_spec("circuitsvis") is not None,
     "figures.save(": has_browser(),
     "HookedTransformer": HAS_HOOKED,
     "train_saes(": HAS_SAE_LENS,

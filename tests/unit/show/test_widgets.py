@@ -1,6 +1,4 @@
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -163,8 +161,3 @@ def test_a_folder_is_not_a_page(tmp_path) -> None:  # type: ignore[no-untyped-de
 
 def test_text_that_utf8_cannot_hold_is_replaced(tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert write_page(tmp_path / "p.html", "a\ud800b").read_text(encoding="utf-8") == "a?b"
-
-
-def test_the_bundle_is_found_without_importing_circuitsvis() -> None:
-    code = "import sys, tl_l2norm.show.page as p; p.circuitsvis_bundle(); sys.exit('circuitsvis' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
