@@ -97,6 +97,7 @@ def test_what_cannot_be_seen_is_made_visible() -> None:
     assert visible_text("   ") == "···"
     assert visible_text(" word") == " word"
     assert visible_text("\x00\x7f") == "␀␡"
+    assert visible_text("a\u202eb\x9b\u2028") == "a‹202E›b‹9B›‹2028›", "what turns writing round, or begins a command"
     fragment = widgets.tokens(make_trace(["s", "line\n\n", ""])).fragment()
     assert ">line↵↵<br><br></span>" in fragment
     assert "part of a character" in fragment and "l2-part" in fragment
