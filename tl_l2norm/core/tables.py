@@ -72,7 +72,8 @@ def csv_text(frame: pd.DataFrame, **options: Any) -> str:
     for name, column in frame.items():
         if not pd.api.types.is_numeric_dtype(column):
             guarded[name] = column.astype(object).map(_guarded)
-    return guarded.to_csv(index=False, **options)
+    text: str = guarded.to_csv(index=False, **options)
+    return text
 
 
 def _guarded(value: object) -> object:
