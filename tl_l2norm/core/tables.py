@@ -72,6 +72,7 @@ def csv_text(frame: pd.DataFrame, **options: Any) -> str:
     for name, column in frame.items():
         if not pd.api.types.is_numeric_dtype(column):
             guarded[name] = column.astype(object).map(_guarded)
+    guarded.columns = [_guarded(name) for name in frame.columns]  # observers and labels are named by whoever likes
     text: str = guarded.to_csv(index=False, **options)
     return text
 

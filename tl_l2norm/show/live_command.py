@@ -53,12 +53,15 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, load: Callable[[], Any]) -> int:
     """Draw the response, with an intervention behind the plain one; returns the exit code, 130 if it was interrupted."""
+    from tl_l2norm.core.storage import require_place
+    from tl_l2norm.show.page import page_path
+
     prompt = _prompt(options)
     arm = _arm(options)  # what can be refused is, before a model is loaded
-    if options.out is not None and Path(options.out).is_file():
-        raise InputError(f"--out is a file: {options.out}; name a folder")
-    if options.page is not None and Path(options.page).is_dir():
-        raise InputError(f"--page is a folder: {options.page}; name a file, such as {Path(options.page, 'thought.html')}")
+    if options.out is not None:
+        require_place(Path(options.out), "--out")
+    if options.page is not None:
+        page_path(options.page, "--page")
     model = load()
     return _Drawing(model, _asked(model, prompt, options.mode), options).run(arm)
 
@@ -137,7 +140,12 @@ class _Drawing:
 def _prompt(options: argparse.Namespace) -> str:
     if options.prompt is None and sys.stdin.isatty():
         raise InputError('say what to ask: tl-l2norm live "How much is 7 times 8?"')
-    prompt: str = sys.stdin.read() if options.prompt is None else options.prompt
+    try:
+        prompt: str = sys.stdin.read() if options.prompt is None else options.prompt
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the prompt on standard input isn't {error.encoding}: give it in UTF-8, under PYTHONIOENCODING=utf-8 if need be"
+        ) from error
     if not prompt.strip():
         raise InputError("the prompt is empty")
     return prompt

@@ -27,6 +27,10 @@ def test_numbers_stay_numbers_of_whatever_type_the_column_is() -> None:
     assert csv_text(kinds).splitlines()[1:] == ["'=a,'=a", ",b"]
 
 
+def test_names_of_columns_are_text_too() -> None:
+    assert csv_text(pd.DataFrame({"=cmd|x": [1], 0: [2]})).splitlines() == ["'=cmd|x,0", "1,2"]
+
+
 def test_the_frame_is_not_changed() -> None:
     frame = pd.DataFrame({"x": ["=1"]})
     csv_text(frame)

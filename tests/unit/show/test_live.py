@@ -281,6 +281,25 @@ def test_the_command_draws_with_and_without_and_keeps_both(
         (["--arm", "high"], "give --arms too"),
         (["--out", __file__], "--out is a file"),
         (["--page", str(tmp_path)], "--page is a folder"),
+        (["--page", f"{__file__}/thought.html"], "is a file, and nothing can be kept in it"),
+        (["--out", f"{__file__}/kept"], "is a file, and nothing can be kept in it"),
     ):
         assert cli.main(["live", "Ask", *arguments]) == 2
         assert says in capsys.readouterr().err
+
+
+def test_a_prompt_that_is_no_text_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "_load", lambda options: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    assert cli.main(["live"]) == 2
+    assert "the prompt on standard input isn't utf-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_a_terminal_of_a_column_is_drawn_in(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    file = io.StringIO()
+    response = Response(steps(["ab", "數", "c"]))
+    watch(response, TerminalView(file), title="t")
+    lines = file.getvalue().splitlines()
+    assert {"ab", "數", "c"} <= set(lines)

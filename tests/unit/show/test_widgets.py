@@ -1,10 +1,13 @@
+import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from tests.builders import NASTY, make_trace
 from tl_l2norm import widgets
+from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.show.page import inline_script, write_page
 from tl_l2norm.show.widgets import visible_text
 
@@ -158,6 +161,24 @@ def test_scripts_cannot_be_ended_from_within() -> None:
 def test_a_folder_is_not_a_page(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="is a folder"):
         write_page(tmp_path, "x")
+
+
+def test_a_place_where_nothing_can_be_kept_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file, and nothing can be kept in it"):
+        write_page(tmp_path / "file" / "page.html", "x")
+    with pytest.raises(InputTypeError, match="path must be a path, got 3"):
+        write_page(3, "x")  # type: ignore[arg-type]
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(InputError, match="nothing may be written to"):
+        write_page(tmp_path / "new" / "page.html", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_norms_that_are_no_numbers_are_off_the_scale() -> None:
+    trace = make_trace(["s", "a", "b", "c", "d"], norms=[[9e3, math.nan, 2.0, math.inf, 4.0]])
+    assert widgets.tokens(trace).scale == (2.0, 4.0) and "norms 2 to 4" in repr(widgets.tokens(trace))
+    assert "no finite norms" in repr(widgets.tokens(make_trace(["s", "a"], norms=[[9e3, math.nan]])))
 
 
 def test_text_that_utf8_cannot_hold_is_replaced(tmp_path) -> None:  # type: ignore[no-untyped-def]
