@@ -109,7 +109,7 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["--saes", "FOLDER/mysaes"], "did you mean 'my-saes'?"),
         (["--save", "FOLDER/file"], "--save is a file"),
         (["--save", "FOLDER/file/runs"], "is a file, and nothing can be kept in it"),
-        (["--out", "FOLDER/file/report.html"], "is a file, and nothing can be kept in it"),
+        (["--out", "FOLDER/file/report.html"], "the folder of --out is a file"),
     ],
     ids=" ".join,
 )

@@ -44,7 +44,7 @@ def page_path(path: str | Path, name: str = "path") -> Path:
     target = as_path(name, path)
     if target.is_dir():
         raise InputError(f"{name} is a folder: {target}; name a file, such as {target / 'page.html'}")
-    require_place(target.parent)
+    require_place(target.parent, f"the folder of {name}")
     return target
 
 

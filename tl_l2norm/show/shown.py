@@ -63,7 +63,7 @@ class Shown:
 
 
 def sequences_of(
-    given: TracesLike | Mapping[str, TracesLike], *, titles: Sequence[str] | None = None, events: pd.DataFrame | None = None
+    given: TracesLike | Mapping[Any, TracesLike], *, titles: Sequence[str] | None = None, events: pd.DataFrame | None = None
 ) -> tuple[Shown, ...]:
     """The sequences of a widget, item by item.
 

@@ -281,7 +281,7 @@ def test_the_command_draws_with_and_without_and_keeps_both(
         (["--arm", "high"], "give --arms too"),
         (["--out", __file__], "--out is a file"),
         (["--page", str(tmp_path)], "--page is a folder"),
-        (["--page", f"{__file__}/thought.html"], "is a file, and nothing can be kept in it"),
+        (["--page", f"{__file__}/thought.html"], "the folder of --page is a file"),
         (["--out", f"{__file__}/kept"], "is a file, and nothing can be kept in it"),
     ):
         assert cli.main(["live", "Ask", *arguments]) == 2

@@ -165,8 +165,10 @@ def test_a_folder_is_not_a_page(tmp_path) -> None:  # type: ignore[no-untyped-de
 
 def test_a_place_where_nothing_can_be_kept_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file is a file, and nothing can be kept in it"):
+    with pytest.raises(InputError, match="the folder of path is a file: "):
         write_page(tmp_path / "file" / "page.html", "x")
+    with pytest.raises(InputError, match="file is a file, and nothing can be kept in it"):
+        write_page(tmp_path / "file" / "new" / "page.html", "x")
     with pytest.raises(InputTypeError, match="path must be a path, got 3"):
         write_page(3, "x")  # type: ignore[arg-type]
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
