@@ -303,3 +303,8 @@ def test_a_terminal_of_a_column_is_drawn_in(columns: int, monkeypatch: pytest.Mo
     watch(response, TerminalView(file), title="t")
     lines = file.getvalue().splitlines()
     assert {"ab", "數", "c"} <= set(lines)
+
+
+def test_a_script_is_no_notebook(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="this is no notebook: display='terminal'"):
+        watch(Response(steps(["a", "b"])), NotebookView())
