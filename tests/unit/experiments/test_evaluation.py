@@ -271,12 +271,17 @@ def test_what_goes_wrong_in_a_function_is_said_with_the_arm() -> None:
     def raises(*_: Any) -> None:
         raise KeyError("boom")
 
-    for function, kind, says in (
+    cases: tuple[tuple[Any, type[Exception], str], ...] = (
         (raises, KeyError, "in the function of arm 'a'"),
         (lambda *_: None, InputError, "arm 'a': its function returned nothing"),
         (lambda *_: l2.ALRR({11: -1.0}), InputError, "arm 'a': the threshold of layer 11"),
-    ):
-        for ask in (lambda arm: arm.made_of([], ()), lambda arm: dataclasses.replace(arm, match="b").acts()):
+    )
+    asks: tuple[Callable[[l2.Arm], Any], ...] = (
+        lambda arm: arm.made_of([], ()),
+        lambda arm: dataclasses.replace(arm, match="b").acts(),
+    )
+    for function, kind, says in cases:
+        for ask in asks:
             with pytest.raises(kind) as caught:
                 ask(l2.Arm("a", function))
             assert says in "".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
