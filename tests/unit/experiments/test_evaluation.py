@@ -224,18 +224,21 @@ def test_a_folder_whose_note_is_damaged_is_left_alone(tmp_path: Path) -> None:
 def test_damaged_results_are_refused(found: Results, tmp_path: Path) -> None:
     whole = json.loads(found.save(tmp_path / "results.json").read_text())
     outcomes, file = whole["outcomes"], tmp_path / "other.json"
-    for damage in (
-        *(
-            {"outcomes": own}
-            for own in (5, {}, outcomes | {"correct": ["maybe"] * len(outcomes["arm"])}, outcomes | {"arm": []})
-        ),
-        *({"comparisons": own} for own in (5, [{}])),
-        *({"settings": own} for own in ([], {})),
-        {"seed": "x"},
-        {"notes": 5},
-        {"curves": {"arm": ["a"]}},
-    ):
-        file.write_text(json.dumps(whole | damage))
+    damages: list[tuple[str, Any]] = [
+        ("outcomes", 5),
+        ("outcomes", {}),
+        ("outcomes", outcomes | {"correct": ["maybe"] * len(outcomes["arm"])}),
+        ("outcomes", outcomes | {"arm": []}),
+        ("comparisons", 5),
+        ("comparisons", [{}]),
+        ("settings", []),
+        ("settings", {}),
+        ("seed", "x"),
+        ("notes", 5),
+        ("curves", {"arm": ["a"]}),
+    ]
+    for name, damage in damages:
+        file.write_text(json.dumps(whole | {name: damage}))
         with pytest.raises(InputError, match="other.json is damaged"):
             Results.load(file)
 
