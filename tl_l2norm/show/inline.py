@@ -38,6 +38,10 @@ def inline() -> None:
 
     Raises:
         ImportError: IPython is not installed.
+
+    Examples:
+        >>> l2.figures.inline()
+        <IPython.core.display.HTML object>
     """
     try:
         from IPython.display import HTML, display
