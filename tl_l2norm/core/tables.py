@@ -1,9 +1,11 @@
-"""Frames as plain text, for a terminal, and as HTML, for a notebook."""
+"""Frames as text: for a terminal, for a spreadsheet, and as HTML for a notebook."""
 
 from __future__ import annotations
 
 import html
 import io
+import re
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -11,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 100
+_FORMULA = re.compile(r"[=@\t\r\n＝＠＋－]|[+-](?![\d.,%\s\[\]+-]*$)")
+"""How text begins that a spreadsheet runs; one of figures and signs alone, such as an interval, does no harm."""
 
 
 def render_table(frame: pd.DataFrame, *, title: str | None = None, width: int = WIDTH) -> str:
@@ -65,3 +69,30 @@ def _cell(value: object) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def csv_text(frame: pd.DataFrame, **options: Any) -> str:
+    """A frame as CSV that a spreadsheet can open: text that it would run as a formula has an apostrophe before it.
+
+    Tokens are such text: `=`, `@x`, `-SUM(A1)`. Numbers stay numbers.
+
+    Args:
+        frame: any.
+        **options: of `DataFrame.to_csv`.
+
+    Examples:
+        >>> print(csv_text(pd.DataFrame({"token": ["=1+1", " and"], "l2_norm": [-1.5, 2.0]})))
+        token,l2_norm
+        '=1+1,-1.5
+         and,2.0
+    """
+    guarded = frame.copy(deep=False)
+    for name, column in frame.items():
+        if not pd.api.types.is_numeric_dtype(column):
+            guarded[name] = column.astype(object).map(_guarded)
+    text: str = guarded.to_csv(index=False, **options)
+    return text
+
+
+def _guarded(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value

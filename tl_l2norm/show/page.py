@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tl_l2norm.core.errors import InputError, MissingPackage
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.storage import replace_file
 
 CONTENT_SECURITY_POLICY = (
@@ -32,22 +31,6 @@ def asset(name: str) -> str:
 def inline_script(source: str) -> Markup:
     """A `<script>` element; a `</script` within one of the source's strings doesn't end it."""
     return Markup("<script>" + source.replace("</script", r"<\/script") + "</script>")
-
-
-@cache
-def circuitsvis_bundle() -> str:
-    """JavaScript of CircuitsVis from its wheel, 1.3 MB.
-
-    The Python package is located, not imported: importing it is slow, and its display looks for the internet.
-
-    Raises:
-        ModuleNotFoundError: circuitsvis is not installed.
-    """
-    spec = importlib.util.find_spec("circuitsvis")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingPackage("token widgets need circuitsvis: pip install circuitsvis")
-    source = Path(spec.submodule_search_locations[0], "dist", "cdn", "iife.js").read_text(encoding="utf-8")
-    return source.rpartition("//# sourceMappingURL=")[0] or source
 
 
 def write_page(path: str | Path, html: str) -> Path:

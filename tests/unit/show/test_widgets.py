@@ -1,6 +1,4 @@
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -99,6 +97,7 @@ def test_what_cannot_be_seen_is_made_visible() -> None:
     assert visible_text("   ") == "···"
     assert visible_text(" word") == " word"
     assert visible_text("\x00\x7f") == "␀␡"
+    assert visible_text("a\u202eb\x9b\u2028") == "a‹202E›b‹9B›‹2028›", "what turns writing round, or begins a command"
     fragment = widgets.tokens(make_trace(["s", "line\n\n", ""])).fragment()
     assert ">line↵↵<br><br></span>" in fragment
     assert "part of a character" in fragment and "l2-part" in fragment
@@ -163,8 +162,3 @@ def test_a_folder_is_not_a_page(tmp_path) -> None:  # type: ignore[no-untyped-de
 
 def test_text_that_utf8_cannot_hold_is_replaced(tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert write_page(tmp_path / "p.html", "a\ud800b").read_text(encoding="utf-8") == "a?b"
-
-
-def test_the_bundle_is_found_without_importing_circuitsvis() -> None:
-    code = "import sys, tl_l2norm.show.page as p; p.circuitsvis_bundle(); sys.exit('circuitsvis' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
