@@ -99,15 +99,13 @@ def test_its_page_is_whole_without_a_network(path: Path, once: Once, tmp_path: P
     page = tmp_path / f"{path.stem}.html"
     page.write_text(exporters.HTMLExporter(**OFFLINE).from_notebook_node(notebook)[0])
     seen = visit(page)  # which refuses whatever is asked for besides the page
-    wanted = [sum(html.count(mark) for html in html_of(notebook)) for mark in ("<l2-explorer ", '<figure class="l2-figure"')]
-    assert sum(wanted) > 0
-    seen.page.wait_for_function(
-        """([explorers, figures]) => document.querySelectorAll('.l2x .l2-strip > span').length >= explorers
-            && document.querySelectorAll('.l2x').length === explorers
-            && document.querySelectorAll('.l2-figure .l2-plot:has(.main-svg)').length === figures""",
-        arg=wanted,
-        timeout=90_000,
-    )
+    shown = "".join(html_of(notebook))
+    explorers, figures = shown.count("<l2-explorer "), shown.count('<figure class="l2-figure"')
+    assert explorers + figures > 0 and (explorers, figures) == (seen.count("l2-explorer"), seen.count(".l2-figure"))
+    for drawn, n in ((".l2x:has(.l2-strip > span)", explorers), (".l2-figure .l2-plot:has(.main-svg)", figures)):
+        if n:
+            seen.page.locator(drawn).nth(n - 1).wait_for(state="attached", timeout=90_000)
+        assert seen.count(drawn) == n
     assert seen.messages == []
     for heatmap in seen.page.locator(".l2x-heatmap").all()[:1]:
         assert 0.001 < share_of(seen, heatmap.screenshot(), (0xE6, 0x9F, 0x00)) < 0.5
