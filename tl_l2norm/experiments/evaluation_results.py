@@ -17,7 +17,7 @@ from tl_l2norm.analysis.arms import ARM_OUTCOMES, HELPS, Comparison, arm_table, 
 from tl_l2norm.core.arguments import as_path, as_seed
 from tl_l2norm.core.errors import InputError, MissingFile
 from tl_l2norm.core.storage import replace_file
-from tl_l2norm.core.tables import render_table
+from tl_l2norm.core.tables import html_table, render_table
 from tl_l2norm.interventions.suppress import Suppression
 from tl_l2norm.tasks.results import Result
 
@@ -120,7 +120,7 @@ class Results:
 
     def _repr_html_(self) -> str:
         parts = [f"<p>{escape(line)}</p>" for line in self._head()]
-        parts += [f"<p>{name}</p>{t.to_html(index=False, float_format='%.4g')}" for name, t in self._tables().items()]
+        parts += [f"<p>{name}</p>{html_table(t)}" for name, t in self._tables().items()]
         return "".join(parts)
 
     def save(self, path: str | Path) -> Path:
