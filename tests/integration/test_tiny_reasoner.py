@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import importlib.util
 import json
 import math
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +135,35 @@ def test_no_test_problem_is_trained_on(recipe: Any) -> None:
     for family in config.families:
         held_out = {p.question for p in l2.make_problems(family, 100, level=6, split="test")}
         assert not held_out & seen.keys()
-    longest = max(p.level for p in recipe.draw_batch(config, 1999) if p.family == "swaps")
-    examples = [
-        recipe.encode(p, recipe.make_tokenizer(), config) for p in recipe.draw_batch(config, 1999) if p.family == "swaps"
-    ]
-    thinks = [1 in example.segments for example in examples]
-    assert longest > 10 and not all(thinks) and any(thinks), "the highest levels have no thinking in training"
+
+
+def test_levels_beyond_the_common_ones_are_seldom_drawn(recipe: Any) -> None:
+    config = recipe.Config()
+    levels = [p.level for step in range(1000, 3000, 10) for p in recipe.draw_batch(config, step) if p.family == "swaps"]
+    drawn = [levels.count(level) for level in (9, 10, 12)]
+    assert drawn[0] > 3 * drawn[1] > 0 and drawn[1] > 5 * drawn[2]
+
+
+def test_settling_draws_the_hardest_level_of_families_that_lack_it(recipe: Any, tmp_path: Path) -> None:
+    settle = importlib.import_module("settle")
+    settler = settle.Settler(recipe.Config(), settle.Settling(looked_at=2), FOLDER, tmp_path, 1)
+    settler.thought_out = {"modular": 0.74, "swaps": 0.76, "circuit": 0.0, "pointers": 1.0}
+    hardest = Counter()
+    for settler.step in range(120):
+        problems = settler.draw()
+        assert all(problem.split == "train" for problem in problems)
+        hardest.update(p.family for p in problems if p.level == FAMILIES[p.family].levels)
+    assert hardest["modular"] > 0 and hardest["circuit"] > 0 and hardest["maximum"] > 0
+    assert hardest["swaps"] == hardest["pointers"] == 0
+
+
+@pytest.mark.slow
+def test_shipped_weights_are_right_often_not_always_at_the_hardest_levels(recipe: Any, tmp_path: Path) -> None:
+    settle = importlib.import_module("settle")
+    settler = settle.Settler(recipe.Config(), settle.Settling(), FOLDER, tmp_path, 1)
+    assert settler.look(), settler.thought_out
+    hardest = [cell for cell in CELLS if cell["mode"] == "think" and cell["level"] == FAMILIES[cell["family"]].levels]
+    assert all(0.6 <= cell["right"] / cell["n"] <= 0.9 for cell in hardest if cell["family"] != "maximum")
 
 
 @pytest.mark.slow

@@ -1,10 +1,29 @@
+"""Frames as HTML are whole: nothing is cut, nothing is markup; as CSV nothing of them is run by a spreadsheet."""
+
+from __future__ import annotations
+
 import io
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tl_l2norm.core.tables import csv_text
+from tl_l2norm.core.tables import csv_text, html_table
+
+
+def test_nothing_is_cut_and_nothing_is_markup() -> None:
+    long = "among thinking responses to one problem, " * 20
+    frame = pd.DataFrame({"claim <b>": [long, "<script>alert(1)</script>"], "p": [0.123456, np.nan], "n": [12, 3]})
+    table = ET.fromstring(html_table(frame))
+    assert [cell.text for cell in table.iter("th")] == ["claim <b>", "p", "n"]
+    assert [cell.text for cell in table.iter("td")] == [long, "0.1235", "12", "<script>alert(1)</script>", "-", "3"]
+    assert {element.tag for element in table.iter()} == {"table", "thead", "tbody", "tr", "th", "td"}
+
+
+def test_text_stands_on_the_left() -> None:
+    cells = list(ET.fromstring(html_table(pd.DataFrame({"arm": ["ALRR"], "n": [12]}))).iter("td"))
+    assert [cell.get("style") for cell in cells] == ["text-align:left", None]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-2+3+A1", "-->", "＝1", "\t=1", "+x"])
