@@ -61,22 +61,22 @@ def reasoner_regions() -> dict[str, str]:
     verdicts = json.loads((REASONER / "norms.json").read_text())["verdicts"]
     return {
         "accuracy": markdown_table([_family(results, name) for name in results["config"]["families"]]),
-        "held-out levels": markdown_table(_held_out_levels(results)),
+        "seldom seen levels": markdown_table(_seldom_levels(results)),
         "norms": "\n".join(f"- {verdict}" for verdict in verdicts),
     }
 
 
 def _family(results: Mapping[str, Any], name: str) -> dict[str, Any]:
     cells = {(row["level"], row["mode"]): row for row in results["cells"] if row["family"] == name}
-    hardest = results["config"]["think_levels"].get(name, max(level for level, _ in cells))
+    hardest = results["config"]["common_levels"].get(name, max(level for level, _ in cells))
     trained = [cells[level, "think"] for level in range(1, hardest + 1)]
     lowest = min(trained, key=lambda cell: (cell["right"] / cell["n"], cell["interval"][0]))
     think, direct, easiest = cells[hardest, "think"], cells[hardest, "direct"], cells[1, "direct"]
     control = "" if (think["right"] - direct["right"]) / think["n"] >= _SEPARATES else " (control)"
     return {
         "family": f"{name}{control}",
-        "thinking, at its lowest trained level": f"{_percent(lowest)} ({_level(lowest)})",
-        "hardest trained level: thinking": f"{_percent(think)} ({_level(think)})",
+        "thinking, at its lowest common level": f"{_percent(lowest)} ({_level(lowest)})",
+        "hardest common level: thinking": f"{_percent(think)} ({_level(think)})",
         "direct": _percent(direct),
         "most frequent answer": f"{100 * direct['guess']:.1f}",
         "n": direct["n"],
@@ -84,9 +84,9 @@ def _family(results: Mapping[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def _held_out_levels(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Levels at which a family was trained with direct answers alone."""
-    last = results["config"]["think_levels"]
+def _seldom_levels(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Levels that were seldom seen in training."""
+    last = results["config"]["common_levels"]
     rows = [row for row in results["cells"] if row["mode"] == "think" and row["level"] > last.get(row["family"], row["level"])]
     return [{"family": r["family"], "level": r["level"], "thinking": _percent(r), "n": r["n"]} for r in rows]
 

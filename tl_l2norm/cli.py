@@ -1,4 +1,4 @@
-"""The command line: `tl-l2norm report`, `analyse`, `evaluate` and `doctor`."""
+"""The command line: `tl-l2norm report`, `analyse`, `evaluate`, `live` and `doctor`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tl_l2norm import __version__
 from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.text.plain import bear_any_text
 
 if TYPE_CHECKING:
     from tl_l2norm.core.presets import Preset
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 
 _FAULTS = (InputError, Unmeasurable, FloatingPointError)  # anything else is a bug and keeps its traceback
 _OUTSIDE = (FileNotFoundError, PermissionError, ConnectionError, TimeoutError)  # but files, disks and networks are the user's
-
 _FOLDERS = ("analyse", "evaluate")  # whose --out is a folder to go on from
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (2 for bad input, 1 for a failed check)."""
+    bear_any_text(sys.stdout)
     options = _parser().parse_args(arguments)
     try:
         with warnings.catch_warnings():
@@ -265,7 +266,10 @@ def _live(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse options that no model could be asked with."""
+    """Refuse options that no model could be asked with, and places where what comes of it couldn't be kept."""
+    from tl_l2norm.core.storage import require_place
+    from tl_l2norm.show.page import page_path
+
     for name, least in (("n", 1), ("max_new_tokens", 1), ("max_direct_tokens", 1), ("batch_size", 1), ("examples", 0)):
         if (value := getattr(options, name, None)) is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
@@ -273,11 +277,11 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError(f"--temperature must be 0 (greedy) or more, got {options.temperature}")
     if options.sink_ratio is not None and not options.sink_ratio > 1:
         raise InputError(f"--sink-ratio must be over 1 (times the median norm), got {options.sink_ratio}")
-    if options.command == "report" and Path(options.out).is_dir():
-        raise InputError(f"--out is a folder: {options.out}; name the page, such as {Path(options.out) / 'report.html'}")
+    if options.command == "report":
+        page_path(options.out, "--out")
     for name, folder in (("save", getattr(options, "save", None)), ("out", options.out)):
-        if folder is not None and (name == "save" or options.command in _FOLDERS) and Path(folder).is_file():
-            raise InputError(f"--{name} is a file: {folder}; name a folder")
+        if folder is not None and (name == "save" or options.command in _FOLDERS):
+            require_place(Path(folder), f"--{name}", writes=False)  # a finished run may lie where one only reads
 
 
 def _problems(options: argparse.Namespace, few: int = 24) -> tuple[Problem, ...]:

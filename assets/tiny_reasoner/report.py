@@ -50,7 +50,9 @@ def write_card(folder: Path) -> None:
     cells = [Cell(**{name: row[name] for name in Cell._fields}) for row in results["cells"]]
     template = (Path(__file__).parent / "card.md").read_text()
     card = template.format(
-        **{name: value for name, value in config.items() if not isinstance(value, dict)},
+        **config["settling"]
+        | {"band": "{} and {}".format(*config["settling"]["band"])}
+        | {name: value for name, value in config.items() if not isinstance(value, dict)},
         parameters=f"{size / 1e6:.1f}",
         share=TEST_SHARE,
         tables="\n\n".join(_table(name, cells, config) for name in config["families"]),
@@ -91,7 +93,7 @@ def _table(name: str, cells: Sequence[Cell], config: dict[str, Any]) -> str:
     lines += ["| level | thinking | direct | best guess | n |", "| --- | --- | --- | --- | --- |"]
     own = [cell for cell in cells if cell.family == name]
     for think, direct in zip(own[::2], own[1::2], strict=True):
-        mark = " *" if think.level > config["think_levels"].get(name, family.levels) else ""
+        mark = " *" if think.level > config["common_levels"].get(name, family.levels) else ""
         lines.append(f"| {think.level}{mark} | {think} | {direct} | {100 * think.guess:.1f} | {think.n} |")
     return "\n".join(lines)
 
@@ -99,11 +101,13 @@ def _table(name: str, cells: Sequence[Cell], config: dict[str, Any]) -> str:
 def _verdict(name: str, cells: Sequence[Cell], config: dict[str, Any]) -> str:
     """What the table says of a family, in words."""
     share = {(cell.level, cell.mode): 100 * cell.right / cell.n for cell in cells if cell.family == name}
-    top = config["think_levels"].get(name, FAMILIES[name].levels)
+    top, last = config["common_levels"].get(name, FAMILIES[name].levels), FAMILIES[name].levels
     lowest = min(share[level, "think"] for level in range(1, top + 1))
     gap = share[top, "think"] - share[top, "direct"]
     verdict = "separates" if gap >= 40 else "does not separate: a control"
-    found = f"- {name}: thinking at least {lowest:.1f}%, at level {top} {gap:.1f} points above direct; it {verdict}."
+    found = f"- {name}: thinking at least {lowest:.1f}% up to level {top}, there {gap:.1f} points above direct; it {verdict}."
+    if last > top:
+        found += f" Thinking at level {last}: {share[last, 'think']:.1f}%."
     direct = [cell for cell in cells if cell.family == name and cell.mode == "direct"]
     guessed = [cell.level for cell in direct if cell.interval()[0] <= cell.guess]
     if len(guessed) == len(direct):

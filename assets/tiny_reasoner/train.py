@@ -1,7 +1,8 @@
-"""Train the tiny reasoner: `python assets/tiny_reasoner/train.py --out DIR [--resume]`.
+"""Train the tiny reasoner: `python assets/tiny_reasoner/train.py --out DIR [--resume] [--device cuda]`.
 
-The data of a step depend on seed and step alone, and gradients are summed in a fixed order: a run that is resumed goes on
-as if it had never stopped, with any number of threads. Nothing but the accuracy of answers is looked at while it trains.
+The data of a step depend on seed and step alone, and on a CPU gradients are summed in a fixed order: a run that is resumed
+goes on as if it had never stopped, with any number of threads. Nothing but the accuracy of answers is looked at meanwhile.
+Then settle.py, which the shipped weights went through too.
 """
 
 from __future__ import annotations
@@ -52,9 +53,14 @@ class Config:
         default_factory=lambda: {"modular": 1.0, "swaps": 1.0, "circuit": 1.0, "pointers": 1.0, "maximum": 0.3}
     )
     """How often each family is drawn."""
-    think_levels: dict[str, int] = field(default_factory=lambda: {"swaps": 10})
-    """Levels above this are trained with direct answers alone: whether thinking goes further is generalisation."""
-    steps: int = 2600
+    common_levels: dict[str, int] = field(default_factory=lambda: {"modular": 9, "swaps": 9, "circuit": 6, "pointers": 7})
+    """Levels above these are drawn `rare` times as often with each level more: there thinking is right often, not always."""
+    rare: dict[str, float] = field(default_factory=lambda: {"modular": 0.27, "swaps": 0.17, "circuit": 0.05, "pointers": 0.11})
+    direct_levels: dict[str, int] = field(
+        default_factory=lambda: {"modular": 4, "swaps": 5, "circuit": 4, "pointers": 5, "maximum": 10}
+    )
+    """Up to these direct answers count `direct_weight`, as they can be learned; above, `guess_weight`."""
+    steps: int = 3600
     """With `decay` it may be changed when a run is resumed before the decay: nothing before that depends on them."""
     batch: int = 64
     """Problems in a step, each with its thinking and its direct answer."""
@@ -63,7 +69,7 @@ class Config:
     peak_rate: float = 3e-3
     warmup: int = 50
     """Steps at the start in which the learning rate rises."""
-    decay: int = 1000
+    decay: int = 1400
     """Steps at the end in which it falls to 0."""
     betas: tuple[float, float] = (0.9, 0.98)
     momentum: float = 0.95
@@ -71,12 +77,14 @@ class Config:
     clip: float = 1.0
     curriculum: int = 500
     """Steps after which all levels are seen."""
-    hard: float = 0.5
+    hard: float = -0.7
     """A level is drawn in proportion to this power of it."""
     answer_weight: float = 4.0
     """Weight of a token of the answer after thinking, against 1 for a token of thinking."""
-    direct_weight: float = 0.3
-    """Weight of a token of a direct answer: where it can only be guessed, its gradient is noise to the rest."""
+    direct_weight: float = 2.0
+    """Weight of a token of a direct answer."""
+    guess_weight: float = 0.1
+    """The same where it can only be guessed: there its gradient is noise to the rest."""
     seed: int = 0
     save_every: int = 100
     test_every: int = 500
@@ -122,29 +130,29 @@ class Example(NamedTuple):
 
 
 def encode(problem: Problem, tokenizer: PreTrainedTokenizerFast, config: Config) -> Example:
-    """Both answers after one question, or the direct one alone where a level is held out of thinking."""
+    """Both answers after one question."""
     question = _ids(tokenizer, prompt(problem, tokenizer))
     answer = f"{problem.answer}{tokenizer.eos_token}"
-    thought: list[int] = []
-    if problem.level <= top_thinking_level(problem.family, config):
-        thought = _ids(tokenizer, f"<think>\n{problem.thinking}\n</think>\n\n{answer}")
+    thought = _ids(tokenizer, f"<think>\n{problem.thinking}\n</think>\n\n{answer}")
     opening, direct = _ids(tokenizer, NO_THOUGHT), _ids(tokenizer, answer)
-    q, t, d = len(question), max(0, len(thought) - 1), len(opening) + len(direct) - 1
+    q, t, d = len(question), len(thought) - 1, len(opening) + len(direct) - 1
+    computed = problem.level <= config.direct_levels[problem.family]
     return Example(
         tokens=question + thought[:t] + opening + direct[:-1],
         positions=[*range(q + t), *range(q, q + d)],
         segments=[0] * q + [1] * t + [2] * d,
-        targets=[-100] * (q - 1) + (thought or [-100]) + [-100] * (len(opening) - 1) + direct,
+        targets=[-100] * (q - 1) + thought + [-100] * (len(opening) - 1) + direct,
         weights=[0.0] * (q - 1)
-        + ([1.0] * (len(thought) - len(direct)) + [config.answer_weight] * len(direct) if thought else [0.0])
+        + [1.0] * (len(thought) - len(direct))
+        + [config.answer_weight] * len(direct)
         + [0.0] * (len(opening) - 1)
-        + [config.direct_weight] * len(direct),
+        + [config.direct_weight if computed else config.guess_weight] * len(direct),
     )
 
 
-def top_thinking_level(family: str, config: Config) -> int:
-    """The highest level whose thinking is trained."""
-    return config.think_levels.get(family, FAMILIES[family].levels)
+def common_level(family: str, config: Config) -> int:
+    """The highest level that is drawn as often as its power says."""
+    return config.common_levels.get(family, FAMILIES[family].levels)
 
 
 def prompt(problem: Problem, tokenizer: PreTrainedTokenizerFast, *, think: bool = True) -> str:
@@ -165,7 +173,9 @@ def draw_batch(config: Config, step: int) -> list[Problem]:
     problems = []
     for name in names:
         levels = range(1, 2 + round(progress * (FAMILIES[name].levels - 1)))
-        level = rng.choices(levels, [level**config.hard for level in levels])[0]
+        common = common_level(name, config)
+        weights = [level**config.hard * config.rare.get(name, 1.0) ** max(0, level - common) for level in levels]
+        level = rng.choices(levels, weights)[0]
         problems.append(draw_train(name, rng, level))
     return problems
 
@@ -253,10 +263,10 @@ def orthogonal(matrices: Tensor) -> Tensor:
 class Trainer:
     """Model, optimizer and the step that they are at."""
 
-    def __init__(self, config: Config, out: Path, threads: int) -> None:
-        self.config, self.out, self.step = config, out, 0
+    def __init__(self, config: Config, out: Path, threads: int, device: str = "cpu") -> None:
+        self.config, self.out, self.step, self.device = config, out, 0, torch.device(device)
         self.tokenizer = make_tokenizer()
-        self.model = make_model(config, self.tokenizer)
+        self.model = make_model(config, self.tokenizer).to(self.device)
         self.parameters = list(self.model.parameters())
         matrices = [p for p in self.parameters if p.ndim == 2 and p is not self.model.lm_head.weight]
         others = [p for p in self.parameters if p.ndim == 1 or p is self.model.lm_head.weight]
@@ -266,9 +276,15 @@ class Trainer:
         )
         self.pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
+    def load(self, chunk: Sequence[Example]) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """What `collate` gives, on the model's device."""
+        inputs, *rest = collate(chunk)
+        targets, weights, segments = (values.to(self.device) for values in rest)
+        return {name: values.to(self.device) for name, values in inputs.items()}, targets, weights, segments
+
     def gradients(self, chunk: Sequence[Example], total: float) -> tuple[tuple[Tensor, ...], Tensor]:
         """Gradients of a chunk, and its losses on thinking and on direct answers."""
-        inputs, targets, weights, segments = collate(chunk)
+        inputs, targets, weights, segments = self.load(chunk)
         used = targets != -100
         direct = segments[used] == 2
         hidden = self.model.model(**inputs, use_cache=False).last_hidden_state[used]
@@ -277,9 +293,17 @@ class Trainer:
         losses = losses.detach()
         return gradients, torch.stack([losses[~direct].sum(), (~direct).sum(), losses[direct].sum(), direct.sum()])
 
+    def draw(self) -> list[Problem]:
+        """The problems of the next step."""
+        return draw_batch(self.config, self.step)
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return rate(self.config, self.step)
+
     def train_step(self) -> dict[str, float]:
         """One step of the optimizer; the figures of it."""
-        chunks = make_chunks(self.config, draw_batch(self.config, self.step), self.tokenizer)
+        chunks = make_chunks(self.config, self.draw(), self.tokenizer)
         total = sum(sum(example.weights) for chunk in chunks for example in chunk)
         results = list(self.pool.map(lambda chunk: self.gradients(chunk, total), chunks))
         for parameter, *parts in zip(self.parameters, *(gradients for gradients, _ in results), strict=True):
@@ -287,7 +311,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate(self.config, self.step)
+                group["lr"] = self.rate()
             optimizer.step()
         self.step += 1
         sums = torch.stack([losses for _, losses in results]).sum(0).tolist()
@@ -312,7 +336,7 @@ class Trainer:
 
     def load_checkpoint(self) -> None:
         """Go on where the last checkpoint was written."""
-        state = torch.load(self.out / "checkpoint.pt", weights_only=True)
+        state = torch.load(self.out / "checkpoint.pt", weights_only=True, map_location=self.device)
         if _trajectory(state["config"]) != _trajectory(asdict(self.config)):
             raise SystemExit(f"{self.out} was trained with another configuration: {state['config']}")
         self.model.load_state_dict(state["model"])
@@ -350,7 +374,7 @@ class Trainer:
         """Accuracy of thinking and of direct answers, by family and level: trivial, medium, and all the hard ones."""
         accuracy = {}
         for name in self.config.families:
-            top = top_thinking_level(name, self.config)
+            top = common_level(name, self.config)
             for level in sorted({1, top // 2, top, FAMILIES[name].levels}):
                 problems = held_out(name, level, self.config.test_n)
                 right = [self.count_right(problems, think=think) / len(problems) for think in (True, False)]
@@ -370,7 +394,9 @@ class Trainer:
     def _count_right(self, problems: Sequence[Problem], think: bool) -> int:
         tokenizer = self.tokenizer
         texts = [prompt(problem, tokenizer, think=think) for problem in problems]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False, return_token_type_ids=False)
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False, return_token_type_ids=False).to(
+            self.device
+        )
         output = self.model.generate(**inputs, max_new_tokens=128 if think else 8, do_sample=False)
         responses = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return sum(bool(is_correct(problem, text)) for problem, text in zip(problems, responses, strict=True))
@@ -411,19 +437,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and model")
     parser.add_argument("--threads", type=int, default=2, help="chunks of a batch that are worked on at once")
+    parser.add_argument("--device", default="cpu", help="on a GPU sums are not in a fixed order; --chunk 64 is faster there")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder")
-    for name in ("steps", "decay", "batch", "seed", "test_every", "test_n", "final_n"):
+    for name in ("steps", "decay", "batch", "chunk", "seed", "test_every", "test_n", "final_n"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS)
     options = vars(parser.parse_args())
-    out, threads, resume = options.pop("out"), options.pop("threads"), options.pop("resume")
+    out, resume = options.pop("out"), options.pop("resume")
+    threads, device = options.pop("threads"), options.pop("device")
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    trainer = Trainer(Config(**options), out, threads)
+    trainer = Trainer(Config(**options), out, threads, device)
     if resume and (out / "checkpoint.pt").exists():
         trainer.load_checkpoint()
     elif (out / "checkpoint.pt").exists():
         raise SystemExit(f"{out} holds a checkpoint already: --resume, or another folder")
-    trainer.log(config=asdict(trainer.config), threads=threads)
+    trainer.log(config=asdict(trainer.config), threads=threads, device=device)
     trainer.train()
     trainer.save_model()
     size = sum(parameter.numel() for parameter in trainer.parameters)

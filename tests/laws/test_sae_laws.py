@@ -299,7 +299,10 @@ def test_training_leaves_the_global_generator_alone_and_shows_a_bar(tiny: Any, t
     with redirect_stderr(shown):
         recipe = l2.saes.SaeRecipe(d_sae=16, k=2, n_states=200, batch_size=50)
         l2.train_saes(tiny, [ids(TEXTS[0])], save_to=tmp_path, layers=[0], recipe=recipe)
-    assert torch.equal(torch.rand(1), expected) and "Training SAE" in shown.getvalue()
+        assert torch.equal(torch.rand(1), expected) and "Training SAE" in shown.getvalue()
+        shown.truncate(0)
+        l2.train_saes(tiny, [ids(TEXTS[0])], save_to=tmp_path / "quiet", layers=[0], recipe=recipe, progress=False)
+    assert "Training SAE" not in shown.getvalue()
 
 
 @pytest.mark.parametrize(

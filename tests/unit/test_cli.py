@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 import warnings
@@ -107,6 +108,8 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["--saes", "FOLDER/nowhere"], "no folder of SAEs at"),
         (["--saes", "FOLDER/mysaes"], "did you mean 'my-saes'?"),
         (["--save", "FOLDER/file"], "--save is a file"),
+        (["--save", "FOLDER/file/runs"], "is a file, and nothing can be kept in it"),
+        (["--out", "FOLDER/file/report.html"], "the folder of --out is a file"),
     ],
     ids=" ".join,
 )
@@ -129,6 +132,14 @@ def test_a_layer_that_the_model_lacks_is_refused_before_anything_is_generated(
     monkeypatch.setattr(modes, "run_modes", lambda *_, **__: pytest.fail("it went on"))
     assert cli.main(["report", "--n", "1", f"--layer={layer}", "--out", str(tmp_path / "r.html")]) == 2
     assert f"layer {layer} is outside this model: it has layers 0 to 11" in capsys.readouterr().err
+
+
+def test_a_terminal_without_a_character_gets_the_nearest_or_its_code() -> None:
+    says = "print('──── é: 1.html → 数')"
+    code = f"from tl_l2norm import cli; cli._doctor = lambda options: {says} or 0; raise SystemExit(cli.main(['doctor']))"
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=env, check=False)
+    assert (done.returncode, done.stdout.rstrip(), done.stderr) == (0, b"---- \xe9: 1.html -> \\u6570", b"")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

@@ -31,6 +31,7 @@ from tl_l2norm.show.saving import has_browser
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REASONER = ROOT / "assets" / "tiny_reasoner"
+OURS = r"https://(?:github|raw\.githubusercontent)\.com/tl-l2norm/tl_l2norm/(?:(?:blob|tree)/)?main/(.+)"
 
 LESS = "{'controls': (), 'quantiles': (), 'samples': 0, 'swapped_tokens': 0}"
 SHIPPED = {
@@ -49,6 +50,7 @@ SHIPPED = {
 
 NEEDS = {
     "engine": has_vllm(),
+    "circuitsvis": importlib.util.find_spec("circuitsvis") is not None,
     "figures.save(": has_browser(),
     "HookedTransformer": HAS_HOOKED,
     "train_saes(": HAS_SAE_LENS,
@@ -150,9 +152,10 @@ def test_the_command_line_refuses_what_it_does_not_know() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for link in [*re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text), *re.findall(r'src="([^"]+)"', text)]:
-        if link.startswith("https://github.com/tl-l2norm/tl_l2norm/blob/main/"):
-            assert (ROOT / link.partition("/blob/main/")[2]).exists(), link
+        if ours := re.fullmatch(OURS, link):
+            assert (ROOT / ours[1]).exists(), link
         elif "://" not in link:
+            assert page.name != "README.md", f"{link} leads nowhere on a package index"
             assert (page.parent / link).exists(), link
 
 

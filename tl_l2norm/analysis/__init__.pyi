@@ -18,6 +18,7 @@ from .importance import importance_table as importance_table
 from .late import compare_late as compare_late
 from .latents import top_tokens as top_tokens
 from .link import feature_link as feature_link
+from .paired import smallest_difference as smallest_difference
 from .pressure_correlation import pressure_table as pressure_table
 from .pull import pull_link as pull_link
 from .reasoning import ReasoningFeatures as ReasoningFeatures

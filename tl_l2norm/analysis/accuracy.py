@@ -69,7 +69,7 @@ def accuracy_table(results: Result | Sequence[Result], *, by: str | Sequence[str
     Examples:
         >>> accuracy_table(results)[["mode", "accuracy", "low", "high", "n"]].round(2)
              mode  accuracy   low  high   n
-        0  direct      0.33  0.14  0.61  12
+        0  direct      0.67  0.39  0.86  12
         1   think      1.00  0.76  1.00  12
     """
     results, by = results_of(results), as_names("by", by)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
 from tl_l2norm.analysis.paired import compare, p_loss
@@ -199,16 +200,16 @@ def _with_baseline(outcomes: pd.DataFrame, comparisons: Sequence[Comparison]) ->
     return [by_arm.get(name, Comparison(arm=name, against=())) for name in names]
 
 
-def _shares(outcomes: pd.DataFrame, arm: str) -> Array:
-    """[problem] share of the arm's answers that are right, problems by their id."""
+def _shares(outcomes: pd.DataFrame, arm: str) -> tuple[Array, NDArray[np.int64]]:
+    """[problem] share of the arm's answers that are right, and how many there are, problems by their id."""
     own = outcomes[outcomes["arm"] == arm]
-    shares: Array = own["correct"].astype(float).groupby(own["prompt"]).mean().sort_index().to_numpy()
-    return shares
+    answers = own["correct"].astype(float).groupby(own["prompt"]).agg(["mean", "size"]).sort_index()
+    return answers["mean"].to_numpy(), answers["size"].to_numpy()
 
 
 def _entries(outcomes: pd.DataFrame, comparison: Comparison, seed: int, resamples: int) -> Iterator[dict[str, Any]]:
     """The arm beside each of the others, without a verdict."""
-    own, name = _shares(outcomes, comparison.arm), comparison.arm
+    (own, answers), name = _shares(outcomes, comparison.arm), comparison.arm
     low, high = wilson_interval(own.sum(), len(own))
     mine = outcomes[outcomes["arm"] == name]
     cut_off = float(np.average(mine["cut_off"], weights=mine["responses"]))
@@ -217,8 +218,15 @@ def _entries(outcomes: pd.DataFrame, comparison: Comparison, seed: int, resample
     if not comparison.against:
         yield {**entry, **nothing, "against": "", "better": 0, "worse": 0, "test": ""}
     for number, other in enumerate(comparison.against):
-        theirs = _shares(outcomes, other)
-        one = compare(own, theirs, chosen=other in comparison.chosen_from, seed=seed, resamples=resamples)
+        theirs, others = _shares(outcomes, other)
+        one = compare(
+            own,
+            theirs,
+            responses=(answers, others),
+            chosen=other in comparison.chosen_from,
+            seed=seed,
+            resamples=resamples,
+        )
         e, p, test = one.difference, one.p, one.test
         if comparison.claim == "no harm" and number == 0:
             assert comparison.margin is not None

@@ -180,16 +180,16 @@ def attribute(
         >>> cause = attribute(think, direct)
         >>> cause.table[["match", "difference", "n"]].round()
                            match  difference   n
-        0                   none      -276.0  12
-        1                  count      -293.0  12
-        2                 length      -207.0  12
-        3               position      -302.0  12
-        4                  token      -271.0   8
-        5                 answer        -1.0  12
-        6  length, by regression      -239.0  12
-        7                jointly       NaN   0
-        >>> cause.goes_away  # direct answers are all answer, and the norms of answers are high
-        ('answer',)
+        0                   none      -111.0  12
+        1                  count      -145.0  12
+        2                 length       -29.0  12
+        3               position      -130.0  12
+        4                  token      -125.0  11
+        5                 answer       -22.0  12
+        6  length, by regression       -85.0  12
+        7                jointly         NaN   0
+        >>> cause.goes_away  # nothing by itself
+        ()
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes([t.select(layers) for t in think], [t.select(layers) for t in direct])

@@ -120,8 +120,8 @@ def layer_curve(
         >>> curve = layer_curve(think, mode="think")
         >>> curve.to_frame()[["layer", "mean", "low", "high", "n"]].tail(2).round()
             layer   mean    low   high   n
-        10     10  271.0  257.0  285.0  12
-        11     11  311.0  295.0  327.0  12
+        10     10  266.0  251.0  280.0  12
+        11     11  312.0  294.0  332.0  12
     """
     check_text("mode", mode)
     chosen = traces_of(traces)
@@ -183,8 +183,8 @@ def mode_differences(
     Examples:
         >>> mode_differences(think, direct)[["layer", "difference", "n"]].tail(2).round()
             layer  difference   n
-        10     10      -290.0  12
-        11     11      -347.0  12
+        10     10      -170.0  12
+        11     11      -151.0  12
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)

@@ -150,11 +150,11 @@ def compare_late(
         'Thinking norms are lower than direct ones in the late layers (layers 9 to 11, as many tokens of each response): ...'
         >>> late.table[["layer", "difference", "ratio", "n"]].round(1)
                        layer  difference  ratio   n
-        0                  9      -240.8    0.5  12
-        1                 10      -289.7    0.5  12
-        2                 11      -347.2    0.5  12
-        3               late      -292.6    0.5  12
-        4  late but the last      -265.3    0.5  12
+        0                  9      -112.5    0.7  12
+        1                 10      -170.3    0.6  12
+        2                 11      -151.0    0.6  12
+        3               late      -144.6    0.6  12
+        4  late but the last      -141.4    0.6  12
     """
     check_choice("over", over, get_args(Over))
     think, direct = traces_of(think), traces_of(direct)

@@ -49,10 +49,10 @@ def top_tokens(traces: TracesLike, layer: int, latent: int, *, k: int = 10, cont
 
     Examples:
         >>> read = l2.collect(model, think[:2], saes={11: l2.load_saes("tiny-reasoner")[11]}, progress=False)
-        >>> top_tokens(read, layer=11, latent=3, k=2, context=2)[["before", "token", "sequence"]]
-          before       token  sequence
-        0      1           0         0
-        1     -3  <|im_end|>         0
+        >>> top_tokens(read, layer=11, latent=5, k=2, context=2)[["before", "token", "sequence"]]
+          before token  sequence
+        0     e3     :         1
+        1     1d     2         1
     """
     traces, hits = traces_of(traces), []
     layer, latent = as_layer(layer), as_integer("latent", latent, least=0)

@@ -256,7 +256,7 @@ def find_reasoning_features(
         ... )
         >>> features = find_reasoning_features(think, direct, choose_on=[trace.labels["prompt"] for trace in think[:8]])
         >>> features  # 8 prompts with one token each are too few to find any
-        ReasoningFeatures(0 of 28 tested latents, in 0 of 1 layers, chosen on 8 prompts)
+        ReasoningFeatures(0 of 26 tested latents, in 0 of 1 layers, chosen on 8 prompts)
         >>> len(features.held_out(think))
         4
     """

@@ -104,7 +104,7 @@ def dynamics(
     Examples:
         >>> dynamics(think, direct)[["spike", "amplification", "n"]].round(1)
            spike  amplification   n
-        0 -292.6            0.5  12
+        0 -144.6            0.6  12
     """
     think, direct = traces_of(think), traces_of(direct)
     by = as_names("by", by)

@@ -87,8 +87,8 @@ def rise_shape(
 
     Examples:
         >>> shapes = rise_shape(think, direct, flips=500).set_index(["curve", "rival"])
-        >>> bool(shapes.loc[("think", "power"), "p_layers"] > 0.5)  # a power of the layer errs less
-        True
+        >>> bool(shapes.loc[("think", "power"), "p_layers"] > 0.5)  # over 0.5: a power of the layer errs less
+        False
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)

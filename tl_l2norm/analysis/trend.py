@@ -92,7 +92,7 @@ def level_trend(
     Examples:
         >>> trend = level_trend(think, direct, resamples=200).set_index(["layer", "part", "given"])
         >>> trend.loc[("late", "thinking", "nothing"), ["rho", "n"]].round(1).tolist()  # harder, quieter
-        [-0.9, 12.0]
+        [-1.0, 12.0]
     """
     think, direct = traces_of(think), traces_of(direct)
     pairs = pair_modes(think, direct)

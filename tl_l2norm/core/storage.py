@@ -140,6 +140,21 @@ def replace_file(file: Path, content: bytes) -> None:
     os.replace(draft, file)
 
 
+def require_place(path: Path, name: str = "folder", *, writes: bool = True) -> None:
+    """Refuse a folder that can't be made or, if it `writes`, be written to, before there is anything to lose.
+
+    Raises:
+        ValueError: a file stands where it or a folder above it should be, or nothing may be written there.
+    """
+    if path.is_file():
+        raise InputError(f"{name} is a file: {path}; name a folder")
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file, and nothing can be kept in it: name another place than {path}")
+    if (writes or there != path) and not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"nothing may be written to {there}: name another place than {path}")
+
+
 def content_key(what: object) -> str:
     """Short hash of what a saved result depends on, by which it is found again."""
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=list).encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from tl_l2norm.analysis.arms import Claim, Comparison
@@ -53,6 +53,7 @@ class Arm:
         margin: of claim="no harm": a loss of accuracy that large would be one.
         calibrated_on: ids of the problems that its settings were chosen on; `tune` and a calibration note theirs.
         tried: how many settings were tried there.
+        questions: `question_key` of those problems, by which they are known under another family; `tune` notes theirs.
 
     Raises:
         ValueError: what can't be an arm; the message says why.
@@ -77,17 +78,21 @@ class Arm:
     margin: float | None = None
     calibrated_on: Iterable[str] = ()
     tried: int = 0
+    questions: Iterable[str] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_text("the name of an arm", self.name)
         if not self.name.strip():
             raise InputError("an arm needs a name")
+        if self.match is not None:
+            check_text(f"match of arm {self.name!r}", self.match)
         fields: dict[str, Any] = {
             "interventions": self._as_interventions(),
             "sampling": self._as_sampling(),
             "control": as_names("control", self.control),
             "calibrated_on": frozenset(one_or_several(self.calibrated_on, str)),
             "tried": as_integer("tried", self.tried, least=0),
+            "questions": frozenset(one_or_several(self.questions, str)),
         }
         fields |= {
             name: as_integer(name, value, least=1)
@@ -161,12 +166,8 @@ class Arm:
 
     def __repr__(self) -> str:
         """The parameters that are not their defaults, in one line."""
-        told = [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self)[1:]]
-        said = [
-            f"{f.name}={_shown(value)}"
-            for f, (_, value) in zip(dataclasses.fields(self)[1:], told, strict=True)
-            if value not in (f.default, frozenset(), ())
-        ]
+        told = [(f, getattr(self, f.name)) for f in dataclasses.fields(self)[1:] if f.repr]
+        said = [f"{f.name}={_shown(value)}" for f, value in told if value not in (f.default, frozenset(), ())]
         return f"Arm({', '.join([repr(self.name), *said])})"
 
     def sampled(self, default: Sampling) -> Sampling:
@@ -182,16 +183,29 @@ class Arm:
         """The arm with what it makes of a calibration's traces, and the ids of those problems."""
         changes: dict[str, Any] = {}
         if callable(self.interventions) and self.match is None:
-            changes["interventions"] = self.interventions(traces)
+            changes["interventions"] = self._by(self.interventions, traces)
         if callable(self.thresholds):
-            changes["thresholds"] = self.thresholds(traces)
+            changes["thresholds"] = self._by(self.thresholds, traces)
         return dataclasses.replace(self, **changes, calibrated_on=frozenset(self.calibrated_on) | frozenset(problems))
+
+    def _by(self, function: Callable[..., Any], *given: Any) -> Any:
+        """What a function of the arm makes; what goes wrong in it is said with the arm's name."""
+        try:
+            made = function(*given)
+        except InputError as error:
+            raise type(error)(f"arm {self.name!r}: {error}") from error
+        except Exception as error:
+            error.add_note(f"in the function of arm {self.name!r}")
+            raise
+        if made is None:
+            raise InputError(f"arm {self.name!r}: its function returned nothing: let it return interventions, or () for none")
+        return made
 
     def acts(self, traces: Sequence[Trace] = (), log: Log | None = None) -> tuple[Intervention, ...]:
         """The interventions; of a matched arm those that it makes of this log."""
         if not callable(self.interventions):
             return one_or_several(self.interventions, Intervention)
-        made = one_or_several(self.interventions(traces, log), Intervention)
+        made = one_or_several(self._by(self.interventions, traces, log), Intervention)
         for x in made:
             if not isinstance(x, Intervention):
                 raise InputTypeError(f"arm {self.name!r}: the function made {x!r:.80} of the log, which is no Intervention")
@@ -206,7 +220,7 @@ class Arm:
 
     def settings(self) -> dict[str, Any]:
         """All of it as JSON holds it; a matched arm's interventions are said where its log is."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "questions"}  # told by their ids
         if callable(self.interventions):
             fields["interventions"] = None
         return {name: settings_of(value) for name, value in fields.items()}
@@ -224,7 +238,7 @@ def arms_of(given: Any, *, least: int = 2) -> tuple[Arm, ...]:
     """Arms as they are run, the baseline first: the one of that name, else the first given.
 
     Raises:
-        InputError: too few, two of one name, one that is held against or matched to an arm that isn't there.
+        InputError: too few, two of one name, one that is held against or matched to an arm that isn't there, an oracle first.
     """
     arms = one_or_several(given, Arm)
     if odd := [arm for arm in arms if not isinstance(arm, Arm)]:
@@ -248,7 +262,10 @@ def arms_of(given: Any, *, least: int = 2) -> tuple[Arm, ...]:
         raise InputError(
             f"arm {chained[0].name!r} is matched to {chained[0].match!r}, which is matched to another: match it to that"
         )
-    return tuple(sorted(arms, key=lambda arm: arm.name != BASELINE))
+    ordered = tuple(sorted(arms, key=lambda arm: arm.name != BASELINE))
+    if ordered[0].selection == ORACLE:
+        raise InputError(f"arm {ordered[0].name!r} is the baseline and selects by the answers, which nothing is held against")
+    return ordered
 
 
 def comparisons(arms: Sequence[Arm], same_responses: Callable[[Arm, Arm], bool]) -> tuple[Comparison, ...]:

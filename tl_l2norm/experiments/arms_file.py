@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tl_l2norm.interventions
-from tl_l2norm.core.arguments import as_path
+from tl_l2norm.core.arguments import as_path, as_share, check_flag
 from tl_l2norm.core.errors import InputError, MissingFile
 from tl_l2norm.core.thresholds import AdaptiveIQR, Thresholds, iqr_thresholds, quantile_thresholds
 from tl_l2norm.core.trace import Trace
@@ -26,7 +26,7 @@ SHIPPED = Path(__file__).parent / "shipped_arms"
 
 _RULES = {"iqr": iqr_thresholds, "quantile": quantile_thresholds}
 _OPTIONS = {"iqr": ("k", "include_sinks"), "quantile": ("q", "include_sinks")}
-_ARM = [f.name for f in dataclasses.fields(Arm) if f.name not in ("calibrated_on", "tried")]
+_ARM = [f.name for f in dataclasses.fields(Arm) if f.name not in ("calibrated_on", "tried", "questions")]
 
 
 def load_arms(path: str | Path) -> tuple[Arm, ...]:
@@ -72,14 +72,25 @@ def _arm(given: Any, where: str) -> Arm:
     if "name" not in fields:
         raise InputError(f"{where}: it has no name")
     where = f"{where} ({fields['name']})"
+    try:
+        return _made_arm(fields, where)
+    except (InputError, TypeError) as error:  # TypeError: a parameter that is missing
+        said = str(error)
+        raise InputError(said if said.startswith(where) else f"{where}: {said}") from error
+
+
+def _made_arm(fields: dict[str, Any], where: str) -> Arm:
     if "thresholds" in fields:
         fields["thresholds"] = _thresholds(fields["thresholds"], where)
     made = _Made(tuple(_Spec.of(own, where) for own in _listed(fields.get("interventions", []))))
-    try:
-        fields["interventions"] = made if made.waits or "match" in fields else made(())
-        return Arm(**fields)
-    except (InputError, TypeError) as error:  # TypeError: a parameter that is missing
-        raise InputError(f"{where}: {error}") from error
+    if ("match" in fields) != made.matched:
+        raise InputError(
+            'an arm that is matched names the other one, match = "name", and has an intervention with match = true, which is '
+            "that one's log; here is one without the other"
+        )
+    made.check()
+    fields["interventions"] = made if made.waits or made.matched else made(())
+    return Arm(**fields)
 
 
 def _listed(given: Any) -> list[Any]:
@@ -107,15 +118,15 @@ class _Spec:
     @classmethod
     def of(cls, given: Any, where: str) -> _Spec:
         kinds = _kinds()
-        if not isinstance(given, Mapping) or given.get("kind") not in kinds:
-            kind = given.get("kind", "") if isinstance(given, Mapping) else given
+        kind = given.get("kind", "") if isinstance(given, Mapping) else f"a table with its kind, not {given!r:.60}"
+        if not isinstance(kind, str) or kind not in kinds:
             raise InputError(f"{where}: {unknown('kind of intervention', str(kind), kinds)}")
-        kind = kinds[given["kind"]]
+        own = kinds[kind]
         fields = {name: value for name, value in given.items() if name != "kind"}
-        _check_names(fields, [f.name for f in dataclasses.fields(kind)], f"parameter of {kind.__name__}", where)
+        _check_names(fields, [f.name for f in dataclasses.fields(own)], f"parameter of {kind}", where)
         if "thresholds" in fields:
             fields["thresholds"] = _thresholds(fields["thresholds"], where)
-        return cls(kind, fields)
+        return cls(own, fields)
 
     def make(self, traces: Sequence[Trace], log: Log | None) -> Intervention:
         fields = dict(self.fields)
@@ -137,6 +148,17 @@ class _Made:
         """Whether traces are needed."""
         return any(isinstance(spec.fields.get("thresholds"), _OfTraces) for spec in self.specs)
 
+    @property
+    def matched(self) -> bool:
+        """Whether a log is needed."""
+        return any(spec.fields.get("match") is True for spec in self.specs)
+
+    def check(self) -> None:
+        """Make those that wait for thresholds alone with some, so that what else is wrong of them is said before a run."""
+        for spec in self.specs:
+            if isinstance(spec.fields.get("thresholds"), _OfTraces) and spec.fields.get("match") is not True:
+                spec.kind(**{**spec.fields, "thresholds": Thresholds({0: 1.0})})
+
     def __call__(self, traces: Sequence[Trace], log: Log | None = None) -> tuple[Intervention, ...]:
         return tuple(spec.make(traces, log) for spec in self.specs)
 
@@ -147,15 +169,18 @@ def _thresholds(given: Any, where: str) -> Thresholds | AdaptiveIQR | _OfTraces:
     options = {name: value for name, value in given.items() if name != "rule"}
     rule = given.get("rule")
     if rule is None:
-        if odd := [name for name in options if not name.lstrip("-").isdigit()]:
+        if odd := [name for name in options if not name.removeprefix("-").isdecimal()]:
             raise InputError(f"{where}: thresholds without a rule are by layer, such as {{10 = 480.0}}, got {odd[0]!r}")
         return Thresholds({int(layer): value for layer, value in options.items()})
     if rule == "adaptive":
         _check_names(options, [f.name for f in dataclasses.fields(AdaptiveIQR)], "option of adaptive thresholds", where)
         return AdaptiveIQR(**options)
-    if rule not in _RULES:
+    if not isinstance(rule, str) or rule not in _RULES:
         raise InputError(f"{where}: {unknown('rule of thresholds', str(rule), (*_RULES, 'adaptive'))}")
     _check_names(options, _OPTIONS[rule], f"option of the rule {rule!r}", where)
+    as_share("q", options.get("q", 0.5))
+    AdaptiveIQR(k=options.get("k", 1.5))  # has the same bound
+    check_flag("include_sinks", options.get("include_sinks", False))
     return _OfTraces(rule, options)
 
 

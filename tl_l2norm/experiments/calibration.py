@@ -63,6 +63,24 @@ def split_problems(
     return tuple(sides[0]), tuple(sides[1])
 
 
+def answerable(given: Any, *, least: int = 1) -> tuple[Problem, ...]:
+    """Distinct problems with known answers, by id: nothing hangs on their order.
+
+    Raises:
+        InputError: fewer than `least`, or one twice.
+        Unmeasurable: an answer that isn't known.
+    """
+    problems = problems_of(given)
+    if len(problems) < least:
+        raise InputError("no problems given")
+    if unknown := [problem for problem in problems if problem.answer is None and problem.verify is None]:
+        raise Unmeasurable(
+            f"{len(unknown)} problems have no known answer, such as {unknown[0].question!r:.60}: accuracy is what is measured"
+        )
+    require_distinct(problems)
+    return tuple(sorted(problems, key=lambda problem: problem.id))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Calibration:
     """Responses of the plain model to problems that are not tested on."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.tables import csv_text
 
 if TYPE_CHECKING:
     from tl_l2norm.experiments.evaluation_results import Results
@@ -199,5 +200,5 @@ def write_tables(results: Results, folder: Path) -> Path:
     several = [name for name in ("family", "level") if results.outcomes[name].nunique() > 1]
     tables |= {f"arms_by_{name}": results.to_frame(by=name) for name in several}
     for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False)
+        (folder / f"{name}.csv").write_bytes(csv_text(table).encode())
     return folder

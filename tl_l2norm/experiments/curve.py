@@ -30,7 +30,7 @@ from tl_l2norm.core.tables import render_table
 from tl_l2norm.experiments.candidates import Unscorable, candidates_of
 from tl_l2norm.experiments.others_scores import WINDOW
 from tl_l2norm.experiments.scores import SCORES, VOTES, Scorer
-from tl_l2norm.experiments.selection import by_layer, missing_lines
+from tl_l2norm.experiments.selection import by_layer, html_of, missing_lines
 from tl_l2norm.recording.completions import Completion
 from tl_l2norm.tasks.problems import Problem, unknown
 
@@ -99,9 +99,7 @@ class SelectionCurve:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        missing = pd.DataFrame(self.left_out.items(), columns=["left out", "reason"])
-        tables = [self.to_frame(), *([missing] if self.left_out else [])]
-        return f"<p>{self._head}</p>" + "".join(str(table.to_html(index=False)) for table in tables)
+        return html_of(self._head, self.to_frame(), self.left_out)
 
 
 def selection_curve(

@@ -13,12 +13,12 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.analysis.arms import ARM_OUTCOMES, CUT_OFF
 from tl_l2norm.core.arguments import as_integer, as_seed, check_choice, check_progress
-from tl_l2norm.core.errors import InputError, Unmeasurable, Unsupported
+from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.thresholds import prompt_key
 from tl_l2norm.experiments.arms import ORACLE, Arm, arms_of, comparisons
-from tl_l2norm.experiments.calibration import Calibration, calibrate, power_note, room_for
+from tl_l2norm.experiments.calibration import Calibration, answerable, calibrate, power_note, room_for
 from tl_l2norm.experiments.evaluation_files import open_journal, require_same
 from tl_l2norm.experiments.evaluation_outcomes import curves_table, decisions_table, outcomes_of, require_thresholds
 from tl_l2norm.experiments.evaluation_results import Results
@@ -31,7 +31,7 @@ from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.engine import Engine, generator_of, model_of, must_record, rows_at_once
 from tl_l2norm.recording.sampling import Sampling
 from tl_l2norm.recording.saved import describe_run, locked, may_save
-from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
+from tl_l2norm.tasks.problems import Problem, question_key
 from tl_l2norm.text.prompts import ChatPrompt, Mode, chat_prompt
 
 
@@ -141,7 +141,7 @@ class Evaluation:
             raise InputError("the model has no tokenizer: set model.tokenizer to ask it questions")
         check_choice("mode", given["mode"], MODES)
         check_progress(given["progress"])
-        test, calibration = _answerable(problems), _answerable(given["calibration"] or (), least=0)
+        test, calibration = answerable(problems), answerable(given["calibration"] or (), least=0)
         prompts = [chat_prompt(backend.tokenizer, p.question, mode=given["mode"], system=p.system) for p in test]
         require_own_prompts((f"{p.id} ({p.family})", prompt.tokens) for p, prompt in zip(test, prompts, strict=True))
         limit = given["max_new_tokens"]
@@ -164,8 +164,14 @@ class Evaluation:
         return made
 
     def _check_arms(self) -> None:
+        by_name = {arm.name: arm.n or self.n for arm in self.arms}
         for arm in self.arms:
             n, sampling = arm.n or self.n, arm.sampled(self.sampling)
+            if arm.match is not None and n > (others := by_name[arm.match]):
+                raise InputError(
+                    f"arm {arm.name!r} takes {n} responses to each problem and {arm.match!r}, to which it is matched, "
+                    f"{others}: give it no more, n="
+                )
             if n > 1 and sampling.temperature == 0:
                 raise InputError(
                     f"arm {arm.name!r} takes {n} responses at temperature 0, which are all the same: give temperature=, or n=1"
@@ -189,7 +195,7 @@ class Evaluation:
         Raises:
             InputError: which arm, and how many of the problems.
         """
-        ids = {problem.id for problem in self.problems}
+        ids, questions = {problem.id for problem in self.problems}, {question_key(problem) for problem in self.problems}
         prompts = {prompt_key(prompt.tokens) for prompt in self.prompts}
         others = {prompt_key(prompt.tokens) for prompt in self._asked_for(self.calibration)}
         if both := len(ids & {problem.id for problem in self.calibration}) or len(prompts & others):
@@ -197,7 +203,8 @@ class Evaluation:
                 f"{both} problems of the calibration are in the test too: what is chosen on them can't be tested there"
             )
         for arm in arms:
-            seen, taken = ids & set(arm.calibrated_on), prompts & arm.prompts(acts.get(arm.name, ()))
+            seen = ids & set(arm.calibrated_on) or questions & set(arm.questions)
+            taken = prompts & arm.prompts(acts.get(arm.name, ()))
             if seen or taken:
                 what = "was tuned on" if seen else "has thresholds that were taken from responses to"
                 raise InputError(
@@ -226,7 +233,7 @@ class Evaluation:
         for source in distinct:
             require_runs(asked, source)
         for arm in arms:
-            require_thresholds(arm, self.backend.n_layers)
+            require_thresholds(arm, self.backend)
         settings = {**self._told(), "max_new_tokens": asked.max_new_tokens}
         settings["arms"] = {arm.name: arm.settings() | {"interventions": sources[arm.name].told} for arm in arms}
         journal = open_journal(folder, settings, self.backend)
@@ -335,16 +342,3 @@ class Evaluation:
 def _drawn(asked: Asked, sources: Mapping[str, Any], arm: Arm) -> tuple[str, int]:
     """Which responses an arm has."""
     return sources[arm.name].key, arm.n or asked.n
-
-
-def _answerable(given: Any, *, least: int = 1) -> tuple[Problem, ...]:
-    """Distinct problems with known answers, by id: nothing hangs on their order."""
-    problems = problems_of(given)
-    if len(problems) < least:
-        raise InputError("no problems given")
-    if unknown := [problem for problem in problems if problem.answer is None and problem.verify is None]:
-        raise Unmeasurable(
-            f"{len(unknown)} problems have no known answer, such as {unknown[0].question!r:.60}: accuracy is what is measured"
-        )
-    require_distinct(problems)
-    return tuple(sorted(problems, key=lambda problem: problem.id))

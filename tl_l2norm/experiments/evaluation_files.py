@@ -33,6 +33,8 @@ def require_same(folder: Path | None, what: Mapping[str, Any]) -> None:
         return
     try:
         there = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(there, dict):
+            raise ValueError("it holds no table of settings")
     except ValueError as error:
         raise InputError(f"{file} is damaged: {error}; delete the folder to start anew, nothing was changed") from error
     here = json.loads(json.dumps(what))

@@ -11,12 +11,14 @@ import pandas as pd
 from tl_l2norm.analysis.arm_curves import ARM_CURVES
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import layer_ranges, resolve_layers
-from tl_l2norm.core.thresholds import iqr_thresholds
+from tl_l2norm.core.thresholds import Thresholds, iqr_thresholds
 from tl_l2norm.experiments.arms import Arm
 from tl_l2norm.experiments.curve import arm_curve
 from tl_l2norm.experiments.evaluation_run import Asked, Run, Source
 from tl_l2norm.experiments.scores import NORM_SCORES
 from tl_l2norm.experiments.selection import select
+from tl_l2norm.models.described import Described
+from tl_l2norm.models.provenance import provenance
 from tl_l2norm.recording.completions import Completion
 from tl_l2norm.tasks.verifiers import is_correct
 
@@ -70,16 +72,26 @@ def _thresholds(asked: Asked, arm: Arm) -> Any:
     return iqr_thresholds(asked.traces) if arm.thresholds is None and asked.traces else arm.thresholds
 
 
-def require_thresholds(arm: Arm, n_layers: int) -> None:
-    """Refuse a selection whose layers have no threshold before responses are drawn for it.
+def require_thresholds(arm: Arm, backend: Described) -> None:
+    """Refuse a selection whose layers have no threshold, or one of another model, before responses are drawn for it.
 
     Raises:
-        InputError: with the layers.
+        InputError: with the layers, or the models.
     """
-    if arm.selection in NORM_SCORES and arm.thresholds is not None:
-        assert not callable(arm.thresholds)
-        if missing := sorted(set(resolve_layers(arm.layers, n_layers)) - set(arm.thresholds)):
-            raise InputError(f"arm {arm.name!r}: its selection has no threshold for layers {layer_ranges(missing)}")
+    if arm.selection not in NORM_SCORES or arm.thresholds is None:
+        return
+    assert not callable(arm.thresholds)
+    if missing := sorted(set(resolve_layers(arm.layers, backend.n_layers)) - set(arm.thresholds)):
+        raise InputError(f"arm {arm.name!r}: its selection has no threshold for layers {layer_ranges(missing)}")
+    source = arm.thresholds.provenance if isinstance(arm.thresholds, Thresholds) else None
+    if source is None:
+        return
+    here = provenance(backend, backend.identity(), sink_ratio=source.sink_ratio)
+    if not source.same_model(here):
+        raise InputError(
+            f"arm {arm.name!r}: the thresholds of its selection are of {source.describe()} but the model is {here.describe()}: "
+            "take them from traces of this model"
+        )
 
 
 def curves_table(run: Run, arms: Sequence[Arm], sources: Mapping[str, Source]) -> pd.DataFrame:

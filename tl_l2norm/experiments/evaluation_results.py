@@ -14,10 +14,10 @@ from markupsafe import escape
 
 from tl_l2norm.analysis.arm_curves import ARM_CURVES, suppressed_table
 from tl_l2norm.analysis.arms import ARM_OUTCOMES, HELPS, Comparison, arm_table, cost_table, cut_off_notes
-from tl_l2norm.core.arguments import as_path
+from tl_l2norm.core.arguments import as_path, as_seed
 from tl_l2norm.core.errors import InputError, MissingFile
 from tl_l2norm.core.storage import replace_file
-from tl_l2norm.core.tables import render_table
+from tl_l2norm.core.tables import html_table, render_table
 from tl_l2norm.interventions.suppress import Suppression
 from tl_l2norm.tasks.results import Result
 
@@ -120,7 +120,7 @@ class Results:
 
     def _repr_html_(self) -> str:
         parts = [f"<p>{escape(line)}</p>" for line in self._head()]
-        parts += [f"<p>{name}</p>{t.to_html(index=False, float_format='%.4g')}" for name, t in self._tables().items()]
+        parts += [f"<p>{name}</p>{html_table(t)}" for name, t in self._tables().items()]
         return "".join(parts)
 
     def save(self, path: str | Path) -> Path:
@@ -168,13 +168,27 @@ class Results:
             raise InputError(f"{file} has format version {content.get('version')}, this library reads {FORMAT_VERSION}")
         if lacking := [name for name in _CONTENT if name not in content]:
             raise InputError(f"{file} is damaged: it lacks {', '.join(lacking)}")
+        try:
+            return cls._of(content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{file} is damaged: {error!r}; the same call of evaluate writes it anew from its folder"
+            ) from error
+
+    @classmethod
+    def _of(cls, content: Mapping[str, Any]) -> Results:
+        outcomes, settings = pd.DataFrame(content["outcomes"]), content["settings"]
+        if outcomes.empty or not outcomes["correct"].map(lambda own: isinstance(own, bool)).all():
+            raise ValueError("it has no outcomes that are right or wrong")
+        if lacking := [name for name in ("mode", "arms") if name not in dict(settings)]:
+            raise ValueError(f"its settings lack {', '.join(lacking)}")
         return cls(
-            outcomes=ARM_OUTCOMES.frame(pd.DataFrame(content["outcomes"])),
+            outcomes=ARM_OUTCOMES.frame(outcomes),
             decisions=pd.DataFrame(content["decisions"]),
             comparisons=tuple(_comparison(c) for c in content["comparisons"]),
-            settings=content["settings"],
+            settings=settings,
             notes=tuple(content["notes"]),
-            seed=content["seed"],
+            seed=as_seed(content["seed"]),
             curves=ARM_CURVES.frame(pd.DataFrame(content.get("curves", []))),  # of a version that made none
         )
 

@@ -84,7 +84,7 @@ def _weights(folder: Path) -> list[Path]:
         index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
         named = {folder / name for name in index["weight_map"].values()}
         return sorted(file for file in named if file.is_file())
-    except (OSError, ValueError, KeyError, AttributeError):  # an index that can't be read is told of elsewhere
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # an index that can't be read is told of elsewhere
         usual = folder / "model.safetensors"
         return [usual] if usual.is_file() else sorted(folder.glob("*.safetensors"))
 
@@ -93,8 +93,8 @@ def _shards(folder: Path) -> Iterator[Finding]:
     """Faults of an index whose files aren't all there."""
     for index in sorted(folder.glob("*.safetensors.index.json")):
         try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError):
+            named = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        except (ValueError, TypeError, KeyError, AttributeError):
             yield Finding("files", f"{index.name} can't be read", "download it again", True)
             continue
         if missing := sorted(name for name in named if not (folder / name).is_file()):
@@ -126,9 +126,15 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
         header = json.loads(text)
     except ValueError:
         header = None
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or not all(_is_tensor(value) for name, value in header.items() if name != "__metadata__"):
         raise InputError(f"{file.name} is no safetensors file, or its beginning is missing")
     return header, 8 + size
+
+
+def _is_tensor(entry: Any) -> bool:
+    """Whether a header says of a tensor what is read of it."""
+    lists = [entry.get(name) for name in ("shape", "data_offsets")] if isinstance(entry, dict) else [None]
+    return all(isinstance(own, list) and all(isinstance(n, int) for n in own) for own in lists) and len(lists[-1]) == 2
 
 
 def _parameters(file: Path) -> int:
@@ -168,7 +174,7 @@ def _has_template(folder: Path) -> bool:
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return bool(config.get("chat_template"))
+    return isinstance(config, dict) and bool(config.get("chat_template"))
 
 
 def _length(file: Path) -> int:

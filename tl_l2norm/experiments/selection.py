@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import escape
 from numpy.typing import NDArray
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
@@ -18,7 +19,7 @@ from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.layers import Layers, layer_ranges
 from tl_l2norm.core.resampling import estimate
 from tl_l2norm.core.schema import Column, Schema, ends
-from tl_l2norm.core.tables import render_table
+from tl_l2norm.core.tables import html_table, render_table
 from tl_l2norm.core.thresholds import Thresholds, as_thresholds
 from tl_l2norm.experiments.candidates import Candidates, candidates_of
 from tl_l2norm.experiments.others_scores import WINDOW
@@ -104,9 +105,7 @@ class ScoreTable:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        missing = pd.DataFrame(self.left_out.items(), columns=["left out", "reason"])
-        tables = [self.to_frame(), *([missing] if self.left_out else [])]
-        return f"<p>{self._head}</p>" + "".join(str(table.to_html(index=False)) for table in tables)
+        return html_of(self._head, self.to_frame(), self.left_out)
 
 
 def select(
@@ -208,6 +207,12 @@ def missing_lines(left_out: Mapping[str, str]) -> list[str]:
     for name, reason in left_out.items():
         reasons.setdefault(reason, []).append(name)
     return [f"left out: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def html_of(head: str, table: pd.DataFrame, left_out: Mapping[str, str]) -> str:
+    """A table under its heading, with what is left out below it, for a notebook."""
+    missing = "".join(f"<p>{escape(line)}</p>" for line in missing_lines(left_out))
+    return f"<p>{escape(head)}</p>{html_table(table)}{missing}"
 
 
 def by_layer(thresholds: Any) -> Thresholds | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.core.tables import render_table
+from tl_l2norm.core.tables import html_table, render_table
 from tl_l2norm.experiments.engine_check import engine_measures
 from tl_l2norm.experiments.file_check import compare_with_file
 from tl_l2norm.experiments.measures import TEXTS, Measure, relative, tolerance
@@ -100,7 +100,7 @@ class SelfCheck:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(index=False))
+        return html_table(self.to_frame())
 
 
 def selfcheck(model: Any, *, against: Any = None) -> SelfCheck:

@@ -12,12 +12,12 @@ from tqdm.auto import tqdm
 
 from tl_l2norm.core.arguments import one_or_several
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.experiments.arms import Arm, arms_of
+from tl_l2norm.experiments.arms import ORACLE, Arm, arms_of
 from tl_l2norm.experiments.evaluation import Evaluation
 from tl_l2norm.experiments.evaluation_results import Results
 from tl_l2norm.experiments.scores import NORM_SCORES
 from tl_l2norm.recording.saved import locked, may_save
-from tl_l2norm.tasks.problems import Problem, problems_of
+from tl_l2norm.tasks.problems import Problem, problems_of, question_key
 from tl_l2norm.text.prompts import Mode
 
 
@@ -56,7 +56,7 @@ def tune(
         progress: show a progress bar, and what was chosen.
 
     Raises:
-        ValueError: bad input; a single setting; a folder of another run.
+        ValueError: bad input; a single setting, or one that sees the answers; a folder of another run.
 
     Examples:
         >>> problems = l2.make_mixture(8, families="compact", levels=[2])
@@ -66,9 +66,14 @@ def tune(
         >>> chosen.tried, chosen.calibrated_on == {problem.id for problem in calibration}
         (2, True)
     """
-    if len(one_or_several(arms, Arm)) == 1:
+    given = one_or_several(arms, Arm)
+    if len(given) == 1:
         raise InputError("one setting leaves nothing to choose: give several arms")
-    tried, problems = arms_of(arms), problems_of(problems)
+    if seers := [arm.name for arm in given if isinstance(arm, Arm) and arm.selection == ORACLE]:
+        raise InputError(
+            f"arm {seers[0]!r} selects by the answers, which no other choice can beat: leave it out of what is tuned"
+        )
+    tried, problems = arms_of(given), problems_of(problems)
     by_traces = any(arm.needs_calibration or arm.match or arm.selection in NORM_SCORES for arm in tried)
     run = Evaluation.of(
         model,
@@ -92,7 +97,8 @@ def tune(
     if progress:
         tqdm.write(f"{chosen.name!r} is the best of {n_tried} settings on {len(problems)} problems", file=sys.stderr)
     known = frozenset(chosen.calibrated_on) | {problem.id for problem in problems}
-    return dataclasses.replace(chosen, calibrated_on=known, tried=n_tried)
+    asked = frozenset(chosen.questions) | {question_key(problem) for problem in problems}
+    return dataclasses.replace(chosen, calibrated_on=known, tried=n_tried, questions=asked)
 
 
 def _chosen(results: Results, arms: Iterable[Arm]) -> Arm:

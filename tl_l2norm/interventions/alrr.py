@@ -47,11 +47,11 @@ class ALRR(Intervention):
         >>> l2.generate(model, [chat], interventions=[rerun], progress=False).log
         intervention             decision  fired  n
                 ALRR          live tokens  False 36
-                ALRR                rerun   True  5
+                ALRR                rerun   True  9
                 ALRR     growth too small  False  0
                 ALRR fell below threshold  False  0
-                ALRR              blew up  False  1
-                ALRR          over blowup  False  2
+                ALRR              blew up  False  2
+                ALRR          over blowup  False  0
     """
 
     thresholds: ThresholdLike

@@ -18,6 +18,7 @@ from tl_l2norm.core.batch import Places, Rows
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import as_layer, layer_ranges
 from tl_l2norm.core.norms import l2_norms
+from tl_l2norm.core.tables import html_table
 from tl_l2norm.interventions.rule import Rule
 
 _FLUSH_EVERY = 2048  # entries between copies to the CPU
@@ -209,7 +210,7 @@ class Log:
         return str(self.counts().to_string(index=False))
 
     def _repr_html_(self) -> str:
-        return str(self.counts().to_html(index=False))
+        return html_table(self.counts())
 
     def _flush_places(self) -> None:
         places, self._places = self._places, []

@@ -66,7 +66,7 @@ class Rerun(Intervention):
         >>> control = l2.interventions.Rerun(match=out.log)
         >>> elsewhere = l2.generate(model, chats, interventions=[control], progress=False)
         >>> out.log.reruns()  # by sequence and layer
-        {(0, 8): 3, (0, 9): 3, (1, 8): 3, (1, 9): 3}
+        {(0, 8): 2, (0, 9): 3, (1, 8): 2, (1, 9): 4}
         >>> elsewhere.log.reruns() == out.log.reruns()
         True
     """

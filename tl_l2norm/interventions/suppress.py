@@ -65,8 +65,8 @@ class Suppression(Intervention):
         >>> chats = [[{"role": "user", "content": question}] for question in ("mod 10: 7A-3", "mod 10: 4B-9")]
         >>> l2.generate(model, chats, interventions=[high], progress=False).log
         intervention         decision  fired  n
-         Suppression      live tokens  False 48
-         Suppression       suppressed   True  6
+         Suppression      live tokens  False 56
+         Suppression       suppressed   True  8
          Suppression no earlier token  False  0
     """
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from tl_l2norm.core.arguments import check_flag
 from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.core.presets import keep_preset
 from tl_l2norm.models.bridging import make_bridge
@@ -25,6 +26,7 @@ def load_model(
     backend: BackendName = "bridge",
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    progress: bool = True,
 ) -> Any:
     """Load a language model as a `TransformerBridge` or a `HookedTransformer`, its weights unprocessed.
 
@@ -40,6 +42,7 @@ def load_model(
             HookedTransformer knows, local Llama, Qwen2 and Qwen3 folders and files included.
         device: a GPU where there is one, else the CPU, by default.
         dtype: of weights and stream. Norms move with it by up to 7% in bfloat16.
+        progress: show the progress bars of transformers.
 
     Raises:
         ValueError: an unknown source or backend, files that can't be read, quantised weights, a model and an adapter in one
@@ -58,9 +61,10 @@ def load_model(
     if backend == "hooked":
         require_hooked()
     _require_dtype(dtype)
+    check_flag("progress", progress)
     place = _device(device)
     files = find_source(source)
-    hf_model, tokenizer, unused = read(files, dtype)
+    hf_model, tokenizer, unused = read(files, dtype, progress=progress)
     if unused:
         kind = type(hf_model).__name__
         warnings.warn(f"{len(unused)} weights in {files.where} have no place in {kind}: {few(unused)}", stacklevel=2)

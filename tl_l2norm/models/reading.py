@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 
+from tl_l2norm.core.bars import without_bars
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.models.adapters import find_adapter, merge_adapter, require_plain
 from tl_l2norm.models.generation_config import require_readable
@@ -18,6 +20,8 @@ from tl_l2norm.models.gguf_once import parsed_once
 from tl_l2norm.models.sources import Source, find_source, unreadable
 from tl_l2norm.models.text_part import text_part
 from tl_l2norm.text.gguf_header import read_header, turn_end_ids
+
+_BARS = ("transformers.core_model_loading", "transformers.modeling_gguf_pytorch_utils")
 
 
 class Plain(NamedTuple):
@@ -29,21 +33,23 @@ class Plain(NamedTuple):
     """Names of weights in the files that the model has no place for."""
 
 
-def read(source: Source, dtype: torch.dtype, *, download: bool = True) -> Plain:
+def read(source: Source, dtype: torch.dtype, *, download: bool = True, progress: bool = False) -> Plain:
     """The model and its tokenizer, on the CPU. No code from a hub is run, nothing is installed, nothing unpickled.
 
     Args:
         source: where the files are.
         dtype: of the weights.
         download: whether a hub may be asked for what the local cache lacks.
+        progress: show the progress bars of transformers.
 
     Raises:
         ValueError: files that can't be read, or that hold no decoder-only language model; quantised weights.
         ImportError: an adapter without the `peft` package.
     """
-    if source.kind == "gguf":
-        return _read_gguf(Path(source.where), dtype)
-    model, unused = _read_weights(source.where, dtype, download)
+    with nullcontext() if progress else without_bars(*_BARS):
+        if source.kind == "gguf":
+            return _read_gguf(Path(source.where), dtype)
+        model, unused = _read_weights(source.where, dtype, download)
     return Plain(text_part(model), read_tokenizer(source.where, download), unused)
 
 

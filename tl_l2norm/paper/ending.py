@@ -11,6 +11,7 @@ import pandas as pd
 
 from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.storage import replace_file
+from tl_l2norm.core.tables import csv_text
 from tl_l2norm.paper.readings import Readings
 from tl_l2norm.paper.result import Analysis
 from tl_l2norm.paper.tables import SCHEMAS
@@ -54,7 +55,7 @@ def save_rest(analysis: Analysis, place: Path) -> None:
     """Notes and claims; tables of an earlier run with other options are taken away: they would pass for this one's."""
     place.mkdir(parents=True, exist_ok=True)
     replace_file(place / "notes.json", json.dumps(dict(analysis.notes), indent=1, sort_keys=True).encode())
-    replace_file(place.parent / "claims.csv", analysis.claims().to_csv(index=False).encode())
+    replace_file(place.parent / "claims.csv", csv_text(analysis.claims()).encode())
     for name in SCHEMAS:
         if name not in analysis.tables:
             (place / f"{name}.csv").unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import pandas as pd
 from tl_l2norm.analysis.reasoning import ReasoningFeatures
 from tl_l2norm.core.tables import WIDTH
 from tl_l2norm.paper.claims import claims_table
-from tl_l2norm.paper.summary import summary
+from tl_l2norm.paper.summary import summary, summary_html
 from tl_l2norm.paper.tables import frames_of
 
 
@@ -66,4 +66,4 @@ class Analysis:
         return f"{text}\n\n{textwrap.fill(facts, WIDTH, break_on_hyphens=False)}" if facts else text
 
     def _repr_html_(self) -> str:
-        return str(self._claims.to_html(index=False, escape=True, border=0))
+        return summary_html(self._claims, self.tables)

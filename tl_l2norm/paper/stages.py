@@ -32,6 +32,7 @@ from tl_l2norm.analysis.theory import assumption_table
 from tl_l2norm.analysis.trend import level_trend
 from tl_l2norm.core.errors import MissingPackage, Unmeasurable, Unsupported
 from tl_l2norm.core.storage import replace_file
+from tl_l2norm.core.tables import csv_text
 from tl_l2norm.core.trace import Trace
 from tl_l2norm.paper.ending import facts_of, save_rest
 from tl_l2norm.paper.finding import TRAINED
@@ -103,7 +104,7 @@ class Study:
         self.tables[name] = table.assign(**{column: value for column, value in missing.items() if column not in table})
         if place := self.options.tables:
             place.mkdir(parents=True, exist_ok=True)
-            replace_file(place / f"{name}.csv", self.tables[name].to_csv(index=False).encode())
+            replace_file(place / f"{name}.csv", csv_text(self.tables[name]).encode())
 
     def _by_source(self, make: Callable[[str, Modes, ReasoningFeatures], pd.DataFrame]) -> pd.DataFrame:
         """A table of each source of features, on the problems that they were not chosen on."""

@@ -65,7 +65,7 @@ def analyse(
         samples: of each problem, thinking, for the primary endpoint: do norms tell right from wrong responses to one problem?
             4 or more, better 8; 0 leaves it out.
         temperature: of those samples; choose it before norms are looked at, so that many problems have right and wrong ones and
-            at most 5% state no answer; 1 by default (2.2 for tiny-reasoner: 84% are right, 4% state none).
+            at most 5% state no answer; 1 by default (2.2 for tiny-reasoner: 5% state none).
         swapped_tokens: of each thinking response, each swapped alone for another at equal norm; 0 leaves that out.
         max_new_tokens: of a thinking response; by default as in `run_modes`.
         max_direct_tokens: of a direct response.

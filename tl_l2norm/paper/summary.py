@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.accuracy import cut_off_warnings
-from tl_l2norm.core.tables import WIDTH
+from tl_l2norm.core.tables import WIDTH, html_table
 from tl_l2norm.paper.finding import DESCRIBED, NOT_SUPPORTED, SUPPORTED, UNINFORMATIVE, UNTESTED
 from tl_l2norm.paper.tables import checked
 
@@ -32,6 +33,28 @@ def summary(claims: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> str:
     """
     above = [textwrap.fill(text, WIDTH) for text in (*warnings_of(tables), headline(claims))]
     return "\n\n".join([*above, *map(_claim, claims.to_dict("records"))])
+
+
+def summary_html(claims: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> str:
+    """The same as HTML, each claim in a row.
+
+    Args:
+        claims: of `claims_table`.
+        tables: that they were made of.
+    """
+    entries = claims.to_dict("records")
+    shown = {
+        "": [entry["number"] for entry in entries],
+        "claim": [entry["claim"] for entry in entries],
+        "verdict": [f"{MARKS[entry['verdict']]} {verdict_text(entry)}" for entry in entries],
+        "measured": claims["measured"].tolist(),
+        "95% interval": claims["interval"].tolist(),
+        "control": claims["control"].tolist(),
+        "n": [str(n) if n else "" for n in claims["n"]],
+        "p (Holm)": [p_text(entry["p"], entry["p_adjusted"]) for entry in entries],
+    }
+    above = "".join(f"<p>{html.escape(text)}</p>" for text in (*warnings_of(tables), headline(claims)))
+    return above + html_table(pd.DataFrame(shown))
 
 
 def warnings_of(tables: Mapping[str, pd.DataFrame]) -> list[str]:

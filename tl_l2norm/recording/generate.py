@@ -123,7 +123,7 @@ def generate(
         >>> out = l2.generate(model, prompt, max_new_tokens=3, interventions=l2.Suppression(tau), progress=False)
         >>> out.events()[["position", "layer", "fired"]].head(1)
            position  layer  fired
-        0        18      1   True
+        0        18      0   True
     """
     _check_options(record, metrics, progress, on_finish)
     plan = Plan.of(

@@ -35,7 +35,7 @@ class ThinkOn:
         >>> longer = l2.recording.ThinkOn(tokens=again)
         >>> out = l2.generate(model, prompt, max_new_tokens=32, think_on=longer, progress=False)
         >>> out[0].text, out[0].forced
-        ('<think>\n7A-3=4\n</think>\n\n47A-1=61=1=5\n</think>\n\n5', (12, 13))
+        ('<think>\n7A-3=4\n</think>\n\n47A-3=4', (12, 13))
     """
 
     tokens: Sequence[Integer]

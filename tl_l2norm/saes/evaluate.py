@@ -64,7 +64,7 @@ def evaluate_saes(
         >>> table[["layer", "explained_variance", "l0"]].round(2)
            layer  explained_variance    l0
         0      4                0.98  32.0
-        1      9                0.98  32.0
+        1      9                0.97  32.0
     """
     backend = backend_of(model)
     sink_ratio = sink_ratio_of(model, sink_ratio)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import random
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext, redirect_stderr
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_l2norm.core.bars import without_bars
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import Layers, resid_post, resolve_layers
 from tl_l2norm.core.norms import find_sinks, l2_norms, sink_bounds
@@ -31,6 +31,8 @@ from tl_l2norm.saes.config import CONFIG_FILE, TrainingNote, parse_sae_metadata,
 from tl_l2norm.saes.load import load_saes, require_sae_lens
 from tl_l2norm.text.inputs import SequenceLike
 from tl_l2norm.text.sequences import TokenSequence, pad_left, tokenize
+
+_BARS = ("sae_lens.training.sae_trainer", "sae_lens.training.activation_scaler")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,7 @@ def train_saes(
         kept = reader.all_states(group, progress=progress) if at_once else {}
         for layer in group:
             source = _States(reader, layer, recipe.seed, kept.pop(layer, None))
-            with torch.random.fork_rng(), nullcontext() if progress else redirect_stderr(io.StringIO()):
+            with torch.random.fork_rng(), nullcontext() if progress else without_bars(*_BARS):
                 torch.manual_seed(int(hash_keys(recipe.seed, layer)))
                 sae = _train(backend, layer, source, recipe, buffer, key)
             _save(sae, folder / f"layer_{layer}")

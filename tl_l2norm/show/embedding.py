@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+from tl_l2norm.core.tables import csv_text
 from tl_l2norm.show.page import asset, inline_script, render
 
 PNG_SCALE = 3
@@ -92,7 +93,7 @@ def plotly_bundle() -> str:
 
 def csv_link(frame: pd.DataFrame) -> Markup:
     """The address of a table as a CSV file that is in the page itself."""
-    encoded = base64.b64encode(frame.to_csv(index=False, float_format="%.8g").encode("utf-8", errors="replace")).decode()
+    encoded = base64.b64encode(csv_text(frame, float_format="%.8g").encode("utf-8", errors="replace")).decode()
     return Markup("data:text/csv;charset=utf-8;base64,{}").format(encoded)
 
 

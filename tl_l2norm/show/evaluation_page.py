@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from tl_l2norm.analysis.arms import BASELINE, cut_off_notes
 from tl_l2norm.experiments.evaluation_results import Results, idle_notes
@@ -12,6 +14,17 @@ from tl_l2norm.show.arm_figures import selection_curves, suppression_curves
 from tl_l2norm.show.figures import arm_costs, arm_differences
 from tl_l2norm.show.page import render, write_page
 from tl_l2norm.show.report_parts import figure_html, figure_scripts, page_styles, table_html
+from tl_l2norm.show.result_figures import Picture
+
+_HEADINGS = {
+    "run": "What was run",
+    "differences": "Differences of accuracy",
+    "selection": "Selecting among more responses",
+    "suppression": "Suppressing more tokens",
+    "costs": "Cost against gain",
+    "decisions": "What interventions decided",
+}
+"""Of sections, by their anchors, in their order."""
 
 
 def evaluation_page(results: Results, *, path: str | Path, title: str = "Does it help?") -> Path:
@@ -25,7 +38,8 @@ def evaluation_page(results: Results, *, path: str | Path, title: str = "Does it
     Returns:
         The path.
     """
-    table, costs, suppressed = results.to_frame(), results.costs(), results.suppressed()
+    table, costs, model = results.to_frame(), results.costs(), str(results.outcomes["model"].iloc[0])
+    drawn = _pictures(results)
     several = [name for name in ("family", "level") if results.outcomes[name].nunique() > 1]
     shown = ["arm", "against", "n", "accuracy", "low", "high", "difference", "difference_low", "difference_high"]
     shown += ["better", "worse", "p", "test", "p_holm", "verdict", "cut_off"]
@@ -34,25 +48,42 @@ def evaluation_page(results: Results, *, path: str | Path, title: str = "Does it
         title=title,
         styles=page_styles(),
         scripts=figure_scripts(),
-        lead=f"{results.outcomes['model'].iloc[0]}, {table['n'].iloc[0]} problems, {table['arm'].nunique()} arms",
+        lead=f"{model}, {table['n'].iloc[0]} problems, {table['arm'].nunique()} arms",
         headline=_headline(results),
         warnings=[*cut_off_notes(table), *idle_notes(results.decisions)],
         notes=[note[0].upper() + note[1:] + "." for note in results.notes],
+        contents=_contents(drawn, results.decisions),
+        figures={name: figure_html(own.figure, name, data=own.data, prefix=model) for name, own in drawn.items()},
         facts=_facts(results.settings, results.seed),
-        differences=figure_html(arm_differences(table), "differences", data=table),
         arms=table_html(table[shown], float_format="%.4g", na_rep=""),
         detailed={
             name: table_html(results.to_frame(by=name)[[name, *shown]], float_format="%.4g", na_rep="") for name in several
         },
-        curves_figure=figure_html(selection_curves(results.curves), "selection") if len(results.curves) else None,
         curves=table_html(results.curve_frame(), float_format="%.4g"),
-        suppressed_figure=figure_html(suppression_curves(suppressed), "suppression") if len(suppressed) else None,
-        suppressed=table_html(suppressed, float_format="%.4g"),
-        costs_figure=figure_html(arm_costs(table, costs), "costs"),
+        suppressed=table_html(results.suppressed(), float_format="%.4g"),
         costs=table_html(costs, float_format="%.4g"),
         decisions=table_html(results.decisions) if len(results.decisions) else None,
     )
     return write_page(path, page)
+
+
+def _pictures(results: Results) -> dict[str, Picture]:
+    """What there is to draw, by the anchor of its section, each with its numbers."""
+    table, costs, suppressed = results.to_frame(), results.costs(), results.suppressed()
+    drawn = {"differences": Picture(arm_differences(table), table)}
+    if len(results.curves):
+        drawn["selection"] = Picture(selection_curves(results.curves), results.curves)
+    if len(suppressed):
+        drawn["suppression"] = Picture(suppression_curves(suppressed), suppressed)
+    gains = table[table["against"] == costs["arm"].iloc[0]]
+    drawn["costs"] = Picture(arm_costs(table, costs), gains.merge(costs[["arm", "times"]], on="arm"))
+    return drawn
+
+
+def _contents(drawn: Collection[str], decisions: pd.DataFrame) -> dict[str, str]:
+    """Headings of the sections there are, by anchor."""
+    there = {"run", *drawn} | ({"decisions"} if len(decisions) else set())
+    return {name: heading for name, heading in _HEADINGS.items() if name in there}
 
 
 def _headline(results: Results) -> str:

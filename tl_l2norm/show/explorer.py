@@ -85,7 +85,7 @@ class ExplorerWidget(TokensHTML):
 
 
 def explorer(
-    traces: TracesLike | Mapping[str, TracesLike],
+    traces: TracesLike | Mapping[Any, TracesLike],
     *,
     layer: SupportsIndex | None = None,
     quantity: str = NORM,

@@ -40,9 +40,11 @@
     fit(place);
   };
 
-  const begin = () => {
-    const figures = [...document.querySelectorAll(".l2-figure")];
-    for (const element of figures) {
+  const figures = [], all = [];
+
+  // Of every figure that is new here: its place, and what keeps it.
+  const find = () => {
+    for (const element of document.querySelectorAll(".l2-figure:not(.l2-live)")) {
       const place = element.querySelector(".l2-plot");
       const { figure: { layout }, paper } = read(element);
       element.classList.add("l2-live");
@@ -52,8 +54,23 @@
         button.hidden = false;
         button.addEventListener("click", () => keep(element, button.dataset.format));
       }
+      figures.push(element);
+      all.push(element);
     }
-    const all = [...figures];
+  };
+
+  const next = () => {
+    if (!figures.length) return;
+    draw(figures.shift());
+    setTimeout(next);
+  };
+
+  const wake = () => {
+    find();
+    next();
+  };
+
+  const begin = () => {
     const resize = (size) => {
       for (const element of all) {
         const place = element.querySelector(".l2-plot");
@@ -65,15 +82,10 @@
       resize(({ height }) => ({ autosize: false, width: PAPER.width, height: height > PAPER.most ? height : Math.min(height, PAPER.height) }));
     });
     addEventListener("afterprint", () => resize(({ height }) => ({ autosize: true, width: null, height })));
-    const next = () => {
-      if (!figures.length) return;
-      draw(figures.shift());
-      setTimeout(next);
-    };
-    next();
+    wake();
   };
 
-  window.l2Figures = { picture };
+  window.l2Figures = { picture, wake }; // a notebook has figures that come later
   if (document.readyState === "loading") addEventListener("DOMContentLoaded", begin);
   else begin();
 })();

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from tl_l2norm.analysis.arms import ARM_COSTS, ARM_TABLE
 from tl_l2norm.show.arm_figures import selection_curves, suppression_curves
 from tl_l2norm.show.embedding import fragment, scripts, styles
+from tl_l2norm.show.inline import inline
 from tl_l2norm.show.norm_figures import accuracy_bars, curves_frame, curves_table, interval_text, norm_curves, token_heatmap
 from tl_l2norm.show.response_figures import norm_by_correctness, norm_by_length, norm_by_position
 from tl_l2norm.show.result_figures import draw_results
@@ -25,6 +26,7 @@ __all__ = [
     "curves_table",
     "draw_results",
     "fragment",
+    "inline",
     "interval_text",
     "norm_by_correctness",
     "norm_by_length",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol, SupportsIndex, get_args, runtime_checkable
 
-from tl_l2norm.core.arguments import OnePerRow, check_choice
+from tl_l2norm.core.arguments import OnePerRow, check_choice, check_text
 from tl_l2norm.interventions.base import Intervention
 from tl_l2norm.recording.think_on import ThinkOn
 from tl_l2norm.recording.token_stream import TokenStep, TokenStream, stream
@@ -92,6 +92,7 @@ def live(
         (True, 18)
     """
     check_choice("display", display, get_args(Display))
+    check_text("title", title)
     tokens = stream(
         model,
         prompt,

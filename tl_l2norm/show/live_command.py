@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tl_l2norm.core.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tl_l2norm.core.trace import Trace
     from tl_l2norm.experiments.arms import Arm
     from tl_l2norm.interventions.base import Intervention
@@ -46,14 +48,20 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--layer", type=int, default=None, help="whose norms; the mean over the late layers by default")
     command.add_argument("--sink-ratio", type=float, default=None, help="bound of attention sinks; 5, 20 for tiny-reasoner")
     command.add_argument("--out", metavar="DIR", default=None, help="keep the traces here, for load_traces")
+    command.add_argument("--page", metavar="FILE.html", default=None, help="write what was drawn as an explorer, too")
 
 
 def run(options: argparse.Namespace, load: Callable[[], Any]) -> int:
     """Draw the response, with an intervention behind the plain one; returns the exit code, 130 if it was interrupted."""
+    from tl_l2norm.core.storage import require_place
+    from tl_l2norm.show.page import page_path
+
     prompt = _prompt(options)
     arm = _arm(options)  # what can be refused is, before a model is loaded
-    if options.out is not None and Path(options.out).is_file():
-        raise InputError(f"--out is a file: {options.out}; name a folder")
+    if options.out is not None:
+        require_place(Path(options.out), "--out")
+    if options.page is not None:
+        page_path(options.page, "--page")
     model = load()
     return _Drawing(model, _asked(model, prompt, options.mode), options).run(arm)
 
@@ -64,6 +72,7 @@ class _Drawing:
     def __init__(self, model: Any, asked: Any, options: argparse.Namespace) -> None:
         self._model, self._asked, self._options = model, asked, options
         self._traces: list[Trace] = []
+        self._events: pd.DataFrame | None = None
         self._scale: RunningScale | None = None
 
     def run(self, arm: Arm | None) -> int:
@@ -83,6 +92,11 @@ class _Drawing:
             from tl_l2norm.core.storage import save_traces
 
             print(f"traces: {save_traces(self._options.out, self._traces)}")
+        if self._options.page is not None and self._traces:
+            from tl_l2norm.show.explorer import explorer
+
+            page = explorer(self._traces, layer=self._options.layer, events=self._events)
+            print(f"page: {page.save(self._options.page)}")
         return 0 if whole else 130
 
     def _draw(self, interventions: Intervention | Sequence[Intervention], title: str) -> bool:
@@ -109,6 +123,8 @@ class _Drawing:
         first, self._scale = self._scale is None, self._scale or RunningScale()
         whole = watch(tokens, TerminalView(), layer=options.layer, scale=self._scale, title=title, prompt=first)
         if (trace := tokens.trace) is not None:
+            if interventions:
+                self._events = tokens.events().assign(sequence=len(self._traces))
             self._traces.append(trace)
         return whole
 
@@ -124,7 +140,12 @@ class _Drawing:
 def _prompt(options: argparse.Namespace) -> str:
     if options.prompt is None and sys.stdin.isatty():
         raise InputError('say what to ask: tl-l2norm live "How much is 7 times 8?"')
-    prompt: str = sys.stdin.read() if options.prompt is None else options.prompt
+    try:
+        prompt: str = sys.stdin.read() if options.prompt is None else options.prompt
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the prompt on standard input isn't {error.encoding}: give it in UTF-8, under PYTHONIOENCODING=utf-8 if need be"
+        ) from error
     if not prompt.strip():
         raise InputError("the prompt is empty")
     return prompt

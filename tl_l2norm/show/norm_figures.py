@@ -138,7 +138,7 @@ def accuracy_bars(table: pd.DataFrame) -> go.Figure:
     Examples:
         >>> figure = l2.figures.accuracy_bars(l2.analysis.accuracy_table(results, by="mode"))
         >>> {bar.name: round(float(bar.y[0]), 2) for bar in figure.data}
-        {'direct': 0.33, 'thinking': 1.0}
+        {'direct': 0.67, 'thinking': 1.0}
     """
     ACCURACIES.check(table, "accuracy", "low", "high", "n")
     figure = go.Figure(layout={"template": TEMPLATE, "barmode": "group", "bargap": 0.4, "height": 360})
@@ -173,7 +173,7 @@ def curves_table(curves: LayerCurve | Sequence[LayerCurve]) -> str:
         >>> print(l2.figures.curves_table(curves))
         layer   thinking (n = 12)      direct (n = 12)        thinking - direct
         ...
-            1   89.3 [83.41, 96.33]    64.82 [58.23, 71.4]    +24.48
+            1   88.99 [79.38, 97.89]   67.64 [57.45, 78.03]   +21.35
         ...
     """
     return render_table(curves_frame(curves))

@@ -7,6 +7,7 @@ import time
 from itertools import groupby
 from typing import Any
 
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.recording.token_stream import TokenStep
 from tl_l2norm.show.following import Following, Outcome
 from tl_l2norm.show.tokens import norm_text
@@ -39,6 +40,8 @@ class NotebookView:
         lines = "\n".join(html.escape(inert(line)) for line in prompt.split("\n"))
         self._head = f'{heading}<div style="{_BLOCK};font-style:italic">{lines}</div>'
         self._output = display(self._bundle("", ""), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        if self._output is None:  # nobody shows it
+            raise InputError("this is no notebook: display='terminal', or 'auto', which finds out")
 
     def show(self, step: TokenStep, value: float, following: Following) -> None:
         """A token; drawn with the next that are due."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tl_l2norm.core.errors import InputError, MissingPackage
-from tl_l2norm.core.storage import replace_file
+from tl_l2norm.core.arguments import as_path
+from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.storage import replace_file, require_place
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
@@ -34,27 +34,23 @@ def inline_script(source: str) -> Markup:
     return Markup("<script>" + source.replace("</script", r"<\/script") + "</script>")
 
 
-@cache
-def circuitsvis_bundle() -> str:
-    """JavaScript of CircuitsVis from its wheel, 1.3 MB.
-
-    The Python package is located, not imported: importing it is slow, and its display looks for the internet.
+def page_path(path: str | Path, name: str = "path") -> Path:
+    """Where a page can be written.
 
     Raises:
-        ModuleNotFoundError: circuitsvis is not installed.
+        TypeError: something that is no path.
+        ValueError: a folder, or a place where nothing can be written.
     """
-    spec = importlib.util.find_spec("circuitsvis")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingPackage("token widgets need circuitsvis: pip install circuitsvis")
-    source = Path(spec.submodule_search_locations[0], "dist", "cdn", "iife.js").read_text(encoding="utf-8")
-    return source.rpartition("//# sourceMappingURL=")[0] or source
+    target = as_path(name, path)
+    if target.is_dir():
+        raise InputError(f"{name} is a folder: {target}; name a file, such as {target / 'page.html'}")
+    require_place(target.parent, f"the folder of {name}")
+    return target
 
 
 def write_page(path: str | Path, html: str) -> Path:
     """Write a page in one step (a reader sees the old one or the new one), making its folder if need be."""
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"{target} is a folder: give the name of a file, such as {target / 'page.html'}")
+    target = page_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     replace_file(target, html.encode("utf-8", errors="replace"))
     return target

@@ -105,7 +105,8 @@ def _latents(traces: Sequence[Trace], features: Any) -> list[Quantity]:
         layer = as_integer("layer of features", layer)
         if any(layer not in trace.features for trace in traces):
             have = sorted(set.intersection(*(set(trace.features) for trace in traces)))
-            raise InputError(f"features of layer {layer} were not recorded: these traces have those of layers {have}")
+            there = f"these traces have those of layers {have}" if have else "collect or generate with saes=..."
+            raise InputError(f"features of layer {layer} were not recorded: {there}")
         for latent in as_integers("features", latents):
             values = _joined([trace.features[layer].total([_checked(latent, layer, trace)])[None] for trace in traces])
             found.append(Quantity(f"feature {layer}/{latent}", f"SAE feature {latent} of layer {layer}", (layer,), values))

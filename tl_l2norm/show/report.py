@@ -8,13 +8,13 @@ from pathlib import Path
 
 from tl_l2norm.analysis.responses import highest_norm_tokens
 from tl_l2norm.analysis.sinks import sink_table
-from tl_l2norm.core.arguments import as_integer, as_path, as_seed, check_text
+from tl_l2norm.core.arguments import as_integer, as_seed, check_text
 from tl_l2norm.core.errors import Unmeasurable
 from tl_l2norm.core.layers import layer_ranges
 from tl_l2norm.core.resampling import MIN_PROMPTS, generator
 from tl_l2norm.core.tables import WIDTH, render_table
 from tl_l2norm.core.trace import Trace
-from tl_l2norm.show.page import render, write_page
+from tl_l2norm.show.page import page_path, render, write_page
 from tl_l2norm.show.report_parts import csv_html, figure_html, figure_scripts, page_styles, table_html
 from tl_l2norm.show.report_text import (
     accuracy_text,
@@ -76,7 +76,7 @@ def report(
         >>> l2.report(results, path="report.html").name
         'report.html'
     """
-    path, examples = as_path("path", path), as_integer("examples", examples, least=0)
+    path, examples = page_path(path), as_integer("examples", examples, least=0)
     check_text("title", title)
     results, seed = results_of(results), as_seed(seed)
     traces = traces_to_show(results)

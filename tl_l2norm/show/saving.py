@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from tl_l2norm.core.arguments import as_path, check_choice
 from tl_l2norm.core.errors import InputError, InputTypeError, MissingPackage, Unsupported
-from tl_l2norm.core.storage import replace_file
+from tl_l2norm.core.storage import replace_file, require_place
 from tl_l2norm.show.embedding import PNG_SCALE, drawing, file_name, on_paper, scripts
 from tl_l2norm.show.page import render
 
@@ -65,6 +65,7 @@ def save(figures: Mapping[str, go.Figure], folder: str | Path, *, format: Format
     """
     check_choice("format", format, ("svg", "pdf", "png"))
     folder = as_path("folder", folder)
+    require_place(folder)
     if not isinstance(figures, Mapping) or not all(isinstance(figure, go.Figure) for figure in figures.values()):
         raise InputTypeError(f'figures are given by name, {{"curves": figure}}: got {figures!r:.80}')
     names = [file_name(str(name)) for name in figures]

@@ -63,7 +63,7 @@ class Shown:
 
 
 def sequences_of(
-    given: TracesLike | Mapping[str, TracesLike], *, titles: Sequence[str] | None = None, events: pd.DataFrame | None = None
+    given: TracesLike | Mapping[Any, TracesLike], *, titles: Sequence[str] | None = None, events: pd.DataFrame | None = None
 ) -> tuple[Shown, ...]:
     """The sequences of a widget, item by item.
 
@@ -75,7 +75,8 @@ def sequences_of(
     """
     if events is not None and isinstance(given, Mapping):
         raise InputError("events of which column? Those of each `Generations` are found by themselves; leave events away")
-    columns = [_column(name, part, events) for name, part in (given.items() if isinstance(given, Mapping) else [("", given)])]
+    named = given.items() if isinstance(given, Mapping) else [("", given)]
+    columns = [_column(str(name), part, events) for name, part in named]  # a name may be a threshold, or a seed
     lengths = {len(column) for column in columns}
     if len(lengths) > 1:
         counts = ", ".join(f"{len(column)} in {name!r}" for name, column in zip(given, columns, strict=True))  # type: ignore[arg-type]
@@ -145,7 +146,7 @@ def _column(name: str, given: Any, events: pd.DataFrame | None) -> list[dict[str
     carriers = _carriers(given)
     traces = traces_of(carriers)
     table = _events_of(given, len(traces)) if events is None else events
-    by_sequence = _by_sequence(table) if table is not None else {}
+    by_sequence = _by_sequence(table, traces) if table is not None else {}
     return [
         {
             "trace": trace,
@@ -202,15 +203,33 @@ def _events_of(given: Any, n: int) -> pd.DataFrame | None:
     return pd.DataFrame(given.events())
 
 
-def _by_sequence(table: Any) -> dict[int, tuple[Event, ...]]:
+def _by_sequence(table: Any, traces: Sequence[Trace]) -> dict[int, tuple[Event, ...]]:
     if not isinstance(table, pd.DataFrame):
         raise InputTypeError(f"events is a table as out.events() gives it, got {table!r:.80}")
     if missing := [name for name in _EVENT_COLUMNS if name not in table]:
         raise InputError(f"events lacks the columns {missing}: give out.events() as it is")
-    return {
-        int(number): tuple(
-            Event(int(p), int(layer), str(name), str(decision), bool(fired), float(before), float(after))
-            for _, p, layer, name, decision, fired, before, after in own[list(_EVENT_COLUMNS)].itertuples(index=False)
+    try:
+        found = {
+            int(number): tuple(
+                Event(int(p), int(layer), str(name), str(decision), bool(fired), float(before), float(after))
+                for _, p, layer, name, decision, fired, before, after in own[list(_EVENT_COLUMNS)].itertuples(index=False)
+            )
+            for number, own in table.groupby("sequence")
+        }
+    except (TypeError, ValueError) as error:
+        raise InputError(f"events hold what is no number ({error}): give out.events() as it is") from error
+    _check_events(found, traces)
+    return found
+
+
+def _check_events(found: Mapping[int, Sequence[Event]], traces: Sequence[Trace]) -> None:
+    """Refuse what can't have happened in these traces: it would be marked at tokens of another response."""
+    if other := sorted(number for number in found if not 0 <= number < len(traces)):
+        raise InputError(
+            f"events of sequence {other[0]}, but the traces are numbered from 0 to {len(traces) - 1}: keep those of the traces "
+            f"that are shown, as in events[events.sequence == {other[0]}].assign(sequence=0)"
         )
-        for number, own in table.groupby("sequence")
-    }
+    for number, events in found.items():
+        n = len(traces[number])
+        if beyond := next((event.position for event in events if not 0 <= event.position < n), None):
+            raise InputError(f"an event at position {beyond} of sequence {number}, which has {n} tokens: events of another run")

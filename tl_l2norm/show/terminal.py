@@ -43,7 +43,7 @@ class TerminalView:
     def _begin_line(self) -> None:
         width = self._console.width - 1  # the last column would wrap
         self._margin = min(_MARGIN, width // 3) if width >= _NARROW else 0
-        self._columns = width - self._margin - _GAP * bool(self._margin)
+        self._columns = max(2, width - self._margin - _GAP * bool(self._margin))  # a wide character takes two
         self._column = 0
         self._line = ""
         self._values: list[float] = []

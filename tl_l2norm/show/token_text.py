@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tl_l2norm.show import palette
 from tl_l2norm.show.page import render
 from tl_l2norm.show.shown import Event, Shown
-from tl_l2norm.text.inert import MARKS
+from tl_l2norm.text.inert import inert
 
 MAX_CHARS = 200
 """Of one token; a longer one is cut, and says how long it is."""
@@ -23,8 +23,8 @@ MAX_STATIC = 2_000
 
 
 def visible_text(token: str) -> str:
-    """Token text whose newlines, tabs and control characters can be seen, and its blanks where there is nothing else."""
-    return (token.replace(" ", "·") if token.isspace() else token).translate(MARKS)
+    """Token text in which all that controls how text is shown can be seen, and its blanks where there is nothing else."""
+    return inert(token.replace(" ", "·") if token.isspace() else token)
 
 
 def short_text(token: str) -> str:

@@ -34,8 +34,9 @@ class TokensWidget(TokensHTML):
 
     @property
     def scale(self) -> tuple[float, float] | None:
-        """Least and greatest norm of the tokens that are no sinks; None where all are."""
+        """Least and greatest finite norm of the tokens that are no sinks; None where there is none."""
         norms = torch.cat([trace.at(self.layer)[~self._sinks(trace)] for trace in self.traces])
+        norms = norms[norms.isfinite()]
         return (float(norms.min()), float(norms.max())) if len(norms) else None
 
     @property
@@ -47,7 +48,8 @@ class TokensWidget(TokensHTML):
     def __repr__(self) -> str:
         """One line for a terminal."""
         n_tokens = sum(map(len, self.traces))
-        norms = "norms {} to {}".format(*map(norm_text, self.scale)) if self.scale else "only sinks"
+        nothing = "only sinks" if self.n_sinks == n_tokens else "no finite norms"
+        norms = "norms {} to {}".format(*map(norm_text, self.scale)) if self.scale else nothing
         return (
             f"TokensWidget({len(self.traces)} sequences, {n_tokens} tokens, layer {self.layer}, {norms}, "
             f"{self.n_sinks} sinks; .save('tokens.html') writes a page)"

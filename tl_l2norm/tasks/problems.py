@@ -169,6 +169,11 @@ def _check_texts(fields: Mapping[str, object]) -> None:
         check_text(name, "".join(text for text in texts if isinstance(text, str)))
 
 
+def question_key(problem: Problem) -> str:
+    """Hexadecimal hash of the question's words, the same in every family and with other spaces between them."""
+    return hashlib.sha256(" ".join(problem.question.split()).encode()).hexdigest()[:16]
+
+
 def question_text(question: object) -> str:
     """The question; refused where it is no text, or empty."""
     if not isinstance(question, str) or not question.strip():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-MARKS = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421", ord("\n"): "↵", ord("\t"): "⇥"}
+_MARKS = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421", ord("\n"): "↵", ord("\t"): "⇥"}
 """Of newline, tab and control characters, by code."""
 _OBEYED = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 """Unicode's categories of what moves a cursor, turns the direction of writing, joins, breaks lines or can't be encoded."""
@@ -26,6 +26,6 @@ def inert(text: str) -> str:
 
 
 def _shown(character: str) -> str:
-    if (named := MARKS.get(ord(character))) is not None:
+    if (named := _MARKS.get(ord(character))) is not None:
         return named
     return f"‹{ord(character):02X}›" if unicodedata.category(character) in _OBEYED else character

@@ -147,3 +147,13 @@ def test_what_can_not_be_judged_is_refused() -> None:
         arm_table(made, [Comparison(arm="arm", against=("nobody",))])
     with pytest.raises(InputError, match="no outcomes given"):
         arm_table(made.iloc[:0], held)
+
+
+def test_a_single_response_is_held_against_the_mean_of_several_by_dealing_them_anew() -> None:
+    right = np.ones((20, 8), dtype=bool)
+    right[:11, 0] = False  # 93% of all: one response to each problem has no loss in one run of four
+    arms = {"plain": right, "greedy": np.ones((20, 1), dtype=bool)}
+    table = arm_table(outcomes(arms), [Comparison(arm="greedy", against=("plain",))])
+    own = table.set_index("arm").loc["greedy"]
+    assert own["test"] == "sign flips, dealt anew" and own["verdict"] == ALIKE
+    assert own["difference_low"] < 0 < own["difference"]

@@ -84,6 +84,26 @@ def test_thresholds_wait_for_traces(tmp_path: Path) -> None:
         ),
         ("[[arm]]\nname = 'a'\ninterventions = {kind = 'ALRR', max_iter = 1}", "no parameter of ALRR 'max_iter'"),
         ("[[arm]]\nname = 'a'\ninterventions = {kind = 'ALRR'}", "thresholds"),
+        ("[[arm]]\nname = 'a'\ninterventions = {kind = ['ALRR']}", r"\(a\): no kind of intervention"),
+        ("[[arm]]\nname = 'a'\ninterventions = 'ALRR'", r"\(a\): .*a table with its kind, not 'ALRR'"),
+        ("[[arm]]\nname = 'a'\nmatch = 5\ninterventions = {kind = 'Rerun', match = true}", r"(?s)\(a\): .*match"),
+        ("[[arm]]\nname = 'a'\nmatch = 'b'\ninterventions = {kind = 'Rerun', p = 0.1}", r"\(a\): .* one without the other"),
+        ("[[arm]]\nname = 'a'\ninterventions = {kind = 'Rerun', match = true}", r"\(a\): .* one without the other"),
+        *(
+            (f"[[arm]]\nname = 'a'\ninterventions = {{kind = 'ALRR', {own}}}", rf"arm 1 \(a\): .*{says}")
+            for own, says in (
+                ("thresholds = {rule = ['iqr']}", "no rule of thresholds"),
+                ("thresholds = {10 = -5.0}", "the threshold of layer 10 must be a norm"),
+                ("thresholds = {'--3' = 1.0}", "got '--3'"),
+                ("thresholds = {}", "thresholds are empty"),
+                ("thresholds = {rule = 'adaptive', warmup = 1}", "warmup must be at least 2"),
+                ("thresholds = {rule = 'quantile', q = 2.0}", "q must be between 0 and 1"),
+                ("thresholds = {rule = 'iqr', k = -1.0}", "k must be 0 or more"),
+                ("thresholds = {rule = 'iqr', include_sinks = 'yes'}", "include_sinks must be"),
+                ("thresholds = {rule = 'iqr'}, blowup = -1.0", "blowup must be"),
+                ("thresholds = {rule = 'iqr'}, layers = 'lates'", "unknown layers 'lates'"),
+            )
+        ),
     ],
 )
 def test_a_bad_file_is_refused_by_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:

@@ -38,6 +38,11 @@ def cut(place: Path) -> None:
     file.write_bytes(file.read_bytes()[:-5])
 
 
+def header(place: Path, says: object) -> None:
+    text = json.dumps(says).encode()
+    (place / "model-00001-of-00002.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "cut off": (cut, "a download that was cut off", "delete it and download it again"),
     "missing": (lambda p: (p / "model-00001-of-00002.safetensors").unlink(), "model-00001-of-00002.safetensors of", "again"),
@@ -47,6 +52,9 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "git lfs pull",
     ),
     "page": (lambda p: (p / "model-00001-of-00002.safetensors").write_text("<html>"), "is no safetensors file", "again"),
+    "header": (lambda p: header(p, {"w1": 3}), "is no safetensors file", "again"),
+    "offsets": (lambda p: header(p, {"w1": {"shape": [3], "data_offsets": []}}), "is no safetensors file", "again"),
+    "list": (lambda p: (p / "model.safetensors.index.json").write_text("[]"), "index.json can't be read", "again"),
     "index": (lambda p: (p / "model.safetensors.index.json").write_text("{"), "index.json can't be read", "again"),
     "config": (lambda p: (p / "config.json").unlink(), "no config.json", "beside the weights"),
     "weights": (lambda p: [f.unlink() for f in p.glob("*.safetensors*")], "no *.safetensors", "download the weights"),

@@ -17,6 +17,7 @@ import torch
 import tl_l2norm as l2
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.experiments.calibration import token_limit
+from tl_l2norm.experiments.evaluation_files import require_same
 from tl_l2norm.experiments.evaluation_results import Results
 from tl_l2norm.experiments.settings import differences, settings_of
 from tl_l2norm.recording.saved import Journal
@@ -213,22 +214,80 @@ def test_a_folder_of_another_evaluation_is_refused_by_what_differs(
     assert (folder / "responses.jsonl").read_bytes() == kept
 
 
+def test_a_folder_whose_note_is_damaged_is_left_alone(tmp_path: Path) -> None:
+    for content in ("[1]", '{"a', "5"):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(InputError, match="run.json is damaged: .*nothing was changed"):
+            require_same(tmp_path, {"seed": 0})
+
+
+def test_damaged_results_are_refused(found: Results, tmp_path: Path) -> None:
+    whole = json.loads(found.save(tmp_path / "results.json").read_text())
+    outcomes, file = whole["outcomes"], tmp_path / "other.json"
+    damages: list[tuple[str, Any]] = [
+        ("outcomes", 5),
+        ("outcomes", {}),
+        ("outcomes", outcomes | {"correct": ["maybe"] * len(outcomes["arm"])}),
+        ("outcomes", outcomes | {"arm": []}),
+        ("comparisons", 5),
+        ("comparisons", [{}]),
+        ("settings", []),
+        ("settings", {}),
+        ("seed", "x"),
+        ("notes", 5),
+        ("curves", {"arm": ["a"]}),
+    ]
+    for name, damage in damages:
+        file.write_text(json.dumps(whole | {name: damage}))
+        with pytest.raises(InputError, match="other.json is damaged"):
+            Results.load(file)
+
+
 def test_a_tuned_arm_is_not_tested_on_what_it_was_tuned_on(
     reasoner: Any, problems: Any, others: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wild, mild = l2.Suppression({3: 0.0}), l2.Suppression({3: 1e9})
     grid = [l2.Arm("wild", wild), l2.Arm("mild", mild), l2.Arm("ALRR", alrr)]
-    chosen = l2.tune(reasoner, others, grid, max_new_tokens=60)
+    chosen = l2.tune(reasoner, others, (arm for arm in grid), max_new_tokens=60)
     assert chosen.name == "mild" and chosen.tried == 3
     assert "'mild' is the best of 3 settings on 4 problems" in capsys.readouterr().err
     assert chosen.calibrated_on == {problem.id for problem in others}
     plain = l2.Arm("plain")
     with pytest.raises(InputError, match="arm 'mild' was tuned on 1 of the 5 problems of the test"):
         l2.evaluate(reasoner, [*problems, others[2]], [plain, chosen], **QUIET)
+    for changed in ({"family": "renamed"}, {"question": others[1].question + " "}):
+        with pytest.raises(InputError, match="arm 'mild' was tuned on 1 of the 3 problems of the test"):
+            l2.evaluate(reasoner, [*problems[:2], dataclasses.replace(others[1], **changed)], [plain, chosen], **QUIET)
     tested = l2.evaluate(reasoner, problems[:2], [plain, chosen], **QUIET)
     assert "'mild': the best of 3 settings that were tried on 4 other problems" in str(tested)
     assert tested.settings["arms"]["mild"]["calibrated_on"] == sorted(chosen.calibrated_on)
     assert "nothing was changed by 'mild'" in str(tested)
+
+
+def test_who_sees_the_answers_is_not_chosen(reasoner: Any, others: Any) -> None:
+    grid = [l2.Arm(score, selection=score, n=2, **HOT) for score in ("oracle", "majority")]
+    with pytest.raises(InputError, match="'oracle' selects by the answers"):
+        l2.tune(reasoner, others, grid, **QUIET)
+
+
+def test_what_goes_wrong_in_a_function_is_said_with_the_arm() -> None:
+    def raises(*_: Any) -> None:
+        raise KeyError("boom")
+
+    cases: tuple[tuple[Any, type[Exception], str], ...] = (
+        (raises, KeyError, "in the function of arm 'a'"),
+        (lambda *_: None, InputError, "arm 'a': its function returned nothing"),
+        (lambda *_: l2.ALRR({11: -1.0}), InputError, "arm 'a': the threshold of layer 11"),
+    )
+    asks: tuple[Callable[[l2.Arm], Any], ...] = (
+        lambda arm: arm.made_of([], ()),
+        lambda arm: dataclasses.replace(arm, match="b").acts(),
+    )
+    for function, kind, says in cases:
+        for ask in asks:
+            with pytest.raises(kind) as caught:
+                ask(l2.Arm("a", function))
+            assert says in "".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
 
 
 def test_thresholds_of_the_test_are_refused(reasoner: Any, problems: Any) -> None:
@@ -259,6 +318,12 @@ def test_what_an_arm_can_not_do_is_refused_before_any_is_asked(reasoner: Any, pr
         with pytest.raises(InputError, match=says):
             l2.evaluate(reasoner, problems[:2], [l2.Arm("plain"), arm], out=tmp_path, **QUIET)
         assert not (tmp_path / "run.json").exists() and not (tmp_path / "responses.jsonl").exists()
+    source = l2.run_modes(reasoner, problems[2:3], modes="think", **QUIET)[0].trace
+    foreign = dataclasses.replace(source, provenance=dataclasses.replace(source.provenance, dtype="bfloat16"))
+    arm = l2.Arm("a", selection="event_area", n=2, thresholds=l2.iqr_thresholds(foreign), **HOT)
+    with pytest.raises(InputError, match="arm 'a': the thresholds of its selection are of .*bfloat16.* but the model is"):
+        l2.evaluate(reasoner, problems[:2], [l2.Arm("plain"), arm], out=tmp_path, **QUIET)
+    assert not (tmp_path / "responses.jsonl").exists()
     renamed = dataclasses.replace(problems[0], family="renamed")
     with pytest.raises(InputError, match="1 problems of the calibration are in the test too"):
         l2.evaluate(reasoner, problems[:2], [l2.Arm("plain"), l2.Arm("b")], calibration=renamed, **QUIET)
@@ -324,6 +389,16 @@ def test_who_is_cut_off_has_no_vote_and_who_has_seen_the_answers_is_not_tested(r
             [l2.Arm("a"), l2.Arm("b", l2.ALRR({11: 5.0}), selection="think_at_n", n=2, **HOT)],
             {},
             "'b': 'think_at_n' reads responses again",
+        ),
+        (
+            [l2.Arm("a", selection="oracle", n=2, **HOT), l2.Arm("b", **HOT)],
+            {},
+            "'a' is the baseline and selects by the answers",
+        ),
+        (
+            [l2.Arm("a", n=2, **HOT), l2.Arm("b", lambda traces, log: (), match="a", n=3, **HOT)],
+            {},
+            "'b' takes 3 responses to each problem and 'a', to which it is matched, 2",
         ),
         ([l2.Arm("a"), l2.Arm("b", alrr)], {}, "'b' is made of a calibration's traces: give calibration="),
         ([l2.Arm("a"), l2.Arm("b")], {"problems": ()}, "no problems given"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import escape
 
 from tests.builders import make_trace
 from tests.traces import PROVENANCE
@@ -549,7 +550,8 @@ def test_the_table_prints() -> None:
     assert "left out: confidence, bottom_confidence, lowest_confidence, tail_confidence, confidence_vote, " in text
     assert repr(table) == text
     html = table._repr_html_()
-    assert html.count("<table") == 2 and "event_area" in html
+    assert html.count("<table") == 1 and "event_area" in html
+    assert table.left_out and all(escape(reason) in html for reason in table.left_out.values())
     assert list(table.to_frame().columns) == [
         *("score", "accuracy", "low", "high", "n", "rho_length", "rho_low", "rho_high", "rho_n")
     ]

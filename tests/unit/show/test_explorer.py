@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import sys
 import zlib
@@ -21,6 +22,7 @@ from hypothesis.extra.numpy import arrays
 
 from tests.builders import make_result, make_trace
 from tl_l2norm import widgets
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.show import packing, palette
 from tl_l2norm.show.shown import aligned
@@ -154,6 +156,28 @@ def test_columns_are_asked_for_by_name_and_few_traces_stand_together() -> None:
     assert [place[:2] for place in places[2]] == [(0, 0), (1, 0), (2, 0), (3, 0)]
 
 
+def test_columns_may_be_called_by_numbers() -> None:
+    header, _ = read(widgets.explorer({0.8: make_trace(["s", "a"]), 0: make_trace(["s", "a"])}))
+    assert [one["title"] for one in header["sequences"]] == ["0.8", "0"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sequence": 2}, r"events of sequence 2, but the traces are numbered from 0 to 1"),
+        ({"sequence": -1}, r"events of sequence -1"),
+        ({"position": 3}, r"an event at position 3 of sequence 1, which has 3 tokens: events of another run"),
+        ({"position": -1}, r"an event at position -1"),
+        ({"position": math.nan}, r"events hold what is no number"),
+        ({"layer": "late"}, r"events hold what is no number"),
+    ],
+)
+def test_events_of_another_run_are_refused(change: dict[str, Any], message: str) -> None:
+    traces = [make_trace(["s", "a", "b"]), make_trace(["s", "a", "c"])]
+    with pytest.raises(InputError, match=message):
+        widgets.explorer(traces, events=pd.DataFrame([{**EVENT, **change}]))
+
+
 def test_events_belong_to_their_token() -> None:
     traces = [make_trace(["s", "a", "b"]), make_trace(["s", "a", "c"])]
     widget = widgets.explorer(traces, events=pd.DataFrame([EVENT]), layer=0)
@@ -207,7 +231,7 @@ def test_the_first_view_is_chosen() -> None:
         ({"layer": 5}, "layer 5 was not recorded"),
         ({"quantity": "nrom"}, "quantity must be one of.*did you mean 'norm'"),
         ({"quantities": ["entropy"]}, "quantities must be one of"),
-        ({"features": {1: [0]}}, "features of layer 1 were not recorded"),
+        ({"features": {1: [0]}}, "features of layer 1 were not recorded: .*saes="),
         ({"titles": ["a", "b"]}, "2 titles for 1 traces"),
         ({"events": pd.DataFrame({"sequence": []})}, "lacks the columns"),
     ],

@@ -26,6 +26,7 @@ from tl_l2norm.show.following import RunningScale, sparkline
 from tl_l2norm.show.live import watch
 from tl_l2norm.show.notebook import NotebookView
 from tl_l2norm.show.terminal import TerminalView
+from tl_l2norm.show.tokens import norm_text
 from tl_l2norm.text.inert import inert
 
 HOSTILE = (*NASTY, "\x1b]0;title\x07", "\x1b[2J\x1b[1;1H", "\x9b31m", "\r", "\b" * 5, "\x1b7", "\ud800", "數學🧠", "\u2028")
@@ -261,11 +262,17 @@ def test_the_command_draws_with_and_without_and_keeps_both(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "_load", lambda options: model)
-    assert cli.main(["live", "mod 10: 7A-3", "--suppress", "--max-new-tokens", "12", "--out", str(tmp_path / "kept")]) == 0
+    places = ["--out", str(tmp_path / "kept"), "--page", str(tmp_path / "thought.html")]
+    assert cli.main(["live", "mod 10: 7A-3", "--suppress", "--max-new-tokens", "12", *places]) == 0
     written, kept = capsys.readouterr().out, l2.load_traces(tmp_path / "kept")
     assert [trace.labels["arm"].partition(" ")[0] for trace in kept] == ["plain", "Suppression"]
     assert kept[1].provenance.interventions and not kept[0].provenance.interventions
     assert written.count("mod 10: 7A-3") == 1 and "(arm 'high'), thresholds of the plain response" in written
+    page = (tmp_path / "thought.html").read_text(encoding="utf-8")
+    static = page[page.index("<l2-explorer") :]
+    for trace in kept:
+        assert f"norm {norm_text(float(trace.l2_norms[-1, 9]))}, position 9" in static
+    assert "Suppression at layer" in static, "what was suppressed is said"
     assert re.search(r"the same tokens as without: the first \d+ of \d+", written)
     monkeypatch.setattr(cli, "_load", lambda options: pytest.fail("a model was loaded"))
     for arguments, says in (
@@ -273,6 +280,31 @@ def test_the_command_draws_with_and_without_and_keeps_both(
         (["--arms", "alrr", "--arm", "nope"], "no arm that intervenes by itself 'nope'"),
         (["--arm", "high"], "give --arms too"),
         (["--out", __file__], "--out is a file"),
+        (["--page", str(tmp_path)], "--page is a folder"),
+        (["--page", f"{__file__}/thought.html"], "the folder of --page is a file"),
+        (["--out", f"{__file__}/kept"], "is a file, and nothing can be kept in it"),
     ):
         assert cli.main(["live", "Ask", *arguments]) == 2
         assert says in capsys.readouterr().err
+
+
+def test_a_prompt_that_is_no_text_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "_load", lambda options: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    assert cli.main(["live"]) == 2
+    assert "the prompt on standard input isn't utf-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_a_terminal_of_a_column_is_drawn_in(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    file = io.StringIO()
+    response = Response(steps(["ab", "數", "c"]))
+    watch(response, TerminalView(file), title="t")
+    lines = file.getvalue().splitlines()
+    assert {"ab", "數", "c"} <= set(lines)
+
+
+def test_a_script_is_no_notebook(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="this is no notebook: display='terminal'"):
+        watch(Response(steps(["a", "b"])), NotebookView())

@@ -61,6 +61,13 @@ def test_a_browser_that_draws_nothing_is_no_empty_file(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_is_no_folder_of_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "_browser", lambda: pytest.fail("it went on"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="folder is a file: "):
+        save({"a": go.Figure()}, tmp_path / "file")
+
+
 def test_what_is_no_figure_by_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="in one file: a-b, a-b"):
         save({"a b": figure(), "A/b": figure()}, tmp_path)

@@ -1,12 +1,13 @@
+import math
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from tests.builders import NASTY, make_trace
 from tl_l2norm import widgets
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.show.page import inline_script, write_page
 from tl_l2norm.show.widgets import visible_text
 
@@ -99,6 +100,7 @@ def test_what_cannot_be_seen_is_made_visible() -> None:
     assert visible_text("   ") == "···"
     assert visible_text(" word") == " word"
     assert visible_text("\x00\x7f") == "␀␡"
+    assert visible_text("a\u202eb\x9b\u2028") == "a‹202E›b‹9B›‹2028›", "what turns writing round, or begins a command"
     fragment = widgets.tokens(make_trace(["s", "line\n\n", ""])).fragment()
     assert ">line↵↵<br><br></span>" in fragment
     assert "part of a character" in fragment and "l2-part" in fragment
@@ -161,10 +163,23 @@ def test_a_folder_is_not_a_page(tmp_path) -> None:  # type: ignore[no-untyped-de
         write_page(tmp_path, "x")
 
 
+def test_a_place_where_nothing_can_be_kept_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="the folder of path is a file: "):
+        write_page(tmp_path / "file" / "page.html", "x")
+    with pytest.raises(InputError, match="file is a file, and nothing can be kept in it"):
+        write_page(tmp_path / "file" / "new" / "page.html", "x")
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(InputError, match="nothing may be written to"):
+        write_page(tmp_path / "new" / "page.html", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_norms_that_are_no_numbers_are_off_the_scale() -> None:
+    trace = make_trace(["s", "a", "b", "c", "d"], norms=[[9e3, math.nan, 2.0, math.inf, 4.0]])
+    assert widgets.tokens(trace).scale == (2.0, 4.0) and "norms 2 to 4" in repr(widgets.tokens(trace))
+    assert "no finite norms" in repr(widgets.tokens(make_trace(["s", "a"], norms=[[9e3, math.nan]])))
+
+
 def test_text_that_utf8_cannot_hold_is_replaced(tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert write_page(tmp_path / "p.html", "a\ud800b").read_text(encoding="utf-8") == "a?b"
-
-
-def test_the_bundle_is_found_without_importing_circuitsvis() -> None:
-    code = "import sys, tl_l2norm.show.page as p; p.circuitsvis_bundle(); sys.exit('circuitsvis' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
