@@ -30,7 +30,9 @@ SETTLES = {
 }
 """What an open claim takes, by number; in words of our own."""
 
-METHODS_CLAIM = 15
+SUPPRESSION_CLAIM, METHODS_CLAIM = 12, 15
+SUPPRESSED = ("high 5%", "matched high 5%")
+"""Of the evaluation `arms`: the arm in which high norms are suppressed, and that in which as many others are."""
 METHODS = {
     "LRS": ("selection", ("event_area", "event_area_per_token", "norm_sum", "late_area")),
     "ALRR": ("arms", ("ALRR, as published", "ALRR")),
@@ -51,8 +53,8 @@ def models_region() -> dict[str, str]:
 
 def _row(number: int, claim: dict[str, Any], tables: dict[str, Any]) -> dict[str, Any]:
     verdicts = {MODELS[model]: _verdict(table[table["number"] == number]) for model, table in tables.items()}
-    if number == METHODS_CLAIM:
-        verdicts |= {MODELS[model]: told for model in tables if (told := _methods(model))}
+    if (of_arms := {SUPPRESSION_CLAIM: _suppression, METHODS_CLAIM: _methods}.get(number)) is not None:
+        verdicts |= {MODELS[model]: told for model in tables if (told := of_arms(model))}
     still_open = all(verdict.startswith(_OPEN) for verdict in verdicts.values())
     return {
         "#": number,
@@ -86,3 +88,14 @@ def _methods(model: str) -> str:
         span = f"{gains.min():+.1f} to {gains.max():+.1f}" if len(gains) > 1 else f"{gains.min():+.1f}"
         told.append(f"{method} {span} points: {verdicts} (n = {own['n'].iloc[0]})")
     return "; ".join(told)
+
+
+def _suppression(model: str) -> str:
+    """What an evaluation says of suppressing high norms, against nothing and against as many other tokens."""
+    found = evaluation_of(model, "arms")
+    if found is None:
+        return ""
+    own = found[found["arm"] == SUPPRESSED[0]].set_index("against")
+    [nothing, others] = (100 * own.loc[arm, "difference"] for arm in (found["arm"].iloc[0], SUPPRESSED[1]))
+    n, verdict = own["n"].iloc[0], own["verdict"].iloc[0]
+    return f"{SUPPRESSED[0]} {nothing:+.1f} points, against as many others {others:+.1f}: {verdict} (n = {n})"
