@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def without_bars(*modules: str) -> Iterator[None]:
     To redirect stderr does it in a terminal; in a notebook bars are widgets.
     """
     there = [import_module(name) for name in modules if find_spec(name)]  # other versions have others
-    before = {module: module.tqdm for module in there if hasattr(module, "tqdm")}
+    before = {module: _shown(module.tqdm) for module in there if hasattr(module, "tqdm")}
     for module, bar in before.items():
         vars(module)["tqdm"] = partial(bar, disable=True)
     try:
@@ -24,3 +25,8 @@ def without_bars(*modules: str) -> Iterator[None]:
     finally:
         for module, bar in before.items():
             vars(module)["tqdm"] = bar
+
+
+def _shown(bar: Any) -> Any:
+    """The bar itself, where another thread has hidden it meanwhile."""
+    return bar.func if isinstance(bar, partial) else bar

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_l2norm.core.errors import InputError
-from tl_l2norm.core.tables import csv_text
 
 if TYPE_CHECKING:
     from tl_l2norm.experiments.evaluation_results import Results
@@ -190,6 +189,8 @@ def _batch_size(options: argparse.Namespace, model: Any) -> int | None:
 
 def write_tables(results: Results, folder: Path) -> Path:
     """Write all tables as CSV; those by family and level too, where there are several."""
+    from tl_l2norm.core.tables import csv_text
+
     folder.mkdir(parents=True, exist_ok=True)
     tables = {
         "arms": results.to_frame(),

@@ -133,7 +133,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
 
 def _is_tensor(entry: Any) -> bool:
     """Whether a header says of a tensor what is read of it."""
-    lists = [entry.get(name) for name in ("shape", "data_offsets")] if isinstance(entry, dict) else [None]
+    lists: list[Any] = [entry.get(name) for name in ("shape", "data_offsets")] if isinstance(entry, dict) else [None]
     return all(isinstance(own, list) and all(isinstance(n, int) for n in own) for own in lists) and len(lists[-1]) == 2
 
 
