@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -23,14 +24,23 @@ def serve(*command: str, alive: str, environment: Mapping[str, str] = {}) -> Ite
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     arguments = [part.format(port=port) for part in command]
-    server = subprocess.Popen([sys.executable, "-m", *arguments], env={**os.environ, **environment})
+    server = subprocess.Popen([sys.executable, "-m", *arguments], env={**os.environ, **environment}, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(address + alive, server)
         yield address
     finally:
-        server.terminate()
-        server.wait()
+        _end(server)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """The server and its kernels: a JupyterLab may wait for one of them for ever."""
+    server.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        server.wait(20)
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
 
 
 def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:

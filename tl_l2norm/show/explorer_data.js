@@ -117,6 +117,12 @@ class Data {
     }
   }
 
+  // The sequence to look at: the given one, or the first that has values. What others are divided by has none.
+  opening(quantity, layer, given) {
+    const row = quantity.row(layer) ?? [], measured = ({ start, length }) => row.slice(start, start + length).some((value) => value === value);
+    return [given, ...this.sequences].find(measured) ?? given;
+  }
+
   quantity(name) { return this.quantities.find((one) => one.name === name) ?? this.quantities[0]; }
 
   sequence(token) { return this.sequences[this.owner[token]]; }

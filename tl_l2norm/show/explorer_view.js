@@ -47,7 +47,7 @@ class Explorer {
     if (!data.compact) this.#plots();
     root.append(this.readout, this.frame, this.tip);
     this.text = new Text(this.frame, data);
-    this.shown = data.sequences[0];
+    this.shown = data.opening(this.quantity, this.layer, data.sequences[0]);
   }
 
   #controls() {
@@ -222,7 +222,7 @@ class Explorer {
   choose(name) {
     const quantity = this.data.quantity(name);
     if (quantity === this.quantity) return;
-    this.quantity = quantity;
+    [this.quantity, this.shown] = [quantity, this.data.opening(quantity, this.layer, this.shown)];
     if (quantity.layers.length && !quantity.layers.includes(this.layer)) this.layer = quantity.layers.at(-1);
     this.paint();
     this.tell();
