@@ -65,7 +65,7 @@ def test_a_report_draws_every_figure_and_every_token(firefox: Firefox, report_pa
     assert all(firefox.until(plots, all)) and len(firefox.value(plots)) == 6
     strips = "[...document.querySelectorAll('l2-explorer')].map(e => e.shadowRoot?.querySelectorAll('.l2-strip').length)"
     assert all(firefox.until(strips, all)) and firefox.value(strips)
-    firefox.value("document.querySelector('#figure-curves').scrollIntoView()")
+    firefox.value("document.querySelector('#figure-curves').scrollIntoView({ behavior: 'instant' })")
     drawn = firefox.picture()
     firefox.value("document.querySelectorAll('.l2-plot').forEach(e => { e.style.visibility = 'hidden' })")
     assert drawn.startswith(b"\x89PNG") and len(drawn) > 1.3 * len(firefox.picture()), "not blank"

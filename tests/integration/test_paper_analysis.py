@@ -23,12 +23,12 @@ from tl_l2norm.paper.study import CONTROLS, analyse
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.text.prompts import chat_prompt
 
-N = 24
+N = 72
 OPTIONS: dict[str, Any] = {
     "quantiles": (0.8,),
     "control_states": 4096,
     "max_new_tokens": 96,
-    "batch_size": 24,
+    "batch_size": 72,
     "sink_ratio": 20.0,
     "progress": False,
 }
@@ -101,7 +101,7 @@ def test_each_control_has_its_features_and_its_rows(analysis: Any, saes: Any) ->
     by_match = analysis.tables["features"].query("tokens == 'read'").groupby("match")[["found", "split_found"]].sum()
     assert by_match.loc["none", "found"] > 100, "thinking runs through many kinds of tokens, a direct answer is one"
     assert by_match.loc["none", "split_found"] > 0 == by_match.loc["count", "split_found"], "numbers of tokens alone find some"
-    assert 0 < len(trained) == by_match.loc["count", "found"] < by_match.loc["none", "found"], "few, with 12 prompts"
+    assert 0 < len(trained) == by_match.loc["count", "found"] < by_match.loc["none", "found"], "few, with 36 prompts"
     assert {layer: len(latents) for layer, latents in shuffled.latents.items()} == {
         layer: len(latents) for layer, latents in trained.latents.items()
     }
