@@ -166,7 +166,7 @@ def test_readme_is_one_screen_with_the_two_commands() -> None:
 
 
 def intervals(page: Path) -> list[tuple[float, float]]:
-    pairs = re.findall(r"\[(-?[\d.]+)%?, (-?[\d.]+)%?\]", page.read_text())
+    pairs = re.findall(r"\[([-+]?[\d.]+)%?, ([-+]?[\d.]+)%?\]", page.read_text())
     return [(float(low), float(high)) for low, high in pairs]
 
 
