@@ -31,8 +31,8 @@ SETTLES = {
 """What an open claim takes, by number; in words of our own."""
 
 SUPPRESSION_CLAIM, METHODS_CLAIM = 12, 15
-SUPPRESSED = ("high 5%", "matched high 5%")
-"""Of the evaluation `arms`: the arm in which high norms are suppressed, and that in which as many others are."""
+SUPPRESSED = {"arms": ("high 5%",), "doses": ("high 1%", "high 20%", "high 50%")}
+"""Evaluations and their arms in which high norms are suppressed; beside each is "matched ...", in which as many others are."""
 METHODS = {
     "LRS": ("selection", ("event_area", "event_area_per_token", "norm_sum", "late_area")),
     "ALRR": ("arms", ("ALRR, as published", "ALRR")),
@@ -91,11 +91,13 @@ def _methods(model: str) -> str:
 
 
 def _suppression(model: str) -> str:
-    """What an evaluation says of suppressing high norms, against nothing and against as many other tokens."""
-    found = evaluation_of(model, "arms")
-    if found is None:
-        return ""
-    own = found[found["arm"] == SUPPRESSED[0]].set_index("against")
-    [nothing, others] = (100 * own.loc[arm, "difference"] for arm in (found["arm"].iloc[0], SUPPRESSED[1]))
-    n, verdict = own["n"].iloc[0], own["verdict"].iloc[0]
-    return f"{SUPPRESSED[0]} {nothing:+.1f} points, against as many others {others:+.1f}: {verdict} (n = {n})"
+    """What evaluations say of suppressing high norms, against nothing and against as many other tokens."""
+    told = []
+    for name, arms in SUPPRESSED.items():
+        found = evaluation_of(model, name)
+        for arm in arms if found is not None else ():
+            own = found[found["arm"] == arm].set_index("against")
+            [nothing, others] = (100 * own.loc[against, "difference"] for against in (found["arm"].iloc[0], f"matched {arm}"))
+            n, verdict = own["n"].iloc[0], own["verdict"].iloc[0]
+            told.append(f"{arm} {nothing:+.1f} points, against as many others {others:+.1f}: {verdict} (n = {n})")
+    return "; ".join(told)

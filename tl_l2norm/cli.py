@@ -1,4 +1,4 @@
-"""The command line: `tl-l2norm report`, `analyse`, `evaluate`, `live` and `doctor`."""
+"""The command line: `tl-l2norm report` (or `demo`), `analyse`, `evaluate`, `live` and `doctor`."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ def _add_report(commands: Any) -> None:
 
     command = commands.add_parser(
         "report",
+        aliases=["demo"],
         help="ask a model problems, thinking and directly, and write what its norms did",
         description="Ask a model problems in both modes, record its norms, and write one self-contained HTML report.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -116,8 +117,7 @@ def _add_analyse(commands: Any) -> None:
         action="append",
         default=[],
         choices=("untrained-sae", "random-weight-model", "shuffled-modes", "suppression", "samples", "swaps"),
-        help="leave out a control, the causal test, the samples of the primary endpoint or the swap of single tokens; may be "
-        "given several times",
+        help="leave out a control, the causal test, samples of the primary endpoint or the swap of tokens; may be repeated",
     )
     command.add_argument("--samples", type=int, default=8, help="thinking responses to each problem, for the primary endpoint")
     command.add_argument(
@@ -277,7 +277,7 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError(f"--temperature must be 0 (greedy) or more, got {options.temperature}")
     if options.sink_ratio is not None and not options.sink_ratio > 1:
         raise InputError(f"--sink-ratio must be over 1 (times the median norm), got {options.sink_ratio}")
-    if options.command == "report":
+    if options.run is _report:
         page_path(options.out, "--out")
     for name, folder in (("save", getattr(options, "save", None)), ("out", options.out)):
         if folder is not None and (name == "save" or options.command in _FOLDERS):

@@ -51,7 +51,7 @@ def test_the_default_is_the_tiny_reasoner_with_its_saes(tmp_path: Path) -> None:
     assert "tiny-reasoner" in page and "n = 20 prompts" in page
     assert "Norm and SAE features by layer" in page and "SAELens" not in first.stderr
     assert "at the tokens from which the response was chosen" in first.stdout.replace("\n", " ")
-    without = run(*options, "--saes", "none")
+    without = run("demo", *options[1:], "--saes", "none")
     assert without.returncode == 0 and "generate" not in without.stderr and "Norm by layer" in (tmp_path / "r.html").read_text()
 
 

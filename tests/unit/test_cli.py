@@ -92,6 +92,7 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().err == "warning: two weights have no place\n" and warnings.showwarning is shown
 
 
+@pytest.mark.parametrize("command", ["report", "demo"])
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -114,12 +115,17 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     ids=" ".join,
 )
 def test_what_no_model_could_be_asked_with_is_refused_before_one_is_loaded(
-    options: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str,
+    options: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(cli, "_load", lambda options: pytest.fail("a model was loaded"))
     (tmp_path / "file").touch()
     (tmp_path / "my-saes").mkdir()
-    assert cli.main(["report", *(option.replace("FOLDER", str(tmp_path)) for option in options)]) == 2
+    assert cli.main([command, *(option.replace("FOLDER", str(tmp_path)) for option in options)]) == 2
     assert says in capsys.readouterr().err
 
 
