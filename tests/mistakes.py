@@ -440,6 +440,9 @@ TRACES = {
     ),
     "explorer, features of no layer": (lambda s: l2.widgets.explorer(s.out, features=[1]), "latents by layer"),
     "explorer, events that are no table": (lambda s: l2.widgets.explorer(s.traces, events=[1]), "a table as out.events"),
+    "fragment of None": (lambda s: l2.figures.fragment(None), "a figure is what l2.figures draws"),
+    "accuracy of None": (lambda s: l2.accuracy(PROBLEM, None), "1 problems and 0 responses: give at least one of each"),
+    "accuracy of a number": (lambda s: l2.accuracy(PROBLEM, 4), "responses are what generate returns, or texts, got 4"),
     "heatmap of a completion": (
         lambda s: l2.figures.token_heatmap(s.out[0]).to_json(),
         "",

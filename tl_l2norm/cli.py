@@ -281,7 +281,7 @@ def _check(options: argparse.Namespace) -> None:
         page_path(options.out, "--out")
     for name, folder in (("save", getattr(options, "save", None)), ("out", options.out)):
         if folder is not None and (name == "save" or options.command in _FOLDERS):
-            require_place(Path(folder), f"--{name}", writes=False)  # a finished run may lie where one only reads
+            require_place(folder, f"--{name}", writes=False)  # a finished run may lie where one only reads
 
 
 def _problems(options: argparse.Namespace, few: int = 24) -> tuple[Problem, ...]:

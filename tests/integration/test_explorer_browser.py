@@ -62,18 +62,24 @@ def background(seen: Any, selector: str, index: int = 0) -> str:
 
 
 def share_of(seen: Any, picture: bytes, colour: tuple[int, int, int]) -> float:
-    """How much of a picture is of a colour; the browser reads it."""
-    script = """async ([text, colour]) => {
+    """How much of a picture is of a colour."""
+    return share_where(seen, picture, f"(pixel) => {list(colour)}.every((value, k) => Math.abs(pixel[k] - value) < 6)")
+
+
+def share_where(seen: Any, picture: bytes, is_meant: str) -> float:
+    """How many pixels of a picture, as [red, green, blue], a function in JavaScript is true of; the browser reads it."""
+    script = """async ([text, source]) => {
+        const isMeant = eval(source);
         const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
         const image = await createImageBitmap(new Blob([bytes])), canvas = new OffscreenCanvas(image.width, image.height);
         const context = canvas.getContext("2d");
         context.drawImage(image, 0, 0);
         const { data } = context.getImageData(0, 0, image.width, image.height);
         let n = 0;
-        for (let i = 0; i < data.length; i += 4) n += colour.every((value, k) => Math.abs(data[i + k] - value) < 6);
+        for (let i = 0; i < data.length; i += 4) n += isMeant(data.subarray(i, i + 3));
         return 4 * n / data.length;
     }"""
-    return float(seen.page.evaluate(script, [base64.b64encode(picture).decode(), list(colour)]))
+    return float(seen.page.evaluate(script, [base64.b64encode(picture).decode(), is_meant]))
 
 
 def token(seen: Any, text: str) -> Any:

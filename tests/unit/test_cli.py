@@ -109,6 +109,7 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (["--saes", "FOLDER/nowhere"], "no folder of SAEs at"),
         (["--saes", "FOLDER/mysaes"], "did you mean 'my-saes'?"),
         (["--save", "FOLDER/file"], "--save is a file"),
+        (["--save", ""], "--save is empty: give a path"),
         (["--save", "FOLDER/file/runs"], "is a file, and nothing can be kept in it"),
         (["--out", "FOLDER/file/report.html"], "the folder of --out is a file"),
     ],

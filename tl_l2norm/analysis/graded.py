@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tl_l2norm.analysis.accuracy import wilson_interval
-from tl_l2norm.core.errors import InputError
+from tl_l2norm.core.arguments import one_or_several
+from tl_l2norm.core.errors import InputError, InputTypeError
 from tl_l2norm.tasks.problems import Problem, problems_of
 from tl_l2norm.tasks.verifiers import Answered, is_correct
 from tl_l2norm.text.sequences import squeezed
@@ -64,7 +65,9 @@ def accuracy(problems: Problem | Iterable[Problem], out: str | Answered | Iterab
         Accuracy(..., 95% ... to ..., 8 problems)
     """
     asked = problems_of(problems)
-    given: list[Any] = [out] if isinstance(out, str | Answered) else list(out)
+    given = one_or_several(out, (str, Answered))
+    if odd := [one for one in given if not isinstance(one, str | Answered)]:
+        raise InputTypeError(f"responses are what generate returns, or texts, got {odd[0]!r:.80}")
     owners = _owners(asked, given)
     correct = [is_correct(asked[owner], one) for owner, one in zip(owners, given, strict=True)]
     by_problem: dict[str, list[bool]] = {}

@@ -83,10 +83,12 @@ def check_share(name: str, value: Any) -> None:
 
 
 def as_path(name: str, value: Any) -> Path:
-    """A path, given as one or as text."""
+    """A path, given as one or as text; `~` is the home folder, as in a shell."""
     if not isinstance(value, str | os.PathLike):
         raise InputTypeError(f"{name} must be a path, got {_shown(value)}")
-    return Path(value)
+    if not os.fspath(value).strip():
+        raise InputError(f"{name} is empty: give a path")
+    return Path(value).expanduser()
 
 
 def check_text(name: str, value: Any) -> None:

@@ -140,15 +140,16 @@ def replace_file(file: Path, content: bytes) -> None:
     os.replace(draft, file)
 
 
-def require_place(path: Path, name: str = "folder", *, writes: bool = True) -> None:
+def require_place(place: str | Path, name: str = "folder", *, writes: bool = True) -> None:
     """Refuse a folder that can't be made or, if it `writes`, be written to, before there is anything to lose.
 
     Raises:
         ValueError: a file stands where it or a folder above it should be, or nothing may be written there.
     """
+    path = as_path(name, place)
     if path.is_file():
         raise InputError(f"{name} is a file: {path}; name a folder")
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not there.is_dir():
         raise InputError(f"{there} is a file, and nothing can be kept in it: name another place than {path}")
     if (writes or there != path) and not os.access(there, os.W_OK | os.X_OK):

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tl_l2norm.core.arguments import as_path
 from tl_l2norm.core.bars import without_bars
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import Layers, resid_post, resolve_layers
@@ -122,7 +123,7 @@ def train_saes(
         >>> l2.train_saes(model, think, save_to="saes", layers=[9], recipe=recipe, progress=False)
         {9: Sae(topk, 128 -> 64, blocks.9.hook_resid_post)}
     """
-    backend, folder, recipe = backend_of(model), Path(save_to), recipe or SaeRecipe()
+    backend, folder, recipe = backend_of(model), as_path("save_to", save_to), recipe or SaeRecipe()
     chosen, sink_ratio = resolve_layers(layers, backend.n_layers), sink_ratio_of(model, sink_ratio)
     for name, count in (("sequences_at_once", sequences_at_once), ("buffer", buffer // (2 * recipe.batch_size))):
         if count < 1:

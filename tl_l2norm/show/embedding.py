@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
+from plotly.basedatatypes import BaseFigure
 
+from tl_l2norm.core.errors import InputTypeError
 from tl_l2norm.core.tables import csv_text
 from tl_l2norm.show.page import asset, inline_script, render
 
@@ -24,12 +26,16 @@ def fragment(figure: go.Figure, name: str = "figure", *, data: pd.DataFrame | No
 
     Args:
         figure: of `l2.figures`, or any other of bars, lines, points and heatmaps.
-        name: what files that are kept of it are called, and, after `figure-`, the id of the drawing.
+        name: what files that are kept of it are called, and, after `figure-`, the id of the drawing: another for each figure of
+            a page.
         data: its numbers, which can be kept as CSV, without scripts too.
         prefix: before the name of files, such as the model's.
 
     Returns:
         A `<figure>` whose drawing is data, not code: it needs no script of its own.
+
+    Raises:
+        InputTypeError: no figure.
 
     Examples:
         >>> curve = l2.analysis.layer_curve(think, mode="think")
@@ -37,6 +43,8 @@ def fragment(figure: go.Figure, name: str = "figure", *, data: pd.DataFrame | No
         >>> part.partition(" data")[0], "data:text/csv" in part
         (Markup('<figure class="l2-figure"'), True)
     """
+    if not isinstance(figure, BaseFigure):
+        raise InputTypeError(f"a figure is what l2.figures draws, or another of Plotly's: got {figure!r:.80}")
     return render(
         "show/figure.html.jinja",
         name=file_name(name),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_l2norm.core.errors import InputError
@@ -59,7 +58,7 @@ def run(options: argparse.Namespace, load: Callable[[], Any]) -> int:
     prompt = _prompt(options)
     arm = _arm(options)  # what can be refused is, before a model is loaded
     if options.out is not None:
-        require_place(Path(options.out), "--out")
+        require_place(options.out, "--out")
     if options.page is not None:
         page_path(options.page, "--page")
     model = load()

@@ -50,7 +50,7 @@ def open_table(source: Any) -> Table:
     """
     if not isinstance(source, str | Path):
         return Table("the table", _of_memory(source))
-    path = Path(source)
+    path = Path(source).expanduser()
     try:
         is_file = path.is_file()
     except (OSError, ValueError):  # a text too long for a path, or with a NUL in it

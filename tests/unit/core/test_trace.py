@@ -71,6 +71,15 @@ def test_round_trip(tmp_path: Path) -> None:
     assert len(l2.load_traces(l2.save_traces(tmp_path / "deep" / "run", traces[:1]))) == 1, "saving again replaces"
 
 
+def test_a_tilde_is_the_home_folder_and_no_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert l2.save_traces("~/run", [trace_of([[1.0, 2]])]) == tmp_path / "run"
+    assert len(l2.load_traces("~/run")) == 1 and not (tmp_path / "~").exists()
+    with pytest.raises(ValueError, match="is empty: give a path"):
+        l2.load_traces("")
+
+
 def damage(folder: Path, what: str) -> None:
     tensors, index = folder / "traces.safetensors", folder / "traces.json"
     match what:
