@@ -36,6 +36,8 @@ HELPS, HARMS, ALIKE, NO_HARM, MAYBE_HARM, TOO_FEW, BASELINE, BOUND = (
     "has seen the answers",
 )
 """Verdicts on an arm."""
+SOLVED, UNSOLVED = 0.9, 0.2
+"""Share of right answers of a baseline over which there is little to win, and under which there is little to lose."""
 NOT_BEYOND = ", not beyond its control"
 """Follows a verdict that holds against the baseline, and not against what spends the same elsewhere."""
 
@@ -315,3 +317,12 @@ def cut_off_notes(table: pd.DataFrame) -> list[str]:
         f"responses that ran into the token limit count as wrong: {shares}; over {CUT_OFF:.0%} accuracy tells of lengths, and "
         "a selection by any sum is one by length: give more room (max_new_tokens) or easier problems"
     ]
+
+
+def baseline_notes(table: pd.DataFrame) -> list[str]:
+    """Whether the baseline gets so many right, or so few, that arms have little to differ by, in words; of an `arm_table`."""
+    right = float(table.loc[table["against"] == "", "accuracy"].iloc[0])
+    if UNSOLVED <= right <= SOLVED:
+        return []
+    says = "little is left to win: take harder" if right > SOLVED else "little is left to lose: take easier"
+    return [f"the baseline gets {right:.0%} right, and {says} problems, so that it gets {UNSOLVED:.0%} to {SOLVED:.0%}"]

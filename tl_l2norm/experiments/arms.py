@@ -234,11 +234,17 @@ def _shown(value: Any) -> str:
     return getattr(value, "__name__", "a function") if callable(value) else repr(value)
 
 
-def arms_of(given: Any, *, least: int = 2) -> tuple[Arm, ...]:
+def arms_of(given: Any, *, least: int = 2, tested: bool = True) -> tuple[Arm, ...]:
     """Arms as they are run, the baseline first: the one of that name, else the first given.
 
+    Args:
+        given: one or several.
+        least: how many.
+        tested: whether they are held against the baseline.
+
     Raises:
-        InputError: too few, two of one name, one that is held against or matched to an arm that isn't there, an oracle first.
+        InputError: too few, two of one name, one that is held against or matched to an arm that isn't there, an oracle first, a
+            baseline of which something is claimed.
     """
     arms = one_or_several(given, Arm)
     if odd := [arm for arm in arms if not isinstance(arm, Arm)]:
@@ -265,6 +271,11 @@ def arms_of(given: Any, *, least: int = 2) -> tuple[Arm, ...]:
     ordered = tuple(sorted(arms, key=lambda arm: arm.name != BASELINE))
     if ordered[0].selection == ORACLE:
         raise InputError(f"arm {ordered[0].name!r} is the baseline and selects by the answers, which nothing is held against")
+    if tested and (ordered[0].control or ordered[0].claim != "helps"):
+        raise InputError(
+            f"arm {ordered[0].name!r} is the baseline, of which nothing is claimed: leave out its control= and claim=, or give "
+            "another baseline"
+        )
     return ordered
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from markupsafe import escape
 
 from tl_l2norm.analysis.arm_curves import ARM_CURVES, suppressed_table
-from tl_l2norm.analysis.arms import ARM_OUTCOMES, HELPS, Comparison, arm_table, cost_table, cut_off_notes
+from tl_l2norm.analysis.arms import ARM_OUTCOMES, HELPS, Comparison, arm_table, baseline_notes, cost_table, cut_off_notes
 from tl_l2norm.core.arguments import as_path, as_seed
 from tl_l2norm.core.errors import InputError, MissingFile
 from tl_l2norm.core.storage import replace_file
@@ -107,7 +107,8 @@ class Results:
         first = self.outcomes.iloc[0]
         n = self.outcomes["prompt"].nunique()
         head = f"{first['model']}, {n} problems, {self.settings['mode']}, seed {self.seed}"
-        warnings = [*cut_off_notes(self.to_frame()), *idle_notes(self.decisions)]
+        table = self.to_frame()
+        warnings = [*cut_off_notes(table), *baseline_notes(table), *idle_notes(self.decisions)]
         return [head, *self.notes, *(f"WARNING: {note}" for note in warnings)]
 
     def __str__(self) -> str:
@@ -195,11 +196,16 @@ class Results:
 
 def idle_notes(decisions: pd.DataFrame) -> list[str]:
     """Of which arms no intervention changed anything, if there are any, in words."""
+    idle = ", ".join(map(repr, idle_arms(decisions)))
+    return [f"nothing was changed by {idle}: look at the thresholds and at decisions"] if idle else []
+
+
+def idle_arms(decisions: pd.DataFrame) -> list[str]:
+    """Those whose interventions changed nothing."""
     if decisions.empty:
         return []
     changed = decisions["n"].where(decisions["fired"].astype(bool), 0).groupby(decisions["arm"], sort=False).sum()
-    idle = [repr(arm) for arm, n in changed.items() if n == 0]
-    return [f"nothing was changed by {', '.join(idle)}: look at the thresholds and at decisions"] if idle else []
+    return [str(arm) for arm, n in changed.items() if n == 0]
 
 
 def _suppressing(arms: Mapping[str, Any]) -> dict[str, str]:

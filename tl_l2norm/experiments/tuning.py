@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tl_l2norm.core.arguments import one_or_several
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.experiments.arms import ORACLE, Arm, arms_of
 from tl_l2norm.experiments.evaluation import Evaluation
-from tl_l2norm.experiments.evaluation_results import Results
+from tl_l2norm.experiments.evaluation_results import Results, idle_arms
 from tl_l2norm.experiments.scores import NORM_SCORES
 from tl_l2norm.recording.saved import locked, may_save
 from tl_l2norm.tasks.problems import Problem, problems_of, question_key
@@ -55,6 +56,9 @@ def tune(
         out: a folder to keep responses in; the same call goes on from what is there.
         progress: show a progress bar, and what was chosen.
 
+    Warns:
+        UserWarning: the best of them changed nothing.
+
     Raises:
         ValueError: bad input; a single setting, or one that sees the answers; a folder of another run.
 
@@ -73,7 +77,7 @@ def tune(
         raise InputError(
             f"arm {seers[0]!r} selects by the answers, which no other choice can beat: leave it out of what is tuned"
         )
-    tried, problems = arms_of(given), problems_of(problems)
+    tried, problems = arms_of(given, tested=False), problems_of(problems)
     by_traces = any(arm.needs_calibration or arm.match or arm.selection in NORM_SCORES for arm in tried)
     run = Evaluation.of(
         model,
@@ -96,6 +100,12 @@ def tune(
     n_tried = sum(max(1, arm.tried) for arm in tried)
     if progress:
         tqdm.write(f"{chosen.name!r} is the best of {n_tried} settings on {len(problems)} problems", file=sys.stderr)
+    if chosen.name in idle_arms(results.decisions):
+        warnings.warn(
+            f"{chosen.name!r} is the best of these settings and changed nothing: what changes something gets no more right, or "
+            "the thresholds are out of reach",
+            stacklevel=2,
+        )
     known = frozenset(chosen.calibrated_on) | {problem.id for problem in problems}
     asked = frozenset(chosen.questions) | {question_key(problem) for problem in problems}
     return dataclasses.replace(chosen, calibrated_on=known, tried=n_tried, questions=asked)

@@ -18,6 +18,7 @@ from tl_l2norm.analysis.arms import (
     TOO_FEW,
     Comparison,
     arm_table,
+    baseline_notes,
     cost_table,
 )
 from tl_l2norm.core.errors import InputError
@@ -157,3 +158,11 @@ def test_a_single_response_is_held_against_the_mean_of_several_by_dealing_them_a
     own = table.set_index("arm").loc["greedy"]
     assert own["test"] == "sign flips, dealt anew" and own["verdict"] == ALIKE
     assert own["difference_low"] < 0 < own["difference"]
+
+
+@pytest.mark.parametrize(
+    ("n_right", "says"), [(7, "gets 18% right, and little is left to lose"), (8, ""), (36, ""), (37, "little is left to win")]
+)
+def test_a_baseline_that_leaves_no_room_is_told_of(n_right: int, says: str) -> None:
+    table = arm_table(outcomes({"plain": single(n_right), "arm": single(20)}), [Comparison(arm="arm", against=("plain",))])
+    assert [says in note for note in baseline_notes(table)] == [True] * bool(says)

@@ -248,7 +248,8 @@ def test_a_tuned_arm_is_not_tested_on_what_it_was_tuned_on(
 ) -> None:
     wild, mild = l2.Suppression({3: 0.0}), l2.Suppression({3: 1e9})
     grid = [l2.Arm("wild", wild), l2.Arm("mild", mild), l2.Arm("ALRR", alrr)]
-    chosen = l2.tune(reasoner, others, (arm for arm in grid), max_new_tokens=60)
+    with pytest.warns(UserWarning, match="'mild' is the best of these settings and changed nothing"):
+        chosen = l2.tune(reasoner, others, (arm for arm in grid), max_new_tokens=60)
     assert chosen.name == "mild" and chosen.tried == 3
     assert "'mild' is the best of 3 settings on 4 problems" in capsys.readouterr().err
     assert chosen.calibrated_on == {problem.id for problem in others}
@@ -395,6 +396,8 @@ def test_who_is_cut_off_has_no_vote_and_who_has_seen_the_answers_is_not_tested(r
             {},
             "'a' is the baseline and selects by the answers",
         ),
+        ([l2.Arm("a", control="b"), l2.Arm("b")], {}, "'a' is the baseline, of which nothing is claimed"),
+        ([l2.Arm("b"), l2.Arm("baseline", claim="no harm", margin=0.1)], {}, "'baseline' is the baseline, of which nothing"),
         (
             [l2.Arm("a", n=2, **HOT), l2.Arm("b", lambda traces, log: (), match="a", n=3, **HOT)],
             {},
