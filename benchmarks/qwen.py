@@ -46,7 +46,7 @@ LAYERS = (6, 13, *range(21, 28))
 RECIPE = l2.saes.SaeRecipe(d_sae=3072, k=32, n_states=200_000)
 READ, ANALYSED = 100, 24  # problems of each cell whose responses SAEs are trained on, and that claims are tested on
 SAMPLED, N_SAMPLES = 38, 8  # problems of each cell, responses to each
-SUPPRESSED, DOSES = 0.95, (0.99, 0.8, 0.5)
+SUPPRESSED, DOSES = 0.95, (0.99, 0.8)
 """Quantiles over which norms are suppressed; the 1% was added when results of 5% had been seen, which breaks the model."""
 TESTED = 50  # problems of each cell that arms with interventions are tried on
 
@@ -190,7 +190,7 @@ def analyse(out: Path) -> None:
         l2.load_saes(out / "saes"),
         ask(ANALYSED, "test", seed=2),
         controls=("untrained SAE", "shuffled modes"),  # SAEs of a twin with random weights would take as long again
-        quantiles=0.8,
+        quantiles=(),  # tokens are suppressed in `arms` and `doses`
         samples=0,
         swapped_tokens=4,
         max_new_tokens=ROOM,
