@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,23 @@ from benchmarks.analysis_rows import claims, own_questions
 from benchmarks.kept import RESULTS, analysis_of, evaluation_of, keep, keep_evaluation
 from benchmarks.regions import markdown_table
 
+SAMPLED = "correctness.csv"
 NAME, EVALUATIONS = "qwen", ("selection", "arms", "doses")
 
 
 def keep_qwen(folder: Path) -> None:
     """Take in the tables of what was run: `folder` is that of `python -m benchmarks.qwen ... --out`."""
+    place = RESULTS / NAME / "analysis"
+    sampled = next((file for file in (folder / SAMPLED, place / SAMPLED) if file.is_file()), None)
+    content = sampled.read_bytes() if sampled else None  # of another part than the analysis, which takes the whole folder
     if (folder / "analysis").is_dir():
         keep(folder / "analysis", NAME)
     for name in EVALUATIONS:
         if (folder / name / "results.json").is_file():
             keep_evaluation(folder / name, NAME, name)
-    if (folder / "correctness.csv").is_file():
-        place = RESULTS / NAME / "analysis"
+    if content is not None:
         place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / "correctness.csv", place)
+        (place / SAMPLED).write_bytes(content)
 
 
 def qwen_regions() -> dict[str, str]:
