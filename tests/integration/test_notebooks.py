@@ -19,6 +19,8 @@ from tests.integration.test_explorer_browser import share_where
 browser, visit = shared.browser, shared.visit
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "demos").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+backwards = pytest.mark.parametrize("path", NOTEBOOKS[::-1], ids=lambda path: path.stem)
+"""From the other end: two processes meet in the middle, and don't wait for each other's notebook."""
 OFFLINE = {"require_js_url": "", "mathjax_url": ""}
 """nbconvert's own links; nothing of ours needs what they lead to."""
 
@@ -92,7 +94,7 @@ def test_it_runs_without_a_warning_and_nothing_is_cut(path: Path, once: Once, tm
     assert [text for text in texts if text.endswith("...")] == [] and bool(tables) == any(texts)
 
 
-@marked(*shared.pytestmark, pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning"), each_notebook)
+@marked(*shared.pytestmark, pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning"), backwards)
 def test_its_page_is_whole_without_a_network(path: Path, once: Once, tmp_path: Path, visit: Any) -> None:
     exporters = pytest.importorskip("nbconvert", reason="nbconvert is not installed")
     notebook = executed(path, once, tmp_path)
