@@ -65,7 +65,7 @@ def tune(
     Examples:
         >>> problems = l2.make_mixture(8, families="compact", levels=[2])
         >>> calibration, test = l2.experiments.split_problems(problems, share=0.3)
-        >>> grid = [l2.Arm(f"blowup {x}", l2.ALRR({11: 500.0}, blowup=x)) for x in (1.2, 1.5)]
+        >>> grid = [l2.Arm(f"scale {x}", l2.Suppression({11: 300.0}, scale=x)) for x in (0.5, 0.9)]
         >>> chosen = l2.tune(model, calibration, grid, progress=False)
         >>> chosen.tried, chosen.calibrated_on == {problem.id for problem in calibration}
         (2, True)
