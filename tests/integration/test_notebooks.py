@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import reduce
 from html.parser import HTMLParser
@@ -11,7 +13,6 @@ from typing import Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from tests.integration import test_browser as shared
 from tests.integration.test_explorer_browser import share_where
@@ -21,6 +22,13 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "demos").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 backwards = pytest.mark.parametrize("path", NOTEBOOKS[::-1], ids=lambda path: path.stem)
 """From the other end: two processes meet in the middle, and don't wait for each other's notebook."""
+EXECUTE = """
+import sys, nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": sys.argv[2]}}).execute()
+nbformat.write(notebook, sys.stdout)
+"""
 OFFLINE = {"require_js_url": "", "mathjax_url": ""}
 """nbconvert's own links; nothing of ours needs what they lead to."""
 
@@ -32,12 +40,12 @@ def marked(*marks: Any) -> Callable[[Any], Any]:
 
 
 def executed(path: Path, once: Once, tmp_path: Path) -> Any:
-    """The notebook with its outputs; one process of a run makes them for all."""
+    """The notebook with its outputs; one process of a run makes them for all, in another, as nbclient leaves its event loop."""
 
     def run() -> str:
-        notebook = nbformat.read(path, as_version=4)
-        NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
-        return nbformat.writes(notebook)
+        done = subprocess.run([sys.executable, "-c", EXECUTE, path, tmp_path], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     return nbformat.reads(once(path.name, run), as_version=4)
 
