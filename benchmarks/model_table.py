@@ -31,7 +31,7 @@ SETTLES = {
 """What an open claim takes, by number; in words of our own."""
 
 SUPPRESSION_CLAIM, METHODS_CLAIM = 12, 15
-SUPPRESSED = {"arms": ("high 5%",), "doses": ("high 1%", "high 20%")}
+SUPPRESSED = {"arms": ("high 5%",), "doses": ("high 1%",)}
 """Evaluations and their arms in which high norms are suppressed; beside each is "matched ...", in which as many others are."""
 METHODS = {
     "LRS": ("selection", ("event_area", "event_area_per_token", "norm_sum", "late_area")),

