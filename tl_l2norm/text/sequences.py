@@ -89,11 +89,22 @@ def tokenize(
             if segments is not None:
                 one = _given(tokens, tuple(segments[i]))
             else:
-                one = _find(boundaries, tokens, starts[i] if starts is not None else prompt_len)
+                unread = _unread(item) if starts is None else []
+                one = _find(boundaries, [*tokens, *unread], starts[i] if starts is not None else prompt_len)
+                one = _without_last(one) if unread else one
             tokenized.append(_with_origin(one, item))
         except InputError as error:
             raise type(error)(f"sequence {i}: {error}") from error
     return tokenized
+
+
+def _unread(item: Any) -> list[int]:
+    """The last token of a completion, which has no state and may yet be the tag that ends its thinking."""
+    return ids_of(item.tokens)[-1:] if getattr(item, "prompt_tokens", None) is not None else []
+
+
+def _without_last(one: TokenSequence) -> TokenSequence:
+    return dataclasses.replace(one, tokens=one.tokens[:-1], segments=one.segments[:-1], texts=one.texts[:-1])
 
 
 def _with_origin(sequence: TokenSequence, item: Any) -> TokenSequence:
