@@ -17,6 +17,7 @@ import torch
 
 from tests.builders import NASTY, make_result, make_trace
 from tests.integration import test_browser as shared
+from tests.pixels import share_of
 from tests.traces import trace_of
 from tl_l2norm import widgets
 from tl_l2norm.show import palette
@@ -61,27 +62,6 @@ def background(seen: Any, selector: str, index: int = 0) -> str:
     return "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", found)[:3])
 
 
-def share_of(seen: Any, picture: bytes, colour: tuple[int, int, int]) -> float:
-    """How much of a picture is of a colour."""
-    return share_where(seen, picture, f"(pixel) => {list(colour)}.every((value, k) => Math.abs(pixel[k] - value) < 6)")
-
-
-def share_where(seen: Any, picture: bytes, is_meant: str) -> float:
-    """How many pixels of a picture, as [red, green, blue], a function in JavaScript is true of; the browser reads it."""
-    script = """async ([text, source]) => {
-        const isMeant = eval(source);
-        const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-        const image = await createImageBitmap(new Blob([bytes])), canvas = new OffscreenCanvas(image.width, image.height);
-        const context = canvas.getContext("2d");
-        context.drawImage(image, 0, 0);
-        const { data } = context.getImageData(0, 0, image.width, image.height);
-        let n = 0;
-        for (let i = 0; i < data.length; i += 4) n += isMeant(data.subarray(i, i + 3));
-        return 4 * n / data.length;
-    }"""
-    return float(seen.page.evaluate(script, [base64.b64encode(picture).decode(), is_meant]))
-
-
 def token(seen: Any, text: str) -> Any:
     return seen.page.locator(f"{DRAWN} > span").get_by_text(text, exact=True).first
 
@@ -116,7 +96,7 @@ def test_colours_are_those_of_the_legend_and_the_picture_is_not_blank(visit: Any
     assert set(opacity) == {"1"}
     seen.page.mouse.move(0, 0)
     for part in (".l2x-heatmap", ".l2x-items"):
-        share = share_of(seen, seen.page.locator(part).screenshot(), (0xE6, 0x9F, 0x00))
+        share = share_of(seen.page, seen.page.locator(part).screenshot(), (0xE6, 0x9F, 0x00))
         assert 0.001 < share < 0.5, f"{part}: the highest norm is there, and is not all"
 
 

@@ -15,7 +15,7 @@ import nbformat
 import pytest
 
 from tests.integration import test_browser as shared
-from tests.integration.test_explorer_browser import share_where
+from tests.pixels import share_where
 
 browser, visit = shared.browser, shared.visit
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "demos").glob("*.ipynb"))
@@ -118,7 +118,7 @@ def test_its_page_is_whole_without_a_network(path: Path, once: Once, tmp_path: P
         assert seen.count(drawn) == n
     assert seen.messages == []
     for heatmap in seen.page.locator(".l2x-heatmap").all()[:1]:
-        coloured = share_where(seen, heatmap.screenshot(), "([...pixel]) => Math.max(...pixel) - Math.min(...pixel) > 40")
+        coloured = share_where(seen.page, heatmap.screenshot(), "([...pixel]) => Math.max(...pixel) - Math.min(...pixel) > 40")
         assert coloured > 0.003, "axes and nothing between them"
     for drawing in seen.page.locator(".l2-figure .main-svg:first-of-type").all():
         box = drawing.bounding_box()

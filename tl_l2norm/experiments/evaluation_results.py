@@ -107,9 +107,7 @@ class Results:
         first = self.outcomes.iloc[0]
         n = self.outcomes["prompt"].nunique()
         head = f"{first['model']}, {n} problems, {self.settings['mode']}, seed {self.seed}"
-        table = self.to_frame()
-        warnings = [*cut_off_notes(table), *baseline_notes(table), *idle_notes(self.decisions)]
-        return [head, *self.notes, *(f"WARNING: {note}" for note in warnings)]
+        return [head, *self.notes, *(f"WARNING: {note}" for note in warning_notes(self.to_frame(), self.decisions))]
 
     def __str__(self) -> str:
         """What was asked, what can be seen, and the tables."""
@@ -194,10 +192,11 @@ class Results:
         )
 
 
-def idle_notes(decisions: pd.DataFrame) -> list[str]:
-    """Of which arms no intervention changed anything, if there are any, in words."""
+def warning_notes(table: pd.DataFrame, decisions: pd.DataFrame) -> list[str]:
+    """What results begin with, in words: what was cut off, a baseline without room, arms that changed nothing."""
     idle = ", ".join(map(repr, idle_arms(decisions)))
-    return [f"nothing was changed by {idle}: look at the thresholds and at decisions"] if idle else []
+    idle_notes = [f"nothing was changed by {idle}: look at the thresholds and at decisions"] if idle else []
+    return [*cut_off_notes(table), *baseline_notes(table), *idle_notes]
 
 
 def idle_arms(decisions: pd.DataFrame) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from tl_l2norm.analysis.arms import BASELINE, baseline_notes, cut_off_notes
-from tl_l2norm.experiments.evaluation_results import Results, idle_notes
+from tl_l2norm.analysis.arms import BASELINE
+from tl_l2norm.experiments.evaluation_results import Results, warning_notes
 from tl_l2norm.show.arm_figures import selection_curves, suppression_curves
 from tl_l2norm.show.figures import arm_costs, arm_differences
 from tl_l2norm.show.page import render, write_page
@@ -50,7 +50,7 @@ def evaluation_page(results: Results, *, path: str | Path, title: str = "Does it
         scripts=figure_scripts(),
         lead=f"{model}, {table['n'].iloc[0]} problems, {table['arm'].nunique()} arms",
         headline=_headline(results),
-        warnings=[*cut_off_notes(table), *baseline_notes(table), *idle_notes(results.decisions)],
+        warnings=warning_notes(table, results.decisions),
         notes=[note[0].upper() + note[1:] + "." for note in results.notes],
         contents=_contents(drawn, results.decisions),
         figures={name: figure_html(own.figure, name, data=own.data, prefix=model) for name, own in drawn.items()},

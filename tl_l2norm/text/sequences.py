@@ -89,9 +89,7 @@ def tokenize(
             if segments is not None:
                 one = _given(tokens, tuple(segments[i]))
             else:
-                unread = _unread(item) if starts is None else []
-                one = _find(boundaries, [*tokens, *unread], starts[i] if starts is not None else prompt_len)
-                one = _without_last(one) if unread else one
+                one = _find(boundaries, tokens, starts[i] if starts is not None else prompt_len, _unread(item))
             tokenized.append(_with_origin(one, item))
         except InputError as error:
             raise type(error)(f"sequence {i}: {error}") from error
@@ -101,10 +99,6 @@ def tokenize(
 def _unread(item: Any) -> list[int]:
     """The last token of a completion, which has no state and may yet be the tag that ends its thinking."""
     return ids_of(item.tokens)[-1:] if getattr(item, "prompt_tokens", None) is not None else []
-
-
-def _without_last(one: TokenSequence) -> TokenSequence:
-    return dataclasses.replace(one, tokens=one.tokens[:-1], segments=one.segments[:-1], texts=one.texts[:-1])
 
 
 def _with_origin(sequence: TokenSequence, item: Any) -> TokenSequence:
@@ -334,8 +328,10 @@ def _given(tokens: list[int], segments: tuple[str, ...]) -> TokenSequence:
     return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=segments)
 
 
-def _find(boundaries: Boundaries, tokens: list[int], prompt_len: int | None) -> TokenSequence:
-    """Where nobody says it, a response begins where the last assistant's turn begins to think; else all is prompt."""
+def _find(boundaries: Boundaries, tokens: list[int], prompt_len: int | None, unread: list[int]) -> TokenSequence:
+    """Where nobody says it, a response begins where the last assistant's turn begins to think; else all is prompt. What is
+    thinking is told from the tokens and, behind them, those that were never read back.
+    """
     if prompt_len is not None and not 1 <= prompt_len <= len(tokens):
         raise InputError(f"prompt_len is {prompt_len}, expected 1 to {len(tokens)}")
     tokenizer = boundaries.tokenizer
@@ -343,7 +339,8 @@ def _find(boundaries: Boundaries, tokens: list[int], prompt_len: int | None) -> 
         prompt_len = len(tokens)
     if prompt_len == len(tokens):
         return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=("prompt",) * prompt_len)
-    texts = token_texts(tokenizer, tokens)
-    prompt_len = prompt_len or boundaries.response_start(tokens, texts) or len(tokens)
-    _, segments = boundaries.read_response(tokens, texts, prompt_len)
-    return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=segments, texts=texts)
+    n, whole = len(tokens), [*tokens, *unread]
+    texts = token_texts(tokenizer, whole)
+    prompt_len = prompt_len or boundaries.response_start(tokens, texts[:n]) or n
+    _, segments = boundaries.read_response(whole, texts, prompt_len)
+    return TokenSequence(tokens=tuple(tokens), prompt_len=prompt_len, segments=segments[:n], texts=texts[:n])

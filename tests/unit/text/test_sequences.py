@@ -1,3 +1,4 @@
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -73,3 +74,16 @@ def test_a_stop_string_ends_a_response_and_is_left_out_of_its_text(smollm2: Any)
     assert len(out.trace) == len(out.prompt_tokens) + len(out.tokens) - 1
     cut = l2.generate(smollm2, "Count: 1, 2, 3, 4,", prepend_bos=True, max_new_tokens=4)[0]
     assert cut.finish_reason == "length" and len(cut.tokens) == 4
+
+
+def test_the_last_token_of_a_completion_may_end_its_thinking_though_it_has_no_state(smollm2: Any) -> None:
+    backend, encode = backend_of(smollm2), models.tokenizer("smollm2").encode
+    prompt, thought, more = encode("Why?"), encode("<think>a</think>"), encode(" b c")
+    for last, segment in ((encode("</think>"), T), (encode(" d"), A)):
+        completion = SimpleNamespace(prompt_tokens=tuple(prompt), tokens=(*thought, *more, *last))
+        (read,) = tokenize(backend, completion)
+        assert read.tokens == (*prompt, *thought, *more, *last[:-1])
+        assert read.segments[: len(prompt) + len(thought)] == (P,) * len(prompt) + (T,) * len(thought)
+        assert set(read.segments[len(prompt) + len(thought) :]) == {segment}
+        (placed,) = tokenize(backend, completion, prompt_lens=[len(prompt)])
+        assert placed.segments == read.segments and placed.texts == read.texts
