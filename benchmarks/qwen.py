@@ -180,7 +180,7 @@ def responses(out: Path) -> None:
 def train(out: Path) -> None:
     """SAEs on the states of these, for all layers from one pass."""
     tokens = [trace.tokens for trace in l2.load_traces(out / "responses")]
-    l2.train_saes(bridge(out), tokens, save_to=out / "saes", layers=LAYERS, recipe=RECIPE, buffer=1 << 20)
+    l2.train_saes(bridge(out), tokens, save_to=out / "saes", layers=LAYERS, recipe=RECIPE, buffer=5 << 18)  # all layers of 128,000 tokens
 
 
 def analyse(out: Path) -> None:

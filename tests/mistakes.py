@@ -443,6 +443,7 @@ TRACES = {
     "fragment of None": (lambda s: l2.figures.fragment(None), "a figure is what l2.figures draws"),
     "accuracy of None": (lambda s: l2.accuracy(PROBLEM, None), "1 problems and 0 responses: give at least one of each"),
     "accuracy of a number": (lambda s: l2.accuracy(PROBLEM, 4), "responses are what generate returns, or texts, got 4"),
+    "accuracy of a number among texts": (lambda s: l2.accuracy([PROBLEM, PROBLEM], ["4", 4]), "or texts, got 4"),
     "heatmap of a completion": (
         lambda s: l2.figures.token_heatmap(s.out[0]).to_json(),
         "",
@@ -521,6 +522,7 @@ TRACES = {
         for given in ODD_SEEDS
     },
     "modes, save_to=5": (lambda s: asked(s, [PROBLEM], "direct", save_to=5), "save_to must be a path"),
+    "evaluate, out=5": (lambda s: l2.evaluate(s.model, l2.make_problems("modular", 2), [l2.Arm("a"), l2.Arm("b")], out=5), "out must be a path"),
     "modes, max_direct_tokens='3'": (
         lambda s: asked(s, [PROBLEM], ["think", "direct"], max_direct_tokens="3"),
         "max_direct_tokens",

@@ -256,7 +256,7 @@ def arms_of(given: Any, *, least: int = 2, tested: bool = True) -> tuple[Arm, ..
         raise InputError(f"two arms are called {twice[0]!r}: give each a name of its own")
     if len(arms) < least:
         raise InputError(
-            f"arm {names[0]!r} has nothing to be held against: give a baseline beside it, such as l2.Arm('baseline')"
+            f"{names[0]!r} is the one arm: give a baseline, such as l2.Arm('baseline'), and what is held against it"
         )
     for arm in arms:
         for what, others in (("control", arm.control), ("match", [arm.match] if arm.match else [])):

@@ -110,7 +110,7 @@ def evaluate(
         progress=progress,
     )
     asked.require_unseen(asked.arms)
-    folder = may_save(asked.backend, out)
+    folder = may_save(asked.backend, out, "out")
     with locked(*([folder] if folder else [])):
         return asked.run(folder, tests=True)[0]
 

@@ -93,7 +93,7 @@ def tune(
         seed=seed,
         progress=progress,
     )
-    folder = may_save(run.backend, out)
+    folder = may_save(run.backend, out, "out")
     with locked(*([folder] if folder else [])):
         results, made = run.run(folder, tests=False)
     chosen = _chosen(results, made)

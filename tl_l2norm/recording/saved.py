@@ -184,11 +184,11 @@ def begin(place: Path, what: Mapping[str, Any], backend: Described) -> Journal:
     return Journal(place / "responses.jsonl")
 
 
-def may_save(backend: Described, save_to: str | Path | None) -> Path | None:
+def may_save(backend: Described, save_to: str | Path | None, name: str = "save_to") -> Path | None:
     """Where to save; None, with a warning, where what is saved could be taken for another model's."""
     if save_to is None:
         return None
-    folder = as_path("save_to", save_to)
+    folder = as_path(name, save_to)
     identity = backend.identity()
     reason = ""
     if identity.foreign_hooks:

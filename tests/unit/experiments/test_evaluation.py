@@ -375,7 +375,7 @@ def test_who_is_cut_off_has_no_vote_and_who_has_seen_the_answers_is_not_tested(r
     ("arms", "options", "says"),
     [
         ([l2.Arm("a"), l2.Arm("a")], {}, "two arms are called 'a'"),
-        ([l2.Arm("a")], {}, "'a' has nothing to be held against"),
+        ([l2.Arm("a")], {}, "'a' is the one arm"),
         ([], {}, "no arms given"),
         ([l2.Arm("a"), l2.Arm("b")], {"n": 3}, "'a' takes 3 responses at temperature 0"),
         ([l2.Arm("a"), l2.Arm("b", n=3)], {}, "'b' takes 3 responses at temperature 0"),
