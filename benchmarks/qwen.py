@@ -180,7 +180,8 @@ def responses(out: Path) -> None:
 def train(out: Path) -> None:
     """SAEs on the states of these, for all layers from one pass."""
     tokens = [trace.tokens for trace in l2.load_traces(out / "responses")]
-    l2.train_saes(bridge(out), tokens, save_to=out / "saes", layers=LAYERS, recipe=RECIPE, buffer=5 << 18)  # all layers of 128,000 tokens
+    at_once = 5 << 18  # states of 128,000 tokens on all layers, so that these go through the model once
+    l2.train_saes(bridge(out), tokens, save_to=out / "saes", layers=LAYERS, recipe=RECIPE, buffer=at_once)
 
 
 def analyse(out: Path) -> None:

@@ -522,7 +522,10 @@ TRACES = {
         for given in ODD_SEEDS
     },
     "modes, save_to=5": (lambda s: asked(s, [PROBLEM], "direct", save_to=5), "save_to must be a path"),
-    "evaluate, out=5": (lambda s: l2.evaluate(s.model, l2.make_problems("modular", 2), [l2.Arm("a"), l2.Arm("b")], out=5), "out must be a path"),
+    "evaluate, out=5": (
+        lambda s: l2.evaluate(s.model, l2.make_problems("modular", 2), [l2.Arm("a"), l2.Arm("b")], out=5),
+        "out must be a path",
+    ),
     "modes, max_direct_tokens='3'": (
         lambda s: asked(s, [PROBLEM], ["think", "direct"], max_direct_tokens="3"),
         "max_direct_tokens",
