@@ -10,6 +10,7 @@ import pandas as pd
 from benchmarks.analysis_rows import claims, own_questions
 from benchmarks.kept import RESULTS, analysis_of, evaluation_of, keep, keep_evaluation
 from benchmarks.regions import markdown_table
+from tl_l2norm.analysis.arms import as_read
 
 SAMPLED = "correctness.csv"
 NAME, EVALUATIONS = "qwen", ("selection", "arms", "doses")
@@ -43,7 +44,7 @@ def _arms(name: str) -> str:
     if found is None:
         return "Not run yet."
     costs = pd.read_csv(RESULTS / NAME / f"{name}_costs.csv").set_index("arm")
-    rows = [_row(entry, costs) for entry in found.to_dict("records")]
+    rows = [_row(entry, costs) for entry in as_read(found).to_dict("records")]
     return markdown_table(rows)
 
 

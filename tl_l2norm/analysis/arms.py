@@ -280,6 +280,12 @@ class _Judged:
         return HELPS if min(gains) > 0 else HARMS if max(gains) < 0 else ALIKE
 
 
+def as_read(table: pd.DataFrame) -> pd.DataFrame:
+    """An `arm_table` to look at: what is of the whole arm, its verdict and p by Holm, stands in its first entry alone."""
+    again = table.duplicated([name for name in ("family", "level", "arm") if name in table])
+    return table.assign(p_holm=table["p_holm"].mask(again), verdict=table["verdict"].mask(again, ""))
+
+
 def cost_table(outcomes: pd.DataFrame) -> pd.DataFrame:
     """What an answer of each arm costs, the baseline's first.
 

@@ -13,7 +13,16 @@ import pandas as pd
 from markupsafe import escape
 
 from tl_l2norm.analysis.arm_curves import ARM_CURVES, suppressed_table
-from tl_l2norm.analysis.arms import ARM_OUTCOMES, HELPS, Comparison, arm_table, baseline_notes, cost_table, cut_off_notes
+from tl_l2norm.analysis.arms import (
+    ARM_OUTCOMES,
+    HELPS,
+    Comparison,
+    arm_table,
+    as_read,
+    baseline_notes,
+    cost_table,
+    cut_off_notes,
+)
 from tl_l2norm.core.arguments import as_path, as_seed
 from tl_l2norm.core.errors import InputError, MissingFile
 from tl_l2norm.core.storage import replace_file
@@ -84,7 +93,7 @@ class Results:
 
     def _tables(self) -> dict[str, pd.DataFrame]:
         """By title, as they are shown."""
-        table = self.to_frame()
+        table = as_read(self.to_frame())
         shown = table[["arm", "against", "n", "accuracy"]].assign(
             difference=[_interval(entry) for entry in table.to_dict("records")],
             **{name: table[name] for name in ("better", "worse", "p_holm", "verdict")},

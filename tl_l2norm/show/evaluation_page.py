@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tl_l2norm.analysis.arms import BASELINE
+from tl_l2norm.analysis.arms import BASELINE, as_read
 from tl_l2norm.experiments.evaluation_results import Results, warning_notes
 from tl_l2norm.show.arm_figures import selection_curves, suppression_curves
 from tl_l2norm.show.figures import arm_costs, arm_differences
@@ -55,9 +55,9 @@ def evaluation_page(results: Results, *, path: str | Path, title: str = "Does it
         contents=_contents(drawn, results.decisions),
         figures={name: figure_html(own.figure, name, data=own.data, prefix=model) for name, own in drawn.items()},
         facts=_facts(results.settings, results.seed),
-        arms=table_html(table[shown], float_format="%.4g", na_rep=""),
+        arms=table_html(as_read(table)[shown], float_format="%.4g", na_rep=""),
         detailed={
-            name: table_html(results.to_frame(by=name)[[name, *shown]], float_format="%.4g", na_rep="") for name in several
+            name: table_html(as_read(results.to_frame(by=name))[[name, *shown]], float_format="%.4g", na_rep="") for name in several
         },
         curves=table_html(results.curve_frame(), float_format="%.4g"),
         suppressed=table_html(results.suppressed(), float_format="%.4g"),
