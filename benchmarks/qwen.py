@@ -44,7 +44,7 @@ ROOM = 320  # tokens of a thinking response: nearly all end by themselves
 TEMPERATURE = 0.8
 LAYERS = (6, 13, *range(21, 28))
 RECIPE = l2.saes.SaeRecipe(d_sae=3072, k=32, n_states=200_000)
-READ, ANALYSED = 100, 24  # problems of each cell whose responses SAEs are trained on, and that claims are tested on
+READ, ANALYSED = 100, 16  # problems of each cell whose responses SAEs are trained on, and that claims are tested on
 SAMPLED, N_SAMPLES = 38, 8  # problems of each cell, responses to each
 SUPPRESSED, DOSES = 0.95, (0.99,)
 """Quantiles over which norms are suppressed; the 1% was added when results of 5% had been seen, which breaks the model."""
