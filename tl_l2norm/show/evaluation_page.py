@@ -57,7 +57,8 @@ def evaluation_page(results: Results, *, path: str | Path, title: str = "Does it
         facts=_facts(results.settings, results.seed),
         arms=table_html(as_read(table)[shown], float_format="%.4g", na_rep=""),
         detailed={
-            name: table_html(as_read(results.to_frame(by=name))[[name, *shown]], float_format="%.4g", na_rep="") for name in several
+            name: table_html(as_read(results.to_frame(by=name))[[name, *shown]], float_format="%.4g", na_rep="")
+            for name in several
         },
         curves=table_html(results.curve_frame(), float_format="%.4g"),
         suppressed=table_html(results.suppressed(), float_format="%.4g"),

@@ -64,7 +64,9 @@ def test_an_arm_that_does_not_beat_its_control_does_not_help() -> None:
     assert mine["p"].max() == 1.0 and set(mine["p_holm"]) == {1.0}
     assert table.loc[table["arm"] == "control", "verdict"].tolist() == [HELPS]
     seen = as_read(table)
-    assert seen["verdict"].tolist() == [BASELINE, HELPS, "helps, not beyond its control", ""], "once for each arm, in its first row"
+    assert seen["verdict"].tolist() == [BASELINE, HELPS, "helps, not beyond its control", ""], (
+        "once for each arm, in its first row"
+    )
     assert seen["p_holm"].isna().tolist() == [True, False, False, True] and seen["p"].equals(table["p"])
     arms["arm"] = single(26, first=3)  # 9 better and 3 worse than the baseline
     assert verdicts(arms, held, Comparison(arm="control", against=("plain",)))["arm"] == ALIKE
