@@ -111,6 +111,11 @@ def rooms_region() -> dict[str, str]:
     return {"rooms": markdown_table(rows)}
 
 
+def kept_regions() -> dict[str, str]:
+    """Of docs/claims.md: all that is made of what is kept in the repository."""
+    return models_region() | reasoner_regions() | claims_regions() | smollm2_regions() | qwen_regions()
+
+
 def smollm2_regions() -> dict[str, str]:
     """Of docs/claims.md: the same of SmolLM2, in short."""
     tables, notes = analysis_of("smollm2")
@@ -160,7 +165,7 @@ def main() -> None:
     if options.qwen:
         keep_qwen(options.qwen)
     report = {"smollm2": report_region(options.report.read_text())} if options.report else {}
-    write_regions(CLAIMS, models_region() | reasoner_regions() | claims_regions() | smollm2_regions() | qwen_regions() | report)
+    write_regions(CLAIMS, kept_regions() | report)
     write_regions(ARCHITECTURE, rooms_region())
 
 
