@@ -193,7 +193,7 @@ def analyse(out: Path) -> None:
         controls=("untrained SAE", "shuffled modes"),  # SAEs of a twin with random weights would take as long again
         quantiles=(),  # tokens are suppressed in `arms` and `doses`
         samples=0,
-        swapped_tokens=4,
+        swapped_tokens=12,
         max_new_tokens=ROOM,
         batch_size=24,
         save_to=out / "analysis",

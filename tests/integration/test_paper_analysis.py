@@ -23,7 +23,8 @@ from tl_l2norm.paper.study import CONTROLS, analyse
 from tl_l2norm.tasks.problems import Problem
 from tl_l2norm.text.prompts import chat_prompt
 
-N = 72
+N, FEW = 72, 24
+"""Problems: for verdicts, and for what fewer show as well."""
 OPTIONS: dict[str, Any] = {
     "quantiles": (0.8,),
     "control_states": 4096,
@@ -161,7 +162,7 @@ def test_no_feature_is_a_result(
     strict = functools.partial(stages.find_reasoning_features, min_effect=1e9)
     monkeypatch.setattr(stages, "find_reasoning_features", strict)
     monkeypatch.setattr(stages, "MATCHES", ("none", "answer"))
-    options = {**OPTIONS, "controls": ("untrained SAE", "shuffled modes"), "quantiles": ()}
+    options = {**OPTIONS, "controls": (), "quantiles": ()}
     none = analyse(reasoner, saes, problems, save_to=folder, **options)
     assert len(none.features["trained SAE"]) == 0 and "0 of" in repr(none.features["trained SAE"])
     claims = none.claims().set_index("number")
@@ -172,14 +173,14 @@ def test_no_feature_is_a_result(
 
 
 def test_without_saes_and_answers_the_rest_is_measured(reasoner: Any, problems: Any) -> None:
-    open_ = [Problem(question=p.question, answer=None, family=p.family, level=2) for p in problems]
+    open_ = [Problem(question=p.question, answer=None, family=p.family, level=2) for p in problems[:FEW]]
     analysis = analyse(reasoner, None, open_, **OPTIONS)
     claims = analysis.claims().set_index("number")
     for number in (1, 3, 4, 5, 6, 7, 8):
         assert (claims.loc[number, "verdict"], claims.loc[number, "why"]) == ("can't be tested here", "no SAEs were given")
     assert "known answers" in claims.loc[12, "why"] and "one level" in claims.loc[14, "why"]
     assert "known answer" in claims.loc[0, "why"] and "needed to tell mode" in claims.loc[2, "why"]
-    assert "thinking above direct at" in claims.loc[2, "measured"] and claims.loc[10, "n"] == N
+    assert "thinking above direct at" in claims.loc[2, "measured"] and claims.loc[10, "n"] == FEW
     facts = analysis.facts
     assert facts["controls"] == "shuffled modes", "the others are of SAEs"
     assert facts["thinking samples"] == facts["suppressed over the quantiles"] == "none", "no answer is known"
@@ -193,6 +194,8 @@ def test_without_saes_and_answers_the_rest_is_measured(reasoner: Any, problems: 
         ({"controls": ("random weights",)}, "unknown controls"),
         ({"saes": "shifted"}, "doesn't fit: it is of blocks.3.hook_resid_post"),
         ({"saes": "one", "n": 15}, "15 problems: at least 16"),
+        ({"samples": 2}, "samples must be at least 4"),
+        ({"swapped_tokens": 7}, "swapped_tokens must be at least 8"),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(
@@ -203,7 +206,7 @@ def test_bad_input_is_refused_before_anything_runs(
     if "saes" in change:
         own = request.getfixturevalue("saes")
         chosen = {4: own[3]} if change["saes"] == "shifted" else {3: own[3]}
-    options = {**OPTIONS, **{name: value for name, value in change.items() if name == "controls"}}
+    options = {**OPTIONS, **{name: value for name, value in change.items() if name not in ("saes", "n")}}
     with pytest.raises(ValueError, match=message):
         analyse(reasoner, chosen, problems[: change.get("n", N)], **options)
 
@@ -234,12 +237,13 @@ def test_features_of_untrained_saes_are_never_taken_for_trained_ones(
 
 @pytest.mark.slow
 def test_arms_of_the_causal_test_do_what_they_say(reasoner: Any, problems: Any) -> None:
+    problems = problems[:FEW]
     prompts = [chat_prompt(reasoner.tokenizer, p.question) for p in problems]
     plain = l2.generate(reasoner, prompts, max_new_tokens=96, batch_size=24, sink_ratio=20.0, progress=False)
     options = {"max_new_tokens": 96, "batch_size": 24, "sink_ratio": 20.0, "progress": False}
     outcomes = l2.experiments.suppress_and_ask(reasoner, problems, plain.traces, quantiles=(0.8,), **options)
-    once = dict.fromkeys(["none", "high", "low", "paired", "swap"], N)
-    assert outcomes.groupby("arm").size().to_dict() == once | dict.fromkeys(["random", "swap random"], 3 * N)
+    once = dict.fromkeys(["none", "high", "low", "paired", "swap"], FEW)
+    assert outcomes.groupby("arm").size().to_dict() == once | dict.fromkeys(["random", "swap random"], 3 * FEW)
     tau = dict(l2.quantile_thresholds(plain.traces, 0.8))
     by_hand = l2.Suppression(tau, layers="late", sink_ratio=20.0)
     out = l2.generate(reasoner, prompts, interventions=[by_hand], **options)
@@ -257,8 +261,8 @@ def test_arms_of_the_causal_test_do_what_they_say(reasoner: Any, problems: Any) 
     assert (paired["events"] <= first["events"]).all(), "no more than partners were found for"
 
 
-def test_the_answer_is_found_where_it_is_stated(smollm2_tokenizer: Any) -> None:
-    model = models.use(models.Case("smollm2", "bridge"))
+def test_the_answer_is_found_where_it_is_stated() -> None:
+    model = models.use(models.Case("llama", "bridge"))
     prompt = model.tokenizer("Question:").input_ids
     for answer, text, expected in (
         ("42", " 17 and 25 make 42. The answer is 42.", "42"),

@@ -83,7 +83,7 @@ class Results:
         """Accuracy of arms that do nothing but suppress, against the share of tokens that they changed: arm, kind (which, and
         what became of them), share, accuracy, low, high, n; empty where no two of them changed another share.
         """
-        return suppressed_table(self.to_frame(), self.decisions, _suppressing(self.settings["arms"]))
+        return self._suppressed(self.to_frame())
 
     @property
     def helpful(self) -> tuple[str, ...]:
@@ -91,9 +91,12 @@ class Results:
         table = self.to_frame()
         return tuple(dict.fromkeys(table.loc[table["verdict"] == HELPS, "arm"]))
 
-    def _tables(self) -> dict[str, pd.DataFrame]:
-        """By title, as they are shown."""
-        table = as_read(self.to_frame())
+    def _suppressed(self, table: pd.DataFrame) -> pd.DataFrame:
+        return suppressed_table(table, self.decisions, _suppressing(self.settings["arms"]))
+
+    def _tables(self, found: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """By title, as they are shown; `found`: `to_frame()`, which takes a while."""
+        table = as_read(found)
         shown = table[["arm", "against", "n", "accuracy"]].assign(
             difference=[_interval(entry) for entry in table.to_dict("records")],
             **{name: table[name] for name in ("better", "worse", "p_holm", "verdict")},
@@ -102,7 +105,7 @@ class Results:
             "accuracy, paired differences with 95% intervals": shown,
             "an answer's cost": self.costs(),
             "accuracy of selecting among so many responses": self.curve_frame(),
-            "accuracy by share of tokens suppressed": self.suppressed(),
+            "accuracy by share of tokens suppressed": self._suppressed(found),
             "what interventions decided": self.decisions,
         }
         return {name: table for name, table in tables.items() if len(table)}
@@ -112,23 +115,24 @@ class Results:
         wide = self.curves.pivot(index="arm", columns="responses", values="accuracy").add_prefix("n=")
         return wide.loc[list(dict.fromkeys(self.curves["arm"]))].rename_axis(columns=None).reset_index()
 
-    def _head(self) -> list[str]:
+    def _head(self, found: pd.DataFrame) -> list[str]:
         first = self.outcomes.iloc[0]
         n = self.outcomes["prompt"].nunique()
         head = f"{first['model']}, {n} problems, {self.settings['mode']}, seed {self.seed}"
-        return [head, *self.notes, *(f"WARNING: {note}" for note in warning_notes(self.to_frame(), self.decisions))]
+        return [head, *self.notes, *(f"WARNING: {note}" for note in warning_notes(found, self.decisions))]
 
     def __str__(self) -> str:
         """What was asked, what can be seen, and the tables."""
-        return "\n\n".join(
-            ["\n".join(self._head()), *(render_table(t, title=name, width=140) for name, t in self._tables().items())]
-        )
+        found = self.to_frame()
+        tables = (render_table(table, title=name, width=140) for name, table in self._tables(found).items())
+        return "\n\n".join(["\n".join(self._head(found)), *tables])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        parts = [f"<p>{escape(line)}</p>" for line in self._head()]
-        parts += [f"<p>{name}</p>{html_table(t)}" for name, t in self._tables().items()]
+        found = self.to_frame()
+        parts = [f"<p>{escape(line)}</p>" for line in self._head(found)]
+        parts += [f"<p>{name}</p>{html_table(table)}" for name, table in self._tables(found).items()]
         return "".join(parts)
 
     def save(self, path: str | Path) -> Path:

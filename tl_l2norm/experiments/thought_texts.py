@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
+from tqdm.auto import tqdm
 
 from tl_l2norm.core.arguments import as_names, as_seed, check_choice, check_progress, check_text
 from tl_l2norm.core.errors import InputError, Unmeasurable
@@ -116,7 +117,8 @@ def replaced_thoughts(
         batch_size=batch_size,
         progress=progress,
     )
-    scores = _scores(backend, sequences, [len(trace) - answer_start(trace) for trace in traces], batch_size)  # type: ignore[operator]
+    n_answer = [len(trace) - answer_start(trace) for trace in traces]  # type: ignore[operator]
+    scores = _scores(backend, sequences, n_answer, batch_size, progress)
     return tuple(t.with_labels(answer_logprob=s.logprob, says_answer=s.greedy) for t, s in zip(found, scores, strict=True))
 
 
@@ -211,14 +213,18 @@ def _say_lacking(plans: Sequence[tuple[str, int]], kinds: Sequence[str], n: int)
     warnings.warn(f'{said}: the others have no "another\'s"', stacklevel=3)
 
 
-def _scores(backend: Backend, sequences: Sequence[Sequence[int]], n_answer: Sequence[int], batch_size: int) -> list[Scored]:
+def _scores(
+    backend: Backend, sequences: Sequence[Sequence[int]], n_answer: Sequence[int], batch_size: int, progress: bool
+) -> list[Scored]:
     """The last tokens of each sequence, as the model expects them."""
     items, found = tokenize(backend, sequences, prompt_lens=[1] * len(sequences)), dict[int, Scored]()
-    with torch.no_grad():
+    bar = tqdm(total=len(items), desc="answers", unit="seq", disable=not progress, delay=2)
+    with torch.no_grad(), bar:
         for numbers in batches(backend, items, batch_size):
             tokens, mask = pad_left([items[i].tokens for i in numbers], backend.device)
             with backend.capture_stream(backend.n_layers - 1) as streams:
                 backend.forward(tokens, mask)
             scores = score_answers(backend, streams[0], tokens, [n_answer[i] for i in numbers])
             found.update(zip(numbers, scores, strict=True))
+            bar.update(len(numbers))
     return [found[i] for i in range(len(items))]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_l2norm.analysis.correctness import MIN_SAMPLES
+from tl_l2norm.analysis.correlation import MIN_TOKENS
 from tl_l2norm.analysis.pairing import require_prompts
 from tl_l2norm.core.arguments import as_integer, as_seed, one_or_several
 from tl_l2norm.core.errors import InputError
@@ -66,7 +67,8 @@ def analyse(
             4 or more, better 8; 0 leaves it out.
         temperature: of those samples; choose it before norms are looked at, so that many problems have right and wrong ones and
             at most 5% state no answer; 1 by default (2.2 for tiny-reasoner: 5% state none).
-        swapped_tokens: of each thinking response, each swapped alone for another at equal norm; 0 leaves that out.
+        swapped_tokens: of each thinking response, each swapped alone for another at equal norm; 8 or more, for what occurs in
+            one response alone doesn't count; 0 leaves that out.
         max_new_tokens: of a thinking response; by default as in `run_modes`.
         max_direct_tokens: of a direct response.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink and left
@@ -92,7 +94,7 @@ def analyse(
         quantiles=as_quantiles(chosen) if (chosen := one_or_several(quantiles, float)) else (),
         samples=_samples(samples),
         temperature=require_spread(temperature_of(model, temperature)),
-        swapped_tokens=as_integer("swapped_tokens", swapped_tokens, least=0),
+        swapped_tokens=_swapped(swapped_tokens),
         max_new_tokens=max_new_tokens,
         max_direct_tokens=max_direct_tokens,
         sink_ratio=sink_ratio_of(model, _trained_with(saes) if sink_ratio is None else sink_ratio),
@@ -112,6 +114,17 @@ def _samples(given: int) -> int:
     if 0 < n < MIN_SAMPLES:
         raise InputError(
             f"samples must be at least {MIN_SAMPLES}, to tell right from wrong ones of a problem, or 0 for none; got {n}"
+        )
+    return n
+
+
+def _swapped(given: int) -> int:
+    """None, or as many as a response takes for its rank correlation."""
+    n = as_integer("swapped_tokens", given, least=0)
+    if 0 < n < MIN_TOKENS:
+        raise InputError(
+            f"swapped_tokens must be at least {MIN_TOKENS}, which a rank correlation takes of each response, or 0 for none; "
+            f"got {n}"
         )
     return n
 
