@@ -137,6 +137,17 @@ def test_norm_differences_are_those_of_the_responses(analysis: Any, reasoner: An
 
 
 @pytest.mark.slow
+def test_features_of_untrained_saes_are_never_taken_for_trained_ones(
+    analysis: Any, reasoner: Any, saes: Any, problems: Any
+) -> None:
+    features = analysis.features["trained SAE"]
+    prompt = chat_prompt(reasoner.tokenizer, "mod 10: 7A+5B*3")
+    (trace,) = l2.collect(reasoner, [prompt], saes=l2.saes.untrained_saes(saes), labels=[{"prompt": "new"}], progress=False)
+    with pytest.raises(ValueError, match="the features were found with .* the trace has those of .*untrained"):
+        features.total(trace)
+
+
+@pytest.mark.slow
 def test_it_goes_on_from_what_was_saved(
     analysis: Any, reasoner: Any, saes: Any, problems: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,17 +233,6 @@ def test_untrained_saes_have_the_shape_and_other_weights(saes: Any) -> None:
     assert torch.equal(blank.W_enc, again.W_enc) and not torch.equal(blank.W_enc, other.W_enc)
     assert not torch.allclose(blank.W_enc, saes[5].W_enc)
     assert not saes[5].cfg.metadata.note, "the SAE that was given is left as it is"
-
-
-@pytest.mark.slow
-def test_features_of_untrained_saes_are_never_taken_for_trained_ones(
-    analysis: Any, reasoner: Any, saes: Any, problems: Any
-) -> None:
-    features = analysis.features["trained SAE"]
-    prompt = chat_prompt(reasoner.tokenizer, "mod 10: 7A+5B*3")
-    (trace,) = l2.collect(reasoner, [prompt], saes=l2.saes.untrained_saes(saes), labels=[{"prompt": "new"}], progress=False)
-    with pytest.raises(ValueError, match="the features were found with .* the trace has those of .*untrained"):
-        features.total(trace)
 
 
 @pytest.mark.slow
