@@ -173,7 +173,7 @@ def test_no_feature_is_a_result(
     strict = functools.partial(stages.find_reasoning_features, min_effect=1e9)
     monkeypatch.setattr(stages, "find_reasoning_features", strict)
     monkeypatch.setattr(stages, "MATCHES", ("none", "answer"))
-    options = {**OPTIONS, "controls": (), "quantiles": ()}
+    options = {**OPTIONS, "controls": ("untrained SAE", "shuffled modes"), "quantiles": ()}
     none = analyse(reasoner, saes, problems, save_to=folder, **options)
     assert len(none.features["trained SAE"]) == 0 and "0 of" in repr(none.features["trained SAE"])
     claims = none.claims().set_index("number")

@@ -67,8 +67,8 @@ def analyse(
             4 or more, better 8; 0 leaves it out.
         temperature: of those samples; choose it before norms are looked at, so that many problems have right and wrong ones and
             at most 5% state no answer; 1 by default (2.2 for tiny-reasoner: 5% state none).
-        swapped_tokens: of each thinking response, each swapped alone for another at equal norm; 8 or more, for what occurs in
-            one response alone doesn't count; 0 leaves that out.
+        swapped_tokens: of each thinking response, each swapped alone for another at equal norm: 8, which a rank correlation
+            takes, or better more, as tokens that no other response holds don't count; 0 leaves that out.
         max_new_tokens: of a thinking response; by default as in `run_modes`.
         max_direct_tokens: of a direct response.
         sink_ratio: a norm over this many times its layer's median over the prompt is marked as an attention sink and left
@@ -92,9 +92,11 @@ def analyse(
         controls=frozenset(controls),
         control_states=control_states,
         quantiles=as_quantiles(chosen) if (chosen := one_or_several(quantiles, float)) else (),
-        samples=_samples(samples),
+        samples=_none_or("samples", samples, least=MIN_SAMPLES, why="to tell right from wrong ones of a problem"),
         temperature=require_spread(temperature_of(model, temperature)),
-        swapped_tokens=_swapped(swapped_tokens),
+        swapped_tokens=_none_or(
+            "swapped_tokens", swapped_tokens, least=MIN_TOKENS, why="which a rank correlation takes of each response"
+        ),
         max_new_tokens=max_new_tokens,
         max_direct_tokens=max_direct_tokens,
         sink_ratio=sink_ratio_of(model, _trained_with(saes) if sink_ratio is None else sink_ratio),
@@ -108,24 +110,11 @@ def analyse(
         return Study(Readings(backend=backend, saes=saes, problems=tuple(problems), options=options)).run()
 
 
-def _samples(given: int) -> int:
-    """None, or as many as the primary endpoint takes."""
-    n = as_integer("samples", given, least=0)
-    if 0 < n < MIN_SAMPLES:
-        raise InputError(
-            f"samples must be at least {MIN_SAMPLES}, to tell right from wrong ones of a problem, or 0 for none; got {n}"
-        )
-    return n
-
-
-def _swapped(given: int) -> int:
-    """None, or as many as a response takes for its rank correlation."""
-    n = as_integer("swapped_tokens", given, least=0)
-    if 0 < n < MIN_TOKENS:
-        raise InputError(
-            f"swapped_tokens must be at least {MIN_TOKENS}, which a rank correlation takes of each response, or 0 for none; "
-            f"got {n}"
-        )
+def _none_or(name: str, given: int, *, least: int, why: str) -> int:
+    """None, or as many as what is made of them takes."""
+    n = as_integer(name, given, least=0)
+    if 0 < n < least:
+        raise InputError(f"{name} must be at least {least}, {why}, or 0 for none; got {n}")
     return n
 
 
