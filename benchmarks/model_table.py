@@ -31,8 +31,8 @@ SETTLES = {
 """What an open claim takes, by number; in words of our own."""
 
 SUPPRESSION_CLAIM, METHODS_CLAIM = 12, 15
-SUPPRESSED = {"arms": ("high 5%",), "doses": ("high 1%",)}
-"""Evaluations and their arms in which high norms are suppressed; beside each is "matched ...", in which as many others are."""
+SUPPRESSED = ("arms", "doses")
+"""Evaluations with arms that suppress tokens of high norm; beside each is "matched ...", in which as many others are."""
 METHODS = {
     "LRS": ("selection", ("event_area", "event_area_per_token", "norm_sum", "late_area")),
     "ALRR": ("arms", ("ALRR, as published", "ALRR")),
@@ -85,7 +85,7 @@ def _methods(model: str) -> str:
         own = found[found["arm"].isin(arms)]
         gains = 100 * own.loc[own["against"] == found["arm"].iloc[0], "difference"]
         verdicts = ", ".join(dict.fromkeys(own["verdict"]))
-        span = f"{gains.min():+.1f} to {gains.max():+.1f}" if len(gains) > 1 else f"{gains.min():+.1f}"
+        span = " to ".join(dict.fromkeys(f"{gain:+.1f}" for gain in (gains.min(), gains.max())))
         told.append(f"{method} {span} points: {verdicts} (n = {own['n'].iloc[0]})")
     return "; ".join(told)
 
@@ -93,9 +93,11 @@ def _methods(model: str) -> str:
 def _suppression(model: str) -> str:
     """What evaluations say of suppressing high norms, against nothing and against as many other tokens."""
     told = []
-    for name, arms in SUPPRESSED.items():
-        found = evaluation_of(model, name)
-        for arm in arms if found is not None else ():
+    for name in SUPPRESSED:
+        if (found := evaluation_of(model, name)) is None:
+            continue
+        tried = list(dict.fromkeys(found["arm"]))
+        for arm in (arm for arm in tried if f"matched {arm}" in tried):
             own = found[found["arm"] == arm].set_index("against")
             [nothing, others] = (100 * own.loc[against, "difference"] for against in (found["arm"].iloc[0], f"matched {arm}"))
             n, verdict = own["n"].iloc[0], own["verdict"].iloc[0]

@@ -2,6 +2,7 @@
 
 python -m benchmarks.pages                      from benchmarks/results/ and the tiny reasoner's files: claims, architecture
 python -m benchmarks.pages --analysis FOLDER    the same, once the tables of `tl-l2norm analyse --out FOLDER` are taken in there
+python -m benchmarks.pages --tiny FOLDER        and those of `python -m benchmarks.tiny_reasoner ... --out FOLDER`
 python -m benchmarks.pages --smollm2 FOLDER     and those of `python -m benchmarks.smollm2 --out FOLDER`
 python -m benchmarks.pages --qwen FOLDER        and those of `python -m benchmarks.qwen ... --out FOLDER`, as far as it was run
 python -m benchmarks.pages --report FILE        and SmolLM2's norms, from what `tl-l2norm report --model smollm2 > FILE` printed
@@ -33,6 +34,7 @@ from benchmarks.kept import analysis_of, keep
 from benchmarks.model_table import models_region
 from benchmarks.qwen_rows import keep_qwen, qwen_regions
 from benchmarks.regions import ARCHITECTURE, CLAIMS, ROOT, markdown_table, write_regions
+from benchmarks.tiny_rows import keep_tiny, tiny_regions
 
 REASONER = ROOT / "assets" / "tiny_reasoner"
 ROOMS = [
@@ -113,7 +115,7 @@ def rooms_region() -> dict[str, str]:
 
 def kept_regions() -> dict[str, str]:
     """Of docs/claims.md: all that is made of what is kept in the repository."""
-    return models_region() | reasoner_regions() | claims_regions() | smollm2_regions() | qwen_regions()
+    return models_region() | reasoner_regions() | claims_regions() | tiny_regions() | smollm2_regions() | qwen_regions()
 
 
 def smollm2_regions() -> dict[str, str]:
@@ -155,11 +157,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--analysis", type=Path, metavar="FOLDER", help="of `tl-l2norm analyse --out FOLDER`")
     parser.add_argument("--report", type=Path, metavar="FILE", help="what `tl-l2norm report --model smollm2` printed")
+    parser.add_argument("--tiny", type=Path, metavar="FOLDER", help="of `python -m benchmarks.tiny_reasoner ... --out FOLDER`")
     parser.add_argument("--smollm2", type=Path, metavar="FOLDER", help="of `python -m benchmarks.smollm2 --out FOLDER`")
     parser.add_argument("--qwen", type=Path, metavar="FOLDER", help="of `python -m benchmarks.qwen ... --out FOLDER`")
     options = parser.parse_args()
     if options.analysis:
         keep(options.analysis, "tiny_reasoner")
+    if options.tiny:
+        keep_tiny(options.tiny)
     if options.smollm2:
         keep(options.smollm2 / "analysis", "smollm2")
     if options.qwen:

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 import tl_l2norm as l2
-from tl_l2norm.experiments.scores import NORM_SCORES
+from benchmarks.arm_sets import methods, selections, suppression_arms
 from tl_l2norm.models.reading import read
 from tl_l2norm.models.sources import find_source
 from tl_l2norm.tasks.problems import Problem
@@ -90,16 +90,11 @@ def engine(out: Path) -> Any:
 
 def samples(out: Path) -> None:
     """Right against wrong responses of the same problems, and what selection by each score gets."""
-    scores = ("event_area", "event_area_per_token", "norm_sum", "late_area", "shortest", "longest", "logprob")
-    scores += ("self_certainty", "confidence", "majority", "oracle")
-    rivals = ["shortest", "longest", "logprob", "majority"]
-    arms = [l2.Arm("baseline")]
-    arms += [l2.Arm(name, selection=name, control=rivals if name in NORM_SCORES else ()) for name in scores]
     with engine(out) as model:
         found = l2.evaluate(
             model,
             ask(SAMPLED, "test"),
-            arms,
+            selections(),
             n=N_SAMPLES,
             temperature=TEMPERATURE,
             max_new_tokens=ROOM,
@@ -112,44 +107,9 @@ def samples(out: Path) -> None:
     print(effect.to_string(index=False))
 
 
-def high(q: float) -> Callable[[Any], Any]:
-    return lambda traces: l2.quantile_thresholds(traces, q=q)
-
-
-def suppression_arms(q: float) -> list[l2.Arm]:
-    """Norms over their `q` quantile suppressed in the late layers, and as many others of the same types and places."""
-
-    def suppressed(traces: Any) -> l2.Suppression:
-        return l2.Suppression(high(q)(traces), layers="late")
-
-    def matched(traces: Any, log: Any) -> l2.Suppression:
-        return l2.Suppression(high(q)(traces), layers="late", which="matched", match=log)
-
-    name = f"high {1 - q:.0%}"
-    return [l2.Arm(name, suppressed, control=f"matched {name}"), l2.Arm(f"matched {name}", matched, match=name)]
-
-
-def tried() -> list[l2.Arm]:
-    """Each method with settings that fire in short responses, and what spends the same elsewhere."""
-
-    def steered(**towards: Any) -> Callable[..., l2.ERSS]:
-        return lambda traces: l2.ERSS(high(0.95)(traces), layers="late", patience=8, p=1.0, cos_min=0.3, **towards)
-
-    return [
-        l2.Arm("baseline"),
-        l2.Arm("ALRR, as published", lambda traces: l2.ALRR(l2.iqr_thresholds(traces), layers="late")),
-        l2.Arm("ALRR", lambda traces: l2.ALRR(high(0.95)(traces), layers="late", growth_eps=0.0), control="random re-runs"),
-        l2.Arm("random re-runs", lambda traces, log: l2.interventions.Rerun(match=log), match="ALRR"),
-        l2.Arm("ERSS", steered(), control=["ERSS, random states", "ERSS, random direction"]),
-        l2.Arm("ERSS, random states", steered(towards="random")),
-        l2.Arm("ERSS, random direction", steered(towards="direction")),
-        *suppression_arms(SUPPRESSED),
-    ]
-
-
 def arms(out: Path) -> None:
     """Interventions beside what spends the same elsewhere, greedy."""
-    intervene(out, tried(), "arms")
+    intervene(out, [*methods(), *suppression_arms(SUPPRESSED)], "arms")
 
 
 def doses(out: Path) -> None:

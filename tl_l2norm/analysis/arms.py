@@ -260,7 +260,7 @@ class _Judged:
     def entries(self, p_holm: float, p_baseline: float) -> Iterator[dict[str, Any]]:
         """With the verdict."""
         verdict = self._verdict(p_holm)
-        if verdict == ALIKE and p_baseline <= ALPHA:
+        if verdict == ALIKE and p_baseline <= ALPHA and len(self.found) > 1:
             verdict = (HELPS if self.found[0]["difference"] > 0 else HARMS) + NOT_BEYOND
         for entry in self.found:
             yield {**self.key, **entry, "p_holm": p_holm, "verdict": verdict}

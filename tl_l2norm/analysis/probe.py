@@ -1,7 +1,8 @@
 """A labelled linear probe: logistic regression of correctness on states, cross-fitted by problem.
 
-It has seen labels, of other problems, and so bounds from above what a linear signal in these states can give. States are taken
-relative to their problem's mean, as candidates are compared within it, and scaled by coordinate; no label enters there.
+It has seen labels, of other problems: what a linear signal in these states can give, as far as so many labels teach it. States
+are taken relative to their problem's mean, as candidates are compared within it, and scaled by coordinate; no label enters
+there. It is fitted to rank, and may choose worse than chance where the most extreme of many responses are wrong ones.
 """
 
 from __future__ import annotations

@@ -95,6 +95,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0, help="of problems, sampling and resampling")
     command.add_argument("--batch-size", type=int, default=None, help="responses decoded at once; 16, 100 for tiny-reasoner")
     command.add_argument("--sink-ratio", type=float, default=None, help="bound of attention sinks; 5, 20 for tiny-reasoner")
+    command.add_argument(
+        "--segment-tokens", type=int, default=None, help="of a thought's segments, for net_change and its like; 500"
+    )
     command.add_argument("--engine", choices=("vllm",), default=None, help="write the responses there: see docs/engines.md")
     command.add_argument(
         "--engine-option",
@@ -131,6 +134,7 @@ def run(options: argparse.Namespace, problems: Sequence[Problem], load: Callable
             calibration=calibration,
             sink_ratio=options.sink_ratio,
             batch_size=_batch_size(options, model),
+            segment_tokens=options.segment_tokens,
             seed=options.seed,
             out=options.out,
         )

@@ -20,7 +20,13 @@ from tl_l2norm.core.thresholds import prompt_key
 from tl_l2norm.experiments.arms import ORACLE, Arm, arms_of, comparisons
 from tl_l2norm.experiments.calibration import Calibration, answerable, calibrate, power_note, room_for
 from tl_l2norm.experiments.evaluation_files import open_journal, require_same
-from tl_l2norm.experiments.evaluation_outcomes import curves_table, decisions_table, outcomes_of, require_thresholds
+from tl_l2norm.experiments.evaluation_outcomes import (
+    all_outcomes,
+    curves_table,
+    decisions_table,
+    require_segments,
+    require_thresholds,
+)
 from tl_l2norm.experiments.evaluation_results import Results
 from tl_l2norm.experiments.evaluation_run import SIGNALS, Asked, Run, require_runs, sources_of
 from tl_l2norm.experiments.kept_samples import samples_of
@@ -31,6 +37,7 @@ from tl_l2norm.recording.collect import collect
 from tl_l2norm.recording.engine import Engine, generator_of, model_of, must_record, rows_at_once
 from tl_l2norm.recording.sampling import Sampling
 from tl_l2norm.recording.saved import describe_run, locked, may_save
+from tl_l2norm.recording.signals import SEGMENT_TOKENS
 from tl_l2norm.tasks.problems import Problem, question_key
 from tl_l2norm.text.prompts import ChatPrompt, Mode, chat_prompt
 
@@ -47,6 +54,7 @@ def evaluate(
     calibration: Problem | Iterable[Problem] | None = None,
     sink_ratio: float | None = None,
     batch_size: int | None = None,
+    segment_tokens: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     progress: bool = True,
@@ -74,6 +82,8 @@ def evaluate(
         sink_ratio: a norm over this many times its layer's median over the prompt is a sink's, and left alone; 5 by default (20
             for tiny-reasoner).
         batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner); an engine has its own.
+        segment_tokens: of a thought's segments, whose changes "net_change", "cumulative_change" and "aligned_change" go by; the
+            authors' 500 by default, of which shorter thoughts than 1,000 tokens have no two.
         seed: of sampling, resamples and signs; what a response draws hangs on it, the problem and its number alone.
         out: a folder to keep responses in as they end; the same call goes on from what is there, and ends in the same tables.
         progress: show a progress bar with the time that is left.
@@ -106,6 +116,7 @@ def evaluate(
         calibration=calibration,
         sink_ratio=sink_ratio,
         batch_size=batch_size,
+        segment_tokens=segment_tokens,
         seed=seed,
         progress=progress,
     )
@@ -130,6 +141,7 @@ class Evaluation:
     max_new_tokens: int | None
     sink_ratio: float
     batch_size: int
+    segment_tokens: int
     seed: int
     progress: bool
 
@@ -144,7 +156,7 @@ class Evaluation:
         test, calibration = answerable(problems), answerable(given["calibration"] or (), least=0)
         prompts = [chat_prompt(backend.tokenizer, p.question, mode=given["mode"], system=p.system) for p in test]
         require_own_prompts((f"{p.id} ({p.family})", prompt.tokens) for p, prompt in zip(test, prompts, strict=True))
-        limit = given["max_new_tokens"]
+        limit, segment = given["max_new_tokens"], given["segment_tokens"]
         made = cls(
             backend=backend,
             problems=test,
@@ -157,6 +169,7 @@ class Evaluation:
             max_new_tokens=None if limit is None else as_integer("max_new_tokens", limit, least=1),
             sink_ratio=sink_ratio_of(model, given["sink_ratio"]),
             batch_size=rows_at_once(model, given["batch_size"]),
+            segment_tokens=SEGMENT_TOKENS if segment is None else as_integer("segment_tokens", segment, least=1),
             seed=as_seed(given["seed"]),
             progress=bool(given["progress"]),
         )
@@ -234,6 +247,7 @@ class Evaluation:
             require_runs(asked, source)
         for arm in arms:
             require_thresholds(arm, self.backend)
+            require_segments(arm, asked)
         settings = {**self._told(), "max_new_tokens": asked.max_new_tokens}
         settings["arms"] = {arm.name: arm.settings() | {"interventions": sources[arm.name].told} for arm in arms}
         journal = open_journal(folder, settings, self.backend)
@@ -246,13 +260,16 @@ class Evaluation:
             for source in distinct:
                 bar.set_postfix_str(source.arm.name)
                 run.draw(source)
-        entries = [entry for arm in arms for entry in outcomes_of(run, arm, sources[arm.name])]
+        entries, left_out = all_outcomes(run, arms, sources)
+        arms = [arm for arm in arms if arm.name not in left_out]
+        unscored = [f"{name!r} is left out: {reason}" for name, reason in left_out.items()]
+        self._say(unscored)
         results = Results(
             outcomes=ARM_OUTCOMES.frame(entries, seed=self.seed, model=self.backend.model_name),
             decisions=decisions_table(run, arms, sources),
             comparisons=comparisons(arms, lambda a, b: _drawn(asked, sources, a) == _drawn(asked, sources, b)),
-            settings=settings,
-            notes=tuple(notes),
+            settings=settings | {"segment_tokens": self.segment_tokens},
+            notes=(*notes, *unscored),
             seed=self.seed,
             samples={arm.name: own for arm in arms if (own := samples_of(run, arm, sources[arm.name]))},
             curves=curves_table(run, arms, sources),
@@ -315,6 +332,7 @@ class Evaluation:
             max_new_tokens=limit,
             sink_ratio=self.sink_ratio,
             batch_size=self.batch_size,
+            segment_tokens=self.segment_tokens,
             traces=calibration.traces if calibration else (),
         )
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tl_l2norm.analysis.arm_curves import ARM_CURVES
@@ -13,14 +14,43 @@ from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.layers import layer_ranges, resolve_layers
 from tl_l2norm.core.thresholds import Thresholds, iqr_thresholds
 from tl_l2norm.experiments.arms import Arm
+from tl_l2norm.experiments.candidates import Unscorable
 from tl_l2norm.experiments.curve import arm_curve
 from tl_l2norm.experiments.evaluation_run import Asked, Run, Source
+from tl_l2norm.experiments.others_scores import CHANGES, SHORT_THOUGHTS
 from tl_l2norm.experiments.scores import NORM_SCORES
 from tl_l2norm.experiments.selection import select
 from tl_l2norm.models.described import Described
 from tl_l2norm.models.provenance import provenance
 from tl_l2norm.recording.completions import Completion
 from tl_l2norm.tasks.verifiers import is_correct
+
+_SEGMENTS = 8  # of a thought in the middle: two have one change, which is its own mean
+
+
+def all_outcomes(
+    run: Run, arms: Sequence[Arm], sources: Mapping[str, Source]
+) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+    """Outcomes of all arms that can be scored, and why the others can't: of each by its name.
+
+    Raises:
+        Unscorable: the baseline can't, or nothing beside it.
+    """
+    entries: dict[str, list[dict[str, Any]]] = {}
+    left_out: dict[str, str] = {}
+    for arm in arms:
+        try:
+            entries[arm.name] = list(outcomes_of(run, arm, sources[arm.name]))
+        except Unscorable as reason:
+            if arm is arms[0]:
+                raise Unscorable(f"arm {arm.name!r}: {reason}") from reason
+            left_out[arm.name] = str(reason)
+    while unheld := {arm.name: arm for arm in arms if arm.name not in left_out and set(arm.control) & set(left_out)}:
+        left_out |= {name: f"{min(set(arm.control) & set(left_out))!r}, its control, is" for name, arm in unheld.items()}
+    if len(arms) > 1 and len(left_out) == len(arms) - 1:
+        name = next(iter(left_out))
+        raise Unscorable(f"arm {name!r}: {left_out[name]}")
+    return [entry for name, own in entries.items() if name not in left_out for entry in own], left_out
 
 
 def outcomes_of(run: Run, arm: Arm, source: Source) -> Iterator[dict[str, Any]]:
@@ -91,6 +121,23 @@ def require_thresholds(arm: Arm, backend: Described) -> None:
         raise InputError(
             f"arm {arm.name!r}: the thresholds of its selection are of {source.describe()} but the model is {here.describe()}: "
             "take them from traces of this model"
+        )
+
+
+def require_segments(arm: Arm, asked: Asked) -> None:
+    """Refuse, before responses are drawn, changes between segments of which the calibration's thoughts have no two.
+
+    Raises:
+        InputError: with a length that they have two of.
+    """
+    if arm.selection not in CHANGES or not asked.traces:
+        return
+    lengths = sorted(trace.segments.count("think") for trace in asked.traces)
+    if np.mean(np.array(lengths) <= asked.segment_tokens) > SHORT_THOUGHTS:
+        raise InputError(
+            f"arm {arm.name!r}: {arm.selection!r} goes from segment to segment of {asked.segment_tokens} tokens, and half of "
+            f"the calibration's thoughts have {lengths[len(lengths) // 2]} tokens or fewer: give shorter ones, such as "
+            f"segment_tokens={max(1, lengths[len(lengths) // 2] // _SEGMENTS)}"
         )
 
 

@@ -61,6 +61,7 @@ class Asked:
     max_new_tokens: int
     sink_ratio: float
     batch_size: int
+    segment_tokens: int
     traces: Sequence[Trace] = ()
     """Of the calibration."""
 
@@ -280,5 +281,6 @@ class Run:
             return own
         if (source.key, n) not in self._read:
             model, size = model_of(self.asked.backend), self.asked.batch_size
-            self._read[source.key, n] = read_signals(model, own, batch_size=size, progress=False)
+            segment = self.asked.segment_tokens
+            self._read[source.key, n] = read_signals(model, own, segment_tokens=segment, batch_size=size, progress=False)
         return self._read[source.key, n]

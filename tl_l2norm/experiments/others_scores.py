@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
@@ -13,8 +15,12 @@ from tl_l2norm.recording.signals import Signals, deep_thinking_ratio
 
 CONFIDENCES = ("confidence", "bottom_confidence", "lowest_confidence", "tail_confidence")
 """Of DeepConf."""
-STATE_SCORES = ("deep_thinking_ratio", "net_change", "cumulative_change", "aligned_change")
+CHANGES = ("net_change", "cumulative_change", "aligned_change")
+"""Of the states of a thought, segment by segment."""
+STATE_SCORES = ("deep_thinking_ratio", *CHANGES)
 """Of what `read_signals` measures."""
+SHORT_THOUGHTS = 0.05
+"""Share of responses whose thought may be too short for `CHANGES`."""
 WINDOW = 2048
 """Tokens of DeepConf's groups and of its tail."""
 
@@ -56,10 +62,10 @@ def group_confidences(tokens: Float[np.ndarray, " token"], window: int) -> Float
 
 
 def state_score(completion: Completion, signals: Signals, name: str) -> float:
-    """One of `STATE_SCORES`; the less cumulative change the better, as its authors find.
+    """One of `STATE_SCORES`; the less cumulative change the better, as its authors find; NaN of a thought that is too short.
 
     Raises:
-        Unscorable: no divergence was read, or the thought is too short.
+        Unscorable: no divergence was read.
     """
     if name == "deep_thinking_ratio":
         if signals.divergence is None:
@@ -67,12 +73,23 @@ def state_score(completion: Completion, signals: Signals, name: str) -> float:
         return float(deep_thinking_ratio(signals.divergence))
     change: Tensor = getattr(signals, name)
     mean = float(change.double().mean())
-    if np.isnan(mean):
-        raise Unscorable(
-            f"{named(completion)} thinks for less than two segments of {signals.segment_tokens} tokens: {_READ[:-1]}, "
-            "segment_tokens=...) with fewer"
-        )
     return -mean if name == "cumulative_change" else mean
+
+
+def without_short(scores: Sequence[Array], segment_tokens: int) -> list[Array]:
+    """Changes by prompt, a few that are NaN put below all others: a thought too short to have any is not chosen for it.
+
+    Raises:
+        Unscorable: over 5% are.
+    """
+    known = np.concatenate(scores)
+    short, known = float(np.isnan(known).mean()), known[~np.isnan(known)]
+    if short > SHORT_THOUGHTS:
+        raise Unscorable(
+            f"{short:.0%} of the responses think for less than two segments of {segment_tokens} tokens: take shorter ones, "
+            "segment_tokens=... of read_signals or evaluate"
+        )
+    return [np.where(np.isnan(own), known.min() - 1, own) for own in scores]
 
 
 def signals_of(completion: Completion) -> Signals:

@@ -22,7 +22,8 @@ Baselines:
   shorter response one group: `lowest_confidence`, the least group's; `bottom_confidence`, the mean of the lowest tenth of the
   groups; `tail_confidence`, the mean of the last `window` tokens
 - `deep_thinking_ratio` (Chen et al., arXiv 2602.13517), `net_change`, minus `cumulative_change` and `aligned_change` (Vilas et
-  al., arXiv 2510.10494), means over layers: see `tl_l2norm.recording.signals`, and read them by `read_signals`
+  al., arXiv 2510.10494), means over layers: see `tl_l2norm.recording.signals`, and read them by `read_signals`; of the changes
+  up to 5% of the responses may think too shortly to have one, which come last
 - votes, shares that the candidate's answer has: `majority` of the candidates; `confidence_vote` and so on of the sum of their
   confidences; `think_at_n` of the half with the highest deep-thinking ratio, over whole responses
 - `probe`: log-odds of a linear probe on the mean late states, fitted on labels of other problems: see `analysis.probe`
@@ -49,7 +50,16 @@ from tl_l2norm.core.random_draws import uniform
 from tl_l2norm.core.thresholds import Thresholds, check_value, iqr_thresholds
 from tl_l2norm.core.trace import Trace, require_comparable
 from tl_l2norm.experiments.candidates import Candidates, Unscorable, named
-from tl_l2norm.experiments.others_scores import CONFIDENCES, STATE_SCORES, WINDOW, confidence, signals_of, state_score
+from tl_l2norm.experiments.others_scores import (
+    CHANGES,
+    CONFIDENCES,
+    STATE_SCORES,
+    WINDOW,
+    confidence,
+    signals_of,
+    state_score,
+    without_short,
+)
 from tl_l2norm.recording.completions import Completion
 from tl_l2norm.recording.signals import Signals
 from tl_l2norm.tasks.problems import Problem
@@ -101,6 +111,8 @@ class Scorer:
         if name == "probe":
             return self._probe()
         scores = [np.array(self._baseline(name, group), dtype=np.float64) for group in self.groups]
+        if name in CHANGES:
+            scores = without_short(scores, next(iter(self.signals.values()))[0].segment_tokens)
         for group, values in zip(self.groups, scores, strict=True):
             if np.isnan(values).any():
                 raise InputError(f"the {name} of {named(group.completions[int(np.isnan(values).argmax())])} is NaN")

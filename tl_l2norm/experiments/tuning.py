@@ -33,6 +33,7 @@ def tune(
     max_new_tokens: int | None = None,
     sink_ratio: float | None = None,
     batch_size: int | None = None,
+    segment_tokens: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     progress: bool = True,
@@ -52,6 +53,7 @@ def tune(
         max_new_tokens: of a response; by default what the lengths of the plain model's ask for.
         sink_ratio: as in `evaluate`.
         batch_size: as in `evaluate`.
+        segment_tokens: as in `evaluate`.
         seed: as in `evaluate`.
         out: a folder to keep responses in; the same call goes on from what is there.
         progress: show a progress bar, and what was chosen.
@@ -90,6 +92,7 @@ def tune(
         calibration=problems if max_new_tokens is None or by_traces else None,
         sink_ratio=sink_ratio,
         batch_size=batch_size,
+        segment_tokens=segment_tokens,
         seed=seed,
         progress=progress,
     )

@@ -72,6 +72,19 @@ def test_an_arm_that_does_not_beat_its_control_does_not_help() -> None:
     assert verdicts(arms, held, Comparison(arm="control", against=("plain",)))["arm"] == ALIKE
 
 
+def test_an_arm_without_a_control_is_not_said_to_be_within_it() -> None:
+    """Three that beat the baseline and not their control leave the fourth a harder step of Holm than against the baseline."""
+    often = {f"arm {i}": single(32) for i in range(3)}
+    arms = {"plain": single(20), **often, "control": single(32), "alone": single(27)}
+    held = [Comparison(arm=name, against=("plain", "control")) for name in often]
+    alone = [Comparison(arm=name, against=("plain",)) for name in ("control", "alone")]
+    table = arm_table(outcomes(arms), [*held, *alone])
+    p_alone = table.loc[table["arm"] == "alone", ["p", "p_holm"]].iloc[0]
+    assert p_alone["p"] < 0.05 < p_alone["p_holm"]
+    assert set(table.loc[table["arm"].isin(often), "verdict"]) == {"helps, not beyond its control"}
+    assert table.loc[table["arm"] == "alone", "verdict"].tolist() == [ALIKE]
+
+
 def test_holm_counts_arms() -> None:
     one = {"plain": single(20), "up": single(26)}  # 6 better and none worse: p = 1/32
     assert verdicts(one)["up"] == HELPS

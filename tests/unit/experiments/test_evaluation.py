@@ -505,6 +505,49 @@ def test_controls_by_a_log_spend_the_same_and_signals_of_others_select(reasoner:
         assert tuple(drawn[3 * i + own].text for i, own in enumerate(chosen)) == l2.select(read, by=score).texts
 
 
+def changing(**fields: Any) -> list[l2.Arm]:
+    """Selections by the change of states, and one that doesn't need them."""
+    hot: dict[str, Any] = {"n": 3, **HOT}
+    return [
+        l2.Arm("samples", **hot),
+        l2.Arm("net", selection="net_change", **hot),
+        l2.Arm("beside it", selection="shortest", control="net", **hot),
+        l2.Arm("vote", selection="majority", **hot, **fields),
+    ]
+
+
+def test_changes_go_from_segment_to_segment_of_the_length_that_is_given(reasoner: Any, problems: Any, others: Any) -> None:
+    out = l2.evaluate(reasoner, problems, changing(), calibration=others, segment_tokens=3, **QUIET)
+    assert out.settings["segment_tokens"] == 3 and not any("left out" in note for note in out.notes)
+    ordered = sorted(problems, key=lambda problem: problem.id)
+    prompts = [l2.chat_prompt(reasoner.tokenizer, problem.question, mode="think") for problem in ordered]
+    seeds = [
+        int.from_bytes(hashlib.sha256(f"0/think/{p.id}/{i}".encode()).digest()[:6], "big") for p in ordered for i in range(3)
+    ]
+    drawn = l2.generate(reasoner, prompts, n=3, temperature=2.2, seed=seeds, **QUIET)
+    read = l2.recording.read_signals(reasoner, drawn, segment_tokens=3, progress=False)
+    chosen = out.outcomes.loc[out.outcomes["arm"] == "net", "sample"]
+    assert tuple(drawn[3 * i + own].text for i, own in enumerate(chosen)) == l2.select(read, by="net_change").texts
+
+
+def test_a_score_that_thoughts_are_too_short_for_is_refused_first_or_left_out(
+    reasoner: Any, problems: Any, others: Any, tmp_path: Path
+) -> None:
+    """Before any response where a calibration tells; else behind them, and what they say of other arms is not lost."""
+    with pytest.raises(InputError, match=r"goes from segment to segment of 500 tokens.* such as segment_tokens=\d"):
+        l2.evaluate(reasoner, problems, changing(), calibration=others, out=tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run" / "responses.jsonl").exists()
+    out = l2.evaluate(reasoner, problems, changing(), **QUIET)
+    assert set(out.to_frame()["arm"]) == {"samples", "vote"} == set(out.outcomes["arm"])
+    assert any("'net' is left out: 100% of the responses think for less than two segments of 500" in note for note in out.notes)
+    assert any("'beside it' is left out: 'net', its control, is" in note for note in out.notes)
+    assert "'net' is left out" in str(out)
+    with pytest.raises(Unmeasurable, match="'net': 100% of the responses think"):
+        l2.evaluate(reasoner, problems, changing(control="net"), **QUIET)
+    with pytest.raises(InputError, match="segment_tokens must be at least 1"):
+        l2.evaluate(reasoner, problems, changing(), segment_tokens=0, **QUIET)
+
+
 @pytest.mark.parametrize("most", [60, 28], ids=["whole", "some cut off behind the answer"])
 def test_responses_that_are_selected_among_are_those_of_sample_thinking(
     reasoner: Any, problems: tuple[l2.Problem, ...], most: int

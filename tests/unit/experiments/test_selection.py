@@ -356,8 +356,16 @@ def test_changes_are_means_over_layers_and_less_cumulative_change_is_better() ->
     rows = [completion(sample=i, signals=signals(change)) for i, change in enumerate([1.0, 3.0])]
     assert scores_of(rows, "net_change") == scores_of(rows, "aligned_change") == [1.5, 3.5]
     assert scores_of(rows, "cumulative_change") == [-1.5, -3.5] and chosen(rows, "cumulative_change") == [0]
-    with pytest.raises(Unscorable, match=r"thinks for less than two segments of 2 tokens: .*segment_tokens=\.\.\."):
-        select([completion(signals=signals(float("nan")))], by="net_change")
+
+
+def test_a_few_thoughts_too_short_for_a_change_come_last_and_many_leave_no_score() -> None:
+    for score in ("net_change", "cumulative_change", "aligned_change"):
+        rows = [completion(sample=i, signals=signals(float("nan") if i == 0 else -1.0 * i)) for i in range(20)]
+        scores = scores_of(rows, score)
+        assert min(scores) == scores[0] < min(scores[1:]) and chosen(rows, score) == [19 if score == "cumulative_change" else 1]
+        short = [*rows[:19], completion(sample=19, signals=signals(float("nan")))]
+        with pytest.raises(Unscorable, match=r"10% of the responses think for less than two segments of 2 tokens: .*_tokens="):
+            select(short, by=score)
 
 
 def test_a_probe_is_fitted_on_other_problems() -> None:
