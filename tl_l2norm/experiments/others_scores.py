@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.resampling import Array
 from tl_l2norm.experiments.candidates import Unscorable, named
 from tl_l2norm.recording.completions import Completion
@@ -66,11 +67,14 @@ def state_score(completion: Completion, signals: Signals, name: str) -> float:
 
     Raises:
         Unscorable: no divergence was read.
+        InputError: states that are NaN.
     """
     if name == "deep_thinking_ratio":
         if signals.divergence is None:
             raise Unscorable(f"{named(completion)} has no divergence: {_READ}, with divergence=True, which is the default")
         return float(deep_thinking_ratio(signals.divergence))
+    if signals.mean_state.isnan().any():
+        raise InputError(f"the states of {named(completion)} are NaN")
     change: Tensor = getattr(signals, name)
     mean = float(change.double().mean())
     return -mean if name == "cumulative_change" else mean
@@ -82,14 +86,13 @@ def without_short(scores: Sequence[Array], segment_tokens: int) -> list[Array]:
     Raises:
         Unscorable: over 5% are.
     """
-    known = np.concatenate(scores)
-    short, known = float(np.isnan(known).mean()), known[~np.isnan(known)]
+    short = float(np.isnan(np.concatenate(scores)).mean())
     if short > SHORT_THOUGHTS:
         raise Unscorable(
-            f"{short:.0%} of the responses think for less than two segments of {segment_tokens} tokens: take shorter ones, "
-            "segment_tokens=... of read_signals or evaluate"
+            f"{short:.0%} of the thoughts (or responses without one) have less than two segments of {segment_tokens} tokens: "
+            "take shorter ones, segment_tokens=... of read_signals or evaluate"
         )
-    return [np.where(np.isnan(own), known.min() - 1, own) for own in scores]
+    return [np.where(np.isnan(own), -np.inf, own) for own in scores]
 
 
 def signals_of(completion: Completion) -> Signals:

@@ -80,6 +80,8 @@ def tune(
             f"arm {seers[0]!r} selects by the answers, which no other choice can beat: leave it out of what is tuned"
         )
     tried, problems = arms_of(given, tested=False), problems_of(problems)
+    controls = {arm.name: arm.control for arm in tried}
+    tried = tuple(dataclasses.replace(arm, control=()) for arm in tried)  # of a claim, and here nothing is claimed
     by_traces = any(arm.needs_calibration or arm.match or arm.selection in NORM_SCORES for arm in tried)
     run = Evaluation.of(
         model,
@@ -111,7 +113,7 @@ def tune(
         )
     known = frozenset(chosen.calibrated_on) | {problem.id for problem in problems}
     asked = frozenset(chosen.questions) | {question_key(problem) for problem in problems}
-    return dataclasses.replace(chosen, calibrated_on=known, tried=n_tried, questions=asked)
+    return dataclasses.replace(chosen, control=controls[chosen.name], calibrated_on=known, tried=n_tried, questions=asked)
 
 
 def _chosen(results: Results, arms: Iterable[Arm]) -> Arm:

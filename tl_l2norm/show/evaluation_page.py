@@ -50,7 +50,7 @@ def evaluation_page(results: Results, *, path: str | Path, title: str = "Does it
         scripts=figure_scripts(),
         lead=f"{model}, {table['n'].iloc[0]} problems, {table['arm'].nunique()} arms",
         headline=_headline(results),
-        warnings=warning_notes(table, results.decisions),
+        warnings=warning_notes(results, table),
         notes=[note[0].upper() + note[1:] + "." for note in results.notes],
         contents=_contents(drawn, results.decisions),
         figures={name: figure_html(own.figure, name, data=own.data, prefix=model) for name, own in drawn.items()},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, permutation_test
+from scipy.stats import binom, binomtest, permutation_test
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -19,8 +20,10 @@ from tl_l2norm.analysis.paired import (
     dealt_anew,
     mcnemar,
     mcnemar_power,
+    p_loss,
     random_choice,
     smallest_difference,
+    worth,
 )
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.holm import holm
@@ -128,6 +131,67 @@ def test_one_response_beside_several_is_not_called_better_for_being_mostly_right
             missed += not one.difference.low <= 0 <= one.difference.high
         flipped += compare(*pair, resamples=199).p <= 0.05
     assert refused <= 0.07 * 400 and missed <= 0.07 * 400 and flipped > 0.14 * 200
+
+
+def several(rng: np.random.Generator, p: Any, k: int) -> Any:
+    return (rng.random((len(p), k)) < np.asarray(p)[:, None]).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("own", "counts", "n", "right"),
+    [
+        ("copies", (8, 8), 20, 0.93),
+        ("copies", (4, 8), 20, 0.93),
+        ("copies", (8, 4), 20, 0.07),
+        ("mostly", (8, 8), 20, 0.93),
+        ("free", (2, 8), 12, 0.95),
+        ("free", (2, 8), 40, 0.98),
+        ("free", (3, 32), 12, 0.95),
+        ("free", (8, 8), 20, 0.6),
+    ],
+)
+def test_where_nothing_differs_but_how_responses_agree_no_arm_is_called_better(
+    own: str, counts: tuple[int, int], n: int, right: float
+) -> None:
+    """Eight responses at a temperature near 0 are one, eight times, and few problems without a loss don't say there is none."""
+    refused = missed = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        chances = {"copies": rng.random(n) < right, "mostly": rng.beta(0.3 * right, 0.3 * (1 - right), n)}
+        pair = several(rng, chances.get(own, np.full(n, right)), counts[0]), several(rng, np.full(n, right), counts[1])
+        one = compare(*pair, responses=counts, seed=seed, resamples=199)
+        refused += one.p <= 0.05
+        missed += not one.difference.low <= 1e-12 or not one.difference.high >= -1e-12
+    assert refused <= 0.07 * 200 and missed <= 0.07 * 200
+
+
+@pytest.mark.parametrize(("n", "margin"), [(42, 0.1), (100, 0.05), (42, 0.3)])
+def test_a_loss_as_large_as_the_margin_is_excluded_no_more_often_than_its_p_says(n: int, margin: float) -> None:
+    """Whatever the level: nothing is gained, and losses are binomial."""
+    losses = np.arange(n + 1)
+    p = np.array([p_loss(-(np.arange(n) < k).astype(float), margin) for k in losses])
+    assert (np.diff(p) >= -1e-12).all() and p[0] > (1 - margin) ** n
+    for level in (0.05, 0.01, 0.05 / 12, 0.001):
+        assert binom.pmf(losses, n, margin)[p <= level].sum() <= level
+    assert p_loss(np.zeros(400), margin) < 0.001
+
+
+def test_responses_are_worth_what_their_agreement_leaves() -> None:
+    rng = np.random.default_rng(0)
+    free, copies = several(rng, np.full(4000, 0.6), 8), several(rng, rng.random(4000) < 0.6, 8)
+    assert [int(counts[0]) for counts in worth(copies, free, (8, 8))] == [1, 8]
+    halves = several(rng, rng.beta(0.6, 0.4, 4000), 8)  # any two of a problem agree by a half more: 8 / (1 + 7 / 2) = 1.8
+    assert int(worth(halves, free, (8, 8))[0][0]) == 1 and int(worth(halves, halves, (8, 8))[0][0]) in (7, 8)
+    assert worth(np.ones(3), np.zeros(3), (1, 1))[0].tolist() == [1, 1, 1]
+
+
+def test_an_effect_is_found_as_before_where_responses_differ_freely() -> None:
+    found = 0
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        p = rng.beta(1.5, 1.0, 100)
+        found += compare(several(rng, np.minimum(1, p + 0.1), 8), several(rng, p, 8), responses=(8, 8), resamples=199).p <= 0.05
+    assert found >= 45
 
 
 def test_responses_that_are_dealt_anew_are_those_of_enumeration() -> None:

@@ -112,7 +112,8 @@ def test_accuracy_stands_against_the_share_that_arms_suppressed(found: Results) 
     assert own.loc["swap", "share"] == n["swap", "suppressed"] / n["swap", "live tokens"] > 0
     assert own["accuracy"].equals(found.to_frame().drop_duplicates("arm").set_index("arm")["accuracy"][own.index])
     printed = " ".join(str(found).split())
-    assert "accuracy by share of tokens suppressed" in printed and "accuracy of selecting among so many responses" in printed
+    assert "accuracy by share of tokens and layers suppressed" in printed
+    assert "accuracy of selecting among so many responses" in printed
 
 
 def test_a_matched_arm_changes_as_many_tokens(found: Results) -> None:
@@ -539,13 +540,57 @@ def test_a_score_that_thoughts_are_too_short_for_is_refused_first_or_left_out(
     assert not (tmp_path / "run" / "responses.jsonl").exists()
     out = l2.evaluate(reasoner, problems, changing(), **QUIET)
     assert set(out.to_frame()["arm"]) == {"samples", "vote"} == set(out.outcomes["arm"])
-    assert any("'net' is left out: 100% of the responses think for less than two segments of 500" in note for note in out.notes)
+    assert any("'net' is left out: 100% of the thoughts (or responses without one) have less" in note for note in out.notes)
     assert any("'beside it' is left out: 'net', its control, is" in note for note in out.notes)
     assert "'net' is left out" in str(out)
-    with pytest.raises(Unmeasurable, match="'net': 100% of the responses think"):
-        l2.evaluate(reasoner, problems, changing(control="net"), **QUIET)
+    alone = l2.evaluate(reasoner, problems, changing(control="net"), **QUIET)
+    assert set(alone.outcomes["arm"]) == {"samples"} and "'vote' is left out: 'net', its control, is" in alone.notes
+    with pytest.raises(Unmeasurable, match="'net': 100% of the thoughts"):
+        l2.evaluate(reasoner, problems, changing()[1:2] + changing()[3:], **QUIET)
     with pytest.raises(InputError, match="segment_tokens must be at least 1"):
         l2.evaluate(reasoner, problems, changing(), segment_tokens=0, **QUIET)
+
+
+def test_what_is_tuned_is_held_against_nothing(reasoner: Any, others: Any, tmp_path: Path) -> None:
+    """Whichever comes first, what can't be scored is left out, and a control that can't takes nothing along."""
+    arms = changing(control="net")
+    for given in (arms[1:], [*arms[2:], arms[1]]):
+        chosen = l2.tune(reasoner, others, given, **QUIET)
+        assert chosen.name in {"beside it", "vote"} and chosen.control == ("net",) and chosen.tried == 3
+    free = [dataclasses.replace(arm, control=()) for arm in arms[2:]]
+    l2.tune(reasoner, others, free, out=tmp_path, **QUIET)
+    with pytest.raises(InputError, match="other settings: .*tuned"):
+        l2.evaluate(reasoner, others, free, out=tmp_path, **QUIET)
+
+
+def test_curves_and_outcomes_judge_alike_where_a_verifier_says_nothing(reasoner: Any, problems: Any) -> None:
+    def judged(answer: str) -> Any:
+        return lambda text: True if text.strip() == answer else None
+
+    told = [dataclasses.replace(p, answer=None, verify=judged(p.answer)) for p in problems]
+    hot: dict[str, Any] = {"n": 3, "sampling": {"temperature": 1.5}}
+    out = l2.evaluate(reasoner, told, [l2.Arm("samples", **hot), l2.Arm("first", selection="first", **hot)], **QUIET)
+    mean = out.to_frame().set_index("arm")["accuracy"]["samples"]
+    assert 0 < mean < 1 and set(out.curves["n"]) == {len(problems)}
+    assert out.curves.set_index("responses")["accuracy"][1] == pytest.approx(mean)
+
+
+def test_a_control_that_finds_too_few_tokens_is_told_of(reasoner: Any, problems: Any, others: Any) -> None:
+    def most(traces: Any) -> l2.Suppression:
+        return l2.Suppression(l2.quantile_thresholds(traces, 0.2), layers=[11], scale=0.9)
+
+    arms = [
+        l2.Arm("plain"),
+        l2.Arm("most", most, control="as many"),
+        l2.Arm("as many", lambda traces, log: dataclasses.replace(most(traces), which="matched", match=log), match="most"),
+    ]
+    out = l2.evaluate(reasoner, problems, arms, calibration=others, **QUIET)
+    fired = out.decisions[out.decisions["fired"]].groupby("arm")["n"].sum()
+    assert fired["as many"] < 0.9 * fired["most"]
+    says = (
+        f"'as many' changed {fired['as many']} tokens and layers where 'most', to which it is matched, changed {fired['most']}"
+    )
+    assert says in str(out)
 
 
 @pytest.mark.parametrize("most", [60, 28], ids=["whole", "some cut off behind the answer"])

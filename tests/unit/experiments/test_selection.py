@@ -363,8 +363,12 @@ def test_a_few_thoughts_too_short_for_a_change_come_last_and_many_leave_no_score
         rows = [completion(sample=i, signals=signals(float("nan") if i == 0 else -1.0 * i)) for i in range(20)]
         scores = scores_of(rows, score)
         assert min(scores) == scores[0] < min(scores[1:]) and chosen(rows, score) == [19 if score == "cumulative_change" else 1]
+        assert score_table(rows).scores[score].iloc[0] == -np.inf
+        broken = replace(signals(float("nan")), mean_state=torch.full((1, 1), torch.nan))
+        with pytest.raises(InputError, match="the states of prompt 0, sample 20 are NaN"):
+            select([*rows, completion(sample=20, signals=broken)], by=score)
         short = [*rows[:19], completion(sample=19, signals=signals(float("nan")))]
-        with pytest.raises(Unscorable, match=r"10% of the responses think for less than two segments of 2 tokens: .*_tokens="):
+        with pytest.raises(Unscorable, match=r"10% of the thoughts .* less than two segments of 2 tokens: .*_tokens="):
             select(short, by=score)
 
 

@@ -26,6 +26,7 @@ from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.features import FeatureActs
 from tl_l2norm.show import packing, palette
 from tl_l2norm.show.shown import aligned
+from tl_l2norm.show.widget import _live_class
 
 EVENT = {
     "sequence": 1,
@@ -251,6 +252,7 @@ def test_columns_must_match() -> None:
 
 def test_a_live_widget_carries_the_same_module(monkeypatch: pytest.MonkeyPatch) -> None:
     widget = widgets.explorer(make_trace(["s", "a"]))
+    _live_class.cache_clear()  # another test may have made it
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "anywidget", None)
         with pytest.raises(ImportError, match="pip install anywidget"):
