@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from tl_l2norm.analysis.arms import CUT_OFF
 from tl_l2norm.analysis.paired import smallest_difference
 from tl_l2norm.core.arguments import as_number, as_seed
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.trace import Trace
+from tl_l2norm.experiments.arms import ORACLE, Arm
 from tl_l2norm.experiments.modes import run_modes, thinking_room
 from tl_l2norm.models.described import Described
 from tl_l2norm.tasks.problems import Problem, problems_of, require_distinct
@@ -181,3 +183,20 @@ def power_note(n: int, n_arms: int, calibration: Calibration | None) -> str:
         f"power: {n} problems show {sees} in 80% of runs (exact McNemar, {arms}, if arms differ on {discordance:.0%} of the "
         f"problems, {guess})"
     )
+
+
+def notes_before(arms: Sequence[Arm], n: int, calibration: Calibration | None, *, tests: bool) -> list[str]:
+    """What is said before n problems are asked: the power of the test, how arms were tuned, what will be cut off."""
+    n_tested = sum(arm.selection != ORACLE for arm in arms[1:])
+    notes = [power_note(n, n_tested, calibration)] if tests and n_tested else []
+    notes += [
+        f"{arm.name!r}: the best of {arm.tried} settings that were tried on {len(set(arm.calibrated_on))} other problems"
+        for arm in arms
+        if arm.tried
+    ]
+    if calibration and calibration.cut_off > CUT_OFF:
+        notes.append(
+            f"{calibration.cut_off:.0%} of the calibration's responses ran into the limit: as many of the test's will, and "
+            "count as wrong; give more room (max_new_tokens) or easier problems"
+        )
+    return notes

@@ -11,14 +11,14 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from tl_l2norm.analysis.arms import ARM_OUTCOMES, CUT_OFF
+from tl_l2norm.analysis.arms import ARM_OUTCOMES
 from tl_l2norm.core.arguments import as_integer, as_seed, check_choice, check_progress
 from tl_l2norm.core.errors import InputError, Unsupported
 from tl_l2norm.core.presets import sink_ratio_of
 from tl_l2norm.core.prompts import require_own_prompts
 from tl_l2norm.core.thresholds import prompt_key
-from tl_l2norm.experiments.arms import ORACLE, Arm, arms_of, comparisons
-from tl_l2norm.experiments.calibration import Calibration, answerable, calibrate, power_note, room_for
+from tl_l2norm.experiments.arms import Arm, arms_of, comparisons
+from tl_l2norm.experiments.calibration import Calibration, answerable, calibrate, notes_before, room_for
 from tl_l2norm.experiments.evaluation_files import open_journal, require_same
 from tl_l2norm.experiments.evaluation_outcomes import (
     all_outcomes,
@@ -252,7 +252,7 @@ class Evaluation:
         settings = {**told, "max_new_tokens": asked.max_new_tokens}
         settings["arms"] = {arm.name: arm.settings() | {"interventions": sources[arm.name].told} for arm in arms}
         journal = open_journal(folder, settings, self.backend)
-        notes = self._notes(arms, calibration, tests)
+        notes = notes_before(arms, len(self.problems), calibration, tests=tests)
         self._say(notes)
         total = sum(source.n for source in distinct) * len(self.problems)
         with tqdm(total=total, desc="evaluate", unit="response", disable=not self.progress, delay=2) as bar:
@@ -338,22 +338,6 @@ class Evaluation:
             divergence=any(arm.selection in DEPTH for arm in self.arms),
             traces=calibration.traces if calibration else (),
         )
-
-    def _notes(self, arms: Sequence[Arm], calibration: Calibration | None, tests: bool) -> list[str]:
-        """What is said before the run."""
-        n_tested = sum(arm.selection != ORACLE for arm in arms[1:])
-        notes = [power_note(len(self.problems), n_tested, calibration)] if tests and n_tested else []
-        notes += [
-            f"{arm.name!r}: the best of {arm.tried} settings that were tried on {len(set(arm.calibrated_on))} other problems"
-            for arm in arms
-            if arm.tried
-        ]
-        if calibration and calibration.cut_off > CUT_OFF:
-            notes.append(
-                f"{calibration.cut_off:.0%} of the calibration's responses ran into the limit: as many of the test's will, and "
-                "count as wrong; give more room (max_new_tokens) or easier problems"
-            )
-        return notes
 
     def _say(self, notes: Sequence[str]) -> None:
         for note in notes if self.progress else ():

@@ -23,8 +23,8 @@ from tl_l2norm.analysis.paired import (
     p_loss,
     random_choice,
     smallest_difference,
-    worth,
 )
+from tl_l2norm.analysis.response_worth import worth
 from tl_l2norm.core.errors import InputError, Unmeasurable
 from tl_l2norm.core.holm import holm
 
