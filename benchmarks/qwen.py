@@ -16,7 +16,6 @@ environment with SAELens.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
 import subprocess
@@ -30,6 +29,7 @@ import torch
 
 import tl_l2norm as l2
 from benchmarks.arm_sets import methods, selections, suppression_arms
+from benchmarks.parts import run_part
 from tl_l2norm.models.reading import read
 from tl_l2norm.models.sources import find_source
 from tl_l2norm.tasks.problems import Problem
@@ -188,15 +188,6 @@ def bridge(out: Path) -> Any:
     return l2.load_model(out / "model", dtype=torch.bfloat16)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    PARTS[options.part](options.out)
-
-
 PARTS: dict[str, Callable[[Path], None]] = {
     "files": files,
     "samples": samples,
@@ -210,4 +201,4 @@ PARTS: dict[str, Callable[[Path], None]] = {
 
 
 if __name__ == "__main__":
-    main()
+    run_part(__doc__, PARTS)

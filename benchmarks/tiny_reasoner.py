@@ -12,7 +12,6 @@ Each goes on from what FOLDER holds.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pandas as pd
 
 import tl_l2norm as l2
 from benchmarks.arm_sets import ALRR, alike_arms, methods, selections, steered, suppression_arms
+from benchmarks.parts import run_part
 from tl_l2norm.tasks.problems import Problem
 
 CELLS = (("modular", 12), ("swaps", 12), ("circuit", 8), ("pointers", 9))
@@ -129,15 +129,6 @@ def intervene(model: Any, out: Path, tried: list[l2.Arm]) -> None:
     print(found)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    PARTS[options.part](options.out)
-
-
 PARTS: dict[str, Callable[[Path], None]] = {
     "settings": settings,
     "samples": samples,
@@ -148,4 +139,4 @@ PARTS: dict[str, Callable[[Path], None]] = {
 
 
 if __name__ == "__main__":
-    main()
+    run_part(__doc__, PARTS)

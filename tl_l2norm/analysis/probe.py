@@ -46,11 +46,10 @@ def cross_fitted(
         Unmeasurable: fewer than two problems with known answers, or all responses right, or wrong.
     """
     names = np.array(problems)
-    known = np.unique(names[~np.isnan(correct)])
-    if len(known) < 2 or len(np.unique(correct[~np.isnan(correct)])) < 2:
-        raise Unmeasurable(
-            f"a probe learns from right and wrong responses to other problems, and here are {len(known)} with known answers"
-        )
+    known, told = np.unique(names[~np.isnan(correct)]), np.unique(correct[~np.isnan(correct)])
+    if len(known) < 2 or len(told) < 2:
+        lacks = f"are {len(known)} with known answers" if len(known) < 2 else f"all are {'right' if told[0] else 'wrong'}"
+        raise Unmeasurable(f"a probe learns from right and wrong responses to other problems, and here {lacks}")
     order = np.argsort(names, kind="stable")
     scores = np.empty(len(names))
     scores[order] = _in_order(_relative(states[order], names[order]), correct[order], names[order])

@@ -153,7 +153,10 @@ class Arm:
                 "its expectation"
             )
         if not callable(self.thresholds):
-            object.__setattr__(self, "thresholds", by_layer(self.thresholds))
+            try:
+                object.__setattr__(self, "thresholds", by_layer(self.thresholds))
+            except InputError as error:
+                raise type(error)(f"arm {self.name!r}: {error}") from error
 
     def _check_claim(self) -> None:
         check_choice("claim", self.claim, ("helps", "no harm"))
@@ -199,6 +202,8 @@ class Arm:
             raise
         if made is None:
             raise InputError(f"arm {self.name!r}: its function returned nothing: let it return interventions, or () for none")
+        if isinstance(made, type):
+            raise InputError(f"arm {self.name!r}: its function returned the class {made.__name__}: let it return one, made")
         return made
 
     def acts(self, traces: Sequence[Trace] = (), log: Log | None = None) -> tuple[Intervention, ...]:

@@ -279,6 +279,7 @@ def test_what_goes_wrong_in_a_function_is_said_with_the_arm() -> None:
     cases: tuple[tuple[Any, type[Exception], str], ...] = (
         (raises, KeyError, "in the function of arm 'a'"),
         (lambda *_: None, InputError, "arm 'a': its function returned nothing"),
+        (lambda *_: l2.ALRR, InputError, "arm 'a': its function returned the class ALRR"),
         (lambda *_: l2.ALRR({11: -1.0}), InputError, "arm 'a': the threshold of layer 11"),
     )
     asks: tuple[Callable[[l2.Arm], Any], ...] = (
@@ -290,6 +291,8 @@ def test_what_goes_wrong_in_a_function_is_said_with_the_arm() -> None:
             with pytest.raises(kind) as caught:
                 ask(l2.Arm("a", function))
             assert says in "".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+    with pytest.raises(InputError, match="arm 'a': the threshold of layer 11"):
+        l2.Arm("a", selection="norm_sum", thresholds=lambda traces: {11: -1.0}).made_of([], ())  # type: ignore[arg-type]
 
 
 def test_thresholds_of_the_test_are_refused(reasoner: Any, problems: Any) -> None:

@@ -384,6 +384,8 @@ def test_a_probe_is_fitted_on_other_problems() -> None:
     assert select(rows, by="probe", problems=problems)[3].answer == "-1"
     with pytest.raises(Unscorable, match="learns from right and wrong responses to other problems, and here are 1 with known"):
         select(rows[:2], by="probe", problems=problems[:1])
+    with pytest.raises(Unscorable, match="to other problems, and here all are right"):
+        select([row for row in rows if row.sample == (row.prompt_index == 3)], by="probe", problems=problems)
     for other in ({"state_layers": (2,)}, {"segment_tokens": 9}, {"layers": (1, 2)}):
         for by in ("probe", "net_change"):
             with pytest.raises(Unscorable, match="signals are of different layers or segments"):
