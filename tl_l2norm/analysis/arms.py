@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tl_l2norm.analysis.accuracy import WILSON, wilson_interval
-from tl_l2norm.analysis.paired import compare, p_loss
+from tl_l2norm.analysis.paired import compare, exact_p_loss, p_loss
 from tl_l2norm.core.arguments import as_names
 from tl_l2norm.core.errors import InputError
 from tl_l2norm.core.holm import holm
@@ -233,6 +233,9 @@ def _entries(outcomes: pd.DataFrame, comparison: Comparison, seed: int, resample
         if comparison.claim == "no harm" and number == 0:
             assert comparison.margin is not None
             p, test = p_loss(own - theirs, comparison.margin), f"t, loss of {comparison.margin:g}"
+            if answers.max() == others.max() == 1:
+                p = exact_p_loss(one.better, one.worse, len(own), comparison.margin)
+                test = f"exact, loss of {comparison.margin:g}"
         ends_ = {"difference": e.mean, "difference_low": e.low, "difference_high": e.high}
         yield {**entry, **ends_, "against": other, "better": one.better, "worse": one.worse, "p": p, "test": test}
 

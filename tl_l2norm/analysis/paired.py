@@ -185,12 +185,8 @@ def dealt_anew(
 
 
 def p_loss(values: NDArray[np.floating], margin: float) -> float:
-    """One-sided p that the arm loses the margin or more.
-
-    Where problems differ by -1, 0 or 1 it is the exact probability of so many better less worse ones, the greatest for any
-    share of problems on which arms differ that the data leave (Berger and Boos 1994, Journal of the American Statistical
-    Association 89:1012). Elsewhere that of a t-test with one more problem at which all is lost: else few problems without a
-    loss would pass for no loss at all.
+    """One-sided p of a t-test that the arm loses the margin or more, with one more problem at which all is lost: else few
+    problems without a loss would pass for no loss at all.
 
     Args:
         values: [problem] the arm's outcome minus the other's; NaN is left out.
@@ -201,17 +197,27 @@ def p_loss(values: NDArray[np.floating], margin: float) -> float:
         (True, True)
     """
     losses = -np.asarray(values, dtype=np.float64)
-    losses = losses[~np.isnan(losses)]
-    if len(losses) and _are_shares(losses):
-        return _p_loss_of_shares(int((losses < 0).sum()), int((losses > 0).sum()), len(losses), margin)
-    losses = np.append(losses, 1.0)
+    losses = np.append(losses[~np.isnan(losses)], 1.0)
     if np.ptp(losses) == 0:
         return 1.0
     return float(ttest_1samp(losses, margin, alternative="less").pvalue)
 
 
-def _p_loss_of_shares(better: int, worse: int, n: int, margin: float) -> float:
-    """The exact one, of single responses."""
+def exact_p_loss(better: int, worse: int, n: int, margin: float) -> float:
+    """One-sided p that an arm loses the margin or more, of single responses: the exact probability of so many better less worse
+    ones, the greatest for any share of problems on which arms differ that the data leave (Berger and Boos 1994, Journal of the
+    American Statistical Association 89:1012).
+
+    Args:
+        better: problems that the arm alone gets right.
+        worse: those that the other alone does.
+        n: all of them.
+        margin: of accuracy, over 0.
+
+    Examples:
+        >>> exact_p_loss(0, 0, 20, 0.1) > 0.05, exact_p_loss(0, 0, 60, 0.1) < 0.05
+        (True, True)
+    """
     left_out = 1e-4  # probability that the share is outside of the interval, which p is raised by
     share = binomtest(better + worse, n).proportion_ci(1 - left_out)
     differ = np.linspace(max(margin, share.low), max(margin, share.high), 101)[:, None]

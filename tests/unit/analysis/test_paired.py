@@ -18,9 +18,9 @@ from tl_l2norm.analysis.paired import (
     SIGN_FLIPS,
     compare,
     dealt_anew,
+    exact_p_loss,
     mcnemar,
     mcnemar_power,
-    p_loss,
     random_choice,
     smallest_difference,
 )
@@ -169,11 +169,12 @@ def test_where_nothing_differs_but_how_responses_agree_no_arm_is_called_better(
 def test_a_loss_as_large_as_the_margin_is_excluded_no_more_often_than_its_p_says(n: int, margin: float) -> None:
     """Whatever the level: nothing is gained, and losses are binomial."""
     losses = np.arange(n + 1)
-    p = np.array([p_loss(-(np.arange(n) < k).astype(float), margin) for k in losses])
+    p = np.array([exact_p_loss(0, int(k), n, margin) for k in losses])
     assert (np.diff(p) >= -1e-12).all() and p[0] > (1 - margin) ** n
     for level in (0.05, 0.01, 0.05 / 12, 0.001):
         assert binom.pmf(losses, n, margin)[p <= level].sum() <= level
-    assert p_loss(np.zeros(400), margin) < 0.001
+    assert exact_p_loss(0, 0, 400, margin) < 0.001
+    assert exact_p_loss(30, 30, 400, margin) < 0.05 or margin < 0.06
 
 
 def test_responses_are_worth_what_their_agreement_leaves() -> None:
