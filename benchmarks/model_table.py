@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.arm_sets import ALRR, ALRR_AS_PUBLISHED, ERSS, LRS
 from benchmarks.kept import MODELS, analysis_of, evaluation_of
 from benchmarks.regions import markdown_table
 from tl_l2norm.paper.claims import claims_table
@@ -34,9 +35,9 @@ SUPPRESSION_CLAIM, METHODS_CLAIM = 12, 15
 SUPPRESSED = ("arms", "doses")
 """Evaluations with arms that suppress tokens of high norm; beside each is "matched ...", in which as many others are."""
 METHODS = {
-    "LRS": ("selection", ("event_area", "event_area_per_token", "norm_sum", "late_area")),
-    "ALRR": ("arms", ("ALRR, as published", "ALRR")),
-    "ERSS": ("arms", ("ERSS",)),
+    "LRS": ("selection", LRS),
+    "ALRR": ("arms", (ALRR_AS_PUBLISHED, ALRR)),
+    "ERSS": ("arms", (ERSS,)),
 }
 """The paper's methods: the evaluation that has each, and its arms."""
 

@@ -232,10 +232,11 @@ def _entries(outcomes: pd.DataFrame, comparison: Comparison, seed: int, resample
         e, p, test = one.difference, one.p, one.test
         if comparison.claim == "no harm" and number == 0:
             assert comparison.margin is not None
-            p, test = p_loss(own - theirs, comparison.margin), f"t, loss of {comparison.margin:g}"
             if answers.max() == others.max() == 1:
-                p = exact_p_loss(one.better, one.worse, len(own), comparison.margin)
-                test = f"exact, loss of {comparison.margin:g}"
+                p, kind = exact_p_loss(one.better, one.worse, len(own), comparison.margin), "exact"
+            else:
+                p, kind = p_loss(own - theirs, comparison.margin), "t"
+            test = f"{kind}, loss of {comparison.margin:g}"
         ends_ = {"difference": e.mean, "difference_low": e.low, "difference_high": e.high}
         yield {**entry, **ends_, "against": other, "better": one.better, "worse": one.worse, "p": p, "test": test}
 
