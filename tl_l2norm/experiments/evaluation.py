@@ -83,7 +83,8 @@ def evaluate(
             for tiny-reasoner).
         batch_size: responses that are decoded at once, 8 by default (100 for tiny-reasoner); an engine has its own.
         segment_tokens: of a thought's segments, whose changes "net_change", "cumulative_change" and "aligned_change" go by; the
-            authors' 500 by default, of which shorter thoughts than 1,000 tokens have no two.
+            authors' 500 by default, of which shorter thoughts than 1,000 tokens have no two. With another one the responses in
+            `out` are kept, and read again.
         seed: of sampling, resamples and signs; what a response draws hangs on it, the problem and its number alone.
         out: a folder to keep responses in as they end; the same call goes on from what is there, and ends in the same tables.
         progress: show a progress bar with the time that is left.
@@ -289,10 +290,10 @@ class Evaluation:
             temperature=self.sampling.temperature,
             seed=self.seed,
             sink_ratio=self.sink_ratio,
-            limit=self.max_new_tokens,
             problems={p.id: prompt_key(prompt.tokens) for p, prompt in zip(self.problems, self.prompts, strict=True)},
             calibration=sorted(problem.id for problem in self.calibration),
             names=list(arms),
+            **({} if self.max_new_tokens is None else {"max_new_tokens": self.max_new_tokens}),
         )
 
     def _calibrate(self, folder: Path | None) -> Calibration | None:

@@ -19,6 +19,7 @@ from tl_l2norm.core.trace import Trace
 from tl_l2norm.experiments.arms import Arm
 from tl_l2norm.experiments.evaluation_files import decisions_of, entry_of, scores_of
 from tl_l2norm.experiments.kept_log import KeptLog
+from tl_l2norm.experiments.kept_signals import read_kept
 from tl_l2norm.experiments.others_scores import STATE_SCORES
 from tl_l2norm.experiments.settings import settings_of
 from tl_l2norm.interventions.base import Intervention
@@ -28,7 +29,6 @@ from tl_l2norm.recording.completions import Completion, Generations
 from tl_l2norm.recording.engine import Engine, model_of
 from tl_l2norm.recording.generate import generate, restore
 from tl_l2norm.recording.plan import check_context
-from tl_l2norm.recording.reading_signals import read_signals
 from tl_l2norm.recording.sampling import Sampling
 from tl_l2norm.recording.saved import Journal, keep_recorded, kept_recorded
 from tl_l2norm.recording.stops import Stops
@@ -166,7 +166,7 @@ class Run:
     asked: Asked
     journal: Journal
     place: Path | None
-    """Where traces are kept beside the journal."""
+    """Where traces and signals are kept beside the journal."""
     bar: tqdm[Any]
     traces: dict[str, Trace] = field(default_factory=dict)
     """Of scored responses, by their keys."""
@@ -285,7 +285,8 @@ class Run:
         if arm.selection not in SIGNALS:
             return own
         if (source.key, n) not in self._read:
-            self._read[source.key, n] = read_signals(
+            self._read[source.key, n] = read_kept(
+                self.place,
                 model_of(self.asked.backend),
                 own,
                 segment_tokens=self.asked.segment_tokens,

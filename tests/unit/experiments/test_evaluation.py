@@ -16,6 +16,7 @@ import torch
 
 import tl_l2norm as l2
 from tl_l2norm.core.errors import InputError, Unmeasurable
+from tl_l2norm.experiments import kept_signals
 from tl_l2norm.experiments.calibration import token_limit
 from tl_l2norm.experiments.evaluation_files import require_same
 from tl_l2norm.experiments.evaluation_results import Results
@@ -191,7 +192,7 @@ def test_a_killed_run_ends_the_same_with_other_batches_and_problems_in_another_o
     [
         ({"seed": 1}, r"seed \(0 there, 1 here\)"),
         ({"n": 2, "temperature": 1.0}, r"n \(1 there, 2 here\), temperature"),
-        ({"max_new_tokens": 9}, r"limit \(8 there, 9 here\)"),
+        ({"max_new_tokens": 9}, r"max_new_tokens \(8 there, 9 here\)"),
         ({"mode": "direct"}, r"mode \('think' there, 'direct' here\)"),
         ({"arms": [l2.Arm("plain"), l2.Arm("low", l2.Suppression({11: 400.0}))]}, r"arms.low.interventions.0.thresholds.*400"),
         ({"arms": [l2.Arm("plain"), l2.Arm("other")]}, "names.1"),
@@ -532,6 +533,46 @@ def test_changes_go_from_segment_to_segment_of_the_length_that_is_given(reasoner
     read = l2.recording.read_signals(reasoner, drawn, segment_tokens=3, progress=False)
     chosen = out.outcomes.loc[out.outcomes["arm"] == "net", "sample"]
     assert tuple(drawn[3 * i + own].text for i, own in enumerate(chosen)) == l2.select(read, by="net_change").texts
+
+
+def test_signals_that_were_read_are_not_read_again(
+    reasoner: Any, problems: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed behind its first batch, a reading goes on with the second, and chooses as one that nothing ended."""
+    arms = [*changing(), l2.Arm("deep", selection="deep_thinking_ratio", n=3, **HOT)]
+    given: dict[str, Any] = {"problems": problems, "arms": arms, "segment_tokens": 3, "batch_size": 5, **QUIET}
+    whole, read, n_read = l2.evaluate(reasoner, **given), kept_signals.read_signals, list[int]()
+
+    def reads(model: Any, completions: Any, **options: Any) -> Any:
+        if len(n_read) == 1:
+            n_read.append(0)
+            raise KeyboardInterrupt
+        n_read.append(len(completions))
+        return read(model, completions, **options)
+
+    monkeypatch.setattr(kept_signals, "read_signals", reads)
+    with pytest.raises(KeyboardInterrupt):
+        l2.evaluate(reasoner, out=tmp_path, **given)
+    same(l2.evaluate(reasoner, out=tmp_path, **given), whole)
+    assert n_read == [5, 0, 5, 2]
+    same(l2.evaluate(reasoner, out=tmp_path, **given), whole)
+    assert n_read == [5, 0, 5, 2]
+    l2.evaluate(reasoner, out=tmp_path, **(given | {"segment_tokens": 4}))
+    assert n_read == [5, 0, 5, 2, 5, 5, 2]
+
+
+def test_signals_are_kept_to_the_last_bit(reasoner: Any, problems: Any, tmp_path: Path) -> None:
+    prompts = [l2.chat_prompt(reasoner.tokenizer, problem.question, mode="think") for problem in problems]
+    drawn = l2.generate(reasoner, prompts, n=2, temperature=2.2, **QUIET)
+    for options in ({"segment_tokens": 3, "divergence": True}, {"segment_tokens": 500, "divergence": False}):
+        truth = l2.recording.read_signals(reasoner, drawn, batch_size=3, progress=False, **options)
+        for _ in range(2):
+            own = kept_signals.read_kept(tmp_path, reasoner, drawn, batch_size=3, progress=False, **options)
+            for one, other in zip(own, truth, strict=True):
+                assert repr(one.signals) == repr(other.signals) and one.text == other.text
+                for name in ("divergence", "net_change", "cumulative_change", "aligned_change", "mean_state"):
+                    values = [getattr(c.signals, name) for c in (one, other)]
+                    assert values == [None, None] or torch.allclose(*values, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_score_that_thoughts_are_too_short_for_is_refused_first_or_left_out(
