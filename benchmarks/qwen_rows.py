@@ -9,7 +9,7 @@ from benchmarks.arm_rows import arms_region
 from benchmarks.kept import RESULTS, analysis_of, keep, keep_evaluation
 
 SAMPLED = "correctness.csv"
-NAME, EVALUATIONS = "qwen", ("selection", "arms", "doses")
+NAME, EVALUATIONS = "qwen", ("selection", "signals", "arms", "doses")
 
 
 def keep_qwen(folder: Path) -> None:
