@@ -17,7 +17,11 @@ import pytest
 import torch
 from filelock import FileLock
 
-from tests import models
+from tests import checking
+
+checking.install()  # before anything of the library is imported
+
+from tests import models  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
