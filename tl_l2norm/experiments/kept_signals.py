@@ -33,15 +33,17 @@ def read_kept(
 ) -> list[Completion]:
     """`read_signals`, with what it read in `signals.jsonl` of the folder `place`; in memory alone without one.
 
-    Batches are those of one call, of which one is read again as a whole where something of it isn't there: the numbers are the
-    same, bit for bit, whether the run was interrupted or not.
+    Responses of the same tokens are read once. Batches are those of one call, of which one is read again as a whole where
+    something of it isn't there: the numbers are the same, bit for bit, whether the run was interrupted or not.
     """
     journal, backend = Journal(place / "signals.jsonl" if place else None), backend_of(model)
     items = tokenize(backend, completions)
     keys = [content_key([item.tokens, item.prompt_len, segment_tokens, divergence]) for item in items]
+    first = list({key: i for i, key in reversed([*enumerate(keys)])}.values())[::-1]
     how: dict[str, Any] = {"segment_tokens": segment_tokens, "divergence": divergence, "progress": False}
-    with tqdm(total=len(items), desc="signals", unit="response", disable=not progress, delay=2) as bar:
-        for numbers in batches(backend, items, batch_size):
+    with tqdm(total=len(first), desc="signals", unit="response", disable=not progress, delay=2) as bar:
+        for own in batches(backend, [items[i] for i in first], batch_size):
+            numbers = [first[k] for k in own]
             if any(keys[i] not in journal.entries for i in numbers):
                 read = read_signals(model, [completions[i] for i in numbers], batch_size=len(numbers), **how)
                 journal.add({keys[i]: _entry(one) for i, one in zip(numbers, read, strict=True)})

@@ -554,11 +554,30 @@ def test_signals_that_were_read_are_not_read_again(
     with pytest.raises(KeyboardInterrupt):
         l2.evaluate(reasoner, out=tmp_path, **given)
     same(l2.evaluate(reasoner, out=tmp_path, **given), whole)
-    assert n_read == [5, 0, 5, 2]
+    lines = (tmp_path / "responses.jsonl").read_text().splitlines()
+    kept = [json.loads(line.split(" ", 1)[1])["value"] for line in lines]
+    distinct = {(entry["problem"], *entry["tokens"]) for entry in kept}
+    assert n_read[:2] == [5, 0] and 5 < sum(n_read) == len(distinct)
     same(l2.evaluate(reasoner, out=tmp_path, **given), whole)
-    assert n_read == [5, 0, 5, 2]
+    assert sum(n_read) == len(distinct)
     l2.evaluate(reasoner, out=tmp_path, **(given | {"segment_tokens": 4}))
-    assert n_read == [5, 0, 5, 2, 5, 5, 2]
+    assert sum(n_read) == 2 * len(distinct)
+
+
+def test_responses_of_the_same_tokens_are_read_once(reasoner: Any, problems: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [l2.chat_prompt(reasoner.tokenizer, problem.question, mode="think") for problem in problems]
+    alike = [*l2.generate(reasoner, prompts, n=3, temperature=0.01, **QUIET)]
+    given: dict[str, Any] = {"segment_tokens": 3, "divergence": False, "batch_size": 2, "progress": False}
+    truth = l2.recording.read_signals(reasoner, alike, **given)
+    read, n_read = kept_signals.read_signals, list[int]()
+    monkeypatch.setattr(
+        kept_signals, "read_signals", lambda model, own, **how: n_read.append(len(own)) or read(model, own, **how)
+    )
+    own = kept_signals.read_kept(None, reasoner, alike, **given)
+    assert n_read == [2, 2] and [(c.prompt_index, c.sample) for c in own] == [(i, k) for i in range(4) for k in range(3)]
+    for one, other in zip(own, truth, strict=True):
+        torch.testing.assert_close(one.signals.net_change, other.signals.net_change)
+        torch.testing.assert_close(one.signals.mean_state, other.signals.mean_state)
 
 
 def test_signals_are_kept_to_the_last_bit(reasoner: Any, problems: Any, tmp_path: Path) -> None:
