@@ -148,7 +148,8 @@ class Scorer:
             odds = cross_fitted(states, np.concatenate(self.correct), problems)
         except Unmeasurable as reason:
             raise Unscorable(str(reason)) from reason
-        return np.split(odds, np.cumsum([len(group.completions) for group in self.groups])[:-1])
+        ends = np.cumsum([len(group.completions) for group in self.groups])[:-1]
+        return [_equal_where_alike(*pair) for pair in zip(np.split(odds, ends), np.split(states, ends), strict=True)]
 
     @cached_property
     def signals(self) -> dict[Candidates, list[Signals]]:
@@ -249,6 +250,15 @@ def _standardise(values: Float[np.ndarray, "candidate score layer"]) -> Float[np
     """z-scores over candidates; 0 where all are equal."""
     same = np.ptp(values, axis=0) <= _ROUNDING * np.abs(values).max(0)
     return np.where(same, 0.0, values - values.mean(0)) / np.where(same, 1.0, values.std(0))
+
+
+def _equal_where_alike(
+    scores: Float[np.ndarray, " candidate"], states: Float[np.ndarray, "candidate value"]
+) -> Float[np.ndarray, " candidate"]:
+    """A product of matrices rounds equal rows differently, in each process in its own way: equals stay equal."""
+    _, first, which = np.unique(states, axis=0, return_index=True, return_inverse=True)
+    alike: NDArray[np.float64] = scores[first][which.reshape(-1)]
+    return alike
 
 
 def _is_correct(group: Candidates, completion: Completion) -> bool | None:

@@ -392,6 +392,20 @@ def test_a_probe_is_fitted_on_other_problems() -> None:
                 select([rows[0], completion(sample=1, signals=signals(state=[1.0, 2.0], **other))], by=by)
 
 
+def test_a_probe_scores_the_same_response_the_same() -> None:
+    """Sample k + 4 says what sample k does: products of matrices alone leave some of them unequal in their last bits."""
+    problems = [Problem(question=f"{i} + 0?", answer=str(i), family="sums") for i in range(24)]
+    states = torch.randn(24, 4, 300, generator=torch.Generator().manual_seed(0))
+    rows = [
+        completion(prompt=i, sample=j, text=str(i if j % 2 else -1), signals=signals(state=states[i, j % 4].tolist()))
+        for i in range(24)
+        for j in range(8)
+    ]
+    scores = np.reshape(scores_of(rows, "probe", problems=problems), (24, 8))
+    assert np.array_equal(scores[:, :4], scores[:, 4:]) and len(np.unique(scores)) == 24 * 4
+    assert max(chosen(rows, "probe", problems=problems)) < 4
+
+
 def test_the_accuracy_of_random_is_its_expectation() -> None:
     rows = [completion(prompt=p, sample=i, text=t) for p, texts in enumerate(["7788", "7888"]) for i, t in enumerate(texts)]
     for seed in range(3):
