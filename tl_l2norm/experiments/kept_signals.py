@@ -39,7 +39,7 @@ def read_kept(
     journal, backend = Journal(place / "signals.jsonl" if place else None), backend_of(model)
     items = tokenize(backend, completions)
     keys = [content_key([item.tokens, item.prompt_len, segment_tokens, divergence]) for item in items]
-    first = list({key: i for i, key in reversed([*enumerate(keys)])}.values())[::-1]
+    first = sorted({key: i for i, key in reversed([*enumerate(keys)])}.values())
     how: dict[str, Any] = {"segment_tokens": segment_tokens, "divergence": divergence, "progress": False}
     with tqdm(total=len(first), desc="signals", unit="response", disable=not progress, delay=2) as bar:
         for own in batches(backend, [items[i] for i in first], batch_size):
